@@ -1,0 +1,1 @@
+"""The harness: what to run, the one training loop, what is measured, records and leaderboards."""

@@ -1,0 +1,1 @@
+"""Registered architectures, one file each, and the layers that they are built from."""

@@ -1,0 +1,467 @@
+"""The registry of models, wrappers and data sets.
+
+Registering is one decorator in one file. What the decorator is given are literals, so that a listing reads
+them from the syntax tree: nothing is imported, torch least of all, before a model is built.
+
+A name is looked up as: exact name, member of a family, template (exactly one may match), each followed by
+any number of ``+wrapper`` suffixes that are applied from left to right.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ROOT = Path(__file__).resolve().parent
+_FIELD = re.compile(r"\{(\w+)\}")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]|\{[a-z_]+\})*", re.IGNORECASE)
+_GROUP = re.compile(r"none|[CD][1-9]\d*")
+_SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)->(\d+)")
+#: What a template field of a given annotation may look like in a name.
+_PATTERNS = {"int": r"\d+", "str": r"[a-z][a-z0-9]*", "float": r"\d+(?:\.\d+)?"}
+_CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": float}
+
+
+class UserError(Exception):
+    """Something that the user gave is wrong; the message is one clear sentence, the exit code is 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that names what is closest to `name` among `known`, for the end of an error message."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "known: " + ", ".join(sorted(known)) if known else "nothing is registered"
+
+
+def register_model(
+    name: str,
+    *,
+    group: str,
+    invariant: str,
+    source: str,
+    family: str = "other",
+    params: dict[str, int] | None = None,
+    members: dict[str, dict[str, Any]] | None = None,
+    status: str = "ours",
+    note: str = "",
+) -> Callable[[F], F]:
+    """Register a function that builds a model. All arguments are literals.
+
+    The function is called as ``f(in_channels, num_classes, image_size, **arguments)`` and returns an
+    ``nn.Module`` that maps normalised images (batch, channels, size, size) to logits (batch, classes).
+
+    Args:
+        name: unique name; ``{field}`` makes a family, its fields are keyword arguments of the function,
+            annotated ``int``, ``float`` or ``str``.
+        group: group of its layers: ``"none"``, ``"C<N>"`` (rotations) or ``"D<N>"`` (and reflections).
+        invariant: group under which its *logits* are exactly invariant at the declared image sizes.
+        source: where the architecture is published (``arXiv:…``, a DOI or a URL).
+        family: architecture family; it gives the colour in plots.
+        params: declared inputs and their trainable parameters, ``{"1x28x28->10": 24_680}`` (channels,
+            size, size, classes); a test compares them with what is built.
+        members: published members of a family, each a dictionary with ``args`` (arguments of the
+            function) and any of the fields above that differ.
+        status: ``"published"`` (exact by code or paper), ``"inferred"``, ``"unverified"`` or ``"ours"``.
+        note: one sentence on what a reader must know.
+    """
+    return _mark(name)
+
+
+def register_wrapper(name: str, *, source: str, invariant: str = "", note: str = "") -> Callable[[F], F]:
+    """Register a function ``f(model, **arguments) -> nn.Module``, used as the suffix ``model+name``.
+
+    Args:
+        name: as for `register_model`.
+        source: where the construction is published.
+        invariant: group under which the wrapped logits are exactly invariant; empty if as before.
+        note: one sentence on what a reader must know.
+    """
+    return _mark(name)
+
+
+def register_dataset(
+    name: str,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    sizes: tuple[int, int, int],
+    source: str,
+    digest: str = "",
+    rotation: bool = False,
+    note: str = "",
+) -> Callable[[F], F]:
+    """Register a function ``f(root: Path) -> ImageData`` that returns a data set. Arguments are literals.
+
+    Args:
+        name: unique name.
+        shape: channels, height, width.
+        classes: number of classes.
+        sizes: images in train, validation, test.
+        source: where the images come from.
+        digest: SHA-256 of the arrays (`ImageData.digest`), checked whenever they are made or read.
+        rotation: whether a label survives any rotation of its image.
+        note: one sentence on what a reader must know.
+    """
+    return _mark(name)
+
+
+def _mark(name: str) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        names = getattr(function, "equibench_names", ())
+        function.equibench_names = (*names, name)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registration, as read from the syntax tree of its file.
+
+    `arguments` are those of a member of a family; `types` are the annotations of the function's
+    parameters; `doc` is the first paragraph of its docstring.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    line: int
+    function: str
+    module: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    doc: str = ""
+    origin: str = "equibench"
+
+    @property
+    def is_template(self) -> bool:
+        return bool(_FIELD.search(self.name))
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.line}"
+
+    def load(self) -> Callable[..., Any]:
+        """Import the file and return the registered function."""
+        return getattr(_import(self), self.function)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a name stands for: an entry with arguments, and the wrappers around it, innermost first."""
+
+    name: str
+    entry: Entry
+    arguments: dict[str, Any]
+    wrappers: tuple[Resolved, ...] = ()
+
+    def get(self, key: str, default: Any = "") -> Any:
+        """A field of the registration (``group``, ``source``, …), wrappers included."""
+        value = self.entry.fields.get(key, default)
+        if key == "invariant":
+            for wrapper in self.wrappers:
+                value = wrapper.entry.fields.get("invariant") or value
+        return value
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.entry.path, *(w.entry.path for w in self.wrappers)]
+
+
+class Registry:
+    """All registrations of one kind, found without importing them.
+
+    Args:
+        kind: ``"model"``, ``"wrapper"`` or ``"dataset"``; the decorator is ``register_<kind>``.
+        package: sub-package of equibench that holds the built-in files.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._included: list[Path] = []
+        self._entries: dict[str, Entry] | None = None
+
+    def include(self, path: str | Path) -> None:
+        """Add a file outside the package.
+
+        Raises:
+            UserError: the file does not exist or does not parse.
+        """
+        path = Path(path).resolve()
+        if not path.is_file():
+            raise UserError(f"--include {path}: there is no such file")
+        if path not in self._included:
+            self._included.append(path)
+            self._entries = None
+
+    def entries(self) -> dict[str, Entry]:
+        """Every registration by name, published members of families included.
+
+        Raises:
+            UserError: two registrations share a name, or an argument is not a literal.
+        """
+        if self._entries is None:
+            found: dict[str, Entry] = {}
+            for entry in self._scan():
+                other = found.get(entry.name)
+                if other is not None:
+                    raise UserError(
+                        f"{entry.where}: the {self.kind} name {entry.name!r} is already taken by {other.where};"
+                        " names must be unique"
+                    )
+                found[entry.name] = entry
+            self._entries = found
+        return self._entries
+
+    def match(self, patterns: Iterable[str] = ()) -> list[Entry]:
+        """Entries whose names match any of the shell patterns (all without), in natural order."""
+        patterns = list(patterns) or ["*"]
+        names = [n for n in self.entries() if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+        return [self.entries()[n] for n in sorted(names, key=_natural)]
+
+    def find(self, name: str) -> Resolved:
+        """What `name` stands for, wrappers included.
+
+        Raises:
+            UserError: the name is unknown (the nearest are named) or more than one template fits.
+        """
+        base, *suffixes = name.split("+")
+        resolved = self._find_one(base)
+        if suffixes and self.kind != "model":
+            raise UserError(f"{self.kind} {name!r}: wrappers (+…) apply to models only")
+        return replace(resolved, name=name, wrappers=tuple(WRAPPERS._find_one(s) for s in suffixes))
+
+    def _find_one(self, name: str) -> Resolved:
+        entries = self.entries()
+        exact = entries.get(name)
+        if exact is not None and not exact.is_template:
+            return Resolved(name, exact, dict(exact.arguments))
+        fits = [(e, args) for e in entries.values() if (args := _fit(e, name)) is not None]
+        if len(fits) == 1:
+            entry, arguments = fits[0]
+            # Declared counts belong to the published members, not to whatever else the template can build.
+            return Resolved(name, entry, arguments)
+        if fits:
+            raise UserError(
+                f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits)
+            )
+        raise UserError(f"there is no {self.kind} {name!r}; {nearest(name, entries)}")
+
+    def _scan(self) -> Iterable[Entry]:
+        for path in sorted((_ROOT / self.package).rglob("*.py")):
+            yield from scan_file(path, self.kind, self._module_name(path))
+        for path in self._included:
+            yield from scan_file(path, self.kind, _include_name(path), origin=str(path))
+        yield from self._scan_plugins()
+
+    def _module_name(self, path: Path) -> str:
+        parts = path.relative_to(_ROOT).with_suffix("").parts
+        return ".".join(("equibench", *parts))
+
+    def _scan_plugins(self) -> Iterable[Entry]:
+        """Entry points of installed packages; a broken one is named in a warning and left out."""
+        for point in importlib.metadata.entry_points(group=f"equibench.{self.package}"):
+            try:
+                spec = importlib.util.find_spec(point.module)
+                if spec is None or spec.origin is None:
+                    raise ImportError(f"no module {point.module}")
+                entries = list(scan_file(Path(spec.origin), self.kind, point.module, origin=point.name))
+                if not any(point.name in (e.name, e.function) for e in entries):
+                    raise ImportError(f"{point.module} registers no {self.kind} {point.name!r}")
+                yield from (e for e in entries if point.attr in ("", e.function))
+            except Exception as error:  # a stranger's package may fail in any way, and must not stop ours
+                warnings.warn(
+                    f"plug-in {point.name!r} ({point.value}) is left out: {type(error).__name__}: {error}",
+                    stacklevel=2,
+                )
+
+
+def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> Iterable[Entry]:
+    """Registrations of one kind in a file, read from its syntax tree.
+
+    Raises:
+        UserError: the file does not parse, or an argument of the decorator is wrong; with file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if f"register_{kind}" not in text:
+            return
+        tree = ast.parse(text, filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: this is not a Python file that can be read: {error}") from error
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for call in node.decorator_list:
+            if isinstance(call, ast.Call) and _called(call) == f"register_{kind}":
+                yield from _entries_of(call, node, kind, path, module, origin)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+
+
+def _entries_of(
+    call: ast.Call, node: ast.FunctionDef, kind: str, path: Path, module: str, origin: str
+) -> Iterable[Entry]:
+    where = f"{path}:{call.lineno}"
+    values = _literals(call, where)
+    name = values.pop("name", None)
+    _check_fields(kind, name, values, where)
+    types = {a.arg: ast.unparse(a.annotation) for a in node.args.kwonlyargs if a.annotation}
+    doc = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+    members = values.pop("members", None) or {}
+    entry = Entry(kind, name, path, call.lineno, node.name, module, values, {}, types, doc, origin)
+    for wanted in _FIELD.findall(name):
+        if types.get(wanted) not in _PATTERNS:
+            raise UserError(
+                f"{where}: {name!r} needs a keyword-only parameter {wanted!r} of {node.name}(), annotated int, float or str"
+            )
+    yield entry
+    for member, own in members.items():
+        own = dict(own)
+        arguments = own.pop("args", None) or _fit(entry, member) or {}
+        fields = {**values, "params": None, **own}
+        _check_fields(kind, member, fields, where)
+        yield replace(entry, name=member, fields=fields, arguments=arguments)
+
+
+def _literals(call: ast.Call, where: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    pairs = [("name", a) for a in call.args[:1]] + [(k.arg or "**", k.value) for k in call.keywords]
+    if len(call.args) > 1:
+        raise UserError(f"{where}: only the name is positional; give the rest by keyword")
+    for key, node in pairs:
+        try:
+            values[key] = ast.literal_eval(node)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: {key!r} must be a literal (a listing reads it without importing the file),"
+                f" not {ast.unparse(node)!r}"
+            ) from error
+    return values
+
+
+_ALLOWED = {
+    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note"},
+    "wrapper": {"source", "invariant", "note"},
+    "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "note"},
+}
+_REQUIRED = {
+    "model": ("group", "invariant", "source"),
+    "wrapper": ("source",),
+    "dataset": ("shape", "classes", "sizes", "source"),
+}
+STATUSES = ("published", "inferred", "unverified", "ours")
+
+
+def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(f"{where}: {name!r} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
+    for key in values:
+        if key not in _ALLOWED[kind]:
+            raise UserError(f"{where}: register_{kind} has no argument {key!r}; {nearest(key, _ALLOWED[kind])}")
+    for key in _REQUIRED[kind]:
+        if key not in values:
+            raise UserError(f"{where}: {name!r} must say its {key!r}")
+    for key in ("group", "invariant"):
+        if values.get(key) and not _GROUP.fullmatch(str(values[key])):
+            raise UserError(f"{where}: {key}={values[key]!r} is no group; use 'none', 'C<N>' or 'D<N>', as 'C8'")
+    if values.get("status", "ours") not in STATUSES:
+        raise UserError(f"{where}: status={values['status']!r}; it is one of {', '.join(STATUSES)}")
+    for shape in values.get("params") or {}:
+        parse_shape(shape, where)
+
+
+def parse_shape(text: str, where: str) -> tuple[int, int, int]:
+    """``"3x32x32->10"`` as (channels, size, classes).
+
+    Raises:
+        UserError: anything else, or an image that is not square.
+    """
+    found = _SHAPE.fullmatch(text)
+    if not found or found[2] != found[3]:
+        raise UserError(f"{where}: {text!r} is no input; write channels x size x size -> classes, as '1x28x28->10'")
+    return int(found[1]), int(found[2]), int(found[4])
+
+
+def _fit(entry: Entry, name: str) -> dict[str, Any] | None:
+    """Arguments that make the template of `entry` spell `name`, or None."""
+    if not entry.is_template:
+        return None
+    pattern, last = "", 0
+    for part in _FIELD.finditer(entry.name):
+        pattern += re.escape(entry.name[last : part.start()])
+        pattern += f"(?P<{part[1]}>{_PATTERNS[entry.types[part[1]]]})"
+        last = part.end()
+    found = re.fullmatch(pattern + re.escape(entry.name[last:]), name)
+    return found and {k: _CASTS[entry.types[k]](v) for k, v in found.groupdict().items()}
+
+
+def _natural(name: str) -> list[Any]:
+    return [(1, int(p), "") if p.isdigit() else (0, 0, p) for p in re.split(r"(\d+)", name) if p]
+
+
+def _include_name(path: Path) -> str:
+    return f"equibench_include_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+
+
+def _import(entry: Entry) -> ModuleType:
+    if not entry.module.startswith("equibench_include_"):
+        return importlib.import_module(entry.module)
+    if entry.module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(entry.module, entry.path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[entry.module] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[entry.module]
+            raise
+    return sys.modules[entry.module]
+
+
+MODELS = Registry("model", "models")
+WRAPPERS = Registry("wrapper", "models")
+DATASETS = Registry("dataset", "datasets")
+
+
+def include(paths: Iterable[str | Path]) -> None:
+    """Add files that register models, wrappers or data sets."""
+    for path in paths:
+        for registry in (MODELS, WRAPPERS, DATASETS):
+            registry.include(path)
+
+
+def build_model(name: str, in_channels: int, num_classes: int, image_size: int) -> Any:
+    """Build the model called `name`, wrappers around it; weights come from torch's global generator.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    resolved = MODELS.find(name)
+    model = resolved.entry.load()(in_channels, num_classes, image_size, **resolved.arguments)
+    for wrapper in resolved.wrappers:
+        model = wrapper.entry.load()(model, **wrapper.arguments)
+    return model
