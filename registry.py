@@ -48,6 +48,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if len(known) > 12:
+        return f"none of the {len(known)} known names is close; equibench list shows them"
     return "known: " + ", ".join(sorted(known)) if known else "nothing is registered"
 
 

@@ -1,0 +1,335 @@
+"""The public face: run a suite, load a leaderboard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..registry import DATASETS, MODELS, UserError, include
+from .budget import find_budget
+from .engines.local import LocalEngine, end, events_of, start
+from .files import ensure_writable, results_root
+from .job import Job, Probe
+from .leaderboard import Board, load_board, model_rows, staleness, write_board
+from .provenance import host_facts, source_hash, versions
+from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
+from .spec import RunSpec, Suite, check_names, find_suite, plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Listener:
+    """Hears how a head-to-head goes on; the methods do nothing here."""
+
+    def preparing(self, what: str) -> None:
+        """Something that takes seconds is being done before the first run."""
+
+    def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
+        """The runs that are about to start, how many are finished already, the work of each model (FLOPs)."""
+
+    def event(self, job: Job, event: dict[str, Any]) -> None:
+        """A run says its ``step`` or that it is ``done``."""
+
+    def closed(self) -> None:
+        """All is over, or interrupted."""
+
+
+@dataclass
+class Outcome:
+    """What a head-to-head came to.
+
+    Attributes:
+        ran: records of this call, by their run's id, as (status, reason).
+        skipped: number of runs that were finished before.
+        stale: finished runs whose source, data or recipe has changed since, with what changed.
+    """
+
+    suite: Suite
+    board: Board
+    results: Path
+    ran: dict[str, tuple[str, str]] = field(default_factory=dict)
+    skipped: int = 0
+    stale: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[tuple[RunRecord, str]]:
+        """Runs of the suite that have no result."""
+        return [
+            (r, stale)
+            for r, stale in self.board.chosen
+            if r.status != "ok" and r.spec.model in self.suite.models and r.spec.seed in self.suite.seed_list
+        ]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how runs are executed; none of it changes a figure of an E board.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
+        jobs: processes at a time; None: one a device, on a CPU as many as cores, four at most.
+        threads: of torch, in each process.
+        deadline_s: seconds after which a run is ended as ``timeout``.
+    """
+
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int = 1
+    deadline_s: float | None = None
+
+    def slots(self, cuda_devices: int) -> list[str]:
+        """A device for every process at a time.
+
+        Raises:
+            UserError: a device does not exist.
+        """
+        names = ["cuda" if cuda_devices else "cpu"] if self.device == "auto" else self.device.split(",")
+        if names == ["cuda"]:
+            names = [f"cuda:{i}" for i in range(cuda_devices)] or ["cuda:0"]
+        for name in names:
+            kind, _, index = name.partition(":")
+            if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdigit()):
+                raise UserError(f"--device {name!r}: use auto, cpu, cuda or cuda:<number>, several with commas")
+            if kind == "cuda" and int(index or 0) >= cuda_devices:
+                raise UserError(f"--device {name!r}: torch sees {cuda_devices} CUDA devices here; use --device cpu")
+        if names == ["cpu"]:
+            return ["cpu"] * (self.jobs or min(os.cpu_count() or 1, 4))
+        return names[: self.jobs] if self.jobs else names
+
+
+def run(
+    suite: str | Suite,
+    *,
+    results: str | Path | None = None,
+    machine: Machine | None = None,
+    data_root: str | Path | None = None,
+    includes: Iterable[str | Path] = (),
+    listener: Listener | None = None,
+    command: str = "",
+) -> Outcome:
+    """Train what is missing of a suite and rebuild its board.
+
+    Args:
+        suite: name of a shipped suite, path of a suite file, or a `Suite`.
+        results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+        data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
+        includes: files that register models or data sets.
+        command: what to write into the records as the command line.
+
+    Returns:
+        The board and what was done. A run that failed is a row of the board and in `Outcome.failed`.
+
+    Raises:
+        UserError: something that the user gave is wrong; nothing was trained.
+    """
+    machine, listener = machine or Machine(), listener or Listener()
+    includes = [str(Path(p).resolve()) for p in includes]
+    include(includes)
+    suite = find_suite(suite) if isinstance(suite, str) else suite
+    check_names(suite)
+    root = results_root(results)
+    ensure_writable(root)
+    head = _HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command)
+    return head.go()
+
+
+def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFrame:
+    """A board as a table, one row a model; columns as in its CSV.
+
+    Raises:
+        UserError: there is no such board.
+    """
+    return model_rows(load_board(results_root(results), find_board(board, results_root(results))))
+
+
+def find_board(name: str, root: Path) -> str:
+    """A board's name as given, or with its version left out.
+
+    Raises:
+        UserError: there is no such board in the results folder.
+    """
+    from ..registry import nearest
+
+    names = board_names(root)
+    fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
+    if not fits:
+        raise UserError(f"there is no board {name!r} in {root}; {nearest(name, names)}")
+    return fits[-1]
+
+
+class _HeadToHead:
+    """One call of `run`."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        root: Path,
+        machine: Machine,
+        data_root: str | None,
+        includes: list[str],
+        listener: Listener,
+        command: str,
+    ) -> None:
+        self.suite, self.root, self.machine, self.data_root = suite, root, machine, data_root
+        self.includes, self.listener, self.command = includes, listener, command
+        self.slots: list[str] = []
+        self.work: dict[str, float] = {}
+
+    def go(self) -> Outcome:
+        try:
+            if find_budget(self.suite.budget).kind == "T":
+                return self._go_timed()
+            outcome, pending = self._split(plan(self.suite))
+            if pending:
+                self._prepare()
+                self._execute(pending, outcome)
+            outcome.board = write_board(self.root, self.suite.board())
+            return outcome
+        finally:
+            self.listener.closed()
+
+    def _go_timed(self) -> Outcome:
+        from .timed import TimedBoard
+
+        if self.machine.device == "cpu":
+            self._refuse_cpu()
+        self._prepare()
+        if self.slots[0] == "cpu":
+            self._refuse_cpu()
+        timed = TimedBoard(self.suite, self.root, self.slots[0], self.machine.threads, self.data_root, self.includes)
+        self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
+        # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
+        for _ in range(2):
+            specs = timed.plan()
+            outcome, pending = self._split(specs)
+            if pending:
+                self._execute(pending, outcome)
+            board = specs[0].board
+            if not timed.forget_drifted(load_board(self.root, board)):
+                break
+        outcome.board = write_board(self.root, board)
+        return outcome
+
+    def _refuse_cpu(self) -> None:
+        raise UserError(
+            f"budget {self.suite.budget!r} counts device-seconds, which on a CPU depend on whatever else the machine"
+            " does; use an E budget there (--budget e5), or --device cuda"
+        )
+
+    def _split(self, specs: list[RunSpec]) -> tuple[Outcome, list[tuple[RunSpec, int]]]:
+        """What is finished, and what is to be run as which attempt."""
+        outcome = Outcome(self.suite, Board(specs[0].board), self.root)
+        pending = []
+        for spec in specs:
+            attempts = attempts_of(self.root, spec)
+            finished = [r for r in attempts if r.status in FINAL]
+            if not finished:
+                pending.append((spec, max((r.attempt for r in attempts), default=0) + 1))
+                continue
+            outcome.skipped += 1
+            stale = [staleness(r) for r in finished]
+            if all(stale):
+                outcome.stale[f"{spec.model} seed {spec.seed}"] = stale[0]
+        return outcome, pending
+
+    def _prepare(self) -> None:
+        """Load the data once and look at every model, before anything is trained."""
+        fields = DATASETS.find(self.suite.dataset).entry.fields
+        channels, size = fields["shape"][0], fields["shape"][1]
+        self.listener.preparing(f"data set {self.suite.dataset} and {len(self.suite.models)} models")
+        job = Probe(
+            models=self.suite.models, channels=channels, size=size, classes=fields["classes"], include=self.includes
+        )
+        process = start(job, _null())
+        try:
+            self._load_data()
+            seen = list(events_of(process))
+        finally:
+            end(process)
+        self._check_probe(seen)
+
+    def _load_data(self) -> None:
+        from ..datasets.images import data_root, load
+
+        load(self.suite.dataset, data_root(self.data_root))
+
+    def _check_probe(self, events: list[dict[str, Any]]) -> None:
+        cuda = next((e["cuda"] for e in events if e["event"] == "devices"), 0)
+        self.slots = self.machine.slots(cuda)
+        limits = self.suite.parameter_range()
+        for event in (e for e in events if e["event"] == "model"):
+            name = event["model"]
+            if "wrong_shape" in event:
+                raise UserError(f"model {name!r} breaks its contract: {event['wrong_shape']}")
+            count = event.get("parameters")
+            if limits and count is not None and not limits[0] <= count <= limits[1]:
+                raise UserError(
+                    f"model {name!r} has {count:,} parameters, outside {limits[0]:,} to {limits[1]:,} (±5 % of"
+                    f" {self.suite.reference_parameters:,}) of the matched class; change its width, or run it with"
+                    " --class as-published"
+                )
+            self.work[name] = float(event.get("flops", 0.0))
+
+    def _execute(self, pending: list[tuple[RunSpec, int]], outcome: Outcome) -> None:
+        # Within a seed the longest runs first: the last ones are then short, and no core waits for long.
+        pending = sorted(pending, key=lambda p: (p[0].seed, -self.work.get(p[0].model, 0.0)))
+        jobs = [self._job(spec, attempt) for spec, attempt in pending]
+        self.listener.planned(jobs, outcome.skipped, self.work)
+
+        def listen(job: Job, event: dict[str, Any]) -> None:
+            if event["event"] == "done" and event["status"] not in ("busy", "elsewhere"):
+                outcome.ran[f"{job.spec.digest()}.{job.attempt}"] = (event["status"], event.get("reason", ""))
+            self.listener.event(job, event)
+
+        LocalEngine(self.slots, self.machine.deadline_s, self._record_crash).run(jobs, listen)
+
+    def _job(self, spec: RunSpec, attempt: int) -> Job:
+        return Job(
+            spec=spec,
+            attempt=attempt,
+            context=Context(
+                suite=self.suite.name,
+                parameter_class=self.suite.parameter_class,
+                reference_parameters=self.suite.reference_parameters,
+                reference_model=self.suite.reference_model,
+            ),
+            device=self.slots[0],
+            threads=self.machine.threads,
+            results=str(self.root),
+            data_root=self.data_root,
+            include=self.includes,
+            command=self.command,
+        )
+
+    def _record_crash(self, job: Job, status: str, reason: str) -> None:
+        """The record of a run whose process could not write one."""
+        _crash_record(self.root, job, status, reason)
+
+
+def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
+    checked: Status = status
+    provenance = Provenance(
+        source_hash=source_hash(MODELS.find(job.spec.model)),
+        data_digest="",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        hardware=host_facts(job.device),
+        threads=job.threads,
+        command=job.command,
+    )
+    record = RunRecord(
+        schema_version=1, spec=job.spec, attempt=job.attempt, status=checked, reason=reason, results=None, cost=None,
+        curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
+    )  # fmt: skip
+    write_record(root, record)
+
+
+def _null() -> int:
+    import subprocess
+
+    return subprocess.DEVNULL

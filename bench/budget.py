@@ -1,0 +1,99 @@
+"""Budgets: what every model on a board may spend, and the rules that keep it equal."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Literal
+
+from ..registry import UserError, nearest
+from .files import shipped
+from .schema import Strict, parse, parse_toml
+
+#: A T run whose elapsed device time leaves this band around its budget is invalid (design: +-3 %).
+DRIFT = 0.03
+#: A T run is stopped hard when it has spent this multiple of its budget.
+HARD_STOP = 1.05
+
+
+class Budget(Strict):
+    """A named budget.
+
+    Attributes:
+        kind: ``E`` equal examples, ``T`` equal device-seconds, ``P`` as published (each recipe's own
+            epochs), ``smoke`` a fixed few steps, barred from tables.
+        epochs: passes over the board's training set (E).
+        seconds: device-seconds of training (T).
+        steps: optimiser steps (smoke).
+    """
+
+    name: str
+    kind: Literal["E", "T", "P", "smoke"]
+    epochs: float | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    note: str = ""
+
+    def steps_for(self, images: int, batch: int) -> int:
+        """Number of optimiser steps of an E or smoke budget for `images` training images.
+
+        Raises:
+            UserError: the budget does not reach a single step.
+        """
+        if self.kind == "smoke":
+            return int(self.steps or 0)
+        count = int((self.epochs or 0) * images // batch)
+        if count < 1:
+            raise UserError(f"budget {self.name!r} of {images} images is less than one batch of {batch}")
+        return count
+
+
+@cache
+def named_budgets() -> dict[str, Budget]:
+    """The budgets that are shipped."""
+    table = parse_toml(shipped("bench", "budgets.toml"), "budgets.toml")
+    return {n: parse(Budget, {"name": n, **v}, f"budgets.toml [{n}]") for n, v in table.items()}
+
+
+def find_budget(name: str) -> Budget:
+    """A named budget, or ``e<epochs>`` or ``t<seconds>``.
+
+    Raises:
+        UserError: it is neither, or nothing could be spent.
+    """
+    if name in named_budgets():
+        return named_budgets()[name]
+    found = re.fullmatch(r"([et])(\d+(?:\.\d+)?)", name)
+    if not found:
+        raise UserError(
+            f"{name!r} is no budget; write e<epochs> (e20) or t<seconds> (t120), or {nearest(name, named_budgets())}"
+        )
+    amount = float(found[2])
+    if amount <= 0:
+        raise UserError(f"budget {name!r} is empty; epochs and seconds are above zero")
+    if found[1] == "e":
+        return Budget(name=name, kind="E", epochs=amount)
+    return Budget(name=name, kind="T", seconds=amount)
+
+
+def steps_in(seconds: float, step_s: float) -> int:
+    """N = floor(budget / mean step time), the number of steps of every run of a model on a T board.
+
+    Raises:
+        UserError: not even one step fits.
+    """
+    # Not `//`: floor division of floats turns 1.2 // 0.1 into 11.
+    count = int(seconds / step_s + 1e-9)
+    if count < 1:
+        raise UserError(f"a budget of {seconds:g} s is less than one step of {step_s:.3g} s")
+    return count
+
+
+def drifted(elapsed_s: float, seconds: float) -> bool:
+    """Whether a T run left the band of +-3 % around its budget."""
+    return abs(elapsed_s / seconds - 1) > DRIFT
+
+
+def must_stop(elapsed_s: float, seconds: float | None) -> bool:
+    """Whether a run has reached the hard stop at 105 % of its device-seconds (`None`: no limit)."""
+    return seconds is not None and elapsed_s >= HARD_STOP * seconds

@@ -1,0 +1,333 @@
+"""The command line: parse, call, print; nothing else.
+
+Nothing heavy is imported before a command needs it, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from ..registry import DATASETS, MODELS, Entry, UserError, include
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+_include = click.option(
+    "--include", "includes", multiple=True, metavar="FILE", help="A Python file that registers models or data sets."
+)
+_results = click.option("--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards].")
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="equibench")
+def cli() -> None:
+    """Fair head-to-heads of equivariant image architectures.
+
+    \b
+    equibench run quickstart                  the four architectures on real digits, a table at the end
+    equibench run quickstart --seeds 1 --models p4cnn,z2cnn-22
+    equibench run --dataset digits-rot --models p4cnn --budget e20 --seeds 5
+    equibench list models 'pdo-*'             what there is: models, datasets, budgets, suites
+    equibench leaderboard                     rebuild the CSVs from the run records, show them
+    equibench show p4cnn                      what is known of a model, or of a run
+    """
+
+
+@cli.command()
+@click.argument("suite", required=False)
+@click.option("--models", help="Models instead of the suite's, separated by commas.")
+@click.option("--dataset", help="Data set instead of the suite's.")
+@click.option("--budget", help="Budget instead of the suite's: e<epochs>, t<seconds> or a name.")
+@click.option("--recipe", help="Recipe instead of the suite's.")
+@click.option("--profile", help="Execution profile: strict or fast.")
+@click.option("--fit", help="What is trained on: train, or train+val.")
+@click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
+@click.option("--class", "parameter_class", help="matched or as-published.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas.")
+@click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
+@click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@click.option("--quiet", is_flag=True, help="No progress display.")
+@_results
+@_include
+@_json
+def run(suite: str | None, as_json: bool, **options: Any) -> None:
+    """Train what is missing of a SUITE (a name or a .toml file) and show its table.
+
+    \b
+    equibench run quickstart
+    equibench run my-suite.toml --device cuda:0,cuda:1
+    equibench run quickstart --models my-net --include my_net.py
+
+    Runs that are finished are not run again. Exit code 1: some runs failed, their rows say why.
+    """
+    from .api import Machine
+    from .api import run as run_suite
+    from .display import listener_for
+
+    chosen = _suite(suite, options)
+    machine = Machine(
+        options["device"],
+        _positive("--jobs", options["jobs"]),
+        _positive("--threads", options["threads"]) or 1,
+        _positive("--deadline", options["deadline"]),
+    )
+    outcome = run_suite(
+        chosen,
+        results=options["results"],
+        machine=machine,
+        data_root=options["data_root"],
+        includes=options["includes"],
+        listener=listener_for(options["quiet"] or as_json),
+        command=shlex.join(["equibench", *sys.argv[1:]]),
+    )
+    _print_outcome(outcome, as_json)
+    sys.exit(1 if outcome.failed else 0)
+
+
+def _suite(name: str | None, options: dict[str, Any]) -> Any:
+    """The suite with what the options replace in it."""
+    from .schema import parse
+    from .spec import Suite, find_suite
+
+    include(options["includes"])
+    values: dict[str, Any] = {"name": "ad-hoc"}
+    if name is not None:
+        values = find_suite(name).model_dump(by_alias=True)
+    for key in ("dataset", "budget", "recipe", "profile", "fit"):
+        if options[key] is not None:
+            values[key] = options[key]
+    if options["models"] is not None:
+        values["models"] = [m for m in options["models"].split(",") if m]
+    if options["seeds"] is not None:
+        values["seeds"] = _seeds(options["seeds"])
+    if options["parameter_class"] is not None:
+        values["class"] = options["parameter_class"]
+    if name is None and not {"dataset", "budget", "models"} <= set(values):
+        raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
+    return parse(Suite, values, f"suite {name!r}" if name else "the command line")
+
+
+def _seeds(text: str) -> int | list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text!r}: give a number of seeds (3), or the seeds themselves (0,4,7)") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _positive(option: str, value: Any) -> Any:
+    if value is not None and value <= 0:
+        raise UserError(f"{option} {value}: it must be above zero")
+    return value
+
+
+def _print_outcome(outcome: Any, as_json: bool) -> None:
+    from .table import board_table
+
+    board, root = outcome.board, outcome.results
+    if as_json:
+        click.echo(json.dumps(_board_document(board, root)))
+    elif board.is_table:
+        click.echo(board_table(board))
+        click.echo(f"\n{root / board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
+    else:
+        for record, _ in board.chosen:
+            click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
+    for name, what in outcome.stale.items():
+        click.echo(f"{name}: not run again although its {what} changed since", err=True)
+    if outcome.failed:
+        click.echo(f"{len(outcome.failed)} runs failed; the same command tries them again", err=True)
+
+
+def _board_document(board: Any, root: Any) -> dict[str, Any]:
+    from .leaderboard import model_rows, run_rows
+
+    tables = {"models": model_rows(board), "runs": run_rows(board)}
+    rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
+    csv = str(root / f"{board.name}.csv") if board.is_table else None
+    return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
+
+
+@cli.group(name="list")
+def list_() -> None:
+    """List models, datasets, budgets or suites; patterns as in a shell: equibench list models 'pdo-*'"""
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@_include
+@_json
+def models(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+    """Models: name, group of the layers, group of exact invariance, parameters, source."""
+    include(includes)
+    rows = [_model_row(entry) for entry in MODELS.match(patterns)]
+    for row in rows if not as_json else []:
+        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
+    _show(rows, as_json, patterns, "model")
+
+
+def _model_row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": entry.name}
+    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant")}
+    row["parameters"] = entry.fields.get("params") or {}
+    row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
+    return row
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@_include
+@_json
+def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+    """Data sets: shape, classes, sizes of the splits, source."""
+    include(includes)
+    rows = []
+    for entry in DATASETS.match(patterns):
+        fields = entry.fields
+        train, val, test = fields["sizes"]
+        row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
+        rows.append(row | {"train": train, "val": val, "test": test, "source": fields["source"]})
+    _show(rows, as_json, patterns, "data set")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@_json
+def budgets(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Budgets; any e<epochs> and t<seconds> works beside them."""
+    from .budget import named_budgets
+
+    keys = ("name", "kind", "epochs", "seconds", "steps", "note")
+    rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if _fits(b.name, patterns)]
+    _show(rows, as_json, patterns, "budget")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@_json
+def suites(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Suites: the named head-to-heads that are shipped."""
+    from .spec import find_suite, suite_names
+
+    rows = []
+    for suite in (find_suite(n) for n in suite_names() if _fits(n, patterns)):
+        row = {"name": suite.name, "dataset": suite.dataset, "budget": suite.budget, "recipe": suite.recipe}
+        rows.append(row | {"models": len(suite.models), "seeds": len(suite.seed_list), "title": suite.title})
+    _show(rows, as_json, patterns, "suite")
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    import fnmatch
+
+    return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str) -> None:
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
+    from tabulate import tabulate
+
+    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
+
+
+@cli.command()
+@click.argument("board", required=False)
+@click.option("--format", "style", default="simple", show_default=True, help="simple, github, grid, … or csv.")
+@_results
+@_include
+@_json
+def leaderboard(board: str | None, style: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it."""
+    from tabulate import tabulate_formats
+
+    from ..registry import nearest
+    from .api import find_board
+    from .files import results_root
+    from .leaderboard import model_rows, write_board
+    from .record import board_names
+    from .table import board_table
+
+    if style not in (*tabulate_formats, "csv"):
+        raise UserError(f"--format {style!r}: {nearest(style, [*tabulate_formats, 'csv'])}")
+    include(includes)
+    root = results_root(results)
+    names = [find_board(board, root)] if board else board_names(root)
+    if not names:
+        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
+    boards = [write_board(root, name) for name in names]
+    if as_json:
+        click.echo(json.dumps([_board_document(b, root) for b in boards]))
+        return
+    for built in (b for b in boards if b.is_table):
+        click.echo(model_rows(built).to_csv(index=False) if style == "csv" else board_table(built, style) + "\n")
+
+
+@cli.command()
+@click.argument("name")
+@_results
+@_include
+@_json
+def show(name: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """What is known of a model (by name) or of a run (the beginning of its id)."""
+    from .show import model_card, run_card
+
+    include(includes)
+    card = run_card(name, results) or model_card(name)
+    if as_json:
+        click.echo(json.dumps(card))
+        return
+    width = max(map(len, card))
+    for key, value in card.items():
+        click.echo(f"{key:<{width}}  {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+@cli.group()
+def data() -> None:
+    """Fetch and verify data sets."""
+
+
+@data.command()
+@click.argument("name")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@_include
+def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
+    """Download data set NAME, verify it and make it ready."""
+    from .fetching import fetch_with_progress
+
+    include(includes)
+    click.echo(fetch_with_progress(name, data_root))
+
+
+def main() -> NoReturn:
+    """Run the command line; every wrong input ends with one sentence and exit code 2."""
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        _end(str(error), 2)
+    except click.ClickException as error:
+        _end(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _end("interrupted; finished runs are kept, and the same command goes on with the rest", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; nothing is left to say
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"equibench: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What a model costs: parameters, floating-point operations, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size and compute of a model on its input.
+
+    Attributes:
+        parameters: trainable numbers.
+        dense_weights: numbers in the dense filters and matrices that a forward pass works with; for layers
+            that expand filters from a basis this is what the parameters grow to.
+        buffers: numbers in buffers (running statistics, sampled bases), while training.
+        flops_per_image: forward pass in evaluation, 2 x multiply-accumulates of convolutions and matrix
+            products.
+        train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
+    """
+
+    parameters: int
+    dense_weights: int
+    buffers: int
+    flops_per_image: int
+    train_flops_per_image: int
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Cost:
+    """Cost of a model; leaves gradients and running statistics changed, so give a throw-away twin.
+
+    Args:
+        images: normalised training batch (b, c, size, size).
+        labels: (b,).
+    """
+    model.train()
+    buffers = sum(b.numel() for b in model.buffers())
+    with FlopCounterMode(display=False) as training:
+        F.cross_entropy(model(images), labels).backward()
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    with torch.no_grad():
+        model(images[:1])  # filters are expanded once, then cached
+        with FlopCounterMode(display=False) as forward:
+            model(images[:1])
+        with _DenseWeights() as dense:
+            model(images[:1])
+    return Cost(
+        parameters=count_parameters(model),
+        dense_weights=dense.count(),
+        buffers=buffers,
+        flops_per_image=forward.get_total_flops(),
+        train_flops_per_image=round(training.get_total_flops() / len(images)),
+    )
+
+
+class _DenseWeights(TorchDispatchMode):
+    """Collects the weights that convolutions and linear maps are called with."""
+
+    _ARGUMENT = {
+        torch.ops.aten.convolution.default: 1,
+        torch.ops.aten.mm.default: 1,
+        torch.ops.aten.addmm.default: 2,
+        torch.ops.aten.linear.default: 1,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Keyed by storage, so that a filter that is used twice counts once; kept alive, so that no
+        # address is given out again.
+        self._seen: dict[tuple[int, int], torch.Tensor] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, see `lean`
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        position = self._ARGUMENT.get(func)
+        if position is not None:
+            weight = args[position]
+            self._seen[weight.data_ptr(), weight.numel()] = weight
+        return func(*args, **(kwargs or {}))
+
+    def count(self) -> int:
+        return sum(weight.numel() for weight in self._seen.values())
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Largest memory so far in MiB: allocated on the device, or resident of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB on Linux

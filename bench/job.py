@@ -1,0 +1,78 @@
+"""What the parent tells the process of a run, and the events that the process tells back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Literal, TextIO
+
+from .record import Context
+from .schema import Strict
+from .spec import RunSpec
+
+
+class Job(Strict):
+    """One attempt at one run, as a process needs it.
+
+    Attributes:
+        results: results folder.
+        data_root: folder of the data sets, None for the default.
+        include: files that register models or data sets.
+        command: the command line that asked for it, for the record.
+    """
+
+    kind: Literal["run"] = "run"
+    spec: RunSpec
+    attempt: int
+    context: Context
+    device: str
+    threads: int
+    results: str
+    data_root: str | None
+    include: list[str]
+    command: str
+
+
+class Probe(Strict):
+    """Build models and look at them, without training.
+
+    Attributes:
+        models: names of models.
+    """
+
+    kind: Literal["probe"] = "probe"
+    models: list[str]
+    channels: int
+    size: int
+    classes: int
+    include: list[str]
+
+
+class Stopwatch(Strict):
+    """Measure the step of one model, block by block, whenever the parent asks for one."""
+
+    kind: Literal["stopwatch"] = "stopwatch"
+    spec: RunSpec
+    device: str
+    threads: int
+    data_root: str | None
+    include: list[str]
+
+
+class Events:
+    """Lines of JSON from the process of a run to its parent.
+
+    Args:
+        stream: where they go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def send(self, event: str, **values: Any) -> None:
+        """Send one event; ends the process where nobody listens any more."""
+        try:
+            self._stream.write(json.dumps({"event": event, **values}) + "\n")
+            self._stream.flush()
+        except (BrokenPipeError, ValueError):
+            sys.exit("the parent process is gone")

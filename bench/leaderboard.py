@@ -1,0 +1,222 @@
+"""From records to tables: one row a run, one row a model, and the CSVs derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..registry import DATASETS, MODELS, UserError
+from .budget import steps_in
+from .calibrate import latest, read_calibrations
+from .files import write_atomically
+from .provenance import source_hash
+from .recipe import named_recipes
+from .record import FINAL, Refused, RunRecord, read_board
+from .statistics import binomial_error_pct, interval, mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Board:
+    """A board as its records say it.
+
+    Attributes:
+        chosen: the record of each (model, seed) that counts, with the reason why it is stale (or "").
+        later: number of further attempts of the same runs.
+        refused: files among the records that are none.
+    """
+
+    name: str
+    chosen: list[tuple[RunRecord, str]] = field(default_factory=list)
+    later: int = 0
+    refused: list[Refused] = field(default_factory=list)
+
+    @property
+    def is_table(self) -> bool:
+        """Smoke runs are barred from tables."""
+        return any(r.spec.budget.kind != "smoke" for r, _ in self.chosen)
+
+
+def load_board(root: Path, name: str) -> Board:
+    """Read all records of a board and choose those that count."""
+    records, refused = read_board(root, name)
+    records, superseded = _current_steps(root, name, records)
+    board = Board(name, refused=refused, later=superseded)
+    for attempts in _by_run(records).values():
+        board.chosen.append(_choose(attempts))
+        board.later += len(attempts) - 1
+    return board
+
+
+def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:
+    """Leave out what a later calibration of a T board has replaced: all seeds of a model train N steps."""
+    current = latest(read_calibrations(root, name))
+    kept = [
+        r
+        for r in records
+        if r.spec.budget.seconds is None
+        or r.spec.model not in current
+        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].step_s)
+    ]
+    return kept, len(records) - len(kept)
+
+
+def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int], list[RunRecord]]:
+    runs: dict[tuple[str, int], list[RunRecord]] = {}
+    for record in sorted(records, key=lambda r: (r.spec.model, r.spec.seed, r.attempt, r.file_name)):
+        runs.setdefault((record.spec.model, record.spec.seed), []).append(record)
+    return runs
+
+
+def _choose(attempts: list[RunRecord]) -> tuple[RunRecord, str]:
+    """The first finished attempt that is current, else the first finished (stale), else the last failure."""
+    finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
+    for record, stale in finished:
+        if not stale:
+            return record, ""
+    return finished[0] if finished else (attempts[-1], staleness(attempts[-1]))
+
+
+def staleness(record: RunRecord) -> str:
+    """Which of source, data and recipe have changed since the run; empty where none has.
+
+    What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
+    """
+    changed = []
+    source = _source_hash(record.spec.model)
+    if source and source != record.provenance.source_hash:
+        changed.append("source")
+    digest = _data_digest(record.spec.dataset)
+    if digest and record.provenance.data_digest and digest != record.provenance.data_digest:
+        changed.append("data")
+    recipe = named_recipes().get(record.spec.recipe.name)
+    if recipe is not None and recipe.model_copy(update={"note": ""}) != record.spec.recipe:
+        changed.append("recipe")
+    return ", ".join(changed)
+
+
+@cache
+def _source_hash(model: str) -> str:
+    try:
+        return source_hash(MODELS.find(model))
+    except UserError:
+        return ""
+
+
+def _data_digest(dataset: str) -> str:
+    try:
+        return str(DATASETS.find(dataset).get("digest"))
+    except UserError:
+        return ""
+
+
+def _model_facts(model: str) -> dict[str, str]:
+    try:
+        resolved = MODELS.find(model)
+    except UserError:
+        return dict.fromkeys(("family", "group", "invariant", "source"), "")
+    return {key: str(resolved.get(key)) for key in ("family", "group", "invariant", "source")}
+
+
+def run_rows(board: Board) -> pd.DataFrame:
+    """One row a run: everything that a record says in numbers."""
+    import pandas as pd
+
+    return pd.DataFrame([_run_row(record, stale) for record, stale in board.chosen])
+
+
+def _run_row(record: RunRecord, stale: str) -> dict[str, Any]:
+    spec, results, cost = record.spec, record.results, record.cost
+    row: dict[str, Any] = {"model": spec.model, "seed": spec.seed, "status": record.status, "reason": record.reason}
+    row |= {name: getattr(results, name, None) for name in ("test_acc_pct", "val_acc_pct")}
+    for name in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
+        row[f"{name}_init"] = getattr(getattr(results, "init", None), name, None)
+        row[name] = getattr(getattr(results, "trained", None), name, None)
+    row["collapsed"] = getattr(getattr(results, "trained", None), "collapsed", None)
+    for name in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
+        row[name] = getattr(cost, name, None)
+    row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
+    row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
+    row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
+    row |= {"attempt": record.attempt, "stale": stale, "run": record.run_id}
+    row |= record.phases
+    row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
+    row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
+    return row
+
+
+def model_rows(board: Board) -> pd.DataFrame:
+    """One row a model, best mean test accuracy first; failed models at the end, by name."""
+    import pandas as pd
+
+    models: dict[str, list[tuple[RunRecord, str]]] = {}
+    for record, stale in board.chosen:
+        models.setdefault(record.spec.model, []).append((record, stale))
+    rows = [_model_row(name, runs) for name, runs in models.items()]
+    rows.sort(key=lambda r: (r["test_acc_mean_pct"] is None, -(r["test_acc_mean_pct"] or 0), r["model"]))
+    return pd.DataFrame(rows)
+
+
+def _model_row(name: str, runs: list[tuple[RunRecord, str]]) -> dict[str, Any]:
+    records = [r for r, _ in runs]
+    measured = [r for r in records if r.status in FINAL]
+    results = [r.results for r in measured if r.results is not None]
+    accuracies = [r.test_acc_pct for r in results]
+    failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
+    context, spec = records[0].context, records[0].spec
+    average = mean(accuracies)
+    row: dict[str, Any] = {"model": name, **_model_facts(name)}
+    row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
+    row |= {"runs": len(records), "runs_ok": sum(r.status == "ok" for r in records)}
+    row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
+    row["test_acc_mean_pct"] = average
+    row["test_acc_ci95_pct"] = interval(accuracies)
+    row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
+    row["test_se_binomial_pct"] = binomial_error_pct(average, results[0].test_images) if average is not None else None
+    row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
+    for metric in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
+        row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
+        row[metric] = mean([getattr(r.trained, metric) for r in results])
+    row["runs_collapsed"] = sum(r.trained.collapsed for r in results)
+    for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
+        sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
+        row[cost] = sizes[0] if sizes else None
+    row["train_s_mean"] = mean([r.train_s for r in results])
+    row["step_ms_mean"] = mean([r.step_ms for r in results])
+    row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
+    row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
+    row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}
+    row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
+    row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
+    return row
+
+
+def _worst(records: list[RunRecord]) -> str:
+    failed = [r.status for r in records if r.status != "ok"]
+    return failed[0] if failed else "ok"
+
+
+def write_board(root: Path, name: str) -> Board:
+    """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run."""
+    board = load_board(root, name)
+    if board.chosen and board.is_table:
+        write_atomically(root / f"{name}.csv", _csv(model_rows(board)))
+        write_atomically(root / f"{name}.runs.csv", _csv(run_rows(board)))
+    return board
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    # Whole numbers stay whole where a value is missing; cells that a spreadsheet would take for a formula do not.
+    frame = frame.convert_dtypes()
+    for column in frame.select_dtypes(include=["string", "object"]):
+        frame[column] = frame[column].map(_plain, na_action="ignore")
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _plain(text: Any) -> Any:
+    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,156 @@
+"""Where a figure comes from: the hash of the model's source, versions, hardware."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from ..registry import Resolved
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: Changes with every release of Python while the program stays the same.
+_SKIPPED = {"type_params", "type_comment", "kind", "ctx"}
+
+
+def source_hash(model: Resolved) -> str:
+    """Hash of the source of a model: of the syntax trees, without docstrings, of its files and local imports.
+
+    Comments, docstrings and layout do not count; neither does the registry, which computes nothing.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(set(_closure(model.files)), key=lambda p: p.name):
+        digest.update(f"{path.name}\n{_tree_text(path, path.stat().st_mtime_ns)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _closure(paths: Iterable[Path]) -> list[Path]:
+    """The files and all that they import from their own packages."""
+    seen: list[Path] = []
+    waiting = list(paths)
+    while waiting:
+        path = waiting.pop()
+        if path not in seen and path != _PACKAGE / "registry.py":
+            seen.append(path)
+            waiting += _local_imports(path)
+    return seen
+
+
+def _local_imports(path: Path) -> list[Path]:
+    found: list[Path] = []
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1]
+            target = base.joinpath(*(node.module or "").split(".")) if node.module else base
+            found += [target.with_suffix(".py"), target / "__init__.py"]
+            found += [p for a in node.names for p in (target / f"{a.name}.py", target / a.name / "__init__.py")]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            # A file given with --include imports its neighbours by plain names.
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [path.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names if name]
+    return [p for p in found if p.is_file()]
+
+
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _tree_text(path: Path, _changed: int) -> str:
+    tree = _parse(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    return _dump(tree)
+
+
+def _dump(node: object) -> str:
+    """Like `ast.dump`, but the same for every Python version that parses the program alike."""
+    if isinstance(node, ast.AST):
+        fields = ((n, getattr(node, n, None)) for n in node._fields if n not in _SKIPPED)
+        return f"{type(node).__name__}({','.join(f'{n}={_dump(v)}' for n, v in fields if v not in (None, []))})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    return repr(node)
+
+
+_PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "torchvision", "mlxtend")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a figure can depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def cpu_name() -> str:
+    """Model of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        if names:
+            return names[0]
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware(device: str) -> dict[str, str]:
+    """Device, its key, and what is recorded beside the key.
+
+    The hardware key holds what a T board must agree on: GPU name, memory, power limit, torch and CUDA
+    major.minor. On a CPU it names the processor.
+    """
+    import torch
+
+    torch_version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
+    known = host_facts(device)
+    if not device.startswith("cuda"):
+        return {**known, "hardware_key": f"{cpu_name()}; torch {torch_version}"}
+    properties = torch.cuda.get_device_properties(device)
+    cuda = ".".join((torch.version.cuda or "?").split(".")[:2])
+    power, driver = _nvidia_smi(device)
+    key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; {power}; torch {torch_version}; CUDA {cuda}"
+    return {**known, "driver": driver, "hardware_key": key}
+
+
+def _nvidia_smi(device: str) -> tuple[str, str]:
+    """Power limit and driver version, as the driver's own tool prints them."""
+    import subprocess
+
+    import torch
+
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", f"--id={uuid}", "--query-gpu=power.limit,driver_version", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        power, driver = (part.strip() for part in out.strip().splitlines()[0].split(","))
+        return power, driver
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return "power limit unknown", "unknown"
+
+
+def host_facts(device: str) -> dict[str, str]:
+    """What is known of the host without torch."""
+    return {"device": device, "host": socket.gethostname(), "cpu": cpu_name(), "cores": str(os.cpu_count())}
+
+
+def hardware_key_elsewhere(device: str) -> str:
+    """The hardware key of a device, asked of another process, so that this one stays free of torch."""
+    import subprocess
+    import sys
+
+    code = f"from equibench.bench.provenance import hardware; print(hardware({device!r})['hardware_key'])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,214 @@
+"""What to run: suites (a named head-to-head) and run specifications (one training), hashed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..registry import DATASETS, MODELS, UserError, nearest
+from .budget import Budget, find_budget
+from .files import shipped, shipped_names
+from .recipe import Recipe, find_recipe
+from .schema import Strict, parse, parse_toml, short_hash
+
+#: One number for the loop, the schedule, the augmentation and the definitions of the metrics. A change of
+#: any of them that changes a figure raises it, and with it the board.
+PROTOCOL = 1
+
+#: How far from the reference count a model of a matched suite may be.
+MATCHED = 0.05
+
+_SAFE = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
+
+
+class RunSpec(Strict):
+    """Everything that determines the result of one run.
+
+    Attributes:
+        fit: what is trained on: ``train`` (validation kept apart) or ``train+val``.
+        steps: optimiser steps N.
+        profile: execution profile, ``strict`` or ``fast``.
+        protocol: protocol version, see `PROTOCOL`.
+        hardware_key: what a T run's steps were calibrated on; absent on other boards.
+    """
+
+    model: str
+    dataset: str
+    fit: Literal["train", "train+val"]
+    budget: Budget
+    steps: int = Field(gt=0)
+    recipe: Recipe
+    profile: Literal["strict", "fast"]
+    seed: int = Field(ge=0)
+    protocol: int
+    hardware_key: str | None = None
+
+    @field_validator("model", "dataset")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        if not _SAFE.fullmatch(name) or ".." in name:
+            raise ValueError("names consist of letters, digits and . _ + - and do not start with a sign")
+        return name
+
+    @property
+    def board(self) -> str:
+        """Name of the board that the run belongs to; it holds whatever must agree between its rows."""
+        return board_name(
+            self.dataset, self.fit, self.budget.name, self.recipe.name, self.profile, self.protocol, self.hardware_key
+        )
+
+
+def board_name(
+    dataset: str,
+    fit: str,
+    budget: str,
+    recipe: str,
+    profile: str,
+    protocol: int = PROTOCOL,
+    hardware_key: str | None = None,
+) -> str:
+    """``<dataset>-<budget>-<recipe>[-trainval][-fast][-<hardware>]-v<protocol>``."""
+    parts = [dataset, budget, recipe]
+    parts += ["trainval"] if fit == "train+val" else []
+    parts += ["fast"] if profile == "fast" else []
+    if hardware_key is not None:
+        words = re.sub(r"[^a-z0-9]+", "-", hardware_key.split(";")[0].lower()).strip("-")
+        parts += [words, short_hash(hardware_key)[:4]]
+    return "-".join([*parts, f"v{protocol}"])
+
+
+class Suite(Strict):
+    """A named head-to-head: models x data set x budget x seeds.
+
+    Attributes:
+        seeds: how many (0, 1, …), or which.
+        parameter_class: ``matched`` (every model within ±5 % of `reference_parameters`) or ``as-published``.
+        reference_model: the model that the others are compared with.
+    """
+
+    name: str
+    title: str = ""
+    dataset: str
+    budget: str
+    recipe: str = "common"
+    profile: Literal["strict", "fast"] = "strict"
+    fit: Literal["train", "train+val"] = "train"
+    seeds: int | list[int] = 3
+    parameter_class: Literal["matched", "as-published"] = Field(default="as-published", alias="class")
+    reference_parameters: int | None = Field(default=None, gt=0)
+    reference_model: str | None = None
+    models: list[str]
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        if not self.models:
+            raise ValueError("a suite needs at least one model")
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("a model is listed twice")
+        if not self.seed_list or min(self.seed_list) < 0:
+            raise ValueError("a suite needs at least one seed, and seeds are not negative")
+        if len(set(self.seed_list)) != len(self.seed_list):
+            raise ValueError("a seed is listed twice")
+        if self.parameter_class == "matched" and self.reference_parameters is None:
+            raise ValueError("class = 'matched' needs reference_parameters")
+        return self
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+
+    def board(self, hardware_key: str | None = None) -> str:
+        """Name of the suite's board; T boards belong to a hardware key."""
+        return board_name(
+            self.dataset, self.fit, self.budget, self.recipe, self.profile, hardware_key=hardware_key
+        )
+
+    def parameter_range(self) -> tuple[int, int] | None:
+        """Smallest and largest number of parameters that the class admits; `None` without a class."""
+        if self.parameter_class != "matched" or self.reference_parameters is None:
+            return None
+        # Whole numbers within ±5 %, rounded inwards.
+        count = self.reference_parameters
+        return -(-count * round(100 * (1 - MATCHED)) // 100), count * round(100 * (1 + MATCHED)) // 100
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that are shipped."""
+    return shipped_names("bench", "suites", suffix=".toml")
+
+
+def find_suite(name: str) -> Suite:
+    """A shipped suite by name, or a suite file by its path (ending in .toml).
+
+    Raises:
+        UserError: it does not exist, or a key or value in it is wrong.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"there is no suite file {name}")
+        return parse_suite(path.stem, path.read_text(encoding="utf-8"), name)
+    if name not in suite_names():
+        raise UserError(f"there is no suite {name!r}; {nearest(name, suite_names())}; or give a path to a .toml file")
+    return parse_suite(name, shipped("bench", "suites", f"{name}.toml"), f"suite {name!r}")
+
+
+def parse_suite(name: str, text: str, where: str) -> Suite:
+    """A suite from the text of its TOML file.
+
+    Raises:
+        UserError: a key or value is wrong.
+    """
+    return parse(Suite, {"name": name, **parse_toml(text, where)}, where)
+
+
+def check_names(suite: Suite) -> None:
+    """See that everything that a suite names exists.
+
+    Raises:
+        UserError: the first that does not.
+    """
+    for model in suite.models:
+        MODELS.find(model)
+    DATASETS.find(suite.dataset)
+    find_budget(suite.budget)
+    find_recipe(suite.recipe)
+    if suite.reference_model is not None:
+        MODELS.find(suite.reference_model)
+
+
+def training_images(dataset: str, fit: str) -> int:
+    """Number of images that a board trains on."""
+    train, val, _ = DATASETS.find(dataset).entry.fields["sizes"]
+    return train + (val if fit == "train+val" else 0)
+
+
+def plan(suite: Suite, steps: dict[str, int] | None = None, hardware_key: str | None = None) -> list[RunSpec]:
+    """The runs of a suite, one seed of all models first, then the next.
+
+    Args:
+        steps: optimiser steps of each model, from calibration (T boards).
+        hardware_key: what they were calibrated on.
+
+    Raises:
+        UserError: a name is unknown, or the budget is too small.
+    """
+    check_names(suite)
+    # Notes are words about the numbers: they do not belong to what determines a result.
+    budget = find_budget(suite.budget).model_copy(update={"note": ""})
+    recipe = find_recipe(suite.recipe).model_copy(update={"note": ""})
+    if steps is None:
+        count = budget.steps_for(training_images(suite.dataset, suite.fit), recipe.batch)
+        steps = dict.fromkeys(suite.models, count)
+    return [
+        RunSpec(
+            model=model, dataset=suite.dataset, fit=suite.fit, budget=budget, steps=steps[model],
+            recipe=recipe, profile=suite.profile, seed=seed, protocol=PROTOCOL, hardware_key=hardware_key,
+        )
+        for seed in suite.seed_list
+        for model in suite.models
+    ]  # fmt: skip

@@ -1,0 +1,116 @@
+"""A board as text: the columns that fit a terminal, and the sentences that a reader needs with them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tabulate import tabulate
+
+from .leaderboard import Board, model_rows
+from .record import FINAL
+from .statistics import SMALLEST_SAMPLE
+
+#: Floor below which an equivariance error is float32 rounding.
+ROUNDING = 1e-5
+
+
+def board_table(board: Board, style: str = "simple") -> str:
+    """The table of a board with its heading and notes.
+
+    Args:
+        style: a table format of tabulate (``simple``, ``github``, ``grid``, …).
+    """
+    frame = model_rows(board)
+    values = _values(board)
+    rows = [_row(row, values.get(row["model"], [])) for row in frame.to_dict("records")]
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=_alignment(rows))
+    return "\n".join([_heading(board), "", table, "", *_notes(board)])
+
+
+def _alignment(rows: list[dict[str, str]]) -> list[str]:
+    left = ("model", "invariant", "status")
+    return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
+
+
+def _values(board: Board) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for record, _ in board.chosen:
+        if record.status in FINAL and record.results is not None:
+            found.setdefault(record.spec.model, []).append(record.results.test_acc_pct)
+    return found
+
+
+def _heading(board: Board) -> str:
+    spec = board.chosen[0][0].spec
+    budget = spec.budget
+    spent = f"{budget.seconds:g} device-seconds" if budget.seconds else f"{budget.epochs:g} epochs"
+    images = next((r.results.train_images for r, _ in board.chosen if r.results), None)
+    of = f" of {images:,} images" if images and budget.epochs else ""
+    return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}, profile {spec.profile}"
+
+
+def _row(row: dict[str, Any], values: list[float]) -> dict[str, str]:
+    return {
+        "model": row["model"],
+        "invariant": row["invariant"],
+        "parameters": _number(row["parameters"], "{:,.0f}"),
+        "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+        "test acc %": _accuracy(row, values),
+        "C4 error": _before_after(row, "eq_exact_c4"),
+        "rotation error": _before_after(row, "eq_rot_analytic"),
+        "step ms": _number(row["step_ms_mean"], "{:.1f}"),
+        "train s": _number(row["train_s_mean"], "{:.1f}"),
+        "peak MiB": _number(row["peak_mib_max"], "{:.0f}"),
+        "runs": f"{row['runs_ok']}/{row['runs']}",
+        "status": row["status"] + (" (stale)" if row["stale"] else ""),
+    }
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any, form: str, scale: float = 1.0) -> str:
+    return "" if _missing(value) else form.format(value * scale)
+
+
+def _accuracy(row: dict[str, Any], values: list[float]) -> str:
+    if not values:
+        return ""
+    if len(values) < SMALLEST_SAMPLE:
+        return ", ".join(f"{v:.2f}" for v in values)
+    return f"{row['test_acc_mean_pct']:.2f} ± {row['test_acc_ci95_pct']:.2f}"
+
+
+def _before_after(row: dict[str, Any], metric: str) -> str:
+    return f"{_error(row[f'{metric}_init'])} → {_error(row[metric])}"
+
+
+def _error(value: Any) -> str:
+    if _missing(value):
+        return "-"
+    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
+
+
+def _notes(board: Board) -> list[str]:
+    count = min((len(v) for v in _values(board).values()), default=0)
+    spread = f"mean ± 95 % t-interval over {count} seeds" if count >= SMALLEST_SAMPLE else "each seed's value"
+    frame = model_rows(board)
+    errors = [e for e in frame["test_se_binomial_pct"] if not _missing(e)]
+    notes = [
+        f"test acc: {spread}; the choice of test images adds a standard error of"
+        f" {min(errors):.2f} to {max(errors):.2f} points"
+        if errors
+        else "no model has a result",
+        "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
+        " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
+    ]
+    notes += [f"{row['model']}: {row['reason']}" for row in frame.to_dict("records") if row["reason"]]
+    stale = [row["model"] for row in frame.to_dict("records") if row["stale"]]
+    if stale:
+        notes.append(f"stale (source, data or recipe changed since): {', '.join(stale)}")
+    notes += [f"refused: {r.reason}" for r in board.refused]
+    if board.later:
+        notes.append(f"{board.later} further attempts or replaced runs are not shown")
+    return notes

@@ -1,0 +1,123 @@
+"""T boards: equal device-seconds, turned into a number of steps by calibration."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..registry import MODELS, UserError
+from .budget import find_budget, steps_in
+from .calibrate import (
+    Block,
+    Calibration,
+    Session,
+    calibrate,
+    latest,
+    read_calibrations,
+    write_calibration,
+)
+from .engines.local import end, events_of, start
+from .job import Stopwatch
+from .leaderboard import Board
+from .provenance import hardware_key_elsewhere, source_hash
+from .recipe import find_recipe
+from .spec import RunSpec, Suite, plan
+
+
+class TimedBoard:
+    """The plan of a suite with a T budget on one device.
+
+    Args:
+        device: as torch names it.
+        hardware_key: of the device; asked of a process of its own where absent.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        root: Path,
+        device: str,
+        threads: int,
+        data_root: str | None,
+        includes: list[str],
+        hardware_key: str | None = None,
+    ) -> None:
+        self.suite, self.root, self.device, self.threads = suite, root, device, threads
+        self.data_root, self.includes = data_root, includes
+        self.hardware_key = hardware_key or hardware_key_elsewhere(device)
+        self.board = suite.board(self.hardware_key)
+        self._forgotten: set[str] = set()
+
+    def plan(self) -> list[RunSpec]:
+        """The runs of the suite; models without a calibration on this device are measured first."""
+        seconds = find_budget(self.suite.budget).seconds
+        assert seconds is not None
+        known = read_calibrations(self.root, self.board)
+        current = {m: c for m, c in latest(known).items() if c.same_subject(self._subject(m))}
+        missing = [m for m in self.suite.models if m not in current or m in self._forgotten]
+        with ExitStack() as stack:
+            measured = calibrate([self._subject(m) for m in missing], known, lambda names: self._open(names, stack))
+        for calibration in measured:
+            write_calibration(self.root, self.board, calibration)
+        self._forgotten.clear()
+        current |= {c.model: c for c in measured}
+        steps = {m: steps_in(seconds, current[m].step_s) for m in self.suite.models}
+        return plan(self.suite, steps, self.hardware_key)
+
+    def forget_drifted(self, board: Board) -> bool:
+        """Mark the models of the suite with a run that drifted, so that they are calibrated anew."""
+        drifted = {
+            r.spec.model for r, _ in board.chosen if r.status == "invalid" and r.spec.model in self.suite.models
+        }
+        self._forgotten |= drifted
+        return bool(drifted)
+
+    def _subject(self, model: str) -> Calibration:
+        return Calibration(
+            model=model,
+            source_hash=source_hash(MODELS.find(model)),
+            dataset=self.suite.dataset,
+            batch=find_recipe(self.suite.recipe).batch,
+            profile=self.suite.profile,
+            hardware_key=self.hardware_key,
+            sequence=1,
+            blocks=[],
+            beside=[],
+        )
+
+    def _open(self, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
+        return {model: self._open_one(model, stack) for model in models}
+
+    def _open_one(self, model: str, stack: ExitStack) -> Session:
+        suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
+        spec = plan(suite, {model: 1}, self.hardware_key)[0]
+        job = Stopwatch(
+            spec=spec, device=self.device, threads=self.threads, data_root=self.data_root, include=self.includes
+        )
+        process = start(job, subprocess.DEVNULL)
+        stack.callback(end, process)
+        return _ProcessSession(model, process)
+
+
+class _ProcessSession:
+    """A process that measures a block for every line that it is sent."""
+
+    def __init__(self, model: str, process: subprocess.Popen[str]) -> None:
+        self._model, self._process = model, process
+        self._events = events_of(process)
+        self._next("ready")
+
+    def block(self) -> Block:
+        assert self._process.stdin is not None
+        self._process.stdin.write("block\n")
+        self._process.stdin.flush()
+        event = self._next("block")
+        return Block(steps=event["steps"], seconds=event["seconds"])
+
+    def _next(self, kind: str) -> dict[str, int | float]:
+        event = next(self._events, None)
+        if event is None or event["event"] != kind:
+            raise UserError(f"model {self._model!r} failed while its step was measured; try it with --budget smoke")
+        return event

@@ -1,0 +1,162 @@
+"""The one training loop, the same for every model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .budget import must_stop
+from .clock import Clock
+from .lean import plain_step
+from .recipe import Recipe
+
+#: Images and labels of a step.
+Source = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+#: A training run is cut into this many blocks; a block is timed, logged and checked as a whole.
+BLOCKS = 40
+
+
+@dataclass
+class Point:
+    """One point of the learning curve, at the end of a block."""
+
+    step: int
+    loss: float
+    lr: float
+    device_s: float
+
+
+@dataclass
+class Training:
+    """What the loop did.
+
+    Attributes:
+        steps: optimiser steps done.
+        device_s: device seconds inside the blocks.
+        stopped: ``""``, ``"nan"`` (the loss is no number) or ``"hard stop"`` (105 % of a T budget).
+    """
+
+    steps: int = 0
+    device_s: float = 0.0
+    stopped: str = ""
+    curve: list[Point] = field(default_factory=list)
+
+
+def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters with and without weight decay.
+
+    Normalisation layers and biases are not decayed. They are told by their module and name, not by their
+    dimension: layers that expand filters from a basis keep their weights as vectors.
+    """
+    decayed, free = [], []
+    for module in model.modules():
+        norm = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (free if norm or name.endswith("bias") else decayed).append(parameter)
+    return list(dict.fromkeys(decayed)), list(dict.fromkeys(free))
+
+
+def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of a recipe, decay on the weights of convolutions and linear layers only."""
+    decayed, free = decayed_parameters(model)
+    groups: list[dict[str, Any]] = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((decayed, recipe.weight_decay), (free, 0.0))
+        if group
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=recipe.lr)
+
+
+def autocast(profile: str, device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 where the profile is ``fast``, else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if profile == "fast" else nullcontext()
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor, profile: str
+) -> torch.Tensor:
+    """One step of the training; returns the loss, on the device."""
+    with autocast(profile, images.device):
+        loss = F.cross_entropy(model(images).float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    plain_step(optimizer)
+    return loss.detach()
+
+
+def train(
+    model: nn.Module,
+    batches: Source,
+    recipe: Recipe,
+    steps: int,
+    clock: Clock,
+    profile: str = "strict",
+    seconds: float | None = None,
+    on_block: Callable[[Training], None] = lambda _: None,
+) -> Training:
+    """Train for exactly `steps` steps, the schedule ending where they end.
+
+    Timed are batch selection, augmentation, forward, loss, backward, optimiser and schedule. Between blocks,
+    outside the time, losses are read and `on_block` is called.
+
+    Args:
+        batches: gives images and labels of a step.
+        seconds: device-seconds of a T budget; the run is stopped hard at 105 %.
+    """
+    optimizer = optimizer_for(model, recipe)
+    model.train()
+    done, block = Training(), max(1, math.ceil(steps / BLOCKS))
+    while done.steps < steps and not done.stopped:
+        losses, start = [], clock.mark()
+        for step in range(done.steps, min(done.steps + block, steps)):
+            rate = recipe.rate(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(train_step(model, optimizer, *batches(step), profile))
+        end = clock.mark()
+        done.steps += len(losses)
+        done.device_s += clock.seconds(start, end)
+        loss = float(torch.stack(losses).mean())
+        done.curve.append(Point(done.steps, loss, rate, done.device_s))
+        if not math.isfinite(loss):
+            done.stopped = "nan"
+        elif done.steps < steps and must_stop(done.device_s, seconds):
+            done.stopped = "hard stop"
+        on_block(done)
+    return done
+
+
+def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor | None]) -> None:
+    """Replace the running statistics of batch normalisation by averages over the given batches.
+
+    All else is in evaluation mode (dropout off, filters expanded once); every batch counts the same.
+
+    Args:
+        images: gives batch number i, or None after the last.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    model.eval()
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch: a cumulative average
+        layer.training = True
+    with torch.no_grad():
+        index = 0
+        while layers and (batch := images(index)) is not None:
+            model(batch)
+            index += 1
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.training = False

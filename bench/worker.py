@@ -1,0 +1,66 @@
+"""The process of one run: a fresh interpreter that reads a job from standard input.
+
+Standard output carries events for the parent alone: whatever a model prints goes to the log.
+"""
+
+import time
+
+STARTED = time.perf_counter()
+
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from .job import Events, Job, Probe, Stopwatch  # noqa: E402
+
+
+def main() -> None:
+    """Read one job and do it."""
+    # The parent's pipe is kept under another number; number 1 goes where errors go.
+    events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+    text = sys.stdin.readline()
+    kind = json.loads(text)["kind"]
+    if kind == "run":
+        _run(Job.model_validate_json(text), events)
+    elif kind == "probe":
+        from .probe import probe
+
+        probe(Probe.model_validate_json(text), events)
+    else:
+        from .calibrate import measure_on_request
+
+        measure_on_request(Stopwatch.model_validate_json(text), events, sys.stdin)
+
+
+def _run(job: Job, events: Events) -> None:
+    """Do a run unless it is being done, or was done, elsewhere."""
+    from filelock import FileLock, Timeout
+
+    from .record import FINAL, attempts_of, board_folder
+
+    root = Path(job.results)
+    folder = board_folder(root, job.spec.board) / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{job.spec.digest()}.lock", timeout=0):
+            if any(r.status in FINAL and r.attempt >= job.attempt for r in attempts_of(root, job.spec)):
+                events.send("done", status="elsewhere")
+                return
+            _measure(job, events)
+    except Timeout:
+        events.send("done", status="busy")
+
+
+def _measure(job: Job, events: Events) -> None:
+    begun: dict[str, Any] = {"start": STARTED, "until_import": time.perf_counter()}
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    from .run import execute
+
+    execute(job, events, **begun)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Training batches, cut and augmented on the device, the same for every model of a seed.
+
+Images stay on the device as integers. The stream of examples is one shuffled epoch after another; a batch
+may cross the border between two. Order and augmentation are drawn on the CPU from generators that depend on
+(seed, epoch) only, so that all models, and all devices, see the same images in the same order with the same
+augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from ..registry import UserError, nearest
+
+#: Draws the parameters of one epoch: (generator, images) -> float tensor (images, k).
+Draw = Callable[[torch.Generator, int], torch.Tensor]
+#: Applies them: (images (b, c, n, n), parameters (b, k)) -> images (b, c, n, n).
+Apply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _draw_flip(generator: torch.Generator, count: int) -> torch.Tensor:
+    return torch.randint(0, 2, (count, 1), generator=generator).float()
+
+
+def _flip(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    return torch.where(parameters[:, :, None, None] > 0, images.flip(-1), images)
+
+
+def _draw_shift(generator: torch.Generator, count: int) -> torch.Tensor:
+    return torch.randint(-4, 5, (count, 2), generator=generator).float()
+
+
+def _shift(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    size = images.shape[-1]
+    padded = F.pad(images, (4, 4, 4, 4))
+    grid = torch.arange(size, device=images.device)
+    rows = grid + 4 + parameters[:, :1].long()
+    columns = grid + 4 + parameters[:, 1:].long()
+    batch = torch.arange(len(images), device=images.device)
+    return padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+#: name -> (draw, apply). ``flip``: horizontal, with probability 1/2. ``crop4``: shift by up to 4 pixels in
+#: each direction, filled with the mean of the training set (zero after normalisation).
+AUGMENTATIONS: dict[str, tuple[Draw, Apply]] = {"flip": (_draw_flip, _flip), "crop4": (_draw_shift, _shift)}
+
+
+class Normalise:
+    """Integer images as float32 with mean 0 and standard deviation 1 per channel.
+
+    Args:
+        mean, std: per channel, of images scaled to 0…1.
+        maximum: integer that stands for 1.0.
+    """
+
+    def __init__(self, mean: list[float], std: list[float], maximum: int, device: torch.device) -> None:
+        scale = [1.0 / (maximum * s) for s in std]
+        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self._scale = torch.tensor(scale, dtype=torch.float32, device=device)[:, None, None]
+        self._shift = torch.tensor(shift, dtype=torch.float32, device=device)[:, None, None]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(b, c, n, n), any real type, in units of the integers -> float32, normalised."""
+        return torch.addcmul(self._shift, images.to(torch.float32), self._scale)
+
+
+class Batches:
+    """The stream of training batches of one seed.
+
+    Args:
+        images: integers (n, c, size, size) on the device.
+        labels: int64 (n,) on the device.
+        normalise: applied to every batch, before augmentation.
+        batch: images a batch.
+        derive: seed of the generator of a purpose in an epoch, ``derive(purpose, epoch)``.
+        augment: names from `AUGMENTATIONS`, applied in this order.
+
+    Raises:
+        UserError: an augmentation is unknown.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        normalise: Normalise,
+        batch: int,
+        derive: Callable[[str, int], int],
+        augment: list[str] | None = None,
+    ) -> None:
+        for name in augment or []:
+            if name not in AUGMENTATIONS:
+                raise UserError(f"there is no augmentation {name!r}; {nearest(name, AUGMENTATIONS)}")
+        self._images, self._labels, self._normalise = images, labels, normalise
+        self._batch, self._derive, self._augment = batch, derive, augment or []
+        self._epochs: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch number `step` (from 0): normalised images (b, c, size, size) and labels (b,)."""
+        index, parameters = self._positions(step * self._batch)
+        images = self._normalise(self._images[index])
+        for name, own in zip(self._augment, parameters, strict=True):
+            images = AUGMENTATIONS[name][1](images, own)
+        return images, self._labels[index]
+
+    def _positions(self, start: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Indices and augmentation parameters of the stream's examples start … start + batch."""
+        count = len(self._images)
+        pieces = []
+        end = start + self._batch
+        while start < end:
+            epoch, offset = divmod(start, count)
+            stop = min(offset + end - start, count)
+            order, parameters = self._epoch(epoch)
+            pieces.append((order[offset:stop], [p[offset:stop] for p in parameters]))
+            start += stop - offset
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat([p[0] for p in pieces]), [torch.cat(p) for p in zip(*(q[1] for q in pieces), strict=True)]
+
+    def _epoch(self, epoch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        if epoch not in self._epochs:
+            count, device = len(self._images), self._images.device
+            order = torch.randperm(count, generator=self._generator("order", epoch)).to(device)
+            parameters = [
+                AUGMENTATIONS[name][0](self._generator(name, epoch), count).to(device) for name in self._augment
+            ]
+            # A batch reaches back no further than the epoch before.
+            self._epochs = {e: v for e, v in self._epochs.items() if e >= epoch - 1}
+            self._epochs[epoch] = order, parameters
+        return self._epochs[epoch]
+
+    def _generator(self, purpose: str, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._derive(purpose, epoch))

@@ -1,0 +1,45 @@
+"""Parameters and floating-point operations against counts by hand."""
+
+import torch
+from equibench.bench.cost import measure_cost, peak_memory_mib
+from torch import nn
+
+
+class Expanding(nn.Module):
+    """A 3x3 convolution with 2 input and 4 output channels, expanded from 5 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(5))
+        self.register_buffer("basis", torch.randn(5, 4 * 2 * 9))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        filters = (self.weights @ self.basis).view(4, 2, 3, 3)
+        return nn.functional.conv2d(images, filters).mean((2, 3))
+
+
+def test_a_convolution_and_a_matrix_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 10))
+    cost = measure_cost(model, torch.randn(5, 3, 8, 8), torch.zeros(5, dtype=torch.long))
+    convolution, matrix = 2 * 36 * 8 * 3 * 9, 2 * 8 * 36 * 10
+    assert cost.parameters == 8 * 27 + 8 + 16 + 8 * 36 * 10 + 10
+    assert cost.flops_per_image == convolution + matrix
+    # Backward: weights of both, inputs of the second; the images themselves need no gradient.
+    assert cost.train_flops_per_image == 2 * convolution + 3 * matrix
+    assert cost.dense_weights == 8 * 27 + 8 * 36 * 10
+    assert cost.buffers == 8 + 8 + 1
+
+
+def test_expanded_filters_are_counted_apart_from_parameters() -> None:
+    cost = measure_cost(Expanding(), torch.randn(3, 2, 6, 6), torch.zeros(3, dtype=torch.long))
+    assert cost.parameters == 5 and cost.dense_weights >= 72 and cost.buffers == 5 * 72
+
+
+def test_frozen_parameters_are_not_trainable() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten())
+    model[0].bias.requires_grad_(False)
+    assert measure_cost(model, torch.randn(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)).parameters == 2
+
+
+def test_memory_is_of_the_right_size() -> None:
+    assert 50 < peak_memory_mib(torch.device("cpu")) < 100_000

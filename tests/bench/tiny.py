@@ -1,0 +1,96 @@
+"""A data set that is made in milliseconds and models that behave in every way, for tests of the harness.
+
+It is given to equibench with --include, as a stranger's file would be.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from equibench import register_dataset, register_model
+from equibench.datasets.images import ImageData, Split
+from torch import nn
+
+
+@register_dataset("bars", shape=(1, 12, 12), classes=2, sizes=(240, 40, 60), source="made up", rotation=False)
+def bars(root: Path) -> ImageData:
+    """Horizontal or vertical bars in noise."""
+    random = np.random.RandomState(0)
+
+    def split(count: int) -> Split:
+        labels = np.arange(count) % 2
+        images = random.randint(0, 120, (count, 1, 12, 12))
+        for image, label in zip(images, labels, strict=True):
+            line = random.randint(2, 10)
+            (image[0] if label else image[0].T)[line] += 100
+        return Split(images.astype(np.uint8), labels.astype(np.int64))
+
+    return ImageData("bars", split(240), split(40), split(60), 2, 255)
+
+
+class Net(nn.Module):
+    def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 8, 5)
+        self.norm = nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.dropout(self.norm(self.convolution(images)).relu().amax((2, 3))))
+
+
+@register_model("tiny", group="none", invariant="none", source="made up", params={"1x12x12->2": 242})
+def tiny(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Net(in_channels, num_classes)
+
+
+@register_model("tiny-dropout", group="none", invariant="none", source="made up")
+def tiny_dropout(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Net(in_channels, num_classes, 0.3)
+
+
+class Misbehaving(Net):
+    """Behaves while it is looked at, and not when it is trained for the second time (the first is warm-up)."""
+
+    def __init__(self, channels: int, classes: int, how: str) -> None:
+        super().__init__(channels, classes)
+        self.how = how
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > 2:
+            misbehave(self.how, images)
+        return super().forward(images) * (float("nan") if self.training and self.how == "nan" else 1.0)
+
+
+def misbehave(how: str, images: torch.Tensor) -> None:
+    if how == "raises":
+        raise ValueError("this model always fails")
+    if how == "exits":
+        os._exit(7)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hangs":
+        time.sleep(600)
+    if how == "oom":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+    if how == "talks":
+        print("this goes to the log")
+        print('{"event": "done", "status": "ok"}', flush=True)
+        sys.stderr.write("so does this\n")
+
+
+@register_model("bad-{how}", group="none", invariant="none", source="made up")
+def bad(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
+    if how == "unbuildable":
+        raise ValueError("cannot be built at this size")
+    return Misbehaving(in_channels, num_classes, how)
+
+
+@register_model("wrong-shape", group="none", invariant="none", source="made up")
+def wrong_shape(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Net(in_channels, num_classes + 1)

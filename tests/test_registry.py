@@ -1,0 +1,120 @@
+"""The registry: found without importing, unique names, the nearest names in errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from equibench.registry import MODELS, Registry, UserError, parse_shape, scan_file
+
+GOOD = '''
+import nothing_of_this_name
+from equibench import register_model
+
+@register_model("tiny-{width}", group="C4", invariant="none", source="arXiv:0000.00000",
+    members={"tiny": {"args": {"width": 3}, "params": {"1x28x28->10": 7}, "invariant": "C4"}})
+def tiny(in_channels: int, num_classes: int, image_size: int, *, width: int):
+    """One line about it.
+
+    More.
+    """
+'''
+
+
+def write(folder: Path, text: str, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def registry_with(*paths: Path) -> Registry:
+    registry = Registry("model", "models")
+    for path in paths:
+        registry.include(path)
+    return registry
+
+
+def test_a_listing_imports_nothing(tmp_path: Path) -> None:
+    # The file imports a module that does not exist: reading its registrations must not run it.
+    entries = registry_with(write(tmp_path, GOOD)).entries()
+    assert entries["tiny"].fields["params"] == {"1x28x28->10": 7}
+    assert entries["tiny"].fields["invariant"] == "C4" and entries["tiny-{width}"].fields["invariant"] == "none"
+    assert entries["tiny"].doc == "One line about it."
+
+
+def test_listing_models_loads_no_torch() -> None:
+    code = "import sys; from equibench.registry import MODELS; MODELS.entries(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_names_are_exact_then_members_then_templates(tmp_path: Path) -> None:
+    registry = registry_with(write(tmp_path, GOOD))
+    assert registry.find("tiny").arguments == {"width": 3}
+    assert registry.find("tiny-5").arguments == {"width": 5}
+    assert registry.find("tiny-5").get("invariant") == "none"
+    with pytest.raises(UserError, match="tiny-x"):
+        registry.find("tiny-x")
+
+
+def test_a_name_that_fits_two_templates_is_refused(tmp_path: Path) -> None:
+    other = GOOD.replace("tiny-{width}", "t{kind}-{width}").replace('"tiny":', '"tiny-own":')
+    other = other.replace("width: int)", "width: int, kind: str)")
+    registry = registry_with(write(tmp_path, GOOD), write(tmp_path, other, "other.py"))
+    with pytest.raises(UserError, match="more than one family"):
+        registry.find("tiny-5")
+
+
+def test_a_duplicate_name_names_both_places(tmp_path: Path) -> None:
+    registry = registry_with(write(tmp_path, GOOD), write(tmp_path, GOOD, "again.py"))
+    with pytest.raises(UserError, match=r"again\.py:5.*mine\.py:5"):
+        registry.entries()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('group="C4"', 'group="C" + str(4)'), r"mine\.py:5: 'group' must be a literal"),
+        (('group="C4"', 'group="Z4"'), r"mine\.py:5: group='Z4' is no group"),
+        (('group="C4", ', ""), "must say its 'group'"),
+        (('group="C4"', 'grup="C4"'), r"no argument 'grup'; did you mean 'group'"),
+        (("width: int)", "width)"), "keyword-only parameter 'width'"),
+        (('"1x28x28->10"', '"28"'), "channels x size x size -> classes"),
+        (("import nothing_of_this_name", "import ("), "not a Python file"),
+        (('"tiny-{width}"', '"=tiny-{width}"'), "is no name"),
+    ],
+)
+def test_wrong_registrations_say_file_and_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    registry = registry_with(write(tmp_path, GOOD.replace(*change)))
+    with pytest.raises(UserError, match=message):
+        registry.entries()
+
+
+def test_unknown_names_say_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'p4cnn'"):
+        MODELS.find("p4cn")
+
+
+def test_an_unknown_wrapper_is_refused() -> None:
+    with pytest.raises(UserError, match="no wrapper 'nonsense'"):
+        MODELS.find("p4cnn+nonsense")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match="no such file"):
+        Registry("model", "models").include("not-there.py")
+
+
+def test_shapes_are_square() -> None:
+    assert parse_shape("3x32x32->100", "here") == (3, 32, 100)
+    with pytest.raises(UserError):
+        parse_shape("3x32x31->100", "here")
+
+
+def test_patterns_list_in_natural_order() -> None:
+    names = [e.name for e in MODELS.match(["wrn-[12]*-[0-9]*"])]
+    widths = [tuple(int(part) for part in name.split("-")[1:]) for name in names]
+    assert len(names) > 3 and widths == sorted(widths) and (16, 8) in widths
+
+
+def test_files_without_registrations_are_passed_over(tmp_path: Path) -> None:
+    assert list(scan_file(write(tmp_path, "x = 1\n"), "model", "x")) == []
