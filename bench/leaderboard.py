@@ -144,7 +144,8 @@ def _run_row(record: RunRecord, stale: str) -> dict[str, Any]:
     row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
     row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
     row |= {"attempt": record.attempt, "stale": stale, "run": record.run_id}
-    row |= record.phases
+    # Wall clock of the process; the device-seconds of training above are another thing.
+    row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
     row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
     row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
     return row

@@ -116,4 +116,4 @@ def test_boards_are_found_without_their_version(tmp_path: Path) -> None:
 def test_the_columns_of_a_run_name_their_units(tmp_path: Path) -> None:
     put(tmp_path, made.record(90.0))
     columns = set(run_rows(load_board(tmp_path, BOARD)).columns)
-    assert {"test_acc_pct", "train_s", "step_ms", "peak_mib", "total_s", "other_s"} <= columns
+    assert {"test_acc_pct", "train_s", "step_ms", "peak_mib", "phase_total_s", "phase_other_s"} <= columns

@@ -1,0 +1,178 @@
+"""Image data sets in memory, and the cache that every process of a run reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from ..registry import DATASETS, Entry, UserError
+
+#: The parts of a data set, in the order of its digest.
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Part of a data set.
+
+    Attributes:
+        images: uint8 or uint16 (n, channels, height, width), from 0 to the `maximum` of the data set.
+        labels: int64 (n,), from 0 to classes - 1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: three parts that share no source image.
+
+    Attributes:
+        name: its registered name.
+        train, val, test: the parts; the order of the images is part of the data.
+        classes: number of classes.
+        maximum: the integer that stands for full intensity, 255 for uint8.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: int
+    maximum: int
+
+    def digest(self) -> str:
+        """SHA-256 of the arrays, their shapes and types; hexadecimal."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for array in self._arrays().values():
+            digest.update(f"{array.shape} {array.dtype.str}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {f"{part}_{kind}": getattr(getattr(self, part), kind) for part in PARTS for kind in ("images", "labels")}
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of every channel over the training images alone, scaled to 0…1.
+
+        They are computed from counts of the intensities, so that they do not depend on the order of a sum.
+        """
+        levels = np.arange(self.maximum + 1) / self.maximum
+        means, deviations = [], []
+        for channel in range(self.train.images.shape[1]):
+            counts = np.bincount(self.train.images[:, channel].ravel(), minlength=self.maximum + 1)
+            mean = float(counts @ levels / counts.sum())
+            means.append(mean)
+            deviations.append(float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())))
+        return means, deviations
+
+
+def data_root(explicit: str | Path | None = None) -> Path:
+    """Folder of the data sets: `explicit`, else ``EQUIBENCH_DATA``, else ``~/.cache/equibench``."""
+    chosen = explicit or os.environ.get("EQUIBENCH_DATA")
+    return Path(chosen).absolute() if chosen else Path.home() / ".cache" / "equibench"
+
+
+def load(name: str, root: Path | None = None) -> ImageData:
+    """The data set called `name`, from the cache; made (by one process at a time) where it is not there yet.
+
+    Args:
+        name: a registered data set.
+        root: folder of the data sets; `data_root()` without.
+
+    Raises:
+        UserError: the name is unknown, its files are missing or wrong, what was made is not what the registration
+            promises, or the folder cannot be written.
+    """
+    entry, folder = DATASETS.find(name).entry, root or data_root()
+    path = folder / "cache" / f"{entry.name}-{_key(entry)}.npz"
+    found = _read(path, entry)
+    if found is not None:
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            found = _read(path, entry)
+            if found is None:
+                found = _made(entry, folder)
+                _write(path, found)
+    except OSError as error:
+        raise UserError(
+            f"the data set {name} cannot be kept in {folder} ({error.strerror or error}); give another folder with"
+            " --data-root DIR or EQUIBENCH_DATA"
+        ) from error
+    return found
+
+
+def _key(entry: Entry) -> str:
+    """What tells versions of a data set apart: its digest, or the text of the file that makes it."""
+    key = entry.fields.get("digest") or hashlib.sha256(entry.path.read_bytes()).hexdigest()
+    return str(key)[:12]
+
+
+def _made(entry: Entry, folder: Path) -> ImageData:
+    data = entry.load()(folder)
+    problem = _problem(data, entry)
+    if problem:
+        raise UserError(f"the data set {entry.name} ({entry.where}) {problem}")
+    return data
+
+
+def _problem(data: object, entry: Entry) -> str:
+    """How `data` differs from what the registration promises; empty if it does not."""
+    if not isinstance(data, ImageData):
+        return f"must be an ImageData, not {type(data).__name__}"
+    for part, size in zip(PARTS, entry.fields["sizes"], strict=True):
+        images, labels = getattr(data, part).images, getattr(data, part).labels
+        if images.shape != (size, *entry.fields["shape"]) or labels.shape != (size,):
+            return f"has {part} images {images.shape} and labels {labels.shape}; its registration says {size}" \
+                f" images of {'x'.join(map(str, entry.fields['shape']))}"
+        if images.dtype not in (np.uint8, np.uint16) or labels.dtype != np.int64:
+            return f"has {part} images of {images.dtype} and labels of {labels.dtype}; use uint8 or uint16, and int64"
+        if size and (images.max() > data.maximum or not 0 <= labels.min() <= labels.max() < entry.fields["classes"]):
+            return f"has {part} intensities above {data.maximum} or labels outside 0…{entry.fields['classes'] - 1}"
+    if data.classes != entry.fields["classes"]:
+        return f"has {data.classes} classes; its registration says {entry.fields['classes']}"
+    wanted = entry.fields.get("digest")
+    if wanted and data.digest() != wanted:
+        return f"has the digest {data.digest()} instead of {wanted}: its sources, or the packages that make it, differ"
+    return ""
+
+
+def _write(path: Path, data: ImageData) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, maximum=data.maximum, digest=data.digest(), **data._arrays())
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read(path: Path, entry: Entry) -> ImageData | None:
+    """The data set in a cache file; None where there is none, or a damaged one, which is then made again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            splits = [Split(file[f"{part}_images"], file[f"{part}_labels"]) for part in PARTS]
+            data = ImageData(entry.name, *splits, entry.fields["classes"], int(file["maximum"]))
+            whole = data.digest() == str(file["digest"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return data if whole and not _problem(data, entry) else None

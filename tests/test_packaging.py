@@ -1,0 +1,97 @@
+"""The wheel: what it carries, and that it works away from the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "runs", ".*_cache")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the source."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = shutil.copytree(ROOT, folder / "equi-bench.1", ignore=NOT_SOURCE)
+    uv = os.environ.get("UV") or shutil.which("uv")
+    command = [uv, "build", "--wheel", "--out-dir", str(folder)] if uv else None
+    if command is None:
+        if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+            pytest.skip("neither uv nor pip is here to build a wheel")
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(folder), "."]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_installs_only_equibench(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"equibench"}
+    assert not [n for n in names if "test" in n or "/runs/" in n]
+
+
+def test_the_wheel_carries_what_runs_need(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    needed = ["py.typed", "bench/budgets.toml", "bench/recipes.toml", "bench/suites/quickstart.toml"]
+    needed += ["bench/suites/smoke.toml", "leaderboards/reported.csv", "models/pdo/stencils.py", "bench/engines/local.py"]
+    assert [n for n in needed if f"equibench/{n}" not in names] == []
+    # Every module of the source is in the wheel: a new package that pyproject.toml does not list is not forgotten.
+    modules = [p for f in ("bench", "models", "datasets") for p in (ROOT / f).rglob("*.py")]
+    assert [m for m in modules if f"equibench/{m.relative_to(ROOT).as_posix()}" not in names] == []
+
+
+def test_the_metadata_hold_the_bounds_that_an_installer_needs(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    text = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
+    assert "Requires-Python: <3.13,>=3.11" in text
+    assert "Requires-Dist: numpy<2,>=1.26" in text and "Requires-Dist: lie-learn>=0.0.2" in text
+
+
+def test_a_smoke_suite_runs_from_the_wheel_beside_a_foreign_package(wheel: Path, tmp_path: Path) -> None:
+    site, work = tmp_path / "site", tmp_path / "work"
+    zipfile.ZipFile(wheel).extractall(site)
+    for foreign in ("datasets", "models", "bench"):  # other people's packages, which must not be met
+        (work / foreign).mkdir(parents=True)
+        (work / foreign / "__init__.py").write_text("raise ImportError('this is a stranger')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(work)])}
+    environment |= {"EQUIBENCH_DATA": str(tmp_path / "data")}
+    code = "import equibench, sys; sys.stderr.write(equibench.__file__)"
+    where = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
+    assert where.stderr.startswith(str(site))
+    command = [sys.executable, "-m", "equibench.bench.cli", "run", "smoke", "--device", "cpu"]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 5 and all(line.split()[3] == "ok" for line in lines)
+    assert (work / "leaderboards" / "runs").is_dir() and not (site / "equibench" / "leaderboards" / "runs").exists()
+
+
+def test_tests_pass_from_a_folder_of_any_name(tmp_path: Path) -> None:
+    # A clone may be called anything, also what is no name of a Python package.
+    source = shutil.copytree(ROOT, tmp_path / "equi-bench.1", ignore=NOT_SOURCE)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "equibench").symlink_to(source)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "path")}
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_registry.py", "tests/bench/test_leaderboard.py"]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_root_is_lazy() -> None:
+    code = "import equibench, sys; print([m for m in sys.modules if m.startswith('equibench.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_every_dependency_beyond_the_core_has_a_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    names = [n.split(">")[0].split("=")[0] for n in tomllib.loads(text)["project"]["dependencies"]]
+    core = {"torch", "pandas", "tabulate"}
+    for name in set(names) - core:
+        line = next(row for row in text.splitlines() if row.strip().startswith(f'"{name}'))
+        assert "#" in line, f"{name} has no reason beside it"
