@@ -112,18 +112,22 @@ def _small(in_channels: int, num_classes: int, group: str, fields: tuple[int, ..
     invariant="C4",
     family="e2cnn",
     source="arXiv:1911.08251",
-    params={"1x28x28->10": 25_702},
+    params={"1x28x28->10": 25_651},
     status="ours",
     note="a small net with the layout of the authors' MNIST nets; its widths are ours, for the 25K class",
 )
 def e2cnn_c8_25k(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Six C8-steerable 5x5 layers with 8, 8, 8, 7, 7, 8 regular fields, in the 25K class.
+    """Six C8-steerable 5x5 layers with 4, 5, 6, 8, 10, 11 regular fields, in the 25K class.
 
     As published: kernels, initialisation, batch normalisation over fields, sizes of the maps (28 pixels become
     24, 12, 6, 2), pooling over group and space. Differs from the benchmark net: widths, 5x5 in layer 1, no biases,
     ReLU for ELU, one linear layer for two.
+
+    The widths are ours. They grow towards the small maps, as the published ones do: eight fields everywhere have as
+    many parameters, take more than twice the operations, and were less accurate (90.1 against 92.5 % after 5 epochs of
+    rotated digits, one seed).
     """
-    return _small(in_channels, num_classes, "C8", (8, 8, 8, 7, 7, 8))
+    return _small(in_channels, num_classes, "C8", (4, 5, 6, 8, 10, 11))
 
 
 @register_model(
