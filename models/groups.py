@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: The number of fields of a feature map is `channels / |G|`; a matrix this close to a grid symmetry is one.
+#: A matrix whose entries are this close to whole numbers carries the pixel grid into itself.
 _TOLERANCE = 1e-12
 
 

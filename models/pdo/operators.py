@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -32,14 +33,16 @@ def check_operators(operators: Sequence[Operator]) -> tuple[Operator, ...]:
     """The operators as a tuple of pairs.
 
     Raises:
-        ValueError: there is none, one twice, or one of negative order or total order above four.
+        ValueError: there is none, one twice, or one of negative or broken order or total order above four.
     """
-    pairs = tuple((int(i), int(j)) for i, j in operators)
+    pairs = tuple((i, j) for i, j in operators)
     if not pairs:
         raise ValueError("operators=(): a layer needs at least one operator ∂x^i ∂y^j")
     for i, j in pairs:
-        if min(i, j) < 0 or i + j > MAX_ORDER:
-            raise ValueError(f"the operator {(i, j)}: total orders i + j run from 0 to {MAX_ORDER}")
+        if not all(isinstance(n, int | np.integer) for n in (i, j)) or min(i, j) < 0 or i + j > MAX_ORDER:
+            raise ValueError(
+                f"the operator {(i, j)}: its orders are whole numbers from 0 on, and i + j is at most {MAX_ORDER}"
+            )
         if pairs.count((i, j)) > 1:
             raise ValueError(f"the operator {(i, j)} is given twice")
     return pairs
@@ -97,9 +100,14 @@ def operator_kernels(
     kernels = []
     for operator in operators:
         coefficients = expand_operator(frame, operator)
-        stencils = [stencil_2d(stencil, i, j, kernel_size) for i, j in monomials(sum(operator))]
-        kernels.append(np.tensordot(coefficients, np.stack(stencils), 1))
+        kernels.append(np.tensordot(coefficients, _stencils(stencil, sum(operator), kernel_size), 1))
     return np.stack(kernels)
+
+
+@cache
+def _stencils(stencil: str, order: int, kernel_size: int) -> np.ndarray:
+    """Stencils (order + 1, k, k) of `monomials(order)`."""
+    return np.stack([stencil_2d(stencil, i, j, kernel_size) for i, j in monomials(order)])
 
 
 def coefficient_units(operators: Sequence[Operator], stencil: str, kernel_size: int) -> np.ndarray:

@@ -88,7 +88,10 @@ def _solve(window: np.ndarray, order: int, further: list[float]) -> np.ndarray:
     if np.all(window == 1):
         wanted += [0.0] * (len(window) - len(wanted))
     powers = offsets ** np.arange(len(wanted))[:, None]
-    weights = window * (np.linalg.solve((powers * window) @ powers.T, wanted) @ powers)
+    if len(wanted) == len(window):  # as many conditions as offsets leave no choice of a window
+        weights = np.linalg.solve(powers, wanted)
+    else:
+        weights = window * (np.linalg.solve((powers * window) @ powers.T, wanted) @ powers)
     # Exactly (anti)symmetric, as the solution is in exact arithmetic: flips must not leave a rounding error.
     return (weights + (-1) ** order * weights[::-1]) / 2
 
