@@ -8,7 +8,8 @@ do not depend on the scale and offset of the logits. A model whose logits hardly
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -55,17 +56,37 @@ def measure_core(
         maximum: integer that stands for 1.0.
     """
     size, device = images.shape[-1], images.device
-    zero = torch.zeros(1, *images.shape[1:], device=device)
-    origin = logits(model, zero, lambda x: x)
-    orbit = [logits(model, _dihedral(images, k, flip), prepare) for flip in (False, True) for k in range(4)]
-    blobs = draw_blobs(BLOB_DRAWS, len(background), size)
-    analytic = [
-        logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
-        for angle in (0.0, *ANGLES)
-    ]
+    with reference_arithmetic():
+        origin = zero_logits(model, images)
+        orbit = [logits(model, _dihedral(images, k, flip), prepare) for flip in (False, True) for k in range(4)]
+        blobs = draw_blobs(BLOB_DRAWS, len(background), size)
+        analytic = [
+            logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
+            for angle in (0.0, *ANGLES)
+        ]
     c4, d4 = relative_error(orbit[:4], origin), relative_error(orbit, origin)
     rotated = relative_error(analytic, origin)
     return Core(c4, d4, rotated, collapsed=c4 is None or rotated is None)
+
+
+@contextmanager
+def reference_arithmetic() -> Iterator[None]:
+    """Inside, convolutions and matrix products are float32 throughout, whatever the execution profile."""
+    switches = ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"))
+    before = [getattr(owner, name) for owner, name in switches]
+    for owner, name in switches:
+        setattr(owner, name, False)
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        for (owner, name), value in zip(switches, before, strict=True):
+            setattr(owner, name, value)
+
+
+def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits (1, classes) of the image that is zero after normalisation, shaped as `images`."""
+    return logits(model, torch.zeros(1, *images.shape[1:], device=images.device), lambda x: x)
 
 
 def _dihedral(images: torch.Tensor, quarter_turns: int, flip: bool) -> torch.Tensor:
@@ -83,12 +104,22 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
         The error, or None where the model is collapsed or its logits are no numbers.
     """
     plain = orbit[0].double()
-    spread = (plain - plain.mean(0)).norm(dim=1).mean()
-    reach = (plain - origin.double()).norm(dim=1).max()
+    scale = spread(plain, origin)
     drift = torch.stack([(moved.double() - plain).norm(dim=1).mean() for moved in orbit[1:]]).mean()
-    if not math.isfinite(float(drift)) or not float(spread) > 1e-5 * float(reach):
-        return None
-    return float(drift / spread)
+    return None if scale is None or not math.isfinite(float(drift)) else float(drift) / scale
+
+
+def spread(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
+    """s = mean ‖f(x) − mean f‖, or None where it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed) or no number.
+
+    Args:
+        plain: logits (n, classes) of the inputs.
+        origin: logits (1, classes) of the zero image.
+    """
+    plain = plain.double()
+    scale = float((plain - plain.mean(0)).norm(dim=1).mean())
+    reach = float((plain - origin.double()).norm(dim=1).max())
+    return scale if math.isfinite(scale) and scale > 1e-5 * reach else None
 
 
 @dataclass(frozen=True)
@@ -113,14 +144,22 @@ class Blobs:
             rotated function is evaluated at the grid's points.
         """
         cosine, sine = _cos_sin(degrees)
-        axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-        x, y = axis[None, :], -axis[:, None]
+        x, y = grid(size)
         # (R f)(p) = f(R⁻¹ p)
         points = torch.stack([cosine * x + sine * y, -sine * x + cosine * y], dim=-1)
-        offsets = points[None, None] - self.centres[:, :, None, None]
-        bumps = torch.exp(-offsets.square().sum(-1) / (2 * self.widths[:, :, None, None] ** 2))
-        images = torch.einsum("dcb,dbhw->dchw", self.heights, bumps)
+        images = torch.einsum("dcb,dbhw->dchw", self.heights, self.bumps(points))
         return images + torch.tensor(background, dtype=torch.float64)[:, None, None]
+
+    def bumps(self, points: torch.Tensor) -> torch.Tensor:
+        """Every blob, of height 1, at `points` (h, w, 2): (draws, blobs, h, w)."""
+        offsets = points[None, None] - self.centres[:, :, None, None]
+        return torch.exp(-offsets.square().sum(-1) / (2 * self.widths[:, :, None, None] ** 2))
+
+
+def grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates x, y (size, size) of the pixels' centres from the middle of the image; y points up. float64."""
+    axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    return axis[None, :].expand(size, size), -axis[:, None].expand(size, size)
 
 
 def draw_blobs(draws: int, channels: int, size: int, blobs: int = 12) -> Blobs:

@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from equibench.bench.equivariance import ANGLES, _cos_sin, draw_blobs, measure_core, relative_error
+from equibench.bench.equivariance import (
+    ANGLES,
+    _cos_sin,
+    draw_blobs,
+    measure_core,
+    reference_arithmetic,
+    relative_error,
+)
+from equibench.registry import build_model
 from torch import nn
 
 SIZE = 13
@@ -106,3 +114,25 @@ def test_closed_form_inputs_are_what_they_say() -> None:
 def test_angles_are_between_the_exact_symmetries() -> None:
     assert all(0 < a < 90 for a in ANGLES)
     assert _cos_sin(90) == (0.0, 1.0) and _cos_sin(180) == (-1.0, 0.0) and _cos_sin(-90) == (0.0, -1.0)
+
+
+@pytest.mark.parametrize(("size", "exact"), [(28, True), (29, False), (30, True)])
+def test_grid_parity_decides_whether_p4cnn_is_invariant(size: int, exact: bool) -> None:
+    # Its 2x2 pooling leaves out a row and a column of the 25 pixels that an image of 29 is reduced to.
+    torch.manual_seed(0)
+    model = build_model("p4cnn", 1, 10, size)
+    images = torch.randint(0, 256, (8, 1, size, size), dtype=torch.uint8)
+    measured = measure_core(model, images, lambda x: x.float() / 255, [0.0], 255)
+    assert measured.eq_exact_c4 <= 1e-5 if exact else measured.eq_exact_c4 > 0.02
+    assert measured.eq_exact_d4 > 0.02
+
+
+def test_reduced_precision_is_switched_off_while_measuring_and_back_afterwards() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with reference_arithmetic():
+            assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
