@@ -15,11 +15,13 @@ def fetch_with_progress(name: str, root: str | None = None) -> str:
     Raises:
         UserError: the data set is unknown, the host unreachable, or what came is not what was expected.
     """
-    folder = data_root(root)
+    folder, console = data_root(root), Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Away from a terminal a bar would only litter a log.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None)
         fetch(name, folder, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    data = load(name, folder)
+        bar.update(task, description=f"{name}: making it ready", total=None)
+        data = load(name, folder)
     sizes = ", ".join(f"{len(getattr(data, part).labels):,} {part}" for part in ("train", "val", "test"))
     return f"{name}: {sizes}; in {folder}; digest {data.digest()}"

@@ -76,7 +76,9 @@ def test_a_transfer_that_breaks_off_goes_on(server, tmp_path: Path, ranges: bool
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("here", [1, 1_234_567, len(CONTENT), len(CONTENT) + 10])
 @pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_what_an_earlier_process_left_is_used(server, tmp_path: Path, here: int, ranges: bool, size: int | None) -> None:
+def test_what_an_earlier_process_left_is_used(
+    server, tmp_path: Path, here: int, ranges: bool, size: int | None
+) -> None:
     server.files["tiny.bin"], server.ranges = CONTENT, ranges
     put_part(tmp_path, (CONTENT + b"too much..")[:here])
     assert obtain(tmp_path, tiny(server.url, size)).read_bytes() == CONTENT

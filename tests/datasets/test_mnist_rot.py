@@ -1,0 +1,218 @@
+"""Rotated MNIST: files of the exact format, their faults, orientation, and the set that is made here."""
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from equibench.datasets import mnist_rot as module
+from equibench.datasets.digits import digits_rot, make_rotated
+from equibench.datasets.fetch import obtain
+from equibench.datasets.images import ImageData
+from equibench.datasets.mnist_rot import (
+    AMAT_ARCHIVE,
+    MNIST_FILES,
+    is_mirrored,
+    mnist_rot,
+    read_amat,
+    read_amat_member,
+    read_idx,
+    to_integers,
+)
+from equibench.registry import DATASETS, UserError
+
+MATLAB, SHORT = "   %.7e", "%.6g "
+
+
+def amat(images: np.ndarray, labels: np.ndarray, form: str = MATLAB) -> bytes:
+    """Text of images (n, 28, 28) in 0…1 and labels, row by row as they stand."""
+    rows = np.column_stack([images.reshape(len(images), -1), labels])
+    return "".join("".join(form % value for value in row) + "\n" for row in rows).encode()
+
+
+def noise(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.RandomState(seed)
+    values = np.where(random.rand(count, 28, 28) < 0.8, 0.0, random.rand(count, 28, 28))
+    values[0, 0, :3] = 0.0, 1.0, 1e-5
+    return values, random.randint(0, 10, count)
+
+
+def parsed(text: bytes, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    return read_amat(text.splitlines(keepends=True), "some.amat", rows)
+
+
+@pytest.fixture(scope="module")
+def whole() -> ImageData:
+    return digits_rot(Path())
+
+
+@pytest.mark.parametrize("form", [MATLAB, SHORT, "%.18e\t"])
+@pytest.mark.parametrize("last", [True, False], ids=["newline", "no newline at the end"])
+def test_numbers_and_labels_are_read_as_they_stand(form: str, last: bool) -> None:
+    images, labels = noise(20)
+    text = amat(images, labels, form)
+    read, read_labels = parsed(text if last else text.rstrip(), 20)
+    assert read.shape == (20, 28, 28) and np.abs(read - images).max() < 1e-6
+    assert read_labels.dtype == np.int64 and (read_labels == labels).all()
+
+
+def line(text: bytes, number: int, new: bytes) -> bytes:
+    lines = text.splitlines(keepends=True)
+    lines[number - 1] = new
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["0"] * 784, "line 7 has 784 numbers instead of 785"),
+        (["0"] * 786, "line 7 has 786 numbers instead of 785"),
+        ([], "line 7 has 0 numbers"),
+        (["0"] * 300 + ["1.0000001"] + ["0"] * 484, "line 7 has the intensity 1, outside 0 to 1"),
+        (["0"] * 300 + ["-0.1"] + ["0"] * 484, "line 7 has the intensity -0.1, outside"),
+        (["0"] * 300 + ["nan"] + ["0"] * 484, "line 7 has the intensity nan, outside"),
+        (["0"] * 784 + ["10"], "line 7 has the label 10, which is no digit"),
+        (["0"] * 784 + ["3.5"], "line 7 has the label 3.5, which is no digit"),
+        (["0"] * 784 + ["nan"], "line 7 has the label nan, which is no digit"),
+        (["0"] * 300 + ["x"] + ["0"] * 484, "line 7 holds something that is no number .*'x'"),
+        (["0"] * 300 + ["0,5"] + ["0"] * 484, "line 7 holds something that is no number .*'0,5'"),
+    ],
+)
+def test_a_wrong_line_is_named(words: list[str], expected: str) -> None:
+    text = line(amat(*noise(20)), 7, (" ".join(words) + "\n").encode())
+    with pytest.raises(UserError, match=f"some.amat: {expected}"):
+        parsed(text, 20)
+
+
+def test_a_text_that_is_cut_off_or_too_long_is_named() -> None:
+    text = amat(*noise(20))
+    with pytest.raises(UserError, match=r"some.amat: line 20 has \d+ numbers instead of 785, and is cut off"):
+        parsed(text[:-500], 20)
+    with pytest.raises(UserError, match="some.amat ends after line 19; expected 20 lines"):
+        parsed(line(text, 20, b""), 20)
+    with pytest.raises(UserError, match="some.amat: line 20 is one too many; expected 19 lines"):
+        parsed(text, 19)
+    with pytest.raises(UserError, match="some.amat ends after line 0; expected 20 lines"):
+        parsed(b"", 20)
+
+
+def test_eight_bits_only_where_nothing_is_lost() -> None:
+    levels = np.tile(np.arange(256), 49).reshape(16, 28, 28)
+    for form in (MATLAB, SHORT):
+        read, _ = parsed(amat(levels / 255, np.zeros(16), form), 16)
+        (eight,), maximum = to_integers([read])
+        assert maximum == 255 and eight.dtype == np.uint8 and (eight == levels).all()
+    finer, _ = noise(16)
+    (first, second), maximum = to_integers([levels / 255, finer])
+    # One part that needs more makes both finer: a data set has one maximum.
+    assert maximum == 65_535 and first.dtype == second.dtype == np.uint16
+    assert np.abs(second / 65_535 - finer).max() <= 0.5 / 65_535 and (first == levels * 257).all()
+
+
+def test_the_digits_say_whether_they_are_mirrored(whole: ImageData) -> None:
+    digits = whole.train
+    images, labels = whole.test.images[:500, 0] / 255, whole.test.labels[:500]
+    assert not is_mirrored(images, labels, digits)
+    assert is_mirrored(images.transpose(0, 2, 1), labels, digits)
+    assert is_mirrored(images[:, :, ::-1], labels, digits)  # a mirror image too, only turned
+    assert not is_mirrored(images[:, ::-1].transpose(0, 2, 1), labels, digits)  # a quarter turn
+    random = np.random.RandomState(0)
+    half = random.rand(500, 1, 1) < 0.5
+    with pytest.raises(UserError, match=r"of the rotated digits \d+% look mirrored"):
+        is_mirrored(np.where(half, images, images.transpose(0, 2, 1)), labels, digits)
+
+
+@pytest.mark.parametrize("columns_first", [True, False])
+def test_the_archive_as_published_comes_out_upright(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: ImageData, columns_first: bool
+) -> None:
+    counts, texts = {"train_valid": 100, "test": 40}, {}
+    for name, count in counts.items():
+        images = whole.test.images[:count, 0] if name == "test" else whole.val.images[:count, 0]
+        labels = whole.test.labels[:count] if name == "test" else whole.val.labels[:count]
+        stored = images.transpose(0, 2, 1) if columns_first else images
+        texts[f"mnist_all_rotation_normalized_float_{name}.amat"] = amat(stored / 256, labels)
+    path = tmp_path / "raw" / AMAT_ARCHIVE.path
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            archive.writestr(name, text)
+    with pytest.raises(UserError, match=rf"expected MD5 {AMAT_ARCHIVE.md5}, got .* bytes with MD5 \w+; delete it"):
+        mnist_rot(tmp_path)
+    monkeypatch.setattr(module, "obtain", lambda root, file: path)
+    monkeypatch.setattr(module, "_AMAT_FILES", tuple(zip(texts, counts.values(), strict=True)))
+    monkeypatch.setattr(module, "_TRAIN", 80)
+    monkeypatch.setattr(module, "digits_rot", lambda root: whole)
+    data = mnist_rot(tmp_path)
+    # Sizes in the order of the file: the first rows are for training, the next for validation.
+    upright, labels = whole.val.images[:100], whole.val.labels[:100]
+    assert [len(p.labels) for p in (data.train, data.val, data.test)] == [80, 20, 40] and data.maximum == 65_535
+    assert np.abs(data.train.images / 65_535 - upright[:80] / 256).max() < 1e-5
+    assert np.abs(data.val.images / 65_535 - upright[80:] / 256).max() < 1e-5
+    assert np.abs(data.test.images / 65_535 - whole.test.images[:40] / 256).max() < 1e-5
+    assert (np.concatenate([data.train.labels, data.val.labels]) == labels).all()
+    assert (data.test.labels == whole.test.labels[:40]).all()
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"a.zip cannot be unpacked .*; delete it and fetch"):
+        read_amat_member(path, "x.amat", 1)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.amat", amat(*noise(3)))
+    with pytest.raises(UserError, match=r"a.zip holds no y.amat; delete it"):
+        read_amat_member(path, "y.amat", 1)
+    assert read_amat_member(path, "x.amat", 3)[0].shape == (3, 28, 28)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"0e", 5000)] ^= 1  # another digit: a number still, but not the one that was packed
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"a.zip cannot be unpacked \(Bad CRC"):
+        read_amat_member(path, "x.amat", 3)
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def test_idx_files(tmp_path: Path) -> None:
+    path, array = tmp_path / "a.gz", np.arange(2 * 3 * 5, dtype=np.uint8).reshape(2, 3, 5)
+    path.write_bytes(idx(array))
+    assert (read_idx(path) == array).all() and read_idx(path).shape == (2, 3, 5)
+    for wrong in (idx(array)[:-9], b"nothing"):
+        path.write_bytes(wrong)
+        with pytest.raises(UserError, match=r"a.gz cannot be unpacked .*; delete it and fetch"):
+            read_idx(path)
+    for content in (gzip.decompress(idx(array))[:-1], b"", b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", b"\0\0\x08\0"):
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(UserError, match=r"a.gz is no IDX file of bytes: expected .*, got [\d,]+ bytes"):
+            read_idx(path)
+
+
+def test_a_set_made_here_has_the_sizes_and_no_source_twice() -> None:
+    # Every source image is told by its own intensity, which turning about the middle leaves in the middle.
+    images = np.repeat(np.arange(70, dtype=np.uint8) + 1, 28 * 28).reshape(70, 28, 28)
+    parts = make_rotated(images, np.arange(70) % 10, (10, 2, 50), seed=0)
+    sources = np.concatenate([p.images[:, 0, 14, 14] for p in parts])
+    assert [len(p.labels) for p in parts] == [10, 2, 50] and len(set(sources)) == 62
+    for part in parts:
+        assert ((part.images[:, 0, 14, 14] - 1) % 10 == part.labels).all()
+
+
+def test_the_real_files_are_those_that_are_published(real_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "MNIST").symlink_to(real_data / "MNIST")  # as torchvision leaves them
+    arrays = [read_idx(obtain(tmp_path, file)) for file in MNIST_FILES]
+    assert [a.shape for a in arrays] == [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(arrays[1]).tolist() == counts
+    assert arrays[0].mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+@pytest.mark.slow  # turning 62,000 digits takes half a minute
+def test_the_generated_set_is_the_registered_one(real_data: Path, tmp_path: Path, whole: ImageData) -> None:
+    (tmp_path / "MNIST").symlink_to(real_data / "MNIST")
+    data = DATASETS.find("mnist-rot-gen").entry.load()(tmp_path)
+    assert data.digest() == DATASETS.find("mnist-rot-gen").get("digest")
+    assert not is_mirrored(data.train.images[:1000, 0] / 255, data.train.labels[:1000], whole.train)
