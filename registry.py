@@ -87,13 +87,16 @@ def register_model(
     return _mark(name)
 
 
-def register_wrapper(name: str, *, source: str, invariant: str = "", note: str = "") -> Callable[[F], F]:
+def register_wrapper(
+    name: str, *, source: str, invariant: str = "", treatment: str = "", note: str = ""
+) -> Callable[[F], F]:
     """Register a function ``f(model, **arguments) -> nn.Module``, used as the suffix ``model+name``.
 
     Args:
         name: as for `register_model`.
         source: where the construction is published.
         invariant: group under which the wrapped logits are exactly invariant; empty if as before.
+        treatment: augmentation that the training of this model alone gets on top of its board's; boards show it.
         note: one sentence on what a reader must know.
     """
     return _mark(name)
@@ -183,6 +186,12 @@ class Resolved:
             for wrapper in self.wrappers:
                 value = wrapper.entry.fields.get("invariant") or value
         return value
+
+    @property
+    def treatments(self) -> list[str]:
+        """Augmentations that the training of this model gets on top of its board's, in their order."""
+        own = (wrapper.entry.fields.get("treatment", "") for wrapper in self.wrappers)
+        return [treatment for treatment in own if treatment]
 
     @property
     def files(self) -> list[Path]:
@@ -366,7 +375,7 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
 
 _ALLOWED = {
     "model": {"group", "invariant", "source", "family", "params", "members", "status", "note"},
-    "wrapper": {"source", "invariant", "note"},
+    "wrapper": {"source", "invariant", "treatment", "note"},
     "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "note"},
 }
 _REQUIRED = {

@@ -184,7 +184,7 @@ class _HeadToHead:
         try:
             if find_budget(self.suite.budget).kind == "T":
                 return self._go_timed()
-            outcome, pending = self._split(plan(self.suite))
+            outcome, pending = self._split(plan(self.suite, root=self.root))
             if pending:
                 self._prepare()
                 self._execute(pending, outcome)

@@ -34,15 +34,20 @@ class Budget(Strict):
     steps: int | None = None
     note: str = ""
 
-    def steps_for(self, images: int, batch: int) -> int:
-        """Number of optimiser steps of an E or smoke budget for `images` training images.
+    def steps_for(self, images: int, batch: int, published: float | None = None) -> int:
+        """Number of optimiser steps of an E, P or smoke budget for `images` training images.
+
+        Args:
+            published: epochs that the authors of a recipe trained for (P).
 
         Raises:
-            UserError: the budget does not reach a single step.
+            UserError: the budget does not reach a single step, or a P budget has no published epochs.
         """
         if self.kind == "smoke":
             return int(self.steps or 0)
-        count = int((self.epochs or 0) * images // batch)
+        if self.kind == "P" and published is None:
+            raise UserError(f"budget {self.name!r} needs a recipe that says its published number of epochs")
+        count = int(((published if self.kind == "P" else self.epochs) or 0) * images // batch)
         if count < 1:
             raise UserError(f"budget {self.name!r} of {images} images is less than one batch of {batch}")
         return count

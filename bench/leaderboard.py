@@ -13,7 +13,7 @@ from .budget import steps_in
 from .calibrate import latest, read_calibrations
 from .files import write_atomically
 from .provenance import source_hash
-from .recipe import named_recipes
+from .recipe import Recipe, find_recipe
 from .record import FINAL, Refused, RunRecord, read_board
 from .statistics import binomial_error_pct, interval, mean
 
@@ -94,10 +94,18 @@ def staleness(record: RunRecord) -> str:
     digest = _data_digest(record.spec.dataset)
     if digest and record.provenance.data_digest and digest != record.provenance.data_digest:
         changed.append("data")
-    recipe = named_recipes().get(record.spec.recipe.name)
-    if recipe is not None and recipe.model_copy(update={"note": ""}) != record.spec.recipe:
+    recipe = _current_recipe(record.spec.recipe.name, record.spec.model)
+    if recipe is not None and recipe.bare != record.spec.recipe:
         changed.append("recipe")
     return ", ".join(changed)
+
+
+def _current_recipe(name: str, model: str) -> Recipe | None:
+    """The shipped recipe; None for a tuned one, whose rate belongs to the results."""
+    try:
+        return find_recipe(name, model)
+    except UserError:
+        return None
 
 
 @cache
@@ -116,11 +124,12 @@ def _data_digest(dataset: str) -> str:
 
 
 def _model_facts(model: str) -> dict[str, str]:
+    keys = ("family", "group", "invariant", "source")
     try:
         resolved = MODELS.find(model)
     except UserError:
-        return dict.fromkeys(("family", "group", "invariant", "source"), "")
-    return {key: str(resolved.get(key)) for key in ("family", "group", "invariant", "source")}
+        return dict.fromkeys((*keys, "treatment"), "")
+    return {**{key: str(resolved.get(key)) for key in keys}, "treatment": ", ".join(resolved.treatments)}
 
 
 def run_rows(board: Board) -> pd.DataFrame:

@@ -236,6 +236,7 @@ class Loaded:
             spec.recipe.batch,
             lambda purpose, epoch: derive(spec.seed, purpose, epoch),
             spec.recipe.augment,
+            MODELS.find(spec.model).treatments,
         )
         self.background = border_median(data)
 

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from ..registry import DATASETS, MODELS, UserError, nearest
 from .budget import Budget, find_budget
-from .files import shipped, shipped_names
-from .recipe import Recipe, find_recipe
+from .files import results_root, shipped, shipped_names
+from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
 from .schema import Strict, parse, parse_toml, short_hash
 
 #: One number for the loop, the schedule, the augmentation and the definitions of the metrics. A change of
@@ -175,8 +175,11 @@ def check_names(suite: Suite) -> None:
     for model in suite.models:
         MODELS.find(model)
     DATASETS.find(suite.dataset)
-    find_budget(suite.budget)
-    find_recipe(suite.recipe)
+    check_recipe(suite.recipe)
+    if find_budget(suite.budget).kind == "P" and suite.recipe != PAPER:
+        raise UserError(f"budget {suite.budget!r} is each author's own; it goes with the recipe 'paper' only")
+    for model in suite.models if suite.recipe == PAPER else []:
+        find_recipe(PAPER, model)
     if suite.reference_model is not None:
         MODELS.find(suite.reference_model)
 
@@ -187,12 +190,37 @@ def training_images(dataset: str, fit: str) -> int:
     return train + (val if fit == "train+val" else 0)
 
 
-def plan(suite: Suite, steps: dict[str, int] | None = None, hardware_key: str | None = None) -> list[RunSpec]:
+def tuned_file(root: Path, board: str) -> Path:
+    """Where the tuned recipes of a board lie."""
+    return root / "tuned" / f"{board}.toml"
+
+
+def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: str | None = None) -> Recipe:
+    """The recipe that a suite trains a model with.
+
+    Args:
+        root: results folder, which holds tuned recipes; None for the default.
+        hardware_key: of a T board.
+
+    Raises:
+        UserError: there is none for this model.
+    """
+    tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
+    return find_recipe(suite.recipe, model, tuned)
+
+
+def plan(
+    suite: Suite,
+    steps: dict[str, int] | None = None,
+    hardware_key: str | None = None,
+    root: Path | None = None,
+) -> list[RunSpec]:
     """The runs of a suite, one seed of all models first, then the next.
 
     Args:
         steps: optimiser steps of each model, from calibration (T boards).
         hardware_key: what they were calibrated on.
+        root: results folder, which holds tuned recipes; None for the default.
 
     Raises:
         UserError: a name is unknown, or the budget is too small.
@@ -200,14 +228,14 @@ def plan(suite: Suite, steps: dict[str, int] | None = None, hardware_key: str | 
     check_names(suite)
     # Notes are words about the numbers: they do not belong to what determines a result.
     budget = find_budget(suite.budget).model_copy(update={"note": ""})
-    recipe = find_recipe(suite.recipe).model_copy(update={"note": ""})
+    recipes = {model: recipe_of(suite, model, root, hardware_key) for model in suite.models}
     if steps is None:
-        count = budget.steps_for(training_images(suite.dataset, suite.fit), recipe.batch)
-        steps = dict.fromkeys(suite.models, count)
+        images = training_images(suite.dataset, suite.fit)
+        steps = {model: budget.steps_for(images, r.batch, r.epochs) for model, r in recipes.items()}
     return [
         RunSpec(
             model=model, dataset=suite.dataset, fit=suite.fit, budget=budget, steps=steps[model],
-            recipe=recipe, profile=suite.profile, seed=seed, protocol=PROTOCOL, hardware_key=hardware_key,
+            recipe=recipes[model].bare, profile=suite.profile, seed=seed, protocol=PROTOCOL, hardware_key=hardware_key,
         )
         for seed in suite.seed_list
         for model in suite.models

@@ -23,13 +23,15 @@ def board_table(board: Board, style: str = "simple") -> str:
     """
     frame = model_rows(board)
     values = _values(board)
-    rows = [_row(row, values.get(row["model"], [])) for row in frame.to_dict("records")]
+    rows = [_row(row, values.get(row["model"], []), board) for row in frame.to_dict("records")]
+    if not any(row["treatment"] for row in rows):
+        rows = [{key: cell for key, cell in row.items() if key != "treatment"} for row in rows]
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=_alignment(rows))
     return "\n".join([_heading(board), "", table, "", *_notes(board)])
 
 
 def _alignment(rows: list[dict[str, str]]) -> list[str]:
-    left = ("model", "invariant", "status")
+    left = ("model", "treatment", "invariant", "status")
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
 
 
@@ -44,21 +46,27 @@ def _values(board: Board) -> dict[str, list[float]]:
 def _heading(board: Board) -> str:
     spec = board.chosen[0][0].spec
     budget = spec.budget
-    spent = f"{budget.seconds:g} device-seconds" if budget.seconds else f"{budget.epochs:g} epochs"
+    spent = f"{budget.seconds:g} device-seconds" if budget.seconds else f"{budget.epochs or 0:g} epochs"
+    if budget.kind == "P":
+        spent = "as published: each author's own number of epochs, so budgets differ"
     images = next((r.results.train_images for r, _ in board.chosen if r.results), None)
     of = f" of {images:,} images" if images and budget.epochs else ""
-    return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}, profile {spec.profile}"
+    trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
+    return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}"
 
 
-def _row(row: dict[str, Any], values: list[float]) -> dict[str, str]:
+def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, str]:
+    unequal = board.chosen[0][0].spec.budget.kind != "E"
     return {
         "model": row["model"],
+        "treatment": row["treatment"],
         "invariant": row["invariant"],
         "parameters": _number(row["parameters"], "{:,.0f}"),
         "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
         "test acc %": _accuracy(row, values),
         "C4 error": _before_after(row, "eq_exact_c4"),
         "rotation error": _before_after(row, "eq_rot_analytic"),
+        **({"examples": _number(row["examples"], "{:,.0f}")} if unequal else {}),
         "step ms": _number(row["step_ms_mean"], "{:.1f}"),
         "train s": _number(row["train_s_mean"], "{:.1f}"),
         "peak MiB": _number(row["peak_mib_max"], "{:.0f}"),
@@ -106,6 +114,7 @@ def _notes(board: Board) -> list[str]:
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
         " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
     ]
+    notes += _classes(board)
     notes += [f"{row['model']}: {row['reason']}" for row in frame.to_dict("records") if row["reason"]]
     stale = [row["model"] for row in frame.to_dict("records") if row["stale"]]
     if stale:
@@ -114,3 +123,15 @@ def _notes(board: Board) -> list[str]:
     if board.later:
         notes.append(f"{board.later} further attempts or replaced runs are not shown")
     return notes
+
+
+def _classes(board: Board) -> list[str]:
+    """The parameter classes that the runs were made for."""
+    found: dict[str, None] = {}
+    for record, _ in board.chosen:
+        context = record.context
+        if context.parameter_class == "matched":
+            found[f"matched, parameters within 5 % of {context.reference_parameters:,}"] = None
+        else:
+            found["as published, parameters not matched"] = None
+    return [f"class: {'; '.join(found)}"] if found else []

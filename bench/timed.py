@@ -22,8 +22,7 @@ from .engines.local import end, events_of, start
 from .job import Stopwatch
 from .leaderboard import Board
 from .provenance import hardware_key_elsewhere, source_hash
-from .recipe import find_recipe
-from .spec import RunSpec, Suite, plan
+from .spec import RunSpec, Suite, plan, recipe_of
 
 
 class TimedBoard:
@@ -64,7 +63,7 @@ class TimedBoard:
         self._forgotten.clear()
         current |= {c.model: c for c in measured}
         steps = {m: steps_in(seconds, current[m].step_s) for m in self.suite.models}
-        return plan(self.suite, steps, self.hardware_key)
+        return plan(self.suite, steps, self.hardware_key, self.root)
 
     def forget_drifted(self, board: Board) -> bool:
         """Mark the models of the suite with a run that drifted, so that they are calibrated anew."""
@@ -79,7 +78,7 @@ class TimedBoard:
             model=model,
             source_hash=source_hash(MODELS.find(model)),
             dataset=self.suite.dataset,
-            batch=find_recipe(self.suite.recipe).batch,
+            batch=recipe_of(self.suite, model, self.root, self.hardware_key).batch,
             profile=self.suite.profile,
             hardware_key=self.hardware_key,
             sequence=1,
@@ -92,7 +91,7 @@ class TimedBoard:
 
     def _open_one(self, model: str, stack: ExitStack) -> Session:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
-        spec = plan(suite, {model: 1}, self.hardware_key)[0]
+        spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
         job = Stopwatch(
             spec=spec, device=self.device, threads=self.threads, data_root=self.data_root, include=self.includes
         )

@@ -65,11 +65,13 @@ def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
 
 
 def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of a recipe, decay on the weights of convolutions and linear layers only."""
+    """The optimiser of a recipe, with decay on the weights that the recipe says."""
     decayed, free = decayed_parameters(model)
+    if recipe.decayed == "all":
+        decayed, free = decayed + free, []
     groups: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, recipe.weight_decay), (free, 0.0))
+        {"params": group, "weight_decay": decay, "l1": l1}
+        for group, decay, l1 in ((decayed, recipe.weight_decay, recipe.l1), (free, 0.0, 0.0))
         if group
     ]
     if recipe.optimizer == "sgd":
@@ -91,8 +93,26 @@ def train_step(
         loss = F.cross_entropy(model(images).float(), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    for group in optimizer.param_groups:
+        if group.get("l1"):
+            _add_signs(group["params"], group["l1"])
     plain_step(optimizer)
     return loss.detach()
+
+
+@torch.no_grad()
+def _add_signs(parameters: list[nn.Parameter], factor: float) -> None:
+    """Add the gradient of ``factor * sum |w|``."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.sign(), alpha=factor)
+
+
+def set_batch_norm(model: nn.Module, momentum: float | None) -> None:
+    """Give all batch normalisation the momentum of a recipe; None leaves the model's own."""
+    for module in model.modules():
+        if momentum is not None and isinstance(module, nn.modules.batchnorm._NormBase):
+            module.momentum = momentum
 
 
 def train(
@@ -115,6 +135,7 @@ def train(
         seconds: device-seconds of a T budget; the run is stopped hard at 105 %.
     """
     optimizer = optimizer_for(model, recipe)
+    set_batch_norm(model, recipe.batch_norm_momentum)
     model.train()
     done, block = Training(), max(1, math.ceil(steps / BLOCKS))
     while done.steps < steps and not done.stopped:

@@ -8,7 +8,9 @@ augmentation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +35,9 @@ def _draw_shift(generator: torch.Generator, count: int) -> torch.Tensor:
     return torch.randint(-4, 5, (count, 2), generator=generator).float()
 
 
-def _shift(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+def _shift(images: torch.Tensor, parameters: torch.Tensor, fill: str = "constant") -> torch.Tensor:
     size = images.shape[-1]
-    padded = F.pad(images, (4, 4, 4, 4))
+    padded = F.pad(images, (4, 4, 4, 4), mode=fill)
     grid = torch.arange(size, device=images.device)
     rows = grid + 4 + parameters[:, :1].long()
     columns = grid + 4 + parameters[:, 1:].long()
@@ -43,9 +45,52 @@ def _shift(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
     return padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-#: name -> (draw, apply). ``flip``: horizontal, with probability 1/2. ``crop4``: shift by up to 4 pixels in
-#: each direction, filled with the mean of the training set (zero after normalisation).
-AUGMENTATIONS: dict[str, tuple[Draw, Apply]] = {"flip": (_draw_flip, _flip), "crop4": (_draw_shift, _shift)}
+def _draw_angle(generator: torch.Generator, count: int) -> torch.Tensor:
+    return 2 * math.pi * torch.rand(count, 1, generator=generator)
+
+
+def _draw_slight_angle(generator: torch.Generator, count: int) -> torch.Tensor:
+    return math.pi / 180 * 2 * math.pi * (torch.rand(count, 1, generator=generator) - 0.5)
+
+
+def _draw_subpixel(generator: torch.Generator, count: int) -> torch.Tensor:
+    return 4 * torch.rand(count, 2, generator=generator) - 2
+
+
+def _resample(images: torch.Tensor, motion: torch.Tensor, mode: str) -> torch.Tensor:
+    """Images moved by affine maps (b, 2, 3) of the coordinates -1…1; outside stands the nearest border pixel."""
+    # The border, not zeros: after normalisation zero is the mean, not the background.
+    grid = F.affine_grid(motion, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def _rotate(images: torch.Tensor, parameters: torch.Tensor, mode: str = "bicubic") -> torch.Tensor:
+    cosine, sine, zero = parameters[:, 0].cos(), parameters[:, 0].sin(), torch.zeros_like(parameters[:, 0])
+    motion = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
+    return _resample(images, motion, mode)
+
+
+def _translate(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    motion = torch.eye(2, device=images.device).expand(len(images), 2, 2)
+    return _resample(images, torch.cat([motion, 2 / images.shape[-1] * parameters[:, :, None]], 2), "bicubic")
+
+
+#: name -> (draw, apply). All act on normalised images.
+#: ``flip``: horizontal, with probability 1/2. ``crop4``: shift by up to 4 whole pixels in each direction, filled with
+#: the mean of the training set (zero after normalisation); ``crop4-reflect``: filled with the mirrored image.
+#: ``shift2``: shift by up to 2 pixels, uniform and not whole, bicubic. ``rotate``: by an angle uniform over the circle,
+#: about the middle, counter-clockwise, bicubic; ``rotate-bilinear`` and ``rotate-nearest`` likewise with less;
+#: ``rotate-slight``: by up to pi degrees, bilinear. Where a resampled image has no source it repeats its border.
+AUGMENTATIONS: dict[str, tuple[Draw, Apply]] = {
+    "flip": (_draw_flip, _flip),
+    "crop4": (_draw_shift, _shift),
+    "crop4-reflect": (_draw_shift, partial(_shift, fill="reflect")),
+    "shift2": (_draw_subpixel, _translate),
+    "rotate": (_draw_angle, _rotate),
+    "rotate-bilinear": (_draw_angle, partial(_rotate, mode="bilinear")),
+    "rotate-nearest": (_draw_angle, partial(_rotate, mode="nearest")),
+    "rotate-slight": (_draw_slight_angle, partial(_rotate, mode="bilinear")),
+}
 
 
 class Normalise:
@@ -77,6 +122,8 @@ class Batches:
         batch: images a batch.
         derive: seed of the generator of a purpose in an epoch, ``derive(purpose, epoch)``.
         augment: names from `AUGMENTATIONS`, applied in this order.
+        treatments: more of them, applied after those. They draw from generators of their own, so that a treated
+            model sees the same base batches as all others.
 
     Raises:
         UserError: an augmentation is unknown.
@@ -89,20 +136,24 @@ class Batches:
         normalise: Normalise,
         batch: int,
         derive: Callable[[str, int], int],
-        augment: list[str] | None = None,
+        augment: Sequence[str] | None = None,
+        treatments: Sequence[str] = (),
     ) -> None:
-        for name in augment or []:
+        augment = augment or ()
+        for name in (*augment, *treatments):
             if name not in AUGMENTATIONS:
                 raise UserError(f"there is no augmentation {name!r}; {nearest(name, AUGMENTATIONS)}")
         self._images, self._labels, self._normalise = images, labels, normalise
-        self._batch, self._derive, self._augment = batch, derive, augment or []
+        self._batch, self._derive = batch, derive
+        # Pairs of an augmentation and what its generator is for; a treatment may repeat an augmentation of the board.
+        self._augment = [(name, name) for name in augment] + [(name, f"treatment/{name}") for name in treatments]
         self._epochs: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Batch number `step` (from 0): normalised images (b, c, size, size) and labels (b,)."""
         index, parameters = self._positions(step * self._batch)
         images = self._normalise(self._images[index])
-        for name, own in zip(self._augment, parameters, strict=True):
+        for (name, _), own in zip(self._augment, parameters, strict=True):
             images = AUGMENTATIONS[name][1](images, own)
         return images, self._labels[index]
 
@@ -126,7 +177,8 @@ class Batches:
             count, device = len(self._images), self._images.device
             order = torch.randperm(count, generator=self._generator("order", epoch)).to(device)
             parameters = [
-                AUGMENTATIONS[name][0](self._generator(name, epoch), count).to(device) for name in self._augment
+                AUGMENTATIONS[name][0](self._generator(purpose, epoch), count).to(device)
+                for name, purpose in self._augment
             ]
             # A batch reaches back no further than the epoch before.
             self._epochs = {e: v for e, v in self._epochs.items() if e >= epoch - 1}

@@ -73,7 +73,7 @@ def test_the_matched_class_is_five_percent() -> None:
 def test_budgets_are_parsed() -> None:
     assert find_budget("e20").epochs == 20 and find_budget("t2.5").seconds == 2.5
     assert find_budget("smoke").kind == "smoke"
-    assert {b.kind for b in named_budgets().values()} == {"smoke", "E", "T"}
+    assert {b.kind for b in named_budgets().values()} == {"smoke", "E", "T", "P"}
     for wrong in ("e0", "x5", "20", "e-1", "t0", ""):
         with pytest.raises(UserError):
             find_budget(wrong)
