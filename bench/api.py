@@ -17,6 +17,7 @@ from .job import Job, Probe
 from .leaderboard import Board, load_board, model_rows, staleness, write_board
 from .provenance import host_facts, source_hash, versions
 from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
+from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
 
 if TYPE_CHECKING:
@@ -235,6 +236,10 @@ class _HeadToHead:
             stale = [staleness(r) for r in finished]
             if all(stale):
                 outcome.stale[f"{spec.model} seed {spec.seed}"] = stale[0]
+            elif self.suite.equivariance == "full":
+                current = finished[stale.index("")]
+                if current.status == "ok" and not has_sidecar(self.root, current):
+                    pending.append((spec, current.attempt))
         return outcome, pending
 
     def _prepare(self) -> None:
@@ -304,6 +309,7 @@ class _HeadToHead:
             data_root=self.data_root,
             include=self.includes,
             command=self.command,
+            equivariance=self.suite.equivariance,
         )
 
     def _record_crash(self, job: Job, status: str, reason: str) -> None:

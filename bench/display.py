@@ -28,6 +28,8 @@ class Quiet(Listener):
             self._say(f"{name}: another process is running it; left to that")
         elif status not in ("ok", "elsewhere"):
             self._say(f"{name}: {status}: {event.get('reason', '')}")
+        if event.get("warning"):
+            self._say(f"{name}: {event['warning']}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)

@@ -19,6 +19,7 @@ class Job(Strict):
         data_root: folder of the data sets, None for the default.
         include: files that register models or data sets.
         command: the command line that asked for it, for the record.
+        equivariance: ``full`` also writes the sidecar of the full equivariance profile.
     """
 
     kind: Literal["run"] = "run"
@@ -31,6 +32,7 @@ class Job(Strict):
     data_root: str | None
     include: list[str]
     command: str
+    equivariance: Literal["core", "full"] = "core"
 
 
 class Probe(Strict):

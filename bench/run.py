@@ -81,7 +81,12 @@ def execute(job: Job, events: Events, start: float, until_import: float) -> None
         warnings=warnings,
     )
     path = write_record(Path(job.results), record)
-    events.send("done", status=status, reason=reason, record=str(path))
+    warning = ""
+    if job.equivariance == "full":
+        from .revisit import add_sidecar
+
+        warning = add_sidecar(job, record)
+    events.send("done", status=status, reason=reason, record=str(path), warning=warning)
 
 
 def _outcome(run: _Run) -> tuple[Status, str]:
@@ -332,6 +337,11 @@ def save_weights(model: nn.Module, path: Path) -> str:
     temporary = path.with_suffix(".part")
     torch.save(state, temporary)
     temporary.replace(path)
+    return weights_digest(state)
+
+
+def weights_digest(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the names and bytes of all tensors of a state dictionary on the CPU."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode() + b"\0" + state[name].reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -87,6 +87,7 @@ class Suite(Strict):
         seeds: how many (0, 1, …), or which.
         parameter_class: ``matched`` (every model within ±5 % of `reference_parameters`) or ``as-published``.
         reference_model: the model that the others are compared with.
+        equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Suite(Strict):
     parameter_class: Literal["matched", "as-published"] = Field(default="as-published", alias="class")
     reference_parameters: int | None = Field(default=None, gt=0)
     reference_model: str | None = None
+    equivariance: Literal["core", "full"] = "core"
     models: list[str]
     note: str = ""
 

@@ -46,8 +46,16 @@ def _run(job: Job, events: Events) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{job.spec.digest()}.lock", timeout=0):
-            if any(r.status in FINAL and r.attempt >= job.attempt for r in attempts_of(root, job.spec)):
-                events.send("done", status="elsewhere")
+            finished = [r for r in attempts_of(root, job.spec) if r.status in FINAL and r.attempt >= job.attempt]
+            if finished:
+                warning = ""
+                if job.equivariance == "full":
+                    from ..registry import include
+                    from .revisit import add_sidecar
+
+                    include(job.include)
+                    warning = add_sidecar(job, finished[0])
+                events.send("done", status="elsewhere", warning=warning)
                 return
             _measure(job, events)
     except Timeout:
