@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,6 +112,7 @@ def run(
     includes: Iterable[str | Path] = (),
     listener: Listener | None = None,
     command: str = "",
+    trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
 ) -> Outcome:
     """Train what is missing of a suite and rebuild its board.
 
@@ -121,6 +122,7 @@ def run(
         data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
         includes: files that register models or data sets.
         command: what to write into the records as the command line.
+        trials: makes of the planned runs those that are executed, all of one board; see `tune`.
 
     Returns:
         The board and what was done. A run that failed is a row of the board and in `Outcome.failed`.
@@ -135,7 +137,7 @@ def run(
     check_names(suite)
     root = results_root(results)
     ensure_writable(root)
-    head = _HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command)
+    head = _HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
     return head.go()
 
 
@@ -175,9 +177,10 @@ class _HeadToHead:
         includes: list[str],
         listener: Listener,
         command: str,
+        trials: Callable[[list[RunSpec]], list[RunSpec]],
     ) -> None:
         self.suite, self.root, self.machine, self.data_root = suite, root, machine, data_root
-        self.includes, self.listener, self.command = includes, listener, command
+        self.includes, self.listener, self.command, self.trials = includes, listener, command, trials
         self.slots: list[str] = []
         self.work: dict[str, float] = {}
 
@@ -185,11 +188,12 @@ class _HeadToHead:
         try:
             if find_budget(self.suite.budget).kind == "T":
                 return self._go_timed()
-            outcome, pending = self._split(plan(self.suite, root=self.root))
+            specs = self.trials(plan(self.suite, root=self.root))
+            outcome, pending = self._split(specs)
             if pending:
                 self._prepare()
                 self._execute(pending, outcome)
-            outcome.board = write_board(self.root, self.suite.board())
+            outcome.board = write_board(self.root, specs[0].board)
             return outcome
         finally:
             self.listener.closed()
@@ -206,7 +210,7 @@ class _HeadToHead:
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
         for _ in range(2):
-            specs = timed.plan()
+            specs = self.trials(timed.plan())
             outcome, pending = self._split(specs)
             if pending:
                 self._execute(pending, outcome)

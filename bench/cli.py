@@ -33,8 +33,10 @@ def cli() -> None:
     equibench run quickstart --seeds 1 --models p4cnn,z2cnn-22
     equibench run --dataset digits-rot --models p4cnn --budget e20 --seeds 5
     equibench list models 'pdo-*'             what there is: models, datasets, budgets, suites
+    equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench show p4cnn                      what is known of a model, or of a run
+    equibench verify pdo-econv                the proof of the claims about PDO-eConv, computed afresh
     """
 
 
@@ -89,6 +91,56 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     )
     _print_outcome(outcome, as_json)
     sys.exit(1 if outcome.failed else 0)
+
+
+@cli.command()
+@click.argument("suite", required=False)
+@click.option("--models", help="Models instead of the suite's, separated by commas.")
+@click.option("--dataset", help="Data set instead of the suite's.")
+@click.option("--budget", help="Budget instead of the suite's.")
+@click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
+@click.option("--profile", help="Execution profile: strict or fast.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas.")
+@click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@click.option("--quiet", is_flag=True, help="No progress display.")
+@_results
+@_include
+@_json
+def tune(suite: str | None, as_json: bool, **options: Any) -> None:
+    """Choose a learning rate for each model of a SUITE, on validation images.
+
+    \b
+    equibench tune quickstart
+    equibench run quickstart --recipe tuned
+
+    The same grid of rates for every model, one seed, the budget of the suite. Every trial is recorded.
+    """
+    from .api import Machine
+    from .display import listener_for
+    from .table import tuning_table
+    from .tune import tune as tune_suite
+
+    chosen = _suite(suite, {**options, "fit": None, "seeds": None, "parameter_class": None})
+    machine = Machine(
+        options["device"], _positive("--jobs", options["jobs"]), _positive("--threads", options["threads"]) or 1
+    )
+    done = tune_suite(
+        chosen,
+        results=options["results"],
+        machine=machine,
+        data_root=options["data_root"],
+        includes=options["includes"],
+        listener=listener_for(options["quiet"] or as_json),
+        command=shlex.join(["equibench", *sys.argv[1:]]),
+    )
+    if as_json:
+        click.echo(json.dumps({"chosen": done.chosen, "scores": done.scores, "file": str(done.path)}))
+    else:
+        click.echo(tuning_table(done.scores, done.chosen, done.at_the_edge))
+        click.echo(f"\n{done.path}  (used by --recipe {done.recipe})")
+    sys.exit(1 if done.outcome.failed else 0)
 
 
 def _suite(name: str | None, options: dict[str, Any]) -> Any:
@@ -289,6 +341,31 @@ def show(name: str, results: str | None, includes: tuple[str, ...], as_json: boo
     width = max(map(len, card))
     for key, value in card.items():
         click.echo(f"{key:<{width}}  {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plot.")
+@click.option("--only", help="Parts of the proof, separated by commas: convergence, exactness, pitch.")
+@_json
+def verify(name: str, out: str, only: str | None, as_json: bool) -> None:
+    """Prove the claims about the layers NAME (pdo-econv): tables, and a plot in a file.
+
+    Takes about a minute on a CPU. Exit code 1: some property does not hold; its row says NO.
+    """
+    from .verify import prove
+
+    parts = [p for p in (only or "").split(",") if p]
+    proof = prove(name, out, parts, lambda part: click.echo(f"{part} …", err=True))
+    if as_json:
+        plot = str(proof.figure) if proof.figure else None
+        click.echo(json.dumps({"plot": plot, "failed": proof.failed, **proof.rows}))
+    else:
+        click.echo("\n\n".join(f"{title}\n\n{table}" for title, table in proof.tables) + "\n")
+        click.echo(f"{proof.count - proof.failed} of {proof.count} properties hold")
+        if proof.figure:
+            click.echo(f"plot: {proof.figure}")
+    sys.exit(1 if proof.failed else 0)
 
 
 @cli.group()

@@ -38,8 +38,8 @@ class Board:
 
     @property
     def is_table(self) -> bool:
-        """Smoke runs are barred from tables."""
-        return any(r.spec.budget.kind != "smoke" for r, _ in self.chosen)
+        """Smoke runs, and trials that chose a rate, are barred from tables."""
+        return any(r.spec.budget.kind != "smoke" and not r.spec.is_trial for r, _ in self.chosen)
 
 
 def load_board(root: Path, name: str) -> Board:
@@ -66,10 +66,12 @@ def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[lis
     return kept, len(records) - len(kept)
 
 
-def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int], list[RunRecord]]:
-    runs: dict[tuple[str, int], list[RunRecord]] = {}
+def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[RunRecord]]:
+    runs: dict[tuple[str, int, float], list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: (r.spec.model, r.spec.seed, r.attempt, r.file_name)):
-        runs.setdefault((record.spec.model, record.spec.seed), []).append(record)
+        # The trials of a tuning board differ in their rate as well.
+        rate = record.spec.recipe.lr if record.spec.is_trial else 0.0
+        runs.setdefault((record.spec.model, record.spec.seed, rate), []).append(record)
     return runs
 
 

@@ -21,6 +21,9 @@ PROTOCOL = 1
 #: How far from the reference count a model of a matched suite may be.
 MATCHED = 0.05
 
+#: How names of recipes begin that are tried to find a rate, see `tune`.
+TUNING = "tuning"
+
 _SAFE = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
 
 
@@ -52,6 +55,11 @@ class RunSpec(Strict):
         if not _SAFE.fullmatch(name) or ".." in name:
             raise ValueError("names consist of letters, digits and . _ + - and do not start with a sign")
         return name
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the run was made to choose a rate."""
+        return self.recipe.name.startswith(TUNING)
 
     @property
     def board(self) -> str:

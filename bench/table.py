@@ -135,3 +135,16 @@ def _classes(board: Board) -> list[str]:
         else:
             found["as published, parameters not matched"] = None
     return [f"class: {'; '.join(found)}"] if found else []
+
+
+def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:
+    """Validation accuracies of the trials, one row a model, and the rate that was chosen."""
+    rows = [
+        {"model": model, **{f"{rate:g}": _number(v, "{:.2f}") or "failed" for rate, v in own.items()}, "chosen": f"{chosen[model]:g}"}
+        for model, own in scores.items()
+    ]
+    notes = [f"validation accuracy in % by learning rate; {len(next(iter(scores.values())))} trials a model, one seed"]
+    if edge:
+        notes.append(f"best at the edge of the grid, so that a better rate may lie outside: {', '.join(edge)}")
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    return "\n".join([table, "", *notes])

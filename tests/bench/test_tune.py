@@ -1,0 +1,91 @@
+"""Tuning: the same rates for all, the choice on validation images, every trial a record."""
+
+import json
+from pathlib import Path
+
+import pytest
+from equibench.bench.api import Machine, run
+from equibench.bench.leaderboard import Board
+from equibench.bench.recipe import find_recipe, named_recipes
+from equibench.bench.record import board_names, read_board
+from equibench.bench.spec import Suite, plan, tuned_file
+from equibench.bench.tune import GRID, base_recipe, best_rate, trials, tune, validation_scores, write_tuned
+from equibench.registry import UserError
+
+from . import records as made
+
+TINY = str(Path(__file__).with_name("tiny.py"))
+
+
+def suite(**changes) -> Suite:
+    values = {"name": "s", "dataset": "digits-rot", "budget": "e1", "models": ["p4cnn", "z2cnn"], "seeds": 3, **changes}
+    return Suite.model_validate(values)
+
+
+def test_every_model_gets_the_same_trials() -> None:
+    specs = trials(suite(), plan(suite(seeds=[0])))
+    assert len(specs) == 2 * len(GRID) and len({s.board for s in specs}) == 1
+    assert specs[0].board == "digits-rot-e1-tuning-v1"
+    for model in ("p4cnn", "z2cnn"):
+        assert sorted(s.recipe.lr for s in specs if s.model == model) == sorted(GRID)
+    plain = plan(suite(seeds=[0]))[0]
+    for spec in specs:  # all else is the base recipe
+        assert spec.recipe.model_copy(update={"name": "common", "lr": plain.recipe.lr}) == plain.recipe
+        assert (spec.seed, spec.steps) == (0, plain.steps)
+
+
+def test_only_common_recipes_are_tuned() -> None:
+    assert base_recipe(suite(recipe="tuned")).name == "common"
+    assert base_recipe(suite(recipe="tuned-rotate")).name == "common-rotate"
+    with pytest.raises(UserError, match="'paper' is not tuned"):
+        base_recipe(suite(recipe="paper"))
+    with pytest.raises(UserError, match="validation images"):
+        tune(suite(fit="train+val"))
+
+
+def test_the_choice_is_by_validation_and_ties_go_to_the_smaller_rate() -> None:
+    assert best_rate("m", {1e-3: 90.0, 3e-3: 91.0, 1e-2: 91.0, 3e-2: None}) == 3e-3
+    with pytest.raises(UserError, match="no trial of model 'm'"):
+        best_rate("m", dict.fromkeys(GRID))
+
+
+def test_test_accuracies_have_no_say() -> None:
+    def trial(rate: float, test: float, val: float):
+        spec = made.spec()
+        recipe = spec.recipe.model_copy(update={"name": "tuning", "lr": rate})
+        record = made.record(test, recipe=recipe)
+        return record.model_copy(update={"results": record.results.model_copy(update={"val_acc_pct": val})}), ""
+
+    board = Board("b", [trial(1e-3, 99.0, 50.0), trial(3e-3, 10.0, 60.0)])
+    scores = validation_scores(board, ["made-up"])["made-up"]
+    assert (scores[1e-3], scores[3e-3], scores[1e-2]) == (50.0, 60.0, None) and best_rate("m", scores) == 3e-3
+
+
+def test_the_file_reads_back_as_recipes(tmp_path: Path) -> None:
+    wanted = suite(recipe="tuned", models=["z2cnn+rot-aug", "p4cnn"])
+    path = tuned_file(tmp_path, wanted.board())
+    scores = {m: {r: 50.0 for r in GRID} for m in wanted.models}
+    write_tuned(path, find_recipe("common"), {"p4cnn": 1e-2}, scores)
+    write_tuned(path, find_recipe("common"), {"z2cnn+rot-aug": 3e-4}, scores)  # other models stay
+    specs = {s.model: s.recipe for s in plan(wanted, root=tmp_path)}
+    assert specs["p4cnn"].lr == 1e-2 and specs["z2cnn+rot-aug"].lr == 3e-4
+    for recipe in specs.values():
+        assert recipe.trials == len(GRID)
+        common = recipe.model_copy(update={"name": "common", "lr": 3e-3, "trials": 0})
+        assert common == named_recipes()["common"].bare
+
+
+def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
+    wanted = suite(dataset="bars", budget="e1", models=["tiny"], seeds=1)
+    done = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu", jobs=2))
+    assert done.path.is_file() and set(done.scores["tiny"]) == set(GRID) and None not in done.scores["tiny"].values()
+    (board,) = board_names(tmp_path)
+    assert board == "bars-e1-tuning-v1" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
+    assert len(read_board(tmp_path, board)[0]) == len(GRID)
+    again = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu", jobs=2))
+    assert again.outcome.ran == {} and again.chosen == done.chosen
+    tuned = wanted.model_copy(update={"recipe": "tuned"})
+    outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))
+    (record, stale), = outcome.board.chosen
+    assert record.spec.recipe.lr == done.chosen["tiny"] and not stale and record.spec.board == "bars-e1-tuned-v1"
+    assert json.loads(record.canonical())["spec"]["recipe"]["trials"] == len(GRID)
