@@ -15,6 +15,7 @@ from .files import write_atomically
 from .provenance import source_hash
 from .recipe import Recipe, find_recipe
 from .record import FINAL, Refused, RunRecord, read_board
+from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .statistics import binomial_error_pct, interval, mean
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ class Board:
         chosen: the record of each (model, seed) that counts, with the reason why it is stale (or "").
         later: number of further attempts of the same runs.
         refused: files among the records that are none.
+        sidecars: full equivariance profiles, by the id of the run whose row they join.
     """
 
     name: str
     chosen: list[tuple[RunRecord, str]] = field(default_factory=list)
     later: int = 0
     refused: list[Refused] = field(default_factory=list)
+    sidecars: dict[str, Sidecar] = field(default_factory=dict)
 
     @property
     def is_table(self) -> bool:
@@ -50,6 +53,9 @@ def load_board(root: Path, name: str) -> Board:
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts))
         board.later += len(attempts) - 1
+    sidecars, more = read_sidecars(root, name)
+    board.refused += more
+    board.sidecars = {r.run_id: s for r, _ in board.chosen if (s := sidecar_of(r, sidecars)) is not None}
     return board
 
 
@@ -138,17 +144,19 @@ def run_rows(board: Board) -> pd.DataFrame:
     """One row a run: everything that a record says in numbers."""
     import pandas as pd
 
-    return pd.DataFrame([_run_row(record, stale) for record, stale in board.chosen])
+    return pd.DataFrame([_run_row(record, stale, board.sidecars.get(record.run_id)) for record, stale in board.chosen])
 
 
-def _run_row(record: RunRecord, stale: str) -> dict[str, Any]:
+def _run_row(record: RunRecord, stale: str, sidecar: Sidecar | None) -> dict[str, Any]:
     spec, results, cost = record.spec, record.results, record.cost
     row: dict[str, Any] = {"model": spec.model, "seed": spec.seed, "status": record.status, "reason": record.reason}
     row |= {name: getattr(results, name, None) for name in ("test_acc_pct", "val_acc_pct")}
     for name in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
         row[f"{name}_init"] = getattr(getattr(results, "init", None), name, None)
         row[name] = getattr(getattr(results, "trained", None), name, None)
+    row |= full_columns([sidecar] if sidecar else [])
     row["collapsed"] = getattr(getattr(results, "trained", None), "collapsed", None)
+    row["equivariance_full_s"] = sidecar.phases["equivariance_full_s"] if sidecar else None
     for name in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
         row[name] = getattr(cost, name, None)
     row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
@@ -169,12 +177,12 @@ def model_rows(board: Board) -> pd.DataFrame:
     models: dict[str, list[tuple[RunRecord, str]]] = {}
     for record, stale in board.chosen:
         models.setdefault(record.spec.model, []).append((record, stale))
-    rows = [_model_row(name, runs) for name, runs in models.items()]
+    rows = [_model_row(name, runs, board.sidecars) for name, runs in models.items()]
     rows.sort(key=lambda r: (r["test_acc_mean_pct"] is None, -(r["test_acc_mean_pct"] or 0), r["model"]))
     return pd.DataFrame(rows)
 
 
-def _model_row(name: str, runs: list[tuple[RunRecord, str]]) -> dict[str, Any]:
+def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str, Sidecar]) -> dict[str, Any]:
     records = [r for r, _ in runs]
     measured = [r for r in records if r.status in FINAL]
     results = [r.results for r in measured if r.results is not None]
@@ -194,7 +202,10 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]]) -> dict[str, Any]:
     for metric in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
         row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
         row[metric] = mean([getattr(r.trained, metric) for r in results])
+    full = [sidecars[r.run_id] for r in measured if r.run_id in sidecars]
+    row |= full_columns(full)
     row["runs_collapsed"] = sum(r.trained.collapsed for r in results)
+    row["runs_equivariance_full"] = len(full)
     for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
         row[cost] = sizes[0] if sizes else None
