@@ -7,7 +7,7 @@ A sidecar is as immutable as a record. It lies in ``runs/<board>/equivariance/``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from .files import write_exclusively
 from .record import Provenance, Refused, RunRecord, board_folder
 from .schema import Strict, explain, short_hash
 from .spec import PROTOCOL
+from .statistics import mean
 
 #: Columns of the errors, measured before and after training, and of the predictions, after training only.
 FULL_ERRORS = ("eq_rot_data", "eq_floor", "lee_rot_per_deg", "lee_shift_per_px")
@@ -148,3 +149,12 @@ def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None
 def has_sidecar(root: Path, record: RunRecord) -> bool:
     """Whether the full profile of a run has been measured."""
     return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0]) is not None
+
+
+def full_columns(sidecars: Sequence[Sidecar]) -> dict[str, float | None]:
+    """The columns of the full profile, ``<metric>_init`` before and ``<metric>`` after training: means over runs."""
+    columns: dict[str, float | None] = {}
+    for metric in FULL_ERRORS:
+        columns[f"{metric}_init"] = mean([getattr(s.init, metric) for s in sidecars])
+        columns[metric] = mean([getattr(s.trained, metric) for s in sidecars])
+    return columns | {metric: mean([getattr(s.trained, metric) for s in sidecars]) for metric in FULL_PREDICTIONS}
