@@ -16,7 +16,8 @@ def fetch_with_progress(name: str, root: str | None = None) -> str:
         UserError: the data set is unknown, the host unreachable, or what came is not what was expected.
     """
     folder, console = data_root(root), Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    numbers = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *numbers)
     # Away from a terminal a bar would only litter a log.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None)
