@@ -58,7 +58,7 @@ def measure_core(
     size, device = images.shape[-1], images.device
     with reference_arithmetic():
         origin = zero_logits(model, images)
-        orbit = [logits(model, _dihedral(images, k, flip), prepare) for flip in (False, True) for k in range(4)]
+        orbit = [logits(model, dihedral(images, k, flip), prepare) for flip in (False, True) for k in range(4)]
         blobs = draw_blobs(BLOB_DRAWS, len(background), size)
         analytic = [
             logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
@@ -89,7 +89,8 @@ def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return logits(model, torch.zeros(1, *images.shape[1:], device=images.device), lambda x: x)
 
 
-def _dihedral(images: torch.Tensor, quarter_turns: int, flip: bool) -> torch.Tensor:
+def dihedral(images: torch.Tensor, quarter_turns: int, flip: bool) -> torch.Tensor:
+    """The images moved by an exact symmetry of the grid: a reflection, if any, then counter-clockwise turns."""
     return torch.rot90(images.flip(-1) if flip else images, quarter_turns, (-2, -1))
 
 

@@ -21,18 +21,18 @@ from equibench.registry import UserError
 from . import records as made
 
 
-def sidecar(run, error: float = 0.25, started: str = "2026-01-02T00:00:00+00:00", **changes: Any) -> Sidecar:
+def sidecar(of, error: float = 0.25, started: str = "2026-01-02T00:00:00+00:00", **changes: Any) -> Sidecar:
     point = FullPoint(
         eq_rot_data=error, eq_floor=0.01, lee_rot_per_deg=0.02, lee_shift_per_px=0.3, consistency_pct=90.0,
         acc_orbit_pct=80.0, acc_worst_angle_pct=70.0, collapsed=False, curve=[0.0, None],
         layers=[LayerPoint(layer="a.0", eq_feat_exact=1e-7, eq_feat_fibre=None)],
     )  # fmt: skip
     values: dict[str, Any] = {
-        "schema_version": 1, "kind": "equivariance", "protocol": run.spec.protocol, "board": run.spec.board,
-        "run": run.run_id, "model": run.spec.model, "dataset": run.spec.dataset, "draws": 256, "orbit_images": 1500,
-        "weights_sha256": run.results.weights_sha256, "curve_degrees": [0.0, 5.0], "init": point, "trained": point,
+        "schema_version": 1, "kind": "equivariance", "protocol": of.spec.protocol, "board": of.spec.board,
+        "run": of.run_id, "model": of.spec.model, "dataset": of.spec.dataset, "draws": 256, "orbit_images": 1500,
+        "weights_sha256": of.results.weights_sha256, "curve_degrees": [0.0, 5.0], "init": point, "trained": point,
         "phases": {"equivariance_full_s": 12.0},
-        "provenance": run.provenance.model_copy(update={"started": started}), "warnings": [],
+        "provenance": of.provenance.model_copy(update={"started": started}), "warnings": [],
     }  # fmt: skip
     return Sidecar(**values | changes)
 
