@@ -9,6 +9,7 @@ shipped with escnn gives 5x5 kernels to stages of rotation order 1 as well, and 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,8 +19,10 @@ from .escnn_adapter import Restrict, SteerableConv2d, order_of, parse_group
 from .g_conv import FibreBatchNorm2d
 from .wide_resnet import blocks_of
 
-#: Angular frequencies up to pi * r at radius r, rings 0.45 pixels wide, delta-orthogonal initial weights.
-KERNELS = {"cutoff": math.pi, "sigma": 0.45, "init": "delta-orthogonal"}
+#: Angular frequencies up to pi * r at radius r, delta-orthogonal initial weights.
+KERNELS: dict[str, Any] = {"cutoff": math.pi, "init": "delta-orthogonal"}
+#: Width of the rings in pixels on CIFAR. On STL-10 the authors leave escnn's own, `None`.
+RINGS = 0.45
 
 
 def regular_fields(planes: int, group: str) -> int:
@@ -43,6 +46,7 @@ class SteerableBlock(nn.Module):
         stride: of the second convolution, as in the authors' code, and of the shortcut.
         dropout: probability.
         norm_fields: scales and shifts of the first normalisation, `in_fields` unless the input was restricted.
+        sigma: width of the kernels' rings in pixels; None takes escnn's.
 
     Shapes:
         (B, in_fields * |G|, H, W) -> (B, out channels, ceil(H / stride), ceil(W / stride)).
@@ -59,10 +63,11 @@ class SteerableBlock(nn.Module):
         stride: int = 1,
         dropout: float = 0.3,
         norm_fields: int | None = None,
+        sigma: float | None = RINGS,
     ) -> None:
         super().__init__()
         size = 5 if parse_group(group)[1] >= 8 else 3
-        same = dict(group=group, padding=size // 2, **KERNELS)
+        same: dict[str, Any] = dict(group=group, padding=size // 2, sigma=sigma, **KERNELS)
         self.norm1 = FibreBatchNorm2d(norm_fields or in_fields)
         self.conv1 = SteerableConv2d(in_fields, inner_fields, size, **same)
         self.norm2 = FibreBatchNorm2d(inner_fields)
@@ -71,7 +76,7 @@ class SteerableBlock(nn.Module):
         self.shortcut: nn.Module | None = None
         if stride != 1 or in_fields != out_fields or out_kind != "regular" or norm_fields:
             self.shortcut = SteerableConv2d(
-                in_fields, out_fields, 1, group=group, out_kind=out_kind, stride=stride, **KERNELS
+                in_fields, out_fields, 1, group=group, out_kind=out_kind, stride=stride, sigma=sigma, **KERNELS
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +97,7 @@ class SteerableWideResNet(nn.Module):
         groups: of the three stages, each a subgroup of the one before.
         stride: of the first stage.
         dropout: probability inside the blocks.
+        sigma: width of the kernels' rings in pixels; None takes escnn's.
 
     Shapes:
         (B, in_channels, H, W) -> (B, num_classes).
@@ -110,13 +116,14 @@ class SteerableWideResNet(nn.Module):
         groups: tuple[str, str, str],
         stride: int = 1,
         dropout: float = 0.3,
+        sigma: float | None = RINGS,
     ) -> None:
         super().__init__()
         blocks = blocks_of(depth)
         group = groups[0]
         fields = regular_fields(16, group)
         layers: list[nn.Module] = [
-            SteerableConv2d(in_channels, fields, 5, group=group, in_kind="trivial", padding=2, **KERNELS)
+            SteerableConv2d(in_channels, fields, 5, group=group, in_kind="trivial", padding=2, sigma=sigma, **KERNELS)
         ]
         for stage, after in enumerate(groups):
             norm_fields = None
@@ -140,6 +147,7 @@ class SteerableWideResNet(nn.Module):
                         stride=1 if block else (2 if stage else stride),
                         dropout=dropout,
                         norm_fields=None if block else norm_fields,
+                        sigma=sigma,
                     )
                 )
                 fields = out
@@ -181,14 +189,26 @@ class SteerableWideResNet(nn.Module):
             "params": {"3x32x32->10": 32_789_495},
             "status": "published",
         },
+        "e2wrn-28-1-d8d4d1": {
+            "args": {"width": 1},
+            "params": {"3x32x32->10": 372_262, "3x32x32->100": 380_452},
+            "status": "ours",
+            "note": "narrow, for the class of 0.37 million parameters",
+        },
+        "e2wrn-22-3-d8d4d1": {
+            "args": {"depth": 22, "width": 3},
+            "params": {"3x32x32->10": 2_486_157, "3x32x32->100": 2_510_637},
+            "status": "ours",
+            "note": "shallow and narrow, for the class of 2.6 million parameters",
+        },
         "e2wrn-16-8-d8d4d1": {
-            "args": {"depth": 16, "width": 8, "stride": 2},
+            "args": {"depth": 16, "width": 8, "stride": 2, "sigma": None},
             "params": {"3x96x96->10": 11_957_234},
             "status": "published",
             "note": "for STL-10: the first stage has stride 2 as well",
         },
         "e2wrn-16-8-d1d1d1": {
-            "args": {"depth": 16, "width": 8, "stride": 2, "groups": ("D1", "D1", "D1")},
+            "args": {"depth": 16, "width": 8, "stride": 2, "sigma": None, "groups": ("D1", "D1", "D1")},
             "group": "D1",
             "params": {"3x96x96->10": 10_017_717},
             "status": "published",
@@ -206,13 +226,14 @@ def e2wrn(
     groups: tuple[str, str, str] = ("D8", "D4", "D1"),
     stride: int = 1,
     dropout: float = 0.3,
+    sigma: float | None = RINGS,
 ) -> nn.Module:
     """Steerable Wide ResNet 28-10, 28-7 or 16-8 with one group a stage.
 
-    As published: widths (parameters of the ordinary net), kernel sizes, frequencies, ring widths, delta-orthogonal
-    initialisation, dropout 0.3, stride in the second convolution of a block, invariant channels after the last
-    block, momentum 0.9 of the last normalisation. Differs: nothing known.
+    As published: widths (parameters of the ordinary net), kernel sizes, frequencies, ring widths (0.45 pixels on
+    CIFAR, the library's own on STL-10), delta-orthogonal initialisation, dropout 0.3, stride in the second convolution
+    of a block, invariant channels after the last block, momentum 0.9 of the last normalisation. Differs: nothing known.
     """
     return SteerableWideResNet(
-        in_channels, num_classes, depth=depth, width=width, groups=groups, stride=stride, dropout=dropout
+        in_channels, num_classes, depth=depth, width=width, groups=groups, stride=stride, dropout=dropout, sigma=sigma
     )

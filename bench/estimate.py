@@ -1,0 +1,126 @@
+"""What a suite costs before it is started: runs, examples, operations, and time where step times are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..registry import DATASETS, MODELS, build_model
+from .cost import count_parameters
+from .lean import spare_compiler
+from .provenance import source_hash
+from .record import FINAL, board_names, read_board
+from .spec import RunSpec
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What one model of a suite costs, all its runs together.
+
+    Attributes:
+        parameters: trainable numbers.
+        steps, batch: optimiser steps of a run, and images a step.
+        step_flops: of a training step: forward, backward, expansion of filters.
+        step_s: device-seconds of a step on hardware of this kind, None where it was never measured.
+        runs: number of seeds.
+    """
+
+    model: str
+    runs: int
+    steps: int
+    batch: int
+    parameters: int
+    step_flops: int
+    step_s: float | None
+
+    @property
+    def examples(self) -> int:
+        """Images that all runs see."""
+        return self.runs * self.steps * self.batch
+
+    @property
+    def flops(self) -> int:
+        """Operations of all training steps of all runs."""
+        return self.runs * self.steps * self.step_flops
+
+    @property
+    def train_s(self) -> float | None:
+        """Device-seconds of all training, None where the step was never measured."""
+        return None if self.step_s is None else self.runs * self.steps * self.step_s
+
+
+def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int) -> tuple[int, int]:
+    """Operations of one training step, and the number of parameters, without computing where that is possible.
+
+    Args:
+        shape: channels, height, width of an image.
+    """
+    try:
+        with torch.device("meta"):
+            network = build_model(model, shape[0], classes, shape[1])
+            return _count(network, batch, shape), count_parameters(network)
+    except (RuntimeError, NotImplementedError):
+        # It does something that tensors without numbers cannot. A step costs a fixed part, the expansion of filters,
+        # and a part for each image: two small steps tell both.
+        network = build_model(model, shape[0], classes, shape[1])
+        two, three = (_count(network, images, shape) for images in (2, 3))
+        return two + (batch - 2) * (three - two), count_parameters(network)
+
+
+def _count(network: nn.Module, batch: int, shape: tuple[int, int, int]) -> int:
+    network.train()
+    images, labels = torch.zeros(batch, *shape), torch.zeros(batch, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(network(images), labels).backward()
+    network.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
+
+
+def estimate(specs: Iterable[RunSpec], root: Path, hardware_key: str) -> list[ModelCost]:
+    """The cost of planned runs, one entry a model.
+
+    Args:
+        root: results folder, whose records tell step times.
+        hardware_key: of the device that the time is asked for.
+    """
+    spare_compiler()
+    groups: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.model, []).append(spec)
+    measured = step_times(root, hardware_key)
+    costs = []
+    for model, runs in groups.items():
+        spec = runs[0]
+        fields = DATASETS.find(spec.dataset).entry.fields
+        flops, parameters = step_flops(model, fields["shape"], fields["classes"], spec.recipe.batch)
+        key = _key(spec, source_hash(MODELS.find(model)))
+        costs.append(
+            ModelCost(model, len(runs), spec.steps, spec.recipe.batch, parameters, flops, measured.get(key))
+        )
+    return costs
+
+
+def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
+    """What a step time belongs to, beside the hardware."""
+    return spec.model, source, spec.dataset, str(spec.recipe.batch), spec.profile
+
+
+def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
+    """Seconds of a step as the records of a results folder know them, the shortest of each model.
+
+    Calibrations need no look of their own: the runs that they were made for have records.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for board in board_names(root):
+        for record in read_board(root, board)[0]:
+            provenance = record.provenance
+            if record.status in FINAL and record.results and provenance.hardware.get("hardware_key") == hardware_key:
+                key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
+                found[key] = min(seconds, found.get(key, seconds))
+    return found
