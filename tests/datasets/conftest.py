@@ -57,7 +57,7 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data[start:stop])
             if stop < len(data) and server.stall is not None:
                 self.wfile.flush()
-                server.stall.wait(20)
+                server.stall.wait(60)
 
         def log_message(self, *args: object) -> None:
             pass

@@ -101,9 +101,10 @@ def test_a_wrong_file_is_named(tmp_path: Path, files: dict[str, bytes], expected
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     archive = pack(tmp_path / "a.tar.gz", {"b/one": b"\0" + np.random.RandomState(0).bytes(3072)})
     whole = archive.read_bytes()
-    changed = bytearray(whole)
-    changed[len(whole) // 2] ^= 255
-    for damaged in (whole[: len(whole) // 2], b"no archive", b"", bytes(changed)):
+    middle, checksum = bytearray(whole), bytearray(whole)
+    middle[len(whole) // 2] ^= 255
+    checksum[-6] ^= 255
+    for damaged in (whole[: len(whole) // 2], b"no archive", b"", bytes(middle), bytes(checksum)):
         archive.write_bytes(damaged)
         with pytest.raises(UserError, match=r"a.tar.gz cannot be unpacked \(.+\); delete it"):
             read_members(archive, ["b/one"], [1], 1, 10)

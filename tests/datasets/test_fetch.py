@@ -84,6 +84,8 @@ def test_what_an_earlier_process_left_is_used(
     assert obtain(tmp_path, tiny(server.url, size)).read_bytes() == CONTENT
     if here < len(CONTENT):
         assert server.requests == [("tiny.bin", f"bytes={here}-")]
+    elif size is None and not ranges:
+        assert len(server.requests) == 1  # what was too much is cut off
 
 
 def test_a_wrong_beginning_is_thrown_away(server, tmp_path: Path) -> None:
@@ -212,20 +214,27 @@ def fetching(script: Path, root: Path) -> subprocess.Popen[str]:
     """A process of its own that fetches the data set of `SET`."""
     code = (
         "import sys; from pathlib import Path; from equibench.registry import include;"
-        "from equibench.datasets.fetch import fetch; include([sys.argv[1]]); fetch('tiny', Path(sys.argv[2]))"
+        "from equibench.datasets.fetch import fetch; include([sys.argv[1]]);"
+        "print('ready', flush=True); fetch('tiny', Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(script), str(root)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_eight_processes_at_once_download_once(server, tmp_path: Path) -> None:
-    server.files["tiny.bin"] = CONTENT
+    # The first transfer is held until all eight want the file.
+    server.files["tiny.bin"], server.breaks, server.stall = CONTENT, [1_000_000], threading.Event()
     script = tmp_path / "tiny_set.py"
     script.write_text(SET.format(url=server.url, md5=MD5))
     processes = [fetching(script, tmp_path / "data") for _ in range(8)]
+    assert [p.stdout.readline() for p in processes] == ["ready\n"] * 8
+    time.sleep(0.5)
+    assert server.requests == [("tiny.bin", "")]
+    server.stall.set()
     errors = [p.communicate(timeout=60)[1] for p in processes]
     assert [p.returncode for p in processes] == [0] * 8, errors
-    assert server.requests == [("tiny.bin", "")] and leftovers(tmp_path / "data") == ["raw/tiny/tiny.bin"]
+    assert server.requests == [("tiny.bin", ""), ("tiny.bin", "bytes=1000000-")]
+    assert leftovers(tmp_path / "data") == ["raw/tiny/tiny.bin"]
 
 
 def test_a_killed_download_goes_on(server, tmp_path: Path) -> None:
@@ -235,7 +244,8 @@ def test_a_killed_download_goes_on(server, tmp_path: Path) -> None:
     process = fetching(script, root)
     part = root / "raw" / "tiny" / "tiny.bin.part"
     deadline = time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size == 1_500_000) and time.monotonic() < deadline:
+    while not (part.exists() and part.stat().st_size == 1_500_000):
+        assert time.monotonic() < deadline, "what came is not on the disk"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)

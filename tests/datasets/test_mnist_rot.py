@@ -103,6 +103,9 @@ def test_eight_bits_only_where_nothing_is_lost() -> None:
         read, _ = parsed(amat(levels / 255, np.zeros(16), form), 16)
         (eight,), maximum = to_integers([read])
         assert maximum == 255 and eight.dtype == np.uint8 and (eight == levels).all()
+    nearly = levels / 255
+    nearly[3, 5, 7] += 0.05 / 255
+    assert to_integers([nearly])[1] == 65_535
     finer, _ = noise(16)
     (first, second), maximum = to_integers([levels / 255, finer])
     # One part that needs more makes both finer: a data set has one maximum.
