@@ -1,13 +1,62 @@
-"""Statistics of a few seeds."""
+"""Statistics of a few seeds: intervals, paired differences, corrections, ranks.
+
+Every model of a board sees, for one seed, the same images in the same order; runs of two models are therefore
+paired by their seed, and differences are taken seed by seed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: Below this number of seeds the seeds' own values are shown instead of an interval.
 SMALLEST_SAMPLE = 3
+
+#: Up to this number of pairs the sign-flip test looks at all signs; beyond, at `DRAWS` drawn ones.
+EXACT_PAIRS = 16
+DRAWS = 20_000
+_DRAW_SEED = 20_200_702
+
+#: Seeds and their values (accuracy in %), by model.
+Values = Mapping[str, Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against another one, seed by seed.
+
+    Attributes:
+        pairs: seeds that both have.
+        difference: mean of (model - reference), in the unit of the values.
+        interval: half-width of the 95 % paired t-interval; None below `SMALLEST_SAMPLE` pairs.
+        p: two-sided, of the sign-flip test.
+        p_holm: the same, corrected over the family that was compared together.
+        p_smallest: what `p_holm` could not go below, however large the difference.
+    """
+
+    model: str
+    reference: str
+    pairs: int
+    difference: float
+    interval: float | None
+    p: float
+    p_holm: float
+    p_smallest: float
+
+    @property
+    def direction(self) -> int:
+        """1 or -1 where the paired interval lies above or below zero, else 0."""
+        if self.interval is None or abs(self.difference) <= self.interval:
+            return 0
+        return 1 if self.difference > 0 else -1
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
@@ -18,9 +67,26 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
     """
     if len(values) < SMALLEST_SAMPLE:
         return None
+    return _t(len(values), confidence) * stdev(values) / math.sqrt(len(values))
+
+
+def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Where one further value lies with probability `confidence`, or None below `SMALLEST_SAMPLE` values.
+
+    mean ± t_{(1+c)/2, n-1} · s · √(1 + 1/n), for normal values (Hahn and Meeker, Statistical Intervals, 1991,
+    section 4.7).
+    """
+    if len(values) < SMALLEST_SAMPLE:
+        return None
+    half = _t(len(values), confidence) * stdev(values) * math.sqrt(1 + 1 / len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def _t(count: int, confidence: float) -> float:
+    """Quantile of Student's t with `count` - 1 degrees of freedom."""
     from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
 
-    return float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(len(values))
+    return float(stdtrit(count - 1, (1 + confidence) / 2))
 
 
 def binomial_error_pct(accuracy_pct: float, images: int) -> float:
@@ -33,3 +99,147 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are there; None where there are none."""
     there = [v for v in values if v is not None]
     return fmean(there) if there else None
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Two-sided p of the sign-flip test that paired differences are symmetric about zero.
+
+    The share of all 2ⁿ choices of signs for which |Σ ±d| is at least |Σ d| (Fisher 1935, The Design of
+    Experiments, section 21; Pitman 1937). Up to `EXACT_PAIRS` pairs all of them are looked at; beyond, `DRAWS`
+    drawn from a fixed seed, and p = (1 + hits) / (1 + draws), which is valid at every level (Phipson and
+    Smyth 2010, equation 2).
+
+    Raises:
+        ValueError: there are no differences.
+    """
+    import numpy as np
+
+    if not len(differences):
+        raise ValueError("the sign-flip test needs at least one difference, not 0")
+    return float(_sign_flips(np.asarray([differences], dtype=float))[0])
+
+
+def _sign_flips(differences: np.ndarray) -> np.ndarray:
+    """`sign_flip` of every row of (comparisons, pairs)."""
+    import numpy as np
+
+    rows, pairs = differences.shape
+    exact = pairs <= EXACT_PAIRS
+    signs = _all_signs(pairs) if exact else _drawn_signs(pairs)
+    # Sums that differ by rounding alone count as equal.
+    tolerance = 1e-9 * np.abs(differences).sum(axis=1) + 1e-12
+    least = np.abs(differences.sum(axis=1)) - tolerance
+    p = np.empty(rows)
+    at_a_time = max(1, 2**22 // len(signs))
+    for start in range(0, rows, at_a_time):
+        part = slice(start, start + at_a_time)
+        hits = (np.abs(differences[part] @ signs.T) >= least[part, None]).sum(axis=1)
+        p[part] = hits / len(signs) if exact else (1 + hits) / (1 + len(signs))
+    return p
+
+
+def _all_signs(pairs: int) -> np.ndarray:
+    """All signs, (2ⁿ⁻¹, n): the first is +, because flipping all of them changes no absolute sum."""
+    import numpy as np
+
+    bits = (np.arange(2 ** (pairs - 1))[:, None] >> np.arange(pairs)) & 1
+    return np.roll(1.0 - 2.0 * bits, 1, axis=1)
+
+
+def _drawn_signs(pairs: int) -> np.ndarray:
+    import numpy as np
+
+    return 1.0 - 2.0 * np.random.RandomState(_DRAW_SEED).randint(0, 2, size=(DRAWS, pairs))
+
+
+def smallest_p(pairs: int, comparisons: int = 1) -> float:
+    """What a Holm-corrected sign-flip p cannot go below with this number of pairs and comparisons: m · 2 / 2ⁿ.
+
+    The first step of Holm multiplies the smallest p of the family by its size m.
+    """
+    single = 2.0 ** (1 - pairs)
+    if pairs > EXACT_PAIRS:
+        single = 1 / (1 + DRAWS)
+    return min(1.0, comparisons * single)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of a family, corrected so that the chance of any false positive stays below the level.
+
+    max_{j ≤ i} min(1, (m - j + 1) · p_(j)) over the sorted p (Holm 1979, Scand. J. Statist. 6, 65-70).
+    """
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - done) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def compare(values: Values, reference: str) -> list[Comparison]:
+    """Every other model against `reference`, corrected by Holm over this family, in the order of `values`.
+
+    Models that share no seed with it are left out.
+
+    Raises:
+        KeyError: the reference has no values.
+    """
+    values[reference]  # noqa: B018  an unknown reference is an error even where it is alone
+    return _family(values, [(model, reference) for model in values if model != reference])
+
+
+def compare_all(values: Values) -> list[Comparison]:
+    """Every model against every later one in the order of `values`, corrected by Holm over all pairs."""
+    return _family(values, list(combinations(values, 2)))
+
+
+def _family(values: Values, couples: Sequence[tuple[str, str]]) -> list[Comparison]:
+    """Comparisons of one family; those with the same number of pairs are computed together."""
+    import numpy as np
+
+    seeds = {model: frozenset(own) for model, own in values.items()}
+    by_pairs: dict[int, list[tuple[int, list[float]]]] = {}
+    for index, (model, other) in enumerate(couples):
+        # Sorted, so that the order in which records were read changes no digit.
+        own, his, common = values[model], values[other], sorted(seeds[model] & seeds[other])
+        if common:
+            by_pairs.setdefault(len(common), []).append((index, [own[s] - his[s] for s in common]))
+    found: dict[int, Comparison] = {}
+    for pairs, rows in by_pairs.items():
+        differences = np.array([d for _, d in rows])
+        p_values = _sign_flips(differences)
+        halves = _halves(differences)
+        for (index, _), d, half, p in zip(rows, differences.mean(axis=1), halves, p_values, strict=True):
+            found[index] = Comparison(*couples[index], pairs, float(d), half, float(p), 1.0, 1.0)
+    family = [found[index] for index in sorted(found)]
+    corrected = holm([c.p for c in family])
+    return [
+        replace(c, p_holm=p, p_smallest=smallest_p(c.pairs, len(family))) for c, p in zip(family, corrected, strict=True)
+    ]
+
+
+def _halves(differences: np.ndarray) -> list[Any]:
+    """`interval` of every row."""
+    pairs = differences.shape[1]
+    if pairs < SMALLEST_SAMPLE:
+        return [None] * len(differences)
+    return (_t(pairs, 0.95) * differences.std(axis=1, ddof=1) / math.sqrt(pairs)).tolist()
+
+
+def ranks(values: Values, comparisons: Sequence[Comparison]) -> dict[str, int | None]:
+    """1 + the number of models that are better; models that cannot be told apart share a rank.
+
+    Better means that the paired 95 % interval of the difference lies above zero, pair by pair and not corrected
+    for their number. None where no pair of the model is long enough for an interval.
+
+    Args:
+        comparisons: of all pairs, see `compare_all`.
+    """
+    better: Counter[str] = Counter()
+    judged: set[str] = set()
+    for c in comparisons:
+        if c.interval is not None:
+            judged |= {c.model, c.reference}
+        if c.direction:
+            better[c.reference if c.direction > 0 else c.model] += 1
+    return {model: 1 + better[model] if model in judged else None for model in values}
