@@ -119,6 +119,25 @@ def test_other_seeds_give_other_weights(done: Path) -> None:
     assert len(hashes) == sum(len(rs) for rs in records(done).values())
 
 
+def test_two_models_of_a_seed_are_shown_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from inside the processes: every batch of every step, to the bit."""
+    (tmp_path / "seen").mkdir()
+    monkeypatch.setenv("EQUIBENCH_TEST_SPY", str(tmp_path / "seen"))
+    result = head_to_head(tmp_path, "spy-a,spy-b", seeds="2")
+    assert result.returncode == 0, result.stderr
+    steps = records(tmp_path)["spy-a"][0].spec.steps
+    logs = {path.name: path.read_text().split() for path in (tmp_path / "seen").iterdir()}
+    partners = []
+    for a in (n for n in logs if n.startswith("a-")):
+        for b in (n for n in logs if n.startswith("b-")):
+            # The warm-up trains on noise of its own, and the unaugmented slice is the same for all seeds.
+            common = [batch for batch in logs[a] if batch in set(logs[b])]
+            if len(set(common)) >= steps:
+                assert common == [batch for batch in logs[b] if batch in set(logs[a])]
+                partners.append((a, b))
+    assert len(partners) == 2 and len({name for pair in partners for name in pair}) == 4
+
+
 FAILURES = {
     "bad-raises": ("error", "ValueError: this model always fails"),
     "bad-unbuildable": ("error", "ValueError: cannot be built at this size"),

@@ -3,6 +3,7 @@
 It is given to equibench with --include, as a stranger's file would be.
 """
 
+import hashlib
 import os
 import signal
 import sys
@@ -89,6 +90,26 @@ def bad(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.
     if how == "unbuildable":
         raise ValueError("cannot be built at this size")
     return Misbehaving(in_channels, num_classes, how)
+
+
+class Spy(Net):
+    """Writes down what it is shown while it is trained."""
+
+    def __init__(self, channels: int, classes: int, name: str) -> None:
+        super().__init__(channels, classes)
+        self.head, self.name = nn.Linear(8, classes, bias=name == "a"), name
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and images.shape[-1] == 12 and "EQUIBENCH_TEST_SPY" in os.environ:
+            digest = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
+            with open(Path(os.environ["EQUIBENCH_TEST_SPY"]) / f"{self.name}-{os.getpid()}", "a") as log:
+                log.write(digest + "\n")
+        return super().forward(images)
+
+
+@register_model("spy-{name}", group="none", invariant="none", source="made up")
+def spy(in_channels: int, num_classes: int, image_size: int, *, name: str) -> nn.Module:
+    return Spy(in_channels, num_classes, name)
 
 
 @register_model("wrong-shape", group="none", invariant="none", source="made up")
