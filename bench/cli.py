@@ -263,16 +263,50 @@ def budgets(patterns: tuple[str, ...], as_json: bool) -> None:
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
+@click.option("--cost", is_flag=True, help="Every model's operations, and its time where records know its step.")
+@_results
 @_json
-def suites(patterns: tuple[str, ...], as_json: bool) -> None:
-    """Suites: the named head-to-heads that are shipped."""
-    from .spec import find_suite, suite_names
+def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: bool) -> None:
+    """Suites: the named head-to-heads that are shipped, and what they cost before one starts.
 
+    \b
+    equibench list suites
+    equibench list suites digits-25k --cost
+    """
+    from .spec import examples_of, find_suite, suite_names
+
+    found = [find_suite(n) for n in suite_names() if _fits(n, patterns)]
+    if cost and found:
+        _show_costs(found, results, as_json)
+        return
     rows = []
-    for suite in (find_suite(n) for n in suite_names() if _fits(n, patterns)):
+    for suite in found:
         row = {"name": suite.name, "dataset": suite.dataset, "budget": suite.budget, "recipe": suite.recipe}
-        rows.append(row | {"models": len(suite.models), "seeds": len(suite.seed_list), "title": suite.title})
+        row |= {"models": len(suite.models), "seeds": len(suite.seed_list)}
+        examples = examples_of(suite)
+        row |= {"runs": len(suite.models) * len(suite.seed_list), "examples": examples}
+        if not as_json:
+            row["examples"] = "" if examples is None else f"{examples / 1e6:,.2f} M"
+        rows.append(row | {"title": suite.title})
     _show(rows, as_json, patterns, "suite")
+
+
+def _show_costs(suites: list[Any], results: str | None, as_json: bool) -> None:
+    """What the runs of suites cost on this device, one table a suite."""
+    from .estimate import estimate, this_device
+    from .files import results_root
+    from .table import cost_table
+
+    key, root = this_device(), results_root(results)
+    document = {}
+    for suite in suites:
+        costs = list(estimate(suite, root, key))
+        keys = ("model", "parameters", "runs", "steps", "examples", "step_flops", "flops", "train_s")
+        document[suite.name] = [{k: getattr(c, k) for k in keys} for c in costs]
+        if not as_json:
+            click.echo(cost_table(suite.name, costs, key) + "\n")
+    if as_json:
+        click.echo(json.dumps(document))
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,19 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..registry import DATASETS, MODELS, build_model
+from ..registry import DATASETS, MODELS, UserError, build_model
+from .budget import find_budget
 from .cost import count_parameters
 from .lean import spare_compiler
-from .provenance import source_hash
+from .provenance import hardware, source_hash
 from .record import FINAL, board_names, read_board
-from .spec import RunSpec
+from .spec import RunSpec, Suite, plan
+
+
+def this_device(device: str = "auto") -> str:
+    """Hardware key of a device, by default the first GPU if there is one, else the processor."""
+    name = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return hardware(name)["hardware_key"]
 
 
 @dataclass(frozen=True)
@@ -82,28 +89,25 @@ def _count(network: nn.Module, batch: int, shape: tuple[int, int, int]) -> int:
     return int(counter.get_total_flops())
 
 
-def estimate(specs: Iterable[RunSpec], root: Path, hardware_key: str) -> list[ModelCost]:
-    """The cost of planned runs, one entry a model.
+def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]:
+    """The cost of a suite, one entry a model, as soon as it is known.
 
     Args:
         root: results folder, whose records tell step times.
         hardware_key: of the device that the time is asked for.
+
+    Raises:
+        UserError: a name is unknown, or the budget counts device-seconds, which are the cost already.
     """
+    if find_budget(suite.budget).kind == "T":
+        raise UserError(f"budget {suite.budget!r} counts device-seconds: they are what each run of the suite costs")
     spare_compiler()
-    groups: dict[str, list[RunSpec]] = {}
-    for spec in specs:
-        groups.setdefault(spec.model, []).append(spec)
     measured = step_times(root, hardware_key)
-    costs = []
-    for model, runs in groups.items():
-        spec = runs[0]
-        fields = DATASETS.find(spec.dataset).entry.fields
-        flops, parameters = step_flops(model, fields["shape"], fields["classes"], spec.recipe.batch)
-        key = _key(spec, source_hash(MODELS.find(model)))
-        costs.append(
-            ModelCost(model, len(runs), spec.steps, spec.recipe.batch, parameters, flops, measured.get(key))
-        )
-    return costs
+    fields = DATASETS.find(suite.dataset).entry.fields
+    for spec in plan(suite.model_copy(update={"seeds": suite.seed_list[:1]}), root=root):
+        flops, parameters = step_flops(spec.model, fields["shape"], fields["classes"], spec.recipe.batch)
+        seconds = measured.get(_key(spec, source_hash(MODELS.find(spec.model))))
+        yield ModelCost(spec.model, len(suite.seed_list), spec.steps, spec.recipe.batch, parameters, flops, seconds)
 
 
 def _key(spec: RunSpec, source: str) -> tuple[str, ...]:

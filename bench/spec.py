@@ -219,6 +219,18 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
     return find_recipe(suite.recipe, model, tuned)
 
 
+def examples_of(suite: Suite) -> int | None:
+    """Training images that all runs of a suite see; None where calibration decides (T boards), or tuning is to come."""
+    budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit)
+    if budget.kind == "T":
+        return None
+    try:
+        recipes = [recipe_of(suite, model) for model in suite.models]
+    except UserError:
+        return None
+    return sum(budget.steps_for(images, r.batch, r.epochs) * r.batch for r in recipes) * len(suite.seed_list)
+
+
 def plan(
     suite: Suite,
     steps: dict[str, int] | None = None,
