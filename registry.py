@@ -276,7 +276,8 @@ class Registry:
             raise UserError(
                 f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits)
             )
-        raise UserError(f"there is no {self.kind} {name!r}; {nearest(name, entries)}")
+        kind = "data set" if self.kind == "dataset" else self.kind
+        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries)}")
 
     def _scan(self) -> Iterable[Entry]:
         for path in sorted((_ROOT / self.package).rglob("*.py")):

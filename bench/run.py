@@ -247,8 +247,10 @@ class Loaded:
 
     def to_device(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels as tensors on the device."""
-        images = torch.from_numpy(np.ascontiguousarray(split.images)).to(self.device)
-        return images, torch.from_numpy(split.labels).to(self.device)
+        images = np.ascontiguousarray(split.images)
+        # Not every device of torch indexes uint16; the values stay the same.
+        images = images.astype(np.int32) if images.dtype == np.uint16 else images
+        return torch.from_numpy(images).to(self.device), torch.from_numpy(split.labels).to(self.device)
 
     def unaugmented(self, index: int) -> torch.Tensor | None:
         """Batch `index` of the fixed slice that batch-norm statistics are re-estimated on."""
