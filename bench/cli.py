@@ -245,7 +245,8 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         fields = entry.fields
         train, val, test = fields["sizes"]
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
-        rows.append(row | {"train": train, "val": val, "test": test, "source": fields["source"]})
+        row |= {"train": train, "val": val, "test": test}
+        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
     _show(rows, as_json, patterns, "data set")
 
 
@@ -309,6 +310,24 @@ def _show_costs(suites: list[Any], results: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document))
 
 
+def _reported(board: Any) -> list[dict[str, str]]:
+    from .reported import reported_rows
+
+    datasets = dict.fromkeys(r.spec.dataset for r, _ in board.chosen)
+    return [row for dataset in datasets for row in reported_rows(dataset)]
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@_json
+def reported(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Figures that papers report, by method or data set: equibench list reported mnist-rot 'PDO*'"""
+    from .reported import reported_rows
+
+    rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
+    _show(rows, as_json, patterns, "reported figure")
+
+
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     import fnmatch
 
@@ -329,10 +348,18 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
 @cli.command()
 @click.argument("board", required=False)
 @click.option("--format", "style", default="simple", show_default=True, help="simple, github, grid, … or csv.")
+@click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @_results
 @_include
 @_json
-def leaderboard(board: str | None, style: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+def leaderboard(
+    board: str | None,
+    style: str,
+    with_reported: bool,
+    results: str | None,
+    includes: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it."""
     from tabulate import tabulate_formats
 
@@ -352,10 +379,19 @@ def leaderboard(board: str | None, style: str, results: str | None, includes: tu
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
     boards = [write_board(root, name) for name in names]
     if as_json:
-        click.echo(json.dumps([_board_document(b, root) for b in boards]))
+        documents = [_board_document(b, root) for b in boards]
+        if with_reported:
+            documents = [{**d, "reported": _reported(b)} for d, b in zip(documents, boards, strict=True)]
+        click.echo(json.dumps(documents))
         return
     for built in (b for b in boards if b.is_table):
         click.echo(model_rows(built).to_csv(index=False) if style == "csv" else board_table(built, style) + "\n")
+    if with_reported and style != "csv":
+        from .reported import reported_table
+
+        for dataset in dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen):
+            click.echo(reported_table(dataset, style) or f"no paper reports a figure for {dataset}")
+            click.echo()
 
 
 @cli.command()

@@ -72,6 +72,52 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     return frame
 
 
+def reported_rows(dataset: str = "") -> list[dict[str, str]]:
+    """The reported figures of a data set (of all without) as text, best first within a data set.
+
+    Accuracies are turned into errors, so that they can be read beside each other.
+    """
+    frame = read_reported()
+    if dataset:
+        frame = frame[frame["dataset"] == dataset]
+    accuracy = frame["metric"] == "accuracy"
+    frame = frame.assign(error=frame["value"].where(~accuracy, 100 - frame["value"]))
+    frame = frame.sort_values(["dataset", "error", "method"], kind="stable")
+    return [_reported_row(row) for row in frame.to_dict("records")]
+
+
+def _reported_row(row: dict[str, Any]) -> dict[str, str]:
+    import pandas as pd
+
+    spread = "" if pd.isna(row["spread"]) else f" ± {row['spread']:g}"
+    known = {key: "" if pd.isna(row[key]) else f"{int(row[key]):,}" for key in ("parameters", "runs")}
+    return {
+        "method": row["method"],
+        "data set": row["dataset"],
+        "test error %": f"{round(row['error'], 4):g}{spread}",
+        "parameters": known["parameters"],
+        "augmentation": row["augmentation"],
+        "epoch": row["epoch_selection"],
+        "runs": known["runs"],
+        "status": row["status"],
+        "source": row["source"],
+    }
+
+
+def reported_table(dataset: str, style: str = "simple") -> str:
+    """The reported figures of a data set under a heading that sets them apart; empty where there are none."""
+    from tabulate import tabulate
+
+    rows = [{k: v for k, v in row.items() if k != "data set"} for row in reported_rows(dataset)]
+    if not rows:
+        return ""
+    heading = (
+        f"Reported by papers for {dataset}, NOT measured here: training, preprocessing, splits and the choice of the"
+        " epoch differ from row to row; the column 'status' says whether the source was seen"
+    )
+    return f"{heading}\n\n{tabulate(rows, headers='keys', tablefmt=style, disable_numparse=True)}"
+
+
 def _check_rows(frame: pd.DataFrame, name: str) -> None:
     seen: dict[tuple[str, ...], int] = {}
     for number, row in enumerate(frame.to_dict("records"), start=2):

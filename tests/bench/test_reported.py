@@ -1,12 +1,18 @@
 """Reported figures: the shipped table, and what the reader refuses."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from equibench.bench.reported import COLUMNS, STATUSES, read_reported
+from click.testing import CliRunner
+from equibench.bench.cli import cli
+from equibench.bench.record import write_record
+from equibench.bench.reported import COLUMNS, STATUSES, read_reported, reported_rows, reported_table
 from equibench.registry import UserError
+
+from . import records as made
 
 GOOD = dict(
     method="A net", family="g-cnn", dataset="mnist-rot", metric="error", value="2.28", spread="0.04", unit="%",
@@ -111,3 +117,33 @@ def test_reading_needs_no_torch() -> None:
     code = "import sys; from equibench.bench.reported import read_reported; read_reported(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_rows_are_errors_best_first_and_apart_by_data_set() -> None:
+    rows = reported_rows("cifar10")
+    errors = [float(r["test error %"].split(" ")[0]) for r in rows]
+    assert errors == sorted(errors) and {r["data set"] for r in rows} == {"cifar10"}
+    by_method = {(r["method"], r["source"]): r for r in rows}
+    rerun = next(r for (m, _), r in by_method.items() if m == "WRN-28-10 dropout, rerun")
+    assert rerun["test error %"] == "3.73"  # 96.27 % accuracy
+    assert len(reported_rows()) == len(read_reported())
+
+
+def test_reported_figures_stand_apart_from_measured_ones(tmp_path: Path) -> None:
+    write_record(tmp_path, made.record(90.0, dataset="mnist-rot"))
+    plain = CliRunner().invoke(cli, ["leaderboard", "--results", str(tmp_path)]).output
+    both = CliRunner().invoke(cli, ["leaderboard", "--results", str(tmp_path), "--reported"]).output
+    assert both.startswith(plain.rstrip()) and "1.87" not in plain
+    heading, _, table = both[len(plain.rstrip()) :].strip().partition("\n\n")
+    assert "NOT measured here" in heading and "PDO-eConv p8" in table and "unverified" in table
+    # Nothing of it reaches the files.
+    assert "1.87" not in (tmp_path / "mnist-rot-e5-common-v1.csv").read_text()
+    (document,) = json.loads(CliRunner().invoke(cli, ["leaderboard", "--results", str(tmp_path), "--reported", "--json"]).output)
+    assert len(document["models"]) == 1 and len(document["reported"]) == len(reported_rows("mnist-rot"))
+
+
+def test_reported_figures_are_listed_by_method_or_data_set() -> None:
+    found = json.loads(CliRunner().invoke(cli, ["list", "reported", "PDO*", "--json"]).output)
+    assert {"0.709", "1.87", "3.68", "18.4"} <= {r["test error %"] for r in found}
+    assert all(r["method"].startswith("PDO") for r in found)
+    assert reported_table("digits-rot") == ""
