@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from .provenance import source_hash
 from .recipe import Recipe, find_recipe
 from .record import FINAL, Refused, RunRecord, read_board
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
-from .statistics import binomial_error_pct, interval, mean
+from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,37 @@ class Board:
         """Smoke runs, and trials that chose a rate, are barred from tables."""
         return any(r.spec.budget.kind != "smoke" and not r.spec.is_trial for r, _ in self.chosen)
 
+    @cached_property
+    def values(self) -> dict[str, dict[int, float]]:
+        """Test accuracy in % of every measured run, by model and seed."""
+        found: dict[str, dict[int, float]] = {}
+        for record, _ in self.chosen:
+            if record.status in FINAL and record.results is not None and not record.spec.is_trial:
+                found.setdefault(record.spec.model, {})[record.spec.seed] = record.results.test_acc_pct
+        return found
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The model that the others are compared with: what most runs' suites say, of those that have a result."""
+        named = Counter(r.context.reference_model for r, _ in self.chosen)
+        there = [(-count, name) for name, count in named.items() if name in self.values]
+        return min(there)[1] if there else None
+
+    @cached_property
+    def against_reference(self) -> list[Comparison]:
+        """Every model against the reference, one family; empty without a reference."""
+        return compare(self.values, self.reference) if self.reference else []
+
+    @cached_property
+    def all_pairs(self) -> list[Comparison]:
+        """Every model against every other, one family."""
+        return compare_all(self.values)
+
+    @cached_property
+    def ranks(self) -> dict[str, int | None]:
+        """See `statistics.ranks`."""
+        return ranks(self.values)
+
 
 def load_board(root: Path, name: str) -> Board:
     """Read all records of a board and choose those that count."""
@@ -55,7 +87,8 @@ def load_board(root: Path, name: str) -> Board:
         board.later += len(attempts) - 1
     sidecars, more = read_sidecars(root, name)
     board.refused += more
-    board.sidecars = {r.run_id: s for r, _ in board.chosen if (s := sidecar_of(r, sidecars)) is not None}
+    if sidecars:
+        board.sidecars = {r.run_id: s for r, _ in board.chosen if (s := sidecar_of(r, sidecars)) is not None}
     return board
 
 
@@ -74,7 +107,8 @@ def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[lis
 
 def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[RunRecord]]:
     runs: dict[tuple[str, int, float], list[RunRecord]] = {}
-    for record in sorted(records, key=lambda r: (r.spec.model, r.spec.seed, r.attempt, r.file_name)):
+    # The sort is stable, and records come in the order of their files' names.
+    for record in sorted(records, key=lambda r: (r.spec.model, r.spec.seed, r.attempt)):
         # The trials of a tuning board differ in their rate as well.
         rate = record.spec.recipe.lr if record.spec.is_trial else 0.0
         runs.setdefault((record.spec.model, record.spec.seed, rate), []).append(record)
@@ -108,6 +142,7 @@ def staleness(record: RunRecord) -> str:
     return ", ".join(changed)
 
 
+@cache
 def _current_recipe(name: str, model: str) -> Recipe | None:
     """The shipped recipe; None for a tuned one, whose rate belongs to the results."""
     try:
@@ -119,11 +154,20 @@ def _current_recipe(name: str, model: str) -> Recipe | None:
 @cache
 def _source_hash(model: str) -> str:
     try:
-        return source_hash(MODELS.find(model))
+        resolved = MODELS.find(model)
     except UserError:
         return ""
+    files = tuple(resolved.files)
+    if files not in _hashes:
+        _hashes[files] = source_hash(resolved)
+    return _hashes[files]
 
 
+#: Models of one file have one hash; parsing is slow.
+_hashes: dict[tuple[Path, ...], str] = {}
+
+
+@cache
 def _data_digest(dataset: str) -> str:
     try:
         return str(DATASETS.find(dataset).get("digest"))
@@ -131,6 +175,7 @@ def _data_digest(dataset: str) -> str:
         return ""
 
 
+@cache
 def _model_facts(model: str) -> dict[str, str]:
     keys = ("family", "group", "invariant", "source")
     try:
@@ -144,11 +189,12 @@ def run_rows(board: Board) -> pd.DataFrame:
     """One row a run: everything that a record says in numbers."""
     import pandas as pd
 
-    return pd.DataFrame([_run_row(record, stale, board.sidecars.get(record.run_id)) for record, stale in board.chosen])
+    return pd.DataFrame([_run_row(record, stale, board.sidecars) for record, stale in board.chosen])
 
 
-def _run_row(record: RunRecord, stale: str, sidecar: Sidecar | None) -> dict[str, Any]:
-    spec, results, cost = record.spec, record.results, record.cost
+def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dict[str, Any]:
+    spec, results, cost, run = record.spec, record.results, record.cost, record.run_id
+    sidecar = sidecars.get(run)
     row: dict[str, Any] = {"model": spec.model, "seed": spec.seed, "status": record.status, "reason": record.reason}
     row |= {name: getattr(results, name, None) for name in ("test_acc_pct", "val_acc_pct")}
     for name in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
@@ -162,7 +208,7 @@ def _run_row(record: RunRecord, stale: str, sidecar: Sidecar | None) -> dict[str
     row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
     row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
     row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
-    row |= {"attempt": record.attempt, "stale": stale, "run": record.run_id}
+    row |= {"attempt": record.attempt, "stale": stale, "run": run}
     # Wall clock of the process; the device-seconds of training above are another thing.
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
     row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
@@ -178,6 +224,9 @@ def model_rows(board: Board) -> pd.DataFrame:
     for record, stale in board.chosen:
         models.setdefault(record.spec.model, []).append((record, stale))
     rows = [_model_row(name, runs, board.sidecars) for name, runs in models.items()]
+    compared = {c.model: c for c in board.against_reference}
+    for row in rows:
+        row |= _comparison(row["model"], board, compared.get(row["model"]))
     rows.sort(key=lambda r: (r["test_acc_mean_pct"] is None, -(r["test_acc_mean_pct"] or 0), r["model"]))
     return pd.DataFrame(rows)
 
@@ -202,7 +251,7 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str,
     for metric in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
         row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
         row[metric] = mean([getattr(r.trained, metric) for r in results])
-    full = [sidecars[r.run_id] for r in measured if r.run_id in sidecars]
+    full = [sidecars[r.run_id] for r in measured if r.run_id in sidecars] if sidecars else []
     row |= full_columns(full)
     row["runs_collapsed"] = sum(r.trained.collapsed for r in results)
     row["runs_equivariance_full"] = len(full)
@@ -217,6 +266,15 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str,
     row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
     return row
+
+
+def _comparison(model: str, board: Board, against: Comparison | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"rank": board.ranks.get(model), "reference_model": board.reference}
+    row["diff_mean_pct"] = against and against.difference
+    row["diff_ci95_pct"] = against and against.interval
+    row["diff_pairs"] = against and against.pairs
+    row |= {"p_sign_flip": against and against.p, "p_holm": against and against.p_holm}
+    return row | {"p_smallest": against and against.p_smallest}
 
 
 def _worst(records: list[RunRecord]) -> str:

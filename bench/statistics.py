@@ -7,12 +7,12 @@ paired by their seed, and differences are taken seed by seed.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +82,7 @@ def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tu
     return fmean(values) - half, fmean(values) + half
 
 
+@cache
 def _t(count: int, confidence: float) -> float:
     """Quantile of Student's t with `count` - 1 degrees of freedom."""
     from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
@@ -208,7 +209,7 @@ def _family(values: Values, couples: Sequence[tuple[str, str]]) -> list[Comparis
     for pairs, rows in by_pairs.items():
         differences = np.array([d for _, d in rows])
         p_values = _sign_flips(differences)
-        halves = _halves(differences)
+        halves = [None] * len(rows) if pairs < SMALLEST_SAMPLE else _halves(differences).tolist()
         for (index, _), d, half, p in zip(rows, differences.mean(axis=1), halves, p_values, strict=True):
             found[index] = Comparison(*couples[index], pairs, float(d), half, float(p), 1.0, 1.0)
     family = [found[index] for index in sorted(found)]
@@ -218,28 +219,49 @@ def _family(values: Values, couples: Sequence[tuple[str, str]]) -> list[Comparis
     ]
 
 
-def _halves(differences: np.ndarray) -> list[Any]:
-    """`interval` of every row."""
+def _halves(differences: np.ndarray) -> np.ndarray:
+    """`interval` of every row of (comparisons, pairs)."""
     pairs = differences.shape[1]
-    if pairs < SMALLEST_SAMPLE:
-        return [None] * len(differences)
-    return (_t(pairs, 0.95) * differences.std(axis=1, ddof=1) / math.sqrt(pairs)).tolist()
+    return _t(pairs, 0.95) * differences.std(axis=1, ddof=1) / math.sqrt(pairs)
 
 
-def ranks(values: Values, comparisons: Sequence[Comparison]) -> dict[str, int | None]:
-    """1 + the number of models that are better; models that cannot be told apart share a rank.
+def directions(values: Values) -> np.ndarray:
+    """Which models can be told apart, pair by pair.
 
-    Better means that the paired 95 % interval of the difference lies above zero, pair by pair and not corrected
-    for their number. None where no pair of the model is long enough for an interval.
-
-    Args:
-        comparisons: of all pairs, see `compare_all`.
+    Returns:
+        (models, models) in the order of `values`: 1 or -1 where the 95 % interval of the paired differences
+        row - column lies above or below zero, 0 where it does not, NaN where the pair is too short for one. Not
+        corrected for the number of pairs.
     """
-    better: Counter[str] = Counter()
-    judged: set[str] = set()
-    for c in comparisons:
-        if c.interval is not None:
-            judged |= {c.model, c.reference}
-        if c.direction:
-            better[c.reference if c.direction > 0 else c.model] += 1
-    return {model: 1 + better[model] if model in judged else None for model in values}
+    import numpy as np
+
+    names = list(values)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, name in enumerate(names):
+        groups.setdefault(tuple(sorted(values[name])), []).append(index)
+    told = np.full((len(names), len(names)), np.nan)
+    for seeds, rows in groups.items():
+        for others, columns in groups.items():
+            common = [s for s in seeds if s in set(others)]
+            if len(common) < SMALLEST_SAMPLE:
+                continue
+            own = np.array([[values[names[i]][s] for s in common] for i in rows])
+            his = np.array([[values[names[i]][s] for s in common] for i in columns])
+            for row, mine in zip(rows, own, strict=True):
+                differences = mine - his
+                mean_ = differences.mean(axis=1)
+                told[row, columns] = np.where(np.abs(mean_) > _halves(differences), np.sign(mean_), 0.0)
+    return told
+
+
+def ranks(values: Values) -> dict[str, int | None]:
+    """1 + the number of models that are better (see `directions`); models that cannot be told apart share a rank.
+
+    None where no pair of the model is long enough for an interval.
+    """
+    import numpy as np
+
+    told = directions(values)
+    np.fill_diagonal(told, np.nan)
+    judged, worse = ~np.isnan(told).all(axis=1), (told < 0).sum(axis=1)
+    return {model: 1 + int(n) if known else None for model, n, known in zip(values, worse, judged, strict=True)}

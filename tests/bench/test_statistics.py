@@ -11,6 +11,7 @@ from equibench.bench.statistics import (
     binomial_error_pct,
     compare,
     compare_all,
+    directions,
     holm,
     interval,
     mean,
@@ -174,4 +175,19 @@ def test_models_that_cannot_be_told_apart_share_a_rank() -> None:
         "third": {s: 80 + x + e for (s, x), e in zip(enumerate(shared), [0.1, 0.0, -0.1, 0.05])},
         "too short": {0: 99.0, 1: 99.0},
     }
-    assert ranks(values, compare_all(values)) == {"first": 1, "tied": 1, "third": 3, "too short": None}
+    assert ranks(values) == {"first": 1, "tied": 1, "third": 3, "too short": None}
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6))
+def test_directions_are_those_of_the_single_comparisons(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    values = {m: {s: float(rng.normal(i, 1)) for s in range(5) if rng.rand() > 0.2} for i, m in enumerate("abcd")}
+    told, names = directions(values), list(values)
+    found = {(c.model, c.reference): c for c in compare_all(values)}
+    for (i, a), (j, b) in combinations(enumerate(names), 2):
+        c = found.get((a, b))
+        if c is None or c.interval is None:
+            assert np.isnan(told[i, j]) and np.isnan(told[j, i])
+        else:
+            assert told[i, j] == c.direction == -told[j, i]

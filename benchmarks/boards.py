@@ -1,0 +1,120 @@
+"""How long boards and the site take to make from many records; prints seconds and the weight of a page.
+
+    uv run python benchmarks/boards.py [--boards 5] [--models 200] [--seeds 10]
+
+The records are made up, but have the size and the spread of real ones. Their models are registered ones where there
+are enough, so that looking them up costs what it costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from equibench.bench.leaderboard import write_board
+from equibench.bench.record import (
+    Context, CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, board_folder, board_names,
+)  # fmt: skip
+from equibench.bench.spec import RunSpec, find_suite, plan
+from equibench.registry import MODELS
+
+BOARDS_LIMIT_S, SITE_LIMIT_S, PAGE_LIMIT_MB = 10.0, 20.0, 3.0
+
+
+def main() -> None:
+    """Make records, boards and site, and print what that took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--boards", type=int, default=5)
+    parser.add_argument("--models", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--keep", metavar="DIR", help="Folder to make them in, and to leave them.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(options.keep or temporary)
+        count = make_records(root / "results", options.boards, options.models, options.seeds)
+        start = time.perf_counter()
+        for name in board_names(root / "results"):
+            write_board(root / "results", name)
+        boards = time.perf_counter() - start
+        print(f"boards of {count:,} records      {boards:6.2f} s   (at most {BOARDS_LIMIT_S:g})")
+        make_site(root)
+
+
+def make_site(root: Path) -> None:
+    """Publish the site, and print seconds and megabytes."""
+    from equibench.bench.publish.publish import publish
+    from equibench.bench.publish.site import page_weight
+
+    start = time.perf_counter()
+    publish(root / "results", root / "site", formats=("html",))
+    seconds = time.perf_counter() - start
+    print(f"site of the same records     {seconds:6.2f} s   (at most {SITE_LIMIT_S:g})")
+    for name, weight in page_weight(root / "site").items():
+        print(f"page with {name}: {weight / 1e6:.2f} MB   (at most {PAGE_LIMIT_MB:g})")
+
+
+def make_records(root: Path, boards: int, models: int, seeds: int) -> int:
+    """Write made-up records; returns how many."""
+    rng = random.Random(0)
+    names = model_names(models)
+    pattern = plan(find_suite("quickstart"))[0]
+    count = 0
+    for index in range(boards):
+        budget = pattern.budget.model_copy(update={"name": f"e{5 + index}", "epochs": 5.0 + index})
+        for model in names:
+            quality, size = rng.gauss(0, 2), int(10 ** rng.uniform(4, 6.5))
+            for seed in range(seeds):
+                spec = pattern.model_copy(update={"model": model, "seed": seed, "budget": budget})
+                write_quickly(root, made_up(spec, quality, size, rng))
+                count += 1
+    return count
+
+
+def model_names(count: int) -> list[str]:
+    """Registered names, then members of a family."""
+    names = [e.name for e in MODELS.match(()) if not e.is_template]
+    names += [f"wrn-{10 + 6 * (i % 8)}-b{3 + i // 8}" for i in range(count)]
+    return list(dict.fromkeys(names))[:count]
+
+
+def made_up(spec: RunSpec, quality: float, size: int, rng: random.Random) -> RunRecord:
+    """A record as a run of some minutes writes it."""
+    accuracy = min(100.0, 94 + quality + 0.4 * math.sin(spec.seed) + rng.gauss(0, 0.4) + 0.3 * math.log10(size))
+    points = [CorePoint(eq_exact_c4=rng.random(), eq_exact_d4=0.3, eq_rot_analytic=rng.random(), collapsed=False) for _ in "ab"]
+    results = Results(
+        test_acc_pct=round(accuracy, 2), val_acc_pct=93.0, test_images=1500, train_images=3000,
+        train_s=size / 1e4 * rng.uniform(0.9, 1.1), step_ms=8.0, peak_mib=100.0, peak_kind="allocated on the device",
+        init=points[0], trained=points[1], weights_sha256=f"{rng.getrandbits(256):064x}",
+    )  # fmt: skip
+    curve = [
+        CurvePoint(step=s, loss=2.3 * math.exp(-s / 30) + 0.05 * rng.random(), lr=0.01, device_s=s / 100)
+        for s in range(5, 241, 5)
+    ]
+    flops = size * 400
+    return RunRecord(
+        schema_version=1, spec=spec, attempt=1, status="ok", reason="", results=results,
+        cost=Size(parameters=size, dense_weights=size, buffers=0, flops_per_image=flops, train_flops_per_image=3 * flops),
+        curve=curve, phases={f"{p}_s": 1.0 for p in ("startup", "import", "data", "build", "train", "other", "total")},
+        provenance=Provenance(
+            source_hash="0" * 16, data_digest="0" * 64, started="2026-01-01T00:00:00+00:00",
+            versions={"python": "3.11.0", "torch": "2.12.1"}, hardware={"device": "cuda:0", "hardware_key": "made up"},
+            threads=1, command="",
+        ),
+        context=Context(suite="made-up", parameter_class="as-published", reference_parameters=None, reference_model="z2cnn"),
+        warnings=[],
+    )  # fmt: skip
+
+
+def write_quickly(root: Path, record: RunRecord) -> None:
+    """As `record.write_record`, without waiting for the disk."""
+    folder = board_folder(root, record.spec.board)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / record.file_name).write_text(record.canonical() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
