@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .equivariance import draw_blobs, relative_error
-from .equivariance_report import Sample, at_size
+from .equivariance_report import Sample, built, claim_error
 from .evaluate import logits
 from .figures import plot_interpolation, plot_parity
 from .files import ensure_writable
@@ -27,6 +27,7 @@ PARITY_MODELS = {
     "wrn-10-b9": "wrn-10-b9 (no group)",
 }
 PARITY_SIZES = tuple(range(28, 35))
+PARITY_IMAGES = 20
 
 
 class RadialNet(nn.Module):
@@ -88,12 +89,16 @@ def interpolation_figure(out: Path, data_folder: str | None = None) -> list[Path
 def parity_figure(out: Path, data_folder: str | None = None) -> list[Path]:
     """``grid-parity``: error under exact quarter turns, at initialisation, against the size of the image."""
     sample = Sample.of(DATASET, data_folder, torch.device("cpu"))
-    errors = {}
-    for name, label in PARITY_MODELS.items():
-        outcomes = [at_size(name, sample, n, "none", curves=False) for n in PARITY_SIZES]
-        errors[label] = [o.eq_exact_c4 for o in outcomes]
+    errors = {label: [_parity(name, sample, n) for n in PARITY_SIZES] for name, label in PARITY_MODELS.items()}
     title = "Quarter turns at initialisation: the size of the image decides which network is exact"
     return plot_parity(PARITY_SIZES, errors, title, out / "grid-parity")
+
+
+def _parity(name: str, sample: Sample, size: int) -> float | None:
+    model = built(name, sample, size)
+    if not isinstance(model, nn.Module):
+        return None
+    return claim_error(model, sample.at(size)[:PARITY_IMAGES], sample.prepare, "C4")
 
 
 def documentation_figures(out: Path, data_folder: str | None = None) -> list[Path]:

@@ -90,8 +90,8 @@ def claimed_elements(invariant: str) -> list[tuple[int, bool]]:
     return [(k, flip) for flip in ((False, True) if kind == "D" else (False,)) for k in turns]
 
 
-def at_size(name: str, sample: Sample, size: int, invariant: str, curves: bool = True) -> AtSize:
-    """Build a model for one size of image and measure it as it was initialised; `curves`: by angle and layer too."""
+def built(name: str, sample: Sample, size: int) -> nn.Module | str:
+    """A model for one size of image as it was initialised, in evaluation mode; or why it cannot be built."""
     try:
         torch.manual_seed(derive(0, "weights"))
         channels = sample.images.shape[1]
@@ -100,8 +100,15 @@ def at_size(name: str, sample: Sample, size: int, invariant: str, curves: bool =
     except UserError:
         raise
     except Exception as error:  # whatever a model raises at a size that it was not made for
-        return AtSize(size, f"cannot be built: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}")
-    model.to(sample.images.device).eval()
+        return f"cannot be built: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+    return model.to(sample.images.device).eval()
+
+
+def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
+    """Build a model for one size of image and measure it."""
+    model = built(name, sample, size)
+    if isinstance(model, str):
+        return AtSize(size, model)
     images = sample.at(size)
     core = measure_core(model, images, sample.prepare, sample.background, sample.maximum)
     scene = sample.scene(size)
@@ -112,8 +119,8 @@ def at_size(name: str, sample: Sample, size: int, invariant: str, curves: bool =
         core.eq_exact_c4,
         core.eq_exact_d4,
         core.eq_rot_analytic,
-        angle_curve(model, scene) if curves else [],
-        feature_errors(model, scene) if curves else [],
+        angle_curve(model, scene),
+        feature_errors(model, scene),
     )
 
 

@@ -23,6 +23,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 #: Errors below this are shown there: it is float32 rounding.
 FLOOR = 1e-8
+#: Below this an error is rounding, in the picture of grid parity.
+ROUNDING = 1e-5
 
 _STYLE = {
     "figure.dpi": 110,
@@ -65,7 +67,7 @@ def plot_angles(
         axes.set_ylim(bottom=0)
         axes.set_ylabel("relative change of the logits")
         axes.set_title(title, loc="left", fontsize=10.5)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=1, bbox_to_anchor=(1.22, 0.85))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return _save(figure, [path])
 
 
@@ -83,7 +85,7 @@ def plot_depth(series: Mapping[str, Mapping[str, float | None]], title: str, pat
         axes.set_xticks(places, layers, rotation=40, ha="right", fontsize=8)
         axes.set(xlabel="layer, from input to output", ylabel="relative error of the features")
         axes.set_title(title, loc="left", fontsize=10.5)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", bbox_to_anchor=(1.3, 0.85))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return _save(figure, [path])
 
 
@@ -99,7 +101,7 @@ def plot_interpolation(
         axes.set_yscale("log")
         axes.set(xticks=range(0, 91, 15), xlabel="rotation of the input in degrees", ylabel="apparent relative error")
         axes.set_title(title, loc="left", fontsize=10.5)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", bbox_to_anchor=(1.38, 0.85))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return _save(figure, [stem.with_suffix(".svg"), stem.with_suffix(".png")])
 
 
@@ -109,14 +111,19 @@ def plot_parity(
     """Error under quarter turns against the size of the image, logarithmic; sizes that cannot be built are gaps."""
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.0))
-        for (label, values), colour, marker in zip(errors.items(), COLOURS, MARKERS, strict=False):
+        step = 0.6 / max(len(errors) - 1, 1)
+        for place, ((label, values), colour, marker) in enumerate(zip(errors.items(), COLOURS, MARKERS, strict=False)):
             shown = _there([None if v is None else max(v, FLOOR) for v in values])
-            axes.plot(sizes, shown, color=colour, marker=marker, ms=5.5, lw=1.2, label=label)
-        axes.axhspan(FLOOR / 2, 1e-5, color="#eeeeee", zorder=0)
-        axes.text(sizes[0] - 0.3, 4e-6, "float32 rounding", fontsize=8.5, color="#555555", va="top")
+            # Side by side: points at one size would hide each other, and there is nothing between two sizes.
+            axes.plot([n - 0.3 + place * step for n in sizes], shown, marker, color=colour, ms=6, label=label)
+        for n in (*sizes, sizes[-1] + 1):
+            axes.axvline(n - 0.5, color="#dddddd", lw=0.8, zorder=0)
+        axes.grid(False, axis="x")
+        axes.axhspan(ROUNDING / 100, ROUNDING, color="#eeeeee", zorder=0)
+        axes.text(sizes[0] - 0.45, ROUNDING / 80, "float32 rounding", fontsize=8.5, color="#555555", va="bottom")
         axes.set_yscale("log")
-        axes.set_ylim(FLOOR / 2, 4)
+        axes.set(ylim=(ROUNDING / 100, 4), xlim=(sizes[0] - 0.5, sizes[-1] + 0.5))
         axes.set(xticks=list(sizes), xlabel="side of the image in pixels", ylabel="eq_exact_c4")
         axes.set_title(title, loc="left", fontsize=10.5)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", bbox_to_anchor=(1.38, 0.85))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         return _save(figure, [stem.with_suffix(".svg"), stem.with_suffix(".png")])
