@@ -198,10 +198,15 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
         click.echo(f"{len(outcome.failed)} runs failed; the same command tries them again", err=True)
 
 
-def _board_document(board: Any, root: Any) -> dict[str, Any]:
+def _board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     from .leaderboard import model_rows, run_rows
+    from .publish.select import select_columns, select_rows, shows
 
-    tables = {"models": model_rows(board), "runs": run_rows(board)}
+    runs = run_rows(board)
+    if view is None:
+        tables = {"models": model_rows(board), "runs": runs}
+    else:
+        tables = {"models": select_columns(select_rows(board, view), view), "runs": runs[[shows(view, m) for m in runs["model"]]]}
     rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
     csv = str(root / f"{board.name}.csv") if board.is_table else None
     return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
@@ -347,45 +352,54 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
 
 @cli.command()
 @click.argument("board", required=False)
-@click.option("--format", "style", default="simple", show_default=True, help="simple, github, grid, … or csv.")
+@click.option("--dataset", help="Boards of this data set only.")
+@click.option("--budget", help="Boards of this budget only.")
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
+@click.option("--sort", default="", metavar="COLUMN", help="Sort by a column of the CSV; -COLUMN: the largest first.")
+@click.option("--columns", default="", help="Columns of the CSV instead of the usual ones, separated by commas.")
+@click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
+@click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
+@click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @_results
 @_include
 @_json
-def leaderboard(
-    board: str | None,
-    style: str,
-    with_reported: bool,
-    results: str | None,
-    includes: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it."""
+def leaderboard(board: str | None, style: str, with_reported: bool, as_json: bool, **options: Any) -> None:
+    """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it.
+
+    \b
+    equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
+    equibench leaderboard digits-rot-e5-common --against z2cnn-22
+    equibench leaderboard digits-rot-e5-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
+    """
     from tabulate import tabulate_formats
 
     from ..registry import nearest
-    from .api import find_board
     from .files import results_root
-    from .leaderboard import model_rows, write_board
-    from .record import board_names
-    from .table import board_table
+    from .publish.select import View, check_models, select_boards, select_columns, select_rows, view_text
 
-    if style not in (*tabulate_formats, "csv"):
-        raise UserError(f"--format {style!r}: {nearest(style, [*tabulate_formats, 'csv'])}")
-    include(includes)
-    root = results_root(results)
-    names = [find_board(board, root)] if board else board_names(root)
-    if not names:
-        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
-    boards = [write_board(root, name) for name in names]
-    if as_json:
-        documents = [_board_document(b, root) for b in boards]
+    formats = [*tabulate_formats, "csv", "json", "md"]
+    if style not in formats:
+        raise UserError(f"--format {style!r}: {nearest(style, formats)}")
+    include(options["includes"])
+    columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
+    view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"])
+    root = results_root(options["results"])
+    boards = select_boards(root, board, options["dataset"], options["budget"])
+    check_models(boards, view)
+    if as_json or style == "json":
+        documents = [_board_document(b, root, view) for b in boards]
         if with_reported:
             documents = [{**d, "reported": _reported(b)} for d, b in zip(documents, boards, strict=True)]
         click.echo(json.dumps(documents))
         return
-    for built in (b for b in boards if b.is_table):
-        click.echo(model_rows(built).to_csv(index=False) if style == "csv" else board_table(built, style) + "\n")
+    # Booktabs, because these tables are for papers.
+    style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
+    for built in (b for b in boards if b.is_table and not select_rows(b, view).empty):
+        if style == "csv":
+            click.echo(select_columns(select_rows(built, view), view).to_csv(index=False))
+        else:
+            click.echo(view_text(built, view, style) + "\n")
     if with_reported and style != "csv":
         from .reported import reported_table
 

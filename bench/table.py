@@ -12,28 +12,44 @@ from .record import FINAL
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .estimate import ModelCost
 
 #: Floor below which an equivariance error is float32 rounding.
 ROUNDING = 1e-5
 
 
-def board_table(board: Board, style: str = "simple") -> str:
+def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None = None) -> str:
     """The table of a board with its heading and notes.
 
     Args:
         style: a table format of tabulate (``simple``, ``github``, ``grid``, …).
+        frame: some of the board's `model_rows`; all without.
     """
-    frame = model_rows(board)
+    frame = model_rows(board) if frame is None else frame
+    rows = table_rows(board, frame)
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(rows))
+    return "\n".join([board_heading(board), "", table, "", *board_notes(board, frame)])
+
+
+def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
+    """The usual columns as text; rank and treatment only where there are any."""
     values = _values(board)
     rows = [_row(row, values.get(row["model"], []), board) for row in frame.to_dict("records")]
-    if not any(row["treatment"] for row in rows):
-        rows = [{key: cell for key, cell in row.items() if key != "treatment"} for row in rows]
-    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=_alignment(rows))
-    return "\n".join([_heading(board), "", table, "", *_notes(board)])
+    empty = [key for key in ("rank", "treatment") if not any(row[key] for row in rows)]
+    return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
-def _alignment(rows: list[dict[str, str]]) -> list[str]:
+def rank_text(board: Board, model: str) -> str:
+    """A rank, with ``=`` where others share it; empty where there is none."""
+    rank = board.ranks.get(model)
+    shared = list(board.ranks.values()).count(rank) > 1
+    return "" if rank is None else f"{rank}=" if shared else str(rank)
+
+
+def alignment(rows: list[dict[str, str]]) -> list[str]:
+    """How the columns of the usual table are aligned."""
     left = ("model", "treatment", "invariant", "status")
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
 
@@ -46,7 +62,8 @@ def _values(board: Board) -> dict[str, list[float]]:
     return found
 
 
-def _heading(board: Board) -> str:
+def board_heading(board: Board) -> str:
+    """One line: what the board is."""
     spec = board.chosen[0][0].spec
     budget = spec.budget
     spent = f"{budget.seconds:g} device-seconds" if budget.seconds else f"{budget.epochs or 0:g} epochs"
@@ -61,6 +78,7 @@ def _heading(board: Board) -> str:
 def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, str]:
     unequal = board.chosen[0][0].spec.budget.kind != "E"
     return {
+        "rank": rank_text(board, row["model"]),
         "model": row["model"],
         "treatment": row["treatment"],
         "invariant": row["invariant"],
@@ -104,10 +122,10 @@ def _error(value: Any) -> str:
     return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
 
 
-def _notes(board: Board) -> list[str]:
+def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """The sentences that a reader of the table needs."""
     count = min((len(v) for v in _values(board).values()), default=0)
     spread = f"mean ± 95 % t-interval over {count} seeds" if count >= SMALLEST_SAMPLE else "each seed's value"
-    frame = model_rows(board)
     errors = [e for e in frame["test_se_binomial_pct"] if not _missing(e)]
     notes = [
         f"test acc: {spread}; the choice of test images adds a standard error of"
@@ -117,6 +135,11 @@ def _notes(board: Board) -> list[str]:
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
         " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
     ]
+    if any(rank is not None for rank in board.ranks.values()):
+        notes.append(
+            "rank: 1 + models whose 95 % interval of the differences, paired by seed, lies above zero (each pair by"
+            " itself); = shares it: these seeds cannot tell them apart"
+        )
     notes += _classes(board)
     notes += [f"{row['model']}: {row['reason']}" for row in frame.to_dict("records") if row["reason"]]
     stale = [row["model"] for row in frame.to_dict("records") if row["stale"]]

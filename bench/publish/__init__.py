@@ -1,0 +1,1 @@
+"""Boards for readers: tables in Markdown and LaTeX, BibTeX, plots, one static site."""
