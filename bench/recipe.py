@@ -115,7 +115,7 @@ def named_recipes() -> dict[str, Recipe]:
 
 @cache
 def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
-    """The tables of ``recipes_*.toml``: patterns of the models that each is for (its own name without), and the recipe."""
+    """The tables of ``recipes_*.toml``: patterns of models (without ``models``, its own name), and their recipe."""
     found: dict[str, tuple[tuple[str, ...], Recipe]] = {}
     for stem in shipped_names("bench", suffix=".toml"):
         if stem.startswith("recipes_"):

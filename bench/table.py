@@ -166,7 +166,9 @@ def _classes(board: Board) -> list[str]:
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:
     """Validation accuracies of the trials, one row a model, and the rate that was chosen."""
     rows = [
-        {"model": model, **{f"{rate:g}": _number(v, "{:.2f}") or "failed" for rate, v in own.items()}, "chosen": f"{chosen[model]:g}"}
+        {"model": model}
+        | {f"{rate:g}": _number(score, "{:.2f}") or "failed" for rate, score in own.items()}
+        | {"chosen": f"{chosen[model]:g}"}
         for model, own in scores.items()
     ]
     notes = [f"validation accuracy in % by learning rate; {len(next(iter(scores.values())))} trials a model, one seed"]
@@ -194,7 +196,9 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
     known = [c.train_s for c in costs if c.train_s is not None]
     total = f"{sum(c.runs for c in costs)} runs, {sum(c.examples for c in costs):,} examples"
     total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
-    time = f"; {_duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time" if known else ""
+    time = ""
+    if known:
+        time = f"; {_duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
     unknown = "" if len(known) == len(costs) else "; time is known after a first run on this device (--seeds 1)"
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"

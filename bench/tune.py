@@ -143,7 +143,8 @@ def write_tuned(
     table: dict[str, Any] = parse_toml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
     for model, rate in chosen.items():
         shown = ", ".join(f"{r:g}: {'failed' if s is None else f'{s:.2f}'}" for r, s in scores[model].items())
-        own = base.model_copy(update={"lr": rate, "trials": len(GRID), "note": f"validation accuracy in % by rate: {shown}"})
+        note = f"validation accuracy in % by rate: {shown}"
+        own = base.model_copy(update={"lr": rate, "trials": len(GRID), "note": note})
         table[model] = own.model_dump(exclude={"name"}, exclude_none=True)
     lines = ["# Recipes with a rate for each model, chosen on validation images by `equibench tune`."]
     for model in sorted(table):

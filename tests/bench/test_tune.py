@@ -82,7 +82,7 @@ def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
     (board,) = board_names(tmp_path)
     assert board == "bars-e1-tuning-v1" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
     assert len(read_board(tmp_path, board)[0]) == len(GRID)
-    again = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu", jobs=2))
+    again = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu"))
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})
     outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))
