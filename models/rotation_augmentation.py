@@ -17,7 +17,7 @@ from ..registry import register_wrapper
     note="trained on rotated images: each by a random angle, bicubic, on top of the board's augmentation",
 )
 def rot_aug(model: nn.Module) -> nn.Module:
-    """The same model; each training image is rotated by an angle uniform over the circle, after the board's augmentation.
+    """The same model; each training image is rotated by an angle uniform over the circle, after the board augments it.
 
     Order of the images and the board's augmentation stay those of all other models of a seed. Evaluation and
     re-estimation of batch-norm statistics see images that are not rotated.
