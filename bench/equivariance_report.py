@@ -1,4 +1,4 @@
-"""What ``equibench equivariance`` says: of a model at initialisation, of a finished run, and the documentation's figures."""
+"""What ``equibench equivariance`` says of a model at initialisation, and of a finished run."""
 
 from __future__ import annotations
 
@@ -220,14 +220,14 @@ def _sizes(sizes: list[int]) -> str:
 
 
 def _pictures(
-    name: str, curves: dict[str, list[float | None]], layers: dict[str, list[Any]], title: str, out: Path
+    stem: str, curves: dict[str, list[float | None]], layers: dict[str, list[Any]], title: str, out: Path
 ) -> list[Path]:
     from .figures import plot_angles, plot_depth
 
     pictures = []
     if any(v is not None for curve in curves.values() for v in curve):
         about = f"{title}: error of the logits, closed-form images"
-        pictures += plot_angles(CURVE_DEGREES, curves, about, out / f"{name}-equivariance-angle.png")
+        pictures += plot_angles(CURVE_DEGREES, curves, about, out / f"{stem}-equivariance-angle.png")
     series = {}
     for when, errors in layers.items():
         for kind, key in (("quarter turns", "eq_feat_exact"), ("other group rotations", "eq_feat_fibre")):
@@ -236,7 +236,7 @@ def _pictures(
                 series[f"{kind}, {when}"] = values
     if series:
         about = f"{title}: error of the features"
-        pictures += plot_depth(series, about, out / f"{name}-equivariance-depth.png")
+        pictures += plot_depth(series, about, out / f"{stem}-equivariance-depth.png")
     return pictures
 
 
@@ -265,7 +265,7 @@ def run_report(
     curves = {"at initialisation": sidecar.init.curve, "trained": sidecar.trained.curve}
     layers = {"at initialisation": sidecar.init.layers, "trained": sidecar.trained.layers}
     title = f"{name}, seed {record.spec.seed}, {record.spec.dataset} {record.spec.budget.name}"
-    pictures = _pictures(name, curves, layers, title, out)
+    pictures = _pictures(f"{name}-{record.run_id}", curves, layers, title, out)
     rows: list[dict[str, Any]] = [
         {"figure": key, "at initialisation": getattr(sidecar.init, key), "trained": getattr(sidecar.trained, key)}
         for key in (*FULL_ERRORS, *FULL_PREDICTIONS)

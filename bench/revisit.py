@@ -30,7 +30,8 @@ def find_record(run: str, root: Path) -> RunRecord:
     Raises:
         UserError: none or several begin so, or the run has no result.
     """
-    fits = [p for board in board_names(root) for p in board_folder(root, board).glob("*.json") if p.name.startswith(run)]
+    paths = (p for board in board_names(root) for p in board_folder(root, board).glob("*.json"))
+    fits = [p for p in paths if p.name.startswith(run)]
     if len(fits) != 1 or not run:
         what = "; ".join(sorted(p.name.rsplit(".", 2)[0] for p in fits)[:5])
         raise UserError(

@@ -106,7 +106,8 @@ def test_closed_form_inputs_are_what_they_say() -> None:
     assert (blobs.heights > 0).any() and (blobs.heights < 0).any()
     assert not blobs.heights[:, 0].equal(blobs.heights[:, 1])  # colours of their own
     # One blob alone, rotated: its peak moves as the rotation says, counter-clockwise with y up.
-    lone = blobs.__class__(torch.tensor([[[6.0, 0.0]]]).double(), torch.ones(1, 1).double(), torch.ones(1, 1, 1).double())
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    lone = blobs.__class__(torch.tensor([[[6.0, 0.0]]], dtype=torch.float64), one[0], one)
     image = lone.sample(29, 90, [0.0])[0, 0]
     assert divmod(int(image.argmax()), 29) == (14 - 6, 14)
 

@@ -19,7 +19,8 @@ def digits(count: int = 24) -> torch.Tensor:
     images = torch.zeros(count, 1, SIZE, SIZE)
     for image in images:
         for _ in range(3):
-            (px, py), angle = torch.rand(2, generator=generator) * 12 - 6, math.pi * float(torch.rand(1, generator=generator))
+            px, py = torch.rand(2, generator=generator) * 12 - 6
+            angle = math.pi * float(torch.rand(1, generator=generator))
             along = (x[None, :] - px) * math.cos(angle) + (x[:, None] - py) * math.sin(angle)
             across = -(x[None, :] - px) * math.sin(angle) + (x[:, None] - py) * math.cos(angle)
             image[0] = torch.maximum(image[0], ((across.abs() < 1.3) & (along.abs() < 6)).float())
