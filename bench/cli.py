@@ -35,6 +35,7 @@ def cli() -> None:
     equibench list models 'pdo-*'             what there is: models, datasets, budgets, suites
     equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
+    equibench publish --out site              tables, plots and a page to explore
     equibench show p4cnn                      what is known of a model, or of a run
     equibench verify pdo-econv                the proof of the claims about PDO-eConv, computed afresh
     """
@@ -406,6 +407,42 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
         for dataset in dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen):
             click.echo(reported_table(dataset, style) or f"no paper reports a figure for {dataset}")
             click.echo()
+
+
+@cli.command()
+@click.argument("boards", nargs=-1)
+@click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
+@click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
+@click.option("--readme", metavar="FILE", help="Refresh the tables between the markers of FILE, and do nothing else.")
+@click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
+@_results
+@_include
+@_json
+def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None, as_json: bool, **options: Any) -> None:
+    """Publish BOARDS (all without) as tables, plots and a site that opens from disk: DIR/index.html.
+
+    \b
+    equibench publish --out site
+    equibench publish digits-rot-e5-common --format md,latex --out tables
+    equibench publish --readme README.md
+    """
+    from pathlib import Path
+
+    from .files import results_root
+
+    include(options["includes"])
+    root, target = results_root(options["results"]), Path(out)
+    if readme:
+        from .publish.readme import refresh
+
+        done, where = refresh(Path(readme), root), readme
+    else:
+        from .publish.publish import publish as write
+
+        kinds = [f.strip() for f in formats.split(",") if f.strip()]
+        done = write(root, target, boards, kinds, _positive("--jobs", options["jobs"]))
+        where = str(target / "index.html") if "html" in kinds else out
+    click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
 
 
 @cli.command()

@@ -72,6 +72,11 @@ class Board:
         return compare_all(self.values)
 
     @cached_property
+    def frame(self) -> pd.DataFrame:
+        """See `model_rows`; made once, not to be changed."""
+        return model_rows(self)
+
+    @cached_property
     def ranks(self) -> dict[str, int | None]:
         """See `statistics.ranks`."""
         return ranks(self.values)

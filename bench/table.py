@@ -144,7 +144,8 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     notes += [f"{row['model']}: {row['reason']}" for row in frame.to_dict("records") if row["reason"]]
     stale = [row["model"] for row in frame.to_dict("records") if row["stale"]]
     if stale:
-        notes.append(f"stale (source, data or recipe changed since): {', '.join(stale)}")
+        named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
+        notes.append(f"stale (source, data or recipe changed since): {named}")
     notes += [f"refused: {r.reason}" for r in board.refused]
     if board.later:
         notes.append(f"{board.later} further attempts or replaced runs are not shown")

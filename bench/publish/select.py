@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..leaderboard import Board, model_rows, write_board
+from ..leaderboard import Board, write_board
 from ..record import board_names
 from ..statistics import Comparison, compare
 from ..table import board_heading, board_table
@@ -84,12 +84,12 @@ def shows(view: View, model: str) -> bool:
 
 
 def select_rows(board: Board, view: View) -> pd.DataFrame:
-    """`model_rows` of a board with the rows, the order and the reference of a view; all columns.
+    """The rows of a board with the rows, the order and the reference of a view; all columns.
 
     Raises:
         UserError: there is no such column.
     """
-    frame = model_rows(board)
+    frame = board.frame
     if view.against and view.against != board.reference:
         frame = _against(frame, comparisons(board, view), view.against)
     frame = frame[[shows(view, m) for m in frame["model"]]]

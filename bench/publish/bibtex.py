@@ -1,0 +1,74 @@
+"""BibTeX of the models shown, from the sources that they are registered with."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+
+from ...registry import MODELS, UserError
+from ..files import shipped
+
+_KEY = re.compile(r"@\w+\{([^,\s]+),")
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?")
+_DOI = re.compile(r"(?:doi:|https?://doi\.org/)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
+
+
+def sources_of(models: Iterable[str]) -> list[str]:
+    """Sources of models and of their wrappers, each once, in order; models that are not registered have none."""
+    found: dict[str, None] = {}
+    for name in models:
+        try:
+            model = MODELS.find(name)
+        except UserError:
+            continue
+        for source in (model.get("source"), *(w.entry.fields.get("source") for w in model.wrappers)):
+            if source:
+                found[str(source)] = None
+    return list(found)
+
+
+def entry(source: str) -> str:
+    """The BibTeX entry of a source; a @misc with its address where nothing more is known."""
+    known = _known().get(source)
+    if known:
+        return known.strip()
+    arxiv, doi = _ARXIV.fullmatch(source), _DOI.fullmatch(source)
+    key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower()
+    if arxiv:
+        body = f"  eprint = {{{arxiv[1]}}},\n  archiveprefix = {{arXiv}},\n  url = {{https://arxiv.org/abs/{arxiv[1]}}},"
+    elif doi:
+        body = f"  doi = {{{_plain(doi[1])}}},"
+    elif source.startswith(("http://", "https://")):
+        body = f"  url = {{{_plain(source)}}},"
+    else:
+        body = f"  note = {{{_escaped(source)}}},"
+    return f"@misc{{{key},\n{body}\n}}"
+
+
+def key_of(source: str) -> str:
+    """The key by which LaTeX cites a source."""
+    found = _KEY.match(entry(source))
+    assert found is not None
+    return found[1]
+
+
+def bibliography(models: Iterable[str]) -> str:
+    """The BibTeX file of models: one entry a source, in the order of their keys."""
+    return "\n\n".join(entry(s) for s in sorted(sources_of(models), key=key_of)) + "\n"
+
+
+@cache
+def _known() -> dict[str, str]:
+    return tomllib.loads(shipped("bench", "publish", "sources.toml"))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[{}\\\s]", "", text)
+
+
+def _escaped(text: str) -> str:
+    from .tables import latex
+
+    return latex(text)

@@ -1,0 +1,124 @@
+"""What the page of a board needs, as one document."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from ..leaderboard import Board
+from ..record import RunRecord
+from ..reported import reported_rows
+from ..table import board_heading, board_notes
+from .select import comparison_note
+
+#: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.
+SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
+    ("model", "model", None, 1), ("rank", "rank", 0, 1), ("test_acc_mean_pct", "test accuracy %", 2, 1),
+    ("parameters", "parameters", 0, 1), ("flops_per_image", "MFLOPs", 1, 1e-6), ("eq_exact_c4", "C4 error", None, 1),
+    ("eq_rot_analytic", "rotation error", None, 1), ("train_s_mean", "train s", 1, 1), ("invariant", "invariant", None, 1),
+    ("family", "family", None, 1), ("runs_ok", "runs ok", 0, 1), ("status", "status", None, 1),
+)  # fmt: skip
+#: Columns that are made from the pairs, for whichever reference is chosen.
+_COMPARED = ("reference_model", "diff_mean_pct", "diff_ci95_pct", "diff_pairs", "p_sign_flip", "p_holm", "p_smallest")
+
+
+def payload(board: Board, figures: list[dict[str, str]], downloads: list[str]) -> dict[str, Any]:
+    """The document of a board; its shape is what ``site.js`` reads.
+
+    Args:
+        figures: ``stem``, ``title`` and ``kinds`` (formats, separated by blanks) of each.
+        downloads: paths in the site's folder.
+    """
+    frame = board.frame
+    records = frame.to_dict("records")
+    shown = {key: (label, digits, scale) for key, label, digits, scale in SHOWN}
+    order = [*shown, *(c for c in frame.columns if c not in shown and c not in _COMPARED)]
+    columns = [
+        {"key": key, "label": shown[key][0] if key in shown else key, "on": key in shown,
+         "digits": shown[key][1] if key in shown else None, "scale": shown[key][2] if key in shown else 1}
+        for key in order
+    ]  # fmt: skip
+    runs: dict[str, list[tuple[RunRecord, str]]] = {}
+    for record, stale in board.chosen:
+        runs.setdefault(record.spec.model, []).append((record, stale))
+    models = [r["model"] for r in records]
+    return {
+        "name": board.name,
+        "heading": board_heading(board),
+        "notes": [n for n in board_notes(board, frame) if not n.startswith("refused")] + _comparing(board),
+        "reference": board.reference or "",
+        "columns": columns,
+        "rows": [[_cell(row[c]) for c in order] for row in records],
+        "pairs": _pairs(board, models),
+        "runs": [[_run(r, stale) for r, stale in runs[m]] for m in models],
+        "provenance": [_provenance([r for r, _ in runs[m]]) for m in models],
+        "figures": figures,
+        "reported": reported_rows(board.chosen[0][0].spec.dataset),
+        "downloads": downloads,
+    }
+
+
+def script(document: dict[str, Any]) -> str:
+    """The document as a script that hands it to the page: a page opened from disk may load scripts, but not JSON."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    # Harmless in a file of its own, and no end of a script element if somebody puts it into a page.
+    return f"equibench({text.replace('<', chr(92) + 'u003c')});\n"
+
+
+def _comparing(board: Board) -> list[str]:
+    return [comparison_note(board.against_reference)] if board.against_reference else []
+
+
+def _cell(value: Any) -> Any:
+    """A number of at most six significant digits, text, or None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str | bool):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() and abs(number) < 1e15 else float(f"{number:.6g}")
+
+
+def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
+    """Difference, half-width, p and number of pairs of (row i - row j), i < j, row by row; None where unpaired."""
+    position = {m: i for i, m in enumerate(models)}
+    count = len(models)
+    found: list[Any] = [None] * (count * (count - 1) // 2)
+    for c in board.all_pairs:
+        i, j, sign = position[c.model], position[c.reference], 1
+        if i > j:
+            i, j, sign = j, i, -1
+        found[i * (2 * count - i - 1) // 2 + j - i - 1] = (sign * c.difference, c.interval, c.p, c.pairs)
+    return {
+        "difference": [None if f is None else round(f[0], 3) + 0.0 for f in found],
+        "half": [None if f is None or f[1] is None else round(f[1], 3) for f in found],
+        "p": [None if f is None else float(f"{f[2]:.4g}") for f in found],
+        "n": _same([None if f is None else f[3] for f in found]),
+    }
+
+
+def _same(values: list[Any]) -> list[Any]:
+    """One value where all are the same."""
+    return values[:1] if len(set(values)) == 1 else values
+
+
+def _run(record: RunRecord, stale: str) -> list[Any]:
+    accuracy = record.results.test_acc_pct if record.results else None
+    return [record.spec.seed, record.status, _cell(accuracy), record.file_name, stale, record.reason]
+
+
+def _provenance(records: list[RunRecord]) -> dict[str, str]:
+    """What the runs of a model came from; several values side by side where they differ."""
+    facts: dict[str, dict[str, None]] = {}
+    for r in records:
+        p = r.provenance
+        versions = ", ".join(f"{k} {v}" for k, v in sorted(p.versions.items()) if v != "absent")
+        values = {
+            "hardware": p.hardware.get("hardware_key", "unknown"), "versions": versions, "threads": str(p.threads),
+            "source hash": p.source_hash, "data digest": p.data_digest[:16], "trained": p.started[:10], "suite": r.context.suite,
+        }  # fmt: skip
+        for key, value in values.items():
+            if value:
+                facts.setdefault(key, {})[value] = None
+    return {key: "; ".join(list(values)[:6]) + (" …" if len(values) > 6 else "") for key, values in facts.items()}

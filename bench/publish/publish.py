@@ -1,0 +1,104 @@
+"""Everything that is published of some boards, written into one folder."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from ...registry import UserError, nearest
+from ..api import find_board
+from ..files import ensure_writable, write_atomically
+from ..leaderboard import write_board
+from ..record import board_names
+from .bibtex import bibliography
+from .figures import PLOTS, Drawn
+from .style import FORMATS as PICTURES
+from .style import house_style, save
+from .tables import latex_page, markdown_page
+
+FORMATS = ("html", "md", "latex", "plots")
+
+
+def publish(
+    root: Path, out: Path, boards: Sequence[str] = (), formats: Sequence[str] = FORMATS, jobs: int | None = None
+) -> list[str]:
+    """Publish boards into a folder; what is there already under the same names is replaced.
+
+    Args:
+        root: results folder.
+        boards: their names; all that have a table without.
+        formats: of `FORMATS`; ``html`` alone draws the plots as SVG, ``plots`` in all of `style.FORMATS`.
+        jobs: boards at a time, each in its own process; as many as cores, four at most, without.
+
+    Returns:
+        Names of the boards that were published.
+
+    Raises:
+        UserError: a board or a format does not exist, nothing can be published, or `out` cannot be written.
+    """
+    for each in formats:
+        if each not in FORMATS:
+            raise UserError(f"--format {each!r}: {nearest(each, FORMATS)}")
+    names = [find_board(b, root) for b in boards] if boards else board_names(root)
+    if not names:
+        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
+    ensure_writable(out)
+    tasks = [(root, out, name, tuple(formats)) for name in names]
+    jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
+    if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
+        # Forked, so that files given with --include are known there too.
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+            shown = list(pool.map(_publish_board, tasks))
+    else:
+        shown = [_publish_board(task) for task in tasks]
+    done = {name: models for name, models in zip(names, shown, strict=True) if models is not None}
+    if not done:
+        raise UserError(f"{', '.join(names)}: nothing here belongs in a table (smoke runs and trials do not)")
+    if "latex" in formats or "html" in formats:
+        models = dict.fromkeys(m for own in done.values() for m in own)
+        write_atomically(out / "tables" / "models.bib", bibliography(models).encode())
+    if "html" in formats:
+        from .site import write_page
+
+        write_page(out, list(done))
+    return list(done)
+
+
+def _publish_board(task: tuple[Path, Path, str, tuple[str, ...]]) -> list[str] | None:
+    """Publish one board; returns the models shown, or None where it has no table."""
+    root, out, name, formats = task
+    board = write_board(root, name)
+    if not board.chosen or not board.is_table:
+        return None
+    html, downloads = "html" in formats, []
+    if html or "md" in formats:
+        downloads.append(_write(out, f"tables/{name}.md", markdown_page(board)))
+    if html or "latex" in formats:
+        downloads.append(_write(out, f"tables/{name}.tex", latex_page(board)))
+    figures = []
+    if html or "plots" in formats:
+        with house_style():
+            drawn = Drawn(board)
+            for plot in PLOTS:
+                figure = plot.draw(drawn)
+                if figure is not None:
+                    kinds = PICTURES if "plots" in formats else PICTURES[:1]
+                    save(figure, out / "figures" / name, plot.stem, kinds)
+                    figures.append({"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)})
+    if html:
+        from .site import write_board_data
+
+        for file in (f"{name}.csv", f"{name}.runs.csv"):
+            shutil.copyfile(root / file, out / "tables" / file)
+            downloads.append(f"tables/{file}")
+        write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"])
+    return list(board.values)
+
+
+def _write(out: Path, path: str, text: str) -> str:
+    write_atomically(out / path, text.encode())
+    return path

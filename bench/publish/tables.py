@@ -1,0 +1,148 @@
+"""A board as Markdown and as LaTeX."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tabulate import tabulate
+
+from ..leaderboard import Board
+from ..reported import reported_table
+from ..statistics import SMALLEST_SAMPLE, directions
+from ..table import alignment, board_heading, board_notes, rank_text, table_rows
+from .bibtex import key_of, sources_of
+from .select import View, comparison_table, p_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\to$", "±": r"$\pm$", "Δ": r"$\Delta$", "ⁿ": r"$^n$", "‖": r"$\|$", "σ": r"$\sigma$",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX sets as it stands; what it cannot set becomes ``?``."""
+    text = "".join(_LATEX.get(c, c) for c in text)
+    return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
+
+
+def markdown_text(text: str) -> str:
+    """Text that neither ends a cell of a Markdown table nor becomes markup."""
+    text = " ".join(text.split())
+    return re.sub(r"([|\\`*_~\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def tied_with_best(board: Board) -> set[str]:
+    """The model with the best mean and all that these seeds cannot tell from it; empty below 3 common seeds."""
+    values = board.values
+    names = [m for m in values if len(values[m]) >= SMALLEST_SAMPLE]
+    if not names:
+        return set()
+    told = directions({m: values[m] for m in names})
+    best = max(range(len(names)), key=lambda i: sum(values[names[i]].values()) / len(values[names[i]]))
+    # A pair without an interval is not told apart either, but nothing speaks for a tie.
+    return {m for i, m in enumerate(names) if i == best or (not np.isnan(told[best, i]) and told[best, i] <= 0)}
+
+
+def markdown_table(board: Board, columns: tuple[str, ...] = ()) -> str:
+    """The table alone, as GitHub shows it, best and tied in bold.
+
+    Args:
+        columns: of the usual table; all without.
+    """
+    rows, bold = [], tied_with_best(board)
+    for row in table_rows(board, board.frame):
+        cells = {key: markdown_text(cell) for key, cell in row.items() if not columns or key in columns}
+        if row["model"] in bold:
+            cells |= {key: f"**{cells[key]}**" for key in ("model", "test acc %") if key in cells}
+        rows.append(cells)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=alignment(rows))
+
+
+def markdown_page(board: Board) -> str:
+    """A board as one Markdown page: table, notes, comparisons with the reference, reported figures apart."""
+    notes = [*board_notes(board, board.frame)]
+    if tied_with_best(board):
+        notes.append("bold: the best mean, and what its paired 95 % interval does not tell from it")
+    parts = [f"## {markdown_text(board.name)}", markdown_text(board_heading(board)), markdown_table(board)]
+    parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
+    if board.against_reference:
+        parts += [f"### Against {markdown_text(board.reference or '')}", comparison_table(board, View(), "github")]
+    reported = reported_table(board.chosen[0][0].spec.dataset, "github")
+    if reported:
+        heading, table = reported.split("\n\n", 1)
+        parts += ["### Reported by papers, not measured here", markdown_text(heading), table]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex_page(board: Board) -> str:
+    r"""A board as a LaTeX table (booktabs) for ``\input``; best and tied in bold, sources cited.
+
+    The document needs ``\usepackage{booktabs}`` and the bibliography that is written beside it.
+    """
+    frame = board.frame
+    ranked, compared = any(r is not None for r in board.ranks.values()), {c.model: c for c in board.against_reference}
+    head = [*(["Rank"] if ranked else []), "Model", "Parameters", "MFLOPs", r"Test accuracy (\%)"]
+    head += [r"$\Delta$", "$p$"] if compared else []
+    bold = tied_with_best(board)
+    both = zip(frame.to_dict("records"), table_rows(board, frame), strict=True)
+    lines = [_latex_row(board, row, usual, ranked, compared, bold) for row, usual in both]
+    caption = latex(board_heading(board) + ". " + ". ".join(_upper(n) for n in _caption(board, frame, bool(bold))) + ".")
+    align = ("r" if ranked else "") + "l" + "r" * (len(head) - 1 - ranked)
+    return "\n".join([
+        f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
+        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{{align}}}", r"\toprule",
+        " & ".join(head) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
+        f"\\caption{{{caption}}}", f"\\label{{tab:{board.name}}}", r"\end{table}", "",
+    ])  # fmt: skip
+
+
+def _latex_row(
+    board: Board, row: dict[str, Any], usual: dict[str, str], ranked: bool, compared: dict[str, Any], bold: set[str]
+) -> str:
+    model = row["model"]
+    cite = ",".join(key_of(s) for s in sources_of([model]))
+    name, accuracy = latex(model), latex(usual["test acc %"])
+    if model in bold:
+        name, accuracy = rf"\textbf{{{name}}}", rf"\textbf{{{accuracy}}}"
+    cells = [name + (rf"~\cite{{{cite}}}" if cite else ""), usual["parameters"], usual["MFLOPs"]]
+    cells.append(accuracy or latex(row["status"]))
+    if ranked:
+        cells.insert(0, latex(rank_text(board, model)))
+    if compared:
+        c = compared.get(model)
+        half = "" if c is None or c.interval is None else rf" \pm {c.interval:.2f}"
+        cells += [f"${c.difference:+.2f}{half}$", latex(p_text(c.p_holm))] if c else ["", ""]
+    return " & ".join(cells) + r" \\"
+
+
+def _caption(board: Board, frame: pd.DataFrame, bold: bool) -> list[str]:
+    counts = [len(v) for v in board.values.values()]
+    notes = []
+    if counts and min(counts) >= SMALLEST_SAMPLE:
+        seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        notes.append(f"mean ± 95 % t-interval over {seeds} seeds")
+    errors = [e for e in frame["test_se_binomial_pct"] if e is not None and not math.isnan(e)]
+    if errors:
+        notes.append(f"the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points")
+    if bold:
+        notes.append("bold: the best mean and what its paired 95 % interval does not tell from it")
+    if board.against_reference:
+        floor = p_text(min(c.p_smallest for c in board.against_reference))
+        count = len(board.against_reference)
+        notes.append(f"Δ: paired difference to {board.reference}; p: sign-flip test, corrected by Holm over {count}"
+                     f" comparisons, at least {floor} with these seeds")  # fmt: skip
+    failed = [r["model"] for r in frame.to_dict("records") if r["status"] != "ok"]
+    notes += [f"failed runs: {', '.join(failed)}"] if failed else []
+    stale = [r["model"] for r in frame.to_dict("records") if r["stale"]]
+    return notes + ([f"stale: {', '.join(stale)}"] if stale else [])
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

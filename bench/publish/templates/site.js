@@ -1,0 +1,276 @@
+"use strict";
+// All text goes into the page as text, never as markup.
+const $ = (id) => document.getElementById(id);
+const boards = {};
+const state = { board: "", sort: "", down: true, filter: "", family: "", reference: "", on: {}, open: new Set() };
+
+function make(tag, text, attributes = {}) {
+  const element = document.createElement(tag);
+  if (text !== undefined && text !== null) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+// Every data file calls this with its board.
+function equibench(board) {
+  const position = Object.fromEntries(board.columns.map((c, i) => [c.key, i]));
+  board.get = (row, key) => board.rows[row][position[key]];
+  board.columns.push(
+    { key: "difference", label: "difference", on: true, digits: 2, scale: 1 },
+    { key: "p_holm", label: "p (Holm)", on: true, digits: null, scale: 1 },
+  );
+  boards[board.name] = board;
+  if (board.name === state.board) show();
+}
+
+function choose(name) {
+  state.board = name;
+  state.open.clear();
+  if (boards[name]) return show();
+  const script = make("script", null, { src: `boards/${encodeURIComponent(name)}.js` });
+  script.onerror = () => { $("heading").textContent = `boards/${name}.js cannot be read`; };
+  document.head.append(script);
+}
+
+function show() {
+  const board = boards[state.board];
+  state.reference = board.reference;
+  const families = [...new Set(board.rows.map((_, i) => board.get(i, "family") || "other"))].sort();
+  options($("family"), ["", ...families], "all", families.includes(state.family) ? state.family : "");
+  state.family = $("family").value;
+  const models = board.rows.map((_, i) => board.get(i, "model"));
+  options($("reference"), ["", ...[...models].sort()], "none", state.reference);
+  $("heading").textContent = board.heading;
+  $("notes").replaceChildren(...board.notes.map((note) => make("li", note)));
+  $("downloads").replaceChildren(...board.downloads.map((path) => {
+    const item = make("li");
+    item.append(make("a", path, { href: path, download: "" }));
+    return item;
+  }));
+  columnChoice(board);
+  figures(board);
+  reported(board);
+  compare(board);
+  draw();
+}
+
+function options(select, values, empty, chosen) {
+  select.replaceChildren(...values.map((value) => make("option", value || empty, { value })));
+  select.value = chosen;
+}
+
+function columnChoice(board) {
+  const set = $("columns").querySelector("fieldset");
+  const boxes = board.columns.filter((c) => c.key !== "model").map((c) => {
+    const label = make("label"), box = make("input", null, { type: "checkbox", value: c.key });
+    box.checked = state.on[c.key] ?? c.on;
+    box.addEventListener("change", () => { state.on[c.key] = box.checked; draw(); });
+    label.append(box, c.label);
+    return label;
+  });
+  set.replaceChildren(make("legend", "Columns of the table"), ...boxes);
+}
+
+// Differences to the chosen reference, and Holm's correction over them.
+function compare(board) {
+  const count = board.rows.length, pairs = board.pairs;
+  const reference = board.rows.findIndex((_, i) => board.get(i, "model") === state.reference);
+  board.compared = board.rows.map((_, i) => {
+    if (reference < 0 || i === reference) return null;
+    const [a, b, sign] = i < reference ? [i, reference, 1] : [reference, i, -1];
+    const k = a * (2 * count - a - 1) / 2 + b - a - 1;
+    if (pairs.difference[k] === null) return null;
+    return { difference: sign * pairs.difference[k], half: pairs.half[k], p: pairs.p[k], holm: 1 };
+  });
+  const family = board.compared.filter(Boolean).sort((x, y) => x.p - y.p);
+  let highest = 0;
+  family.forEach((c, i) => { highest = Math.max(highest, Math.min(1, (family.length - i) * c.p)); c.holm = highest; });
+}
+
+function value(board, row, key) {
+  if (key === "difference") return board.compared[row]?.difference ?? null;
+  if (key === "p_holm") return board.compared[row]?.holm ?? null;
+  return board.get(row, key);
+}
+
+function text(board, row, column) {
+  const v = value(board, row, column.key);
+  if (v === null || v === "") return "";
+  if (column.key === "rank") return board.rows.filter((_, i) => board.get(i, "rank") === v).length > 1 ? `${v}=` : `${v}`;
+  if (column.key === "test_acc_mean_pct") {
+    const half = board.get(row, "test_acc_ci95_pct");
+    return half === null ? v.toFixed(2) : `${v.toFixed(2)} ± ${half.toFixed(2)}`;
+  }
+  if (column.key === "difference") {
+    const half = board.compared[row].half;
+    return `${v > 0 ? "+" : ""}${v.toFixed(2)}${half === null ? "" : ` ± ${half.toFixed(2)}`}`;
+  }
+  if (column.key === "p_holm") return v < 1e-4 ? "<0.0001" : String(Number(v.toPrecision(2)));
+  if (column.key === "status") return v + (board.get(row, "stale") ? " (stale)" : "");
+  if (typeof v !== "number") return String(v);
+  if (column.digits !== null) return (v * column.scale).toLocaleString("en", { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
+  if (Number.isInteger(v)) return v.toLocaleString("en");
+  return Math.abs(v) < 1e-3 ? v.toExponential(0) : String(Number(v.toPrecision(4)));
+}
+
+const isText = (board, key) => board.rows.every((_, i) => { const v = value(board, i, key); return v === null || typeof v === "string"; });
+
+function visible(board) {
+  const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = board.rows.map((_, i) => i).filter((i) => {
+    if (state.family && (board.get(i, "family") || "other") !== state.family) return false;
+    const all = ["model", "family", "group", "invariant", "status", "stale", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
+    return words.every((word) => all.includes(word));
+  });
+  if (!state.sort) return rows;
+  const order = (a, b) => {
+    const x = value(board, a, state.sort), y = value(board, b, state.sort);
+    const emptyX = x === null || x === "", emptyY = y === null || y === "";
+    if (emptyX || emptyY) return emptyX - emptyY; // what is missing stays below
+    const smaller = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true });
+    return state.down ? -smaller : smaller;
+  };
+  return rows.sort(order);
+}
+
+function draw() {
+  const board = boards[state.board];
+  const columns = board.columns.filter((c) => c.key === "model" || (state.on[c.key] ?? c.on));
+  const after = columns.findIndex((c) => c.key === "test_acc_mean_pct");
+  for (const key of ["p_holm", "difference"]) { // beside the accuracy that they compare
+    const at = columns.findIndex((c) => c.key === key);
+    if (at >= 0 && after >= 0) columns.splice(after + 1, 0, ...columns.splice(at, 1));
+  }
+  const textual = Object.fromEntries(columns.map((c) => [c.key, isText(board, c.key)]));
+  const head = make("tr");
+  for (const c of columns) {
+    const cell = make("th", null, { scope: "col", class: classes(c, textual) });
+    if (c.key === state.sort) cell.setAttribute("aria-sort", state.down ? "descending" : "ascending");
+    const button = make("button", c.label, { type: "button", "data-key": c.key });
+    button.addEventListener("click", () => sortBy(c.key, textual[c.key]));
+    cell.append(button);
+    head.append(cell);
+  }
+  $("table").tHead.replaceChildren(head);
+  const rows = visible(board), body = document.createDocumentFragment();
+  for (const i of rows) {
+    body.append(line(board, i, columns, textual));
+    if (state.open.has(i)) body.append(detail(board, i, columns.length));
+  }
+  $("table").tBodies[0].replaceChildren(body);
+  $("count").textContent = `${rows.length} of ${board.rows.length} models`;
+}
+
+const classes = (c, textual) => [textual[c.key] ? "text" : "", c.key === "model" ? "stick" : "", c.key === "test_acc_mean_pct" ? "accuracy" : "", c.key === "status" ? "status" : ""].join(" ").trim();
+
+function line(board, i, columns, textual) {
+  const row = make("tr"), model = board.get(i, "model");
+  if (model === state.reference) row.classList.add("reference");
+  if (board.get(i, "rank") === 1) row.classList.add("best");
+  if (board.get(i, "status") !== "ok" || board.get(i, "stale")) row.classList.add("bad");
+  for (const c of columns) {
+    const cell = make("td", c.key === "model" ? null : text(board, i, c), { class: classes(c, textual) });
+    if (c.key === "model") {
+      const button = make("button", model, { type: "button", "aria-expanded": String(state.open.has(i)), title: model });
+      button.addEventListener("click", () => toggle(i));
+      cell.append(make("span", null, { class: "dot", "data-family": board.get(i, "family") || "", "aria-hidden": "true" }), button);
+    }
+    row.append(cell);
+  }
+  return row;
+}
+
+function toggle(i) {
+  if (!state.open.delete(i)) state.open.add(i);
+  draw();
+  const name = boards[state.board].get(i, "model");
+  [...$("table").querySelectorAll("td.stick button")].find((b) => b.textContent === name)?.focus();
+}
+
+function sortBy(key, textual) {
+  if (state.sort === key) state.down = !state.down;
+  else [state.sort, state.down] = [key, !textual && key !== "rank" && key !== "p_holm"];
+  draw();
+  $("table").querySelector(`thead button[data-key="${key}"]`).focus();
+}
+
+function detail(board, i, width) {
+  const row = make("tr", null, { class: "detail" }), cell = make("td", null, { colspan: width });
+  const inside = make("div", null, { class: "inside" });
+  const facts = ["source", "group", "invariant", "parameter_class", "batch_norm", "recipe", "profile", "reason", "stale"];
+  const about = Object.fromEntries(facts.map((k) => [k.replaceAll("_", " "), board.get(i, k)]));
+  inside.append(block("Model and provenance", list({ ...about, ...board.provenance[i] })));
+  const runs = make("ul", null, { class: "runs" });
+  for (const [seed, status, accuracy, file, stale, reason] of board.runs[i]) {
+    const item = make("li", `seed ${seed}: `);
+    item.append(accuracy === null ? status : `${accuracy.toFixed(2)} % `, status === "ok" || accuracy === null ? "" : `(${status}) `, stale ? `(stale: ${stale}) ` : "", " ");
+    item.append(make("a", "record", { href: `runs/${encodeURIComponent(board.name)}/${encodeURIComponent(file)}` }), reason ? ` ${reason}` : "");
+    runs.append(item);
+  }
+  inside.append(block("Runs", runs));
+  cell.append(inside);
+  row.append(cell);
+  return row;
+}
+
+function block(title, content) {
+  const part = make("div");
+  part.append(make("h3", title), content);
+  return part;
+}
+
+function list(entries) {
+  const dl = make("dl");
+  for (const [key, content] of Object.entries(entries)) if (content) dl.append(make("dt", key), make("dd", String(content)));
+  return dl;
+}
+
+function figures(board) {
+  $("figures").replaceChildren(...board.figures.map(({ stem, title, kinds }) => {
+    const base = `figures/${encodeURIComponent(board.name)}/${stem}`;
+    const figure = make("figure"), caption = make("figcaption");
+    caption.append(make("strong", title));
+    for (const kind of kinds.split(" ")) caption.append(make("a", kind.toUpperCase(), { href: `${base}.${kind}`, download: "" }));
+    figure.append(caption, make("img", null, { alt: title, loading: "lazy", "data-base": base }));
+    return figure;
+  }));
+  paint();
+}
+
+function reported(board) {
+  const section = $("reported"), rows = board.reported;
+  section.hidden = !rows.length;
+  if (!rows.length) return;
+  const keys = Object.keys(rows[0]), table = section.querySelector("table"), head = make("tr");
+  head.append(...keys.map((key) => make("th", key, { scope: "col", class: "text" })));
+  table.tHead.replaceChildren(head);
+  table.tBodies[0].replaceChildren(...rows.map((row) => {
+    const line = make("tr");
+    line.append(...keys.map((key) => make("td", row[key], { class: "text" })));
+    return line;
+  }));
+}
+
+// Figures come in both themes.
+function paint() {
+  const dark = document.documentElement.dataset.theme === "dark";
+  for (const image of document.querySelectorAll("img[data-base]")) image.src = `${image.dataset.base}${dark ? ".dark" : ""}.svg`;
+}
+
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  paint();
+}
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+let chosen = null;
+theme(system.matches ? "dark" : "light");
+system.addEventListener("change", () => { if (!chosen) theme(system.matches ? "dark" : "light"); });
+$("theme").addEventListener("click", () => { chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; theme(chosen); });
+$("controls").addEventListener("submit", (event) => event.preventDefault());
+$("board").addEventListener("change", (event) => choose(event.target.value));
+$("filter").addEventListener("input", (event) => { state.filter = event.target.value; draw(); });
+$("family").addEventListener("change", (event) => { state.family = event.target.value; draw(); });
+$("reference").addEventListener("change", (event) => { state.reference = event.target.value; compare(boards[state.board]); draw(); });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") $("columns").open = false; });
+choose($("board").value);

@@ -1,0 +1,117 @@
+"""Plots: what they claim about noise, what they draw, and in which colours."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from equibench.bench.leaderboard import load_board
+from equibench.bench.publish.figures import PLOTS, Drawn, front
+from equibench.bench.publish.style import DARK, FAMILIES, OTHER, dark, family_style, house_style, save
+from equibench.registry import MODELS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from . import boards
+from .boards import BOARD
+
+
+@given(st.integers(1, 8), st.integers(0, 10**6))
+def test_the_front_holds_whoever_nobody_cheap_beats_beyond_noise(count: int, seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    cost = rng.randint(1, 5, count).astype(float)
+    upper = np.triu(rng.choice([-1.0, 0.0, 1.0, np.nan], (count, count)), 1)
+    told = upper - upper.T  # antisymmetric, as it is made
+    on = front(cost, told)
+    for j in range(count):
+        beaten = any(cost[i] <= cost[j] and told[i, j] == 1 for i in range(count))
+        assert on[j] == (not beaten)
+    assert not front(np.full(count, np.nan), told).any()
+
+
+def test_noise_dominates_nobody(tmp_path: Path) -> None:
+    drawn = Drawn(boards.board(tmp_path))
+    on = dict(zip([r["model"] for r in drawn.rows], front(drawn.column("parameters"), drawn.told)))
+    # pdo-econv-p8 costs more than p4cnn and is not better, but the seeds cannot tell them apart.
+    assert on == {"p4cnn": True, "pdo-econv-p8": True, "z2cnn-22": False, "wrn-10-b9": False}
+
+
+def test_every_registered_family_has_its_own_colour_and_mark() -> None:
+    families = {e.fields.get("family") for e in MODELS.match(())}
+    assert families <= set(FAMILIES)
+    assert len({colour for colour, _ in FAMILIES.values()} | {OTHER[0]}) == len(FAMILIES) + 1
+    assert len({mark for _, mark in FAMILIES.values()} | {OTHER[1]}) == len(FAMILIES) + 1
+    assert family_style("somebody's") == OTHER
+
+
+def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path: Path) -> None:
+    board = boards.board(tmp_path)
+    stems = []
+    with house_style():
+        for plot in PLOTS:
+            figure = plot.draw(Drawn(board))
+            if figure is not None:
+                stems.append(plot.stem)
+                kinds = ("svg", "pdf", "png") if plot.stem == "differences" else ("svg",)
+                save(figure, tmp_path / "a", plot.stem, kinds)
+        save(PLOTS[0].draw(Drawn(board)), tmp_path / "b", PLOTS[0].stem, ("svg",))
+    assert set(stems) == {p.stem for p in PLOTS} - {"error-angle"}, "no sidecars: nothing to draw over angles"
+    first, again = (tmp_path / f / f"{PLOTS[0].stem}.svg" for f in "ab")
+    assert first.read_bytes() == again.read_bytes()
+    text = first.read_text()
+    assert all(m in text for m in ("p4cnn", "pdo-econv-p8", "z2cnn-22")), "labels are text"
+    for family in ("pdo-econv", "g-cnn", "cnn", "wide-resnet"):
+        assert FAMILIES[family][0] in text
+    heads = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
+    for kind, head in heads.items():
+        assert (tmp_path / "a" / f"differences.{kind}").read_bytes().startswith(head)
+
+
+def test_the_dark_picture_differs_in_colours_only(tmp_path: Path) -> None:
+    with house_style():
+        save(PLOTS[0].draw(Drawn(boards.board(tmp_path))), tmp_path, "x", ("svg",))
+    light, other = (tmp_path / "x.svg").read_text(), (tmp_path / "x.dark.svg").read_text()
+    assert not any(colour in other for colour in DARK)
+    strip = re.compile(r"#[0-9a-f]{6}")
+    assert strip.sub("", light) == strip.sub("", other) and dark(other) == other
+
+
+def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
+    from equibench.bench.record import write_record
+
+    from .. import records as made
+
+    write_record(tmp_path, made.record(None, status="error"))
+    drawn = Drawn(load_board(tmp_path, BOARD))
+    with house_style():
+        assert [p.stem for p in PLOTS if p.draw(drawn) is not None] == []
+
+
+@pytest.mark.parametrize("accuracies", [[91.0], [91.0, 92.0], [91.0, 91.0, 91.0]])
+def test_few_seeds_and_no_reference_are_drawn_too(tmp_path: Path, accuracies: list[float]) -> None:
+    boards.fill(tmp_path, {"p4cnn": accuracies})
+    with house_style():
+        drawn = Drawn(load_board(tmp_path, BOARD))
+        assert PLOTS[0].draw(drawn) is not None and PLOTS[-1].draw(drawn) is None
+
+
+def test_errors_are_drawn_over_angles_where_they_were_measured(tmp_path: Path) -> None:
+    from equibench.bench.sidecar import FullPoint, Sidecar, write_sidecar
+
+    boards.fill(tmp_path, {"p4cnn": [90.0]})
+    (record, _), *_ = load_board(tmp_path, BOARD).chosen
+    point = FullPoint(
+        eq_rot_data=0.1, eq_floor=0.1, lee_rot_per_deg=0.1, lee_shift_per_px=0.1, consistency_pct=90.0, acc_orbit_pct=80.0,
+        acc_worst_angle_pct=70.0, collapsed=False, curve=[0.0, 0.5, 0.0, 0.5], layers=[],
+    )  # fmt: skip
+    sidecar = Sidecar(
+        schema_version=1, kind="equivariance", protocol=record.spec.protocol, board=BOARD, run=record.run_id, model="p4cnn",
+        dataset="digits-rot", weights_sha256=record.results.weights_sha256, draws=1, orbit_images=1,
+        curve_degrees=[0.0, 45.0, 90.0, 135.0], init=point, trained=point, phases={"equivariance_full_s": 1.0},
+        provenance=record.provenance, warnings=[],
+    )  # fmt: skip
+    write_sidecar(tmp_path, sidecar)
+    with house_style():
+        figure = next(p for p in PLOTS if p.stem == "error-angle").draw(Drawn(load_board(tmp_path, BOARD)))
+    (line,) = [a for a in figure.axes[0].lines if len(a.get_xdata()) == 5]
+    assert list(line.get_ydata()) == [0.0, 0.5, 0.0, 0.5, 0.0], "a full turn brings it back"

@@ -1,0 +1,133 @@
+"""Tables for papers and pages: escaped, ties in bold, compiled where LaTeX is there."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from equibench.bench.leaderboard import load_board
+from equibench.bench.publish.bibtex import bibliography, entry, key_of, sources_of
+from equibench.bench.publish.readme import refresh
+from equibench.bench.publish.tables import latex, latex_page, markdown_page, markdown_table, markdown_text, tied_with_best
+from equibench.bench.record import write_record
+from equibench.registry import MODELS, UserError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .. import records as made
+from . import boards
+from .boards import BOARD
+
+NASTY = "a_b & 100% <b>x</b> | $y$ #1 {z} ~^ \\end{table} → ± \u4e2d"
+
+
+def test_best_and_tied_are_bold_and_no_other(tmp_path: Path) -> None:
+    board = boards.board(tmp_path)
+    assert tied_with_best(board) == {"p4cnn", "pdo-econv-p8"}
+    assert re.findall(r"\\textbf\{([a-z][^}]*)\}", latex_page(board)) == ["p4cnn", "pdo-econv-p8"]
+    assert re.findall(r"\*\*([a-z][^*]*)\*\*", markdown_table(board)) == ["p4cnn", "pdo-econv-p8"]
+
+
+def test_two_seeds_make_nothing_bold(tmp_path: Path) -> None:
+    board = boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]})
+    assert not tied_with_best(board) and "textbf" not in latex_page(board) and "**" not in markdown_table(board)
+
+
+@given(st.text(max_size=60))
+def test_a_cell_of_markdown_stays_a_cell_of_text(text: str) -> None:
+    out = markdown_text(text)
+    assert "\n" not in out and "<" not in out and not re.search(r"(?<!\\)(\\\\)*\|", out.replace("\\\\", ""))
+
+
+@given(st.text(max_size=60))
+def test_latex_has_no_character_left_that_means_something(text: str) -> None:
+    # What is escaped is taken away first; of the rest none may be special.
+    rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\[a-zA-Z]+\$|\$\^n\$|\$\\\|\$", "", latex(text))
+    assert not set(rest) & set("\\&%$#_{}~^")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here: the table cannot be compiled")
+def test_latex_compiles_with_its_bibliography(tmp_path: Path) -> None:
+    boards.fill(tmp_path)
+    write_record(tmp_path, made.record(None, status="error", reason=NASTY, model="resnet-26"))
+    write_record(tmp_path, made.record(50.0, model="p4cnn+frame-c4"))
+    board = load_board(tmp_path, BOARD)
+    (tmp_path / "board.tex").write_text(latex_page(board), encoding="utf-8")
+    (tmp_path / "models.bib").write_text(bibliography(board.values), encoding="utf-8")
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\n"
+        f"\\begin{{document}}\n\\input{{board}}\n{latex(NASTY)}\n\\bibliographystyle{{plain}}\\bibliography{{models}}\n\\end{{document}}\n",
+        encoding="utf-8",
+    )
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "paper"]
+    commands = [command, ["bibtex", "paper"], command, command] if shutil.which("bibtex") else [command]
+    for each in commands:
+        done = subprocess.run(each, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 1000
+    if len(commands) > 1:
+        assert "undefined" not in done.stdout, "every citation has its entry"
+
+
+def test_every_registered_source_has_an_entry_with_balanced_braces() -> None:
+    sources = sources_of(e.name for e in MODELS.match(()) if not e.is_template)
+    keys = [key_of(s) for s in sources]
+    assert len(set(keys)) == len(keys) >= 5
+    for source in sources:
+        text = entry(source)
+        assert text.count("{") == text.count("}") and not text.startswith("@misc"), source
+        assert source.removeprefix("arXiv:") in text
+
+
+@pytest.mark.parametrize("source", ["arXiv:2601.00001", "10.1000/xyz", "https://example.org/a_b", "a book {by} \\me"])
+def test_an_unknown_source_becomes_an_entry_with_its_address(source: str) -> None:
+    text = entry(source)
+    assert text.startswith("@misc{") and text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
+
+
+def test_a_wrapped_model_cites_its_wrapper_too() -> None:
+    assert len(sources_of(["p4cnn+frame-c4"])) == 2 and sources_of(["nobody"]) == []
+
+
+def test_reported_figures_stand_apart(tmp_path: Path) -> None:
+    boards.fill(tmp_path, {"p4cnn": [97.0]}, dataset="mnist-rot")
+    text = markdown_page(load_board(tmp_path, BOARD.replace("digits-rot", "mnist-rot")))
+    measured, reported = text.split("### Reported by papers, not measured here")
+    assert "| p4cnn" in measured and "README of" not in measured and "NOT measured here" in reported
+
+
+README = "# Mine\r\ntext  \r\n<!-- equibench: {board} -->\r\nSTALE\r\n<!-- /equibench -->\r\nend without newline"
+
+
+def test_a_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
+    boards.fill(tmp_path)
+    path = tmp_path / "README.md"
+    text = README.format(board=BOARD.removesuffix("-v1"))
+    path.write_bytes(text.encode())
+    assert refresh(path, tmp_path) == [BOARD.removesuffix("-v1")]
+    fresh = path.read_bytes().decode()
+    before, after = text.split("STALE\r\n")
+    assert fresh.startswith(before) and fresh.endswith(after) and "| **p4cnn**" in fresh and "STALE" not in fresh
+    assert "\n" not in fresh.replace("\r\n", "")
+    refresh(path, tmp_path)
+    assert path.read_bytes().decode() == fresh, "doing it again changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing", "has no marker"),
+        (f"<!-- equibench: {BOARD} -->\n", "line 1: this marker is not followed"),
+        (f"<!-- equibench: {BOARD} -->\n<!-- equibench: {BOARD} -->\n<!-- /equibench -->\n", "line 1"),
+        ("<!-- equibench: digits-rt-e5-common-v1 -->\n<!-- /equibench -->\n", "did you mean"),
+        (f"<!-- equibench: {BOARD} columns=modle -->\n<!-- /equibench -->\n", "did you mean 'model'"),
+    ],
+)
+def test_a_readme_with_wrong_markers_is_left_alone(tmp_path: Path, text: str, message: str) -> None:
+    boards.fill(tmp_path, {"p4cnn": [90.0]})
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        refresh(path, tmp_path)
+    assert path.read_text() == text
