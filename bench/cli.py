@@ -446,6 +446,45 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 
 
 @cli.command()
+@click.argument("run")
+@click.option("--device", help="cpu or cuda:<i> [as recorded].")
+@click.option("--threads", type=int, help="CPU threads [as recorded].")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@_results
+@_include
+@_json
+def replay(run: str, as_json: bool, **options: Any) -> None:
+    """Run a recorded RUN (the beginning of its id) again, and say whether it agrees.
+
+    To the bit on a CPU with the same versions, processor and threads; else within the interval in which one further
+    run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the first attempt.
+    """
+    from dataclasses import asdict
+
+    from .files import results_root
+    from .replay import replay as run_again
+
+    verdict = run_again(
+        run,
+        results_root(options["results"]),
+        device=options["device"],
+        threads=_positive("--threads", options["threads"]),
+        data_root=options["data_root"],
+        includes=options["includes"],
+        command=shlex.join(["equibench", *sys.argv[1:]]),
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(verdict)))
+    else:
+        after = "no result" if verdict.replayed is None else f"{verdict.replayed:.2f} %"
+        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.run})")
+        for difference in verdict.differences:
+            click.echo(f"differs: {difference}")
+        click.echo(f"{'agrees' if verdict.agrees else 'DISAGREES'} ({verdict.rule}): {verdict.why}")
+    sys.exit(0 if verdict.agrees else 1)
+
+
+@cli.command()
 @click.argument("name")
 @_results
 @_include
