@@ -24,7 +24,7 @@ class Cost:
             that expand filters from a basis this is what the parameters grow to.
         buffers: numbers in buffers (running statistics, sampled bases), while training.
         flops_per_image: forward pass in evaluation, 2 x multiply-accumulates of convolutions and matrix
-            products.
+            products; without the expansion of filters.
         train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
     """
 
@@ -54,18 +54,24 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
     model.zero_grad(set_to_none=True)
     model.eval()
     with torch.no_grad():
-        model(images[:1])  # filters are expanded once, then cached
-        with FlopCounterMode(display=False) as forward:
-            model(images[:1])
+        # What a second image adds: the expansion of filters, done once a pass or kept, belongs to no image.
+        flops = _forward_flops(model, images[:1].repeat(2, 1, 1, 1)) - _forward_flops(model, images[:1])
         with _DenseWeights() as dense:
             model(images[:1])
     return Cost(
         parameters=count_parameters(model),
         dense_weights=dense.count(),
         buffers=buffers,
-        flops_per_image=forward.get_total_flops(),
+        flops_per_image=flops,
         train_flops_per_image=round(training.get_total_flops() / len(images)),
     )
+
+
+def _forward_flops(model: nn.Module, images: torch.Tensor) -> int:
+    model(images)  # filters may be expanded at the first pass, then kept
+    with FlopCounterMode(display=False) as forward:
+        model(images)
+    return int(forward.get_total_flops())
 
 
 class _DenseWeights(TorchDispatchMode):

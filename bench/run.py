@@ -314,6 +314,8 @@ def set_profile(profile: str, threads: int) -> None:
         spare_compiler()
     # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
     torch.set_deterministic_debug_mode("warn" if strict else "default")
+    # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not strict
     torch.backends.cudnn.allow_tf32 = not strict
     torch.backends.cuda.matmul.allow_tf32 = not strict

@@ -140,7 +140,8 @@ class PDOConv(nn.Module):
         """The dense filter (out_fields * |G|, channels, k, k), differentiable with respect to the weights."""
         basis, index = self._constants_like(self.weight)
         weight = self.weight.reshape(-1, self.weight.shape[-1])
-        if torch.is_autocast_enabled(weight.device.type):
+        # Devices without storage have no autocast, and torch raises when it is asked.
+        if not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
             # Reduced precision would cost the derivatives their vanishing moments, and it saves nothing here.
             with torch.autocast(weight.device.type, enabled=False):
                 every = weight @ basis

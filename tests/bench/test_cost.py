@@ -33,6 +33,9 @@ def test_a_convolution_and_a_matrix_by_hand() -> None:
 def test_expanded_filters_are_counted_apart_from_parameters() -> None:
     cost = measure_cost(Expanding(), torch.randn(3, 2, 6, 6), torch.zeros(3, dtype=torch.long))
     assert cost.parameters == 5 and cost.dense_weights >= 72 and cost.buffers == 5 * 72
+    # The expansion costs operations of the step, and none of an image.
+    convolution = 2 * 16 * 4 * 2 * 9
+    assert cost.flops_per_image == convolution and cost.train_flops_per_image > 2 * convolution
 
 
 def test_frozen_parameters_are_not_trainable() -> None:
