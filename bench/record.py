@@ -186,7 +186,7 @@ def read_record(path: Path) -> RunRecord:
 def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
     """All records of a board in the order of their names, and the files that were refused."""
     records, refused = [], []
-    with _without_collection():
+    with without_collection():
         for path in sorted(board_folder(root, board).glob("*.json")):
             try:
                 records.append(read_record(path))
@@ -196,8 +196,8 @@ def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
-    """Records hold no cycles; looking for some among a million new objects takes as long as reading them."""
+def without_collection() -> Iterator[None]:
+    """Without looking for cycles: records hold none, and a million of their objects take as long to look at as to read."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from statistics import fmean, stdev
@@ -205,17 +205,18 @@ def _family(values: Values, couples: Sequence[tuple[str, str]]) -> list[Comparis
         own, his, common = values[model], values[other], sorted(seeds[model] & seeds[other])
         if common:
             by_pairs.setdefault(len(common), []).append((index, [own[s] - his[s] for s in common]))
-    found: dict[int, Comparison] = {}
+    measured: dict[int, tuple[int, float, float | None, float]] = {}
     for pairs, rows in by_pairs.items():
         differences = np.array([d for _, d in rows])
-        p_values = _sign_flips(differences)
         halves = [None] * len(rows) if pairs < SMALLEST_SAMPLE else _halves(differences).tolist()
-        for (index, _), d, half, p in zip(rows, differences.mean(axis=1), halves, p_values, strict=True):
-            found[index] = Comparison(*couples[index], pairs, float(d), half, float(p), 1.0, 1.0)
-    family = [found[index] for index in sorted(found)]
-    corrected = holm([c.p for c in family])
+        means, p_values = differences.mean(axis=1).tolist(), _sign_flips(differences).tolist()
+        for (index, _), mean_, half, p in zip(rows, means, halves, p_values, strict=True):
+            measured[index] = (pairs, mean_, half, p)
+    family = [(couples[index], measured[index]) for index in sorted(measured)]
+    corrected = holm([p for _, (_, _, _, p) in family])
+    floors = {pairs: smallest_p(pairs, len(family)) for pairs in by_pairs}
     return [
-        replace(c, p_holm=p, p_smallest=smallest_p(c.pairs, len(family))) for c, p in zip(family, corrected, strict=True)
+        Comparison(*couple, *known, p_holm, floors[known[0]]) for (couple, known), p_holm in zip(family, corrected, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from ...registry import UserError, nearest
 from ..api import find_board
 from ..files import ensure_writable, write_atomically
 from ..leaderboard import write_board
-from ..record import board_names
+from ..record import board_names, without_collection
 from .bibtex import bibliography
 from .figures import PLOTS, Drawn
 from .style import FORMATS as PICTURES
@@ -70,7 +70,11 @@ def publish(
 
 def _publish_board(task: tuple[Path, Path, str, tuple[str, ...]]) -> list[str] | None:
     """Publish one board; returns the models shown, or None where it has no table."""
-    root, out, name, formats = task
+    with without_collection():
+        return _publish(*task)
+
+
+def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...]) -> list[str] | None:
     board = write_board(root, name)
     if not board.chosen or not board.is_table:
         return None
