@@ -50,7 +50,10 @@ def publish(
     tasks = [(root, out, name, tuple(formats)) for name in names]
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
-        # Forked, so that files given with --include are known there too.
+        # Forked, so that files given with --include are known there too, and what is slow to import is there already.
+        import matplotlib.figure  # noqa: F401
+        import pandas  # noqa: F401
+
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
             shown = list(pool.map(_publish_board, tasks))
     else:
