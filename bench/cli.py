@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -181,6 +182,12 @@ def _positive(option: str, value: Any) -> Any:
     return value
 
 
+def _short(path: Path) -> str:
+    """A path as seen from the current folder where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
 def _print_outcome(outcome: Any, as_json: bool) -> None:
     from .table import board_table
 
@@ -189,7 +196,7 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
         click.echo(json.dumps(_board_document(board, root)))
     elif board.is_table:
         click.echo(board_table(board))
-        click.echo(f"\n{root / board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
+        click.echo(f"\n{_short(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
     else:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
@@ -370,8 +377,8 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
 
     \b
     equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
-    equibench leaderboard digits-rot-e5-common --against z2cnn-22
-    equibench leaderboard digits-rot-e5-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
+    equibench leaderboard digits-rot-e20-common --against z2cnn-22
+    equibench leaderboard digits-rot-e20-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
     """
     from tabulate import tabulate_formats
 
@@ -423,10 +430,9 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 
     \b
     equibench publish --out site
-    equibench publish digits-rot-e5-common --format md,latex --out tables
+    equibench publish digits-rot-e20-common --format md,latex --out tables
     equibench publish --readme README.md
     """
-    from pathlib import Path
 
     from .files import results_root
 
@@ -550,7 +556,6 @@ def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
 
     What the figures mean: docs/equivariance-error.md.
     """
-    from pathlib import Path
 
     given = {"MODEL": model, "--run": options["run_id"], "--figures": options["figures"]}
     if sum(value is not None for value in given.values()) != 1:
@@ -577,7 +582,6 @@ def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
 
 
 def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
-    from pathlib import Path
 
     from .equivariance_report import initial_report, one_device, run_report
 

@@ -24,8 +24,12 @@ class Strict(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
-        return short_hash(self.canonical())
+        """The first 16 hexadecimal digits of the SHA-256 of the JSON of all fields that are not at their default.
+
+        A field that a later version adds, with a default that means what was done before, leaves digests as they are.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 def short_hash(text: str) -> str:

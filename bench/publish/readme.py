@@ -1,6 +1,6 @@
 """Tables in a README, refreshed between markers; nothing else of the file is touched.
 
-    <!-- equibench: digits-rot-e5-common -->
+    <!-- equibench: digits-rot-e20-common -->
     (the table stands here)
     <!-- /equibench -->
 

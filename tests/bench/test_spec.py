@@ -168,3 +168,13 @@ def test_names_that_could_escape_a_folder_are_refused(name: str) -> None:
     values = {**plan(find_suite("quickstart"))[0].model_dump(), "model": name}
     with pytest.raises(UserError, match="'model'"):
         parse(RunSpec, values, "here")
+
+
+def test_a_field_that_a_later_version_adds_leaves_digests_as_they_are() -> None:
+    class Later(RunSpec):
+        clipping: float | None = None
+
+    spec = plan(find_suite("smoke"))[0]
+    later = Later.model_validate(spec.model_dump())
+    assert later.digest() == spec.digest()
+    assert later.model_copy(update={"clipping": 1.0}).digest() != spec.digest()
