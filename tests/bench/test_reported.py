@@ -137,7 +137,7 @@ def test_reported_figures_stand_apart_from_measured_ones(tmp_path: Path) -> None
     heading, _, table = both[len(plain.rstrip()) :].strip().partition("\n\n")
     assert "NOT measured here" in heading and "PDO-eConv p8" in table and "unverified" in table
     # Nothing of it reaches the files.
-    assert "1.87" not in (tmp_path / "mnist-rot-e5-common-v1.csv").read_text()
+    assert "1.87" not in (tmp_path / f"{made.spec(dataset='mnist-rot').board}.csv").read_text()
     command = ["leaderboard", "--results", str(tmp_path), "--reported", "--json"]
     (document,) = json.loads(CliRunner().invoke(cli, command).output)
     assert len(document["models"]) == 1 and len(document["reported"]) == len(reported_rows("mnist-rot"))

@@ -239,7 +239,7 @@ def test_smoke_runs_leave_no_table(tmp_path: Path) -> None:
 
 def test_the_board_of_a_suite_is_that_of_its_runs() -> None:
     suite = parse_suite("x", 'dataset = "bars"\nbudget = "e2"\nmodels = ["tiny"]\n', "x")
-    assert suite.board() == "bars-e2-common-v1" and find_suite("quickstart").board().startswith("digits-rot-e5-")
+    assert suite.board() == "bars-e2-common-v1" and find_suite("quickstart").board().startswith("digits-rot-e2-")
 
 
 def test_nothing_is_refused_on_the_board(done: Path) -> None:
