@@ -1,0 +1,185 @@
+"""Commands on what was measured: ``leaderboard``, ``publish``, ``replay``, ``show``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..registry import UserError, include
+from .options import include_option, json_option, positive, results_option
+
+def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
+    from .leaderboard import model_rows, run_rows
+    from .publish.select import select_columns, select_rows, shows
+
+    runs = run_rows(board)
+    if view is None:
+        tables = {"models": model_rows(board), "runs": runs}
+    else:
+        tables = {"models": select_columns(select_rows(board, view), view), "runs": runs[[shows(view, m) for m in runs["model"]]]}
+    rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
+    csv = str(root / f"{board.name}.csv") if board.is_table else None
+    return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
+
+
+def _reported(board: Any) -> list[dict[str, str]]:
+    from .reported import reported_rows
+
+    datasets = dict.fromkeys(r.spec.dataset for r, _ in board.chosen)
+    return [row for dataset in datasets for row in reported_rows(dataset)]
+
+
+@click.command()
+@click.argument("board", required=False)
+@click.option("--dataset", help="Boards of this data set only.")
+@click.option("--budget", help="Boards of this budget only.")
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
+@click.option("--sort", default="", metavar="COLUMN", help="Sort by a column of the CSV; -COLUMN: the largest first.")
+@click.option("--columns", default="", help="Columns of the CSV instead of the usual ones, separated by commas.")
+@click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
+@click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
+@click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
+@click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
+@results_option
+@include_option
+@json_option
+def leaderboard(board: str | None, style: str, with_reported: bool, as_json: bool, **options: Any) -> None:
+    """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it.
+
+    \b
+    equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
+    equibench leaderboard digits-rot-e20-common --against z2cnn-22
+    equibench leaderboard digits-rot-e20-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
+    """
+    from tabulate import tabulate_formats
+
+    from ..registry import nearest
+    from .files import results_root
+    from .publish.select import View, check_models, select_boards, select_columns, select_rows, view_text
+
+    formats = [*tabulate_formats, "csv", "json", "md"]
+    if style not in formats:
+        raise UserError(f"--format {style!r}: {nearest(style, formats)}")
+    include(options["includes"])
+    columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
+    view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"])
+    root = results_root(options["results"])
+    boards = select_boards(root, board, options["dataset"], options["budget"])
+    check_models(boards, view)
+    if as_json or style == "json":
+        documents = [board_document(b, root, view) for b in boards]
+        if with_reported:
+            documents = [{**d, "reported": _reported(b)} for d, b in zip(documents, boards, strict=True)]
+        click.echo(json.dumps(documents))
+        return
+    # Booktabs, because these tables are for papers.
+    style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
+    for built in (b for b in boards if b.is_table and not select_rows(b, view).empty):
+        if style == "csv":
+            click.echo(select_columns(select_rows(built, view), view).to_csv(index=False))
+        else:
+            click.echo(view_text(built, view, style) + "\n")
+    if with_reported and style != "csv":
+        from .reported import reported_table
+
+        for dataset in dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen):
+            click.echo(reported_table(dataset, style) or f"no paper reports a figure for {dataset}")
+            click.echo()
+
+
+@click.command()
+@click.argument("boards", nargs=-1)
+@click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
+@click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
+@click.option("--readme", metavar="FILE", help="Refresh the tables between the markers of FILE, and do nothing else.")
+@click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
+@results_option
+@include_option
+@json_option
+def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None, as_json: bool, **options: Any) -> None:
+    """Publish BOARDS (all without) as tables, plots and a site that opens from disk: DIR/index.html.
+
+    \b
+    equibench publish --out site
+    equibench publish digits-rot-e20-common --format md,latex --out tables
+    equibench publish --readme README.md
+    """
+
+    from .files import results_root
+
+    include(options["includes"])
+    root, target = results_root(options["results"]), Path(out)
+    if readme:
+        from .publish.readme import refresh
+
+        done, where = refresh(Path(readme), root), readme
+    else:
+        from .publish.publish import publish as write
+
+        kinds = [f.strip() for f in formats.split(",") if f.strip()]
+        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]))
+        where = str(target / "index.html") if "html" in kinds else out
+    click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
+
+
+@click.command()
+@click.argument("run")
+@click.option("--device", help="cpu or cuda:<i> [as recorded].")
+@click.option("--threads", type=int, help="CPU threads [as recorded].")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@results_option
+@include_option
+@json_option
+def replay(run: str, as_json: bool, **options: Any) -> None:
+    """Run a recorded RUN (the beginning of its id) again, and say whether it agrees.
+
+    To the bit on a CPU with the same versions, processor and threads; else within the interval in which one further
+    run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the first attempt.
+    """
+    from dataclasses import asdict
+
+    from .files import results_root
+    from .replay import replay as run_again
+
+    verdict = run_again(
+        run,
+        results_root(options["results"]),
+        device=options["device"],
+        threads=positive("--threads", options["threads"]),
+        data_root=options["data_root"],
+        includes=options["includes"],
+        command=shlex.join(["equibench", *sys.argv[1:]]),
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(verdict)))
+    else:
+        after = "no result" if verdict.replayed is None else f"{verdict.replayed:.2f} %"
+        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.run})")
+        for difference in verdict.differences:
+            click.echo(f"differs: {difference}")
+        click.echo(f"{'agrees' if verdict.agrees else 'DISAGREES'} ({verdict.rule}): {verdict.why}")
+    sys.exit(0 if verdict.agrees else 1)
+
+
+@click.command()
+@click.argument("name")
+@results_option
+@include_option
+@json_option
+def show(name: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """What is known of a model (by name) or of a run (the beginning of its id)."""
+    from .show import model_card, run_card
+
+    include(includes)
+    card = run_card(name, results) or model_card(name)
+    if as_json:
+        click.echo(json.dumps(card))
+        return
+    width = max(map(len, card))
+    for key, value in card.items():
+        click.echo(f"{key:<{width}}  {json.dumps(value) if isinstance(value, dict | list) else value}")

@@ -1,0 +1,141 @@
+"""``equibench list``: what there is, read without torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ..registry import DATASETS, MODELS, Entry, UserError, include
+from .options import include_option, json_option, results_option
+
+@click.group(name="list")
+def list_() -> None:
+    """List models, datasets, budgets or suites; patterns as in a shell: equibench list models 'pdo-*'"""
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@include_option
+@json_option
+def models(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+    """Models: name, group of the layers, group of exact invariance, parameters, source."""
+    include(includes)
+    rows = [_model_row(entry) for entry in MODELS.match(patterns)]
+    for row in rows if not as_json else []:
+        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
+    _show(rows, as_json, patterns, "model")
+
+
+def _model_row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": entry.name}
+    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant")}
+    row["parameters"] = entry.fields.get("params") or {}
+    row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
+    return row
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@include_option
+@json_option
+def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+    """Data sets: shape, classes, sizes of the splits, source."""
+    include(includes)
+    rows = []
+    for entry in DATASETS.match(patterns):
+        fields = entry.fields
+        train, val, test = fields["sizes"]
+        row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
+        row |= {"train": train, "val": val, "test": test}
+        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
+    _show(rows, as_json, patterns, "data set")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@json_option
+def budgets(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Budgets; any e<epochs> and t<seconds> works beside them."""
+    from .budget import named_budgets
+
+    keys = ("name", "kind", "epochs", "seconds", "steps", "note")
+    rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if _fits(b.name, patterns)]
+    _show(rows, as_json, patterns, "budget")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@click.option("--cost", is_flag=True, help="Every model's operations, and its time where records know its step.")
+@results_option
+@json_option
+def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: bool) -> None:
+    """Suites: the named head-to-heads that are shipped, and what they cost before one starts.
+
+    \b
+    equibench list suites
+    equibench list suites digits-25k --cost
+    """
+    from .spec import examples_of, find_suite, suite_names
+
+    found = [find_suite(n) for n in suite_names() if _fits(n, patterns)]
+    if cost and found:
+        _show_costs(found, results, as_json)
+        return
+    rows = []
+    for suite in found:
+        row = {"name": suite.name, "dataset": suite.dataset, "budget": suite.budget, "recipe": suite.recipe}
+        row |= {"models": len(suite.models), "seeds": len(suite.seed_list)}
+        examples = examples_of(suite)
+        row |= {"runs": len(suite.models) * len(suite.seed_list), "examples": examples}
+        if not as_json:
+            row["examples"] = "" if examples is None else f"{examples / 1e6:,.2f} M"
+        rows.append(row | {"title": suite.title})
+    _show(rows, as_json, patterns, "suite")
+
+
+def _show_costs(suites: list[Any], results: str | None, as_json: bool) -> None:
+    """What the runs of suites cost on this device, one table a suite."""
+    from .estimate import estimate, this_device
+    from .files import results_root
+    from .table import cost_table
+
+    key, root = this_device(), results_root(results)
+    document = {}
+    for suite in suites:
+        costs = list(estimate(suite, root, key))
+        keys = ("model", "parameters", "runs", "steps", "examples", "step_flops", "flops", "train_s")
+        document[suite.name] = [{k: getattr(c, k) for k in keys} for c in costs]
+        if not as_json:
+            click.echo(cost_table(suite.name, costs, key) + "\n")
+    if as_json:
+        click.echo(json.dumps(document))
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@json_option
+def reported(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Figures that papers report, by method or data set: equibench list reported mnist-rot 'PDO*'"""
+    from .reported import reported_rows
+
+    rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
+    _show(rows, as_json, patterns, "reported figure")
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    import fnmatch
+
+    return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str) -> None:
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
+    from tabulate import tabulate
+
+    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
