@@ -33,7 +33,7 @@ from .train import Training, optimizer_for, reestimate_batch_norm, train, train_
 #: Images of the training set that batch-norm statistics are re-estimated on.
 BN_IMAGES = 1000
 #: Images of the test set, balanced by class, that the core equivariance errors are measured on.
-CORE_IMAGES = 100
+CORE_IMAGES = 50
 #: A record whose unnamed time is more than this share of the whole carries a warning.
 OTHER_SHARE = 0.02
 
