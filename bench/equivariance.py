@@ -24,9 +24,8 @@ Prepare = Callable[[torch.Tensor], torch.Tensor]
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
 #: Seed of the closed-form inputs, part of the protocol.
 BLOB_SEED = 20_200_710
-BLOB_DRAWS = 64
-#: Of them, those of the core profile, which every run pays for twice.
-CORE_DRAWS = 32
+#: Every run pays for them twice.
+BLOB_DRAWS = 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def measure_core(
     with reference_arithmetic():
         origin = zero_logits(model, images)
         orbit = [logits(model, dihedral(images, k, flip), prepare) for flip in (False, True) for k in range(4)]
-        blobs = draw_blobs(CORE_DRAWS, len(background), size)
+        blobs = draw_blobs(BLOB_DRAWS, len(background), size)
         analytic = [
             logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
             for angle in (0.0, *ANGLES)

@@ -81,7 +81,7 @@ def _dump(node: object) -> str:
     return repr(node)
 
 
-_PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "torchvision", "mlxtend")
+_PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "mlxtend")
 
 
 def versions() -> dict[str, str]:
