@@ -32,6 +32,8 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]|\{[a-z_]+\})*", re.IGNORECASE)
 _GROUP = re.compile(r"none|[CD][1-9]\d*")
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)->(\d+)")
+#: How the origin of an entry begins that an installed package registers; its entry point's name follows.
+_PLUGIN = "plug-in "
 #: What a template field of a given annotation may look like in a name.
 _PATTERNS = {"int": r"\d+", "str": r"[a-z][a-z0-9]*", "float": r"\d+(?:\.\d+)?"}
 _CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": float}
@@ -39,6 +41,10 @@ _CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": floa
 
 class UserError(Exception):
     """Something that the user gave is wrong; the message is one clear sentence, the exit code is 2."""
+
+
+class PluginWarning(UserWarning):
+    """An installed plug-in is broken and was left out."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -162,6 +168,10 @@ class Entry:
         return bool(_FIELD.search(self.name))
 
     @property
+    def is_plugin(self) -> bool:
+        return self.origin.startswith(_PLUGIN)
+
+    @property
     def where(self) -> str:
         return f"{self.path}:{self.line}"
 
@@ -229,20 +239,27 @@ class Registry:
         """Every registration by name, published members of families included.
 
         Raises:
-            UserError: two registrations share a name, or an argument is not a literal.
+            UserError: two registrations of ours or of included files share a name, or an argument is not a literal.
         """
         if self._entries is None:
             found: dict[str, Entry] = {}
             for entry in self._scan():
-                other = found.get(entry.name)
-                if other is not None:
-                    raise UserError(
-                        f"{entry.where}: the {self.kind} name {entry.name!r} is already taken by {other.where};"
-                        " names must be unique"
-                    )
-                found[entry.name] = entry
+                self._add(found, entry)
+            self._add_plugins(found)
             self._entries = found
         return self._entries
+
+    def _add(self, found: dict[str, Entry], entry: Entry) -> None:
+        other = found.get(entry.name)
+        if other is None and entry.origin != "equibench":
+            # A stranger's name must not change what a family of ours spells: its records would be other runs.
+            other = next((e for e in found.values() if e.origin == "equibench" and _fit(e, entry.name)), None)
+        if other is not None:
+            raise UserError(
+                f"{entry.where}: the {self.kind} name {entry.name!r} is already taken by {other.where};"
+                " names must be unique"
+            )
+        found[entry.name] = entry
 
     def match(self, patterns: Iterable[str] = ()) -> list[Entry]:
         """Entries whose names match any of the shell patterns (all without), in natural order."""
@@ -268,6 +285,8 @@ class Registry:
         if exact is not None and not exact.is_template:
             return Resolved(name, exact, dict(exact.arguments))
         fits = [(e, args) for e in entries.values() if (args := _fit(e, name)) is not None]
+        # What is installed beside us never changes what a name of ours means.
+        fits = [f for f in fits if not f[0].is_plugin] or fits
         if len(fits) == 1:
             entry, arguments = fits[0]
             # Declared counts belong to the published members, not to whatever else the template can build.
@@ -284,28 +303,44 @@ class Registry:
             yield from scan_file(path, self.kind, self._module_name(path))
         for path in self._included:
             yield from scan_file(path, self.kind, _include_name(path), origin=str(path))
-        yield from self._scan_plugins()
 
     def _module_name(self, path: Path) -> str:
         parts = path.relative_to(_ROOT).with_suffix("").parts
         return ".".join(("equibench", *parts))
 
-    def _scan_plugins(self) -> Iterable[Entry]:
-        """Entry points of installed packages; a broken one is named in a warning and left out."""
-        for point in importlib.metadata.entry_points(group=f"equibench.{self.package}"):
+    def _add_plugins(self, found: dict[str, Entry]) -> None:
+        """Entry points of installed packages; a broken one is named in a warning and left out, all of it."""
+        points = importlib.metadata.entry_points(group=f"equibench.{self.package}")
+        for point in sorted(points, key=lambda p: (p.name, p.value)):
             try:
-                spec = importlib.util.find_spec(point.module)
-                if spec is None or spec.origin is None:
-                    raise ImportError(f"no module {point.module}")
-                entries = list(scan_file(Path(spec.origin), self.kind, point.module, origin=point.name))
-                if not any(point.name in (e.name, e.function) for e in entries):
-                    raise ImportError(f"{point.module} registers no {self.kind} {point.name!r}")
-                yield from (e for e in entries if point.attr in ("", e.function))
-            except Exception as error:  # a stranger's package may fail in any way, and must not stop ours
-                warnings.warn(
-                    f"plug-in {point.name!r} ({point.value}) is left out: {type(error).__name__}: {error}",
-                    stacklevel=2,
-                )
+                with_it = dict(found)
+                for entry in self._entries_of_plugin(point):
+                    known = with_it.get(entry.name)
+                    if known is None or known.where != entry.where:  # two entry points may lead to one file
+                        self._add(with_it, entry)
+            except (Exception, SystemExit) as error:  # a stranger's package may fail in any way, and must not stop ours
+                what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                warnings.warn(f"plug-in {point.name!r} ({point.value}) is left out: {what}", PluginWarning, stacklevel=2)
+            else:
+                found.update(with_it)
+
+    def _entries_of_plugin(self, point: importlib.metadata.EntryPoint) -> list[Entry]:
+        """Registrations behind ``name = module`` (all of the module) or ``name = module:function``."""
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise ImportError(f"there is no module {point.module}")
+        path, origin = Path(spec.origin), f"{_PLUGIN}{point.name}"
+        # Models and wrappers share a group of entry points: what registers the one need not register the other.
+        kinds = [kind for kind, package in _PACKAGES.items() if package == self.package]
+        found = [e for kind in kinds for e in scan_file(path, kind, point.module, origin)]
+        wanted = [e for e in found if point.attr in (None, "", e.function)]
+        if not wanted:
+            raise ImportError(f"{point.value} registers no {' and no '.join(kinds)}")
+        return [e for e in wanted if e.kind == self.kind]
+
+
+#: The folder, and the group of entry points, of each kind.
+_PACKAGES = {"model": "models", "wrapper": "models", "dataset": "datasets"}
 
 
 def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> Iterable[Entry]:
@@ -454,9 +489,9 @@ def _import(entry: Entry) -> ModuleType:
     return sys.modules[entry.module]
 
 
-MODELS = Registry("model", "models")
-WRAPPERS = Registry("wrapper", "models")
-DATASETS = Registry("dataset", "datasets")
+MODELS = Registry("model", _PACKAGES["model"])
+WRAPPERS = Registry("wrapper", _PACKAGES["wrapper"])
+DATASETS = Registry("dataset", _PACKAGES["dataset"])
 
 
 def include(paths: Iterable[str | Path]) -> None:

@@ -15,7 +15,7 @@ from .engines.local import LocalEngine, end, events_of, start
 from .files import ensure_writable, results_root
 from .job import Job, Probe
 from .leaderboard import Board, load_board, model_rows, staleness, write_board
-from .provenance import host_facts, source_hash, versions
+from .provenance import host_facts, libraries, source_hash, versions
 from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
@@ -327,7 +327,7 @@ def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
         source_hash=source_hash(MODELS.find(job.spec.model)),
         data_digest="",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(),
+        versions=versions(libraries(MODELS.find(job.spec.model))),
         hardware=host_facts(job.device),
         threads=job.threads,
         command=job.command,

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from ..registry import UserError, include
+from ..registry import PluginWarning, UserError, include
 from .cli_boards import board_document, leaderboard, publish, replay, show
 from .cli_list import list_
 from .cli_measure import equivariance, verify
@@ -221,6 +222,7 @@ def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
 
 def main() -> NoReturn:
     """Run the command line; every wrong input ends with one sentence and exit code 2."""
+    warnings.formatwarning = _warning
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -233,6 +235,14 @@ def main() -> NoReturn:
         sys.stderr.close()  # whoever read our output has gone; nothing is left to say
         sys.exit(0)
     sys.exit(0)
+
+
+def _warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    """A broken plug-in is one line, like an error; other warnings say their place as usual."""
+    return f"equibench: {message}\n" if issubclass(category, PluginWarning) else _usual_warning(message, category, *where)
+
+
+_usual_warning = warnings.formatwarning
 
 
 def _end(message: str, code: int) -> NoReturn:

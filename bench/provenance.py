@@ -7,12 +7,13 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from ..registry import Resolved
+from ..registry import Entry, Resolved
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Changes with every release of Python while the program stays the same.
@@ -22,11 +23,14 @@ _SKIPPED = {"type_params", "type_comment", "kind", "ctx"}
 def source_hash(model: Resolved) -> str:
     """Hash of the source of a model: of the syntax trees, without docstrings, of its files and local imports.
 
-    Comments, docstrings and layout do not count; neither does the registry, which computes nothing.
+    Comments, docstrings and layout do not count; neither does the registry, which computes nothing. Of an installed
+    plug-in, the versions of the libraries that its package asks for count as well.
     """
     digest = hashlib.sha256()
     for path in sorted(set(_closure(model.files)), key=lambda p: p.name):
         digest.update(f"{path.name}\n{_tree_text(path, path.stat().st_mtime_ns)}\n".encode())
+    for library, version in libraries(model).items():
+        digest.update(f"{library}=={version}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -44,6 +48,7 @@ def _closure(paths: Iterable[Path]) -> list[Path]:
 
 def _local_imports(path: Path) -> list[Path]:
     found: list[Path] = []
+    package = _top_package(path)
     for node in ast.walk(_parse(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1]
@@ -54,7 +59,20 @@ def _local_imports(path: Path) -> list[Path]:
             # A file given with --include imports its neighbours by plain names.
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             found += [path.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names if name]
+            # A package may call its own modules by their full names.
+            if isinstance(node, ast.ImportFrom):
+                names += [f"{node.module}.{a.name}" for a in node.names]
+            targets = [package.parent.joinpath(*n.split(".")) for n in names if n.split(".")[0] == package.name]
+            found += [p for t in targets for p in (t.with_suffix(".py"), t / "__init__.py")]
     return [p for p in found if p.is_file()]
+
+
+def _top_package(path: Path) -> Path:
+    """Folder of the outermost package that a file belongs to; the file itself if it is in none."""
+    folder = path
+    while (folder.parent / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def _parse(path: Path) -> ast.Module:
@@ -84,15 +102,44 @@ def _dump(node: object) -> str:
 _PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "mlxtend")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a figure can depend on."""
+def versions(also: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python and of the packages that a figure can depend on.
+
+    Args:
+        also: further packages, as those of `libraries`.
+    """
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *(n for n in also if n != "python")):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
+
+
+def libraries(model: Resolved) -> dict[str, str]:
+    """Versions of what the packages of installed plug-ins ask for; empty for models of ours and included files.
+
+    What `versions` names for every model is left out.
+    """
+    names: set[str] = set()
+    for entry in (model.entry, *(wrapper.entry for wrapper in model.wrappers)):
+        names |= set(_requirements(entry)) if entry.is_plugin else set()
+    found = {}
+    for name in sorted(names - set(_PACKAGES)):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that is not installed
+    return found
+
+
+def _requirements(entry: Entry) -> list[str]:
+    """Normalised names of what the distribution of a plug-in requires, extras included."""
+    points = importlib.metadata.entry_points(group="equibench.models")
+    lists = [p.dist.requires or [] for p in points if p.module == entry.module and p.dist is not None]
+    words = [re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in sum(lists, [])]
+    return [re.sub(r"[-_.]+", "-", word[0]).lower() for word in words if word]
 
 
 def cpu_name() -> str:

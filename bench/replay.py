@@ -134,7 +134,7 @@ def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:
         found.append(f"processor {then.hardware.get('cpu', 'unknown')} then, {cpu_name()} now")
     if threads != then.threads:
         found.append(f"{then.threads} threads then, {threads} now")
-    now = versions()
+    now = versions(then.versions)
     found += [
         f"{name} {then.versions.get(name, 'absent')} then, {now.get(name, 'absent')} now"
         for name in sorted({*then.versions, *now} - {"equibench"})

@@ -24,7 +24,7 @@ from .equivariance import Core, measure_core
 from .evaluate import EVAL_BATCH, accuracy_pct, logits
 from .job import Events, Job
 from .lean import spare_compiler
-from .provenance import hardware, source_hash, versions
+from .provenance import hardware, libraries, source_hash, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .spec import RunSpec
@@ -57,7 +57,7 @@ def execute(job: Job, events: Events, start: float, until_import: float) -> None
         source_hash=source_hash(MODELS.find(job.spec.model)),
         data_digest=run.data.digest() if run.data else "",
         started=started,
-        versions=versions(),
+        versions=versions(libraries(MODELS.find(job.spec.model))),
         hardware=hardware(job.device),
         threads=torch.get_num_threads(),
         command=job.command,
