@@ -6,14 +6,21 @@ import re
 from functools import cache
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from ..registry import UserError, nearest
 from .files import shipped
-from .schema import Strict, parse, parse_toml
+from .schema import NAME, Strict, Text, parse, parse_toml
 
 #: A T run whose elapsed device time leaves this band around its budget is invalid (design: +-3 %).
 DRIFT = 0.03
 #: A T run is stopped hard when it has spent this multiple of its budget.
 HARD_STOP = 1.05
+#: More epochs or device-seconds than anybody waits for.
+MOST = 1e7
+
+#: Every amount has one spelling, because the name of the budget is part of the board's: e5, e0.5; not e05, e5.0.
+_AMOUNT = re.compile(r"([et])((?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?)")
 
 
 class Budget(Strict):
@@ -27,12 +34,24 @@ class Budget(Strict):
         steps: optimiser steps (smoke).
     """
 
-    name: str
+    name: str = Field(pattern=f"^{NAME}$")
     kind: Literal["E", "T", "P", "smoke"]
-    epochs: float | None = None
-    seconds: float | None = None
-    steps: int | None = None
-    note: str = ""
+    epochs: float | None = Field(default=None, gt=0, le=MOST)
+    seconds: float | None = Field(default=None, gt=0, le=MOST)
+    steps: int | None = Field(default=None, gt=0, le=10**6)
+    note: Text = ""
+
+    @model_validator(mode="after")
+    def _says_its_amount(self) -> Budget:
+        amounts = {"E": self.epochs, "T": self.seconds, "smoke": self.steps}
+        for kind, amount in amounts.items():
+            if (amount is None) == (self.kind == kind):
+                raise ValueError("an E budget has epochs, a T budget seconds, a smoke budget steps, and none another's")
+        # The name stands for the budget in the name of the board: it must not promise something else.
+        found = _AMOUNT.fullmatch(self.name)
+        if found and (self.kind, amounts.get(self.kind)) != (found[1].upper(), float(found[2])):
+            raise ValueError(f"a budget called {self.name!r} is {found[2]} {'epochs' if found[1] == 'e' else 'seconds'}")
+        return self
 
     def steps_for(self, images: int, batch: int, published: float | None = None) -> int:
         """Number of optimiser steps of an E, P or smoke budget for `images` training images.
@@ -68,14 +87,16 @@ def find_budget(name: str) -> Budget:
     """
     if name in named_budgets():
         return named_budgets()[name]
-    found = re.fullmatch(r"([et])(\d+(?:\.\d+)?)", name)
+    found = _AMOUNT.fullmatch(name)
     if not found:
         raise UserError(
-            f"{name!r} is no budget; write e<epochs> (e20) or t<seconds> (t120), or {nearest(name, named_budgets())}"
+            f"{name[:40]!r} is no budget; write e<epochs> (e20) or t<seconds> (t120), or"
+            f" {nearest(name, named_budgets())}"
         )
     amount = float(found[2])
-    if amount <= 0:
-        raise UserError(f"budget {name!r} is empty; epochs and seconds are above zero")
+    if not 0 < amount <= MOST:
+        what = "empty; epochs and seconds are above zero" if amount == 0 else f"more than {MOST:,.0f} epochs or seconds"
+        raise UserError(f"budget {name!r} is {what}")
     if found[1] == "e":
         return Budget(name=name, kind="E", epochs=amount)
     return Budget(name=name, kind="T", seconds=amount)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +13,7 @@ from ..registry import DATASETS, MODELS, UserError, nearest
 from .budget import Budget, find_budget
 from .files import results_root, shipped, shipped_names
 from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
-from .schema import Strict, parse, parse_toml, short_hash
+from .schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
 
 #: One number for the loop, the schedule, the augmentation and the definitions of the metrics. A change of
 #: any of them that changes a figure raises it, and with it the board.
@@ -24,7 +25,14 @@ MATCHED = 0.05
 #: How names of recipes begin that are tried to find a rate, see `tune`.
 TUNING = "tuning"
 
-_SAFE = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
+#: The longest name of a board, which with an ending is the name of a folder and of files.
+LONGEST_BOARD = 180
+#: More of them is a mistake, or malice.
+MOST_MODELS, MOST_SEEDS = 10_000, 100_000
+#: Seeds are numbers that every reader of JSON holds exactly.
+LARGEST_SEED = 2**53
+
+_SAFE = re.compile(NAME)
 
 
 class RunSpec(Strict):
@@ -42,19 +50,29 @@ class RunSpec(Strict):
     dataset: str
     fit: Literal["train", "train+val"]
     budget: Budget
-    steps: int = Field(gt=0)
+    steps: Count = Field(gt=0)
     recipe: Recipe
     profile: Literal["strict", "fast"]
-    seed: int = Field(ge=0)
-    protocol: int
-    hardware_key: str | None = None
+    seed: int = Field(ge=0, le=LARGEST_SEED)
+    protocol: int = Field(ge=1, le=10**6)
+    hardware_key: Text | None = Field(default=None, max_length=300)
 
     @field_validator("model", "dataset")
     @classmethod
     def _safe(cls, name: str) -> str:
         if not _SAFE.fullmatch(name) or ".." in name:
-            raise ValueError("names consist of letters, digits and . _ + - and do not start with a sign")
+            raise ValueError("names have at most 100 letters, digits and . _ + -, and do not start with a sign")
         return name
+
+    @model_validator(mode="after")
+    def _has_a_board(self) -> RunSpec:
+        if not _SAFE.fullmatch(self.recipe.name):
+            raise ValueError(f"the recipe's name {self.recipe.name!r:.80} has other than letters, digits and . _ + -")
+        if len(self.board) > LONGEST_BOARD:
+            raise ValueError(f"the name of its board would have more than {LONGEST_BOARD} characters")
+        if self.budget.kind == "smoke" and self.steps != self.budget.steps:
+            raise ValueError(f"'steps' is {self.steps} where the budget says {self.budget.steps}")
+        return self
 
     @property
     def is_trial(self) -> bool:
@@ -98,20 +116,20 @@ class Suite(Strict):
         equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
     """
 
-    name: str
-    title: str = ""
-    dataset: str
-    budget: str
-    recipe: str = "common"
+    name: Text
+    title: Text = ""
+    dataset: Text
+    budget: Text
+    recipe: Text = "common"
     profile: Literal["strict", "fast"] = "strict"
     fit: Literal["train", "train+val"] = "train"
-    seeds: int | list[int] = 3
+    seeds: Annotated[int, Field(le=MOST_SEEDS)] | Annotated[list[int], Field(max_length=MOST_SEEDS)] = 3
     parameter_class: Literal["matched", "as-published"] = Field(default="as-published", alias="class")
-    reference_parameters: int | None = Field(default=None, gt=0)
-    reference_model: str | None = None
+    reference_parameters: Count | None = Field(default=None, gt=0)
+    reference_model: Text | None = None
     equivariance: Literal["core", "full"] = "core"
-    models: list[str]
-    note: str = ""
+    models: list[Text] = Field(max_length=MOST_MODELS)
+    note: Text = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -121,6 +139,8 @@ class Suite(Strict):
             raise ValueError("a model is listed twice")
         if not self.seed_list or min(self.seed_list) < 0:
             raise ValueError("a suite needs at least one seed, and seeds are not negative")
+        if max(self.seed_list) > LARGEST_SEED:
+            raise ValueError(f"seeds are at most {LARGEST_SEED:,}")
         if len(set(self.seed_list)) != len(self.seed_list):
             raise ValueError("a seed is listed twice")
         if self.parameter_class == "matched" and self.reference_parameters is None:
@@ -158,12 +178,11 @@ def find_suite(name: str) -> Suite:
         UserError: it does not exist, or a key or value in it is wrong.
     """
     if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"there is no suite file {name}")
-        return parse_suite(path.stem, path.read_text(encoding="utf-8"), name)
+        if not os.path.isfile(name):
+            raise UserError(f"there is no suite file {name[:200]}")
+        return parse_suite(Path(name).stem, read_text(Path(name)), name)
     if name not in suite_names():
-        raise UserError(f"there is no suite {name!r}; {nearest(name, suite_names())}; or give a path to a .toml file")
+        raise UserError(f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file")
     return parse_suite(name, shipped("bench", "suites", f"{name}.toml"), f"suite {name!r}")
 
 
@@ -173,7 +192,10 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
     Raises:
         UserError: a key or value is wrong.
     """
-    return parse(Suite, {"name": name, **parse_toml(text, where)}, where)
+    values = parse_toml(text, where)
+    if "name" in values:
+        raise UserError(f"{where}: unknown key 'name'; a suite is called what its file is called")
+    return parse(Suite, {"name": name, **values}, where)
 
 
 def check_names(suite: Suite) -> None:
