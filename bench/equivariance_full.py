@@ -10,15 +10,15 @@ figures of a collapsed model are None. The definitions:
 * ``lee_rot_per_deg``: mean of ‖d/dθ f(R_θ x)‖ / s at θ = 0 on closed-form images, per degree;
   ``lee_shift_per_px``: likewise for shifts along x and y, per pixel. See `lie`.
 * ``consistency_pct``: share of pairs (x, θ ≠ 0) whose predictions for R_θ x and R_0 x agree.
-* ``acc_orbit_pct``, ``acc_worst_angle_pct``: accuracy over all 24 angles together, and at the worst of them, where
-  a label survives the rotation of its image.
+* ``acc_by_angle_pct``: accuracy at each of the 24 angles of `resample.ORBIT_DEGREES`; ``acc_orbit_pct`` and
+  ``acc_worst_angle_pct``: their mean and the worst of them; where a label survives the rotation of its image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class Full:
     consistency_pct: float | None
     acc_orbit_pct: float | None
     acc_worst_angle_pct: float | None
+    acc_by_angle_pct: list[float]
     collapsed: bool
     note: str = ""
 
@@ -165,8 +166,8 @@ def _consistency_pct(orbit: torch.Tensor) -> float | None:
     return 100.0 * float(agree.double().mean())
 
 
-def _accuracies(orbit: torch.Tensor, inputs: Inputs, predictions: bool) -> dict[str, float | None]:
+def _accuracies(orbit: torch.Tensor, inputs: Inputs, predictions: bool) -> dict[str, Any]:
     if not predictions or not inputs.rotation:
-        return {"acc_orbit_pct": None, "acc_worst_angle_pct": None}
-    each: Sequence[float] = [accuracy_pct(scores, inputs.labels) for scores in orbit]
-    return {"acc_orbit_pct": sum(each) / len(each), "acc_worst_angle_pct": min(each)}
+        return {"acc_orbit_pct": None, "acc_worst_angle_pct": None, "acc_by_angle_pct": []}
+    each = [accuracy_pct(scores, inputs.labels) for scores in orbit]
+    return {"acc_orbit_pct": sum(each) / len(each), "acc_worst_angle_pct": min(each), "acc_by_angle_pct": each}

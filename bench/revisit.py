@@ -19,6 +19,7 @@ from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, balanced_order,
 from .job import Job
 from .provenance import hardware, source_hash, versions
 from .record import Provenance, RunRecord, board_folder, board_names, read_record
+from .resample import ORBIT_DEGREES
 from .run import Loaded, build_from_seed, set_profile, weights_digest
 from .sidecar import FullPoint, LayerPoint, Sidecar, has_sidecar, write_sidecar
 from .spec import PROTOCOL
@@ -99,6 +100,7 @@ def measure_sidecar(
         draws=FULL_DRAWS,
         orbit_images=len(inputs.images),
         curve_degrees=[float(d) for d in CURVE_DEGREES],
+        orbit_degrees=[float(d) for d in ORBIT_DEGREES],
         init=init,
         trained=trained,
         phases=phases.total(),

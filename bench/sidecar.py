@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from ..registry import UserError
 from .files import write_exclusively
@@ -38,6 +38,7 @@ class FullPoint(Strict):
 
     Attributes:
         curve: ``eq_rot_analytic`` at each of the sidecar's `curve_degrees`.
+        acc_by_angle_pct: accuracy at each of the sidecar's `orbit_degrees`; empty where it was not measured.
         layers: of the layers that say how rotations act on them, from input to output.
     """
 
@@ -51,6 +52,7 @@ class FullPoint(Strict):
     collapsed: bool
     curve: list[float | None]
     layers: list[LayerPoint]
+    acc_by_angle_pct: list[float] = []
 
 
 class Sidecar(Strict):
@@ -75,11 +77,23 @@ class Sidecar(Strict):
     draws: int
     orbit_images: int
     curve_degrees: list[float]
+    orbit_degrees: list[float] = []
     init: FullPoint
     trained: FullPoint
     phases: dict[str, float]
     provenance: Provenance
     warnings: list[str]
+
+    @model_validator(mode="after")
+    def _a_value_an_angle(self) -> Sidecar:
+        for name, angles, values in (
+            ("curve", self.curve_degrees, self.init.curve),
+            ("curve", self.curve_degrees, self.trained.curve),
+            ("acc_by_angle_pct", self.orbit_degrees, self.trained.acc_by_angle_pct or self.orbit_degrees),
+        ):
+            if len(angles) != len(values):
+                raise ValueError(f"{name!r} has {len(values)} values for {len(angles)} angles")
+        return self
 
     @property
     def file_name(self) -> str:
@@ -114,12 +128,15 @@ def read_sidecar(path: Path) -> Sidecar:
     if not _FILE.fullmatch(path.name):
         raise UserError(f"{path}: a sidecar is called <spec hash>.<attempt>.<content hash>.json")
     try:
-        sidecar = Sidecar.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        sidecar = Sidecar.model_validate_json(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
         raise UserError(explain(error, Sidecar, str(path))) from error
-    if sidecar.file_name != path.name:
+    # A file as it was written is its own canonical form, also where a later release has added a field.
+    written = f"{sidecar.run}.{short_hash(text.removesuffix(chr(10)))}.json"
+    if path.name not in (written, sidecar.file_name):
         raise UserError(f"{path}: the content does not match the hash in the name; it should be {sidecar.file_name}")
     if sidecar.board != path.parents[1].name:
         raise UserError(f"{path}: the sidecar belongs to board {sidecar.board!r}")

@@ -83,6 +83,9 @@ def test_consistency_and_accuracies_are_shares_computable_by_hand() -> None:
     # Right image: right at 0, ±15 … ±75 (11 angles); left image: class 0 at all but 11 angles around 180.
     assert measured.acc_orbit_pct == pytest.approx(100 * (11 + 13) / 48)
     assert measured.acc_worst_angle_pct == pytest.approx(0.0)
+    # Angle by angle, from 0 in steps of 15: both images right at 0 … 75 and 285 … 345, the left one alone at a
+    # quarter turn, where both sides are equal, neither between.
+    assert measured.acc_by_angle_pct == [100.0] * 6 + [50.0] + [0.0] * 11 + [50.0] + [100.0] * 5
     assert measured.consistency_pct == pytest.approx(100 * (10 + 12) / 46)
 
 

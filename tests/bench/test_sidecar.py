@@ -1,5 +1,6 @@
 """Sidecar records: immutable, strict, joined to the run whose weights they were measured on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from equibench.bench.sidecar import (
     sidecar_folder,
     write_sidecar,
 )
+from equibench.bench.schema import short_hash
 from equibench.registry import UserError
+from pydantic import ValidationError
 
 from . import records as made
 
@@ -54,6 +57,25 @@ def test_a_file_that_was_changed_is_refused_and_named(tmp_path: Path) -> None:
     assert found == [] and refused[0].path == path
     write_record(tmp_path, made.record())
     assert load_board(tmp_path, made.spec().board).refused == refused
+
+
+def test_one_of_an_earlier_release_is_read_too(tmp_path: Path) -> None:
+    # Its content, and with it its name, has not the fields that were added later.
+    path = write_sidecar(tmp_path, sidecar(made.record()))
+    content = json.loads(path.read_text())
+    del content["orbit_degrees"], content["init"]["acc_by_angle_pct"], content["trained"]["acc_by_angle_pct"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    older = path.with_name(f"{content['run']}.{short_hash(text)}.json")
+    older.write_text(text + "\n")
+    assert older != path and read_sidecar(older) == sidecar(made.record())
+
+
+@pytest.mark.parametrize("changes", [{"curve_degrees": [0.0]}, {"orbit_degrees": [0.0, 15.0]}])
+def test_every_angle_has_a_value(changes: dict[str, Any]) -> None:
+    run = made.record()
+    point = sidecar(run).trained.model_copy(update={"acc_by_angle_pct": [90.0]})
+    with pytest.raises(ValidationError, match="values for"):
+        Sidecar.model_validate(sidecar(run).model_dump() | {"trained": point.model_dump()} | changes)
 
 
 def test_unknown_and_missing_fields_are_named(tmp_path: Path) -> None:
