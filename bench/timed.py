@@ -31,6 +31,9 @@ class TimedBoard:
     Args:
         device: as torch names it.
         hardware_key: of the device; asked of a process of its own where absent.
+
+    Attributes:
+        forgotten: models that are measured again although their step time is known.
     """
 
     def __init__(
@@ -47,30 +50,42 @@ class TimedBoard:
         self.data_root, self.includes = data_root, includes
         self.hardware_key = hardware_key or hardware_key_elsewhere(device)
         self.board = suite.board(self.hardware_key)
-        self._forgotten: set[str] = set()
+        self.forgotten: set[str] = set()
 
     def plan(self) -> list[RunSpec]:
         """The runs of the suite; models without a calibration on this device are measured first."""
         seconds = find_budget(self.suite.budget).seconds
         assert seconds is not None
-        known = read_calibrations(self.root, self.board)
-        current = {m: c for m, c in latest(known).items() if c.same_subject(self._subject(m))}
-        missing = [m for m in self.suite.models if m not in current or m in self._forgotten]
+        known, current = self._known()
+        missing = self.missing()
         with ExitStack() as stack:
             measured = calibrate([self._subject(m) for m in missing], known, lambda names: self._open(names, stack))
         for calibration in measured:
             write_calibration(self.root, self.board, calibration)
-        self._forgotten.clear()
+        self.forgotten.clear()
         current |= {c.model: c for c in measured}
         steps = {m: steps_in(seconds, current[m].step_s) for m in self.suite.models}
         return plan(self.suite, steps, self.hardware_key, self.root)
 
+    def missing(self) -> list[str]:
+        """The models of the suite whose step has yet to be measured."""
+        _, current = self._known()
+        return [m for m in self.suite.models if m not in current or m in self.forgotten]
+
+    def _known(self) -> tuple[list[Calibration], dict[str, Calibration]]:
+        """All calibrations of the board, and those of the suite's models as they are now."""
+        known = read_calibrations(self.root, self.board)
+        newest = latest(known)
+        return known, {m: newest[m] for m in self.suite.models if m in newest and newest[m].same_subject(self._subject(m))}
+
     def forget_drifted(self, board: Board) -> bool:
         """Mark the models of the suite with a run that drifted, so that they are calibrated anew."""
         drifted = {
-            r.spec.model for r, _ in board.chosen if r.status == "invalid" and r.spec.model in self.suite.models
+            r.spec.model
+            for r, _ in board.chosen
+            if r.status == "invalid" and r.reason.startswith("drift") and r.spec.model in self.suite.models
         }
-        self._forgotten |= drifted
+        self.forgotten |= drifted
         return bool(drifted)
 
     def _subject(self, model: str) -> Calibration:
