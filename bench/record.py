@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..registry import UserError
+from .budget import drifted
 from .files import write_exclusively
-from .schema import Strict, explain, short_hash
-from .spec import RunSpec
+from .schema import NAME, Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from .spec import LONGEST_BOARD, RunSpec
 
 SCHEMA_VERSION = 1
 
@@ -23,33 +26,38 @@ Status = Literal["ok", "oom", "nan", "timeout", "lost", "error", "invalid"]
 #: A run that ended like this has been measured; it is not run again.
 FINAL: tuple[Status, ...] = ("ok", "nan")
 
+#: What some hashes look like, empty where there was nothing to hash.
+Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+#: Names of phases: they become names of columns.
+Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
+
 
 class CorePoint(Strict):
     """Equivariance errors at one moment; see `equivariance.Core`."""
 
-    eq_exact_c4: float | None
-    eq_exact_d4: float | None
-    eq_rot_analytic: float | None
+    eq_exact_c4: Amount | None
+    eq_exact_d4: Amount | None
+    eq_rot_analytic: Amount | None
     collapsed: bool
 
 
 class CurvePoint(Strict):
     """One point of the learning curve, at the end of a block of steps."""
 
-    step: int
+    step: Count
     loss: float | None
-    lr: float
-    device_s: float
+    lr: Amount
+    device_s: Amount
 
 
 class Size(Strict):
     """See `cost.Cost`."""
 
-    parameters: int
-    dense_weights: int
-    buffers: int
-    flops_per_image: int
-    train_flops_per_image: int
+    parameters: Count
+    dense_weights: Count
+    buffers: Count
+    flops_per_image: Count
+    train_flops_per_image: Count
 
 
 class Results(Strict):
@@ -66,53 +74,76 @@ class Results(Strict):
 
     test_acc_pct: float = Field(ge=0, le=100)
     val_acc_pct: float | None = Field(ge=0, le=100)
-    test_images: int
-    train_images: int
-    train_s: float
-    step_ms: float
-    peak_mib: float
+    test_images: Count = Field(gt=0)
+    train_images: Count = Field(gt=0)
+    train_s: Amount
+    step_ms: Amount
+    peak_mib: Amount
     peak_kind: Literal["allocated on the device", "resident in the process"]
     init: CorePoint
     trained: CorePoint
-    weights_sha256: str
+    weights_sha256: Sha256
 
 
 class Provenance(Strict):
-    """Where the figures come from."""
+    """Where the figures come from.
 
-    source_hash: str
-    data_digest: str
-    started: str
-    versions: dict[str, str]
-    hardware: dict[str, str]
-    threads: int
-    command: str
+    Attributes:
+        source_hash: of the model's source, see `provenance.source_hash`.
+        data_digest: SHA-256 of the data set's arrays; empty where the run ended before they were loaded.
+        started: date and time with their zone, ISO 8601.
+        versions: of Python, of packages and of the state of this checkout, by name.
+        hardware: device, key, host, processor, driver, system; what is not known is left out.
+        threads: of torch on the CPU.
+        command: the command line that asked for the run.
+    """
+
+    source_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
+    data_digest: Sha256
+    started: Text
+    versions: dict[Text, Text]
+    hardware: dict[Text, Text]
+    threads: int = Field(ge=1, le=10**6)
+    command: Text
+
+    @field_validator("started")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        if datetime.fromisoformat(text).tzinfo is None:
+            raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
+        return text
 
 
 class Context(Strict):
     """The suite that asked for the run; it does not determine the result."""
 
-    suite: str
+    suite: Text
     parameter_class: Literal["matched", "as-published"]
-    reference_parameters: int | None
-    reference_model: str | None
+    reference_parameters: Count | None
+    reference_model: Text | None
+
+    @model_validator(mode="after")
+    def _says_the_class(self) -> Context:
+        if self.parameter_class == "matched" and not self.reference_parameters:
+            raise ValueError("the class 'matched' needs reference_parameters")
+        return self
 
 
 class RunRecord(Strict):
     """One attempt at one run."""
 
-    schema_version: Literal[1]
+    schema_version: Version
     spec: RunSpec
-    attempt: int = Field(ge=1)
+    attempt: int = Field(ge=1, le=10**6)
     status: Status
-    reason: str
+    reason: Message
     results: Results | None
     cost: Size | None
-    curve: list[CurvePoint]
-    phases: dict[str, float]
+    curve: list[CurvePoint] = Field(max_length=10_000)
+    phases: Seconds
     provenance: Provenance
     context: Context
-    warnings: list[str]
+    warnings: list[Message] = Field(max_length=1000)
 
     @model_validator(mode="after")
     def _complete(self) -> RunRecord:
@@ -122,16 +153,39 @@ class RunRecord(Strict):
             raise ValueError(f"a run with status {self.status!r} says its reason")
         return self
 
-    @property
+    @model_validator(mode="after")
+    def _spent_its_budget(self) -> RunRecord:
+        """A row of a board must have spent what the board's name says, whoever wrote the record."""
+        if self.results is None:
+            return self
+        budget, spec = self.spec.budget, self.spec
+        # As `Budget.steps_for`, which refuses a budget of no step.
+        images, batch = self.results.train_images, spec.recipe.batch
+        if budget.kind == "E" and spec.steps != int((budget.epochs or 0) * images // batch):
+            raise ValueError(
+                f"budget {budget.name!r} of {images:,} images in batches of {batch:,} is not {spec.steps:,} steps"
+            )
+        if budget.seconds is not None and self.status == "ok" and drifted(self.results.train_s, budget.seconds):
+            raise ValueError(f"{self.results.train_s:g} s are not the budget {budget.name!r}: such a run is 'invalid'")
+        return self
+
+    @cached_property
     def file_name(self) -> str:
-        return f"{self.spec.digest()}.{self.attempt}.{short_hash(self.canonical())}.json"
+        """Name of its file; as it was read, else made from the content."""
+        return f"{self.run_id}.{short_hash(self.canonical())}.json"
+
+    def model_copy(self, **options: Any) -> RunRecord:
+        copy = super().model_copy(**options)
+        copy.__dict__.pop("file_name", None)  # the content may be another
+        return copy
 
     @property
     def run_id(self) -> str:
         return f"{self.spec.digest()}.{self.attempt}"
 
 
-_FILE = re.compile(r"([0-9a-f]{16})\.(\d+)\.([0-9a-f]{16})\.json")
+_FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
+_BOARD = re.compile(NAME.replace("0,99", f"0,{LONGEST_BOARD}"))
 
 
 @dataclass(frozen=True)
@@ -143,8 +197,17 @@ class Refused:
 
 
 def board_folder(root: Path, board: str) -> Path:
-    """Folder of a board's records under the results folder."""
-    return root / "runs" / board
+    """Folder of a board's records under the results folder.
+
+    Raises:
+        UserError: the name is no board's, or somebody put a symbolic link there: nothing is read or written elsewhere.
+    """
+    folder = root / "runs" / board
+    if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
+        raise UserError(f"{folder}: a board's folder is called as the board; this is no board's name")
+    if folder.is_symlink():
+        raise UserError(f"{folder}: this is a symbolic link, which might lead anywhere; put the folder itself there")
+    return folder
 
 
 def write_record(root: Path, record: RunRecord) -> Path:
@@ -167,27 +230,39 @@ def read_record(path: Path) -> RunRecord:
     found = _FILE.fullmatch(path.name)
     if not found:
         raise UserError(f"{path}: a record is called <spec hash>.<attempt>.<content hash>.json")
-    try:
-        text = path.read_text(encoding="utf-8")
-        record = RunRecord.model_validate_json(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        raise UserError(explain(error, RunRecord, str(path))) from error
-    # A file as it was written is its own canonical form: only another layout needs the longer way.
-    known = found[3] if short_hash(text.removesuffix("\n")) == found[3] else short_hash(record.canonical())
-    if f"{record.run_id}.{known}.json" != path.name:
-        raise UserError(f"{path}: the content does not match the hashes in the name; it should be {record.file_name}")
+    text = read_text(path, link=False)
+    record = parse_json(RunRecord, text, str(path))
+    check_name(path, text, record.run_id, record)
     if record.spec.board != path.parent.name:
         raise UserError(f"{path}: the record belongs to board {record.spec.board!r}")
+    record.__dict__["file_name"] = path.name
     return record
+
+
+def check_name(path: Path, text: str, run: str, content: Strict) -> None:
+    """See that a file's name says its run and the hash of its text.
+
+    The hash is of the text as it stands there, so that it holds when a later version has more fields with defaults; of
+    the canonical form where somebody changed the layout alone.
+
+    Raises:
+        UserError: it says another.
+    """
+    hashes = (short_hash(form) for form in (text.removesuffix("\n"), content.canonical()))
+    if not any(path.name == f"{run}.{known}.json" for known in hashes):
+        wanted = f"{run}.{short_hash(text.removesuffix(chr(10)))}.json"
+        raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
 def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
     """All records of a board in the order of their names, and the files that were refused."""
     records, refused = [], []
+    try:
+        paths = sorted(board_folder(root, board).glob("*.json"))
+    except UserError as error:
+        return [], [Refused(root / "runs" / board, str(error))]
     with without_collection():
-        for path in sorted(board_folder(root, board).glob("*.json")):
+        for path in paths:
             try:
                 records.append(read_record(path))
             except UserError as error:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..registry import UserError
 from .files import write_exclusively
-from .record import Provenance, Refused, RunRecord, board_folder
-from .schema import Strict, explain, short_hash
+from .record import Provenance, Refused, RunRecord, Seconds, Sha256, board_folder, check_name
+from .schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .spec import PROTOCOL
 from .statistics import mean
 
@@ -24,13 +24,15 @@ from .statistics import mean
 FULL_ERRORS = ("eq_rot_data", "eq_floor", "lee_rot_per_deg", "lee_shift_per_px")
 FULL_PREDICTIONS = ("consistency_pct", "acc_orbit_pct", "acc_worst_angle_pct")
 
+Percent = Annotated[float, Field(ge=0, le=100)]
+
 
 class LayerPoint(Strict):
     """See `curves.LayerError`."""
 
-    layer: str
-    eq_feat_exact: float | None
-    eq_feat_fibre: float | None
+    layer: Text
+    eq_feat_exact: Amount | None
+    eq_feat_fibre: Amount | None
 
 
 class FullPoint(Strict):
@@ -42,17 +44,17 @@ class FullPoint(Strict):
         layers: of the layers that say how rotations act on them, from input to output.
     """
 
-    eq_rot_data: float | None
-    eq_floor: float | None
-    lee_rot_per_deg: float | None
-    lee_shift_per_px: float | None
-    consistency_pct: float | None
-    acc_orbit_pct: float | None
-    acc_worst_angle_pct: float | None
+    eq_rot_data: Amount | None
+    eq_floor: Amount | None
+    lee_rot_per_deg: Amount | None
+    lee_shift_per_px: Amount | None
+    consistency_pct: Percent | None
+    acc_orbit_pct: Percent | None
+    acc_worst_angle_pct: Percent | None
     collapsed: bool
-    curve: list[float | None]
-    layers: list[LayerPoint]
-    acc_by_angle_pct: list[float] = []
+    curve: list[Amount | None] = Field(max_length=10_000)
+    layers: list[LayerPoint] = Field(max_length=10_000)
+    acc_by_angle_pct: list[Percent] = Field(default=[], max_length=10_000)
 
 
 class Sidecar(Strict):
@@ -66,23 +68,23 @@ class Sidecar(Strict):
         phases: seconds; the measurement itself is ``equivariance_full_s``.
     """
 
-    schema_version: Literal[1]
+    schema_version: Version
     kind: Literal["equivariance"]
-    protocol: int
-    board: str
-    run: str
-    model: str
-    dataset: str
-    weights_sha256: str
-    draws: int
-    orbit_images: int
-    curve_degrees: list[float]
-    orbit_degrees: list[float] = []
+    protocol: int = Field(ge=0, le=10**6)
+    board: Text
+    run: str = Field(pattern=r"^[0-9a-f]{16}\.[0-9]{1,7}$")
+    model: Text
+    dataset: Text
+    weights_sha256: Sha256
+    draws: Count
+    orbit_images: Count
+    curve_degrees: list[float] = Field(max_length=10_000)
+    orbit_degrees: list[float] = Field(default=[], max_length=10_000)
     init: FullPoint
     trained: FullPoint
-    phases: dict[str, float]
+    phases: Seconds
     provenance: Provenance
-    warnings: list[str]
+    warnings: list[Message] = Field(max_length=1000)
 
     @model_validator(mode="after")
     def _a_value_an_angle(self) -> Sidecar:
@@ -95,12 +97,18 @@ class Sidecar(Strict):
                 raise ValueError(f"{name!r} has {len(values)} values for {len(angles)} angles")
         return self
 
+    @model_validator(mode="after")
+    def _says_its_time(self) -> Sidecar:
+        if "equivariance_full_s" not in self.phases:
+            raise ValueError("the key 'phases.equivariance_full_s' is missing")
+        return self
+
     @property
     def file_name(self) -> str:
         return f"{self.run}.{short_hash(self.canonical())}.json"
 
 
-_FILE = re.compile(r"[0-9a-f]{16}\.\d+\.[0-9a-f]{16}\.json")
+_FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 
 
 def sidecar_folder(root: Path, board: str) -> Path:
@@ -127,17 +135,9 @@ def read_sidecar(path: Path) -> Sidecar:
     """
     if not _FILE.fullmatch(path.name):
         raise UserError(f"{path}: a sidecar is called <spec hash>.<attempt>.<content hash>.json")
-    try:
-        text = path.read_text(encoding="utf-8")
-        sidecar = Sidecar.model_validate_json(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        raise UserError(explain(error, Sidecar, str(path))) from error
-    # A file as it was written is its own canonical form, also where a later release has added a field.
-    written = f"{sidecar.run}.{short_hash(text.removesuffix(chr(10)))}.json"
-    if path.name not in (written, sidecar.file_name):
-        raise UserError(f"{path}: the content does not match the hash in the name; it should be {sidecar.file_name}")
+    text = read_text(path, link=False)
+    sidecar = parse_json(Sidecar, text, str(path))
+    check_name(path, text, sidecar.run, sidecar)
     if sidecar.board != path.parents[1].name:
         raise UserError(f"{path}: the sidecar belongs to board {sidecar.board!r}")
     return sidecar
@@ -146,7 +146,11 @@ def read_sidecar(path: Path) -> Sidecar:
 def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[Refused]]:
     """All sidecars of a board (or of one of its runs), the oldest first, and the files that were refused."""
     sidecars, refused = [], []
-    for path in sorted(sidecar_folder(root, board).glob(f"{run}*.json")):
+    try:
+        paths = sorted(sidecar_folder(root, board).glob(f"{run}*.json"))
+    except UserError as error:
+        return [], [Refused(root / "runs" / board, str(error))]
+    for path in paths:
         try:
             sidecars.append(read_sidecar(path))
         except UserError as error:

@@ -119,7 +119,7 @@ def test_after_drift_the_model_is_calibrated_anew_and_all_its_seeds_repeat(
     times = {"p4cnn": 0.003, "z2cnn": 0.001}
     timed = timed_board(tmp_path, monkeypatch, times)
     specs = timed.plan()
-    base = made.record(90.0)
+    base = made.record(90.0, train_s=20.0)
     for spec in specs:
         drifted = spec.model == "p4cnn" and spec.seed == 1
         change = {"status": "invalid", "reason": "drift"} if drifted else {}

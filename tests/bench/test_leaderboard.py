@@ -64,9 +64,9 @@ def test_nan_counts_as_chance_level_visibly(tmp_path: Path) -> None:
 
 def test_stale_rows_give_way_to_current_ones_and_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     current = made.record(80.0, attempt=2)
-    current = current.model_copy(update={"provenance": current.provenance.model_copy(update={"source_hash": "new"})})
+    current = current.model_copy(update={"provenance": current.provenance.model_copy(update={"source_hash": "a" * 16})})
     put(tmp_path, made.record(99.0, attempt=1))
-    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: "new")
+    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: "a" * 16)
     assert model_rows(load_board(tmp_path, BOARD)).iloc[0]["stale"] == "source"
     assert "made-up" in board_table(load_board(tmp_path, BOARD)).split("stale")[-1]
     put(tmp_path, current)

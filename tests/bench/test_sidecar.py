@@ -51,7 +51,7 @@ def test_what_is_written_is_read_and_never_replaced(tmp_path: Path) -> None:
 def test_a_file_that_was_changed_is_refused_and_named(tmp_path: Path) -> None:
     path = write_sidecar(tmp_path, sidecar(made.record()))
     path.write_text(path.read_text().replace("0.25", "0.05"))
-    with pytest.raises(UserError, match="hash in the name"):
+    with pytest.raises(UserError, match="hashes in the name"):
         read_sidecar(path)
     found, refused = read_sidecars(tmp_path, made.spec().board)
     assert found == [] and refused[0].path == path
