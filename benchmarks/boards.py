@@ -22,6 +22,7 @@ from equibench.bench.record import (
 from equibench.bench.spec import RunSpec, find_suite, plan
 from equibench.registry import MODELS
 
+TRAIN_IMAGES = 3000
 BOARDS_LIMIT_S, SITE_LIMIT_S, PAGE_LIMIT_MB = 10.0, 20.0, 3.0
 
 
@@ -65,10 +66,11 @@ def make_records(root: Path, boards: int, models: int, seeds: int) -> int:
     count = 0
     for index in range(boards):
         budget = pattern.budget.model_copy(update={"name": f"e{5 + index}", "epochs": 5.0 + index})
+        steps = budget.steps_for(TRAIN_IMAGES, pattern.recipe.batch)
         for model in names:
             quality, size = rng.gauss(0, 2), int(10 ** rng.uniform(4, 6.5))
             for seed in range(seeds):
-                spec = pattern.model_copy(update={"model": model, "seed": seed, "budget": budget})
+                spec = pattern.model_copy(update={"model": model, "seed": seed, "budget": budget, "steps": steps})
                 write_quickly(root, made_up(spec, quality, size, rng))
                 count += 1
     return count
@@ -86,7 +88,7 @@ def made_up(spec: RunSpec, quality: float, size: int, rng: random.Random) -> Run
     accuracy = min(100.0, 94 + quality + 0.4 * math.sin(spec.seed) + rng.gauss(0, 0.4) + 0.3 * math.log10(size))
     points = [CorePoint(eq_exact_c4=rng.random(), eq_exact_d4=0.3, eq_rot_analytic=rng.random(), collapsed=False) for _ in "ab"]
     results = Results(
-        test_acc_pct=round(accuracy, 2), val_acc_pct=93.0, test_images=1500, train_images=3000,
+        test_acc_pct=round(accuracy, 2), val_acc_pct=93.0, test_images=1500, train_images=TRAIN_IMAGES,
         train_s=size / 1e4 * rng.uniform(0.9, 1.1), step_ms=8.0, peak_mib=100.0, peak_kind="allocated on the device",
         init=points[0], trained=points[1], weights_sha256=f"{rng.getrandbits(256):064x}",
     )  # fmt: skip

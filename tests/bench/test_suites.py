@@ -1,7 +1,5 @@
 """Every shipped suite plans; its models build; matched classes match; the compute-matched suite matches compute."""
 
-import time
-
 import pytest
 import torch
 from equibench.bench.estimate import step_flops
@@ -97,20 +95,3 @@ def test_operations_of_a_step_are_the_same_where_they_are_extrapolated() -> None
         assert eight == two + 6 * (three - two) == step_flops(name, shape, 10, 8)[0]
         fixed.append(two - 2 * (three - two))
     assert fixed[0] == 0 < fixed[1]  # p4 filters are copied, steerable ones computed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("suite", SUITES, ids=lambda s: s.name)
-def test_every_suite_starts(suite) -> None:
-    """One step of every model on made-up images of the right shape."""
-    fields = DATASETS.find(suite.dataset).entry.fields
-    for spec in (s for s in plan(suite) if s.seed == suite.seed_list[0]):
-        from equibench.bench.train import optimizer_for, train_step
-
-        start = time.monotonic()
-        torch.manual_seed(0)
-        model = build_model(spec.model, fields["shape"][0], fields["classes"], fields["shape"][1]).train()
-        images = torch.randn(2, *fields["shape"])
-        loss = train_step(model, optimizer_for(model, spec.recipe), images, torch.tensor([0, 1]), "strict")
-        assert loss.isfinite(), spec.model
-        print(f"{spec.model}: {time.monotonic() - start:.1f} s")

@@ -1,0 +1,191 @@
+"""What the training loop costs beyond the network's own work; prints ratios.
+
+    uv run --with "torchvision>=0.24,<0.28" python benchmarks/loop.py [--device cuda:0] [--model z2cnn] [--rounds 9]
+
+1. The loop of equibench against a bare one that does the same steps on the same batches without logging: at most 1.02.
+2. Images a second against the same network fed by a `DataLoader` with torchvision's transforms (to tensor, normalise,
+   crop after padding, flip) and one worker a core: at least 1.5 times as many. Left out where torchvision is missing.
+3. The share of a step that choosing and augmenting the batch takes: at most 5 % on a GPU.
+4. On a GPU: that no step waits for the device (torch raises where one does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from equibench.bench.clock import clock_for
+from equibench.bench.recipe import find_recipe
+from equibench.bench.run import Loaded, set_profile, warm_up
+from equibench.bench.spec import RunSpec, find_suite, plan
+from equibench.bench.train import optimizer_for, set_batch_norm, train, train_step
+from equibench.datasets.images import ImageData
+from equibench.registry import DATASETS, build_model
+from side_by_side import hardware, side_by_side
+from torch import nn
+
+AUGMENT = ["crop4", "flip"]
+
+
+def prepared(model: str, steps: int) -> tuple[RunSpec, ImageData]:
+    """The spec of a run on the embedded digits with crops and flips, and the digits."""
+    suite = find_suite("quickstart")
+    first = plan(suite)[0]
+    recipe = find_recipe("common", model).model_copy(update={"augment": AUGMENT})
+    data = DATASETS.find("digits-rot").entry.load()(Path())
+    return first.model_copy(update={"model": model, "recipe": recipe, "steps": steps}), data
+
+
+def network(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
+    """The network of a spec with the weights of its seed."""
+    torch.manual_seed(0)
+    shape = data.train.images.shape
+    return build_model(spec.model, shape[1], data.classes, shape[-1]).to(device)
+
+
+def bare(model: nn.Module, loaded: Loaded, spec: RunSpec) -> Callable[[], None]:
+    """A function that does the same steps with nothing around them."""
+
+    def loop() -> None:
+        optimizer = optimizer_for(model, spec.recipe)
+        set_batch_norm(model, spec.recipe.batch_norm_momentum)
+        model.train()
+        for step in range(spec.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = spec.recipe.rate(step, spec.steps)
+            train_step(model, optimizer, *loaded.batches(step), spec.profile)
+
+    return loop
+
+
+def ours(model: nn.Module, loaded: Loaded, spec: RunSpec, device: str) -> Callable[[], None]:
+    """A function that trains as a run does."""
+    return lambda: train(model, loaded.batches, spec.recipe, spec.steps, clock_for(device), spec.profile) and None
+
+
+def fed_by_loader(model: nn.Module, data: ImageData, spec: RunSpec, device: torch.device) -> Callable[[], None] | None:
+    """A function that trains on batches of a DataLoader as most scripts do; None without torchvision."""
+    try:
+        from torchvision import transforms
+    except ImportError:
+        return None
+    mean, std = data.statistics()
+    steps = [
+        transforms.ToTensor(), transforms.Normalize(mean, std),
+        transforms.RandomCrop(data.train.images.shape[-1], padding=4), transforms.RandomHorizontalFlip(),
+    ]  # fmt: skip
+    images = Transformed(data, transforms.Compose(steps))
+    workers = max(1, len(os.sched_getaffinity(0)))
+    loader = torch.utils.data.DataLoader(
+        images, spec.recipe.batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
+
+    def endless() -> Iterator[list[torch.Tensor]]:
+        while True:
+            yield from loader
+
+    optimizer, batches = optimizer_for(model, spec.recipe), endless()
+    model.train()
+
+    def loop() -> None:
+        for batch, labels in islice(batches, spec.steps):
+            train_step(
+                model, optimizer, batch.to(device, non_blocking=True), labels.to(device, non_blocking=True), spec.profile
+            )
+
+    return loop
+
+
+class Transformed(torch.utils.data.Dataset):
+    """Images as `DataLoader` and torchvision's transforms want them: (n, n, channels), one at a time."""
+
+    def __init__(self, data: ImageData, transform: Callable[..., torch.Tensor]) -> None:
+        self._images = data.train.images.transpose(0, 2, 3, 1)
+        self._labels, self._transform = data.train.labels, transform
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._transform(self._images[index]), int(self._labels[index])
+
+
+def share_of_batches(loaded: Loaded, spec: RunSpec, seconds_a_step: float, device: torch.device) -> float:
+    """Share of a step that the batch takes, measured alone."""
+    for phase in ("warm", "timed"):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for step in range(spec.steps):
+            loaded.batches(step)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if phase == "timed":
+            return (time.perf_counter() - start) / spec.steps / seconds_a_step
+    raise AssertionError
+
+
+def waits_for_the_device(model: nn.Module, loaded: Loaded, spec: RunSpec) -> str:
+    """Whether a step synchronises: torch's own check, which raises at the call."""
+    optimizer = optimizer_for(model, spec.recipe)
+    loaded.batches(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(20):  # one epoch, whose order is on the device already
+            train_step(model, optimizer, *loaded.batches(step), spec.profile)
+    except RuntimeError as error:
+        return f"yes: {error}"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "no"
+
+
+def main() -> None:
+    """Measure, and print a line a question."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default="z2cnn")
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    set_profile("strict", 1)
+    device = torch.device(options.device)
+    spec, data = prepared(options.model, options.steps)
+    loaded = Loaded(data, spec, device)
+    warm_up(network(spec, data, device), loaded, spec)
+    print(f"{hardware(options.device)}; {options.model}, batch {spec.recipe.batch}, {'+'.join(AUGMENT)}")
+    contenders: dict[str, Callable[[], None]] = {
+        "bare": bare(network(spec, data, device), loaded, spec),
+        "ours": ours(network(spec, data, device), loaded, spec, options.device),
+    }
+    loader = fed_by_loader(network(spec, data, device), data, spec, device)
+    if loader:
+        contenders["loader"] = loader
+    timing = side_by_side(contenders, rounds=options.rounds, device=options.device)
+    own = timing["ours"]
+    print(f"loop / bare loop            {own.ratio:.3f}  ({own.low:.3f}–{own.high:.3f}, at most 1.02)")
+    if loader:
+        other = timing["loader"]
+        print(
+            f"images a second / DataLoader {other.ratio / own.ratio:.2f}  ({other.low / own.ratio:.2f}–"
+            f"{other.high / own.ratio:.2f}, at least 1.5; {len(os.sched_getaffinity(0))} workers)"
+        )
+    else:
+        print("images a second / DataLoader  not measured: torchvision is not installed")
+    share = share_of_batches(loaded, spec, own.seconds / spec.steps, device)
+    print(f"batch and augmentation       {100 * share:.1f} % of a step of {1e3 * own.seconds / spec.steps:.2f} ms"
+          " (at most 5 % on a GPU)")  # fmt: skip
+    if device.type == "cuda":
+        print(f"a step waits for the device  {waits_for_the_device(network(spec, data, device), loaded, spec)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Every shipped suite starts on a small slice of real images: the first step of every model, and whole runs."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from equibench.bench.estimate import step_flops
+from equibench.bench.spec import Suite, find_suite, plan, suite_names
+from equibench.bench.train import optimizer_for, train_step
+from equibench.datasets.batches import Normalise
+from equibench.datasets.images import ImageData, Split
+from equibench.registry import DATASETS, build_model
+
+SUITES = [find_suite(name) for name in suite_names()]
+PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-lossless"
+SIZES = (256, 50, 100)
+#: Operations of a step that a whole run in a test may have: minutes on one core.
+LIMIT = 250e9
+
+INCLUDED = """
+from pathlib import Path
+import numpy as np
+from equibench import register_dataset
+from equibench.datasets.images import ImageData, Split
+
+@register_dataset("slice", shape={shape}, classes={classes}, sizes={sizes}, source="a slice")
+def slice_of_images(root):
+    with np.load(Path(__file__).with_suffix(".npz")) as file:
+        parts = [Split(file["images" + str(i)], file["labels" + str(i)]) for i in range(3)]
+    return ImageData("slice", *parts, {classes}, 255)
+"""
+
+
+@cache
+def real_images(shape: tuple[int, int, int], classes: int) -> ImageData:
+    """Digits where images are grey, else photographs; a hundred classes are made of ten by the place in the file."""
+    if shape[0] == 1:
+        whole = DATASETS.find("digits-rot").entry.load()(Path())
+        parts = [Split(p.images[:n], p.labels[:n]) for p, n in zip((whole.train, whole.val, whole.test), SIZES, strict=True)]
+        return ImageData("slice", *parts, classes, whole.maximum)
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip(f"there are no photographs in {PHOTOGRAPHS}")
+    from PIL import Image
+
+    with Image.open(PHOTOGRAPHS / "test_first1000.webp") as picture:
+        tiles = np.asarray(picture.convert("RGB"))
+    rows, columns = tiles.shape[0] // 32, tiles.shape[1] // 32
+    images = np.ascontiguousarray(tiles.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 4, 1, 3)).reshape(-1, *shape)
+    labels = np.load(PHOTOGRAPHS / "labels_test.npy")[: len(images)].astype(np.int64)
+    labels = labels + (10 * (np.arange(len(labels)) % 10) if classes == 100 else 0)
+    ends = np.cumsum((0, *SIZES))
+    parts = [Split(images[a:b], labels[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return ImageData("slice", *parts, classes, 255)
+
+
+def data_of(suite: Suite) -> ImageData:
+    fields = DATASETS.find(suite.dataset).entry.fields
+    return real_images(tuple(fields["shape"]), fields["classes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES, ids=lambda s: s.name)
+def test_every_model_of_every_suite_takes_its_first_step(suite: Suite) -> None:
+    data = data_of(suite)
+    mean, std = data.statistics()
+    images = Normalise(mean, std, data.maximum, torch.device("cpu"))(torch.from_numpy(data.train.images[:2]))
+    labels = torch.from_numpy(data.train.labels[:2])
+    for spec in (s for s in plan(suite) if s.seed == suite.seed_list[0]):
+        torch.manual_seed(0)
+        model = build_model(spec.model, images.shape[1], data.classes, images.shape[-1]).train()
+        before = [p.detach().clone() for p in model.parameters()]
+        assert train_step(model, optimizer_for(model, spec.recipe), images, labels, "strict").isfinite(), spec.model
+        assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), spec.model
+
+
+@pytest.mark.slow  # ten minutes on one core
+@pytest.mark.parametrize("suite", [s for s in SUITES if s.name not in ("quickstart", "smoke")], ids=lambda s: s.name)
+def test_every_suite_runs_on_a_slice(suite: Suite, tmp_path: Path) -> None:
+    data = data_of(suite)
+    file = tmp_path / "slice.py"
+    shape = tuple(data.train.images.shape[1:])
+    file.write_text(INCLUDED.format(shape=shape, classes=data.classes, sizes=SIZES))
+    parts = enumerate((data.train, data.val, data.test))
+    arrays = {f"{kind}{i}": getattr(part, kind) for i, part in parts for kind in ("images", "labels")}
+    np.savez(file.with_suffix(".npz"), **arrays)
+    batch = plan(suite)[0].recipe.batch
+    cost = {m: step_flops(m, shape, data.classes, batch)[0] for m in suite.models}
+    models = sorted((m for m in suite.models if cost[m] < LIMIT), key=cost.get)[:3]
+    assert models, "no model of this suite is small enough to be run in a test"
+    command = [sys.executable, "-m", "equibench.bench.cli", "run", suite.name, "--dataset", "slice", "--budget", "smoke"]
+    command += ["--seeds", "1", "--include", str(file), "--models", ",".join(models), "--jobs", "1", "--json"]
+    command += ["--results", str(tmp_path / "results"), "--data-root", str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    records = [json.loads(p.read_text()) for p in tmp_path.glob("results/runs/*/*.json")]
+    assert {r["spec"]["model"] for r in records} == set(models) and all(r["status"] == "ok" for r in records)
+    assert all(r["spec"]["recipe"]["name"] == suite.recipe for r in records) or suite.recipe == "paper"

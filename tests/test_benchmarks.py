@@ -1,0 +1,65 @@
+"""The benchmark commands compare like with like: what stands in for a layer has its shape, or its very values."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from equibench.models.pdo.layers import PDOConv, PDOLift
+from torch.utils._python_dispatch import TorchDispatchMode
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+class Convolutions(TorchDispatchMode):
+    """The shapes of input, filter and output of every convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[object, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.shapes.append(tuple(tuple(t.shape) for t in (args[0], args[1], out)))
+        return out
+
+
+@pytest.fixture(scope="module")
+def layers() -> ModuleType:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return import_module("layers")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.mark.parametrize("group", ["C4", "C6", "D4", "C8"])
+def test_filters_by_loops_are_the_same_filters(layers: ModuleType, group: str) -> None:
+    torch.manual_seed(0)
+    for kind, channels in ((PDOLift, 2), (PDOConv, 2)):
+        layer = kind(channels, 3, group=group, offset=0.3).double()
+        assert torch.allclose(layers.as_loops(layer).filters(), layer.expanded(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", ["p8-25k", "p8-25k-offset-0", "p4-25k-offset-0", "g-cnn-p4"])
+def test_contenders_do_the_same_work(layers: ModuleType, case: str) -> None:
+    """Between the same shapes, with dense filters of the same shape, from one layer to the next."""
+    make, shape, others = layers.CASES[case]
+    base = make().eval()
+    images = torch.randn(2, *shape[1:])
+
+    def work(model: torch.nn.Module) -> list[tuple[object, ...]]:
+        model(images)  # filters are expanded at the first pass
+        with Convolutions() as seen, torch.no_grad():
+            model(images)
+        return seen.shapes
+
+    assert work(base)
+    for make_other in {"dense": layers.as_dense, **others}.values():
+        other = layers.replaced(base, make_other).eval()
+        assert other(images).shape == base(images).shape
+        assert work(other) == work(base)
