@@ -176,10 +176,11 @@ class RunRecord(Strict):
 
     def model_copy(self, **options: Any) -> RunRecord:
         copy = super().model_copy(**options)
-        copy.__dict__.pop("file_name", None)  # the content may be another
+        for made in ("file_name", "run_id"):
+            copy.__dict__.pop(made, None)  # the content may be another
         return copy
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         return f"{self.spec.digest()}.{self.attempt}"
 
@@ -248,9 +249,9 @@ def check_name(path: Path, text: str, run: str, content: Strict) -> None:
     Raises:
         UserError: it says another.
     """
-    hashes = (short_hash(form) for form in (text.removesuffix("\n"), content.canonical()))
-    if not any(path.name == f"{run}.{known}.json" for known in hashes):
-        wanted = f"{run}.{short_hash(text.removesuffix(chr(10)))}.json"
+    wanted = f"{run}.{short_hash(text.removesuffix(chr(10)))}.json"
+    # The canonical form takes as long as reading: it is made only where the text is not it.
+    if path.name != wanted and path.name != f"{run}.{short_hash(content.canonical())}.json":
         raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
@@ -258,7 +259,7 @@ def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
     """All records of a board in the order of their names, and the files that were refused."""
     records, refused = [], []
     try:
-        paths = sorted(board_folder(root, board).glob("*.json"))
+        paths = sorted(board_folder(root, board).glob("*.json"), key=lambda p: p.name)
     except UserError as error:
         return [], [Refused(root / "runs" / board, str(error))]
     with without_collection():
