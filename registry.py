@@ -29,13 +29,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ROOT = Path(__file__).resolve().parent
 _FIELD = re.compile(r"\{(\w+)\}")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]|\{[a-z_]+\})*", re.IGNORECASE)
-_GROUP = re.compile(r"none|[CD][1-9]\d*")
-_SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)->(\d+)")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
+_GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
+_SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
+#: The longest name of a model, wrappers included, or of a data set.
+_LONGEST = 100
 #: How the origin of an entry begins that an installed package registers; its entry point's name follows.
 _PLUGIN = "plug-in "
-#: What a template field of a given annotation may look like in a name.
-_PATTERNS = {"int": r"\d+", "str": r"[a-z][a-z0-9]*", "float": r"\d+(?:\.\d+)?"}
+#: What a template field of a given annotation may look like in a name. A number has one spelling, so that one model
+#: has one name, and few digits, so that it is one.
+_PATTERNS = {
+    "int": r"(?:0|[1-9][0-9]{0,8})",
+    "str": r"[a-z][a-z0-9]*",
+    "float": r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,8})?",
+}
 _CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": float}
 
 
@@ -49,7 +56,7 @@ class PluginWarning(UserWarning):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that names what is closest to `name` among `known`, for the end of an error message."""
-    known = list(known)
+    known, name = list(known), name[:_LONGEST]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
     if close:
@@ -273,6 +280,8 @@ class Registry:
         Raises:
             UserError: the name is unknown (the nearest are named) or more than one template fits.
         """
+        if len(name) > _LONGEST:
+            raise UserError(f"{self.kind} {name[:40]!r}…: a name has at most {_LONGEST} characters, not {len(name):,}")
         base, *suffixes = name.split("+")
         resolved = self._find_one(base)
         if suffixes and self.kind != "model":

@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, Protocol, TextIO
+from typing import Protocol, TextIO
+
+from pydantic import Field
 
 from ..registry import UserError
 from .clock import Clock
 from .files import write_exclusively
 from .job import Events, Stopwatch
-from .schema import Strict, parse, short_hash
+from .schema import Amount, Strict, Text, Version, parse_json, read_text, short_hash
 
 BLOCKS = 3
 BLOCK_STEPS = 30
@@ -28,8 +30,8 @@ AGREEMENT = 0.03
 class Block(Strict):
     """One block of steps: how many, and the device-seconds they took."""
 
-    steps: int
-    seconds: float
+    steps: int = Field(gt=0, le=10**9)
+    seconds: Amount = Field(gt=0)
 
 
 class Calibration(Strict):
@@ -40,16 +42,16 @@ class Calibration(Strict):
         beside: the other models that took turns with it.
     """
 
-    schema_version: Literal[1] = 1
-    model: str
-    source_hash: str
-    dataset: str
+    schema_version: Version = 1
+    model: Text
+    source_hash: Text
+    dataset: Text
     batch: int
-    profile: str
-    hardware_key: str
-    sequence: int
-    blocks: list[Block]
-    beside: list[str]
+    profile: Text
+    hardware_key: Text
+    sequence: int = Field(ge=0, le=10**6)
+    blocks: list[Block] = Field(max_length=1000)
+    beside: list[Text] = Field(max_length=10_000)
 
     @property
     def step_s(self) -> float:
@@ -123,13 +125,14 @@ def read_calibrations(root: Path, board: str) -> list[Calibration]:
     Raises:
         UserError: a file does not match the hash in its name, or its schema.
     """
-    import json
-
     found = []
     for path in sorted(folder(root, board).glob("*.json")):
-        calibration = parse(Calibration, json.loads(path.read_text(encoding="utf-8")), str(path))
-        if short_hash(calibration.canonical()) != path.stem:
+        text = read_text(path, link=False)
+        calibration = parse_json(Calibration, text, str(path))
+        if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
             raise UserError(f"{path}: the content does not match the hash in the name")
+        if not calibration.blocks:
+            raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
         found.append(calibration)
     return sorted(found, key=lambda c: (c.model, c.sequence))
 

@@ -55,12 +55,16 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
     equibench leaderboard digits-rot-e20-common --against z2cnn-22
     equibench leaderboard digits-rot-e20-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
+
+    Exit code 1: files among the records were refused; each is named on standard error, the others make the boards.
     """
     from tabulate import tabulate_formats
 
     from ..registry import nearest
     from .files import results_root
+    from .leaderboard import csv_text
     from .publish.select import View, check_models, select_boards, select_columns, select_rows, view_text
+    from .schema import visible
 
     formats = [*tabulate_formats, "csv", "json", "md"]
     if style not in formats:
@@ -69,19 +73,22 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"])
     root = results_root(options["results"])
-    boards = select_boards(root, board, options["dataset"], options["budget"])
+    refused: list[Any] = []
+    boards = select_boards(root, board, options["dataset"], options["budget"], refused)
     check_models(boards, view)
+    for one in refused:
+        click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
     if as_json or style == "json":
         documents = [board_document(b, root, view) for b in boards]
         if with_reported:
             documents = [{**d, "reported": _reported(b)} for d, b in zip(documents, boards, strict=True)]
         click.echo(json.dumps(documents))
-        return
+        sys.exit(1 if refused else 0)
     # Booktabs, because these tables are for papers.
     style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
     for built in (b for b in boards if b.is_table and not select_rows(b, view).empty):
         if style == "csv":
-            click.echo(select_columns(select_rows(built, view), view).to_csv(index=False))
+            click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
             click.echo(view_text(built, view, style) + "\n")
     if with_reported and style != "csv":
@@ -90,6 +97,7 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
         for dataset in dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen):
             click.echo(reported_table(dataset, style) or f"no paper reports a figure for {dataset}")
             click.echo()
+    sys.exit(1 if refused else 0)
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..registry import DATASETS, MODELS, UserError
 from .budget import steps_in
-from .calibrate import latest, read_calibrations
+from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
 from .provenance import source_hash
 from .recipe import Recipe, find_recipe
@@ -85,7 +85,10 @@ class Board:
 def load_board(root: Path, name: str) -> Board:
     """Read all records of a board and choose those that count."""
     records, refused = read_board(root, name)
-    records, superseded = _current_steps(root, name, records)
+    try:
+        records, superseded = _current_steps(root, name, records)
+    except UserError as error:  # a damaged calibration; its records are whole
+        superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
     board = Board(name, refused=refused, later=superseded)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts))
@@ -291,18 +294,27 @@ def write_board(root: Path, name: str) -> Board:
     """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run."""
     board = load_board(root, name)
     if board.chosen and board.is_table:
-        write_atomically(root / f"{name}.csv", _csv(model_rows(board)))
-        write_atomically(root / f"{name}.runs.csv", _csv(run_rows(board)))
+        write_atomically(root / f"{name}.csv", csv_text(model_rows(board)).encode())
+        write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
     return board
 
 
-def _csv(frame: pd.DataFrame) -> bytes:
-    # Whole numbers stay whole where a value is missing; cells that a spreadsheet would take for a formula do not.
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as CSV: numbers as numbers, and no text that a spreadsheet would take for a formula.
+
+    Such a cell gets an apostrophe before it, and so does one that begins with an apostrophe: whoever takes one away
+    where there is one has every text as it was.
+    """
+    # Whole numbers stay whole where a value is missing.
     frame = frame.convert_dtypes()
     for column in frame.select_dtypes(include=["string", "object"]):
-        frame[column] = frame[column].map(_plain, na_action="ignore")
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+        frame[column] = frame[column].map(_no_formula, na_action="ignore")
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _plain(text: Any) -> Any:
-    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def _no_formula(text: Any) -> Any:
+    return f"'{text}" if isinstance(text, str) and (text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)) else text
+
+
+#: How texts begin that spreadsheets take for formulas, some of them after a line end or in full width; and "'".
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")

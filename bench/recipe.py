@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from ..registry import UserError, nearest
 from .files import shipped, shipped_names
-from .schema import Strict, parse, parse_toml
+from .schema import Amount, Strict, Text, parse, parse_toml, read_text
 
 #: The recipe that differs between networks, as their authors trained them.
 PAPER = "paper"
@@ -34,7 +34,7 @@ class Schedule(Strict):
     """
 
     shape: Literal["linear", "step"]
-    knots: list[list[float]]
+    knots: list[list[float]] = Field(max_length=10_000)
 
     @model_validator(mode="after")
     def _ascending(self) -> Schedule:
@@ -74,22 +74,22 @@ class Recipe(Strict):
         trials: runs that were made to choose the rate of each model.
     """
 
-    name: str
+    name: Text
     optimizer: Literal["adam", "adamw", "sgd"]
-    lr: float = Field(gt=0)
-    momentum: float = 0.0
+    lr: Amount = Field(gt=0)
+    momentum: Amount = 0.0
     nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Amount = 0.0
     decayed: Literal["weights", "all"] = "weights"
-    l1: float = Field(default=0.0, ge=0)
-    batch: int = Field(gt=0)
+    l1: Amount = 0.0
+    batch: int = Field(gt=0, le=2**31)
     schedule: Schedule
-    augment: list[str] = []
+    augment: list[Text] = Field(default=[], max_length=100)
     batch_norm: Literal["reestimate", "running"]
     batch_norm_momentum: float | None = None
-    epochs: float | None = Field(default=None, gt=0)
-    trials: int = 0
-    note: str = ""
+    epochs: Amount | None = Field(default=None, gt=0)
+    trials: int = Field(default=0, ge=0, le=10**6)
+    note: Text = ""
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step number `step` (from 0) of `steps`.
@@ -168,9 +168,11 @@ def _paper_recipe(model: str) -> Recipe:
 def _tuned_recipe(name: str, model: str, path: Path | None) -> Recipe:
     table: dict[str, Any] = {}
     if path is not None and path.is_file():
-        table = parse_toml(path.read_text(encoding="utf-8"), str(path))
+        table = parse_toml(read_text(path), str(path))
     if model not in table:
         raise UserError(
             f"recipe {name!r}: no rate was tuned for model {model!r} on this board; equibench tune SUITE does it"
         )
+    if not isinstance(table[model], dict):
+        raise UserError(f"{path}: {model!r} must be a table, as [{model}]")
     return parse(Recipe, {"name": name, **table[model]}, f"{path} [{model}]")

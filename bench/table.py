@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from .leaderboard import Board, model_rows
 from .record import FINAL
+from .schema import visible
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:
@@ -146,7 +147,11 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     if stale:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
         notes.append(f"stale (source, data or recipe changed since): {named}")
-    notes += [f"refused: {r.reason}" for r in board.refused]
+    if board.refused:
+        # Names without their folders, which are nobody's business where a table is published.
+        names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
+        more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
+        notes.append(f"refused, so not in the table: {names}{more}; equibench leaderboard says why")
     if board.later:
         notes.append(f"{board.later} further attempts or replaced runs are not shown")
     return notes

@@ -46,7 +46,7 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str]) -
     return {
         "name": board.name,
         "heading": board_heading(board),
-        "notes": [n for n in board_notes(board, frame) if not n.startswith("refused")] + _comparing(board),
+        "notes": board_notes(board, frame) + _comparing(board),
         "reference": board.reference or "",
         "columns": columns,
         "rows": [[_cell(row[c]) for c in order] for row in records],

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ...registry import UserError, nearest
 from ..leaderboard import Board, write_board
-from ..record import board_names
+from ..record import Refused, board_names
 from ..statistics import Comparison, compare
 from ..table import board_heading, board_table
 
@@ -39,8 +39,13 @@ class View:
     all_pairs: bool = False
 
 
-def select_boards(root: Path, name: str | None, dataset: str | None, budget: str | None) -> list[Board]:
+def select_boards(
+    root: Path, name: str | None, dataset: str | None, budget: str | None, refused: list[Refused] | None = None
+) -> list[Board]:
     """The boards that were asked for, their CSVs rebuilt; those without a table are left out unless named.
+
+    Args:
+        refused: gets the files that were refused, of all boards that were read.
 
     Raises:
         UserError: there is none.
@@ -50,7 +55,13 @@ def select_boards(root: Path, name: str | None, dataset: str | None, budget: str
     names = [find_board(name, root)] if name else board_names(root)
     if not names:
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
-    boards = [b for b in (write_board(root, n) for n in names) if b.chosen]
+    read = [write_board(root, n) for n in names]
+    if refused is not None:
+        refused += [r for b in read for r in b.refused]
+    boards = [b for b in read if b.chosen]
+    if not boards:
+        why = next((r.reason for b in read for r in b.refused), f"{root} has none")
+        raise UserError(f"there is no record that can be read: {why}")
     for option, wanted, get in (
         ("--dataset", dataset, lambda b: b.chosen[0][0].spec.dataset),
         ("--budget", budget, lambda b: b.chosen[0][0].spec.budget.name),
