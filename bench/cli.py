@@ -16,6 +16,7 @@ import click
 
 from ..registry import PluginWarning, UserError, include
 from .cli_boards import board_document, leaderboard, publish, replay, show
+from .cli_check import check
 from .cli_list import list_
 from .cli_measure import equivariance, verify
 from .options import include_option, json_option, positive, results_option
@@ -41,7 +42,7 @@ def cli() -> None:
     """
 
 
-for _command in (equivariance, leaderboard, list_, publish, replay, show, verify):
+for _command in (check, equivariance, leaderboard, list_, publish, replay, show, verify):
     cli.add_command(_command)
 
 

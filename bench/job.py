@@ -50,6 +50,30 @@ class Probe(Strict):
     include: list[str]
 
 
+class Check(Strict):
+    """Look whether a model is acceptable.
+
+    Attributes:
+        inputs: declared inputs, as ``1x28x28->10``; the one of the board first.
+        dataset: of the board that its row is for; None where none has the input.
+        steps: of the budget; None where it counts seconds or there is no data set.
+        reference: the model that its cost is compared with.
+        only_weights: build it and tell the digest of its weights, nothing else.
+    """
+
+    kind: Literal["check"] = "check"
+    model: str
+    inputs: list[str]
+    dataset: str | None
+    budget: str
+    steps: int | None
+    recipe: str
+    reference: str | None
+    include: list[str]
+    threads: int = 1
+    only_weights: bool = False
+
+
 class Stopwatch(Strict):
     """Measure the step of one model, block by block, whenever the parent asks for one."""
 

@@ -13,7 +13,7 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from .job import Events, Job, Probe, Stopwatch  # noqa: E402
+from .job import Check, Events, Job, Probe, Stopwatch  # noqa: E402
 
 
 def main() -> None:
@@ -29,6 +29,10 @@ def main() -> None:
         from .probe import probe
 
         probe(Probe.model_validate_json(text), events)
+    elif kind == "check":
+        from .checks.runner import perform
+
+        perform(Check.model_validate_json(text), events)
     else:
         from .calibrate import measure_on_request
 

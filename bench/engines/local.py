@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..job import Job, Probe, Stopwatch
+from ..job import Check, Job, Probe, Stopwatch
 from ..record import board_folder
 
 #: Gets every event of a run's process: "step", and "done" exactly once.
@@ -36,7 +36,7 @@ class _Running:
     overdue: bool = False
 
 
-def start(job: Job | Probe | Stopwatch, log: IO[str] | int) -> subprocess.Popen[str]:
+def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subprocess.Popen[str]:
     """Start a fresh interpreter for a job; its events come on standard output, all else goes to `log`.
 
     It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order.

@@ -1,0 +1,259 @@
+"""How it behaves: gradients, seeds, determinism, batches, modes, precision, manners towards the process."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..equivariance import spread, zero_logits
+from ..evaluate import logits
+from ..train import optimizer_for, train_step
+from .state import changes, kept
+from .subject import (
+    EVAL_IMAGES,
+    TRAIN_IMAGES,
+    State,
+    Subject,
+    differing,
+    everything,
+    loss_of,
+    names,
+    same_bits,
+    tensors_of,
+)
+from .verdict import Finding, failed, passed
+
+#: Largest difference of logits, relative to their spread over images, that is rounding and not behaviour.
+ROUNDING = 1e-4
+
+
+def gradients(subject: Subject) -> Finding:
+    """Every trainable parameter has a gradient within a few steps, finite and somewhere not zero."""
+    done = subject.trained
+    if not done.gradients:
+        return failed("there is nothing to train", "register the weights: nn.Parameter, and layers as attributes")
+    bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("not finite", "none", "zero")}
+    if bad["not finite"] or not all(map(math.isfinite, done.losses)):
+        of = f" of {names(bad['not finite'])}" if bad["not finite"] else ""
+        return failed(
+            f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are no numbers",
+            "look for a division by zero, the square root or norm of zero, a logarithm; start with smaller weights",
+        )
+    if bad["none"]:
+        return failed(
+            f"{names(bad['none'])}: no gradient arrives, so that it is counted and never trained",
+            "use it in forward(), or remove it; for weights that are fixed on purpose, a buffer",
+        )
+    if bad["zero"]:
+        return failed(
+            f"{names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps",
+            "look for detach(), no_grad(), argmax or rounding behind it, or a factor of zero that never changes",
+        )
+    return passed(f"all {len(done.gradients)} parameter tensors, finite and not zero")
+
+
+def seeds(subject: Subject) -> Finding:
+    """One seed, one set of initial weights; another seed, another; the generator is drawn from and not set."""
+    first, twin = everything(subject.build(0)), everything(subject.build(0))
+    changed = differing(first, twin)
+    if changed:
+        return failed(
+            f"built twice from one seed, {names(changed)} differ",
+            "draw initial weights from torch's global generator only: no numpy, no random, no clock",
+        )
+    subject.build(0)
+    after = torch.get_rng_state()
+    other = everything(subject.build(1))
+    reseeds = torch.equal(after, torch.get_rng_state())
+    if not differing(first, other):
+        return failed(
+            "two seeds give the same initial weights, so that all seeds of a board would be one run",
+            "do not call torch.manual_seed() or use a generator of your own in the model",
+        )
+    if reseeds or _forward_reseeds(subject):
+        return failed(
+            f"{'building' if reseeds else 'the forward pass'} sets the seed of torch's generator",
+            "remove torch.manual_seed() from the model; a run seeds the generator before it builds",
+        )
+    return passed("one seed gives the same initial weights, another gives others")
+
+
+def _forward_reseeds(subject: Subject) -> bool:
+    """Whether a training pass leaves torch's generator in one state, whatever its state before."""
+    model, after = subject.build().train(), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model(subject.images(TRAIN_IMAGES))
+        after.append(torch.get_rng_state())
+    return torch.equal(*after)
+
+
+def deterministic(subject: Subject) -> Finding:
+    """The same weights, images and seed give the same logits and gradients, bit for bit."""
+    state = tensors_of(subject.build())
+    passes = []
+    for _ in range(2):
+        model = subject.loaded(state, seed=0)
+        torch.manual_seed(7)
+        out = model.train()(subject.images(TRAIN_IMAGES))
+        out.square().mean().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        passes.append({"the logits": out.detach(), **gradients})
+    changed = differing(*passes)
+    if changed:
+        return failed(
+            f"two training passes from the same weights, images and seed differ in {names(changed)}",
+            "take random numbers in forward() from torch only; avoid operations that are not deterministic",
+        )
+    return passed("two training passes agree in logits and gradients, bit for bit")
+
+
+def batches(subject: Subject) -> Finding:
+    """In evaluation the logits of an image do not depend on the others, on their number or on their order."""
+    model, images = _trained(subject), subject.images(EVAL_IMAGES)
+    together = subject.evaluate(model, images)
+    scale = spread(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
+    order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+    wild = torch.cat([images, 50 * subject.images(1, seed=1)])
+    variants = {
+        "alone": subject.evaluate(model, images, 1),
+        "three at a time": subject.evaluate(model, images, 3),
+        "in another order": subject.evaluate(model, images[order])[order.argsort()],
+        "beside an image of large values": logits(model, wild, lambda x: x)[:EVAL_IMAGES],
+    }
+    errors = {how: float((out - together).norm(dim=1).max()) / scale for how, out in variants.items()}
+    worst = max(errors, key=lambda how: math.inf if math.isnan(errors[how]) else errors[how])
+    if not errors[worst] <= ROUNDING:
+        return failed(
+            f"in evaluation the logits of an image change when it is shown {worst} (relative change {errors[worst]:.1e}):"
+            " its score would depend on the size of the batches",
+            "normalise over the batch only in training (nn.BatchNorm2d with running statistics does), and never take a"
+            " mean, maximum or rank over dimension 0",
+        )
+    return passed(f"alone, in parts, reordered, beside an outlier: the same within {max(errors.values()):.0e}")
+
+
+def modes(subject: Subject) -> Finding:
+    """Evaluation is deterministic and changes nothing; training goes on as if it had not happened."""
+    model, twin = subject.build(), subject.build()
+    images = subject.images(TRAIN_IMAGES)
+    model.train().eval()
+    left = [n or "the model" for n, m in model.named_modules() if m.training]
+    if left:
+        return failed(f"eval() leaves {names(left)} in training mode", "leave train() to torch, or call super().train(mode)")
+    before = everything(model)
+    one, two = subject.evaluate(model), subject.evaluate(model)
+    if not same_bits(one, two):
+        return failed(
+            "in evaluation the same images give other logits the second time",
+            "pass self.training to functions such as F.dropout, and draw nothing at random in evaluation",
+        )
+    changed = differing(before, everything(model))
+    if changed:
+        return failed(
+            f"evaluation changes {names(changed)}",
+            "update running statistics only `if self.training`",
+        )
+    outs = []
+    for network in (model.train(), twin.train()):
+        torch.manual_seed(11)
+        outs.append(network(images).detach())
+    if not model.training or not same_bits(*outs):
+        return failed(
+            "after an evaluation a training pass differs from that of a model that was never evaluated",
+            "keep nothing from evaluation to training; leave train() to torch",
+        )
+    return passed("evaluation is deterministic and changes nothing; training after it is as before")
+
+
+def fresh_weights(subject: Subject) -> Finding:
+    """What is computed from the weights follows them: after a step, and when weights are loaded into a used model."""
+    model = subject.build()
+    subject.evaluate(model)
+    model.train()
+    train_step(
+        model, optimizer_for(model, subject.recipe), subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES), "strict"
+    )
+    stale = _stale(subject, model)
+    if stale:
+        return failed(f"evaluated, trained a step, evaluated again: {stale}", _FRESH)
+    subject.evaluate(model)
+    model.load_state_dict(subject.trained.state)  # in evaluation mode, as the weights of a finished run are loaded
+    stale = _stale(subject, model)
+    if stale:
+        return failed(f"evaluated, then given other weights by load_state_dict(): {stale}", _FRESH)
+    return passed("evaluation follows the weights: after a training step, and after load_state_dict()")
+
+
+_FRESH = "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before reuse"
+
+
+def _stale(subject: Subject, model: nn.Module) -> str:
+    now = subject.evaluate(model)
+    expected = subject.evaluate(subject.loaded(tensors_of(model), seed=2))
+    if same_bits(now, expected):
+        return ""
+    return "the logits are not those of a new model with the same weights"
+
+
+def bfloat16(subject: Subject) -> Finding:
+    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are numbers; nothing of it is left behind."""
+    model = _trained(subject)
+    before = subject.evaluate(model)
+    images, labels = subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            model.eval()(images)
+        after = subject.evaluate(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model.train()(images)
+            loss = F.cross_entropy(out.float(), labels)
+        loss.backward()
+    except Exception as error:  # a model may raise anything
+        lines = str(error).strip().splitlines() or [""]
+        return failed(
+            f"a step under autocast to bfloat16 raises {type(error).__name__}: {lines[0][:160]}",
+            "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot run it",
+        )
+    finite = out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if not finite:
+        return failed(
+            "under autocast to bfloat16 the logits or gradients are no numbers",
+            "compute what needs range or precision (norms, exponentials, variances) in float32",
+        )
+    if not same_bits(before, after):
+        return failed(
+            "after a pass under autocast the float32 logits in evaluation are others: a reduced filter was kept",
+            "keep no filter that was computed under autocast, or compare its dtype before reuse",
+        )
+    return passed("a step under autocast to bfloat16: logits and gradients are numbers, nothing of it is left behind")
+
+
+def global_state(subject: Subject) -> Finding:
+    """Importing, building and running it leave the process as it was."""
+    found = [f"importing changes {c}" for c in subject.import_changes]
+    found += ["importing draws from torch's generator, or seeds it"] if subject.import_draws else []
+    found += [f"building changes {c}" for c in subject.build_changes]
+    with kept() as before:
+        model = subject.build()
+        loss_of(model.train(), subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES)).backward()
+        with torch.no_grad():
+            model.eval()(subject.images(2))
+        found += [f"running changes {c}" for c in changes(before)]
+    if found:
+        return failed(
+            "; ".join(found),
+            "leave settings of the process to the harness; where one is needed, set it in a `with` block and put it back;"
+            " draw random numbers from torch's generator",
+        )
+    return passed("types, threads, modes, generators, environment, folder and warnings are as they were")
+
+
+def _trained(subject: Subject) -> nn.Module:
+    """The model with its trained weights; with its initial ones where training gave no numbers."""
+    state: State = subject.trained.state
+    usable = all(v.isfinite().all() for v in state.values())
+    return subject.loaded(state) if usable else subject.build()
