@@ -1,0 +1,1 @@
+"""Other people's layers as models of equibench."""
