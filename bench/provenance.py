@@ -142,6 +142,63 @@ def _requirements(entry: Entry) -> list[str]:
     return [re.sub(r"[-_.]+", "-", word[0]).lower() for word in words if word]
 
 
+def code_facts(model: Resolved) -> dict[str, str]:
+    """``commit``, ``harness_hash`` and ``origin`` of a record's provenance."""
+    parts = {_origin(entry): None for entry in (model.entry, *(w.entry for w in model.wrappers))}
+    return {"commit": _commit(_PACKAGE), "harness_hash": harness_hash(), "origin": ", ".join(parts)}
+
+
+@cache
+def harness_hash() -> str:
+    """Hash of all that measures: the files of ``bench`` and ``datasets``, and the registry, byte for byte.
+
+    Unlike the hash of a model's source it makes nothing stale: the protocol's number does. It tells which files measured
+    where the commit alone does not, because the checkout had changes, or because there is none.
+    """
+    folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
+    files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
+    digest = hashlib.sha256()
+    for path in sorted([*files, _PACKAGE / "registry.py"]):
+        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _origin(entry: Entry) -> str:
+    if not entry.is_plugin:
+        return "equibench" if entry.origin == "equibench" else entry.path.name
+    points = importlib.metadata.entry_points(group="equibench.models")
+    found = (p.dist for p in points if p.module == entry.module and p.dist is not None)
+    package = next(found, None)
+    return f"{package.name} {package.version}" if package is not None else entry.origin
+
+
+def _commit(checkout: Path) -> str:
+    """Commit of a checkout, read from git's files; empty where there is none.
+
+    Git itself is not asked: it would take a tenth of a second of every run, and may be told to run other programs.
+    """
+    try:
+        folder = checkout / ".git"
+        if folder.is_file():  # a worktree: the file says where its folder is
+            folder = checkout / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        head = (folder / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return _hexadecimal(head)
+        name = head.removeprefix("ref: ")
+        shared = folder / "commondir"
+        common = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
+        if (common / name).is_file():
+            return _hexadecimal((common / name).read_text(encoding="utf-8").strip())
+        packed = (common / "packed-refs").read_text(encoding="utf-8").splitlines()
+        return next((_hexadecimal(line.split(" ")[0]) for line in packed if line.endswith(f" {name}")), "")
+    except (OSError, ValueError):
+        return ""
+
+
+def _hexadecimal(text: str) -> str:
+    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else ""
+
+
 def cpu_name() -> str:
     """Model of the processor."""
     try:
@@ -163,14 +220,15 @@ def hardware(device: str) -> dict[str, str]:
     import torch
 
     torch_version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-    known = host_facts(device)
+    known = {**host_facts(device), "instructions": torch.backends.cpu.get_cpu_capability()}
     if not device.startswith("cuda"):
         return {**known, "hardware_key": f"{cpu_name()}; torch {torch_version}"}
     properties = torch.cuda.get_device_properties(device)
     cuda = ".".join((torch.version.cuda or "?").split(".")[:2])
     power, driver = _nvidia_smi(device)
     key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; {power}; torch {torch_version}; CUDA {cuda}"
-    return {**known, "driver": driver, "hardware_key": key}
+    known |= {"driver": driver, "cuda": torch.version.cuda or "unknown", "cudnn": str(torch.backends.cudnn.version())}
+    return {**known, "hardware_key": key}
 
 
 def _nvidia_smi(device: str) -> tuple[str, str]:
@@ -190,8 +248,15 @@ def _nvidia_smi(device: str) -> tuple[str, str]:
 
 
 def host_facts(device: str) -> dict[str, str]:
-    """What is known of the host without torch."""
-    return {"device": device, "host": socket.gethostname(), "cpu": cpu_name(), "cores": str(os.cpu_count())}
+    """What is known of the host without torch: its name, processor, cores that we may use, memory and system."""
+    known = {"device": device, "host": socket.gethostname(), "cpu": cpu_name(), "cores": str(os.cpu_count())}
+    if hasattr(os, "sched_getaffinity"):
+        known["usable_cores"] = str(len(os.sched_getaffinity(0)))
+    try:
+        known["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
+    except (ValueError, OSError):
+        pass  # a system without these
+    return {**known, "system": platform.platform()}
 
 
 def hardware_key_elsewhere(device: str) -> str:

@@ -96,6 +96,9 @@ class Provenance(Strict):
         hardware: device, key, host, processor, driver, system; what is not known is left out.
         threads: of torch on the CPU.
         command: the command line that asked for the run.
+        commit: of the checkout of equibench; empty where it is installed without one.
+        harness_hash: of the files of this harness, see `provenance.harness_hash`.
+        origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
     """
 
     source_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
@@ -105,6 +108,10 @@ class Provenance(Strict):
     hardware: dict[Text, Text]
     threads: int = Field(ge=1, le=10**6)
     command: Text
+    # Records that were written before these fields hold have the defaults; their files stay as they are.
+    commit: Annotated[str, Field(pattern="^([0-9a-f]{40,64})?$")] = ""
+    harness_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")] = ""
+    origin: Text = ""
 
     @field_validator("started")
     @classmethod
