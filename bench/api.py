@@ -113,6 +113,7 @@ def run(
     listener: Listener | None = None,
     command: str = "",
     trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
+    refresh: bool = False,
 ) -> Outcome:
     """Train what is missing of a suite and rebuild its board.
 
@@ -123,6 +124,7 @@ def run(
         includes: files that register models or data sets.
         command: what to write into the records as the command line.
         trials: makes of the planned runs those that are executed, all of one board; see `tune`.
+        refresh: run again, as further attempts, what is stale.
 
     Returns:
         The board and what was done. A run that failed is a row of the board and in `Outcome.failed`.
@@ -138,6 +140,7 @@ def run(
     root = results_root(results)
     ensure_writable(root)
     head = _HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
+    head.refresh = refresh
     return head.go()
 
 
@@ -181,6 +184,7 @@ class _HeadToHead:
     ) -> None:
         self.suite, self.root, self.machine, self.data_root = suite, root, machine, data_root
         self.includes, self.listener, self.command, self.trials = includes, listener, command, trials
+        self.refresh = False
         self.slots: list[str] = []
         self.work: dict[str, float] = {}
 
@@ -238,7 +242,10 @@ class _HeadToHead:
                 continue
             outcome.skipped += 1
             stale = [staleness(r) for r in finished]
-            if all(stale):
+            if all(stale) and self.refresh:
+                outcome.skipped -= 1
+                pending.append((spec, max(r.attempt for r in attempts) + 1))
+            elif all(stale):
                 outcome.stale[f"{spec.model} seed {spec.seed}"] = stale[0]
             elif self.suite.equivariance == "full":
                 current = finished[stale.index("")]

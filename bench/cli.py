@@ -19,6 +19,7 @@ from .cli_boards import board_document, leaderboard, publish, replay, show
 from .cli_check import check
 from .cli_list import list_
 from .cli_measure import equivariance, verify
+from .cli_refresh import refresh
 from .options import include_option, json_option, positive, results_option
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -199,7 +200,7 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
     for name, what in outcome.stale.items():
-        click.echo(f"{name}: not run again although its {what} changed since", err=True)
+        click.echo(f"{name}: not run again although its {what} changed since; equibench refresh {board.name} does it", err=True)
     if outcome.failed:
         click.echo(f"{len(outcome.failed)} runs failed; the same command tries them again", err=True)
 

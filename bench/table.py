@@ -146,7 +146,8 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     stale = [row["model"] for row in frame.to_dict("records") if row["stale"]]
     if stale:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
-        notes.append(f"stale (source, data or recipe changed since): {named}")
+        again = f"equibench refresh {board.name}"
+        notes.append(f"stale (source, data or recipe changed since): {named}; to run them again: {again}")
     if board.refused:
         # Names without their folders, which are nobody's business where a table is published.
         names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
