@@ -1,0 +1,81 @@
+"""``equibench refresh``: run again what has changed since."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from ..registry import include
+from .options import include_option, json_option, positive, results_option
+
+
+@click.command()
+@click.argument("board")
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Only say what is stale.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas.")
+@click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@click.option("--quiet", is_flag=True, help="No progress display.")
+@results_option
+@include_option
+@json_option
+def refresh(board: str, as_json: bool, **options: Any) -> None:
+    """Run the stale rows of a BOARD again, and only these; old records stay.
+
+    \b
+    equibench refresh digits-rot-e4-common --dry-run
+    equibench refresh digits-rot-e4-common --model 'pdo-*'
+
+    Stale is a run whose model, data or recipe has changed since; comments, docstrings and layout are no change. Exit
+    code 1: some of them failed or are stale still.
+    """
+    from .api import Machine
+    from .display import listener_for
+    from .files import results_root
+    from .refresh import refresh as run_again
+
+    include(options["includes"])
+    done = run_again(
+        board,
+        results_root(options["results"]),
+        patterns=options["models"],
+        machine=Machine(options["device"], positive("--jobs", options["jobs"]), positive("--threads", options["threads"]) or 1),
+        data_root=options["data_root"],
+        includes=options["includes"],
+        listener=listener_for(options["quiet"] or as_json),
+        command=shlex.join(["equibench", *sys.argv[1:]]),
+        only_say=options["dry_run"],
+    )
+    if as_json:
+        keys = ("model", "seed", "changed")
+        rows = {"stale": done.stale, "left": [] if options["dry_run"] else done.left}
+        ran = {run: {"status": status, "reason": reason} for run, (status, reason) in done.ran.items()}
+        document = {key: [dict(zip(keys, row, strict=True)) for row in value] for key, value in rows.items()}
+        click.echo(json.dumps({"board": done.board.name, **document, "ran": ran}))
+    else:
+        _say(done, options["dry_run"])
+    sys.exit(1 if done.left and not options["dry_run"] else 0)
+
+
+def _say(done: Any, only_stale: bool) -> None:
+    from .table import board_table
+
+    if not done.stale:
+        click.echo(f"nothing on {done.board.name} is stale")
+        return
+    for model, seed, why in done.stale if only_stale else ():
+        click.echo(f"{model}  seed {seed}  {why} changed")
+    if only_stale:
+        click.echo(f"{len(done.stale)} of {len(done.board.chosen)} runs of {done.board.name} are stale")
+        return
+    if done.board.is_table:
+        click.echo(board_table(done.board) + "\n")
+    click.echo(f"{len(done.ran)} runs made again on {done.board.name}")
+    for model, seed, why in done.left:
+        click.echo(f"{model} seed {seed}: {why}", err=True)
