@@ -43,7 +43,7 @@ def cli() -> None:
     """
 
 
-for _command in (check, equivariance, leaderboard, list_, publish, replay, show, verify):
+for _command in (check, equivariance, leaderboard, list_, publish, refresh, replay, show, verify):
     cli.add_command(_command)
 
 
