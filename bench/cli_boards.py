@@ -181,12 +181,16 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
 @json_option
 def show(name: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
     """What is known of a model (by name) or of a run (the beginning of its id)."""
-    from .show import model_card, run_card
+    from .show import model_card, run_card, run_text
 
     include(includes)
-    card = run_card(name, results) or model_card(name)
+    run = run_card(name, results)
+    card = run or model_card(name)
     if as_json:
         click.echo(json.dumps(card))
+        return
+    if run:
+        click.echo(run_text(run))
         return
     width = max(map(len, card))
     for key, value in card.items():

@@ -17,7 +17,7 @@ from .clock import Phases
 from .curves import CURVE_DEGREES, Scene, angle_curve, feature_errors
 from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, balanced_order, measure_full
 from .job import Job
-from .provenance import hardware, source_hash, versions
+from .provenance import code_facts, hardware, libraries, source_hash, versions
 from .record import Provenance, RunRecord, board_folder, board_names, read_record
 from .resample import ORBIT_DEGREES
 from .run import Loaded, build_from_seed, set_profile, weights_digest
@@ -54,10 +54,21 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
     path = board_folder(root, record.spec.board) / "weights" / f"{record.run_id}.pt"
     if not path.is_file():
         raise UserError(f"the final weights {path} are not there: they lie where the run was trained")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes of the reader
+        raise UserError(f"{path} holds no weights, and nothing else is loaded ({type(error).__name__})") from error
+    # Names and shapes first: a tensor of one number can claim to be one of a million million.
+    wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    if not isinstance(state, dict) or _outline(state) != _outline(wanted):
+        raise UserError(f"{path} does not hold the weights of run {record.run_id}: names or shapes differ")
     if record.results is None or weights_digest(state) != record.results.weights_sha256:
         raise UserError(f"{path} does not hold the weights of run {record.run_id}: their hash differs")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
+
+
+def _outline(state: dict[str, torch.Tensor]) -> dict[str, object]:
+    return {k: (v.shape, v.dtype, v.layout) if isinstance(v, torch.Tensor) else type(v) for k, v in state.items()}
 
 
 def measure_sidecar(
@@ -108,10 +119,11 @@ def measure_sidecar(
             source_hash=source,
             data_digest=record.provenance.data_digest,
             started=started,
-            versions=versions(),
+            versions=versions(libraries(MODELS.find(record.spec.model))),
             hardware=hardware(device),
             threads=torch.get_num_threads(),
             command=command,
+            **code_facts(MODELS.find(record.spec.model)),
         ),
         warnings=sorted({*notes, *more}),
     )

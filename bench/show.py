@@ -1,12 +1,14 @@
-"""Cards: what is known of a model, and of a run."""
+"""What is known of a run: its record, where its files lie, and what has changed since. Cards of models: `model_card`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..registry import MODELS, UserError
 from .files import results_root
-from .record import board_folder, board_names, read_record
+from .record import RunRecord, board_folder, board_names, read_record
+from .schema import visible
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -23,15 +25,130 @@ def model_card(name: str) -> dict[str, Any]:
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`; None if there is none.
+    """The record of the run whose id begins with `run`, with what `_around` adds; None if there is none.
 
     Raises:
-        UserError: several begin so.
+        UserError: several begin so, or the record is refused.
     """
     root = results_root(results)
     if len(run) < 4 or not all(c in "0123456789abcdef." for c in run):
         return None
-    paths = [p for board in board_names(root) for p in board_folder(root, board).glob(f"{run}*.json")]
+    folders = (f for board in board_names(root) if not (f := root / "runs" / board).is_symlink())
+    paths = [p for folder in folders for p in folder.glob(f"{run}*.json")]
     if len(paths) > 1:
         raise UserError(f"{run!r} begins {len(paths)} runs: " + ", ".join(sorted(p.name for p in paths)[:5]))
-    return read_record(paths[0]).model_dump(mode="json") if paths else None
+    if not paths:
+        return None
+    record = read_record(paths[0])
+    return {**_around(root, record, paths[0]), **record.model_dump(mode="json")}
+
+
+def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
+    """What the record does not say itself.
+
+    ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of source, data, recipe and harness are
+    not those of the run any more.
+    """
+    from .leaderboard import staleness
+    from .provenance import harness_hash
+
+    folder = board_folder(root, record.spec.board)
+    kept = {
+        "record": path,
+        "weights": folder / "weights" / f"{record.run_id}.pt",
+        "log": folder / "logs" / f"{record.run_id}.log",
+        **{f"equivariance {i}": p for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)},
+    }
+    stale = staleness(record)
+    changed = stale.split(", ") if stale else []
+    if record.provenance.harness_hash not in ("", harness_hash()):
+        changed.append("harness")
+    return {
+        "run": record.run_id,
+        "board": record.spec.board,
+        "changed": changed,
+        "files": {name: str(p) for name, p in kept.items() if p.is_file()},
+    }
+
+
+def run_text(card: dict[str, Any]) -> str:
+    """The card of a run for readers: paragraphs of names and values; every text in it is harmless for a terminal."""
+    spec, provenance, results = card["spec"], card["provenance"], card["results"]
+    parts = [("", _what(card, spec)), ("Result", _result(card, results)), ("Provenance", _origin(card, provenance))]
+    parts.append(("Hardware", {k.replace("_", " "): v for k, v in sorted(provenance["hardware"].items())}))
+    parts.append(("Versions", dict(sorted(provenance["versions"].items()))))
+    phases = {k.removesuffix("_s").replace("_", " "): f"{v:.3f} s" for k, v in card["phases"].items() if v}
+    parts += [("Wall clock of the process", phases), ("Files", card["files"])]
+    parts.append(("Warnings", {str(i): w for i, w in enumerate(card["warnings"], 1)}))
+    width = max(len(name) for _, values in parts for name in values)
+    paragraphs = []
+    for title, values in parts:
+        lines = [f"{visible(name):<{width}}  {visible(value)}" for name, value in values.items() if value not in (None, "", [])]
+        if lines:
+            paragraphs.append("\n".join([*([f"{title}:"] if title else []), *lines]))
+    return "\n\n".join(paragraphs)
+
+
+def _what(card: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    recipe, budget = spec["recipe"], spec["budget"]
+    knots = ", ".join(f"{p:g}: {f:g}" for p, f in recipe["schedule"]["knots"][:8])
+    details = [f"{recipe['optimizer']}, rate {recipe['lr']:g}, weight decay {recipe['weight_decay']:g}"]
+    details += [f"momentum {recipe['momentum']:g}"] if recipe["momentum"] else []
+    details += [f"batch {recipe['batch']}", f"{recipe['schedule']['shape']} schedule ({knots})"]
+    details += [f"augmentation {', '.join(recipe['augment'])}" if recipe["augment"] else "no augmentation"]
+    details += [f"batch norm {recipe['batch_norm']}"]
+    context = card["context"]
+    asked = f"{context['suite']}, class {context['parameter_class']}"
+    asked += f" of {context['reference_parameters']:,} parameters" if context["reference_parameters"] else ""
+    asked += f", reference {context['reference_model']}" if context["reference_model"] else ""
+    return {
+        "run": f"{card['run']}, attempt {card['attempt']}",
+        "board": card["board"],
+        "model": spec["model"],
+        "data set": f"{spec['dataset']}, trained on {spec['fit']}",
+        "seed": str(spec["seed"]),
+        "budget": f"{budget['name']}: {spec['steps']:,} steps",
+        "recipe": f"{recipe['name']}: {'; '.join(details)}",
+        "profile": f"{spec['profile']}, protocol {spec['protocol']}",
+        "hardware key": spec["hardware_key"],
+        "suite": asked,
+    }
+
+
+def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"status": card["status"] + (f": {card['reason']}" if card["reason"] else "")}
+    if results is not None:
+        found["test accuracy"] = f"{results['test_acc_pct']:.2f} % of {results['test_images']:,} images"
+        if results["val_acc_pct"] is not None:
+            found["validation accuracy"] = f"{results['val_acc_pct']:.2f} %"
+        found["trained on"] = f"{results['train_images']:,} images"
+        found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms a step"
+        found["peak memory"] = f"{results['peak_mib']:.1f} MiB, {results['peak_kind']}"
+        for name in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
+            before, after = (results[moment][name] for moment in ("init", "trained"))
+            found[name] = " → ".join("-" if v is None else f"{v:.3g}" for v in (before, after))
+    if card["cost"] is not None:
+        found["parameters"] = f"{card['cost']['parameters']:,}"
+        found["FLOPs of an image"] = f"{card['cost']['flops_per_image']:,}"
+    return found
+
+
+def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
+    results, changed = card["results"], card["changed"]
+
+    def now(part: str) -> str:
+        return " (changed since)" if part in changed else ""
+
+    unknown = "not recorded"
+    return {
+        "started": provenance["started"],
+        "command": provenance["command"] or unknown,
+        "registered by": provenance["origin"] or unknown,
+        "source hash": (provenance["source_hash"] or unknown) + now("source"),
+        "data digest": (provenance["data_digest"] or unknown) + now("data"),
+        "recipe": "changed since" if "recipe" in changed else "as it is now",
+        "commit": provenance["commit"] or unknown,
+        "harness hash": (provenance["harness_hash"] or unknown) + now("harness"),
+        "weights SHA-256": results and results["weights_sha256"],
+        "threads": str(provenance["threads"]),
+    }
