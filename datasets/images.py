@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -107,12 +108,14 @@ def load(name: str, root: Path | None = None) -> ImageData:
         with FileLock(path.with_suffix(".lock")):
             found = _read(path, entry)
             if found is None:
+                for left in path.parent.glob(f".{path.stem}.*.part"):  # by one who was killed: whoever writes has the lock
+                    left.unlink(missing_ok=True)
                 found = _made(entry, folder)
                 _write(path, found)
     except OSError as error:
         raise UserError(
-            f"the data set {name} cannot be kept in {folder} ({error.strerror or error}); give another folder with"
-            " --data-root DIR or EQUIBENCH_DATA"
+            f"the data set {name} cannot be kept in {folder} ({error.strerror or error}); make room there, or give another"
+            " folder with --data-root DIR or EQUIBENCH_DATA"
         ) from error
     return found
 
@@ -156,13 +159,26 @@ def _write(path: Path, data: ImageData) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, maximum=data.maximum, digest=data.digest(), **data._arrays())
+            _savez(file, maximum=np.asarray(data.maximum), digest=np.asarray(data.digest()), **data._arrays())
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
+        raise
+
+
+def _savez(file: BinaryIO, **arrays: np.ndarray) -> None:
+    """As `np.savez`, whose archive, left half open by a full disk, complains once more when it is collected."""
+    archive = zipfile.ZipFile(file, "w")
+    try:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        archive.close()
+    except BaseException:
+        archive.fp = None  # what is there is thrown away: nothing is left to close
         raise
 
 
