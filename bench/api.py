@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..registry import DATASETS, MODELS, UserError, include
 from .budget import find_budget
 from .engines.local import LocalEngine, end, events_of, start
-from .files import ensure_writable, results_root
+from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
 from .leaderboard import Board, load_board, model_rows, staleness, write_board
-from .provenance import host_facts, libraries, source_hash, versions
+from .leftover import discard
+from .provenance import code_facts, host_facts, libraries, source_hash, versions
 from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
@@ -48,6 +49,7 @@ class Outcome:
         ran: records of this call, by their run's id, as (status, reason).
         skipped: number of runs that were finished before.
         stale: finished runs whose source, data or recipe has changed since, with what changed.
+        unrecorded: runs whose record could not be written, by their run's id, with what was to be written.
     """
 
     suite: Suite
@@ -56,6 +58,7 @@ class Outcome:
     ran: dict[str, tuple[str, str]] = field(default_factory=dict)
     skipped: int = 0
     stale: dict[str, str] = field(default_factory=dict)
+    unrecorded: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[tuple[RunRecord, str]]:
@@ -76,12 +79,14 @@ class Machine:
         jobs: processes at a time; None: one a device, on a CPU as many as cores, four at most.
         threads: of torch, in each process.
         deadline_s: seconds after which a run is ended as ``timeout``.
+        checkpoint_s: seconds from one checkpoint of a run to the next.
     """
 
     device: str = "auto"
     jobs: int | None = None
     threads: int = 1
     deadline_s: float | None = None
+    checkpoint_s: float = 60.0
 
     def slots(self, cuda_devices: int) -> list[str]:
         """A device for every process at a time.
@@ -241,6 +246,8 @@ class _HeadToHead:
                 pending.append((spec, max((r.attempt for r in attempts), default=0) + 1))
                 continue
             outcome.skipped += 1
+            # The process that wrote the record may have been killed before it could do this.
+            discard(self.root, spec.board, spec.digest(), max(r.attempt for r in finished))
             stale = [staleness(r) for r in finished]
             if all(stale) and self.refresh:
                 outcome.skipped -= 1
@@ -302,7 +309,16 @@ class _HeadToHead:
                 outcome.ran[f"{job.spec.digest()}.{job.attempt}"] = (event["status"], event.get("reason", ""))
             self.listener.event(job, event)
 
-        LocalEngine(self.slots, self.machine.deadline_s, self._record_crash).run(jobs, listen)
+        def crashed(job: Job, status: str, reason: str) -> None:
+            # The record of a run whose process could not write one, or died just after it did.
+            if any(r.attempt == job.attempt for r in attempts_of(self.root, job.spec)):
+                return
+            try:
+                _crash_record(self.root, job, status, reason)
+            except WriteError:
+                outcome.unrecorded[f"{job.spec.digest()}.{job.attempt}"] = f"{status}: {reason}"
+
+        LocalEngine(self.slots, self.machine.deadline_s, crashed).run(jobs, listen)
 
     def _job(self, spec: RunSpec, attempt: int) -> Job:
         return Job(
@@ -321,11 +337,8 @@ class _HeadToHead:
             include=self.includes,
             command=self.command,
             equivariance=self.suite.equivariance,
+            checkpoint_s=self.machine.checkpoint_s,
         )
-
-    def _record_crash(self, job: Job, status: str, reason: str) -> None:
-        """The record of a run whose process could not write one."""
-        _crash_record(self.root, job, status, reason)
 
 
 def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
@@ -338,6 +351,7 @@ def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
         hardware=host_facts(job.device),
         threads=job.threads,
         command=job.command,
+        **code_facts(MODELS.find(job.spec.model)),
     )
     record = RunRecord(
         schema_version=1, spec=job.spec, attempt=job.attempt, status=checked, reason=reason, results=None, cost=None,

@@ -61,6 +61,15 @@ for _command in (check, equivariance, leaderboard, list_, publish, refresh, repl
 @click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
+@click.option(
+    "--checkpoint",
+    "checkpoint_s",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Keep a checkpoint of every run this often; an interrupted one goes on from there.",
+)
 @click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @click.option("--quiet", is_flag=True, help="No progress display.")
 @results_option
@@ -74,7 +83,8 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     equibench run my-suite.toml --device cuda:0,cuda:1
     equibench run quickstart --models my-net --include my_net.py
 
-    Runs that are finished are not run again. Exit code 1: some runs failed, their rows say why.
+    Runs that are finished are not run again; one that was interrupted goes on from its last checkpoint. Exit code 1:
+    some runs failed, their rows say why.
     """
     from .api import Machine
     from .api import run as run_suite
@@ -86,6 +96,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
         positive("--jobs", options["jobs"]),
         positive("--threads", options["threads"]) or 1,
         positive("--deadline", options["deadline"]),
+        positive("--checkpoint", options["checkpoint_s"]),
     )
     outcome = run_suite(
         chosen,
@@ -97,7 +108,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
         command=shlex.join(["equibench", *sys.argv[1:]]),
     )
     _print_outcome(outcome, as_json)
-    sys.exit(1 if outcome.failed else 0)
+    sys.exit(1 if outcome.failed or outcome.unrecorded else 0)
 
 
 @cli.command()

@@ -61,6 +61,7 @@ class Phases:
         self._start = now() if start is None else start
         self._seconds: dict[str, float] = {}
         self._open: str | None = None
+        self._since = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -71,19 +72,43 @@ class Phases:
         """
         if self._open is not None:
             raise RuntimeError(f"phase {name!r} inside phase {self._open!r}")
-        self._open, begun = name, self._now()
+        self._switch(name)
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - begun
-            self._open = None
+            self._switch(None)
+
+    @contextmanager
+    def instead(self, name: str) -> Iterator[None]:
+        """Count the time of the block under `name`, and not under the phase that is open around it."""
+        around = self._open
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(around)
+
+    def _switch(self, name: str | None) -> None:
+        now = self._now()
+        if self._open is not None:
+            self.add(self._open, now - self._since)
+        self._open, self._since = name, now
 
     def add(self, name: str, seconds: float) -> None:
         """Count `seconds` that were measured before this object could exist (imports)."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
+    def carry(self, total: dict[str, float]) -> None:
+        """Add the `total` of an earlier process that worked on the same run; the time between the two counts nowhere."""
+        for name, seconds in total.items():
+            if name not in ("other_s", "total_s"):
+                self.add(name.removesuffix("_s"), seconds)
+        self._start -= total.get("total_s", 0.0)
+
     def total(self) -> dict[str, float]:
-        """Seconds of each phase, ``<name>_s``, with ``other_s`` and ``total_s`` at the end."""
-        total = self._now() - self._start
+        """Seconds of each phase so far, ``<name>_s``, with ``other_s`` and ``total_s`` at the end."""
+        self._switch(self._open)
+        total = self._since - self._start
         named = {f"{name}_s": seconds for name, seconds in self._seconds.items()}
-        return {**named, "other_s": total - sum(named.values()), "total_s": total}
+        # Never below zero by rounding.
+        return {**named, "other_s": max(0.0, total - sum(named.values())), "total_s": total}

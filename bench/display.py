@@ -54,7 +54,8 @@ class Live(Quiet):
         self._tasks: dict[str, TaskID] = {}
         self._work: dict[str, float] = {}
         self._shares: dict[str, float] = {}
-        self._total = 0.0
+        self._given: dict[str, float] = {}
+        self._failed = 0
         self._started = 0.0
 
     def preparing(self, what: str) -> None:
@@ -62,44 +63,65 @@ class Live(Quiet):
 
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         self._started = time.monotonic()
-        self._shares, self._work = {}, {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
-        self._total = sum(self._work.values())
+        self._shares, self._given, self._failed = {}, {}, 0
+        self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
             self._console.print(f"{finished} runs are finished already; {len(jobs)} to do", markup=False)
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
         self._progress.start()
 
     def event(self, job: Job, event: dict[str, Any]) -> None:
-        if event["event"] == "step":
+        kind = event["event"]
+        if kind == "start":
+            # Seconds pass before the first block is done: the overview shows what holds a device from the start.
+            device = "" if job.device == "cpu" else f" on {job.device}"
+            name = f"{job.spec.model} seed {job.spec.seed}{device}"
+            self._tasks[key(job)] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
+        elif kind == "resumed":
+            self._given[key(job)] = self._shares[key(job)] = event["step"] / event["steps"]
+            self._show(job, event["step"], f"resumed after step {event['step']:,}")
+        elif kind == "step":
             self._step(job, event)
-        elif event["event"] == "done":
+        elif kind == "done":
             super().event(job, event)
-            task = self._tasks.pop(key(job), None)
-            if task is not None:
-                self._progress.remove_task(task)
-            self._shares[key(job)] = 1.0
-            if self._whole is not None:
-                self._progress.update(self._whole, advance=1, facts=self._left())
+            self._done_with(job, event["status"])
+
+    def _done_with(self, job: Job, status: str) -> None:
+        task = self._tasks.pop(key(job), None)
+        if task is not None:
+            self._progress.remove_task(task)
+        self._failed += status not in ("ok", "elsewhere", "busy")
+        self._shares[key(job)] = 1.0
+        if status != "ok":  # what took no time promises no speed
+            self._work.pop(key(job), None)
+        if self._whole is not None:
+            self._progress.update(self._whole, advance=1, facts=self._left())
 
     def _step(self, job: Job, event: dict[str, Any]) -> None:
-        if key(job) not in self._tasks:
-            name = f"{job.spec.model} seed {job.spec.seed}"
-            self._tasks[key(job)] = self._progress.add_task(name, total=event["steps"], facts="")
-        rate = event["step"] * job.spec.recipe.batch / max(event["seconds"], 1e-9)
+        step, steps, seconds = event["step"], event["steps"], event["seconds"]
+        rate = step * job.spec.recipe.batch / max(seconds, 1e-9)
         loss = "no number" if event["loss"] is None else f"{event['loss']:.3f}"
-        facts = f"loss {loss}  {rate:,.0f} images/s  {(event['steps'] - event['step']) * event['seconds'] / event['step']:.0f} s left"
-        self._progress.update(self._tasks[key(job)], completed=event["step"], facts=facts)
-        self._shares[key(job)] = event["step"] / event["steps"]
+        # After the last step come batch-norm statistics, evaluation and equivariance.
+        left = f"{(steps - step) * seconds / step:.0f} s left" if step < steps else "evaluating"
+        self._shares[key(job)] = step / steps
+        self._show(job, step, f"loss {loss}  {rate:,.0f} images/s  {left}")
+
+    def _show(self, job: Job, step: int, facts: str) -> None:
+        if key(job) in self._tasks:
+            self._progress.update(self._tasks[key(job)], completed=step, facts=facts)
         if self._whole is not None:
             self._progress.update(self._whole, facts=self._left())
 
     def _left(self) -> str:
-        """Time left of the whole, from the work that is done (FLOPs of training)."""
-        done = sum(self._work.get(k, 0.0) * share for k, share in self._shares.items())
+        """Failures so far, and the time left of the whole, from the work that is done here (FLOPs of training)."""
+        failed = f"{self._failed} failed  " if self._failed else ""
+        given = {k: self._given.get(k, 0.0) for k in self._work}
+        done = sum(self._work.get(k, 0.0) * (share - given.get(k, 0.0)) for k, share in self._shares.items())
         if done <= 0:
-            return ""
-        seconds = (time.monotonic() - self._started) * (self._total / done - 1)
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+            return failed
+        total = sum(work * (1 - given[k]) for k, work in self._work.items())
+        seconds = (time.monotonic() - self._started) * (total / done - 1)
+        return failed + (f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left")
 
     def closed(self) -> None:
         self._progress.stop()

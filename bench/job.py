@@ -20,6 +20,7 @@ class Job(Strict):
         include: files that register models or data sets.
         command: the command line that asked for it, for the record.
         equivariance: ``full`` also writes the sidecar of the full equivariance profile.
+        checkpoint_s: seconds from one checkpoint to the next.
     """
 
     kind: Literal["run"] = "run"
@@ -33,6 +34,7 @@ class Job(Strict):
     include: list[str]
     command: str
     equivariance: Literal["core", "full"] = "core"
+    checkpoint_s: float = 60.0
 
 
 class Probe(Strict):
@@ -90,15 +92,19 @@ class Events:
 
     Args:
         stream: where they go.
+
+    Attributes:
+        needed: whether the process is of no use where nobody listens. A run is: its record is what counts.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream, self.needed = stream, True
 
     def send(self, event: str, **values: Any) -> None:
-        """Send one event; ends the process where nobody listens any more."""
+        """Send one event; ends a process that is of no use where nobody listens any more."""
         try:
             self._stream.write(json.dumps({"event": event, **values}) + "\n")
             self._stream.flush()
         except (BrokenPipeError, ValueError):
-            sys.exit("the parent process is gone")
+            if self.needed:
+                sys.exit("the parent process is gone")

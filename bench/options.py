@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -16,6 +17,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 
 def positive(option: str, value: Any) -> Any:
-    if value is not None and value <= 0:
-        raise UserError(f"{option} {value}: it must be above zero")
+    if value is not None and not 0 < value < math.inf:
+        raise UserError(f"{option} {value}: it must be a number above zero")
     return value

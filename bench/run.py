@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +20,20 @@ from ..datasets.batches import Batches, Normalise
 from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, build_model, include
 from .budget import drifted
+from .checkpoint import Checkpoints, Facts, Origin
 from .clock import Phases, clock_for
-from .cost import Cost, measure_cost, peak_memory_mib
+from .cost import measure_cost, peak_memory_mib
 from .equivariance import Core, measure_core
 from .evaluate import EVAL_BATCH, accuracy_pct, logits
+from .files import WriteError, remove_parts, write_atomically
 from .job import Events, Job
 from .lean import spare_compiler
-from .provenance import hardware, libraries, source_hash, versions
+from .leftover import discard
+from .provenance import code_facts, hardware, libraries, source_hash, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .spec import RunSpec
+from .stopping import Stop
 from .train import Training, optimizer_for, reestimate_batch_norm, train, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
@@ -36,57 +42,50 @@ BN_IMAGES = 1000
 CORE_IMAGES = 50
 #: A record whose unnamed time is more than this share of the whole carries a warning.
 OTHER_SHARE = 0.02
+#: A run that ended like this goes on from no checkpoint: it is measured, or its steps were the wrong number.
+CLOSED: tuple[Status, ...] = ("ok", "nan", "invalid")
 
 
-def execute(job: Job, events: Events, start: float, until_import: float) -> None:
-    """Do the run and write its record, whatever happens to the model.
+def execute(job: Job, events: Events, start: float, until_import: float, stop: Stop | None = None) -> None:
+    """Do the run, or the rest of it, and write its record, whatever happens to the model.
 
     Args:
         start: `time.perf_counter` at the first line of the process.
         until_import: the same just before torch was imported.
+        stop: what asks the run to end.
+
+    Raises:
+        Stopped: the process was asked to end; there is no record, and the next start goes on from a checkpoint.
     """
     phases = Phases(start)
     phases.add("import", time.perf_counter() - until_import)
     # Reading the job and taking the lock came first, and imported the schemas.
     phases.add("startup", until_import - start)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     include(job.include)
-    run = _Run(job, events, phases)
+    run = _Run(job, events, phases, stop or Stop())
     status, reason = _outcome(run)
-    provenance = Provenance(
-        source_hash=source_hash(MODELS.find(job.spec.model)),
-        data_digest=run.data.digest() if run.data else "",
-        started=started,
-        versions=versions(libraries(MODELS.find(job.spec.model))),
-        hardware=hardware(job.device),
-        threads=torch.get_num_threads(),
-        command=job.command,
-    )
-    seconds = phases.total()
-    warnings = list(run.warnings)
-    if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
-        warnings.append(f"{seconds['other_s']:.2f} s of {seconds['total_s']:.2f} s belong to no named phase")
-    record = RunRecord(
-        schema_version=1,
-        spec=job.spec,
-        attempt=job.attempt,
-        status=status,
-        reason=reason,
-        results=run.results,
-        cost=run.size,
-        curve=run.curve,
-        phases=seconds,
-        provenance=provenance,
-        context=job.context,
-        warnings=warnings,
-    )
-    path = write_record(Path(job.results), record)
+    record = run.record(status, reason)
+    try:
+        path = write_record(Path(job.results), record)
+    except WriteError as error:
+        events.send("done", status="error", reason=_unwritten(record, error, run.safe), unwritten=True)
+        return
+    if status in CLOSED:
+        discard(Path(job.results), job.spec.board, job.spec.digest(), job.attempt)
     warning = ""
     if job.equivariance == "full":
         from .revisit import add_sidecar
 
         warning = add_sidecar(job, record)
     events.send("done", status=status, reason=reason, record=str(path), warning=warning)
+
+
+def _unwritten(record: RunRecord, error: WriteError, safe: bool) -> str:
+    """What to say of a run whose record cannot be written."""
+    what = f"the record of a run that ended as {record.status!r} could not be written ({error.why})"
+    if safe and record.results is not None:
+        return f"{what}; its final weights are kept in a checkpoint: the next start only evaluates them"
+    return f"{what}; the next start goes on from its last checkpoint, if there is one"
 
 
 def _outcome(run: _Run) -> tuple[Status, str]:
@@ -98,22 +97,31 @@ def _outcome(run: _Run) -> tuple[Status, str]:
     except MemoryError:
         return "oom", "the host has no memory left"
     except Exception as error:  # a model may raise anything; it becomes a row, and the others go on
-        traceback.print_exc()
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
         lines = str(error).strip().splitlines()
+        # What torch raises where the host gives it no memory is a plain RuntimeError.
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+            return "oom", f"the host has no memory left: {lines[0]}"
         return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 class _Run:
     """The steps of a run; holds what is known when one of them fails."""
 
-    def __init__(self, job: Job, events: Events, phases: Phases) -> None:
-        self.job, self.spec, self.events, self.phases = job, job.spec, events, phases
+    def __init__(self, job: Job, events: Events, phases: Phases, stop: Stop) -> None:
+        self.job, self.spec, self.events, self.phases, self.stop = job, job.spec, events, phases, stop
         self.device = torch.device(job.device)
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.data: ImageData | None = None
+        self.origin: Origin | None = None
+        self.checkpoints: Checkpoints | None = None
+        self.init: Core | None = None
         self.size: Size | None = None
         self.results: Results | None = None
         self.curve: list[CurvePoint] = []
-        self.warnings: list[str] = []
+        self.resumed: list[int] = []
+        self.peak_mib = 0.0
 
     def go(self) -> tuple[Status, str]:
         """Measure; returns status and reason."""
@@ -122,28 +130,110 @@ class _Run:
         with phase("data"):
             self.data = load(self.spec.dataset, data_root(self.job.data_root))
             loaded = Loaded(self.data, self.spec, self.device)
+        with phase("checkpoint"):
+            self.checkpoints = self._open_checkpoints(self.data.digest())
+        if not self.checkpoints.finished:
+            self._prepare(loaded)
         with phase("build"):
-            twin = self._build()
-        with phase("equivariance"):
-            init = self._core(twin, loaded)
-        with phase("cost"):
-            cost = measure_cost(twin, *loaded.batches(0))
-            self.size = Size(**asdict(cost))
-        with phase("warmup"):
-            warm_up(twin, loaded, self.spec)
-        with phase("build"):
-            del twin
             model = self._build()
         with phase("train"):
-            done = self._train(model, loaded)
+            done = self._train(model, loaded, self.checkpoints)
         if done.stopped == "hard stop":
             return "invalid", f"drift: stopped at 105 % of {self.spec.budget.seconds:g} s after {done.steps} steps"
-        return self._finish(model, loaded, init, cost, done)
+        return self._finish(model, loaded, done)
 
-    def _finish(
-        self, model: nn.Module, loaded: Loaded, init: Core, cost: Cost, done: Training
-    ) -> tuple[Status, str]:
+    def _prepare(self, loaded: Loaded) -> None:
+        """What is measured before the training, and a warm-up, on a twin that is thrown away."""
+        phase = self.phases.phase
+        with phase("build"):
+            twin = self._build()
+        if self.init is None:
+            with phase("equivariance"):
+                self.init = self._core(twin, loaded)
+            with phase("cost"):
+                self.size = Size(**asdict(measure_cost(twin, *loaded.batches(0))))
+        with phase("warmup"):
+            warm_up(twin, loaded, self.spec)
+
+    def _open_checkpoints(self, digest: str) -> Checkpoints:
+        """See whether an earlier process left something to go on from, and take over what it measured."""
+        model = MODELS.find(self.spec.model)
+        self.origin = Origin(
+            spec=self.spec.digest(),
+            source_hash=source_hash(model),
+            data_digest=digest,
+            versions=versions(libraries(model)),
+            hardware_key=hardware(self.job.device)["hardware_key"],
+            threads=torch.get_num_threads(),
+        )
+        root = Path(self.job.results)
+        remove_parts(board_folder(root, self.spec.board), self.spec.digest())
+        found = Checkpoints(
+            root, self.spec.board, self.origin, self.job.attempt, self.job.checkpoint_s, self.stop, self._facts,
+            lambda: self.phases.instead("checkpoint"),
+        )  # fmt: skip
+        if found.saved is not None:
+            facts = found.saved.facts
+            self.init, self.size, self.peak_mib = Core(**facts.init.model_dump()), facts.cost, facts.peak_mib
+            self.started, self.resumed = facts.started, [*facts.resumed, facts.step]
+            self.phases.carry(facts.phases)
+            self.events.send("resumed", step=facts.step, steps=self.spec.steps)
+        return found
+
+    def _facts(self, done: Training, finished: bool) -> Facts:
+        """What a checkpoint says of this run so far."""
+        assert self.origin is not None and self.init is not None and self.size is not None and self.checkpoints is not None
+        return Facts(
+            schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,
+            finished=finished, device_s=done.device_s, curve=_curve(done), phases=self.phases.total(),
+            resumed=self.resumed, init=CorePoint(**asdict(self.init)), cost=self.size, peak_mib=self._peak(),
+            started=self.started, warnings=self.checkpoints.notes,
+        )  # fmt: skip
+
+    def _peak(self) -> float:
+        return max(self.peak_mib, peak_memory_mib(self.device))
+
+    @property
+    def safe(self) -> bool:
+        """Whether the end of the training is kept."""
+        return self.checkpoints is not None and self.checkpoints.safe
+
+    def record(self, status: Status, reason: str) -> RunRecord:
+        """The record of the run as it is now."""
+        model, origin = MODELS.find(self.spec.model), self.origin
+        provenance = Provenance(
+            # As it was when the model was built: somebody may be editing the file.
+            source_hash=origin.source_hash if origin else source_hash(model),
+            data_digest=self.data.digest() if self.data else "",
+            started=self.started,
+            versions=origin.versions if origin else versions(libraries(model)),
+            hardware=hardware(self.job.device),
+            threads=torch.get_num_threads(),
+            command=self.job.command,
+            **code_facts(model),
+        )
+        seconds = self.phases.total()
+        return RunRecord(
+            schema_version=1, spec=self.spec, attempt=self.job.attempt, status=status, reason=reason,
+            results=self.results, cost=self.size, curve=self.curve, phases=seconds, provenance=provenance,
+            context=self.job.context, warnings=self._warnings(seconds),
+        )  # fmt: skip
+
+    def _warnings(self, seconds: dict[str, float]) -> list[str]:
+        found = list(self.checkpoints.notes) if self.checkpoints else []
+        if self.resumed:
+            steps = ", ".join(map(str, self.resumed))
+            found.append(
+                f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the processes"
+                " of the run, each until the checkpoint that the next one went on from"
+            )
+        if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
+            found.append(f"{seconds['other_s']:.2f} s of {seconds['total_s']:.2f} s belong to no named phase")
+        return found
+
+    def _finish(self, model: nn.Module, loaded: Loaded, done: Training) -> tuple[Status, str]:
         phase, spec = self.phases.phase, self.spec
+        assert self.init is not None
         if spec.recipe.batch_norm == "reestimate":
             with phase("bn"):
                 reestimate_batch_norm(model, loaded.unaugmented)
@@ -162,9 +252,9 @@ class _Run:
             train_images=len(loaded.labels),
             train_s=done.device_s,
             step_ms=1000 * done.device_s / max(done.steps, 1),
-            peak_mib=peak_memory_mib(self.device),
+            peak_mib=self._peak(),
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",
-            init=CorePoint(**asdict(init)),
+            init=CorePoint(**asdict(self.init)),
             trained=CorePoint(**asdict(trained)),
             weights_sha256=digest,
         )
@@ -182,21 +272,23 @@ class _Run:
         images = loaded.balanced_test_images(CORE_IMAGES)
         return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum)
 
-    def _train(self, model: nn.Module, loaded: Loaded) -> Training:
+    def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         torch.manual_seed(derive(self.spec.seed, "training"))  # dropout
-        done = train(
-            model,
-            loaded.batches,
-            self.spec.recipe,
-            self.spec.steps,
-            clock_for(self.job.device),
-            self.spec.profile,
-            self.spec.budget.seconds,
-            self._report,
-        )
-        self.curve = [CurvePoint(step=p.step, loss=_finite(p.loss), lr=p.lr, device_s=p.device_s) for p in done.curve]
+        with self.stop.patient():
+            done = train(
+                model,
+                loaded.batches,
+                self.spec.recipe,
+                self.spec.steps,
+                clock_for(self.job.device),
+                self.spec.profile,
+                self.spec.budget.seconds,
+                self._report,
+                checkpoints,
+            )
+        self.curve = _curve(done)
         return done
 
     def _report(self, done: Training) -> None:
@@ -213,7 +305,12 @@ class _Run:
 
     def _save(self, model: nn.Module) -> str:
         folder = board_folder(Path(self.job.results), self.spec.board) / "weights"
-        return save_weights(model, folder / f"{self.spec.digest()}.{self.job.attempt}.pt")
+        try:
+            return save_weights(model, folder / f"{self.spec.digest()}.{self.job.attempt}.pt")
+        except WriteError as error:  # the figures are measured, and worth more than the weights
+            assert self.checkpoints is not None
+            self.checkpoints.notes.append(f"the final weights could not be kept: {error.why}")
+            return weights_digest(tensors_of(model))
 
 
 class Loaded:
@@ -335,13 +432,20 @@ def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> str:
-    """Save parameters and buffers beside the records; returns the SHA-256 of all their bytes."""
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    """Save parameters and buffers beside the records; returns the SHA-256 of all their bytes.
+
+    Raises:
+        WriteError: that is not possible.
+    """
+    state, stream = tensors_of(model), io.BytesIO()
+    torch.save(state, stream)
+    write_atomically(path, stream.getbuffer())
     return weights_digest(state)
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers on the CPU, those of the state dictionary."""
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
 def weights_digest(state: dict[str, torch.Tensor]) -> str:
@@ -350,6 +454,10 @@ def weights_digest(state: dict[str, torch.Tensor]) -> str:
     for name in sorted(state):
         digest.update(name.encode() + b"\0" + state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _curve(done: Training) -> list[CurvePoint]:
+    return [CurvePoint(step=p.step, loss=_finite(p.loss), lr=p.lr, device_s=p.device_s) for p in done.curve]
 
 
 def _finite(value: float) -> float | None:

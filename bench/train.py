@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +41,27 @@ class Training:
         steps: optimiser steps done.
         device_s: device seconds inside the blocks.
         stopped: ``""``, ``"nan"`` (the loss is no number) or ``"hard stop"`` (105 % of a T budget).
+        losses: on the device, of the steps since the curve's last point.
     """
 
     steps: int = 0
     device_s: float = 0.0
     stopped: str = ""
     curve: list[Point] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+
+
+class Keeper(Protocol):
+    """Keeps a training while it goes on, so that another process can go on with it; see `checkpoint`."""
+
+    def due(self) -> bool:
+        """Whether it is time to keep; asked after every step, so it must cost nothing."""
+
+    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
+        """Keep everything that the rest of the training depends on; without an optimiser, there is no rest."""
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Training:
+        """Put model and optimiser (and random generators) where the training was left; says what was done."""
 
 
 def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -124,38 +139,54 @@ def train(
     profile: str = "strict",
     seconds: float | None = None,
     on_block: Callable[[Training], None] = lambda _: None,
+    keeper: Keeper | None = None,
 ) -> Training:
     """Train for exactly `steps` steps, the schedule ending where they end.
 
     Timed are batch selection, augmentation, forward, loss, backward, optimiser and schedule. Between blocks,
-    outside the time, losses are read and `on_block` is called.
+    outside the time, losses are read and `on_block` is called; checkpoints are outside the time too.
 
     Args:
         batches: gives images and labels of a step.
         seconds: device-seconds of a T budget; the run is stopped hard at 105 %.
+        keeper: keeps checkpoints, and may know one to go on from: steps and seconds done before count.
     """
     optimizer = optimizer_for(model, recipe)
     set_batch_norm(model, recipe.batch_norm_momentum)
     model.train()
-    done, block = Training(), max(1, math.ceil(steps / BLOCKS))
+    done = keeper.restore(model, optimizer) if keeper else Training()
+    block = max(1, math.ceil(steps / BLOCKS))
+    left = done.steps < steps and not done.stopped
     while done.steps < steps and not done.stopped:
-        losses, start = [], clock.mark()
-        for step in range(done.steps, min(done.steps + block, steps)):
-            rate = recipe.rate(step, steps)
+        border, start = min((done.steps // block + 1) * block, steps), clock.mark()
+        while done.steps < border:
+            rate = recipe.rate(done.steps, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses.append(train_step(model, optimizer, *batches(step), profile))
-        end = clock.mark()
-        done.steps += len(losses)
-        done.device_s += clock.seconds(start, end)
-        loss = float(torch.stack(losses).mean())
-        done.curve.append(Point(done.steps, loss, rate, done.device_s))
-        if not math.isfinite(loss):
-            done.stopped = "nan"
-        elif done.steps < steps and must_stop(done.device_s, seconds):
-            done.stopped = "hard stop"
-        on_block(done)
+            done.losses.append(train_step(model, optimizer, *batches(done.steps), profile))
+            done.steps += 1
+            if keeper is not None and keeper.due():
+                break
+        done.device_s += clock.seconds(start, clock.mark())
+        if done.steps == border:
+            _close_block(done, rate, steps, seconds)
+            on_block(done)
+        if keeper is not None and keeper.due() and done.steps < steps and not done.stopped:
+            keeper.keep(model, optimizer, done)
+    if keeper is not None and left and done.stopped != "hard stop":
+        keeper.keep(model, None, done)
     return done
+
+
+def _close_block(done: Training, rate: float, steps: int, seconds: float | None) -> None:
+    """Read the losses of a block, and see whether the training must stop."""
+    loss = float(torch.stack(done.losses).mean())
+    done.losses = []
+    done.curve.append(Point(done.steps, loss, rate, done.device_s))
+    if not math.isfinite(loss):
+        done.stopped = "nan"
+    elif done.steps < steps and must_stop(done.device_s, seconds):
+        done.stopped = "hard stop"
 
 
 def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor | None]) -> None:

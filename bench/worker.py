@@ -1,6 +1,7 @@
 """The process of one run: a fresh interpreter that reads a job from standard input.
 
-Standard output carries events for the parent alone: whatever a model prints goes to the log.
+Standard output carries events for the parent alone: whatever a model prints goes to the log. With ``--attached``
+standard input stays open as long as the parent lives; when it closes, a training ends with a checkpoint.
 """
 
 import time
@@ -14,6 +15,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from .job import Check, Events, Job, Probe, Stopwatch  # noqa: E402
+from .stopping import Stop, Stopped, end_by  # noqa: E402
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
     text = sys.stdin.readline()
     kind = json.loads(text)["kind"]
     if kind == "run":
-        _run(Job.model_validate_json(text), events)
+        run_job(Job.model_validate_json(text), events, attached="--attached" in sys.argv)
     elif kind == "probe":
         from .probe import probe
 
@@ -39,8 +41,23 @@ def main() -> None:
         measure_on_request(Stopwatch.model_validate_json(text), events, sys.stdin)
 
 
-def _run(job: Job, events: Events) -> None:
-    """Do a run unless it is being done, or was done, elsewhere."""
+def run_job(job: Job, events: Events, attached: bool = False) -> None:
+    """Do a run unless it is being done, or was done, elsewhere; a request to end leaves a checkpoint.
+
+    Args:
+        attached: whether standard input is held open by a parent.
+    """
+    stop, events.needed = Stop(), False
+    try:
+        stop.listen()
+        if attached:
+            stop.watch_parent(0)
+        _locked(job, events, stop)
+    except Stopped as request:
+        end_by(request.number)
+
+
+def _locked(job: Job, events: Events, stop: Stop) -> None:
     from filelock import FileLock, Timeout
 
     from .record import FINAL, attempts_of, board_folder
@@ -51,27 +68,27 @@ def _run(job: Job, events: Events) -> None:
     try:
         with FileLock(folder / f"{job.spec.digest()}.lock", timeout=0):
             finished = [r for r in attempts_of(root, job.spec) if r.status in FINAL and r.attempt >= job.attempt]
-            if finished:
-                warning = ""
-                if job.equivariance == "full":
-                    from ..registry import include
-                    from .revisit import add_sidecar
-
-                    include(job.include)
-                    warning = add_sidecar(job, finished[0])
-                events.send("done", status="elsewhere", warning=warning)
+            if not finished:
+                _measure(job, events, stop)
                 return
-            _measure(job, events)
+            warning = ""
+            if job.equivariance == "full":
+                from ..registry import include
+                from .revisit import add_sidecar
+
+                include(job.include)
+                warning = add_sidecar(job, finished[0])
+            events.send("done", status="elsewhere", warning=warning)
     except Timeout:
         events.send("done", status="busy")
 
 
-def _measure(job: Job, events: Events) -> None:
+def _measure(job: Job, events: Events, stop: Stop) -> None:
     begun: dict[str, Any] = {"start": STARTED, "until_import": time.perf_counter()}
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it
     from .run import execute
 
-    execute(job, events, **begun)
+    execute(job, events, **begun, stop=stop)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
-"""One process a run on this machine, several at a time."""
+"""One process a run on this machine, several at a time.
+
+A run's process is an interpreter of its own, without what the shell's environment could change in its figures, with a
+log of its own beside the record. Whatever happens to it happens to one run; if this process dies, the runs end with a
+checkpoint at their next step.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -11,18 +17,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..files import WriteError
 from ..job import Check, Job, Probe, Stopwatch
+from ..leftover import last_step
 from ..record import board_folder
 
-#: Gets every event of a run's process: "step", and "done" exactly once.
+#: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
 Listener = Callable[[Job, dict[str, Any]], None]
-#: Seconds that a process has to end by itself before it is killed.
-GRACE_S = 5.0
+#: Seconds that a process has to end by itself, and to write a last checkpoint, before it is killed.
+GRACE_S = 10.0
+#: Variables of the environment that change what torch and its libraries compute, or in which order Python does; a run's
+#: process does not get them, so that a record says the same whatever shell it was started from.
+CHANGE_FIGURES = (
+    "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "CUDA_LAUNCH_BLOCKING",
+    "DISABLE_ADDMM_CUDA_LT", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "GOTO_NUM_THREADS", "MKL_CBWR", "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED",
+    "PYTHONOPTIMIZE", "PYTORCH_TUNABLEOP_ENABLED", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_V8_API_DISABLED", "TORCH_LINALG_PREFER_CUSOLVER",
+)  # fmt: skip
 
 
 @dataclass
@@ -32,6 +50,8 @@ class _Running:
     process: subprocess.Popen[str]
     log: Path
     started: float
+    #: Length of the log when it started: an earlier process of the same run may have written to it.
+    logged: int = 0
     reported: bool = False
     overdue: bool = False
 
@@ -41,16 +61,14 @@ def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subproces
 
     It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if not isinstance(job, Probe):
-        environment["OMP_NUM_THREADS"] = str(job.threads)
     process = subprocess.Popen(
-        [sys.executable, "-m", "equibench.bench.worker"],
+        # -P: files of the current folder stand in for no module.
+        [sys.executable, "-P", "-m", "equibench.bench.worker", "--attached"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env=environment,
+        env=environment(None if isinstance(job, Probe) else job.threads),
         start_new_session=True,
     )
     assert process.stdin is not None
@@ -60,6 +78,13 @@ def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subproces
     except BrokenPipeError:
         pass  # it died at once; its exit says so
     return process
+
+
+def environment(threads: int | None) -> dict[str, str]:
+    """The environment of a run's process: ours, without what changes figures."""
+    kept = {name: value for name, value in os.environ.items() if name not in CHANGE_FIGURES}
+    fixed = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
+    return {**kept, **fixed, **({"OMP_NUM_THREADS": str(threads)} if threads is not None else {})}
 
 
 def events_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
@@ -72,21 +97,32 @@ def events_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
             return
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process and whatever it started."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            try:
-                os.killpg(process.pid, how)
-                process.wait(GRACE_S)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+def end(*processes: subprocess.Popen[str]) -> None:
+    """End processes and whatever they started; all are asked at once, and given the same time to end in order."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    latest = time.monotonic() + GRACE_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, latest - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGKILL)
+            process.wait(GRACE_S)
+        _close(process)
+
+
+def _close(process: subprocess.Popen[str]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            try:
+            with suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    """Send a signal to a process that has not ended, and to whatever it started."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 @contextmanager
@@ -129,22 +165,27 @@ class LocalEngine:
             with quiet_end():
                 while waiting or running:
                     while waiting and free:
-                        running.append(self._start(waiting.pop(), free.pop(0)))
+                        running.append(self._start(waiting.pop(), free.pop(0), listen))
                     ended = self._next_ended(running, listen)
                     if ended is not None:
                         running.remove(ended)
                         free.append(ended.slot)
         finally:
-            for one in running:
-                end(one.process)
+            end(*(one.process for one in running))
 
-    def _start(self, job: Job, slot: str) -> _Running:
+    def _start(self, job: Job, slot: str, listen: Listener) -> _Running:
         job = job.model_copy(update={"device": slot})
         log = board_folder(Path(job.results), job.spec.board) / "logs" / f"{job.spec.digest()}.{job.attempt}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as file:
-            one = _Running(job, slot, start(job, file), log, time.monotonic())
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            # Not truncated: the process before this one may have said why it ended, and another may be running.
+            with log.open("a", encoding="utf-8") as file:
+                before = file.tell()
+                one = _Running(job, slot, start(job, file), log, time.monotonic(), before)
+        except OSError as error:
+            raise WriteError(log, error) from error
         threading.Thread(target=self._read, args=(one,), daemon=True).start()
+        listen(job, {"event": "start"})
         return one
 
     def _read(self, one: _Running) -> None:
@@ -155,30 +196,57 @@ class LocalEngine:
 
     def _next_ended(self, running: list[_Running], listen: Listener) -> _Running | None:
         """Handle one message, or let a second pass; returns a run whose process has ended."""
+        self._end_late(running)
         try:
             one, event = self._messages.get(timeout=1.0)
         except queue.Empty:
-            for late in running:
-                if self._deadline_s is not None and time.monotonic() - late.started > self._deadline_s:
-                    late.overdue = True
-                    os.killpg(late.process.pid, signal.SIGKILL)
             return None
-        if event is not None:
+        if event is None:
+            _close(one.process)
+            if not one.reported:
+                self._fail(one, *self._why(one), listen)
+            return one
+        if event.get("unwritten"):
+            one.reported = True
+            self._fail(one, event["status"], event["reason"], listen)
+        else:
             one.reported |= event["event"] == "done"
             listen(one.job, event)
-            return None
-        if not one.reported:
-            status, reason = self._why(one)
-            self._on_crash(one.job, status, reason)
-            listen(one.job, {"event": "done", "status": status, "reason": reason})
-        return one
+        return None
+
+    def _fail(self, one: _Running, status: str, reason: str, listen: Listener) -> None:
+        self._on_crash(one.job, status, reason)
+        listen(one.job, {"event": "done", "status": status, "reason": reason})
+
+    def _end_late(self, running: list[_Running]) -> None:
+        """Ask what is past its deadline to end, then kill it."""
+        for one in running:
+            late = time.monotonic() - one.started - (self._deadline_s or math.inf)
+            if late > 0 and not one.overdue:
+                one.overdue = True
+                _signal(one.process, signal.SIGTERM)
+            elif late > GRACE_S:
+                _signal(one.process, signal.SIGKILL)
+            if one.process.poll() is not None:
+                # What a dead run has started may hold the pipe open that we read.
+                with suppress(ProcessLookupError):
+                    os.killpg(one.process.pid, signal.SIGKILL)
 
     def _why(self, one: _Running) -> tuple[str, str]:
         """Status and reason of a process that ended without a word."""
-        code = one.process.returncode
+        code, spec = one.process.returncode, one.job.spec
+        step = last_step(Path(one.job.results), spec.board, spec.digest())
+        kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
-            return "timeout", f"ended after its deadline of {self._deadline_s:g} s"
+            return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
         if code < 0:
-            return "lost", f"killed by {signal.Signals(-code).name}"
-        lines = one.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return "error", f"the process ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
+            memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+            return "lost", f"killed by {signal.Signals(-code).name}{memory}{kept}"
+        return "error", f"the process ended with exit code {code}{_last_line(one)}{kept}"
+
+
+def _last_line(one: _Running) -> str:
+    with one.log.open("rb") as file:
+        file.seek(one.logged)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
