@@ -1,0 +1,118 @@
+"""Stale rows: words are no change, code is one; a refresh runs just these, and every record stays."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from equibench.bench import leaderboard
+from equibench.bench.api import Machine
+from equibench.bench.leaderboard import load_board
+from equibench.bench.record import write_record
+from equibench.bench.refresh import _only, _suites, refresh, stale_runs
+from equibench.bench.spec import plan
+from equibench.bench.table import board_table
+from equibench.registry import UserError
+
+from . import records as made
+
+BOARD = made.spec().board
+TINY = Path(__file__).with_name("tiny.py")
+OLD, NEW = "0" * 16, "1" * 16
+
+
+def equibench(cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "EQUIBENCH_DATA": str(cwd / "data")}
+    command = [sys.executable, "-m", "equibench.bench.cli", *arguments, "--include", "mine.py"]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def stale(cwd: Path) -> list[str]:
+    done = equibench(cwd, "refresh", "bars-e1-common", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    return [f"{row['model']} {row['seed']} {row['changed']}" for row in json.loads(done.stdout)["stale"]]
+
+
+def test_words_do_not_make_a_row_stale_code_does_and_refresh_mends_it(tmp_path: Path) -> None:
+    """A real file, a real run, real edits."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(TINY.read_text())
+    quick = ("--device", "cpu", "--jobs", "1", "--quiet")
+    run = ("run", "--dataset", "bars", "--models", "tiny", "--budget", "e1", "--seeds", "1", *quick)
+    assert equibench(tmp_path, *run).returncode == 0
+    (first,) = (tmp_path / "leaderboards" / "runs" / "bars-e1-common-v1").glob("*.json")
+    before = first.read_bytes()
+
+    mine.write_text(TINY.read_text().replace('"""Behaves while', '"""  Acts while').replace("self.head =", "self.head  = "))
+    assert mine.read_text() != TINY.read_text() and stale(tmp_path) == []
+
+    mine.write_text(TINY.read_text().replace("nn.Conv2d(channels, 8, 5)", "nn.Conv2d(channels, 8, 3)"))
+    assert stale(tmp_path) == ["tiny 0 source"]
+    again = equibench(tmp_path, *run)
+    assert "equibench refresh bars-e1-common-v1" in again.stdout and "equibench refresh" in again.stderr
+    assert len(list(first.parent.glob("*.json"))) == 1, "a stale row is not run again by itself"
+
+    done = equibench(tmp_path, "refresh", "bars-e1-common", *quick, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["left"] == [] and [r["status"] for r in document["ran"].values()] == ["ok"]
+    names = {p.name.split(".")[1]: p for p in first.parent.glob("*.json")}
+    assert set(names) == {"1", "2"} and names["1"].read_bytes() == before, "old records stay"
+    new = json.loads(names["2"].read_text())
+    assert new["cost"]["parameters"] == 114  # of the kernel that is 3 pixels wide
+    assert stale(tmp_path) == []
+
+
+def put(root: Path, *records) -> None:
+    for record in records:
+        write_record(root, record)
+
+
+def sourced(record, source: str):
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"source_hash": source})})
+
+
+def test_only_stale_rows_are_planned_with_what_asked_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: NEW)
+    put(tmp_path, sourced(made.record(seed=0, model="p4cnn"), NEW), sourced(made.record(seed=1, model="p4cnn"), OLD))
+    put(tmp_path, sourced(made.record(seed=0, model="z2cnn-22"), OLD))
+    board = load_board(tmp_path, BOARD)
+    assert [(r.spec.model, r.spec.seed, why) for r, why in stale_runs(board)] == [
+        ("p4cnn", 1, "source"), ("z2cnn-22", 0, "source"),
+    ]  # fmt: skip
+    assert [r.spec.model for r, _ in stale_runs(board, ["z2*"])] == ["z2cnn-22"]
+    ((suite, wanted),) = _suites(stale_runs(board), board)
+    context = board.chosen[0][0].context
+    assert (suite.name, suite.parameter_class) == (context.suite, context.parameter_class)
+    assert suite.reference_parameters == context.reference_parameters and suite.board() == BOARD
+    specs = _only(plan(suite), wanted, BOARD)
+    # The plan has all seeds of all models; the one current row of them is not run again.
+    assert len(plan(suite)) == 4 and {(s.model, s.seed) for s in specs} == {("p4cnn", 1), ("z2cnn-22", 0)}
+    with pytest.raises(UserError, match="belong to board"):
+        _only(plan(suite), wanted, "another-board-v1")
+
+
+def test_the_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: NEW)
+    put(tmp_path, sourced(made.record(), OLD))
+    assert f"equibench refresh {BOARD}" in board_table(load_board(tmp_path, BOARD))
+
+
+def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:
+    put(tmp_path, made.record())
+    done = refresh(BOARD, tmp_path, machine=Machine("no such device"))
+    assert done.stale == [] and done.ran == {} and done.left == []
+
+
+def test_what_cannot_join_the_board_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: NEW)
+    put(tmp_path, sourced(made.record(protocol=2), OLD))
+    (folder,) = (tmp_path / "runs").iterdir()
+    with pytest.raises(UserError, match="protocol 2"):
+        refresh(folder.name, tmp_path)
+    with pytest.raises(UserError, match="no model 'z3"):
+        refresh(folder.name, tmp_path, patterns=["z3*"])
+    with pytest.raises(UserError, match="no board"):
+        refresh("nothing", tmp_path)
