@@ -386,6 +386,7 @@ def _entries_of(
     _check_fields(kind, name, values, where)
     types = {a.arg: ast.unparse(a.annotation) for a in node.args.kwonlyargs if a.annotation}
     doc = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+    doc = "".join(c if c.isprintable() else "?" for c in doc)
     members = values.pop("members", None) or {}
     entry = Entry(kind, name, path, call.lineno, node.name, module, values, {}, types, doc, origin)
     for wanted in _FIELD.findall(name):
@@ -440,6 +441,10 @@ def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> N
     for key in _REQUIRED[kind]:
         if key not in values:
             raise UserError(f"{where}: {name!r} must say its {key!r}")
+    for key, value in values.items():
+        # These texts are listed without running the file: they must not move a terminal's cursor.
+        if isinstance(value, str) and not value.isprintable():
+            raise UserError(f"{where}: {key}={value[:60]!r} has characters that are no text; a field is one line")
     for key in ("group", "invariant"):
         if values.get(key) and not _GROUP.fullmatch(str(values[key])):
             raise UserError(f"{where}: {key}={values[key]!r} is no group; use 'none', 'C<N>' or 'D<N>', as 'C8'")

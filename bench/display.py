@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from .api import Listener
 from .job import Job
+from .schema import visible
 
 
 class Quiet(Listener):
@@ -32,7 +33,7 @@ class Quiet(Listener):
             self._say(f"{name}: {event['warning']}")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(visible(text), markup=False)
 
 
 class Live(Quiet):

@@ -17,7 +17,7 @@ def fetch_with_progress(name: str, root: str | None = None) -> str:
     """
     folder, console = data_root(root), Console(stderr=True)
     numbers = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), *numbers)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *numbers)
     # Away from a terminal a bar would only litter a log.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None)

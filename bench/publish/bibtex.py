@@ -35,7 +35,7 @@ def entry(source: str) -> str:
     if known:
         return known.strip()
     arxiv, doi = _ARXIV.fullmatch(source), _DOI.fullmatch(source)
-    key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower()
+    key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower() or "source"
     if arxiv:
         body = f"  eprint = {{{arxiv[1]}}},\n  archiveprefix = {{arXiv}},\n  url = {{https://arxiv.org/abs/{arxiv[1]}}},"
     elif doi:
