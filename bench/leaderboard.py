@@ -15,7 +15,7 @@ from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
 from .provenance import source_hash
 from .recipe import Recipe, find_recipe
-from .record import FINAL, Refused, RunRecord, read_board
+from .record import FINAL, Refused, RunRecord, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
 
@@ -76,6 +76,14 @@ class Board:
         """See `model_rows`; made once, not to be changed."""
         return model_rows(self)
 
+    def rows_of(self, frame: pd.DataFrame) -> list[dict[str, Any]]:
+        """Rows of the `frame`, or of a part of it, as dictionaries, not to be changed."""
+        return self._rows if frame is self.frame else frame.to_dict("records")
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return self.frame.to_dict("records")
+
     @cached_property
     def ranks(self) -> dict[str, int | None]:
         """See `statistics.ranks`."""
@@ -95,8 +103,12 @@ def load_board(root: Path, name: str) -> Board:
         board.later += len(attempts) - 1
     sidecars, more = read_sidecars(root, name)
     board.refused += more
-    if sidecars:
-        board.sidecars = {r.run_id: s for r, _ in board.chosen if (s := sidecar_of(r, sidecars)) is not None}
+    by_run: dict[str, list[Sidecar]] = {}
+    for sidecar in sidecars:
+        by_run.setdefault(sidecar.run, []).append(sidecar)
+    if by_run:
+        found = ((r.run_id, sidecar_of(r, by_run.get(r.run_id, ()))) for r, _ in board.chosen)
+        board.sidecars = {run: sidecar for run, sidecar in found if sidecar is not None}
     return board
 
 
@@ -292,10 +304,11 @@ def _worst(records: list[RunRecord]) -> str:
 
 def write_board(root: Path, name: str) -> Board:
     """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run."""
-    board = load_board(root, name)
-    if board.chosen and board.is_table:
-        write_atomically(root / f"{name}.csv", csv_text(model_rows(board)).encode())
-        write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
+    with without_collection():
+        board = load_board(root, name)
+        if board.chosen and board.is_table:
+            write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())
+            write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
     return board
 
 
@@ -308,7 +321,9 @@ def csv_text(frame: pd.DataFrame) -> str:
     # Whole numbers stay whole where a value is missing.
     frame = frame.convert_dtypes()
     for column in frame.select_dtypes(include=["string", "object"]):
-        frame[column] = frame[column].map(_no_formula, na_action="ignore")
+        texts = frame[column].dropna().unique()
+        if any(_no_formula(text) != text for text in texts):
+            frame[column] = frame[column].map(_no_formula, na_action="ignore")
     return frame.to_csv(index=False, lineterminator="\n")
 
 

@@ -198,32 +198,35 @@ def _family(values: Values, couples: Sequence[tuple[str, str]]) -> list[Comparis
     """Comparisons of one family; those with the same number of pairs are computed together."""
     import numpy as np
 
-    seeds = {model: frozenset(own) for model, own in values.items()}
-    by_pairs: dict[int, list[tuple[int, list[float]]]] = {}
+    # Sorted, so that the order in which records were read changes no digit.
+    seeds = {model: tuple(sorted(own)) for model, own in values.items()}
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for index, (model, other) in enumerate(couples):
-        # Sorted, so that the order in which records were read changes no digit.
-        own, his, common = values[model], values[other], sorted(seeds[model] & seeds[other])
-        if common:
-            by_pairs.setdefault(len(common), []).append((index, [own[s] - his[s] for s in common]))
+        groups.setdefault((seeds[model], seeds[other]), []).append(index)
     measured: dict[int, tuple[int, float, float | None, float]] = {}
-    for pairs, rows in by_pairs.items():
-        differences = np.array([d for _, d in rows])
-        halves = [None] * len(rows) if pairs < SMALLEST_SAMPLE else _halves(differences).tolist()
+    for (own, his), rows in groups.items():
+        common = [s for s in own if s in set(his)]
+        if not common:
+            continue
+        at = {model: i for i, model in enumerate(dict.fromkeys(m for index in rows for m in couples[index]))}
+        table = np.array([[values[model][s] for s in common] for model in at])
+        differences = table[[at[couples[i][0]] for i in rows]] - table[[at[couples[i][1]] for i in rows]]
+        halves = [None] * len(rows) if len(common) < SMALLEST_SAMPLE else _halves(differences).tolist()
         means, p_values = differences.mean(axis=1).tolist(), _sign_flips(differences).tolist()
-        for (index, _), mean_, half, p in zip(rows, means, halves, p_values, strict=True):
-            measured[index] = (pairs, mean_, half, p)
+        for index, mean_, half, p in zip(rows, means, halves, p_values, strict=True):
+            measured[index] = (len(common), mean_, half, p)
     family = [(couples[index], measured[index]) for index in sorted(measured)]
     corrected = holm([p for _, (_, _, _, p) in family])
-    floors = {pairs: smallest_p(pairs, len(family)) for pairs in by_pairs}
+    floors = {pairs: smallest_p(pairs, len(family)) for pairs in {known[0] for _, known in family}}
     return [
         Comparison(*couple, *known, p_holm, floors[known[0]]) for (couple, known), p_holm in zip(family, corrected, strict=True)
     ]
 
 
 def _halves(differences: np.ndarray) -> np.ndarray:
-    """`interval` of every row of (comparisons, pairs)."""
-    pairs = differences.shape[1]
-    return _t(pairs, 0.95) * differences.std(axis=1, ddof=1) / math.sqrt(pairs)
+    """`interval` of (…, pairs) along the last axis."""
+    pairs = differences.shape[-1]
+    return _t(pairs, 0.95) * differences.std(axis=-1, ddof=1) / math.sqrt(pairs)
 
 
 def directions(values: Values) -> np.ndarray:
@@ -248,10 +251,9 @@ def directions(values: Values) -> np.ndarray:
                 continue
             own = np.array([[values[names[i]][s] for s in common] for i in rows])
             his = np.array([[values[names[i]][s] for s in common] for i in columns])
-            for row, mine in zip(rows, own, strict=True):
-                differences = mine - his
-                mean_ = differences.mean(axis=1)
-                told[row, columns] = np.where(np.abs(mean_) > _halves(differences), np.sign(mean_), 0.0)
+            differences = own[:, None] - his
+            mean_ = differences.mean(axis=-1)
+            told[np.ix_(rows, columns)] = np.where(np.abs(mean_) > _halves(differences), np.sign(mean_), 0.0)
     return told
 
 

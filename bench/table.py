@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import math
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from .leaderboard import Board, model_rows
+from .leaderboard import Board
 from .record import FINAL
 from .schema import visible
 from .statistics import SMALLEST_SAMPLE
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Floor below which an equivariance error is float32 rounding.
 ROUNDING = 1e-5
+#: Formats of tabulate that Markdown reads.
+_MARKDOWN = ("github", "pipe")
 
 
 def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None = None) -> str:
@@ -28,16 +31,34 @@ def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None 
         style: a table format of tabulate (``simple``, ``github``, ``grid``, …).
         frame: some of the board's `model_rows`; all without.
     """
-    frame = model_rows(board) if frame is None else frame
+    frame = board.frame if frame is None else frame
     rows = table_rows(board, frame)
+    rows = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(rows))
-    return "\n".join([board_heading(board), "", table, "", *board_notes(board, frame)])
+    heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame)))
+    return "\n".join([heading, "", table, "", *notes])
+
+
+def in_text(text: str, style: str) -> str:
+    """A line beside a table in a format of tabulate, so that the format's reader shows it as it stands."""
+    from .publish.tables import latex, markdown_text
+
+    if style.startswith("latex"):
+        return latex(text)
+    if style.endswith("html"):
+        return html.escape(text)
+    return markdown_text(text) if style in _MARKDOWN else text
+
+
+def in_cell(text: str, style: str) -> str:
+    """As `in_text`, for a cell of a table; tabulate itself escapes those of HTML and LaTeX."""
+    return in_text(text, style) if style in (*_MARKDOWN, "latex_raw", "unsafehtml") else text
 
 
 def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
     """The usual columns as text; rank and treatment only where there are any."""
     values = _values(board)
-    rows = [_row(row, values.get(row["model"], []), board) for row in frame.to_dict("records")]
+    rows = [_row(row, values.get(row["model"], []), board) for row in board.rows_of(frame)]
     empty = [key for key in ("rank", "treatment") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
@@ -142,8 +163,8 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
             " itself); = shares it: these seeds cannot tell them apart"
         )
     notes += _classes(board)
-    notes += [f"{row['model']}: {row['reason']}" for row in frame.to_dict("records") if row["reason"]]
-    stale = [row["model"] for row in frame.to_dict("records") if row["stale"]]
+    notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
+    stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
         again = f"equibench refresh {board.name}"

@@ -31,7 +31,7 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str]) -
         downloads: paths in the site's folder.
     """
     frame = board.frame
-    records = frame.to_dict("records")
+    records = board.rows_of(frame)
     shown = {key: (label, digits, scale) for key, label, digits, scale in SHOWN}
     order = [*shown, *(c for c in frame.columns if c not in shown and c not in _COMPARED)]
     columns = [

@@ -12,9 +12,9 @@ from tabulate import tabulate
 
 from ...registry import UserError, nearest
 from ..leaderboard import Board, write_board
-from ..record import Refused, board_names
+from ..record import Refused, board_names, without_collection
 from ..statistics import Comparison, compare
-from ..table import board_heading, board_table
+from ..table import board_heading, board_table, in_cell, in_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,8 @@ def select_boards(
     names = [find_board(name, root)] if name else board_names(root)
     if not names:
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
-    read = [write_board(root, n) for n in names]
+    with without_collection():
+        read = [write_board(root, n) for n in names]
     if refused is not None:
         refused += [r for b in read for r in b.refused]
     boards = [b for b in read if b.chosen]
@@ -162,7 +163,7 @@ def view_text(board: Board, view: View, style: str) -> str:
     """A board in a table format of tabulate, with its notes, and the comparisons that were asked for."""
     frame = select_rows(board, view)
     if view.columns:
-        text = f"{board_heading(board)}\n\n{plain_table(select_columns(frame, view), style)}"
+        text = f"{in_text(board_heading(board), style)}\n\n{plain_table(select_columns(frame, view), style)}"
     else:
         text = board_table(board, style, frame)
     if view.against or view.all_pairs:
@@ -172,7 +173,7 @@ def view_text(board: Board, view: View, style: str) -> str:
 
 def plain_table(frame: pd.DataFrame, style: str) -> str:
     """A table of the columns themselves."""
-    rows = [[cell_text(v) for v in row] for row in frame.convert_dtypes().itertuples(index=False)]
+    rows = [[in_cell(cell_text(v), style) for v in row] for row in frame.convert_dtypes().itertuples(index=False)]
     return tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True)
 
 

@@ -91,7 +91,7 @@ def latex_page(board: Board) -> str:
     head = [*(["Rank"] if ranked else []), "Model", "Parameters", "MFLOPs", r"Test accuracy (\%)"]
     head += [r"$\Delta$", "$p$"] if compared else []
     bold = tied_with_best(board)
-    both = zip(frame.to_dict("records"), table_rows(board, frame), strict=True)
+    both = zip(board.rows_of(frame), table_rows(board, frame), strict=True)
     lines = [_latex_row(board, row, usual, ranked, compared, bold) for row, usual in both]
     caption = latex(board_heading(board) + ". " + ". ".join(_upper(n) for n in _caption(board, frame, bool(bold))) + ".")
     align = ("r" if ranked else "") + "l" + "r" * (len(head) - 1 - ranked)
@@ -138,9 +138,9 @@ def _caption(board: Board, frame: pd.DataFrame, bold: bool) -> list[str]:
         count = len(board.against_reference)
         notes.append(f"Δ: paired difference to {board.reference}; p: sign-flip test, corrected by Holm over {count}"
                      f" comparisons, at least {floor} with these seeds")  # fmt: skip
-    failed = [r["model"] for r in frame.to_dict("records") if r["status"] != "ok"]
+    failed = [r["model"] for r in board.rows_of(frame) if r["status"] != "ok"]
     notes += [f"failed runs: {', '.join(failed)}"] if failed else []
-    stale = [r["model"] for r in frame.to_dict("records") if r["stale"]]
+    stale = [r["model"] for r in board.rows_of(frame) if r["stale"]]
     return notes + ([f"stale: {', '.join(stale)}"] if stale else [])
 
 
