@@ -15,7 +15,7 @@ from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
 from .provenance import source_hash
 from .recipe import Recipe, find_recipe
-from .record import FINAL, Refused, RunRecord, read_board, without_collection
+from .record import FINAL, Refused, RunRecord, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
 
@@ -303,13 +303,33 @@ def _worst(records: list[RunRecord]) -> str:
 
 
 def write_board(root: Path, name: str) -> Board:
-    """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run."""
-    with without_collection():
-        board = load_board(root, name)
-        if board.chosen and board.is_table:
-            write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())
-            write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
+    """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run.
+
+    Where others rebuild it too, the last to write may have been the first to read: whoever sees that records came
+    while it wrote does it again, so that no row is left out.
+    """
+    for _ in range(_REBUILDS):
+        files = _files(root, name)
+        with without_collection():
+            board = load_board(root, name)
+            if board.chosen and board.is_table:
+                write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())
+                write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
+        if _files(root, name) == files:
+            break
     return board
+
+
+#: More than enough where a few runs end at once; where records never stop coming, the last of their writers goes on.
+_REBUILDS = 5
+
+
+def _files(root: Path, name: str) -> list[str]:
+    try:
+        folder = board_folder(root, name)
+    except UserError:  # no board's name, or a link: nothing is read there
+        return []
+    return sorted(p.name for part in (folder, folder / "equivariance") for p in part.glob("*.json"))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -37,7 +37,10 @@ class Fragile(nn.Module):
             harm()
         # Its twin, which is thrown away, is trained for two steps only.
         if not self.training and self.steps > 2 and MOMENT == "evaluate":
+            self.steps = 0
             harm()
+        if not self.training and HARM == "fill-a-while":
+            (Path(os.environ["EQUIBENCH_FAULT_DISK"]) / "filler").unlink(missing_ok=True)
         out = self.head(self.dropout(self.norm(self.convolution(images)).relu().amax((2, 3))))
         return out * float("nan") if HARM == "nan" and self.training and self.steps > 2 else out
 
@@ -62,7 +65,9 @@ def harm() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
         bytearray(1 << 30) if HARM == "oom-python" else torch.zeros(1 << 30)
-    if HARM == "fill":
+    if HARM == "pause":
+        time.sleep(4)
+    if HARM in ("fill", "fill-a-while"):
         fill(Path(os.environ["EQUIBENCH_FAULT_DISK"]))
 
 
