@@ -132,7 +132,7 @@ def check_recipe(name: str) -> None:
         UserError: there is none.
     """
     if name not in named_recipes() and name != PAPER and not is_tuned(name):
-        raise UserError(f"there is no recipe {name!r}; {nearest(name, [*named_recipes(), PAPER, TUNED])}")
+        raise UserError(f"there is no recipe {name[:60]!r}; {nearest(name, [*named_recipes(), PAPER, TUNED])}")
 
 
 def is_tuned(name: str) -> bool:
