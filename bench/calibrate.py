@@ -187,7 +187,7 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
     from ..datasets.images import data_root, load
     from ..registry import include
     from .clock import clock_for
-    from .run import Loaded, build_from_seed, set_profile, warm_up
+    from .prepare import Loaded, build_from_seed, set_profile, warm_up
     from .train import optimizer_for, train_step
 
     include(job.include)

@@ -171,6 +171,16 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
     return list(tensors["losses"].to(device).unbind())
 
 
+def curve_points(done: Training) -> list[CurvePoint]:
+    """The learning curve as records and checkpoints hold it."""
+    return [CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s) for p in done.curve]
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where it is no number."""
+    return value if math.isfinite(value) else None
+
+
 def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
     """Whether the tensors have the names and shapes of a model's."""
     state = model.state_dict()

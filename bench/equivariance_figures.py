@@ -14,7 +14,7 @@ from .evaluate import logits
 from .figures import plot_interpolation, plot_parity
 from .files import ensure_writable
 from .resample import Turntable, soft_disc, turn
-from .run import set_profile
+from .prepare import set_profile
 
 DATASET = "digits-rot"
 DEGREES = tuple(range(5, 90, 5))

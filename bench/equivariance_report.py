@@ -18,7 +18,8 @@ from .equivariance import dihedral, measure_core, reference_arithmetic, relative
 from .equivariance_full import balanced_order
 from .evaluate import logits
 from .files import ensure_writable
-from .run import CORE_IMAGES, border_median, check_output, set_profile
+from .prepare import border_median, check_output, set_profile
+from .run import CORE_IMAGES
 from .seeds import derive
 
 #: Largest error that counts as exact: rounding in float32.

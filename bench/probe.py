@@ -9,7 +9,7 @@ from ..registry import build_model, include
 from .cost import count_parameters
 from .job import Events, Probe
 from .lean import spare_compiler
-from .run import WrongShape, check_output
+from .prepare import WrongShape, check_output
 
 
 def probe(job: Probe, events: Events) -> None:

@@ -17,10 +17,10 @@ from .clock import Phases
 from .curves import CURVE_DEGREES, Scene, angle_curve, feature_errors
 from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, balanced_order, measure_full
 from .job import Job
+from .prepare import Loaded, build_from_seed, set_profile, weights_digest
 from .provenance import code_facts, hardware, libraries, source_hash, versions
 from .record import Provenance, RunRecord, board_folder, board_names, read_record
 from .resample import ORBIT_DEGREES
-from .run import Loaded, build_from_seed, set_profile, weights_digest
 from .sidecar import FullPoint, LayerPoint, Sidecar, has_sidecar, write_sidecar
 from .spec import PROTOCOL
 

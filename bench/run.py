@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import math
 import time
 import traceback
 from contextlib import suppress
@@ -12,32 +9,27 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from ..datasets.batches import Batches, Normalise
 from ..datasets.images import ImageData, Split, data_root, load
-from ..registry import MODELS, build_model, include
+from ..registry import MODELS, include
 from .budget import drifted
-from .checkpoint import Checkpoints, Facts, Origin
+from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
 from .cost import measure_cost, peak_memory_mib
 from .equivariance import Core, measure_core
-from .evaluate import EVAL_BATCH, accuracy_pct, logits
-from .files import WriteError, remove_parts, write_atomically
+from .evaluate import accuracy_pct, logits
+from .files import WriteError, remove_parts
 from .job import Events, Job
-from .lean import spare_compiler
 from .leftover import discard
+from .prepare import Loaded, build_from_seed, save_weights, set_profile, tensors_of, warm_up, weights_digest
 from .provenance import code_facts, hardware, libraries, source_hash, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
-from .spec import RunSpec
 from .stopping import Stop
-from .train import Training, optimizer_for, reestimate_batch_norm, train, train_step
+from .train import Training, reestimate_batch_norm, train
 
-#: Images of the training set that batch-norm statistics are re-estimated on.
-BN_IMAGES = 1000
 #: Images of the test set, balanced by class, that the core equivariance errors are measured on.
 CORE_IMAGES = 50
 #: A record whose unnamed time is more than this share of the whole carries a warning.
@@ -185,7 +177,7 @@ class _Run:
         assert self.origin is not None and self.init is not None and self.size is not None and self.checkpoints is not None
         return Facts(
             schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,
-            finished=finished, device_s=done.device_s, curve=_curve(done), phases=self.phases.total(),
+            finished=finished, device_s=done.device_s, curve=curve_points(done), phases=self.phases.total(),
             resumed=self.resumed, init=CorePoint(**asdict(self.init)), cost=self.size, peak_mib=self._peak(),
             started=self.started, warnings=self.checkpoints.notes,
         )  # fmt: skip
@@ -288,13 +280,13 @@ class _Run:
                 self._report,
                 checkpoints,
             )
-        self.curve = _curve(done)
+        self.curve = curve_points(done)
         return done
 
     def _report(self, done: Training) -> None:
         point = done.curve[-1]
         self.events.send(
-            "step", step=point.step, steps=self.spec.steps, loss=_finite(point.loss), lr=point.lr, seconds=point.device_s
+            "step", step=point.step, steps=self.spec.steps, loss=finite(point.loss), lr=point.lr, seconds=point.device_s
         )
 
     def _accuracy(self, model: nn.Module, loaded: Loaded, split: Split, nan: bool) -> float:
@@ -311,154 +303,3 @@ class _Run:
             assert self.checkpoints is not None
             self.checkpoints.notes.append(f"the final weights could not be kept: {error.why}")
             return weights_digest(tensors_of(model))
-
-
-class Loaded:
-    """A data set on the device, as a board's spec wants it.
-
-    Attributes:
-        images, labels: what is trained on.
-        batches: the stream of training batches.
-        background: per channel in 0…1, the median of the training images' borders.
-    """
-
-    def __init__(self, data: ImageData, spec: RunSpec, device: torch.device) -> None:
-        self.data, self.device = data, device
-        images, labels = data.train.images, data.train.labels
-        if spec.fit == "train+val":
-            images = np.concatenate([images, data.val.images])
-            labels = np.concatenate([labels, data.val.labels])
-        self.images, self.labels = self.to_device(Split(images, labels))
-        mean, std = data.statistics()
-        self.normalise = Normalise(mean, std, data.maximum, device)
-        self.batches = Batches(
-            self.images,
-            self.labels,
-            self.normalise,
-            spec.recipe.batch,
-            lambda purpose, epoch: derive(spec.seed, purpose, epoch),
-            spec.recipe.augment,
-            MODELS.find(spec.model).treatments,
-        )
-        self.background = border_median(data)
-
-    def to_device(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels as tensors on the device."""
-        images = np.ascontiguousarray(split.images)
-        # Not every device of torch indexes uint16; the values stay the same.
-        images = images.astype(np.int32) if images.dtype == np.uint16 else images
-        return torch.from_numpy(images).to(self.device), torch.from_numpy(split.labels).to(self.device)
-
-    def unaugmented(self, index: int) -> torch.Tensor | None:
-        """Batch `index` of the fixed slice that batch-norm statistics are re-estimated on."""
-        start = index * EVAL_BATCH
-        stop = min(start + EVAL_BATCH, BN_IMAGES, len(self.images))
-        return self.normalise(self.images[start:stop]) if start < stop else None
-
-    def balanced_test_images(self, count: int) -> torch.Tensor:
-        """The first images of each class of the test set, `count` in all."""
-        labels, each = self.data.test.labels, max(1, count // self.data.classes)
-        index = np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(self.data.classes)])
-        return torch.from_numpy(np.ascontiguousarray(self.data.test.images[index])).to(self.device)
-
-
-def border_median(data: ImageData) -> list[float]:
-    """Median of the border pixels of the training images, per channel, in 0…1."""
-    images = data.train.images
-    edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
-    return [float(np.median(np.concatenate([e[:, c].ravel() for e in edges]))) / data.maximum for c in range(images.shape[1])]
-
-
-def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
-    """The model of a spec with the initial weights of its seed.
-
-    Raises:
-        ValueError: it does not map images to logits of the right shape.
-    """
-    channels, size = data.train.images.shape[1], data.train.images.shape[-1]
-    torch.manual_seed(derive(spec.seed, "weights"))
-    model: nn.Module = build_model(spec.model, channels, data.classes, size)
-    check_output(model, channels, data.classes, size)
-    return model.to(device)
-
-
-def check_output(model: nn.Module, channels: int, classes: int, size: int) -> None:
-    """See that a model maps two images to logits (2, classes).
-
-    Raises:
-        WrongShape: it does not.
-    """
-    model.eval()
-    with torch.no_grad():
-        out = model(torch.zeros(2, channels, size, size))
-    model.train()
-    if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
-        got = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
-        raise WrongShape(
-            f"for 2 images of {channels}x{size}x{size} it returns {got}; it must return logits of shape (2, {classes})"
-        )
-
-
-class WrongShape(ValueError):
-    """A model does not return logits of the shape that its contract asks for."""
-
-
-def set_profile(profile: str, threads: int) -> None:
-    """Set precision and determinism for the process (design: execution profiles)."""
-    torch.set_num_threads(threads)
-    strict = profile == "strict"
-    if strict:
-        spare_compiler()
-    # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
-    torch.set_deterministic_debug_mode("warn" if strict else "default")
-    # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = not strict
-    torch.backends.cudnn.allow_tf32 = not strict
-    torch.backends.cuda.matmul.allow_tf32 = not strict
-
-
-def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
-    """A few steps on random images and labels with a twin that is thrown away."""
-    steps = 10 if loaded.device.type == "cuda" else 1
-    optimizer = optimizer_for(twin, spec.recipe)
-    images, labels = loaded.batches(0)
-    twin.train()
-    for _ in range(steps):
-        noise, shuffled = torch.randn_like(images), labels[torch.randperm(len(labels), device=labels.device)]
-        train_step(twin, optimizer, noise, shuffled, spec.profile)
-    if loaded.device.type == "cuda":
-        torch.cuda.synchronize(loaded.device)
-
-
-def save_weights(model: nn.Module, path: Path) -> str:
-    """Save parameters and buffers beside the records; returns the SHA-256 of all their bytes.
-
-    Raises:
-        WriteError: that is not possible.
-    """
-    state, stream = tensors_of(model), io.BytesIO()
-    torch.save(state, stream)
-    write_atomically(path, stream.getbuffer())
-    return weights_digest(state)
-
-
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers on the CPU, those of the state dictionary."""
-    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
-
-
-def weights_digest(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of the names and bytes of all tensors of a state dictionary on the CPU."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode() + b"\0" + state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _curve(done: Training) -> list[CurvePoint]:
-    return [CurvePoint(step=p.step, loss=_finite(p.loss), lr=p.lr, device_s=p.device_s) for p in done.curve]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

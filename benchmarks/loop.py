@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from equibench.bench.clock import clock_for
 from equibench.bench.recipe import find_recipe
-from equibench.bench.run import Loaded, set_profile, warm_up
+from equibench.bench.prepare import Loaded, set_profile, warm_up
 from equibench.bench.spec import RunSpec, find_suite, plan
 from equibench.bench.train import optimizer_for, set_batch_norm, train, train_step
 from equibench.datasets.images import ImageData

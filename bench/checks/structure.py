@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..cost import count_parameters
-from ..run import WrongShape, check_output
+from ..prepare import WrongShape, check_output
 from .subject import TRAIN_IMAGES, Input, Subject, differing, everything, loss_of, names, same_bits
 from .verdict import Finding, failed, noted, passed
 

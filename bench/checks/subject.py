@@ -14,8 +14,8 @@ from torch import nn
 from ...registry import MODELS, build_model, parse_shape
 from ..evaluate import logits
 from ..job import Check
+from ..prepare import check_output
 from ..recipe import find_recipe
-from ..run import check_output
 from ..seeds import derive
 from ..train import optimizer_for, reestimate_batch_norm, train_step
 from .state import changes, harmless, restore, snapshot

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from equibench.bench.checkpoint import Checkpoints, Facts, Origin, read_checkpoint
+from equibench.bench.checkpoint import Checkpoints, Facts, Origin, curve_points, read_checkpoint
 from equibench.bench.files import WriteError, remove_parts, write_atomically, write_exclusively
 from equibench.bench.leftover import checkpoints_of, discard, last_step
+from equibench.bench.prepare import weights_digest
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import CorePoint, Size
-from equibench.bench.run import _curve, weights_digest
 from equibench.bench.stopping import Stop, Stopped
 from equibench.bench.train import Training, train
 from torch import nn
@@ -46,7 +46,7 @@ def facts(done: Training, finished: bool, origin: Origin = ORIGIN) -> Facts:
     core = CorePoint(eq_exact_c4=0.5, eq_exact_d4=0.25, eq_rot_analytic=None, collapsed=False)
     return Facts(
         schema_version=1, origin=origin, attempt=1, step=done.steps, stopped=done.stopped, finished=finished,
-        device_s=done.device_s, curve=_curve(done), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0}, resumed=[],
+        device_s=done.device_s, curve=curve_points(done), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0}, resumed=[],
         init=core, cost=Size(parameters=1, dense_weights=1, buffers=1, flops_per_image=1, train_flops_per_image=1),
         peak_mib=1.0, started="2026-01-01T00:00:00+00:00", warnings=[],
     )  # fmt: skip

@@ -77,7 +77,8 @@ def test_a_line_follows_its_run_and_goes_with_it(live: Watched) -> None:
 def test_a_failure_is_counted_and_said(live: Watched) -> None:
     live.event(JOBS[0], {"event": "start"})
     live.event(JOBS[0], {"event": "done", "status": "lost", "reason": "killed by SIGKILL"})
-    assert "1 failed" in live.screen() and " s left" not in live.screen() and "a seed 0: lost: killed by SIGKILL" in live.out.getvalue()
+    assert "1 failed" in live.screen() and " s left" not in live.screen()
+    assert "a seed 0: lost: killed by SIGKILL" in live.out.getvalue()
 
 
 def test_work_that_an_earlier_process_did_makes_no_promise_of_speed(live: Watched) -> None:

@@ -9,7 +9,7 @@ from equibench.bench.lean import plain_step
 
 RUN = """
 import sys, torch
-from equibench.bench.run import set_profile
+from equibench.bench.prepare import set_profile
 from equibench.bench.cost import measure_cost
 from equibench.bench.recipe import find_recipe
 from equibench.bench.train import optimizer_for, train_step

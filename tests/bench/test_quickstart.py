@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from equibench.bench.evaluate import logits
-from equibench.bench.run import Loaded, build_from_seed, set_profile
+from equibench.bench.prepare import Loaded, build_from_seed, set_profile
 from equibench.bench.spec import find_suite, plan
 from equibench.bench.train import optimizer_for, train_step
 from equibench.datasets.images import ImageData, load

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from equibench.bench.checkpoint import Checkpoints, Facts, Origin
+from equibench.bench.checkpoint import Checkpoints, Facts, Origin, curve_points
 from equibench.bench.clock import HostClock, Phases
+from equibench.bench.prepare import Loaded, build_from_seed, set_profile, weights_digest
 from equibench.bench.record import CorePoint, RunRecord, Size
-from equibench.bench.run import Loaded, _curve, build_from_seed, set_profile, weights_digest
 from equibench.bench.seeds import derive
 from equibench.bench.spec import find_suite, plan
 from equibench.bench.stopping import Stop, Stopped
@@ -68,7 +68,7 @@ def partly_trained(name: str, root: Path, steps: int, end_at: int | None = None)
     def facts(done: Training, finished: bool) -> Facts:
         return Facts(
             schema_version=1, origin=origin, attempt=1, step=done.steps, stopped=done.stopped, finished=finished,
-            device_s=done.device_s, curve=_curve(done), phases=phases.total(), resumed=[], init=core, cost=size,
+            device_s=done.device_s, curve=curve_points(done), phases=phases.total(), resumed=[], init=core, cost=size,
             peak_mib=1.0, started="", warnings=[],
         )  # fmt: skip
 
