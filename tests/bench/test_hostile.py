@@ -423,3 +423,44 @@ def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
             if called in ("np.load", "numpy.load"):
                 assert options.get("allow_pickle") == "False", f"{path}:{node.lineno}"
             assert options.get("shell") != "True", f"{path}:{node.lineno}"
+
+
+class _Evil:
+    """What a pickle would execute on loading."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_weights_of_a_stranger_execute_nothing_and_must_be_those_of_the_record(tmp_path: Path) -> None:
+    import torch
+    from equibench.bench.revisit import load_weights
+    from equibench.bench.run import save_weights
+    from equibench.registry import UserError
+
+    model, mark = torch.nn.Linear(3, 2), tmp_path / "executed"
+    folder = board_folder(tmp_path, BOARD) / "weights"
+    record = made.record(90.0)
+    path = folder / f"{record.run_id}.pt"
+    digest = save_weights(model, path)
+    record = record.model_copy(update={"results": record.results.model_copy(update={"weights_sha256": digest})})
+    load_weights(tmp_path, record, model)
+    good = path.read_bytes()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    # One number that claims to be 10^12: to look at them all would take terabytes.
+    vast = torch.as_strided(torch.zeros(1), (10**6, 10**6), (0, 0))
+    for hostile in (
+        {"weight": _Evil(mark)}, _Evil(mark), [1, 2], {"weight": 1}, {**state, "more": torch.zeros(1)}, {"weight": state["weight"]},
+        {**state, "weight": vast}, {**state, "weight": state["weight"].double()}, {**state, "bias": state["bias"] + 1},
+    ):  # fmt: skip
+        torch.save(hostile, path)
+        with pytest.raises(UserError, match="holds no weights|does not hold the weights"):
+            load_weights(tmp_path, record, model)
+    for damaged in (b"", good[: len(good) // 2], good[:-300] + bytes(300), b"\x80\x04\x95", os.urandom(1000)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="holds no weights|does not hold the weights"):
+            load_weights(tmp_path, record, model)
+    assert not mark.exists()
