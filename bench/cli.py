@@ -16,6 +16,7 @@ import click
 
 from ..registry import PluginWarning, UserError, include
 from .cli_boards import board_document, leaderboard, publish, replay, show
+from .cli_cluster import collect, engine_options, status, submit_command, wants_cluster
 from .cli_check import check
 from .cli_list import list_
 from .cli_measure import equivariance, verify
@@ -43,7 +44,7 @@ def cli() -> None:
     """
 
 
-for _command in (check, equivariance, leaderboard, list_, publish, refresh, replay, show, verify):
+for _command in (check, collect, equivariance, leaderboard, list_, publish, refresh, replay, show, status, verify):
     cli.add_command(_command)
 
 
@@ -72,6 +73,7 @@ for _command in (check, equivariance, leaderboard, list_, publish, refresh, repl
 )
 @click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @click.option("--quiet", is_flag=True, help="No progress display.")
+@engine_options
 @results_option
 @include_option
 @json_option
@@ -90,7 +92,10 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     from .api import run as run_suite
     from .display import listener_for
 
-    chosen = _suite(suite, options)
+    on_cluster, chosen = wants_cluster(options), _suite(suite, options)
+    if on_cluster:
+        submit_command(chosen, options, as_json)
+        return
     machine = Machine(
         options["device"],
         positive("--jobs", options["jobs"]),
@@ -188,7 +193,7 @@ def _seeds(text: str) -> int | list[int]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {text!r}: give a number of seeds (3), or the seeds themselves (0,4,7)") from None
+        raise UserError(f"--seeds {text[:40]!r}: give a number of seeds (3), or the seeds themselves (0,4,7)") from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -259,7 +264,10 @@ _usual_warning = warnings.formatwarning
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"equibench: {message}", file=sys.stderr)
+    from .schema import visible
+
+    # One line whatever is quoted in it: names of files and values may hold anything.
+    print(f"equibench: {visible(message)}", file=sys.stderr)
     sys.exit(code)
 
 
