@@ -185,13 +185,13 @@ def show(name: str, results: str | None, includes: tuple[str, ...], as_json: boo
 
     include(includes)
     run = run_card(name, results)
-    card = run or model_card(name)
+    card = run or model_card(name, results)
     if as_json:
         click.echo(json.dumps(card))
         return
     if run:
         click.echo(run_text(run))
         return
-    width = max(map(len, card))
-    for key, value in card.items():
-        click.echo(f"{key:<{width}}  {json.dumps(value) if isinstance(value, dict | list) else value}")
+    from .cards import card_text
+
+    click.echo(card_text(card))

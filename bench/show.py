@@ -11,17 +11,16 @@ from .record import RunRecord, board_folder, board_names, read_record
 from .schema import visible
 
 
-def model_card(name: str) -> dict[str, Any]:
-    """What the registration of a model says.
+def model_card(name: str, results: str | None = None) -> dict[str, Any]:
+    """The card of a model, see `cards`.
 
     Raises:
         UserError: there is no such model.
     """
-    resolved = MODELS.find(name)
-    keys = ("family", "group", "invariant", "status", "source", "note", "params")
-    card = {"model": name, **{key: resolved.get(key) for key in keys}}
-    card |= {"arguments": resolved.arguments, "wrappers": [w.name for w in resolved.wrappers]}
-    return {**card, "file": f"{resolved.entry.path.name}:{resolved.entry.line}", "about": resolved.entry.doc}
+    MODELS.find(name)  # a wrong name is answered without loading torch
+    from .cards import model_card as card
+
+    return card(name, results_root(results))
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
