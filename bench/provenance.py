@@ -256,6 +256,8 @@ def host_facts(device: str) -> dict[str, str]:
         known["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
     except (ValueError, OSError):
         pass  # a system without these
+    if "SLURM_JOB_ID" in os.environ:  # the scheduler's logs know it by this number
+        known["slurm_job"] = os.environ["SLURM_JOB_ID"]
     return {**known, "system": platform.platform()}
 
 

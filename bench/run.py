@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from contextlib import suppress
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
+from .alone import company, processes_on
 from .budget import drifted
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
@@ -114,6 +116,7 @@ class _Run:
         self.curve: list[CurvePoint] = []
         self.resumed: list[int] = []
         self.peak_mib = 0.0
+        self.unseen = False
 
     def go(self) -> tuple[Status, str]:
         """Measure; returns status and reason."""
@@ -128,11 +131,26 @@ class _Run:
             self._prepare(loaded)
         with phase("build"):
             model = self._build()
+        others = self._company()
+        if others:
+            return "invalid", others
         with phase("train"):
             done = self._train(model, loaded, self.checkpoints)
+        others = self._company()
+        if others:
+            return "invalid", others
         if done.stopped == "hard stop":
             return "invalid", f"drift: stopped at 105 % of {self.spec.budget.seconds:g} s after {done.steps} steps"
         return self._finish(model, loaded, done)
+
+    def _company(self) -> str:
+        """Who else computes on the device of a run that counts its seconds; empty if nobody does."""
+        if self.spec.budget.seconds is None or self.device.type != "cuda":
+            return ""
+        with self.phases.phase("alone"):
+            processes = processes_on(self.job.device)
+        self.unseen |= not processes
+        return company(processes, os.getpid())
 
     def _prepare(self, loaded: Loaded) -> None:
         """What is measured before the training, and a warm-up, on a twin that is thrown away."""
@@ -219,6 +237,8 @@ class _Run:
                 f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the processes"
                 " of the run, each until the checkpoint that the next one went on from"
             )
+        if self.unseen:
+            found.append("nvidia-smi does not name the processes on the GPU: whether the run was alone there is unknown")
         if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
             found.append(f"{seconds['other_s']:.2f} s of {seconds['total_s']:.2f} s belong to no named phase")
         return found

@@ -21,7 +21,7 @@ from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, include
 from ..job import Job, Probe
-from ..provenance import hardware_key_elsewhere, host_facts, libraries, source_hash, versions
+from ..provenance import code_facts, hardware_key_elsewhere, host_facts, libraries, source_hash, versions
 from ..record import Provenance, Status, attempts_of
 from ..sweep import Beat, Folder, now, read_sweep
 from .local import LocalEngine, end, events_of, quiet_end, start
@@ -137,9 +137,9 @@ def _provenance(job: Job) -> Provenance:
     try:
         include(job.include)
         model = MODELS.find(job.spec.model)
-        source, also = source_hash(model), libraries(model)
+        source, also, code = source_hash(model), libraries(model), code_facts(model)
     except (UserError, OSError):
-        source, also = "", {}  # the run itself will say what is wrong
+        source, also, code = "", {}, {}  # the run itself will say what is wrong
     return Provenance(
         source_hash=source,
         data_digest="",
@@ -148,6 +148,7 @@ def _provenance(job: Job) -> Provenance:
         hardware=host_facts(job.device),
         threads=job.threads,
         command=job.command,
+        **code,
     )
 
 

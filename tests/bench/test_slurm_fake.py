@@ -470,3 +470,24 @@ def test_company_on_a_gpu_is_read_from_what_the_driver_prints() -> None:
     assert company(None, 1) == "" and company([], 1) == ""
     assert company(parse_processes(two), 4242) == "not alone on its GPU: python, with a comma (977)"
     assert "4242" in company(parse_processes(two), 1), "in a container this process has another number"
+
+
+def test_company_makes_a_run_that_counts_seconds_invalid(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from equibench.bench import run as run_module
+    from equibench.bench.clock import Phases
+    from equibench.bench.job import Events
+    from equibench.bench.stopping import Stop
+
+    calibrated(tmp_path)
+    timed_run, other = submit_suite(timed_wish(), tmp_path).folder, submit_suite(wish(), tmp_path).folder
+    assert timed_run is not None and other is not None
+    seen: list[tuple[int, str]] | None = [(os.getpid(), "python"), (7, "neighbour")]
+    monkeypatch.setattr(run_module, "processes_on", lambda device: seen)
+    runs = [run_module._Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
+    assert runs[0]._company() == "not alone on its GPU: neighbour (7)" and not runs[0].unseen
+    assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
+    for seen in ([(os.getpid(), "python")], None):
+        assert runs[0]._company() == ""
+    assert "whether the run was alone there is unknown" in runs[0]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
