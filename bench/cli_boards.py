@@ -27,6 +27,14 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
 
 
+def _tell(refused: list[Any]) -> None:
+    """Name refused files on standard error."""
+    from .schema import visible
+
+    for one in refused:
+        click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
+
+
 def _reported(board: Any) -> list[dict[str, str]]:
     from .reported import reported_rows
 
@@ -64,7 +72,6 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     from .files import results_root
     from .leaderboard import csv_text
     from .publish.select import View, check_models, select_boards, select_columns, select_rows, view_text
-    from .schema import visible
 
     formats = [*tabulate_formats, "csv", "json", "md"]
     if style not in formats:
@@ -76,8 +83,7 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     refused: list[Any] = []
     boards = select_boards(root, board, options["dataset"], options["budget"], refused)
     check_models(boards, view)
-    for one in refused:
-        click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
+    _tell(refused)
     if as_json or style == "json":
         documents = [board_document(b, root, view) for b in boards]
         if with_reported:
@@ -104,7 +110,7 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
 @click.argument("boards", nargs=-1)
 @click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
 @click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
-@click.option("--readme", metavar="FILE", help="Refresh the tables between the markers of FILE, and do nothing else.")
+@click.option("--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it.")
 @click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
 @results_option
 @include_option
@@ -116,23 +122,27 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     equibench publish --out site
     equibench publish digits-rot-e20-common --format md,latex --out tables
     equibench publish --readme README.md
-    """
 
+    Exit code 1: files among the records were refused; each is named on standard error, the others are published.
+    """
     from .files import results_root
 
     include(options["includes"])
     root, target = results_root(options["results"]), Path(out)
+    refused: list[Any] = []
     if readme:
         from .publish.readme import refresh
 
-        done, where = refresh(Path(readme), root), readme
+        done, where = refresh(Path(readme), root, refused), readme
     else:
         from .publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]))
+        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused)
         where = str(target / "index.html") if "html" in kinds else out
+    _tell(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
+    sys.exit(1 if refused else 0)
 
 
 @click.command()

@@ -63,6 +63,62 @@ def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
+def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
+    """What fits the page of a README: errors after training only; treatment and failures only where there are any."""
+    values = _values(board)
+    rows = [
+        {
+            "model": row["model"],
+            "treatment": row["treatment"],
+            "group": row["group"],
+            "parameters": _number(row["parameters"], "{:,.0f}"),
+            "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+            "test acc %": _accuracy(row, values.get(row["model"], [])),
+            "C4 error": _error(row["eq_exact_c4"]),
+            "rotation error": _error(row["eq_rot_analytic"]),
+            "status": "" if row["status"] == "ok" and not row["stale"] else _status(row),
+        }
+        for row in board.rows_of(frame)
+    ]
+    empty = [key for key in ("treatment", "group", "status") if not any(row[key] for row in rows)]
+    return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
+
+
+def _status(row: dict[str, Any]) -> str:
+    done = f" ({row['runs_ok']}/{row['runs']} runs)" if row["runs_ok"] < row["runs"] else ""
+    return row["status"] + done + (" (stale)" if row["stale"] else "")
+
+
+def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """The notes that a reader of `narrow_rows` needs."""
+    notes = [
+        *_accuracy_note(board, frame),
+        "group: of the layers",
+        "MFLOPs: of an image's forward pass",
+        "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
+        " degrees of closed-form images, after training; 0 is invariant",
+        *_classes(board),
+    ]
+    if board.refused:
+        notes.append(f"{len(board.refused)} files among the records were refused and are not in the table")
+    return notes
+
+
+def _accuracy_note(board: Board, frame: pd.DataFrame) -> list[str]:
+    counts = {len(v) for v in _values(board).values()}
+    low, high = min(counts, default=0), max(counts, default=0)
+    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    spread = f"mean ± 95 % t-interval over {seeds}" if low >= SMALLEST_SAMPLE else "each seed's value"
+    if low < SMALLEST_SAMPLE <= high:
+        spread = f"mean ± 95 % t-interval from {SMALLEST_SAMPLE} seeds on, else each seed's value"
+    errors = [e for e in frame["test_se_binomial_pct"] if not _missing(e)]
+    if not errors:
+        return ["no model has a result"]
+    return [
+        f"test acc: {spread}; the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points"
+    ]
+
+
 def rank_text(board: Board, model: str) -> str:
     """A rank, with ``=`` where others share it; empty where there is none."""
     rank = board.ranks.get(model)
@@ -72,7 +128,7 @@ def rank_text(board: Board, model: str) -> str:
 
 def alignment(rows: list[dict[str, str]]) -> list[str]:
     """How the columns of the usual table are aligned."""
-    left = ("model", "treatment", "invariant", "status")
+    left = ("model", "treatment", "invariant", "group", "status")
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
 
 
@@ -146,14 +202,8 @@ def _error(value: Any) -> str:
 
 def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     """The sentences that a reader of the table needs."""
-    count = min((len(v) for v in _values(board).values()), default=0)
-    spread = f"mean ± 95 % t-interval over {count} seeds" if count >= SMALLEST_SAMPLE else "each seed's value"
-    errors = [e for e in frame["test_se_binomial_pct"] if not _missing(e)]
     notes = [
-        f"test acc: {spread}; the choice of test images adds a standard error of"
-        f" {min(errors):.2f} to {max(errors):.2f} points"
-        if errors
-        else "no model has a result",
+        *_accuracy_note(board, frame),
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
         " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
     ]

@@ -23,12 +23,13 @@ SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
 _COMPARED = ("reference_model", "diff_mean_pct", "diff_ci95_pct", "diff_pairs", "p_sign_flip", "p_holm", "p_smallest")
 
 
-def payload(board: Board, figures: list[dict[str, str]], downloads: list[str]) -> dict[str, Any]:
+def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], left_out: str = "") -> dict[str, Any]:
     """The document of a board; its shape is what ``site.js`` reads.
 
     Args:
         figures: ``stem``, ``title`` and ``kinds`` (formats, separated by blanks) of each.
         downloads: paths in the site's folder.
+        left_out: a sentence on figures that are not there.
     """
     frame = board.frame
     records = board.rows_of(frame)
@@ -54,6 +55,7 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str]) -
         "runs": [[_run(r, stale) for r, stale in runs[m]] for m in models],
         "provenance": [_provenance([r for r, _ in runs[m]]) for m in models],
         "figures": figures,
+        "left_out": left_out,
         "reported": reported_rows(board.chosen[0][0].spec.dataset),
         "downloads": downloads,
     }

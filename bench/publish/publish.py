@@ -13,7 +13,8 @@ from ...registry import UserError, nearest
 from ..api import find_board
 from ..files import ensure_writable, write_atomically
 from ..leaderboard import write_board
-from ..record import board_names, without_collection
+from ..record import Refused, board_names, without_collection
+from ..schema import visible
 from .bibtex import bibliography
 from .figures import PLOTS, Drawn
 from .style import FORMATS as PICTURES
@@ -24,7 +25,12 @@ FORMATS = ("html", "md", "latex", "plots")
 
 
 def publish(
-    root: Path, out: Path, boards: Sequence[str] = (), formats: Sequence[str] = FORMATS, jobs: int | None = None
+    root: Path,
+    out: Path,
+    boards: Sequence[str] = (),
+    formats: Sequence[str] = FORMATS,
+    jobs: int | None = None,
+    refused: list[Refused] | None = None,
 ) -> list[str]:
     """Publish boards into a folder; what is there already under the same names is replaced.
 
@@ -33,6 +39,7 @@ def publish(
         boards: their names; all that have a table without.
         formats: of `FORMATS`; ``html`` alone draws the plots as SVG, ``plots`` in all of `style.FORMATS`.
         jobs: boards at a time, each in its own process; as many as cores, four at most, without.
+        refused: gets the files that were refused, of all boards.
 
     Returns:
         Names of the boards that were published.
@@ -58,9 +65,12 @@ def publish(
             shown = list(pool.map(_publish_board, tasks))
     else:
         shown = [_publish_board(task) for task in tasks]
-    done = {name: models for name, models in zip(names, shown, strict=True) if models is not None}
+    done = {name: models for name, (models, _) in zip(names, shown, strict=True) if models is not None}
+    bad = [r for _, own in shown for r in own]
     if not done:
-        raise UserError(f"{', '.join(names)}: nothing here belongs in a table (smoke runs and trials do not)")
+        raise UserError(nothing_to_show(", ".join(names), bad))
+    if refused is not None:
+        refused += bad
     if "latex" in formats or "html" in formats:
         models = dict.fromkeys(m for own in done.values() for m in own)
         write_atomically(out / "tables" / "models.bib", bibliography(models).encode())
@@ -71,22 +81,30 @@ def publish(
     return list(done)
 
 
-def _publish_board(task: tuple[Path, Path, str, tuple[str, ...]]) -> list[str] | None:
-    """Publish one board; returns the models shown, or None where it has no table."""
+def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
+    """Why there is no table of some boards."""
+    if not refused:
+        return f"{what}: nothing here belongs in a table (smoke runs and trials do not)"
+    others = f"; {len(refused):,} files were refused, this is the first" if len(refused) > 1 else ""
+    return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
+
+
+def _publish_board(task: tuple[Path, Path, str, tuple[str, ...]]) -> tuple[list[str] | None, list[Refused]]:
+    """Publish one board; returns the models shown, or None where it has no table, and the files that were refused."""
     with without_collection():
         return _publish(*task)
 
 
-def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...]) -> list[str] | None:
+def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...]) -> tuple[list[str] | None, list[Refused]]:
     board = write_board(root, name)
     if not board.chosen or not board.is_table:
-        return None
+        return None, board.refused
     html, downloads = "html" in formats, []
     if html or "md" in formats:
         downloads.append(_write(out, f"tables/{name}.md", markdown_page(board)))
     if html or "latex" in formats:
         downloads.append(_write(out, f"tables/{name}.tex", latex_page(board)))
-    figures = []
+    figures, missing = [], {}
     if html or "plots" in formats:
         with house_style():
             drawn = Drawn(board)
@@ -96,14 +114,21 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...]) -> list
                     kinds = PICTURES if "plots" in formats else PICTURES[:1]
                     save(figure, out / "figures" / name, plot.stem, kinds)
                     figures.append({"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)})
+                elif plot.needs:
+                    missing[plot.title] = plot.needs
     if html:
         from .site import write_board_data
 
         for file in (f"{name}.csv", f"{name}.runs.csv"):
             shutil.copyfile(root / file, out / "tables" / file)
             downloads.append(f"tables/{file}")
-        write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"])
-    return list(board.values)
+        write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], _left_out(missing))
+    return list(board.values), board.refused
+
+
+def _left_out(missing: dict[str, str]) -> str:
+    """A sentence on plots that are not there."""
+    return f"Left out: {' and '.join(t[0].lower() + t[1:] for t in missing)}. Needed: {next(iter(missing.values()))}." if missing else ""
 
 
 def _write(out: Path, path: str, text: str) -> str:

@@ -1,30 +1,46 @@
-"""Tables in a README, refreshed between markers; nothing else of the file is touched.
+"""Boards in a README, refreshed between markers; nothing else of the file is touched.
 
     <!-- equibench: digits-rot-e20-common -->
     (the table stands here)
     <!-- /equibench -->
 
-After the name of the board may follow ``columns=model,parameters,test acc %``.
+After the name of the board may follow ``columns=model,parameters,test acc %`` (of the usual table, instead of the
+narrow one), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
+``reported`` (below, apart: what papers report for the data set). Pictures lie in ``<results>/figures/``, which must be
+kept beside the file.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
+from urllib.parse import quote
 
 from ...registry import UserError, nearest
 from ..api import find_board
 from ..files import write_atomically
-from ..leaderboard import load_board
-from ..table import board_heading, table_rows
+from ..leaderboard import Board, load_board
+from ..record import Refused
+from ..reported import reported_table
+from ..table import board_heading, narrow_notes, narrow_rows, table_rows
+from .figures import PLOTS, Drawn
+from .publish import nothing_to_show
+from .style import house_style, save
 from .tables import markdown_table, markdown_text, tied_with_best
 
-_OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?: columns=(?P<columns>.*?))? -->[ \t]*\r?$", re.MULTILINE)
+_OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)
+_OPTION = re.compile(r"(?:^|\s+)(\w+)(?:=((?:(?!\s+\w+=|\s+reported\b).)*))?")
+OPTIONS = ("columns", "plot", "reported")
 
 
-def refresh(path: Path, root: Path) -> list[str]:
-    """Refresh all tables of a file; returns the names of their boards.
+def refresh(path: Path, root: Path, refused: list[Refused] | None = None) -> list[str]:
+    """Refresh all boards of a file and the pictures that it shows; returns the names of the boards.
+
+    Args:
+        root: results folder.
+        refused: gets the files among the records that were refused.
 
     Raises:
         UserError: the file cannot be read, has no or unmatched markers, or names what is not there. It is then
@@ -35,34 +51,87 @@ def refresh(path: Path, root: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--readme {path}: it cannot be read ({error})") from error
     parts, boards, end = [], [], 0
+    pictures: list[tuple[Board, str]] = []
     newline = "\r\n" if "\r\n" in text else "\n"
     for opening in _OPEN.finditer(text):
-        line = text.count("\n", 0, opening.start()) + 1
+        where = f"{path}, line {text.count(chr(10), 0, opening.start()) + 1}"
         closing = _CLOSE.search(text, opening.end())
         following = _OPEN.search(text, opening.end())
         if opening.start() < end or closing is None or (following and following.start() < closing.start()):
-            raise UserError(f"{path}, line {line}: this marker is not followed by <!-- /equibench -->")
-        block = _block(opening["board"], opening["columns"], root, f"{path}, line {line}")
+            raise UserError(f"{where}: this marker is not followed by <!-- /equibench -->")
+        board = _board(opening["board"], root, where)
+        if refused is not None:
+            refused += board.refused
+        options = _options(opening["options"], where)
+        pictures += [(board, stem) for stem in options.get("plot", ())]
+        block = _block(board, options, root, path, where)
         parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
         end = closing.start()
         boards.append(opening["board"])
     if not boards:
         raise UserError(f"{path} has no marker; put <!-- equibench: BOARD --> and <!-- /equibench --> around a table")
+    for board, stem in pictures:
+        _draw(board, stem, root, str(path))
     fresh = "".join([*parts, text[end:]])
     if fresh != text:
         write_atomically(path, fresh.encode())
     return boards
 
 
-def _block(name: str, columns: str | None, root: Path, where: str) -> str:
+def _board(name: str, root: Path, where: str) -> Board:
     board = load_board(root, find_board(name, root))
     if not board.chosen or not board.is_table:
-        raise UserError(f"{where}: the board {name!r} has no runs that belong in a table")
-    wanted = tuple(c.strip() for c in (columns or "").split(",") if c.strip())
-    known = list(table_rows(board, board.frame)[0])
+        raise UserError(f"{where}: {nothing_to_show(name, board.refused)}")
+    return board
+
+
+def _options(text: str, where: str) -> dict[str, tuple[str, ...]]:
+    """The options of a marker: each with its values."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, values in _OPTION.findall(text):
+        if name not in OPTIONS:
+            raise UserError(f"{where}: a marker has no {name!r}; {nearest(name, OPTIONS)}")
+        found[name] = tuple(v.strip() for v in values.split(",") if v.strip())
+        for value in found[name] if name == "plot" else ():
+            if value not in {p.stem for p in PLOTS}:
+                raise UserError(f"{where}: there is no plot {value!r}; {nearest(value, [p.stem for p in PLOTS])}")
+    return found
+
+
+def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme: Path, where: str) -> str:
+    wanted = options.get("columns", ())
+    rows = table_rows(board, board.frame) if wanted else narrow_rows(board, board.frame)
     for column in wanted:
-        if column not in known:
-            raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, known)}")
-    notes = "Bold: the best mean, and what these seeds cannot tell from it." if tied_with_best(board) else ""
-    table = markdown_table(board, wanted)
-    return "\n\n".join(part for part in (markdown_text(board_heading(board)), table, notes) if part)
+        if column not in rows[0]:
+            raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, list(rows[0]))}")
+    notes = [] if wanted else narrow_notes(board, board.frame)
+    if tied_with_best(board):
+        notes.append("bold: the best mean, and what its paired 95 % interval does not tell from it")
+    parts = [markdown_text(board_heading(board)), *(_image(board, s, root, readme) for s in options.get("plot", ()))]
+    parts.append(markdown_table(board, wanted, rows))
+    parts.append(". ".join(markdown_text(n[:1].upper() + n[1:]) for n in notes) + "." if notes else "")
+    if "reported" in options:
+        parts.append(reported_table(board.chosen[0][0].spec.dataset, "github"))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _picture(board: Board, stem: str, root: Path) -> Path:
+    return root / "figures" / f"{board.name}-{stem}.svg"
+
+
+def _image(board: Board, stem: str, root: Path, readme: Path) -> str:
+    """The picture as Markdown, by its path from the file's folder."""
+    path = PurePath(os.path.relpath(_picture(board, stem, root), readme.absolute().parent)).as_posix()
+    title = next(p.title for p in PLOTS if p.stem == stem)
+    return f"![{title}, {markdown_text(board.name)}]({quote(path)})"
+
+
+def _draw(board: Board, stem: str, root: Path, where: str) -> None:
+    plot = next(p for p in PLOTS if p.stem == stem)
+    with house_style():
+        figure = plot.draw(Drawn(board))
+        if figure is None:
+            needs = f"; it needs {plot.needs}" if plot.needs else ""
+            raise UserError(f"{where}: there is nothing to draw in the plot {stem!r} of {board.name}{needs}")
+        path = _picture(board, stem, root)
+        save(figure, path.parent, path.stem, ("svg",), both=False)

@@ -29,9 +29,11 @@ def write_page(out: Path, boards: list[str]) -> None:
     write_atomically(out / "index.html", page.encode())
 
 
-def write_board_data(out: Path, root: Path, board: Board, figures: list[dict[str, str]], downloads: list[str]) -> None:
-    """Write ``boards/<board>.js`` and copy the records that its rows link to."""
-    document = payload(board, figures, downloads)
+def write_board_data(
+    out: Path, root: Path, board: Board, figures: list[dict[str, str]], downloads: list[str], left_out: str = ""
+) -> None:
+    """Write ``boards/<board>.js`` and copy the records that its rows link to; arguments as of `payload`."""
+    document = payload(board, figures, downloads, left_out)
     write_atomically(out / "boards" / f"{board.name}.js", script(document).encode())
     target = board_folder(out, board.name)
     target.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,8 @@ FAMILIES = {
     "cnn": ("#56b4e9", "P"),
 }
 OTHER = ("#808080", "X")
+#: Tell the lines of one family apart.
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 
 INK, PAPER, GRID = "#1a1a1b", "#fffffe", "#d9d9da"
 #: The dark variant of a picture is the same picture with these exchanged.
@@ -53,8 +55,8 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...]) -> list[Path]:
-    """Write a figure as ``<stem>.<format>``; for ``svg`` also ``<stem>.dark.svg``. The same bytes every time."""
+def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both: bool = True) -> list[Path]:
+    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. The same bytes every time."""
     import io
 
     written = []
@@ -64,7 +66,7 @@ def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...]) -> l
         figure.savefig(stream, format=kind, metadata=stamp)
         written.append(folder / f"{stem}.{kind}")
         write_atomically(written[-1], stream.getvalue())
-        if kind == "svg":
+        if kind == "svg" and both:
             written.append(folder / f"{stem}.dark.svg")
             write_atomically(written[-1], dark(stream.getvalue().decode()).encode())
     return written

@@ -50,14 +50,15 @@ def tied_with_best(board: Board) -> set[str]:
     return {m for i, m in enumerate(names) if i == best or (not np.isnan(told[best, i]) and told[best, i] <= 0)}
 
 
-def markdown_table(board: Board, columns: tuple[str, ...] = ()) -> str:
+def markdown_table(board: Board, columns: tuple[str, ...] = (), texts: list[dict[str, str]] | None = None) -> str:
     """The table alone, as GitHub shows it, best and tied in bold.
 
     Args:
-        columns: of the usual table; all without.
+        columns: of the table; all without.
+        texts: its rows; `table_rows` without.
     """
     rows, bold = [], tied_with_best(board)
-    for row in table_rows(board, board.frame):
+    for row in table_rows(board, board.frame) if texts is None else texts:
         cells = {key: markdown_text(cell) for key, cell in row.items() if not columns or key in columns}
         if row["model"] in bold:
             cells |= {key: f"**{cells[key]}**" for key in ("model", "test acc %") if key in cells}

@@ -234,6 +234,7 @@ function figures(board) {
     figure.append(caption, make("img", null, { alt: title, loading: "lazy", "data-base": base }));
     return figure;
   }));
+  $("left-out").textContent = board.left_out;
   paint();
 }
 

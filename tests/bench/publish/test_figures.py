@@ -55,7 +55,7 @@ def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path
                 kinds = ("svg", "pdf", "png") if plot.stem == "differences" else ("svg",)
                 save(figure, tmp_path / "a", plot.stem, kinds)
         save(PLOTS[0].draw(Drawn(board)), tmp_path / "b", PLOTS[0].stem, ("svg",))
-    assert set(stems) == {p.stem for p in PLOTS} - {"error-angle"}, "no sidecars: nothing to draw over angles"
+    assert set(stems) == {p.stem for p in PLOTS if not p.needs}, "no sidecars: nothing to draw over angles"
     first, again = (tmp_path / f / f"{PLOTS[0].stem}.svg" for f in "ab")
     assert first.read_bytes() == again.read_bytes()
     text = first.read_text()
@@ -95,23 +95,33 @@ def test_few_seeds_and_no_reference_are_drawn_too(tmp_path: Path, accuracies: li
         assert PLOTS[0].draw(drawn) is not None and PLOTS[-1].draw(drawn) is None
 
 
-def test_errors_are_drawn_over_angles_where_they_were_measured(tmp_path: Path) -> None:
+def test_errors_and_accuracies_are_drawn_over_angles_where_they_were_measured(tmp_path: Path) -> None:
     from equibench.bench.sidecar import FullPoint, Sidecar, write_sidecar
 
     boards.fill(tmp_path, {"p4cnn": [90.0]})
     (record, _), *_ = load_board(tmp_path, BOARD).chosen
     point = FullPoint(
         eq_rot_data=0.1, eq_floor=0.1, lee_rot_per_deg=0.1, lee_shift_per_px=0.1, consistency_pct=90.0, acc_orbit_pct=80.0,
-        acc_worst_angle_pct=70.0, collapsed=False, curve=[0.0, 0.5, 0.0, 0.5], layers=[],
+        acc_worst_angle_pct=70.0, collapsed=False, curve=[0.0, 0.5, 0.0, 0.5], layers=[], acc_by_angle_pct=[90.0, 80.0, 70.0],
     )  # fmt: skip
     sidecar = Sidecar(
         schema_version=1, kind="equivariance", protocol=record.spec.protocol, board=BOARD, run=record.run_id, model="p4cnn",
         dataset="digits-rot", weights_sha256=record.results.weights_sha256, draws=1, orbit_images=1,
-        curve_degrees=[0.0, 45.0, 90.0, 135.0], init=point, trained=point, phases={"equivariance_full_s": 1.0},
+        curve_degrees=[0.0, 45.0, 90.0, 135.0], orbit_degrees=[0.0, 15.0, 30.0], init=point, trained=point, phases={"equivariance_full_s": 1.0},
         provenance=record.provenance, warnings=[],
     )  # fmt: skip
     write_sidecar(tmp_path, sidecar)
     with house_style():
-        figure = next(p for p in PLOTS if p.stem == "error-angle").draw(Drawn(load_board(tmp_path, BOARD)))
-    (line,) = [a for a in figure.axes[0].lines if len(a.get_xdata()) == 5]
+        drawn = Drawn(load_board(tmp_path, BOARD))
+        error, accuracy = (next(p for p in PLOTS if p.stem == s).draw(drawn) for s in ("error-angle", "accuracy-angle"))
+    (line,), (other,) = error.axes[0].lines, accuracy.axes[0].lines
     assert list(line.get_ydata()) == [0.0, 0.5, 0.0, 0.5, 0.0], "a full turn brings it back"
+    assert list(other.get_xdata()) == [0.0, 15.0, 30.0, 360.0] and list(other.get_ydata()) == [90.0, 80.0, 70.0, 90.0]
+
+
+def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
+    boards.fill(tmp_path, {"pdo-econv-p8": [95.0], "pdo-econv-p8-fd": [94.0], "p4cnn": [93.0]})
+    with house_style():
+        figure = next(p for p in PLOTS if p.stem == "learning-curves").draw(Drawn(load_board(tmp_path, BOARD)))
+    looks = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines]
+    assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]

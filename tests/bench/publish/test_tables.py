@@ -4,13 +4,19 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from click.testing import CliRunner
+from equibench.bench import leaderboard
+from equibench.bench.cli import cli
 from equibench.bench.leaderboard import load_board
 from equibench.bench.publish.bibtex import bibliography, entry, key_of, sources_of
+from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.tables import latex, latex_page, markdown_page, markdown_table, markdown_text, tied_with_best
 from equibench.bench.record import write_record
+from equibench.bench.table import narrow_rows
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +128,9 @@ def test_a_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
         (f"<!-- equibench: {BOARD} -->\n<!-- equibench: {BOARD} -->\n<!-- /equibench -->\n", "line 1"),
         ("<!-- equibench: digits-rt-e5-common-v1 -->\n<!-- /equibench -->\n", "did you mean"),
         (f"<!-- equibench: {BOARD} columns=modle -->\n<!-- /equibench -->\n", "did you mean 'model'"),
+        (f"<!-- equibench: {BOARD} plots=differences -->\n<!-- /equibench -->\n", "did you mean 'plot'"),
+        (f"<!-- equibench: {BOARD} plot=diferences -->\n<!-- /equibench -->\n", "did you mean 'differences'"),
+        (f"<!-- equibench: {BOARD} plot=accuracy-angle -->\n<!-- /equibench -->\n", "full equivariance profile"),
     ],
 )
 def test_a_readme_with_wrong_markers_is_left_alone(tmp_path: Path, text: str, message: str) -> None:
@@ -131,3 +140,51 @@ def test_a_readme_with_wrong_markers_is_left_alone(tmp_path: Path, text: str, me
     with pytest.raises(UserError, match=message):
         refresh(path, tmp_path)
     assert path.read_text() == text
+
+
+def test_a_readme_shows_plots_by_their_way_from_its_folder(tmp_path: Path) -> None:
+    root = boards.fill(tmp_path / "leader boards")
+    path = tmp_path / "docs" / "README.md"
+    path.parent.mkdir()
+    path.write_text(f"<!-- equibench: {BOARD} columns=model,test acc % plot=accuracy-flops, differences reported -->\n<!-- /equibench -->\n")
+    refresh(path, root)
+    text = path.read_text()
+    assert "| model " in text and "MFLOPs" not in text
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    pictures = [(path.parent / unquote(link)).resolve() for link in links]
+    assert [p.name for p in pictures] == [f"{BOARD}-{stem}.svg" for stem in ("accuracy-flops", "differences")]
+    first = [p.read_bytes() for p in pictures]
+    refresh(path, root)
+    assert path.read_text() == text and [p.read_bytes() for p in pictures] == first
+    assert sorted(p.name for p in (root / "figures").iterdir()) == sorted(p.name for p in pictures)
+
+
+def test_the_table_of_a_readme_shows_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards.fill(tmp_path)
+    board = load_board(tmp_path, BOARD)
+    assert {r["status"] for r in narrow_rows(board, board.frame)} == {"ok (stale)"}
+    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: "")
+    assert "status" not in narrow_rows(board := load_board(tmp_path, BOARD), board.frame)[0]
+    write_record(tmp_path, made.record(None, status="oom", reason="no memory", model="resnet-26"))
+    board = load_board(tmp_path, BOARD)
+    assert {r["model"]: r["status"] for r in narrow_rows(board, board.frame)}["resnet-26"] == "oom (0/1 runs)"
+
+
+def test_a_board_whose_files_are_all_refused_says_why(tmp_path: Path) -> None:
+    boards.fill(tmp_path, {"p4cnn": [90.0, 91.0]})
+    for path in (tmp_path / "runs" / BOARD).glob("*.json"):
+        path.write_text(path.read_text().replace('"status":"ok"', '"status":"fine"'))
+    with pytest.raises(UserError, match="status.*2 files were refused"):
+        publish(tmp_path, tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"<!-- equibench: {BOARD} -->\n<!-- /equibench -->\n")
+    with pytest.raises(UserError, match="line 1: .*status"):
+        refresh(readme, tmp_path)
+
+
+def test_refused_files_are_named_and_the_rest_published(tmp_path: Path) -> None:
+    boards.fill(tmp_path)
+    (tmp_path / "runs" / BOARD / "note.json").write_text("{}")
+    result = CliRunner().invoke(cli, ["publish", "--results", str(tmp_path), "--out", str(tmp_path / "o"), "--format", "md"])
+    assert result.exit_code == 1 and "note.json" in result.output and (tmp_path / "o" / "tables" / f"{BOARD}.md").is_file()

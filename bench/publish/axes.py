@@ -1,0 +1,78 @@
+"""Empty plots of the house: margins, logarithmic axes, legend and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .labels import place_labels
+from .style import family_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE = (6.4, 4.2)  # inches
+
+
+def new(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Figure, Axes]:
+    """A figure with one plot; `height` and `left` margin in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIZE[0], height))
+    # Fixed margins in inches: looking for the best ones takes longer than drawing.
+    figure.subplots_adjust(left=left / SIZE[0], right=1 - 0.25 / SIZE[0], top=1 - 0.35 / height, bottom=0.85 / height)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter(FuncFormatter(_short))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def _short(value: float, _position: int | None = None) -> str:
+    """A tick: 2 M, 50 k, 0.05, 1e-6."""
+    for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{name}"
+    return f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def finished(
+    axes: Axes,
+    families: Iterable[str],
+    note: str,
+    labels: Sequence[tuple[float, float, str]] = (),
+    obstacles: Sequence[tuple[float, float]] = (),
+    lines: bool = False,
+) -> Figure:
+    """Add note, legend of the families and labels; labels last, when the axes have found their place.
+
+    Args:
+        lines: the legend shows lines instead of marks.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    axes.set_title(note, loc="left", fontsize=7.5)
+    handles = []
+    for family in dict.fromkeys(families):
+        colour, mark = family_style(family)
+        how = {"lw": 1.8} if lines else {"lw": 0, "marker": mark, "markersize": 5.5}
+        handles.append(Line2D([], [], color=colour, label=family, **how))
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=7, handletextpad=0.4, columnspacing=1.2)
+    axes.get_xlim(), axes.get_ylim()  # lets them settle, so that places on the page are known
+    place_labels(axes, labels, obstacles)
+    return figure
