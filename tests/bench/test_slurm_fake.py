@@ -23,7 +23,7 @@ from equibench.bench.record import attempts_of
 from equibench.bench.spec import Suite
 from equibench.bench.submit import Wish, submit_suite, write_timed_jobs
 from equibench.bench.sweep import Beat, Folder, read_sweep
-from equibench.registry import UserError
+from equibench.registry import UserError, include
 
 TINY = Path(__file__).parent / "tiny.py"
 KEY = "Some GPU; 80 GiB; 700 W; torch 2.12; CUDA 13.0"
@@ -380,6 +380,7 @@ def timed_wish(**changes: Any) -> Wish:
 
 def calibrated(root: Path, key: str = KEY, step_s: float = 0.01) -> None:
     """Write calibrations of both models for a device."""
+    include([TINY])
     board = submit._timed(timed_wish(), root, key)
     for model in ("tiny", "tiny-dropout"):
         subject = board._subject(model).model_copy(update={"blocks": [Block(steps=100, seconds=100 * step_s)]})
