@@ -25,6 +25,7 @@ from .publish.bibtex import entry, sources_of
 from .receptive import receptive_field
 from .recipe import PAPER, Recipe, find_recipe
 from .record import FINAL, board_folder, board_names
+from .schema import visible
 from .seeds import derive
 from .statistics import mean
 
@@ -199,7 +200,7 @@ def card_text(card: dict[str, Any]) -> str:
     lines += ["", *_section("Layers", _layer_lines(card)), *_section("Equivariance", _equivariance_lines(card))]
     lines += _section("Boards", [_board_line(b) for b in card["boards"]] or ["on none yet"])
     lines += ["## Citation", "", "```bibtex", *"\n\n".join(card["bibtex"] or ["% no source"]).splitlines(), "```"]
-    return "\n".join(lines)
+    return "\n".join(visible(line) for line in lines)
 
 
 def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
