@@ -495,6 +495,9 @@ def _import(entry: Entry) -> ModuleType:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[entry.module] = module
+        # Its neighbours are found by plain names, after everything that is installed.
+        if str(entry.path.parent) not in sys.path:
+            sys.path.append(str(entry.path.parent))
         try:
             spec.loader.exec_module(module)
         except BaseException:
