@@ -266,8 +266,9 @@ _usual_warning = warnings.formatwarning
 def _end(message: str, code: int) -> NoReturn:
     from .schema import visible
 
-    # One line whatever is quoted in it: names of files and values may hold anything.
-    print(f"equibench: {visible(message)}", file=sys.stderr)
+    # One line whatever is quoted in it: names of files and values may hold anything, and be of any length.
+    line = visible(message)
+    print(f"equibench: {line if len(line) <= 2000 else f'{line[:1500]} … {line[-400:]}'}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -20,6 +21,10 @@ M = TypeVar("M", bound="Strict")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
 #: The largest file of ours in bytes: records have some kilobytes, suites less.
 LARGEST_FILE = 4 << 20
+#: The longest suite in characters: ten thousand models have room.
+LARGEST_TOML = 1 << 18
+#: A key of more than a hundred parts.
+_DEEP_KEY = re.compile(r"^(?:[^=\n#.]*\.){100}", re.MULTILINE)
 #: The longest text that is shown: a model may raise a message of any length.
 LONGEST_TEXT = 1000
 
@@ -171,6 +176,10 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     Raises:
         UserError: it does not parse; with the line.
     """
+    if len(text) > LARGEST_TOML:
+        raise UserError(f"{where}: {len(text):,} characters, where {LARGEST_TOML:,} are the most")
+    if _DEEP_KEY.search(text):  # the parser takes a time that grows with the square
+        raise UserError(f"{where}: this is nested too deeply")
     try:
         return tomllib.loads(text)
     except RecursionError as error:

@@ -25,6 +25,7 @@ FULL_ERRORS = ("eq_rot_data", "eq_floor", "lee_rot_per_deg", "lee_shift_per_px")
 FULL_PREDICTIONS = ("consistency_pct", "acc_orbit_pct", "acc_worst_angle_pct")
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9._+-]{1,200}$")]
 
 
 class LayerPoint(Strict):
@@ -71,10 +72,10 @@ class Sidecar(Strict):
     schema_version: Version
     kind: Literal["equivariance"]
     protocol: int = Field(ge=0, le=10**6)
-    board: Text
+    board: Name
     run: str = Field(pattern=r"^[0-9a-f]{16}\.[0-9]{1,7}$")
-    model: Text
-    dataset: Text
+    model: Name
+    dataset: Name
     weights_sha256: Sha256
     draws: Count
     orbit_images: Count
