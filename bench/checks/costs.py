@@ -37,14 +37,14 @@ def batch_norm(subject: Subject) -> Finding:
     if own:
         name = min(own, key=lambda n: own[n])
         constant = float("inf") if own[name] <= 0 else 1 / own[name]
+        text = f"{names(sorted(own))}: running statistics of its own that move by {own[name]:.2g} a step"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
             return failed(
-                f"{names(sorted(own))}: running statistics of its own that move by {own[name]:.2g} a step; a budget of"
-                f" {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants, and no recipe can"
+                f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants, and no recipe can"
                 " estimate them anew",
                 "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1",
             )
-        return noted(f"{names(sorted(own))}: running statistics of its own, which no recipe estimates anew")
+        return noted(f"{text}, which no recipe estimates anew")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     if not layers:
         return passed("no running statistics")

@@ -1,0 +1,396 @@
+"""Little models that are wrong in one way each, for the checks of a contribution. Given to equibench with --include."""
+
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from equibench import register_model
+from equibench.registry import register_wrapper
+from torch import nn
+
+GLOBAL = torch.ones(6, requires_grad=True)
+
+
+class Sound(nn.Module):
+    """Nothing is wrong with it; the others change one thing."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, classes)
+
+    def features(self, images):
+        return self.norm(self.convolution(images)).relu().mean((2, 3))
+
+    def forward(self, images):
+        return self.head(self.features(images))
+
+
+@register_model("sound", group="none", invariant="none", source="https://example.org/broken", params={"1x12x12->2": 86})
+def sound(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """A network without fault."""
+    return Sound(in_channels, num_classes)
+
+
+@register_model("bad-source", group="none", invariant="none", source="made up")
+def bad_source(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Sound(in_channels, num_classes)
+
+
+@register_model("bad-count", group="none", invariant="none", source="https://example.org/broken", params={"1x12x12->2": 999})
+def bad_count(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Sound(in_channels, num_classes)
+
+
+@register_model("bad-size", group="none", invariant="none", source="https://example.org/broken")
+def bad_size(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    if image_size % 2:
+        raise ValueError(f"image_size={image_size}: it must be even")
+    return Sound(in_channels, num_classes)
+
+
+@register_model("bad-build", group="none", invariant="none", source="https://example.org/broken")
+def bad_build(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    raise ValueError("there is no such thing")
+
+
+class Squeezed(Sound):
+    def forward(self, images):
+        return super().forward(images).squeeze()
+
+
+class Probabilities(Sound):
+    def forward(self, images):
+        return super().forward(images)[:, :-1]
+
+
+class Unused(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.spare = nn.Linear(3, 3)
+
+
+class Detached(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, images):
+        return self.head(self.features(images) * (1 + 0 * self.scale))
+
+
+class NotANumber(Sound):
+    def forward(self, images):
+        # The norm of a difference that is zero: its derivative is 0/0.
+        x = self.features(images)
+        return self.head(x) + ((x - x) ** 2).sum(1, keepdim=True).sqrt()
+
+
+class InAList(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.scales = [nn.Parameter(torch.ones(6))]
+
+    def forward(self, images):
+        return self.head(self.features(images) * self.scales[0])
+
+
+class InAGlobal(Sound):
+    def forward(self, images):
+        return self.head(self.features(images) * GLOBAL)
+
+
+class PlainTensor(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.mask = torch.ones(6)
+
+
+class Forgetful(Sound):
+    def state_dict(self, *arguments, **options):
+        state = super().state_dict(*arguments, **options)
+        state.pop("head.bias")
+        return state
+
+
+class KeepsFilter(Sound):
+    """As escnn's layers: the filter is a buffer in evaluation and gone in training."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self._buffers.pop("filter", None)
+        if not mode:
+            self.register_buffer("filter", self.convolution.weight.detach().clone())
+        return self
+
+
+class NumpyWeights(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.head.weight.data = torch.from_numpy(np.random.default_rng().normal(size=(classes, 6)).astype(np.float32))
+
+
+class OwnSeed(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+
+
+class Reseeds(Sound):
+    def forward(self, images):
+        if self.training:
+            torch.manual_seed(0)
+        return self.head(F.dropout(self.features(images), 0.1, self.training))
+
+
+class Noisy(Sound):
+    def forward(self, images):
+        noise = np.random.default_rng().normal() if self.training else 0.0
+        return super().forward(images) * (1 + 0.1 * noise)
+
+
+class BatchStatistics(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.norm = nn.BatchNorm2d(6, track_running_stats=False)
+
+
+class Shy(Sound):
+    def forward(self, images):
+        return super().forward(images * (images.abs().max() < 20))
+
+
+class AlwaysDropout(Sound):
+    def forward(self, images):
+        return self.head(F.dropout(self.features(images), 0.5))
+
+
+class Counts(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, images):
+        self.calls += 1
+        return super().forward(images)
+
+
+class AlwaysTraining(nn.Identity):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class NeverEval(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.odd = AlwaysTraining()
+
+
+class Remembers(Sound):
+    seen = False
+
+    def forward(self, images):
+        if not self.training:
+            self.seen = True
+        return super().forward(images) * (2 if self.training and self.seen else 1)
+
+
+class Stale(Sound):
+    """Keeps its filter from evaluation; `clears` says when it lets go of it."""
+
+    kept = None
+    clears = True
+
+    def train(self, mode=True):
+        if self.clears and mode:
+            self.kept = None
+        return super().train(mode)
+
+    def filters(self):
+        return 1 * self.convolution.weight
+
+    def features(self, images):
+        weight = self.filters()
+        if not self.training:
+            if not self.usable(self.kept):
+                self.kept = self.convolution.weight.detach().clone(), weight.detach()
+            weight = self.kept[1]
+        x = F.conv2d(images, weight.to(images.dtype), self.convolution.bias)
+        return self.norm(x).relu().mean((2, 3))
+
+    def usable(self, kept):
+        return kept is not None
+
+
+class NeverClears(Stale):
+    clears = False
+
+
+class KeepsReduced(Stale):
+    def filters(self):
+        # A matrix product, so that autocast has a say in its type.
+        return (self.convolution.weight.flatten(1) @ torch.eye(9)).view_as(self.convolution.weight)
+
+    def usable(self, kept):
+        return kept is not None and torch.equal(kept[0], self.convolution.weight)
+
+
+class HiddenDraw(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.register_buffer("signs", torch.rand(6), persistent=False)
+
+    def forward(self, images):
+        return self.head(self.features(images) * self.signs)
+
+
+class KeepsActivation(Sound):
+    def forward(self, images):
+        self.last = self.features(images)
+        return self.head(self.last)
+
+
+class Shared(nn.Linear):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class SharesWithCopies(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.head = Shared(6, classes)
+
+
+class OnlyFloat32(Sound):
+    def features(self, images):
+        x = self.convolution(images)
+        if x.dtype != torch.float32:
+            raise TypeError("expected float32")
+        return self.norm(x).relu().mean((2, 3))
+
+
+class NeedsPrecision(Sound):
+    def features(self, images):
+        x = self.convolution(images)
+        one = torch.ones((), dtype=x.dtype)
+        return super().features(images) * (1e-4 / ((one + 1e-4) - one))
+
+
+class SeedsNumpy(Sound):
+    def forward(self, images):
+        np.random.seed(0)
+        return super().forward(images)
+
+
+class SetsThreads(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+class SetsEnvironment(Sound):
+    def forward(self, images):
+        os.environ["EQUIBENCH_TEST_TOUCHED"] = "1"
+        return super().forward(images)
+
+
+class OwnNorm(nn.Module):
+    """Batch normalisation by hand, with the momentum of TensorFlow's defaults."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(channels))
+
+    def forward(self, x):
+        now = x.mean((0, 2, 3)) if self.training else self.average
+        if self.training:
+            with torch.no_grad():
+                self.average += 0.001 * (now - self.average)
+        return x - now[:, None, None]
+
+
+class SlowStatistics(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.norm = OwnNorm(6)
+
+
+class RaisesInTraining(Sound):
+    def forward(self, images):
+        if self.training:
+            raise RuntimeError("no training today")
+        return super().forward(images)
+
+
+class Ends(Sound):
+    def forward(self, images):
+        if self.training:
+            os._exit(3)
+        return super().forward(images)
+
+
+class Hangs(Sound):
+    def forward(self, images):
+        if self.training:
+            time.sleep(600)
+        return super().forward(images)
+
+
+NETWORKS = {
+    "squeezed": Squeezed, "probabilities": Probabilities, "unused": Unused, "detached": Detached, "nan": NotANumber,
+    "inalist": InAList, "inaglobal": InAGlobal, "plaintensor": PlainTensor, "forgetful": Forgetful,
+    "keepsfilter": KeepsFilter, "numpyweights": NumpyWeights, "ownseed": OwnSeed, "reseeds": Reseeds, "noisy": Noisy,
+    "batchstatistics": BatchStatistics, "shy": Shy, "alwaysdropout": AlwaysDropout, "counts": Counts,
+    "nevereval": NeverEval, "remembers": Remembers, "stale": Stale, "neverclears": NeverClears,
+    "keepsreduced": KeepsReduced, "hiddendraw": HiddenDraw, "keepsactivation": KeepsActivation,
+    "shares": SharesWithCopies, "onlyfloat": OnlyFloat32, "needsprecision": NeedsPrecision, "seedsnumpy": SeedsNumpy,
+    "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
+    "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
+}  # fmt: skip
+
+
+@register_model("broken-{how}", group="none", invariant="none", source="https://example.org/broken")
+def broken(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
+    """A network with the fault of that name."""
+    return NETWORKS[how](in_channels, num_classes)
+
+
+class Averaged(nn.Module):
+    """The mean over quarter turns, with a weight for each, all one at first."""
+
+    def __init__(self, model: nn.Module, trained: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.scales = nn.Parameter(torch.ones(4), requires_grad=trained)
+
+    def forward(self, images):
+        return sum(self.scales[k] * self.model(images.rot90(k, (-2, -1))) for k in range(4))
+
+
+@register_model("claims-c4", group="C4", invariant="C4", source="https://example.org/broken")
+def claims_c4(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Sound(in_channels, num_classes)
+
+
+@register_model("claims-c8", group="C8", invariant="C8", source="https://example.org/broken")
+def claims_c8(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Sound(in_channels, num_classes)
+
+
+@register_model("loses-c4", group="C4", invariant="C4", source="https://example.org/broken")
+def loses_c4(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Averaged(Sound(in_channels, num_classes), trained=True)
+
+
+@register_model("has-c4", group="C4", invariant="none", source="https://example.org/broken")
+def has_c4(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Averaged(Sound(in_channels, num_classes), trained=False)
+
+
+@register_wrapper("cited-badly", source="somewhere")
+def cited_badly(model: nn.Module) -> nn.Module:
+    return model

@@ -1,0 +1,289 @@
+"""The acceptance test of a contribution: every check fails a model that breaks just what it looks at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from equibench.bench.check import check_model
+from equibench.bench.checks.costs import _figures
+from equibench.bench.checks.runner import CHECKS, findings
+from equibench.bench.checks.subject import Subject
+from equibench.bench.checks.verdict import NAMES, Finding
+from equibench.bench.cost import measure_cost
+from equibench.bench.job import Check
+from equibench.bench.leaderboard import load_board, model_rows
+from equibench.bench.record import write_record
+from equibench.registry import include
+
+from . import records as made
+
+HERE = Path(__file__).parent
+BROKEN, TINY = HERE / "broken.py", HERE / "tiny.py"
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _included(_only_what_is_shipped: None) -> Iterator[None]:
+    include([BROKEN, TINY])
+    yield
+
+
+def subject(
+    model: str, inputs: tuple[str, ...] = ("1x12x12->2",), steps: int = 75, reference: str | None = None
+) -> Subject:
+    job = Check(
+        model=model, inputs=list(inputs), dataset="bars", budget="e20", steps=steps, recipe="common",
+        reference=reference, include=[str(BROKEN)],
+    )  # fmt: skip
+    return Subject(job)
+
+
+def look_at(model: str, *only: str, **options) -> dict[str, Finding]:
+    """The findings about a model; `build` and `output` always, since the others need them."""
+    leave_out = tuple(n for n in NAMES if only and n not in (*only, "build", "output"))
+    leave_out += () if only else ("cost", "budget", "other angles")
+    return {name: f for name, f in findings(subject(model, **options), leave_out) if f is not None}
+
+
+def failures(found: dict[str, Finding]) -> dict[str, Finding]:
+    return {name: f for name, f in found.items() if f.status in ("fail", "skip")}
+
+
+def test_the_list_of_names_is_the_list_of_checks() -> None:
+    assert list(CHECKS) == list(NAMES)
+
+
+def test_a_sound_model_passes_all() -> None:
+    found = look_at("sound")
+    assert {n: f.says for n, f in found.items() if f.status != "pass"}.keys() == {"other sizes"}
+
+
+#: A model, the one check that fails it, words of the finding, words of the advice.
+ONE_FAULT = [
+    ("bad-source", "citation", "'made up'", "arXiv:"),
+    ("sound+cited-badly", "citation", "'somewhere'", "arXiv:"),
+    ("bad-count", "parameter count", "999 parameters are declared, 86 are built", '"1x12x12->2": 86'),
+    ("broken-unused", "gradients", "spare.weight, spare.bias: no gradient arrives", "remove it"),
+    ("broken-detached", "gradients", "scale: the gradient is exactly zero", "detach()"),
+    ("broken-inalist", "accounted for", "'scales' holds a tensor that is neither", "nn.ParameterList"),
+    ("broken-inaglobal", "accounted for", "no parameters, of shape (6,)", "nn.Parameter"),
+    ("broken-plaintensor", "accounted for", "'mask' holds a tensor", "register_buffer"),
+    ("broken-numpyweights", "seeds", "built twice from one seed, head.weight differ", "no numpy"),
+    ("broken-ownseed", "seeds", "two seeds give the same initial weights", "generator of your own"),
+    ("broken-reseeds", "seeds", "the forward pass sets the seed", "torch.manual_seed()"),
+    ("broken-noisy", "deterministic", "differ in", "from torch only"),
+    ("broken-batchstatistics", "batch independence", "when it is shown alone", "running statistics"),
+    ("broken-shy", "batch independence", "beside an image of large values", "dimension 0"),
+    ("broken-counts", "train and eval", "evaluation changes calls", "if self.training"),
+    ("broken-nevereval", "train and eval", "eval() leaves odd in training mode", "super().train(mode)"),
+    ("broken-remembers", "train and eval", "after an evaluation a training pass differs", "keep nothing"),
+    ("broken-stale", "fresh weights", "by load_state_dict()", "expand it in every forward pass"),
+    ("broken-neverclears", "fresh weights", "trained a step, evaluated again", "expand it in every forward pass"),
+    ("broken-hiddendraw", "state dictionary", "gives other logits", "make it a buffer"),
+    ("broken-keepsactivation", "deep copy", "copy.deepcopy fails", "do not keep results"),
+    ("broken-shares", "deep copy", "changes the original", "part of it"),
+    ("broken-onlyfloat", "bfloat16", "TypeError: expected float32", "x.dtype"),
+    ("broken-needsprecision", "bfloat16", "no numbers", "in float32"),
+    ("broken-keepsreduced", "bfloat16", "a reduced filter was kept", "dtype"),
+    ("broken-seedsnumpy", "global state", "running changes numpy's random generator", "torch's generator"),
+    ("broken-setsthreads", "global state", "building changes torch's number of threads", "put it back"),
+    ("broken-setsenvironment", "global state", "(EQUIBENCH_TEST_TOUCHED)", "put it back"),
+    ("claims-c4", "invariance", "claimed C4, but its logits change by", "invariant='none'"),
+    ("claims-c8", "invariance", "no grid of pixels is invariant under it", "claim one of"),
+    ("loses-c4", "invariance", "once the weights have moved", "training breaks it"),
+    ("broken-slowstatistics", "batch norm", "0.1 time constants", "nn.BatchNorm2d"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "check", "says", "do"), ONE_FAULT, ids=[f[0] for f in ONE_FAULT])
+def test_a_fault_fails_its_check_and_no_other(model: str, check: str, says: str, do: str) -> None:
+    found = failures(look_at(model))
+    assert list(found) == [check], found
+    assert says in found[check].says and do in found[check].do
+
+
+#: Faults that nothing after them can be free of.
+MORE_FAULTS = [
+    ("broken-nan", "gradients", "are no numbers"),
+    ("broken-forgetful", "accounted for", "lacks the parameters head.bias"),
+    ("broken-keepsfilter", "accounted for", "other entries in evaluation than in training: filter"),
+    ("broken-alwaysdropout", "train and eval", "other logits the second time"),
+    ("broken-raises", "gradients", "raised RuntimeError: no training today (broken.py, line "),
+]
+
+
+@pytest.mark.parametrize(("model", "check", "says"), MORE_FAULTS, ids=[f[0] for f in MORE_FAULTS])
+def test_a_fault_that_spoils_more_fails_its_check_as_well(model: str, check: str, says: str) -> None:
+    found = look_at(model)
+    assert says in failures(found)[check].says and failures(found)[check].do
+    assert set(found) == set(NAMES) - {"cost", "budget", "other angles"}, "a failure stops no other check"
+    assert found["citation"].status == "pass" and found["other sizes"].status == "note"
+
+
+@pytest.mark.parametrize(
+    ("model", "check", "says"),
+    [
+        ("bad-build", "build", "raised ValueError: there is no such thing (broken.py"),
+        ("broken-probabilities", "output", "it must return logits of shape (2, 2)"),
+        ("broken-squeezed", "output", "for 1 images of 1x12x12->2 it returns the shape (2,)"),
+    ],
+)
+def test_without_logits_nothing_else_is_looked_at(model: str, check: str, says: str) -> None:
+    found = look_at(model)
+    assert says in found[check].says and found[check].do
+    after = list(found)[list(found).index(check) + 1 :]
+    assert after and all(found[name].status == "skip" and check in found[name].says for name in after)
+
+
+def test_what_is_declared_for_several_inputs_is_built_for_all() -> None:
+    found = look_at("bad-size", "invariance", inputs=("1x12x12->2", "1x13x13->2"))
+    assert found["build"].status == "fail" and "it must be even" in found["build"].says
+
+
+def test_sizes_and_angles_are_reported_and_never_failed() -> None:
+    found = look_at("bad-size", "other sizes", "other angles")
+    assert found["other sizes"].status == "note"
+    assert found["other sizes"].says.count("cannot be built at this size (image_size=1") == 2
+    assert found["other angles"].status == "note" and "at 45°" in found["other angles"].says
+
+
+def test_an_invariance_that_is_not_claimed_is_pointed_out() -> None:
+    found = look_at("has-c4", "invariance")["invariance"]
+    assert found.status == "note" and "invariant under C4" in found.says and "'C4'" in found.do
+
+
+def test_slow_statistics_are_no_fault_where_the_budget_is_long_enough() -> None:
+    # 5 time constants of 1000 steps each.
+    for steps, status in ((4_900, "fail"), (5_100, "note")):
+        found = look_at("broken-slowstatistics", "batch norm", steps=steps)["batch norm"]
+        assert found.status == status and "move by 0.001 a step" in found.says
+
+
+def test_the_published_momentum_is_held_against_the_budget() -> None:
+    """0.001 for 184 steps left a network at chance level; under 'common' the statistics are estimated anew."""
+    job = Check(
+        model="pdo-econv-p8-paper", inputs=["1x28x28->10"], dataset="digits-rot", budget="e4", steps=184, recipe="common",
+        reference=None, include=[],
+    )  # fmt: skip
+    found = CHECKS["batch norm"](Subject(job))
+    assert found.status == "note" and "near chance" in found.says and "at least 5,000 steps" in found.do
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("import torch; torch.set_default_dtype(torch.float64)", "importing changes torch's default dtype (torch.float32 → torch.float64)"),
+        ("import os; os.environ['OMP_NUM_THREADS'] = '3'", "importing changes the environment (OMP_NUM_THREADS)"),
+        ("import warnings; warnings.simplefilter('ignore')", "importing changes the filter of warnings"),
+        ("import torch; torch.manual_seed(3)", "importing draws from torch's generator, or seeds it"),
+        ("import random; random.seed(3)", "importing changes Python's random generator"),
+        ("import os; os.chdir('/')", "importing changes the working folder ({here} → /)"),
+        ("import torch; torch.set_grad_enabled(False)", "importing changes torch's gradient mode (True → False)"),
+        ("import os; os.environ['A_LIBRARY_SAYS'] = '3'", ""),
+    ],
+)
+def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here, dtype = Path.cwd(), torch.get_default_dtype()
+    path = tmp_path / "touches.py"
+    name = f"touches-{tmp_path.name.replace('_', '-')}"
+    path.write_text(
+        f"{line}\nfrom equibench import register_model\nfrom torch import nn\n\n"
+        f'@register_model("{name}", group="none", invariant="none", source="https://example.org")\n'
+        "def net(in_channels, num_classes, image_size):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))\n"
+    )
+    include([path])
+    found = failures(look_at(name, "global state", "gradients"))
+    assert [f.says for f in found.values()] == ([says.format(here=here)] if says else []), found
+    assert set(found) <= {"global state"}
+    assert (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == (here, dtype, True)
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def equibench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "equibench.bench.cli", "check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+
+
+INCLUDED = ("--include", str(BROKEN), "--include", str(TINY))
+
+
+def test_a_sound_file_is_accepted_with_the_row_that_it_adds(tmp_path: Path) -> None:
+    done = equibench("sound", *INCLUDED, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["accepted"] and document["dataset"] == "bars" and document["input"] == "1x12x12->2"
+    assert {c["status"] for c in document["checks"]} == {"pass", "note"}
+    assert {c["check"] for c in document["checks"]} == {*NAMES, "another process"}
+    row = document["row"]
+    assert (row["parameters"], row["group"], row["invariant"], row["steps"]) == (86, "none", "none", 75)
+    # 10 x 10 places, 6 x 9 products each, and 12 in the head; 2 operations a product.
+    assert row["flops_per_image"] == 2 * (100 * 54 + 12)
+    assert row["test_acc_mean_pct"] is None and row["runs"] == 0 and row["train_s_mean"] is None
+    write_record(tmp_path, made.record(90.0))
+    assert list(row) == list(model_rows(load_board(tmp_path, made.spec().board)).columns)
+
+
+def test_the_sizes_are_those_that_a_run_records() -> None:
+    """A run measures its first batch; here few images are enough."""
+    here, model = subject("sound"), subject("sound").build()
+    images, labels = here.images(here.recipe.batch), here.labels(here.recipe.batch)
+    assert _figures(here, "sound") == asdict(measure_cost(model, images, labels))
+
+
+def test_the_cost_stands_beside_that_of_the_reference() -> None:
+    here = subject("sound", reference="broken-shy")
+    found = CHECKS["cost"](here)
+    assert found.status == "note" and "(broken-shy = 1;" in found.says and "1 × (broken-shy" in found.says
+    assert here.step_s is not None and 0 < here.step_s < 1
+    assert CHECKS["budget"](here).status == "pass"
+    here.step_s = 3600.0
+    found = CHECKS["budget"](here)
+    assert found.status == "note" and "not feasible here" in found.says and "75 steps" in found.says
+
+
+def test_a_broken_file_is_refused_with_what_to_do() -> None:
+    done = equibench("broken-inalist", "--dataset", "bars", "--budget", "e40", *INCLUDED)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "FAIL  accounted for" in done.stdout and "→ use nn.Parameter" in done.stdout
+    assert "NOT acceptable: 1 of 22 checks fail" in done.stdout
+    assert "150 steps of 64 images" in done.stdout and "no reference model has this input" in done.stdout
+    assert 'params={"1x12x12->2": 86}' in done.stdout
+    assert "bars-e40-common" in done.stdout and "broken-inalist" in done.stdout.splitlines()[-3]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("broken-hangs", "took longer than 20 s and was ended"), ("broken-ends", "the process ended, exit code 3")],
+)
+def test_a_model_that_hangs_or_ends_its_process_fails_the_check_that_it_happened_in(model: str, says: str) -> None:
+    verdict = check_model(model, dataset="bars", includes=[BROKEN, TINY], deadline_s=20)
+    found = {f.check: f for f in verdict.findings}
+    assert found["gradients"].status == "fail" and says in found["gradients"].says and found["gradients"].do
+    assert found["output"].status == "pass" and found["invariance"].status == "skip"
+    assert set(found) == set(NAMES) and not verdict.accepted and not verdict.row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("z2cnn-2x",), "there is no model 'z2cnn-2x'"),
+        (("z2cnn-22", "--dataset", "digits"), "digits-rot"),
+        (("z2cnn-22", "--budget", "5"), "'5' is no budget"),
+        (("z2cnn-22", "--deadline", "0"), "--deadline 0"),
+        (("z2cnn-22", "--include", "nothing.py"), "no such file"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
+    done = equibench(*arguments)
+    assert done.returncode == 2 and says in done.stderr and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,72 @@
+"""Every registered model passes the checks that a contribution has to pass.
+
+Up to 100 thousand parameters all of them, at every declared input: 50 s on one core. Larger ones are counted and return
+logits on the `meta` device in test_registered.py, and have the whole check under the mark ``slow``: an hour on one core
+for all 43, where no more than 12 GiB of memory are taken by the widest.
+"""
+
+import pytest
+import torch
+from equibench.bench.checks.runner import findings
+from equibench.bench.checks.subject import Subject
+from equibench.bench.checks.verdict import NAMES
+from equibench.bench.job import Check
+from equibench.registry import MODELS, WRAPPERS
+
+torch.set_num_threads(1)
+
+#: Parameters up to which a model is small.
+SMALL = 100_000
+MODELS_HERE = [e for e in MODELS.match() if e.fields.get("params")]
+#: A small member of each family whose template builds more than its published networks.
+MEMBERS = {
+    "p4cnn-12": "1x28x28->10",
+    "z2cnn-12": "1x28x28->10",
+    "wrn-10-b4": "3x32x32->10",
+    "pdo-econv-p8-gauss": "1x28x28->10",
+}
+#: Every wrapper, around a model that claims nothing.
+WRAPPED = [f"z2cnn-22+{w.name}" for w in WRAPPERS.match()]
+#: What depends on the moment, and what is only reported.
+LEFT_OUT = ("cost", "budget", "other angles", "other sizes")
+
+
+def is_small(entry) -> bool:
+    return max(entry.fields["params"].values()) <= SMALL
+
+
+def faults(name: str, inputs: list[str]) -> dict[str, str]:
+    """Findings of the whole check that are no pass, a note included that says that a claim is too small."""
+    job = Check(
+        model=name, inputs=inputs, dataset="digits-rot", budget="e20", steps=937, recipe="common", reference=None, include=[]
+    )
+    found = {n: f for n, f in findings(Subject(job), LEFT_OUT) if f is not None}
+    assert set(found) == set(NAMES) - set(LEFT_OUT)
+    return {
+        n: f"{f.says} → {f.do}"
+        for n, f in found.items()
+        if f.status in ("fail", "skip") or (n == "invariance" and f.status == "note")
+    }
+
+
+@pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if is_small(e)])
+def test_a_small_model_passes_the_whole_check(name: str) -> None:
+    assert faults(name, list(MODELS.entries()[name].fields["params"])) == {}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_wrapped_model_passes_the_whole_check(name: str) -> None:
+    assert faults(name, ["1x28x28->10"]) == {}
+    claimed = MODELS.find(name).wrappers[0].entry.fields.get("invariant")
+    assert MODELS.find(name).get("invariant") == (claimed or "none")
+
+
+@pytest.mark.parametrize(("name", "shape"), MEMBERS.items())
+def test_a_member_of_a_family_passes_the_whole_check(name: str, shape: str) -> None:
+    assert faults(name, [shape]) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if not is_small(e)])
+def test_a_large_model_passes_the_whole_check(name: str) -> None:
+    assert faults(name, list(MODELS.entries()[name].fields["params"])) == {}

@@ -1,0 +1,104 @@
+"""Nothing is registered that has no test, no source or no card."""
+
+import ast
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from equibench.bench.publish.bibtex import entry as cite
+from equibench.registry import DATASETS, MODELS, Entry
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+
+def imports_and_words(folder: Path) -> tuple[set[str], set[str]]:
+    """Modules that the tests of a folder import, and the string literals in them."""
+    modules, words = set(), set()
+    for path in folder.rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+            elif isinstance(node, ast.Import):
+                modules |= {a.name for a in node.names}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+    return modules, words
+
+
+def untested(entries: Iterable[Entry], modules: set[str], words: set[str]) -> list[str]:
+    """Entries whose file no test imports, and of whose function no test mentions a name."""
+    entries = list(entries)
+    named = {(e.module, e.function) for e in entries if e.name in words}
+    return [e.name for e in entries if e.module not in modules and (e.module, e.function) not in named]
+
+
+def without_source(entries: Iterable[Entry]) -> list[str]:
+    """Entries that do not say where they come from, or what they are."""
+    return [e.name for e in entries if len(str(e.fields.get("source", "")).strip()) < 8 or not e.doc]
+
+
+def without_card(entries: Iterable[Entry], shown: set[str]) -> list[str]:
+    """Entries whose card no test looks at whole, or whose source a card cannot cite."""
+    entries = [e for e in entries if not e.is_template]
+    return [e.name for e in entries if e.name not in shown or not cite(e.fields["source"]).startswith("@")]
+
+
+def module_of(path: Path) -> ModuleType:
+    """A module of tests with its neighbours, imported to read its lists."""
+    package = ModuleType(f"{__name__}_{path.parent.name}")
+    package.__path__ = [str(path.parent)]
+    sys.modules[package.__name__] = package
+    return importlib.import_module(f"{package.__name__}.{path.stem}")
+
+
+def listed(test: Callable[..., None]) -> set[str]:
+    """The names that a test is parametrised with."""
+    values = next(m for m in test.pytestmark if m.name == "parametrize").args[1]
+    return {v if isinstance(v, str) else v[0] for v in values}
+
+
+ENTRIES = {"models": MODELS.match(), "datasets": DATASETS.match()}
+
+
+@pytest.mark.parametrize("room", ENTRIES)
+def test_everything_has_a_test_of_its_own_file(room: str) -> None:
+    modules, words = imports_and_words(TESTS / room)
+    assert untested(ENTRIES[room], modules, words) == []
+    stranger = replace(ENTRIES[room][0], name="nobody-tests-me", module=f"equibench.{room}.nobody_tests_me")
+    assert untested([stranger], modules, words) == ["nobody-tests-me"]
+
+
+def test_every_model_is_among_those_that_are_checked_whole() -> None:
+    """By the tests' own lists, so that none is left out by a filter."""
+    module = module_of(TESTS / "models" / "test_every_model.py")
+    small, large = listed(module.test_a_small_model_passes_the_whole_check), listed(module.test_a_large_model_passes_the_whole_check)
+    assert small | large == {e.name for e in MODELS.match() if not e.is_template} and not small & large
+    # Of a family, published members are among these, or one that is named for it.
+    families = {e.name: e.function for e in MODELS.match() if e.is_template}
+    members = {MODELS.find(name).entry.name for name in listed(module.test_a_member_of_a_family_passes_the_whole_check)}
+    published = {e.function for e in MODELS.match() if not e.is_template}
+    assert [name for name, function in families.items() if name not in members and function not in published] == []
+
+
+@pytest.mark.parametrize("room", ENTRIES)
+def test_everything_names_its_source(room: str) -> None:
+    assert without_source(ENTRIES[room]) == []
+    nameless = replace(ENTRIES[room][0], fields={**ENTRIES[room][0].fields, "source": " "})
+    assert without_source([nameless, replace(ENTRIES[room][0], doc="")]) == [nameless.name] * 2
+
+
+def test_every_model_has_a_card() -> None:
+    module = module_of(TESTS / "bench" / "test_cards.py")
+    shown = listed(module.test_a_card_says_everything) | listed(module.test_every_card_says_everything)
+    assert without_card(MODELS.match(), shown) == []
+    assert without_card(MODELS.match()[:1], set()) == [MODELS.match()[0].name]
+
+
+def test_every_data_set_is_on_the_page_about_data() -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [e.name for e in DATASETS.match() if f"`{e.name}`" not in text] == []
