@@ -363,8 +363,8 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
         if f"register_{kind}" not in text:
             return
         tree = ast.parse(text, filename=str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: this is not a Python file that can be read: {error}") from error
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # too deep for Python's parser, …
+        raise UserError(f"{path}: this is not a Python file that can be read: {error or type(error).__name__}") from error
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -389,12 +389,16 @@ def _entries_of(
     doc = "".join(c if c.isprintable() else "?" for c in doc)
     members = values.pop("members", None) or {}
     entry = Entry(kind, name, path, call.lineno, node.name, module, values, {}, types, doc, origin)
+    if len(set(_FIELD.findall(name))) != len(_FIELD.findall(name)):
+        raise UserError(f"{where}: {name!r} has a field twice")
     for wanted in _FIELD.findall(name):
         if types.get(wanted) not in _PATTERNS:
             raise UserError(
                 f"{where}: {name!r} needs a keyword-only parameter {wanted!r} of {node.name}(), annotated int, float or str"
             )
     yield entry
+    if not isinstance(members, dict) or not all(isinstance(own, dict) for own in members.values()):
+        raise UserError(f"{where}: members={members!r:.80} must be a dictionary of dictionaries")
     for member, own in members.items():
         own = dict(own)
         arguments = own.pop("args", None) or _fit(entry, member) or {}
@@ -411,10 +415,10 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
     for key, node in pairs:
         try:
             values[key] = ast.literal_eval(node)
-        except ValueError as error:
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+            text = "something so deep" if isinstance(error, RecursionError | MemoryError) else f"{ast.unparse(node)[:80]!r}"
             raise UserError(
-                f"{where}: {key!r} must be a literal (a listing reads it without importing the file),"
-                f" not {ast.unparse(node)!r}"
+                f"{where}: {key!r} must be a literal (a listing reads it without importing the file), not {text}"
             ) from error
     return values
 
@@ -432,9 +436,28 @@ _REQUIRED = {
 STATUSES = ("published", "inferred", "unverified", "ours")
 
 
+def _counts(value: Any, count: int, least: int) -> bool:
+    return isinstance(value, tuple | list) and len(value) == count and all(type(v) is int and v >= least for v in value)
+
+
+#: What the value of a field must be; of those that are not here, text.
+_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "": (lambda v: isinstance(v, str), "text"),
+    "params": (
+        lambda v: isinstance(v, dict) and all(isinstance(k, str) and type(n) is int for k, n in v.items()),
+        "a dictionary from inputs to whole numbers",
+    ),
+    "members": (lambda v: isinstance(v, dict), "a dictionary"),
+    "shape": (lambda v: _counts(v, 3, 1), "three whole numbers above zero: channels, height, width"),
+    "sizes": (lambda v: _counts(v, 3, 0), "three whole numbers: images in train, validation, test"),
+    "classes": (lambda v: type(v) is int and v > 0, "a whole number above zero"),
+    "rotation": (lambda v: isinstance(v, bool), "True or False"),
+}
+
+
 def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{where}: {name!r} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
+        raise UserError(f"{where}: {name!r:.80} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
     for key in values:
         if key not in _ALLOWED[kind]:
             raise UserError(f"{where}: register_{kind} has no argument {key!r}; {nearest(key, _ALLOWED[kind])}")
@@ -442,6 +465,9 @@ def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> N
         if key not in values:
             raise UserError(f"{where}: {name!r} must say its {key!r}")
     for key, value in values.items():
+        fits, what = _FITS.get(key, _FITS[""])
+        if value is not None and not fits(value):
+            raise UserError(f"{where}: {key}={value!r:.80} must be {what}")
         # These texts are listed without running the file: they must not move a terminal's cursor.
         if isinstance(value, str) and not value.isprintable():
             raise UserError(f"{where}: {key}={value[:60]!r} has characters that are no text; a field is one line")

@@ -138,9 +138,9 @@ def write_tuned(
     path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
 ) -> None:
     """Write the tuned recipe of each model, beside those that the file has for other models."""
-    from .schema import parse_toml
+    from .schema import parse_toml, read_text
 
-    table: dict[str, Any] = parse_toml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+    table: dict[str, Any] = parse_toml(read_text(path), str(path)) if path.is_file() else {}
     for model, rate in chosen.items():
         shown = ", ".join(f"{r:g}: {'failed' if s is None else f'{s:.2f}'}" for r, s in scores[model].items())
         note = f"validation accuracy in % by rate: {shown}"

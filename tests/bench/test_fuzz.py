@@ -21,7 +21,7 @@ from equibench.bench.schema import parse, parse_json, short_hash, visible
 from equibench.bench.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
 from equibench.bench.spec import RunSpec, Suite, parse_suite, plan
 from equibench.bench.table import board_table
-from equibench.registry import DATASETS, MODELS, UserError
+from equibench.registry import DATASETS, MODELS, UserError, _fit, scan_file
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -244,6 +244,29 @@ def test_names_of_models_and_data_sets(name: str) -> None:
             assert found.name == name and name.isascii() and name.isprintable() and len(name) <= 100
     if one_sentence(lambda: MODELS.find(name)) is not None:
         one_sentence(lambda: plan(parse(Suite, {"name": "x", **WHOLE, "models": [name]}, "the command line")))
+
+
+ARGUMENTS = ["name", "group", "invariant", "source", "params", "members", "note", "status", "shape", "classes", "sizes", "x"]
+VALID = {
+    "model": {"name": "mine-{depth}", "group": "C4", "invariant": "none", "source": "here"},
+    "dataset": {"name": "mine", "shape": (1, 2, 2), "classes": 2, "sizes": (1, 1, 1), "source": "here"},
+}
+
+
+@given(kind=st.sampled_from(sorted(VALID)), changes=st.dictionaries(st.sampled_from(ARGUMENTS), JSON, max_size=3), code=TEXT)
+@example(kind="model", changes={"name": "{depth}{depth}"}, code="")
+@example(kind="model", changes={"members": {"m": 3}}, code="")
+@example(kind="model", changes={}, code="x = " + "-" * 100_000 + "1")
+@settings(fuzzed)
+def test_registrations_that_are_only_listed(tmp_path: Path, kind: str, changes: dict[str, Any], code: str) -> None:
+    values = {**VALID[kind], **changes}
+    arguments = ", ".join(f"{k}={v!r}" for k, v in values.items() if v not in (10**4000,))
+    path = tmp_path / "file.py"
+    source = f"{code}\n@register_{kind}({arguments})\ndef f(a, *, depth: int = 1):\n    ...\n"
+    path.write_bytes(source.encode("utf-8", "surrogatepass"))
+    for entry in one_sentence(lambda: list(scan_file(path, kind, "m"))) or []:
+        one_sentence(lambda e=entry: _fit(e, "mine-3"))
+        assert entry.name.isascii() and all(v.isprintable() for v in entry.fields.values() if isinstance(v, str))
 
 
 REPORTED = shipped("leaderboards", "reported.csv")
