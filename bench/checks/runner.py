@@ -69,7 +69,8 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
             lines = [line for line in str(error).strip().splitlines() if line] or ["no message"]
             where = _place(error, subject)
             message = re.sub(r"\s+", " ", lines[0])[:200]
-            return failed(f"raised {type(error).__name__}: {message}{where}", "make this work, or see docs/check.md for what is done")
+            wanted = (check.__doc__ or "").splitlines()[0]
+            return failed(f"raised {type(error).__name__}: {message}{where}", f"correct what raises; wanted: {wanted}")
 
 
 def _place(error: Exception, subject: Subject) -> str:
