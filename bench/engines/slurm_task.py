@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, include
+from ..files import WriteError
 from ..job import Job, Probe
 from ..provenance import code_facts, hardware_key_elsewhere, host_facts, libraries, source_hash, versions
 from ..record import Provenance, Status, attempts_of
@@ -120,7 +121,10 @@ def _crashed(heart: Heart) -> Callable[[Job, str, str], None]:
         if status == "lost":
             time.sleep(_PATIENCE_S)
         if not any(r.attempt == job.attempt for r in attempts_of(Path(job.results), job.spec)):
-            _record(heart, status, reason)
+            try:
+                _record(heart, status, reason)
+            except WriteError as error:  # the sweep's files may still say it; the run is submitted again
+                print(f"equibench: {error}", file=sys.stderr)
 
     return crashed
 

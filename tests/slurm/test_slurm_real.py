@@ -77,7 +77,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 def suite(folder: Path, models: list[str], seeds: int = 1) -> Path:
-    text = f'dataset = "bars"\nbudget = "e1"\nseeds = {seeds}\nmodels = {json.dumps(models)}\n'
+    text = f'dataset = "bars"\nbudget = "e4"\nseeds = {seeds}\nmodels = {json.dumps(models)}\n'
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trial.toml").write_text(text)
     return folder
@@ -108,7 +108,7 @@ def kill_hard(folder: Folder, index: int) -> None:
 def test_a_sweep_survives_the_death_of_a_task(slurm: Slurm, tmp_path: Path) -> None:
     folder = suite(tmp_path, ["waits", "tiny", "bad-raises", "bad-exits"])
     slurm.go.unlink(missing_ok=True)
-    submitted = slurm.run(folder, "--time-limit", "10")
+    submitted = slurm.run(folder, "--time-limit", "10", "--checkpoint", "0.001")
     assert submitted.returncode == 0 and "trial-1: 4 runs submitted as job" in submitted.stdout, submitted
     again = slurm.run(folder)
     assert again.returncode == 0 and "nothing to submit; 4 on their way in trial-1" in again.stdout, again
@@ -128,8 +128,12 @@ def test_a_sweep_survives_the_death_of_a_task(slurm: Slurm, tmp_path: Path) -> N
 
     collected = slurm.equibench("collect", "trial", cwd=folder)
     assert collected.returncode == 1, collected
-    assert "lost: left the queue without a word" in collected.stdout and "this model always fails" in collected.stdout
-    rows = (folder / "leaderboards" / "bars-e1-common-v1.csv").read_text().splitlines()
+    assert (
+        "lost: left the queue without a word, at step" in collected.stdout
+        and "a checkpoint of step 2" in collected.stdout
+    )
+    assert "this model always fails" in collected.stdout
+    rows = (folder / "leaderboards" / "bars-e4-common-v1.csv").read_text().splitlines()
     assert len(rows) == 5 and rows[1].startswith("tiny,")
 
     slurm.go.touch()
@@ -138,7 +142,9 @@ def test_a_sweep_survives_the_death_of_a_task(slurm: Slurm, tmp_path: Path) -> N
     until(lambda: [t["state"] for t in slurm.states(folder)[4:]] == ["ok", "error", "error"])
     job = sweep_of(folder, "trial-2").job(0)
     assert job is not None
-    assert [(r.attempt, r.status) for r in attempts_of(folder / "leaderboards", job.spec)] == [(1, "lost"), (2, "ok")]
+    records = attempts_of(folder / "leaderboards", job.spec)
+    assert [(r.attempt, r.status) for r in records] == [(1, "lost"), (2, "ok")]
+    assert "resumed after step 2 of" in " ".join(records[1].warnings), records[1].warnings
     collected = slurm.equibench("collect", "trial-2", cwd=folder)
     assert collected.returncode == 1 and "lost" not in collected.stdout, collected
 
