@@ -95,6 +95,7 @@ def _board_of(resolved: Resolved, dataset: str | None, budget: str) -> tuple[Sui
     if chosen is None:
         return None, declared
     first = _input(chosen)
+    parse_shape(first, f"data set {chosen.name!r}")
     like = _nearest_suite(chosen.name, first, resolved)
     board = Suite.model_validate(
         {

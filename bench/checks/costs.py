@@ -36,12 +36,12 @@ def batch_norm(subject: Subject) -> Finding:
     own = {n: m for n, m in _momenta(subject, model).items() if n not in known}
     if own:
         name = min(own, key=lambda n: own[n])
-        constant = float("inf") if own[name] <= 0 else 1 / own[name]
+        constant = 1 / own[name]
         text = f"{names(sorted(own))}: running statistics of its own that move by {own[name]:.2g} a step"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
             return failed(
-                f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants, and no recipe can"
-                " estimate them anew",
+                f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants,"
+                " and no recipe can estimate them anew",
                 "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1",
             )
         return noted(f"{text}, which no recipe estimates anew")
@@ -99,7 +99,9 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
         values = [s[name].double() for s in seen]
         first, second = values[1] - values[0], values[2] - values[1]
         if seen[0][name].is_floating_point() and float(first.norm()) > 0:
-            found[name] = max(0.0, 1 - float((first * second).sum() / first.square().sum()))
+            momentum = 1 - float((first * second).sum() / first.square().sum())
+            if momentum > 1e-6:  # else it moves by the same each time: a clock, no average
+                found[name] = momentum
     return found
 
 
@@ -186,7 +188,18 @@ def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
 
 
 def _step_mib(subject: Subject, model: nn.Module, count: int) -> float:
-    """Memory of a training step of the recipe's batch: weights, gradients, two moments, and what backward needs."""
+    """Memory of a training step of the recipe's batch: weights, gradients, two moments, and what backward needs.
+
+    A second and larger batch tells what an image adds; expanded filters and constants are there once.
+    """
+    fewer = max(1, count // 2)
+    less, more = _kept_for_backward(subject, model, fewer), _kept_for_backward(subject, model, count)
+    kept = more + (more - less) / (count - fewer) * (subject.recipe.batch - count)
+    return (kept + 4 * sum(p.numel() * p.element_size() for p in model.parameters())) / 2**20
+
+
+def _kept_for_backward(subject: Subject, model: nn.Module, count: int) -> int:
+    """Bytes that a training pass keeps for the backward pass, weights left out."""
     kept: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -199,9 +212,8 @@ def _step_mib(subject: Subject, model: nn.Module, count: int) -> float:
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = model(subject.images(count))
-    activations = sum(kept.values()) * subject.recipe.batch / count
-    del out
-    return (activations + 4 * sum(p.numel() * p.element_size() for p in model.parameters())) / 2**20
+    del out  # only now may storages be used again, and addresses with them
+    return sum(kept.values())
 
 
 def budget(subject: Subject) -> Finding:

@@ -319,6 +319,19 @@ class SlowStatistics(Sound):
         self.norm = OwnNorm(6)
 
 
+class Clock(Sound):
+    """Sound: what moves is no average."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.register_buffer("time", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.time += 1
+        return super().forward(images)
+
+
 class RaisesInTraining(Sound):
     def forward(self, images):
         if self.training:
@@ -349,7 +362,7 @@ NETWORKS = {
     "keepsreduced": KeepsReduced, "hiddendraw": HiddenDraw, "keepsactivation": KeepsActivation,
     "shares": SharesWithCopies, "onlyfloat": OnlyFloat32, "needsprecision": NeedsPrecision, "seedsnumpy": SeedsNumpy,
     "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
-    "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
+    "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Every registered model passes the checks that a contribution has to pass.
 
-Up to 100 thousand parameters all of them, at every declared input: 50 s on one core. Larger ones are counted and return
-logits on the `meta` device in test_registered.py, and have the whole check under the mark ``slow``: an hour on one core
-for all 43, where no more than 12 GiB of memory are taken by the widest.
+Up to 100 thousand parameters all of them, at every declared input: about a minute on one core. Larger ones are counted and
+return logits on the `meta` device in test_registered.py, and have the whole check under the mark ``slow``, which the widest
+make long: choose with -k.
 """
 
 import pytest
