@@ -10,6 +10,7 @@ from typing import Any
 
 _PUBLIC = {
     "register_model": "registry",
+    "register_wrapper": "registry",
     "register_dataset": "registry",
     "run": "bench.api",
     "load_leaderboard": "bench.api",
