@@ -1,0 +1,89 @@
+"""What docs/your-model.md shows is run as it stands."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from equibench.bench.spec import find_suite
+from equibench.registry import build_model, include
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "your-model.md").read_text()
+COMMANDS = re.findall(r"^(equibench .*)$", PAGE, re.MULTILINE)
+
+
+def files(folder: Path) -> None:
+    for name in ("my_net.py", "rings.toml"):
+        found = re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+        assert found, f"the page shows no {name}"
+        (folder / name).write_text(found[1])
+
+
+def equibench(command: str, cwd: Path, *more: str) -> subprocess.CompletedProcess:
+    """A command of the page; what it would take minutes for is made short by further options."""
+    short = command.replace("digits-rot-e2-common", "digits-rot-e0.1-common")
+    arguments = [sys.executable, "-m", "equibench.bench.cli", *shlex.split(short)[1:], *more]
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ})
+    assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
+    return done
+
+
+def the(word: str) -> list[str]:
+    found = [c for c in COMMANDS if c.split()[1] == word]
+    assert found, f"the page shows no equibench {word}"
+    return found
+
+
+def test_the_network_is_what_the_page_says(tmp_path: Path) -> None:
+    files(tmp_path)
+    include([tmp_path / "my_net.py"])
+    torch.manual_seed(0)
+    model = build_model("ring-net", 1, 10, 28).eval()
+    suite = find_suite(str(tmp_path / "rings.toml"))
+    low, high = suite.parameter_range()
+    assert low <= sum(p.numel() for p in model.parameters()) == 25_648 <= high
+    images = torch.randn(3, 1, 28, 28)
+    with torch.no_grad():
+        for moved in (images.rot90(1, (2, 3)), images.flip(-1)):
+            assert (model(moved) - model(images)).abs().max() < 1e-5
+    assert suite.models[0] == "ring-net" and suite.reference_model in suite.models
+
+
+def test_the_pasted_network_enters_a_head_to_head_and_its_row_is_shown(tmp_path: Path) -> None:
+    files(tmp_path)
+    quick = ("--budget", "e0.1", "--seeds", "1", "--device", "cpu", "--jobs", "1", "--quiet")
+    first, second = the("run")
+    equibench(first, tmp_path, *quick, "--models", "ring-net,z2cnn-22")
+    again = equibench(second, tmp_path, *quick, "--models", "ring-net,z2cnn-22", "--json")
+    rows = {row["model"]: row for row in json.loads(again.stdout)["models"]}
+    assert set(rows) == {"ring-net", "z2cnn-22"} and rows["ring-net"]["status"] == "ok"
+    assert rows["ring-net"]["parameters"] == 25_648 and rows["ring-net"]["eq_exact_d4"] < 1e-4
+    assert "ring-net" in equibench(the("leaderboard")[0], tmp_path).stdout
+    assert "nothing" in equibench(the("refresh")[0], tmp_path).stdout
+
+
+@pytest.mark.slow  # half a minute
+def test_check_show_and_publish(tmp_path: Path) -> None:
+    files(tmp_path)
+    assert "acceptable" in equibench(the("check")[0], tmp_path, "--budget", "e0.1").stdout
+    card = equibench(the("show")[0], tmp_path).stdout
+    assert "3 × RingConv" in card and "D4 at 28 pixels: exact" in card and "D4 at 29 pixels: not exact" in card
+    equibench(the("run")[0], tmp_path, "--budget", "e0.1", "--seeds", "1", "--device", "cpu", "--quiet", "--models", "ring-net")
+    equibench(the("publish")[0], tmp_path)
+    assert "ring-net" in (tmp_path / "site" / "tables" / "digits-rot-e0.1-common-v1.md").read_text()
+
+
+def test_every_page_that_is_linked_exists() -> None:
+    for page in (PAGE, (ROOT / "docs" / "third-party.md").read_text()):
+        links = re.findall(r"\]\((?!http)([^)#]+)", page)
+        assert links and all((ROOT / "docs" / link).exists() for link in links), links
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert links and all((ROOT / link).exists() for link in links), links
