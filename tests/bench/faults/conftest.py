@@ -1,5 +1,6 @@
 """One run that was left alone, for all tests that compare with it."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     one = job(tmp_path_factory.mktemp("whole"))
     assert run(one)[0] == 0
     return figures(the_record(one))
+
+
+@pytest.fixture
+def patience(tmp_path: Path) -> float:
+    """Seconds in which a run surely comes to its training, on a machine as busy as this one is."""
+    begun = time.monotonic()
+    assert run(job(tmp_path / "patience", budget="smoke"))[0] == 0
+    return round(5 + 3 * (time.monotonic() - begun), 1)
 
 
 @pytest.fixture(autouse=True)

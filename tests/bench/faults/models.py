@@ -2,7 +2,8 @@
 
 EQUIBENCH_FAULT says ``<moment> <harm>``: ``train:17 SIGKILL`` in the 17th training step, ``evaluate raise`` at the first
 image after training, ``link:json SIGTERM`` when a record that is written gets its name, ``remove:json SIGKILL`` when it
-has it, ``rename:pt SIGKILL`` when a checkpoint gets its name. Without it the model is well-behaved.
+has it, ``rename:pt SIGKILL`` when a checkpoint gets its name, ``train dawdle`` in all of them. Without it the model is
+well-behaved.
 """
 
 import os
@@ -35,6 +36,8 @@ class Fragile(nn.Module):
         self.steps += self.training
         if self.training and f"train:{self.steps}" == MOMENT:
             harm()
+        if self.training and HARM == "dawdle" and self.steps > 2:
+            time.sleep(0.2)
         # Its twin, which is thrown away, is trained for two steps only.
         if not self.training and self.steps > 2 and MOMENT == "evaluate":
             self.steps = 0

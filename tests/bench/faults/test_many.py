@@ -70,13 +70,13 @@ def test_a_record_that_was_cut_off_or_changed_is_named_and_its_run_counts_as_not
 def test_a_damaged_record_is_run_again_beside_it(whole: tuple, tmp_path: Path) -> None:
     one = job(tmp_path)
     process = equibench(tmp_path)
-    assert process.communicate(timeout=300) and process.returncode == 0
+    assert process.communicate(timeout=900) and process.returncode == 0
     (path,) = Path(one.results).rglob("*.json")
     data = bytearray(path.read_bytes())
     data[200] ^= 4
     path.write_bytes(data)
     process = equibench(tmp_path)
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=900)
     assert path.name in out + error and path.read_bytes() == data
     path.unlink()
     assert [figures(r) for r in records(one)] == [whole]

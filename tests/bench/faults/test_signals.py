@@ -54,11 +54,14 @@ def test_a_run_that_is_ended_when_its_record_is_written_is_finished(
     # The next start also removes what the run had no time to remove.
     assert checkpoints(one)
     process = equibench(tmp_path)
-    assert process.communicate(timeout=300) and process.returncode == 0 and not checkpoints(one)
+    assert process.communicate(timeout=900) and process.returncode == 0 and not checkpoints(one)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_asking_the_parent_ends_its_runs_with_checkpoints(name: str, whole: tuple, tmp_path: Path) -> None:
+def test_asking_the_parent_ends_its_runs_with_checkpoints(
+    name: str, whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUIBENCH_FAULT", "train dawdle")
     one, process = job(tmp_path), equibench(tmp_path)
     wait_for(lambda: (kept_step(one) or 0) >= 5 or process.poll() is not None)
     before = kept_step(one)
@@ -67,20 +70,25 @@ def test_asking_the_parent_ends_its_runs_with_checkpoints(name: str, whole: tupl
     assert process.returncode == 130 and "goes on with the rest" in error and "Traceback" not in error
     assert not records(one) and not leftovers(one) and not children_in(tmp_path)
     assert kept_step(one) >= before
+    monkeypatch.delenv("EQUIBENCH_FAULT")
     process = equibench(tmp_path)
-    assert process.communicate(timeout=300) and process.returncode == 0
+    assert process.communicate(timeout=900) and process.returncode == 0
     assert figures(the_record(one)) == whole and [w for w in the_record(one).warnings if "resumed after step" in w]
 
 
-def test_a_training_whose_parent_is_killed_ends_with_a_checkpoint(whole: tuple, tmp_path: Path) -> None:
+def test_a_training_whose_parent_is_killed_ends_with_a_checkpoint(
+    whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUIBENCH_FAULT", "train dawdle")
     one, process = job(tmp_path), equibench(tmp_path)
     wait_for(lambda: (kept_step(one) or 0) >= 5 or process.poll() is not None)
     process.kill()
     process.communicate()
     wait_for(lambda: not children_in(tmp_path), seconds=30)
     assert not records(one) and kept_step(one) < one.spec.steps
+    monkeypatch.delenv("EQUIBENCH_FAULT")
     process = equibench(tmp_path)
-    assert process.communicate(timeout=300) and process.returncode == 0 and figures(the_record(one)) == whole
+    assert process.communicate(timeout=900) and process.returncode == 0 and figures(the_record(one)) == whole
 
 
 def test_a_finished_training_whose_parent_is_killed_writes_its_record(
@@ -100,7 +108,7 @@ def test_a_run_that_is_killed_becomes_a_row_and_the_next_start_goes_on(
 ) -> None:
     monkeypatch.setenv("EQUIBENCH_FAULT", "train:30 SIGKILL")
     one, process = job(tmp_path), equibench(tmp_path, models="fragile,tiny")
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=900)
     assert process.returncode == 1 and "Traceback" not in error
     lost, other = sorted(records(one), key=lambda r: r.spec.model)
     assert lost.status == "lost" and other.status == "ok" and lost.results is None
@@ -108,7 +116,7 @@ def test_a_run_that_is_killed_becomes_a_row_and_the_next_start_goes_on(
     assert "a checkpoint of step 29" in error and "lost" in out
     monkeypatch.delenv("EQUIBENCH_FAULT")
     process = equibench(tmp_path, models="fragile,tiny")
-    assert process.communicate(timeout=300) and process.returncode == 0
+    assert process.communicate(timeout=900) and process.returncode == 0
     second = next(r for r in records(one) if r.attempt == 2)
     assert figures(second) == whole and len(records(one)) == 3 and not checkpoints(one)
 
