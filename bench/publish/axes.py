@@ -39,6 +39,17 @@ def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def by_size(axis: Any, set_scale: Callable[[str], None], least: float, most: float) -> None:
+    """Logarithmic over a wide range; linear below a factor of 5, where a logarithmic axis would have one number."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    if most >= 5 * least:
+        logarithmic(axis, set_scale)
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(_short))
+
+
 def _short(value: float, _position: int | None = None) -> str:
     """A tick: 2 M, 50 k, 0.05, 1e-6."""
     for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

@@ -13,7 +13,7 @@ import numpy as np
 from ..leaderboard import Board
 from ..statistics import directions
 from . import lines
-from .axes import finished, logarithmic, new
+from .axes import by_size, finished, new
 from .style import INK, PAPER, family_style
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: 
     if not there.any():
         return None
     figure, axes = new(label, "test accuracy in %")
-    logarithmic(axes.xaxis, axes.set_xscale)
+    by_size(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     families = []
     for family in dict.fromkeys(drawn.families):

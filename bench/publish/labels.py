@@ -35,7 +35,7 @@ def place_labels(
     right, left = frame.x1 * points_a_pixel, frame.x0 * points_a_pixel
     for x, y, text in points:
         px, py = _pixels(axes, x, y, points_a_pixel)
-        width = 0.53 * _FONT * len(text)
+        width = 0.61 * _FONT * len(text)
         for dx, dy in _PLACES:
             start = px + dx if dx > 0 else px + dx - width
             box = (start, py + dy - 2, start + width, py + dy + _FONT - 1)

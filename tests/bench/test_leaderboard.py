@@ -1,5 +1,6 @@
 """From records to tables: which attempt counts, failures as rows, CSVs that are derived."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -117,3 +118,14 @@ def test_the_columns_of_a_run_name_their_units(tmp_path: Path) -> None:
     put(tmp_path, made.record(90.0))
     columns = set(run_rows(load_board(tmp_path, BOARD)).columns)
     assert {"test_acc_pct", "train_s", "step_ms", "peak_mib", "phase_total_s", "phase_other_s"} <= columns
+
+
+@pytest.mark.parametrize(("heading", "rows"), [("## `<board>.csv`", model_rows), ("## `<board>.runs.csv`", run_rows)])
+def test_the_documentation_names_every_column_in_order(tmp_path: Path, heading: str, rows) -> None:
+    put(tmp_path, made.record(90.0))
+    columns = [c for c in rows(load_board(tmp_path, BOARD)).columns if not c.startswith("phase_")]
+    section = (Path(__file__).parents[2] / "docs" / "leaderboard.md").read_text().split(heading)[1].split("\n## ")[0]
+    if heading == "## `<board>.csv`":
+        section = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    named = [c for c in re.findall(r"`([a-z][a-z0-9_]*)`", section) if c in columns]
+    assert list(dict.fromkeys(named)) == columns

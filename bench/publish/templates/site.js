@@ -135,7 +135,8 @@ function visible(board) {
 
 function draw() {
   const board = boards[state.board];
-  const columns = board.columns.filter((c) => c.key === "model" || (state.on[c.key] ?? c.on));
+  const compared = board.compared.some(Boolean); // else these two would be empty
+  const columns = board.columns.filter((c) => c.key === "model" || ((state.on[c.key] ?? c.on) && (compared || !["difference", "p_holm"].includes(c.key))));
   const after = columns.findIndex((c) => c.key === "test_acc_mean_pct");
   for (const key of ["p_holm", "difference"]) { // beside the accuracy that they compare
     const at = columns.findIndex((c) => c.key === key);
@@ -231,7 +232,9 @@ function figures(board) {
     const figure = make("figure"), caption = make("figcaption");
     caption.append(make("strong", title));
     for (const kind of kinds.split(" ")) caption.append(make("a", kind.toUpperCase(), { href: `${base}.${kind}`, download: "" }));
-    figure.append(caption, make("img", null, { alt: title, loading: "lazy", "data-base": base }));
+    const whole = make("a", null, { href: `${base}.svg`, title: "the figure alone" }); // on a telephone: to look closer
+    whole.append(make("img", null, { alt: title, loading: "lazy", "data-base": base }));
+    figure.append(caption, whole);
     return figure;
   }));
   $("left-out").textContent = board.left_out;

@@ -12,6 +12,7 @@ from equibench.bench import leaderboard
 from equibench.bench.cli import cli
 from equibench.bench.leaderboard import load_board
 from equibench.bench.publish.bibtex import bibliography, entry, key_of, sources_of
+from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.tables import latex, latex_page, markdown_page, markdown_table, markdown_text, tied_with_best
@@ -188,3 +189,8 @@ def test_refused_files_are_named_and_the_rest_published(tmp_path: Path) -> None:
     (tmp_path / "runs" / BOARD / "note.json").write_text("{}")
     result = CliRunner().invoke(cli, ["publish", "--results", str(tmp_path), "--out", str(tmp_path / "o"), "--format", "md"])
     assert result.exit_code == 1 and "note.json" in result.output and (tmp_path / "o" / "tables" / f"{BOARD}.md").is_file()
+
+
+def test_every_plot_is_named_in_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "publishing.md").read_text()
+    assert not [p.stem for p in PLOTS if f"`{p.stem}`" not in text]
