@@ -63,7 +63,7 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     except ValueError as error:  # pandas' parser and decoding errors are among them
         raise UserError(f"{name} is no table of reported figures: {error}") from error
     if list(frame.columns) != list(COLUMNS):
-        raise UserError(f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns))}")
+        raise UserError(f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}")
     _check_rows(frame, name)
     for column in ("value", "spread"):
         frame[column] = pd.to_numeric(frame[column].replace("", None))
@@ -124,7 +124,7 @@ def _check_rows(frame: pd.DataFrame, name: str) -> None:
         for column, check in _CHECKS.items():
             problem = check(row[column])
             if problem:
-                raise UserError(f"{name}, row {number}, column {column!r}: {row[column]!r} {problem}")
+                raise UserError(f"{name}, row {number}, column {column!r}: {row[column]!r:.200} {problem}")
         key = tuple(row[c] for c in ("method", "dataset", "metric", "augmentation", "source"))
         if key in seen:
             raise UserError(f"{name}, row {number}, column 'method': {row['method']!r} repeats row {seen[key]}")
