@@ -6,7 +6,6 @@ Nothing heavy is imported before a command needs it, so that help comes at once.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ from .cli_check import check
 from .cli_list import list_
 from .cli_measure import equivariance, verify
 from .cli_refresh import refresh
-from .options import include_option, json_option, positive, results_option
+from .options import command_line, include_option, json_option, positive, results_option
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -110,7 +109,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
         data_root=options["data_root"],
         includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),
-        command=shlex.join(["equibench", *sys.argv[1:]]),
+        command=command_line(),
     )
     _print_outcome(outcome, as_json)
     sys.exit(1 if outcome.failed or outcome.unrecorded else 0)
@@ -156,7 +155,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
         data_root=options["data_root"],
         includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),
-        command=shlex.join(["equibench", *sys.argv[1:]]),
+        command=command_line(),
     )
     if as_json:
         click.echo(json.dumps({"chosen": done.chosen, "scores": done.scores, "file": str(done.path)}))

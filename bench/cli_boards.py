@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from ..registry import UserError, include
-from .options import include_option, json_option, positive, results_option
+from .options import command_line, include_option, json_option, positive, results_option
 
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     from .leaderboard import model_rows, run_rows
@@ -171,7 +170,7 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
         threads=positive("--threads", options["threads"]),
         data_root=options["data_root"],
         includes=options["includes"],
-        command=shlex.join(["equibench", *sys.argv[1:]]),
+        command=command_line(),
     )
     if as_json:
         click.echo(json.dumps(asdict(verdict)))

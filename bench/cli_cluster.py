@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..registry import UserError, nearest
-from .options import include_option, json_option, positive, results_option
+from .options import command_line, include_option, json_option, positive, results_option
 
 if TYPE_CHECKING:
     from .api import Outcome
@@ -91,7 +91,7 @@ def submit_command(suite: Any, options: dict[str, Any], as_json: bool) -> None:
         checkpoint_s=positive("--checkpoint", options["checkpoint_s"]),
         data_root=options["data_root"],
         includes=tuple(options["includes"]),
-        command=shlex.join(["equibench", *sys.argv[1:]]),
+        command=command_line(),
         hardware=options["hardware"] or "",
         calibrate=options["calibrate"],
     )

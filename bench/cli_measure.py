@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from ..registry import UserError, include
-from .options import include_option, json_option, positive, results_option
+from .options import command_line, include_option, json_option, positive, results_option
 
 @click.command()
 @click.argument("name")
@@ -93,5 +92,5 @@ def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
     threads, device = positive("--threads", options["threads"]), one_device(options["device"])
     if model is not None:
         return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, root, device, threads)
-    command = shlex.join(["equibench", *sys.argv[1:]])
+    command = command_line()
     return run_report(options["run_id"], options["results"], out, root, device, threads, command)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from typing import Any
 
 import click
 
 from ..registry import include
-from .options import include_option, json_option, positive, results_option
+from .options import command_line, include_option, json_option, positive, results_option
 
 
 @click.command()
@@ -49,7 +48,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
         data_root=options["data_root"],
         includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),
-        command=shlex.join(["equibench", *sys.argv[1:]]),
+        command=command_line(),
         only_say=options["dry_run"],
     )
     if as_json:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,3 +23,27 @@ def positive(option: str, value: Any) -> Any:
     if value is not None and not 0 < value < math.inf:
         raise UserError(f"{option} {value}: it must be a number above zero")
     return value
+
+
+#: Options whose values say where things lie on one machine. They change no figure, and records are published.
+_PLACES = ("--results", "--data-root")
+
+
+def command_line(arguments: list[str] | None = None) -> str:
+    """The command as records keep it: without folders of this machine, and files by their names.
+
+    Args:
+        arguments: of the command line; by default, those of this process.
+    """
+    kept: list[str] = []
+    rest = iter(sys.argv[1:] if arguments is None else arguments)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in _PLACES:
+            if not equals:
+                next(rest, None)
+        elif option == "--include" and equals:
+            kept.append(f"{option}={Path(value).name}")
+        else:
+            kept.append(Path(word).name if word.endswith((".py", ".toml")) else word)
+    return shlex.join(["equibench", *kept])

@@ -19,7 +19,7 @@ from equibench.registry import DATASETS, build_model
 SUITES = [find_suite(name) for name in suite_names()]
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-lossless"
 SIZES = (256, 50, 100)
-#: Operations of a step that a whole run in a test may have: minutes on one core.
+#: Operations of a step that a whole run in a test may have, if any model of the suite has as few.
 LIMIT = 250e9
 
 INCLUDED = """
@@ -90,8 +90,8 @@ def test_every_suite_runs_on_a_slice(suite: Suite, tmp_path: Path) -> None:
     np.savez(file.with_suffix(".npz"), **arrays)
     batch = plan(suite)[0].recipe.batch
     cost = {m: step_flops(m, shape, data.classes, batch)[0] for m in suite.models}
-    models = sorted((m for m in suite.models if cost[m] < LIMIT), key=cost.get)[:3]
-    assert models, "no model of this suite is small enough to be run in a test"
+    cheapest = sorted(suite.models, key=lambda m: cost[m])
+    models = [m for m in cheapest[:3] if cost[m] < LIMIT] or cheapest[:1]
     command = [sys.executable, "-m", "equibench.bench.cli", "run", suite.name, "--dataset", "slice", "--budget", "smoke"]
     command += ["--seeds", "1", "--include", str(file), "--models", ",".join(models), "--jobs", "1", "--json"]
     command += ["--results", str(tmp_path / "results"), "--data-root", str(tmp_path / "data")]
