@@ -38,7 +38,9 @@ def cli() -> None:
     equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench publish --out site              tables, plots and a page to explore
+    equibench check my-net --include my.py    may a model enter the registry?
     equibench show p4cnn                      what is known of a model, or of a run
+    equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
     equibench verify pdo-econv                the proof of the claims about PDO-eConv, computed afresh
     """
 
