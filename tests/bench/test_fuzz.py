@@ -313,7 +313,7 @@ def test_what_is_made_visible_stays_so(text: str) -> None:
     assert shown.isprintable() and visible(shown) == shown and (shown == text) == text.isprintable()
 
 
-@pytest.mark.slow  # four minutes
+@pytest.mark.slow  # ten minutes
 def test_longer() -> None:
     """All of the above once more, with many examples, in a process of their own."""
     import subprocess
