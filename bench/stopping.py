@@ -1,7 +1,7 @@
 """How a run is asked to end: by a signal, or because the process that started it is gone.
 
 While a model is trained a request waits for the end of the step, so that a last checkpoint can be written; a second
-one does not wait. At any other time there is nothing to keep that is not kept already, and the process ends at once.
+one, later than `REPEAT_S`, does not wait. At any other time there is nothing to keep that is not kept already, and the process ends at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NoReturn
 
 #: Seconds after which a run whose parent is gone ends whatever it does: a model that hangs must not hang for ever.
 ORPHAN_S = 600.0
+#: Seconds within which a second signal is the same request: a scheduler signals a task and its run, and the task its run.
+REPEAT_S = 2.0
 
 
 class Stopped(BaseException):
@@ -40,7 +42,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.signal, self.orphaned, self._patient = 0, False, False
+        self.signal, self.orphaned, self._patient, self._heard = 0, False, False, 0.0
 
     @property
     def asked(self) -> bool:
@@ -52,9 +54,11 @@ class Stop:
             signal.signal(number, self._hear)
 
     def _hear(self, number: int, _: object) -> None:
-        if not self._patient or self.signal:
+        now = time.monotonic()
+        if not self._patient or (self.signal and now - self._heard > REPEAT_S):
             raise Stopped(number)
-        self.signal = number
+        if not self.signal:
+            self.signal, self._heard = number, now
 
     @contextmanager
     def patient(self) -> Iterator[None]:
