@@ -6,6 +6,7 @@ without computing (on torch's ``meta`` device), exactness is measured at the dec
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .publish.bibtex import entry, sources_of
 from .receptive import receptive_field
 from .recipe import PAPER, Recipe, find_recipe
 from .record import FINAL, board_folder, board_names
-from .schema import visible
+from .schema import read_text, visible
 from .seeds import derive
 from .statistics import mean
 
@@ -174,7 +175,11 @@ def boards_of(name: str, root: Path) -> list[dict[str, Any]]:
 def _mentions(root: Path, board: str, name: str) -> bool:
     """Whether any file of a board names the model: much quicker than reading the records."""
     word = f'"model":"{name}"'
-    return any(word in p.read_text(encoding="utf-8", errors="replace") for p in board_folder(root, board).glob("*.json"))
+    for path in board_folder(root, board).glob("*.json"):
+        with suppress(UserError):  # the board itself names what it refuses
+            if word in read_text(path, link=False):
+                return True
+    return False
 
 
 def _on_board(name: str, board: Board) -> dict[str, Any]:

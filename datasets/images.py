@@ -127,7 +127,14 @@ def _key(entry: Entry) -> str:
 
 
 def _made(entry: Entry, folder: Path) -> ImageData:
-    data = entry.load()(folder)
+    try:
+        data = entry.load()(folder)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whoever registered it may raise anything
+        raise UserError(
+            f"the data set {entry.name} ({entry.where}) cannot be made: {type(error).__name__}: {error}"
+        ) from error
     problem = _problem(data, entry)
     if problem:
         raise UserError(f"the data set {entry.name} ({entry.where}) {problem}")

@@ -31,6 +31,8 @@ from ..record import board_folder
 Listener = Callable[[Job, dict[str, Any]], None]
 #: Seconds that a process has to end by itself, and to write a last checkpoint, before it is killed.
 GRACE_S = 10.0
+#: Bytes at the end of a log that are looked at for the last line.
+LAST_BYTES = 65_536
 #: Variables of the environment that change what torch and its libraries compute, or in which order Python does; a run's
 #: process does not get them, so that a record says the same whatever shell it was started from.
 CHANGE_FIGURES = (
@@ -247,6 +249,7 @@ class LocalEngine:
 
 def _last_line(one: _Running) -> str:
     with one.log.open("rb") as file:
-        file.seek(one.logged)
+        # A model may have written any amount.
+        file.seek(max(one.logged, file.seek(0, 2) - LAST_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
     return f": {lines[-1]}" if lines else ""

@@ -97,6 +97,16 @@ def test_data_that_break_their_promise_are_refused(tmp_path: Path, name: str, va
     assert not list((tmp_path / "cache").glob("*.npz"))
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "said"), [("unimported", "import there_is_none", "there_is_none"), ("raising", "1 / 0", "ZeroDiv")]
+)
+def test_data_that_cannot_be_made_are_one_sentence(tmp_path: Path, name: str, line: str, said: str) -> None:
+    path = given(tmp_path, name)
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    with pytest.raises(UserError, match=f"the data set {name} .*cannot be made: .*{said}"):
+        load(name, tmp_path / "data")
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     given(tmp_path, "nowhere")
     (tmp_path / "file").write_text("")
