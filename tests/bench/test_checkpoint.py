@@ -2,6 +2,7 @@
 
 import math
 import os
+import queue
 import random
 import signal
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from equibench.bench.leftover import checkpoints_of, discard, last_step
 from equibench.bench.prepare import weights_digest
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import CorePoint, Size
-from equibench.bench.stopping import Stop, Stopped
+from equibench.bench.stopping import ORPHAN_S, Stop, Stopped
 from equibench.bench.train import Training, train
 from torch import nn
 
@@ -247,12 +248,18 @@ def test_a_second_request_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyP
         Stop()._hear(signal.SIGINT, None)
 
 
-def test_an_orphan_ends_in_training_and_finishes_what_comes_after() -> None:
+def test_an_orphan_ends_in_training_and_finishes_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: queue.Queue[tuple[int, int]] = queue.Queue()
+    waited: list[float] = []
+    # The watch ends its own process in the end, which here is that of the tests.
+    monkeypatch.setattr("equibench.bench.stopping.os.kill", lambda *what: killed.put(what))
+    monkeypatch.setattr("equibench.bench.stopping.time.sleep", waited.append)
     stop, (read, write) = Stop(), os.pipe()
     stop.watch_parent(read)
+    assert not stop.asked and killed.empty()
     os.close(write)
-    while not stop.orphaned:
-        pass
+    assert killed.get(timeout=60) == (os.getpid(), signal.SIGKILL) and ORPHAN_S in waited
+    os.close(read)
     stop.check(finished=True)
     with pytest.raises(Stopped):
         stop.check(finished=False)
