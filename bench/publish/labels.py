@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FONT = 7.5  # points
-#: Where a label may stand beside its point: shift in points, and what of the text is at the shifted place.
-_PLACES = ((6, 4), (6, -9), (-6, 4), (-6, -9), (6, 14), (-6, 14), (6, -19), (-6, -19), (6, 24), (-6, 24), (6, -29), (-6, -29))
+#: Where a label may stand: the shift, in points, of its near end from its point.
+_PLACES = (
+    (6, 4), (6, -9), (-6, 4), (-6, -9), (6, 14), (-6, 14), (6, -19), (-6, -19), (6, 24), (-6, 24), (6, -29), (-6, -29),
+    (24, 12), (-24, 12), (24, -17), (-24, -17), (24, 26), (-24, 26), (24, -31), (-24, -31), (48, 20), (-48, 20),
+    (48, -25), (-48, -25),
+)  # fmt: skip
+#: A label further away than this is joined to its point by a line.
+_BESIDE = 12.0
 
 Box = tuple[float, float, float, float]
 
@@ -20,7 +27,8 @@ def place_labels(
 ) -> None:
     """Write the label of every (x, y, text) beside its point, at the first place where it covers nothing.
 
-    The best points should come first. A label without a free place is left out.
+    The best points should come first. A label is never nearer to another point than to its own, and is joined to its own
+    where it stands apart from it. One without a free place is left out.
 
     Args:
         axes: whose place in the figure will not change any more.
@@ -29,9 +37,8 @@ def place_labels(
     figure = axes.figure
     frame = axes.get_window_extent()
     points_a_pixel = 72 / figure.dpi
-    taken: list[Box] = [
-        (px - 3, py - 3, px + 3, py + 3) for px, py in (_pixels(axes, *p[:2], points_a_pixel) for p in (*points, *obstacles))
-    ]
+    marks = [_pixels(axes, *p[:2], points_a_pixel) for p in (*points, *obstacles)]
+    taken: list[Box] = [(px - 3, py - 3, px + 3, py + 3) for px, py in marks]
     right, left = frame.x1 * points_a_pixel, frame.x0 * points_a_pixel
     for x, y, text in points:
         px, py = _pixels(axes, x, y, points_a_pixel)
@@ -41,10 +48,22 @@ def place_labels(
             box = (start, py + dy - 2, start + width, py + dy + _FONT - 1)
             if box[0] < left or box[2] > right + 20 or any(_overlap(box, other) for other in taken):
                 continue
+            if not _is_nearest((px, py), (px + dx, py + dy), marks):
+                continue
             taken.append(box)
             side = "left" if dx > 0 else "right"
-            axes.annotate(text, (x, y), (dx, dy), textcoords="offset points", ha=side, fontsize=_FONT, annotation_clip=False)
+            line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
+            axes.annotate(
+                text, (x, y), (dx, dy), textcoords="offset points", ha=side, fontsize=_FONT, annotation_clip=False,
+                arrowprops=line if math.hypot(dx, dy) > _BESIDE else None,
+            )  # fmt: skip
             break
+
+
+def _is_nearest(own: tuple[float, float], end: tuple[float, float], marks: Sequence[tuple[float, float]]) -> bool:
+    """Whether no other mark is nearer to the near end of a label than its own."""
+    distance = math.dist(own, end)
+    return all(math.dist(mark, end) >= distance for mark in marks)
 
 
 def _pixels(axes: Axes, x: float, y: float, scale: float) -> tuple[float, float]:
