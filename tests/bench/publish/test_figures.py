@@ -125,3 +125,24 @@ def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
         figure = next(p for p in PLOTS if p.stem == "learning-curves").draw(Drawn(load_board(tmp_path, BOARD)))
     looks = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines]
     assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]
+
+
+def test_no_label_stands_nearer_to_another_point() -> None:
+    """Names beside crowded points must not be read as those of others; one without a place is left out."""
+    from equibench.bench.publish.labels import place_labels
+    from matplotlib.figure import Figure
+
+    rng = np.random.RandomState(0)
+    figure = Figure(figsize=(6, 4), dpi=100)
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.4 + 0.15 * rng.rand(12, 2))]
+    place_labels(axes, points)
+    marks = np.array([axes.transData.transform(p[:2]) for p in points]) * 72 / figure.dpi
+    names = [p[2] for p in points]
+    assert 3 < len(axes.texts) < len(points)
+    for label in axes.texts:
+        own = names.index(label.get_text())
+        away = np.linalg.norm(marks - (marks[own] + label.xyann), axis=1)
+        assert away.argmin() == own
+        assert (label.arrow_patch is not None) == (np.hypot(*label.xyann) > 12)
