@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> 
     command = [sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--budget", "e2", "--seeds", "1"]
     command += ["--models", "tiny,bad-hangs", "--include", str(TINY), "--device", "cpu", "--jobs", "1"]
     command += ["--results", "results", "--data-root", "data"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # A shell lets what it starts in the background ignore Ctrl-C, and these tests may be that.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     deadline = time.monotonic() + 600
     while not records(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
