@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from layers import CASES, as_dense, replaced, step
+from layers import CASES, replaced, step
 from side_by_side import hardware
 
 LIMIT = 1.3
@@ -25,12 +25,12 @@ LIMIT = 1.3
 
 def peak_mib(name: str, contender: str, device: str) -> float:
     """Measure one network in this process, in MiB."""
-    make, shape, others = CASES[name]
+    case = CASES[name]
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = make()
+    model, shape = case.make(), case.shape
     if contender != "ours":
-        model = replaced(model, {"dense": as_dense, **others}[contender])
+        model = replaced(model, case.contenders[contender])
     model = model.to(device)
     train = step(model, torch.randn(shape, device=device), torch.arange(shape[0], device=device) % 10)
     if device.startswith("cuda"):
@@ -66,7 +66,7 @@ def main() -> None:
     rows = []
     for name in options.only or CASES:
         own = elsewhere(name, "ours", options.device)
-        for contender in ("dense", *CASES[name][2]):
+        for contender in CASES[name].contenders:
             other = elsewhere(name, contender, options.device)
             target = LIMIT if contender == "dense" else None
             met = "" if target is None else "yes" if own <= target * other else "no"

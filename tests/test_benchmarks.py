@@ -45,21 +45,37 @@ def test_filters_by_loops_are_the_same_filters(layers: ModuleType, group: str) -
         assert torch.allclose(layers.as_loops(layer).filters(), layer.expanded(), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", ["p8-25k", "p8-25k-offset-0", "p4-25k-offset-0", "g-cnn-p4"])
+@pytest.mark.parametrize("case", ["p8-25k", "p8-25k-invariant", "g-cnn-p4", "e2cnn-c8"])
 def test_contenders_do_the_same_work(layers: ModuleType, case: str) -> None:
     """Between the same shapes, with dense filters of the same shape, from one layer to the next."""
-    make, shape, others = layers.CASES[case]
-    base = make().eval()
-    images = torch.randn(2, *shape[1:])
-
-    def work(model: torch.nn.Module) -> list[tuple[object, ...]]:
-        model(images)  # filters are expanded at the first pass
-        with Convolutions() as seen, torch.no_grad():
-            model(images)
-        return seen.shapes
-
-    assert work(base)
-    for make_other in {"dense": layers.as_dense, **others}.values():
+    found = layers.CASES[case]
+    base = found.make().eval()
+    images = torch.randn(2, *found.shape[1:])
+    assert work(base, images)
+    for make_other in found.contenders.values():
         other = layers.replaced(base, make_other).eval()
         assert other(images).shape == base(images).shape
-        assert work(other) == work(base)
+        assert work(other, images) == work(base, images)
+
+
+@pytest.mark.parametrize(("case", "sizes"), [("p8-25k-offset-0", (3, 3)), ("p4-25k-offset-0", (3,))])
+def test_without_offset_the_ordinary_kernel_is_that_of_the_paper(layers: ModuleType, case: str, sizes: tuple[int, ...]) -> None:
+    """Five pixels against the three that are left of them, to the same maps."""
+    found = layers.CASES[case]
+    base = found.make().eval()
+    whole = layers.replaced(base, found.contenders["dense"]).eval()
+    images = torch.randn(2, *found.shape[1:])
+    ours, theirs = work(base, images), work(whole, images)
+    assert [filters[-1] for _, filters, _ in ours if filters[-1] > 1] == [5 if len(sizes) == 2 else 3, *sizes * 5]
+    assert [filters[-1] for _, filters, _ in theirs if filters[-1] > 1] == [5] * 6
+    assert {out[2:] for _, _, out in theirs} == {out[2:] for _, _, out in ours}
+    assert base(images).shape == whole(images).shape
+
+
+def work(model: torch.nn.Module, images: torch.Tensor) -> list[tuple[object, ...]]:
+    """The convolutions of a pass of evaluation."""
+    with torch.no_grad():
+        model(images)  # filters are expanded at the first pass
+        with Convolutions() as seen:
+            model(images)
+    return seen.shapes

@@ -33,11 +33,12 @@ def _set_environment(values: dict[str, str]) -> None:
 
 
 def _broad_filters() -> list[Any]:
-    """Filters of warnings that name neither a message nor a module: they hide the warnings of everybody.
+    """Filters of warnings that name neither a message nor a module nor a library's own category: they hide everybody's.
 
-    Libraries hide single messages of their own, which is their business.
+    Libraries hide single messages, or a category that they define (scipy.special, when it is imported), which is their
+    business.
     """
-    return [f for f in warnings.filters if f[1] is None and f[3] is None]
+    return [f for f in warnings.filters if f[1] is None and f[3] is None and f[2].__module__ == "builtins"]
 
 
 def _set_filters(values: list[Any]) -> None:

@@ -182,6 +182,8 @@ def test_the_published_momentum_is_held_against_the_budget() -> None:
         ("import torch; torch.set_default_dtype(torch.float64)", "importing changes torch's default dtype (torch.float32 → torch.float64)"),
         ("import os; os.environ['OMP_NUM_THREADS'] = '3'", "importing changes the environment (OMP_NUM_THREADS)"),
         ("import warnings; warnings.simplefilter('ignore')", "importing changes the filter of warnings"),
+        ("import warnings; warnings.simplefilter('always', FutureWarning)", "importing changes the filter of warnings"),
+        ("import warnings; Own = type('Own', (Warning,), {}); warnings.simplefilter('always', Own)", ""),
         ("import torch; torch.manual_seed(3)", "importing draws from torch's generator, or seeds it"),
         ("import random; random.seed(3)", "importing changes Python's random generator"),
         ("import os; os.chdir('/')", "importing changes the working folder ({here} → /)"),
