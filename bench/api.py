@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +15,8 @@ from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
 from .leaderboard import Board, load_board, model_rows, staleness, write_board
 from .leftover import discard
-from .provenance import code_facts, host_facts, libraries, source_hash, versions
+from .machine import Machine
+from .provenance import code_facts, host_facts, libraries, shared, source_hash, versions
 from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
@@ -70,44 +70,6 @@ class Outcome:
         ]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where and how runs are executed; none of it changes a figure of an E board.
-
-    Attributes:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
-        jobs: processes at a time; None: one a device, on a CPU as many as cores, four at most.
-        threads: of torch, in each process.
-        deadline_s: seconds after which a run is ended as ``timeout``.
-        checkpoint_s: seconds from one checkpoint of a run to the next.
-    """
-
-    device: str = "auto"
-    jobs: int | None = None
-    threads: int = 1
-    deadline_s: float | None = None
-    checkpoint_s: float = 60.0
-
-    def slots(self, cuda_devices: int) -> list[str]:
-        """A device for every process at a time.
-
-        Raises:
-            UserError: a device does not exist.
-        """
-        names = ["cuda" if cuda_devices else "cpu"] if self.device == "auto" else self.device.split(",")
-        if names == ["cuda"]:
-            names = [f"cuda:{i}" for i in range(cuda_devices)] or ["cuda:0"]
-        for name in names:
-            kind, _, index = name.partition(":")
-            if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdigit()):
-                raise UserError(f"--device {name!r}: use auto, cpu, cuda or cuda:<number>, several with commas")
-            if kind == "cuda" and int(index or 0) >= cuda_devices:
-                raise UserError(f"--device {name!r}: torch sees {cuda_devices} CUDA devices here; use --device cpu")
-        if names == ["cpu"]:
-            return ["cpu"] * (self.jobs or min(os.cpu_count() or 1, 4))
-        return names[: self.jobs] if self.jobs else names
-
-
 def run(
     suite: str | Suite,
     *,
@@ -144,7 +106,7 @@ def run(
     check_names(suite)
     root = results_root(results)
     ensure_writable(root)
-    head = _HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
+    head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
     head.refresh = refresh
     return head.go()
 
@@ -173,8 +135,8 @@ def find_board(name: str, root: Path) -> str:
     return fits[-1]
 
 
-class _HeadToHead:
-    """One call of `run`."""
+class HeadToHead:
+    """One call of `run`: what is missing of a suite, as jobs, and their execution."""
 
     def __init__(
         self,
@@ -195,10 +157,11 @@ class _HeadToHead:
 
     def go(self) -> Outcome:
         try:
+            self._refuse_sharing(self.machine.seeds_in_parallel)
             if find_budget(self.suite.budget).kind == "T":
                 return self._go_timed()
             specs = self.trials(plan(self.suite, root=self.root))
-            outcome, pending = self._split(specs)
+            outcome, pending = self.split(specs)
             if pending:
                 self._prepare()
                 self._execute(pending, outcome)
@@ -220,7 +183,7 @@ class _HeadToHead:
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
         for _ in range(2):
             specs = self.trials(timed.plan())
-            outcome, pending = self._split(specs)
+            outcome, pending = self.split(specs)
             if pending:
                 self._execute(pending, outcome)
             board = specs[0].board
@@ -235,7 +198,16 @@ class _HeadToHead:
             " does; use an E budget there (--budget e5), or --device cuda"
         )
 
-    def _split(self, specs: list[RunSpec]) -> tuple[Outcome, list[tuple[RunSpec, int]]]:
+    def _refuse_sharing(self, runs: int) -> None:
+        kind = find_budget(self.suite.budget).kind
+        if runs > 1 and kind in ("T", "P"):
+            shown = "counts device-seconds" if kind == "T" else "is compared by device-seconds"
+            raise UserError(
+                f"budget {self.suite.budget!r} {shown}, which runs on one GPU take from each other: one run a GPU there,"
+                " without --seeds-in-parallel; or use an E budget (--budget e20)"
+            )
+
+    def split(self, specs: list[RunSpec]) -> tuple[Outcome, list[tuple[RunSpec, int]]]:
         """What is finished, and what is to be run as which attempt."""
         outcome = Outcome(self.suite, Board(specs[0].board), self.root)
         pending = []
@@ -284,6 +256,7 @@ class _HeadToHead:
     def _check_probe(self, events: list[dict[str, Any]]) -> None:
         cuda = next((e["cuda"] for e in events if e["event"] == "devices"), 0)
         self.slots = self.machine.slots(cuda)
+        self._refuse_sharing(Machine.sharing(self.slots))
         limits = self.suite.parameter_range()
         for event in (e for e in events if e["event"] == "model"):
             name = event["model"]
@@ -299,11 +272,37 @@ class _HeadToHead:
             self.work[name] = float(event.get("flops", 0.0))
 
     def _execute(self, pending: list[tuple[RunSpec, int]], outcome: Outcome) -> None:
-        # Within a seed the longest runs first: the last ones are then short, and no core waits for long.
-        pending = sorted(pending, key=lambda p: (p[0].seed, -self.work.get(p[0].model, 0.0)))
-        jobs = [self._job(spec, attempt) for spec, attempt in pending]
+        sharing = min(Machine.sharing(self.slots), len(pending))
+        jobs = [self.job(spec, attempt, sharing) for spec, attempt in self._in_order(pending, sharing)]
         self.listener.planned(jobs, outcome.skipped, self.work)
+        self._work_off(jobs, self.slots, outcome)
+        if sharing > 1:
+            # A neighbour may have taken the memory or the time that was missing.
+            again = [self.job(job.spec, job.attempt + 1) for job in jobs if self._failed(job, outcome)]
+            if again:
+                self.listener.planned(again, 0, self.work)
+                self._work_off(again, list(dict.fromkeys(self.slots)), outcome)
 
+    def _in_order(self, pending: list[tuple[RunSpec, int]], sharing: int) -> list[tuple[RunSpec, int]]:
+        """One seed of all models after the other, or as many seeds as share a GPU; those of a model go together.
+
+        The longest runs first: the last ones are then short, and no core waits for long.
+        """
+        seeds = sorted({spec.seed for spec, _ in pending})
+        models = list(dict.fromkeys(spec.model for spec, _ in pending))
+
+        def place(one: tuple[RunSpec, int]) -> tuple[float, ...]:
+            model, seed = one[0].model, seeds.index(one[0].seed)
+            return seed // sharing, -self.work.get(model, 0.0), models.index(model), seed
+
+        return sorted(pending, key=place)
+
+    @staticmethod
+    def _failed(job: Job, outcome: Outcome) -> bool:
+        status = outcome.ran.get(f"{job.spec.digest()}.{job.attempt}", ("ok", ""))[0]
+        return status not in FINAL
+
+    def _work_off(self, jobs: list[Job], slots: list[str], outcome: Outcome) -> None:
         def listen(job: Job, event: dict[str, Any]) -> None:
             if event["event"] == "done" and event["status"] not in ("busy", "elsewhere"):
                 outcome.ran[f"{job.spec.digest()}.{job.attempt}"] = (event["status"], event.get("reason", ""))
@@ -318,9 +317,10 @@ class _HeadToHead:
             except WriteError:
                 outcome.unrecorded[f"{job.spec.digest()}.{job.attempt}"] = f"{status}: {reason}"
 
-        LocalEngine(self.slots, self.machine.deadline_s, crashed).run(jobs, listen)
+        LocalEngine(slots, self.machine.deadline_s, crashed).run(jobs, listen)
 
-    def _job(self, spec: RunSpec, attempt: int) -> Job:
+    def job(self, spec: RunSpec, attempt: int, sharing: int = 1) -> Job:
+        """An attempt at a run, for the process that makes it."""
         return Job(
             spec=spec,
             attempt=attempt,
@@ -338,6 +338,7 @@ class _HeadToHead:
             command=self.command,
             equivariance=self.suite.equivariance,
             checkpoint_s=self.machine.checkpoint_s,
+            sharing=sharing,
         )
 
 
@@ -348,7 +349,7 @@ def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
         data_digest="",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(libraries(MODELS.find(job.spec.model))),
-        hardware=host_facts(job.device),
+        hardware={**host_facts(job.device), **shared(job.sharing)},
         threads=job.threads,
         command=job.command,
         **code_facts(MODELS.find(job.spec.model)),

@@ -66,6 +66,7 @@ class Facts(Strict):
         init, cost: what was measured before the training.
         peak_mib: largest memory so far.
         started: when the first process of this run started.
+        sharing: the most runs at a time that a process of this run had on its GPU.
     """
 
     schema_version: Literal[1]
@@ -83,6 +84,7 @@ class Facts(Strict):
     peak_mib: float
     started: str
     warnings: list[str]
+    sharing: int = 1
 
 
 @dataclass

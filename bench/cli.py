@@ -20,7 +20,9 @@ from .cli_check import check
 from .cli_list import list_
 from .cli_measure import equivariance, verify
 from .cli_refresh import refresh
-from .options import command_line, include_option, json_option, positive, results_option
+from .options import (
+    command_line, include_option, json_option, machine_of, machine_options, results_option, seeds_in_parallel_option,
+)  # fmt: skip
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -59,9 +61,8 @@ for _command in (check, collect, equivariance, leaderboard, list_, publish, refr
 @click.option("--fit", help="What is trained on: train, or train+val.")
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
 @click.option("--class", "parameter_class", help="matched or as-published.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas.")
-@click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
-@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
+@machine_options
+@seeds_in_parallel_option
 @click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
 @click.option(
     "--checkpoint",
@@ -72,8 +73,6 @@ for _command in (check, collect, equivariance, leaderboard, list_, publish, refr
     metavar="SECONDS",
     help="Keep a checkpoint of every run this often; an interrupted one goes on from there.",
 )
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
-@click.option("--quiet", is_flag=True, help="No progress display.")
 @engine_options
 @results_option
 @include_option
@@ -89,7 +88,6 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     Runs that are finished are not run again; one that was interrupted goes on from its last checkpoint. Exit code 1:
     some runs failed, their rows say why.
     """
-    from .api import Machine
     from .api import run as run_suite
     from .display import listener_for
 
@@ -97,17 +95,10 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     if on_cluster:
         submit_command(chosen, options, as_json)
         return
-    machine = Machine(
-        options["device"],
-        positive("--jobs", options["jobs"]),
-        positive("--threads", options["threads"]) or 1,
-        positive("--deadline", options["deadline"]),
-        positive("--checkpoint", options["checkpoint_s"]),
-    )
     outcome = run_suite(
         chosen,
         results=options["results"],
-        machine=machine,
+        machine=machine_of(options),
         data_root=options["data_root"],
         includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),
@@ -124,11 +115,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--budget", help="Budget instead of the suite's.")
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
 @click.option("--profile", help="Execution profile: strict or fast.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas.")
-@click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
-@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
-@click.option("--quiet", is_flag=True, help="No progress display.")
+@machine_options
 @results_option
 @include_option
 @json_option
@@ -141,19 +128,15 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
 
     The same grid of rates for every model, one seed, the budget of the suite. Every trial is recorded.
     """
-    from .api import Machine
     from .display import listener_for
     from .table import tuning_table
     from .tune import tune as tune_suite
 
     chosen = _suite(suite, {**options, "fit": None, "seeds": None, "parameter_class": None})
-    machine = Machine(
-        options["device"], positive("--jobs", options["jobs"]), positive("--threads", options["threads"]) or 1
-    )
     done = tune_suite(
         chosen,
         results=options["results"],
-        machine=machine,
+        machine=machine_of(options),
         data_root=options["data_root"],
         includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),

@@ -66,6 +66,8 @@ def wants_cluster(options: dict[str, Any]) -> bool:
     if engine == "local" and given:
         name = given[0].replace("_", "-").removesuffix("s" if given[0] == "sbatch_options" else "")
         raise UserError(f"--{name} goes with --engine slurm")
+    if engine == "slurm" and options["seeds_in_parallel"] != 1:
+        raise UserError("--seeds-in-parallel goes with --engine local: the scheduler gives every run a GPU of its own")
     return bool(engine == "slurm")
 
 

@@ -9,18 +9,17 @@ from typing import Any
 import click
 
 from ..registry import include
-from .options import command_line, include_option, json_option, positive, results_option
+from .options import (
+    command_line, include_option, json_option, machine_of, machine_options, results_option, seeds_in_parallel_option,
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("board")
 @click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Only say what is stale.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas.")
-@click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4].")
-@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run.")
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
-@click.option("--quiet", is_flag=True, help="No progress display.")
+@machine_options
+@seeds_in_parallel_option
 @results_option
 @include_option
 @json_option
@@ -34,7 +33,6 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
     Stale is a run whose model, data or recipe has changed since; comments, docstrings and layout are no change. Exit
     code 1: some of them failed or are stale still.
     """
-    from .api import Machine
     from .display import listener_for
     from .files import results_root
     from .refresh import refresh as run_again
@@ -44,7 +42,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
         board,
         results_root(options["results"]),
         patterns=options["models"],
-        machine=Machine(options["device"], positive("--jobs", options["jobs"]), positive("--threads", options["threads"]) or 1),
+        machine=machine_of(options),
         data_root=options["data_root"],
         includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),

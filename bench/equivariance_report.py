@@ -317,7 +317,7 @@ def one_device(name: str) -> str:
     Raises:
         UserError: there is no such device.
     """
-    from .api import Machine
+    from .machine import Machine
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Machine(name).slots(count)[0]

@@ -118,13 +118,15 @@ def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
 def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
     """Seconds of a step as the records of a results folder know them, the shortest of each model.
 
+    Runs that shared a GPU say nothing of it.
     Calibrations need no look of their own: the runs that they were made for have records.
     """
     found: dict[tuple[str, ...], float] = {}
     for board in board_names(root):
         for record in read_board(root, board)[0]:
             provenance = record.provenance
-            if record.status in FINAL and record.results and provenance.hardware.get("hardware_key") == hardware_key:
+            alone = record.runs_on_device == 1
+            if record.status in FINAL and record.results and alone and provenance.hardware.get("hardware_key") == hardware_key:
                 key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
                 found[key] = min(seconds, found.get(key, seconds))
     return found

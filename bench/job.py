@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any, Literal, TextIO
 
+from pydantic import Field
+
 from .record import Context
 from .schema import Strict
 from .spec import RunSpec
@@ -21,6 +23,7 @@ class Job(Strict):
         command: the command line that asked for it, for the record.
         equivariance: ``full`` also writes the sidecar of the full equivariance profile.
         checkpoint_s: seconds from one checkpoint to the next.
+        sharing: the most runs at a time on the GPU, this one included.
     """
 
     kind: Literal["run"] = "run"
@@ -35,6 +38,7 @@ class Job(Strict):
     command: str
     equivariance: Literal["core", "full"] = "core"
     checkpoint_s: float = 60.0
+    sharing: int = Field(default=1, ge=1)
 
 
 class Probe(Strict):

@@ -13,7 +13,7 @@ from ..registry import DATASETS, MODELS, UserError
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
-from .provenance import source_hash
+from .provenance import REGISTERED, registration, source_hash
 from .recipe import Recipe, find_recipe
 from .record import FINAL, Refused, RunRecord, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
@@ -195,14 +195,18 @@ def _data_digest(dataset: str) -> str:
         return ""
 
 
+def _model_facts(record: RunRecord) -> dict[str, str]:
+    """What the model is registered with here, else what it was registered with where it was trained."""
+    recorded = record.provenance.registered
+    return _registered(record.spec.model) or {key: recorded.get(key, "") for key in REGISTERED}
+
+
 @cache
-def _model_facts(model: str) -> dict[str, str]:
-    keys = ("family", "group", "invariant", "source")
+def _registered(model: str) -> dict[str, str]:
     try:
-        resolved = MODELS.find(model)
+        return registration(MODELS.find(model))
     except UserError:
-        return dict.fromkeys((*keys, "treatment"), "")
-    return {**{key: str(resolved.get(key)) for key in keys}, "treatment": ", ".join(resolved.treatments)}
+        return {}
 
 
 def run_rows(board: Board) -> pd.DataFrame:
@@ -233,6 +237,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
     row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
     row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
+    row["runs_on_device"] = record.runs_on_device
     return row
 
 
@@ -259,7 +264,7 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str,
     failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
     context, spec = records[0].context, records[0].spec
     average = mean(accuracies)
-    row: dict[str, Any] = {"model": name, **_model_facts(name)}
+    row: dict[str, Any] = {"model": name, **_model_facts(records[0])}
     row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
     row |= {"runs": len(records), "runs_ok": sum(r.status == "ok" for r in records)}
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
@@ -278,8 +283,11 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str,
     for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
         row[cost] = sizes[0] if sizes else None
-    row["train_s_mean"] = mean([r.train_s for r in results])
-    row["step_ms_mean"] = mean([r.step_ms for r in results])
+    # Times of a run that shared its GPU with others are no measure of the model.
+    alone = [r.results for r in measured if r.results is not None and r.runs_on_device == 1]
+    row["runs_timed"] = len(alone)
+    row["train_s_mean"] = mean([r.train_s for r in alone])
+    row["step_ms_mean"] = mean([r.step_ms for r in alone])
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
     row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..registry import Entry, Resolved
 
@@ -142,10 +143,21 @@ def _requirements(entry: Entry) -> list[str]:
     return [re.sub(r"[-_.]+", "-", word[0]).lower() for word in words if word]
 
 
-def code_facts(model: Resolved) -> dict[str, str]:
-    """``commit``, ``harness_hash`` and ``origin`` of a record's provenance."""
+def code_facts(model: Resolved) -> dict[str, Any]:
+    """``commit``, ``harness_hash``, ``origin`` and ``registered`` of a record's provenance."""
     parts = {_origin(entry): None for entry in (model.entry, *(w.entry for w in model.wrappers))}
-    return {"commit": _commit(_PACKAGE), "harness_hash": harness_hash(), "origin": ", ".join(parts)}
+    facts = {"commit": _commit(_PACKAGE), "harness_hash": harness_hash(), "origin": ", ".join(parts)}
+    return {**facts, "registered": registration(model)}
+
+
+def registration(model: Resolved) -> dict[str, str]:
+    """What a board says of a model beside its figures: family, group, invariant, source, and treatments of its own."""
+    facts = {key: str(model.get(key)) for key in REGISTERED[:-1]}
+    return {**facts, REGISTERED[-1]: ", ".join(model.treatments)}
+
+
+#: Keys of `registration`, which are names of a board's columns.
+REGISTERED = ("family", "group", "invariant", "source", "treatment")
 
 
 @cache
@@ -229,6 +241,15 @@ def hardware(device: str) -> dict[str, str]:
     key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; {power}; torch {torch_version}; CUDA {cuda}"
     known |= {"driver": driver, "cuda": torch.version.cuda or "unknown", "cudnn": str(torch.backends.cudnn.version())}
     return {**known, "hardware_key": key}
+
+
+#: Under this name `Provenance.hardware` says how many runs at a time shared the GPU, where there was more than one.
+SHARED = "runs_on_device"
+
+
+def shared(runs: int) -> dict[str, str]:
+    """What is recorded of a GPU that several runs share."""
+    return {SHARED: str(runs)} if runs > 1 else {}
 
 
 def _nvidia_smi(device: str) -> tuple[str, str]:

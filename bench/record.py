@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from ..registry import UserError
 from .budget import drifted
 from .files import write_exclusively
+from .provenance import SHARED
 from .schema import NAME, Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .spec import LONGEST_BOARD, RunSpec
 
@@ -93,12 +94,15 @@ class Provenance(Strict):
         data_digest: SHA-256 of the data set's arrays; empty where the run ended before they were loaded.
         started: date and time with their zone, ISO 8601.
         versions: of Python, of packages and of the state of this checkout, by name.
-        hardware: device, key, host, processor, driver, system; what is not known is left out.
+        hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
+            there where several runs shared the GPU.
         threads: of torch on the CPU.
         command: the command line that asked for the run.
         commit: of the checkout of equibench; empty where it is installed without one.
         harness_hash: of the files of this harness, see `provenance.harness_hash`.
         origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
+        registered: what the model was registered with, see `provenance.registration`: a board says it even where the
+            package or file that registers the model is not at hand.
     """
 
     source_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
@@ -112,6 +116,7 @@ class Provenance(Strict):
     commit: Annotated[str, Field(pattern="^([0-9a-f]{40,64})?$")] = ""
     harness_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")] = ""
     origin: Text = ""
+    registered: dict[Text, Text] = {}
 
     @field_validator("started")
     @classmethod
@@ -186,6 +191,12 @@ class RunRecord(Strict):
         for made in ("file_name", "run_id"):
             copy.__dict__.pop(made, None)  # the content may be another
         return copy
+
+    @property
+    def runs_on_device(self) -> int:
+        """How many runs at a time shared the GPU; above 1 its times are no measure of the model."""
+        text = self.provenance.hardware.get(SHARED, "")
+        return int(text) if text.isdecimal() else 1
 
     @cached_property
     def run_id(self) -> str:

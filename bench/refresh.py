@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..registry import UserError, nearest
-from .api import Listener, Machine, find_board
+from .api import Listener, find_board
 from .api import run as run_suite
 from .leaderboard import Board, load_board
+from .machine import Machine
 from .provenance import hardware_key_elsewhere
 from .record import Context, RunRecord
 from .schema import parse

@@ -26,7 +26,7 @@ from .files import WriteError, remove_parts
 from .job import Events, Job
 from .leftover import discard
 from .prepare import Loaded, build_from_seed, save_weights, set_profile, tensors_of, warm_up, weights_digest
-from .provenance import code_facts, hardware, libraries, source_hash, versions
+from .provenance import code_facts, hardware, libraries, shared, source_hash, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .stopping import Stop
@@ -117,6 +117,7 @@ class _Run:
         self.resumed: list[int] = []
         self.peak_mib = 0.0
         self.unseen = False
+        self.sharing = job.sharing
 
     def go(self) -> tuple[Status, str]:
         """Measure; returns status and reason."""
@@ -186,6 +187,7 @@ class _Run:
             facts = found.saved.facts
             self.init, self.size, self.peak_mib = Core(**facts.init.model_dump()), facts.cost, facts.peak_mib
             self.started, self.resumed = facts.started, [*facts.resumed, facts.step]
+            self.sharing = max(self.sharing, facts.sharing)
             self.phases.carry(facts.phases)
             self.events.send("resumed", step=facts.step, steps=self.spec.steps)
         return found
@@ -197,7 +199,7 @@ class _Run:
             schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,
             finished=finished, device_s=done.device_s, curve=curve_points(done), phases=self.phases.total(),
             resumed=self.resumed, init=CorePoint(**asdict(self.init)), cost=self.size, peak_mib=self._peak(),
-            started=self.started, warnings=self.checkpoints.notes,
+            started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing,
         )  # fmt: skip
 
     def _peak(self) -> float:
@@ -217,7 +219,7 @@ class _Run:
             data_digest=self.data.digest() if self.data else "",
             started=self.started,
             versions=origin.versions if origin else versions(libraries(model)),
-            hardware=hardware(self.job.device),
+            hardware={**hardware(self.job.device), **shared(self.sharing)},
             threads=torch.get_num_threads(),
             command=self.job.command,
             **code_facts(model),
@@ -237,6 +239,8 @@ class _Run:
                 f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the processes"
                 " of the run, each until the checkpoint that the next one went on from"
             )
+        if self.sharing > 1:
+            found.append(f"up to {self.sharing} runs shared the GPU: its times are no measure of the model")
         if self.unseen:
             found.append("nvidia-smi does not name the processes on the GPU: whether the run was alone there is unknown")
         if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:

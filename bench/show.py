@@ -143,6 +143,7 @@ def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
         "started": provenance["started"],
         "command": provenance["command"] or unknown,
         "registered by": provenance["origin"] or unknown,
+        "registered as": ", ".join(f"{k} {v}" for k, v in provenance["registered"].items() if v) or unknown,
         "source hash": (provenance["source_hash"] or unknown) + now("source"),
         "data digest": (provenance["data_digest"] or unknown) + now("data"),
         "recipe": "changed since" if "recipe" in changed else "as it is now",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..registry import DATASETS, MODELS, UserError, include
-from .api import Listener, Machine, _HeadToHead
+from .api import HeadToHead, Listener
 from .budget import find_budget
 from .calibrate import read_calibrations
 from .cluster import ACTIVE, look, settle
@@ -19,6 +19,7 @@ from .engines.slurm import Request, cancel, script, submit
 from .files import ensure_writable, write_atomically
 from .job import Job
 from .leaderboard import load_board
+from .machine import Machine
 from .record import board_names
 from .spec import RunSpec, Suite, check_names, plan
 from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name, now, sweeps_folder
@@ -73,12 +74,12 @@ class Wish:
     def device(self) -> Literal["cpu", "cuda:0"]:
         return "cuda:0" if self.request.gpus else "cpu"
 
-    def head(self, root: Path) -> _HeadToHead:
+    def head(self, root: Path) -> HeadToHead:
         """What makes jobs of runs, as on one machine."""
         machine = Machine(self.device, threads=self.request.threads, checkpoint_s=self.checkpoint_s)
         data = str(Path(self.data_root).absolute()) if self.data_root else None
         includes = [str(Path(p).resolve()) for p in self.includes]
-        head = _HeadToHead(self.suite, root, machine, data, includes, Listener(), self.command, list)
+        head = HeadToHead(self.suite, root, machine, data, includes, Listener(), self.command, list)
         head.slots = [self.device]
         return head
 
@@ -117,7 +118,7 @@ def _submit(wish: Wish, root: Path, specs: list[RunSpec]) -> Submission:
     views, silence = look(root, all_sweeps(root)[0])
     done = Submission(settled=settle(root, views))
     head = wish.head(root)
-    outcome, pending = head._split(specs)
+    outcome, pending = head.split(specs)
     done.finished, done.stale = len(specs) - len(pending), outcome.stale
     busy = {
         job.spec.digest(): view.name
@@ -129,7 +130,7 @@ def _submit(wish: Wish, root: Path, specs: list[RunSpec]) -> Submission:
         if spec.digest() in busy:
             name = busy[spec.digest()]
             done.active[name] = done.active.get(name, 0) + 1
-    jobs = [head._job(spec, attempt) for spec, attempt in pending if spec.digest() not in busy]
+    jobs = [head.job(spec, attempt) for spec, attempt in pending if spec.digest() not in busy]
     if silence and done.active:
         done.note = f"whether they still run is unknown, as no squeue answers ({silence})"
     if jobs:
@@ -246,8 +247,8 @@ def write_timed_jobs(folder: Folder) -> None:
     )  # fmt: skip
     head = wish.head(root)
     numbers = {(task.model, task.seed): index for index, task in enumerate(sweep.tasks)}
-    for spec, attempt in head._split(specs)[1]:
-        folder.write_job(numbers[spec.model, spec.seed], head._job(spec, attempt))
+    for spec, attempt in head.split(specs)[1]:
+        folder.write_job(numbers[spec.model, spec.seed], head.job(spec, attempt))
     folder.write_calibrated()
 
 

@@ -213,6 +213,12 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
             " itself); = shares it: these seeds cannot tell them apart"
         )
     notes += _classes(board)
+    shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
+    if shared:
+        notes.append(
+            f"step ms, train s: without {len(shared)} runs that shared a GPU, up to {max(r.runs_on_device for r in shared)} at a"
+            " time, whose times are no measure of a model"
+        )
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..registry import UserError
-from .api import Listener, Machine, Outcome, run
+from .api import Listener, Outcome, run
 from .files import results_root, write_atomically
 from .leaderboard import Board
+from .machine import Machine
 from .recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from .record import FINAL
 from .spec import TUNING, RunSpec, Suite, tuned_file

@@ -8,7 +8,6 @@ done after them, and set against the training seconds of the other seeds: within
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from equibench.bench.estimate import estimate, this_device
 from equibench.bench.record import RunRecord, board_folder, read_board
 from equibench.bench.spec import Suite, find_suite
+from side_by_side import parser, show
 
 FACTOR = 1.5
 
@@ -48,12 +48,10 @@ def predicted(root: Path, suite: Suite, first: list[RunRecord], others: dict[str
 
 def main() -> None:
     """Compare, and print a table."""
-    from tabulate import tabulate
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("suite")
-    parser.add_argument("--results", default="leaderboards", type=Path)
-    options = parser.parse_args()
+    parse = parser(__doc__)
+    parse.add_argument("suite")
+    parse.add_argument("--results", default="leaderboards", type=Path)
+    options = parse.parse_args()
     suite = find_suite(options.suite)
     first, others = first_and_others(options.results, suite)
     rows = []
@@ -65,7 +63,8 @@ def main() -> None:
     if not rows:
         sys.exit(f"{options.results} has no two seeds of a model of {suite.name} from this device")
     print(this_device())
-    print(tabulate(rows, ["model", "runs", "predicted s", "measured s", "ratio", "met"], floatfmt=".2f"))
+    heads = ["model", "runs", "predicted s", "measured s", "ratio", "met"]
+    show(rows, heads, ("", "", ".1f", ".1f", ".2f", ""), options.format)
 
 
 if __name__ == "__main__":

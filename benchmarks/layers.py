@@ -17,7 +17,6 @@ gradients. Ratios are medians over rounds in which all take turns, with their qu
 
 from __future__ import annotations
 
-import argparse
 import copy
 import warnings
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from equibench.models.pdo.layers import PDOConv
 from equibench.models.pdo.networks import InvariantHead, MnistTrunk
 from equibench.models.pdo.split import split_frames
 from equibench.registry import build_model
-from side_by_side import hardware, side_by_side
+from side_by_side import hardware, parser, show, side_by_side
 from torch import Tensor, nn
 
 Make = Callable[[nn.Module], nn.Module]
@@ -228,20 +227,18 @@ def run_case(name: str, device: str, rounds: int) -> list[tuple[object, ...]]:
 
 def main() -> None:
     """Time the cases and print a table."""
-    from tabulate import tabulate
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=list(CASES), action="append")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    parse = parser(__doc__)
+    parse.add_argument("--device", default="cpu")
+    parse.add_argument("--only", choices=list(CASES), action="append")
+    parse.add_argument("--rounds", type=int, default=15)
+    parse.add_argument("--threads", type=int, default=1)
+    options = parse.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     print(hardware(options.device))
     rows = [row for name in options.only or CASES for row in run_case(name, options.device, options.rounds)]
     heads = ["network", "pass", "against", "its ms", "ours ms", "ratio", "quartiles", "target", "met"]
-    print(tabulate(rows, heads, floatfmt=("", "", "", ".1f", ".1f", ".2f", "", ".2f", "")))
+    show(rows, heads, ("", "", "", ".1f", ".1f", ".2f", "", ".2f", ""), options.format)
 
 
 if __name__ == "__main__":

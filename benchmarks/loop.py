@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 import warnings
@@ -27,7 +26,7 @@ from equibench.bench.spec import RunSpec, find_suite, plan
 from equibench.bench.train import optimizer_for, set_batch_norm, train, train_step
 from equibench.datasets.images import ImageData
 from equibench.registry import DATASETS, build_model
-from side_by_side import hardware, side_by_side
+from side_by_side import hardware, parser, show, side_by_side
 from torch import nn
 
 AUGMENT = ["crop4", "flip"]
@@ -149,12 +148,12 @@ def waits_for_the_device(model: nn.Module, loaded: Loaded, spec: RunSpec) -> str
 
 def main() -> None:
     """Measure, and print a line a question."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", default="z2cnn")
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
+    parse = parser(__doc__)
+    parse.add_argument("--device", default="cpu")
+    parse.add_argument("--model", default="z2cnn")
+    parse.add_argument("--steps", type=int, default=80)
+    parse.add_argument("--rounds", type=int, default=9)
+    options = parse.parse_args()
     warnings.simplefilter("ignore")
     set_profile("strict", 1)
     device = torch.device(options.device)
@@ -171,20 +170,27 @@ def main() -> None:
         contenders["loader"] = loader
     timing = side_by_side(contenders, rounds=options.rounds, device=options.device)
     own = timing["ours"]
-    print(f"loop / bare loop            {own.ratio:.3f}  ({own.low:.3f}–{own.high:.3f}, at most 1.02)")
+    rows = [("loop / bare loop", f"{own.ratio:.3f}", f"{own.low:.3f}–{own.high:.3f}", "at most 1.02", _met(own.ratio <= 1.02))]
     if loader:
-        other = timing["loader"]
-        print(
-            f"images a second / DataLoader {other.ratio / own.ratio:.2f}  ({other.low / own.ratio:.2f}–"
-            f"{other.high / own.ratio:.2f}, at least 1.5; {len(os.sched_getaffinity(0))} workers)"
-        )
+        its = timing["loader"]
+        ratio, spread = its.ratio / own.ratio, f"{its.low / own.ratio:.2f}–{its.high / own.ratio:.2f}"
+        workers = len(os.sched_getaffinity(0))
+        rows.append((f"images a second / DataLoader of {workers} workers", f"{ratio:.2f}", spread, "at least 1.5", _met(ratio >= 1.5)))
     else:
-        print("images a second / DataLoader  not measured: torchvision is not installed")
+        rows.append(("images a second / DataLoader", "not measured: torchvision is not installed", "", "at least 1.5", ""))
+    step_ms = 1e3 * own.seconds / spec.steps
     share = share_of_batches(loaded, spec, own.seconds / spec.steps, device)
-    print(f"batch and augmentation       {100 * share:.1f} % of a step of {1e3 * own.seconds / spec.steps:.2f} ms"
-          " (at most 5 % on a GPU)")  # fmt: skip
-    if device.type == "cuda":
-        print(f"a step waits for the device  {waits_for_the_device(network(spec, data, device), loaded, spec)}")
+    on_gpu = device.type == "cuda"
+    rows.append((f"batch and augmentation, share of a step of {step_ms:.2f} ms", f"{100 * share:.1f} %", "",
+                 "at most 5 % on a GPU", _met(share <= 0.05) if on_gpu else ""))  # fmt: skip
+    if on_gpu:
+        waits = waits_for_the_device(network(spec, data, device), loaded, spec)
+        rows.append(("a step waits for the device", waits, "", "no", _met(waits == "no")))
+    show(rows, ["", "measured", "quartiles", "target", "met"], ("",), options.format)
+
+
+def _met(reached: bool) -> str:
+    return "yes" if reached else "no"
 
 
 if __name__ == "__main__":

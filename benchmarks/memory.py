@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from layers import CASES, replaced, step
-from side_by_side import hardware
+from side_by_side import hardware, parser, show
 
 LIMIT = 1.3
 
@@ -52,13 +52,11 @@ def elsewhere(name: str, contender: str, device: str) -> float:
 
 def main() -> None:
     """Measure, and print a table."""
-    from tabulate import tabulate
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=list(CASES), action="append")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parse = parser(__doc__)
+    parse.add_argument("--device", default="cpu")
+    parse.add_argument("--only", choices=list(CASES), action="append")
+    parse.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parse.parse_args()
     if options.one:
         print(json.dumps(peak_mib(*options.one, options.device)))
         return
@@ -71,8 +69,8 @@ def main() -> None:
             target = LIMIT if contender == "dense" else None
             met = "" if target is None else "yes" if own <= target * other else "no"
             rows.append((name, contender, other, own, own / other, target, met))
-    print(tabulate(rows, ["network", "against", "its MiB", "ours MiB", "ratio", "target", "met"],
-                   floatfmt=("", "", ".0f", ".0f", ".2f", ".1f", "")))  # fmt: skip
+    heads = ["network", "against", "its MiB", "ours MiB", "ratio", "target", "met"]
+    show(rows, heads, ("", "", ".0f", ".0f", ".2f", ".1f", ""), options.format)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Timing of contenders against each other in one process: in turns, so that a slow moment meets all of them."""
+"""What the commands here share: timing of contenders in turns, so that a slow moment meets all of them, and tables."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,20 @@ def _timing(times: list[float], base: list[float]) -> Timing:
     ratios = [a / b for a, b in zip(times, base, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return Timing(statistics.median(times), middle, low, high)
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that all commands have."""
+    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    made.add_argument("--format", default="simple", help="Format of the table, as tabulate knows them: simple, github, …")
+    return made
+
+
+def show(rows: Sequence[Sequence[object]], heads: Sequence[str], digits: Sequence[str], style: str) -> None:
+    """Print a table, the digits of its numbers as format specifications."""
+    from tabulate import tabulate
+
+    print(tabulate(rows, heads, floatfmt=tuple(digits), tablefmt=style))
 
 
 def hardware(device: str) -> str:

@@ -9,7 +9,6 @@ errors: at most 2 s. Commands are timed from outside, in turns, as processes of 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from boards import made_up, write_quickly
 from equibench.bench.spec import find_suite, plan
+from side_by_side import hardware, parser, show
 
 #: Phases that are no fixed cost: they grow with the budget or the data, or are torch's own.
 NOT_FIXED = ("import", "train", "bn", "evaluate", "equivariance", "total")
@@ -59,11 +59,9 @@ def fixed_cost(model: str, folder: Path) -> float:
 
 def main() -> None:
     """Time all of it and print a table."""
-    from tabulate import tabulate
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    parse = parser(__doc__)
+    parse.add_argument("--rounds", type=int, default=7)
+    options = parse.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         hundred_records(folder / "board")
@@ -81,8 +79,9 @@ def main() -> None:
         for model in ("z2cnn", "e2cnn-c8-25k"):
             costs = [fixed_cost(model, folder / str(i)) for i in range(3)]
             rows.append((f"fixed cost of a run of {model}", statistics.median(costs), FIXED_S))
-    print(tabulate([(*row, "yes" if row[1] <= row[2] else "no") for row in rows],
-                   ["", "seconds", "at most", "met"], floatfmt=".2f"))  # fmt: skip
+    print(hardware("cpu"))
+    rows = [(*row, "yes" if row[1] <= row[2] else "no") for row in rows]
+    show(rows, ["", "seconds", "at most", "met"], ("", ".2f", ".1f", ""), options.format)
 
 
 if __name__ == "__main__":

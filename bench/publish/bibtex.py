@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 from ...registry import MODELS, UserError
 from ..files import shipped
@@ -54,9 +55,14 @@ def key_of(source: str) -> str:
     return found[1]
 
 
-def bibliography(models: Iterable[str]) -> str:
-    """The BibTeX file of models: one entry a source, in the order of their keys."""
-    return "\n\n".join(entry(s) for s in sorted(sources_of(models), key=key_of)) + "\n"
+def cited(row: dict[str, Any]) -> list[str]:
+    """The sources of the model of a board's row; where it is not registered here, what its record says."""
+    return sources_of([row["model"]]) or [row["source"]] * bool(row["source"])
+
+
+def bibliography(sources: Iterable[str]) -> str:
+    """A BibTeX file: one entry a source, in the order of their keys."""
+    return "\n\n".join(entry(s) for s in sorted(set(sources), key=key_of)) + "\n"
 
 
 @cache

@@ -15,7 +15,7 @@ from ..files import ensure_writable, write_atomically
 from ..leaderboard import write_board
 from ..record import Refused, board_names, without_collection
 from ..schema import visible
-from .bibtex import bibliography
+from .bibtex import bibliography, cited
 from .figures import PLOTS, Drawn
 from .style import FORMATS as PICTURES
 from .style import house_style, save
@@ -65,15 +65,15 @@ def publish(
             shown = list(pool.map(_publish_board, tasks))
     else:
         shown = [_publish_board(task) for task in tasks]
-    done = {name: models for name, (models, _) in zip(names, shown, strict=True) if models is not None}
+    done = {name: sources for name, (sources, _) in zip(names, shown, strict=True) if sources is not None}
     bad = [r for _, own in shown for r in own]
     if not done:
         raise UserError(nothing_to_show(", ".join(names), bad))
     if refused is not None:
         refused += bad
     if "latex" in formats or "html" in formats:
-        models = dict.fromkeys(m for own in done.values() for m in own)
-        write_atomically(out / "tables" / "models.bib", bibliography(models).encode())
+        sources = (s for own in done.values() for s in own)
+        write_atomically(out / "tables" / "models.bib", bibliography(sources).encode())
     if "html" in formats:
         from .site import write_page
 
@@ -90,7 +90,7 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
 
 
 def _publish_board(task: tuple[Path, Path, str, tuple[str, ...]]) -> tuple[list[str] | None, list[Refused]]:
-    """Publish one board; returns the models shown, or None where it has no table, and the files that were refused."""
+    """Publish one board; returns the sources of its models, or None where it has no table, and refused files."""
     with without_collection():
         return _publish(*task)
 
@@ -123,7 +123,7 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...]) -> tupl
             shutil.copyfile(root / file, out / "tables" / file)
             downloads.append(f"tables/{file}")
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], _left_out(missing))
-    return list(board.values), board.refused
+    return [s for row in board.rows_of(board.frame) for s in cited(row)], board.refused
 
 
 def _left_out(missing: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ from ..leaderboard import Board
 from ..reported import reported_table
 from ..statistics import SMALLEST_SAMPLE, directions
 from ..table import alignment, board_heading, board_notes, rank_text, table_rows
-from .bibtex import key_of, sources_of
+from .bibtex import cited, key_of
 from .select import View, comparison_table, p_text
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _latex_row(
     board: Board, row: dict[str, Any], usual: dict[str, str], ranked: bool, compared: dict[str, Any], bold: set[str]
 ) -> str:
     model = row["model"]
-    cite = ",".join(key_of(s) for s in sources_of([model]))
+    cite = ",".join(key_of(s) for s in cited(row))
     name, accuracy = latex(model), latex(usual["test acc %"])
     if model in bold:
         name, accuracy = rf"\textbf{{{name}}}", rf"\textbf{{{accuracy}}}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from equibench.bench.cli import main
+from equibench.bench.provenance import REGISTERED
 from equibench.bench.record import RunRecord, board_folder, write_record
 from equibench.bench.schema import short_hash, visible
 from equibench.bench.sidecar import sidecar_folder
@@ -168,7 +169,7 @@ def hostile_board(root: Path) -> list[RunRecord]:
         values = json.loads(made.record(None, status="error", model=f"m-{number}", reason="x").canonical())
         values.update(reason=text, warnings=[text])
         values["provenance"] |= {"command": text, "versions": {text: text}, "hardware": {text: text, "hardware_key": text}}
-        values["provenance"]["origin"] = text
+        values["provenance"] |= {"origin": text, "registered": {**dict.fromkeys(REGISTERED, text), text: text}}
         values["context"] |= {"suite": text, "reference_model": text}
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         spec = made.spec(model=f"m-{number}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench import leaderboard
-from equibench.bench.api import Machine
+from equibench.bench.machine import Machine
 from equibench.bench.leaderboard import load_board
 from equibench.bench.record import write_record
 from equibench.bench.refresh import _only, _suites, refresh, stale_runs

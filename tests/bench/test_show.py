@@ -21,6 +21,7 @@ FACTS = {
                  "system": "Linux-6.1"},
     "command": "equibench run mine.toml --include 'my net.py'", "commit": "ef" * 20, "harness_hash": "12" * 8,
     "origin": "my-package 1.2",
+    "registered": {"family": "theirs", "group": "D6", "invariant": "D2", "source": "arXiv:2601.00001", "treatment": "rotate"},
 }  # fmt: skip
 
 

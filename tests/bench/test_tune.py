@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from equibench.bench.api import Machine, run
+from equibench.bench.api import run
 from equibench.bench.leaderboard import Board
+from equibench.bench.machine import Machine
 from equibench.bench.recipe import find_recipe, named_recipes
 from equibench.bench.record import board_names, read_board
 from equibench.bench.spec import Suite, plan, tuned_file

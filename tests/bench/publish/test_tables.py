@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from equibench.bench import leaderboard
 from equibench.bench.cli import cli
 from equibench.bench.leaderboard import load_board
-from equibench.bench.publish.bibtex import bibliography, entry, key_of, sources_of
+from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, sources_of
 from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
@@ -61,7 +61,7 @@ def test_latex_compiles_with_its_bibliography(tmp_path: Path) -> None:
     write_record(tmp_path, made.record(50.0, model="p4cnn+frame-c4"))
     board = load_board(tmp_path, BOARD)
     (tmp_path / "board.tex").write_text(latex_page(board), encoding="utf-8")
-    (tmp_path / "models.bib").write_text(bibliography(board.values), encoding="utf-8")
+    (tmp_path / "models.bib").write_text(bibliography(s for row in board.rows_of(board.frame) for s in cited(row)), encoding="utf-8")
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\n"
         f"\\begin{{document}}\n\\input{{board}}\n{latex(NASTY)}\n\\bibliographystyle{{plain}}\\bibliography{{models}}\n\\end{{document}}\n",
@@ -95,6 +95,24 @@ def test_an_unknown_source_becomes_an_entry_with_its_address(source: str) -> Non
 
 def test_a_wrapped_model_cites_its_wrapper_too() -> None:
     assert len(sources_of(["p4cnn+frame-c4"])) == 2 and sources_of(["nobody"]) == []
+
+
+def test_a_model_that_is_not_registered_here_is_described_and_cited_by_its_records(tmp_path: Path) -> None:
+    """Its package was installed where it was trained, and is not where the board is published."""
+    facts = {"family": "theirs", "group": "D4", "invariant": "C4", "source": "arXiv:2601.00001", "treatment": "rotate"}
+    record = made.record(90.0, model="a-strangers-net")
+    provenance = record.provenance.model_copy(update={"registered": facts})
+    write_record(tmp_path, record.model_copy(update={"provenance": provenance}))
+    write_record(tmp_path, made.record(80.0, model="an-older-record"))
+    write_record(tmp_path, made.record(70.0, model="p4cnn"))
+    board = load_board(tmp_path, record.spec.board)
+    rows = {row["model"]: row for row in board.rows_of(board.frame)}
+    assert {key: rows["a-strangers-net"][key] for key in facts} == facts
+    assert [rows["an-older-record"][key] for key in facts] == [""] * 5 and cited(rows["an-older-record"]) == []
+    ours = "p4cnn"
+    assert rows[ours]["source"] == MODELS.find(ours).get("source") and cited(rows[ours]) == [rows[ours]["source"]]
+    key = key_of("arXiv:2601.00001")
+    assert rf"\cite{{{key}}}" in latex_page(board) and f"{{{key}," in bibliography(cited(rows["a-strangers-net"]))
 
 
 def test_reported_figures_stand_apart(tmp_path: Path) -> None:
