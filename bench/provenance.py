@@ -170,7 +170,7 @@ def harness_hash() -> str:
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
     digest = hashlib.sha256()
-    for path in sorted([*files, _PACKAGE / "registry.py"]):
+    for path in sorted([*files, _PACKAGE / "registry.py", _PACKAGE / "scan.py"]):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -123,6 +123,8 @@ class _Run:
         """Measure; returns status and reason."""
         set_profile(self.spec.profile, self.job.threads)
         phase = self.phases.phase
+        with phase("import"):
+            MODELS.find(self.spec.model).load()
         with phase("data"):
             self.data = load(self.spec.dataset, data_root(self.job.data_root))
             loaded = Loaded(self.data, self.spec, self.device)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from boards import made_up, write_quickly
+from boards import TRAIN_IMAGES, made_up, write_quickly
 from equibench.bench.spec import find_suite, plan
 from side_by_side import hardware, parser, show
 
@@ -42,9 +42,10 @@ def hundred_records(root: Path) -> None:
 
     rng, pattern = random.Random(0), plan(find_suite("quickstart"))[0]
     budget = pattern.budget.model_copy(update={"name": "e5", "epochs": 5.0})
+    pattern = pattern.model_copy(update={"budget": budget, "steps": budget.steps_for(TRAIN_IMAGES, pattern.recipe.batch)})
     for width in range(10, 20):
         for seed in range(10):
-            update = {"model": f"wrn-10-b{width}", "seed": seed, "budget": budget}
+            update = {"model": f"wrn-10-b{width}", "seed": seed}
             write_quickly(root, made_up(pattern.model_copy(update=update), 0.0, 10_000 * width, rng))
 
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from equibench.registry import MODELS, Registry, UserError, parse_shape, scan_file
+from equibench.registry import MODELS, Registry, UserError, parse_shape
+from equibench.scan import scan_file
 
 GOOD = '''
 import nothing_of_this_name

@@ -89,8 +89,7 @@ class Subject:
         """Import the files of the model and of its wrappers, watching what that changes."""
         before, generator = snapshot(), torch.get_rng_state()
         try:
-            for entry in (self.resolved.entry, *(w.entry for w in self.resolved.wrappers)):
-                entry.load()
+            self.resolved.load()
         finally:
             self.import_changes = [
                 c for c in changes(before) if not (c.startswith("the environment") and harmless(before))

@@ -22,7 +22,8 @@ from equibench.bench.schema import parse, parse_json, short_hash, visible
 from equibench.bench.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
 from equibench.bench.spec import RunSpec, Suite, parse_suite, plan
 from equibench.bench.table import board_table
-from equibench.registry import DATASETS, MODELS, UserError, _fit, scan_file
+from equibench.registry import DATASETS, MODELS, UserError
+from equibench.scan import fit, scan_file
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -267,7 +268,7 @@ def test_registrations_that_are_only_listed(tmp_path: Path, kind: str, changes: 
     source = f"{code}\n@register_{kind}({arguments})\ndef f(a, *, depth: int = 1):\n    ...\n"
     path.write_bytes(source.encode("utf-8", "surrogatepass"))
     for entry in one_sentence(lambda: list(scan_file(path, kind, "m"))) or []:
-        one_sentence(lambda e=entry: _fit(e, "mine-3"))
+        one_sentence(lambda e=entry: fit(e, "mine-3"))
         assert entry.name.isascii() and all(v.isprintable() for v in entry.fields.values() if isinstance(v, str))
 
 

@@ -409,7 +409,7 @@ def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
     import equibench
 
     root = Path(equibench.__file__).parent
-    for path in [p for folder in ("bench", "datasets", "models") for p in (root / folder).rglob("*.py")] + [root / "registry.py"]:
+    for path in [p for folder in ("bench", "datasets", "models") for p in (root / folder).rglob("*.py")] + [root / "registry.py", root / "scan.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [a.name for a in node.names] + [getattr(node, "module", "") or ""]
