@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 from .scan import LONGEST, PLUGIN, STATUSES, Entry, UserError, fit, include_name, nearest, parse_shape, scan_file
 
 __all__ = [
-    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError", "build_model",
-    "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
+    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
+    "build_model", "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])

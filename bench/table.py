@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from .escape import latex, markdown_text
 from .leaderboard import Board
 from .record import FINAL
 from .schema import visible
@@ -41,8 +42,6 @@ def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None 
 
 def in_text(text: str, style: str) -> str:
     """A line beside a table in a format of tabulate, so that the format's reader shows it as it stands."""
-    from .publish.tables import latex, markdown_text
-
     if style.startswith("latex"):
         return latex(text)
     if style.endswith("html"):

@@ -11,6 +11,8 @@ In each network every PDO-eConv, G-CNN or E2CNN convolution is replaced, all els
 * ``loops``: the same PDO-eConv whose filters are put together by Python loops over the group in every step, as public
   code does.
 
+``last`` replaces nothing: it is the same network with channels last in memory.
+
 A training step is forward, cross entropy, backward and an SGD step; the forward pass is that of evaluation, without
 gradients. Ratios are medians over rounds in which all take turns, with their quartiles.
 """
@@ -21,6 +23,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +135,17 @@ def replaced(model: nn.Module, make: Make) -> nn.Module:
     return model
 
 
+class ChannelsLast(nn.Module):
+    """A network that works with channels last in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.contiguous(memory_format=torch.channels_last))
+
+
 def trunk(group: str, offset: float, stencil: str = "fd") -> nn.Module:
     """The 25K network for MNIST over another group or offset."""
     fields = 56 // int(group[1:])
@@ -150,7 +164,7 @@ class Case:
 
     make: Callable[[], nn.Module]
     shape: tuple[int, int, int, int]
-    contenders: dict[str, Make]
+    contenders: dict[str, Make]  # of networks
     targets: dict[str, float | None]
     cuda_targets: dict[str, float] = field(default_factory=dict)
 
@@ -161,16 +175,24 @@ def _case(name: str, shape: tuple[int, int, int, int], targets: dict[str, float 
     return Case(lambda: build_model(name, shape[1], 10, shape[2]), shape, contenders, targets, cuda)
 
 
-CONTENDERS: dict[str, Make] = {"dense": as_dense, "escnn": EscnnConv, "loops": as_loops}
+CONTENDERS: dict[str, Make] = {
+    "dense": partial(replaced, make=as_dense),
+    "escnn": partial(replaced, make=EscnnConv),
+    "loops": partial(replaced, make=as_loops),
+    "last": ChannelsLast,
+}
+_WHOLE = {"dense": partial(replaced, make=as_whole), "last": ChannelsLast}
 _MNIST, _CIFAR = (64, 1, 28, 28), (32, 3, 32, 32)
+_SMALL: dict[str, float | None] = {"dense": 1.10, "escnn": 1.0, "loops": 1.0}
+_LARGE: dict[str, float | None] = {"dense": 1.05, "escnn": 1.0, "loops": 1.0}
 CASES = {
-    "p8-25k": _case("pdo-econv-p8-paper", _MNIST, {"dense": 1.10, "escnn": 1.0, "loops": 1.0}, escnn=1 / 1.5, loops=0.5),
-    "p8-25k-invariant": _case("pdo-econv-p8", _MNIST, {"dense": 1.10, "escnn": 1.0, "loops": 1.0}, escnn=1 / 1.5, loops=0.5),
-    "p8-25k-offset-0": Case(lambda: trunk("C8", 0.0), _MNIST, {"dense": as_whole}, {"dense": 0.75}),
-    "p4-25k-offset-0": Case(lambda: trunk("C4", 0.0), _MNIST, {"dense": as_whole}, {"dense": 0.40}),
-    "p8-44": _case("pdo-econv-p8-44-paper", _CIFAR, {"dense": 1.05, "escnn": 1.0, "loops": 1.0}, escnn=1 / 1.5),
-    "p6-26": _case("pdo-econv-p6-26-paper", _CIFAR, {"dense": 1.05, "escnn": 1.0, "loops": 1.0}, escnn=1 / 1.5),
-    "g-cnn-p4": _case("p4cnn", _MNIST, {"dense": 1.05}),
+    "p8-25k": _case("pdo-econv-p8-paper", _MNIST, {**_SMALL, "last": None}, escnn=1 / 1.5, loops=0.5),
+    "p8-25k-invariant": _case("pdo-econv-p8", _MNIST, _SMALL, escnn=1 / 1.5, loops=0.5),
+    "p8-25k-offset-0": Case(lambda: trunk("C8", 0.0), _MNIST, _WHOLE, {"dense": 0.75, "last": None}),
+    "p4-25k-offset-0": Case(lambda: trunk("C4", 0.0), _MNIST, _WHOLE, {"dense": 0.40, "last": None}),
+    "p8-44": _case("pdo-econv-p8-44-paper", _CIFAR, _LARGE, escnn=1 / 1.5),
+    "p6-26": _case("pdo-econv-p6-26-paper", _CIFAR, _LARGE, escnn=1 / 1.5),
+    "g-cnn-p4": _case("p4cnn", _MNIST, {"dense": 1.05, "last": None}),
     "g-cnn-p4m": _case("p4m-resnet-44", _CIFAR, {"dense": 1.05}),
     "e2cnn-c8": _case("e2cnn-c8-25k", _MNIST, {"dense": None, "escnn": None}),
     "e2cnn-c16-1.2m": _case("e2cnn-bench-c16", _MNIST, {"dense": None, "escnn": None}),
@@ -211,7 +233,7 @@ def run_case(name: str, device: str, rounds: int) -> list[tuple[object, ...]]:
     targets = {**case.targets, **(case.cuda_targets if device.startswith("cuda") else {})}
     rows: list[tuple[object, ...]] = []
     for phase in ("step", "forward"):
-        models = {"ours": copy.deepcopy(base), **{other: replaced(base, make) for other, make in case.contenders.items()}}
+        models = {"ours": copy.deepcopy(base), **{other: make(base) for other, make in case.contenders.items()}}
         act = {k: step(m.to(device), images, labels) if phase == "step" else forward(m.to(device), images)
                for k, m in models.items()}  # fmt: skip
         result = side_by_side(act, rounds=rounds, device=device)

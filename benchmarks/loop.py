@@ -170,12 +170,13 @@ def main() -> None:
         contenders["loader"] = loader
     timing = side_by_side(contenders, rounds=options.rounds, device=options.device)
     own = timing["ours"]
-    rows = [("loop / bare loop", f"{own.ratio:.3f}", f"{own.low:.3f}–{own.high:.3f}", "at most 1.02", _met(own.ratio <= 1.02))]
+    spread = f"{own.low:.3f}–{own.high:.3f}"
+    rows = [("loop / bare loop", f"{own.ratio:.3f}", spread, "at most 1.02", _met(own.ratio <= 1.02))]
     if loader:
         its = timing["loader"]
         ratio, spread = its.ratio / own.ratio, f"{its.low / own.ratio:.2f}–{its.high / own.ratio:.2f}"
-        workers = len(os.sched_getaffinity(0))
-        rows.append((f"images a second / DataLoader of {workers} workers", f"{ratio:.2f}", spread, "at least 1.5", _met(ratio >= 1.5)))
+        question = f"images a second / DataLoader of {len(os.sched_getaffinity(0))} workers"
+        rows.append((question, f"{ratio:.2f}", spread, "at least 1.5", _met(ratio >= 1.5)))
     else:
         rows.append(("images a second / DataLoader", "not measured: torchvision is not installed", "", "at least 1.5", ""))
     step_ms = 1e3 * own.seconds / spec.steps

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from layers import CASES, replaced, step
+from layers import CASES, step
 from side_by_side import hardware, parser, show
 
 LIMIT = 1.3
@@ -30,7 +30,7 @@ def peak_mib(name: str, contender: str, device: str) -> float:
     torch.set_num_threads(1)
     model, shape = case.make(), case.shape
     if contender != "ours":
-        model = replaced(model, case.contenders[contender])
+        model = case.contenders[contender](model)
     model = model.to(device)
     train = step(model, torch.randn(shape, device=device), torch.arange(shape[0], device=device) % 10)
     if device.startswith("cuda"):

@@ -53,17 +53,19 @@ def test_contenders_do_the_same_work(layers: ModuleType, case: str) -> None:
     images = torch.randn(2, *found.shape[1:])
     assert work(base, images)
     for make_other in found.contenders.values():
-        other = layers.replaced(base, make_other).eval()
+        other = make_other(base).eval()
         assert other(images).shape == base(images).shape
         assert work(other, images) == work(base, images)
 
 
 @pytest.mark.parametrize(("case", "sizes"), [("p8-25k-offset-0", (3, 3)), ("p4-25k-offset-0", (3,))])
-def test_without_offset_the_ordinary_kernel_is_that_of_the_paper(layers: ModuleType, case: str, sizes: tuple[int, ...]) -> None:
+def test_without_offset_the_ordinary_kernel_is_that_of_the_paper(
+    layers: ModuleType, case: str, sizes: tuple[int, ...]
+) -> None:
     """Five pixels against the three that are left of them, to the same maps."""
     found = layers.CASES[case]
     base = found.make().eval()
-    whole = layers.replaced(base, found.contenders["dense"]).eval()
+    whole = found.contenders["dense"](base).eval()
     images = torch.randn(2, *found.shape[1:])
     ours, theirs = work(base, images), work(whole, images)
     assert [filters[-1] for _, filters, _ in ours if filters[-1] > 1] == [5 if len(sizes) == 2 else 3, *sizes * 5]

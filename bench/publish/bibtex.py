@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from ...registry import MODELS, UserError
+from ..escape import latex
 from ..files import shipped
 
 _KEY = re.compile(r"@\w+\{([^,\s]+),")
@@ -44,7 +45,7 @@ def entry(source: str) -> str:
     elif source.startswith(("http://", "https://")):
         body = f"  url = {{{_plain(source)}}},"
     else:
-        body = f"  note = {{{_escaped(source)}}},"
+        body = f"  note = {{{latex(source)}}},"
     return f"@misc{{{key},\n{body}\n}}"
 
 
@@ -72,9 +73,3 @@ def _known() -> dict[str, str]:
 
 def _plain(text: str) -> str:
     return re.sub(r"[{}\\\s]", "", text)
-
-
-def _escaped(text: str) -> str:
-    from .tables import latex
-
-    return latex(text)

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from ...registry import UserError, nearest
 from ..api import find_board
+from ..escape import markdown_text
 from ..files import write_atomically
 from ..leaderboard import Board, load_board
 from ..record import Refused
@@ -27,7 +28,7 @@ from ..table import board_heading, narrow_notes, narrow_rows, table_rows
 from .figures import PLOTS, Drawn
 from .publish import nothing_to_show
 from .style import house_style, save
-from .tables import markdown_table, markdown_text, tied_with_best
+from .tables import markdown_table, tied_with_best
 
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tabulate import tabulate
 
+from ..escape import latex, markdown_text
 from ..leaderboard import Board
 from ..reported import reported_table
 from ..statistics import SMALLEST_SAMPLE, directions
@@ -18,24 +18,6 @@ from .select import View, comparison_table, p_text
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\to$", "±": r"$\pm$", "Δ": r"$\Delta$", "ⁿ": r"$^n$", "‖": r"$\|$", "σ": r"$\sigma$",
-}  # fmt: skip
-
-
-def latex(text: str) -> str:
-    """Text that LaTeX sets as it stands; what it cannot set becomes ``?``."""
-    text = "".join(_LATEX.get(c, c) for c in text)
-    return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
-
-
-def markdown_text(text: str) -> str:
-    """Text that neither ends a cell of a Markdown table nor becomes markup."""
-    text = " ".join(text.split())
-    return re.sub(r"([|\\`*_~\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def tied_with_best(board: Board) -> set[str]:

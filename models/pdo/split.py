@@ -70,12 +70,12 @@ class SplitPDOConv(PDOConv):
         inner, padding = (x, self.padding - 1) if self.padding else (x[..., 1:-1, 1:-1], 0)
         out = F.conv2d(inner, near, None, self.stride, padding)
         further = F.conv2d(x, far, None, self.stride, self.padding, dilation=2)
-        two = list(out.unflatten(1, (-1, 2)).unbind(2))  # elements of the group in turn: without and with further taps
+        two = list(out.unflatten(1, (-1, 2)).unbind(2))  # in turn: elements without and with further taps
         two[self._first] = two[self._first] + further
         return torch.stack(two, 2).flatten(1, 2)
 
     def _parts(self, first: int) -> tuple[Tensor, Tensor]:
-        """Filters of neighbouring taps (out * |G|, channels, 3, 3), and of taps apart (out * |G| / 2, channels, 3, 3)."""
+        """Filters of neighbouring taps (out * |G|, channels, 3, 3) and of taps apart (out * |G| / 2, …)."""
         dense = self.filters()
         far = dense[first::2, :, ::2, ::2].clone()
         far[..., 1, 1] = 0.0  # among the neighbouring taps already

@@ -19,12 +19,12 @@ from equibench.models.pdo.networks import InvariantHead, MnistTrunk
 from equibench.models.pdo.split import SplitPDOConv, first_spread, split_frames
 from equibench.registry import build_model
 
-#: Groups, offsets and stencils whose layers can be split, and the first element of the group with taps far from the centre.
+#: Groups, offsets and stencils whose layers can be split, and the first element with taps far from the centre.
 SPLIT = {("C8", 0.0, "fd"): 1, ("D8", 0.0, "fd"): 1, ("C8", math.pi / 4, "fd"): 0}
-#: Others: all taps in the inner 3x3, far taps in every frame, taps at odd places, full filters, filters of 6 or 7 pixels.
+#: Others: all taps in the inner 3x3, far taps in every frame, taps at odd places, full filters, filters of 7 pixels.
 WHOLE = [
-    ("C4", 0.0, "fd"), ("D4", 0.0, "fd"), ("C4", math.pi / 4, "fd"), ("C12", 0.0, "fd"), ("C6", 0.0, "fd"), ("C8", math.pi / 8, "fd"),
-    ("C8", 0.0, "gauss"), ("C8", 0.0, "gauss7"), ("C16", 0.0, "fd"),
+    ("C4", 0.0, "fd"), ("D4", 0.0, "fd"), ("C4", math.pi / 4, "fd"), ("C6", 0.0, "fd"), ("C12", 0.0, "fd"),
+    ("C16", 0.0, "fd"), ("C8", math.pi / 8, "fd"), ("C8", 0.0, "gauss"), ("C8", 0.0, "gauss7"),
 ]  # fmt: skip
 
 
@@ -45,15 +45,17 @@ def results(layer: PDOConv, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return out.detach(), x.grad, layer.weight.grad
 
 
-@given(
-    st.sampled_from(list(SPLIT)), st.integers(0, 3), st.integers(1, 3), st.integers(6, 9), st.integers(6, 9), st.integers(0, 2**31)
-)  # fmt: skip
+SIZES = st.integers(6, 9)
+
+
+@given(st.sampled_from(list(SPLIT)), st.integers(0, 3), st.integers(1, 3), SIZES, SIZES, st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
 def test_forward_and_gradients_are_those_of_the_dense_layer(
     kind: tuple[str, float, str], padding: int, stride: int, height: int, width: int, seed: int
 ) -> None:
     layer, split = pair(*kind, padding=padding, stride=stride)
-    x = torch.randn(2, 2 * layer.group.order, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 2 * layer.group.order, height, width, dtype=torch.float64, generator=generator)
     for one, two in zip(results(layer, x), results(split, x), strict=True):
         assert one.shape == two.shape
         assert (one - two).abs().max() <= 1e-13 * one.abs().max() * math.sqrt(one.numel())
@@ -169,8 +171,9 @@ def test_a_turned_layer_has_the_filters_of_its_own_frames() -> None:
 def test_copies_and_other_memory_formats() -> None:
     layer, split = pair("C8", 0.0)
     x = torch.randn(2, 16, 7, 7, dtype=torch.float64)
-    for other in (copy.deepcopy(split), pickle.loads(pickle.dumps(split)), copy.deepcopy(split).to(memory_format=torch.channels_last)):
-        assert torch.allclose(other(x.contiguous(memory_format=torch.channels_last)), layer(x), rtol=0, atol=1e-12)
+    last = torch.channels_last
+    for other in (copy.deepcopy(split), pickle.loads(pickle.dumps(split)), copy.deepcopy(split).to(memory_format=last)):
+        assert torch.allclose(other(x.contiguous(memory_format=last)), layer(x), rtol=0, atol=1e-12)
 
 
 def test_derivatives_forward_and_reduced_precision() -> None:

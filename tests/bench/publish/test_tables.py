@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench import leaderboard
 from equibench.bench.cli import cli
+from equibench.bench.escape import latex, markdown_text
 from equibench.bench.leaderboard import load_board
 from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, sources_of
 from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
-from equibench.bench.publish.tables import latex, latex_page, markdown_page, markdown_table, markdown_text, tied_with_best
+from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table, tied_with_best
 from equibench.bench.record import write_record
 from equibench.bench.table import narrow_rows
 from equibench.registry import MODELS, UserError

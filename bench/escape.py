@@ -1,0 +1,24 @@
+"""Text as formats of tables take it: nothing of it becomes markup."""
+
+from __future__ import annotations
+
+import re
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\to$", "±": r"$\pm$",
+    "Δ": r"$\Delta$", "ⁿ": r"$^n$", "‖": r"$\|$", "σ": r"$\sigma$",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX sets as it stands; what it cannot set becomes ``?``."""
+    text = "".join(_LATEX.get(c, c) for c in text)
+    return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
+
+
+def markdown_text(text: str) -> str:
+    """Text that neither ends a cell of a Markdown table nor becomes markup."""
+    text = " ".join(text.split())
+    return re.sub(r"([|\\`*_~\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
