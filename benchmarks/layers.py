@@ -14,7 +14,9 @@ In each network every PDO-eConv, G-CNN or E2CNN convolution is replaced, all els
 ``last`` replaces nothing: it is the same network with channels last in memory.
 
 A training step is forward, cross entropy, backward and an SGD step; the forward pass is that of evaluation, without
-gradients. Ratios are medians over rounds in which all take turns, with their quartiles.
+gradients. Ratios are medians over rounds in which all take turns, with their quartiles. A second table says what share
+of a step it takes to expand all filters from the weights, and to bring their gradients back: all that can make a step
+longer than the dense network's.
 """
 
 from __future__ import annotations
@@ -223,8 +225,20 @@ def forward(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
     return evaluate
 
 
-def run_case(name: str, device: str, rounds: int) -> list[tuple[object, ...]]:
-    """Rows of the table for one network."""
+def expansion(model: nn.Module) -> Callable[[], None]:
+    """A function that expands all filters of a network and brings a gradient back to the weights."""
+    layers = [m for m in model.modules() if isinstance(m, PDOConv | GroupConv2d | SteerableConv2d)]
+
+    def filters() -> list[Tensor]:
+        found = [layer.expanded() for layer in layers]
+        return [f if isinstance(f, Tensor) else f[0] for f in found]
+
+    gradients = [torch.ones_like(f) for f in filters()]
+    return lambda: torch.autograd.backward(filters(), gradients)
+
+
+def run_case(name: str, device: str, rounds: int) -> tuple[list[tuple[object, ...]], tuple[object, ...]]:
+    """Rows of the first table for one network, and that of the second."""
     case = CASES[name]
     torch.manual_seed(0)
     base = case.make()
@@ -232,19 +246,21 @@ def run_case(name: str, device: str, rounds: int) -> list[tuple[object, ...]]:
     labels = torch.arange(case.shape[0], device=device) % 10
     targets = {**case.targets, **(case.cuda_targets if device.startswith("cuda") else {})}
     rows: list[tuple[object, ...]] = []
+    seconds = {}
     for phase in ("step", "forward"):
         models = {"ours": copy.deepcopy(base), **{other: make(base) for other, make in case.contenders.items()}}
         act = {k: step(m.to(device), images, labels) if phase == "step" else forward(m.to(device), images)
                for k, m in models.items()}  # fmt: skip
         result = side_by_side(act, rounds=rounds, device=device)
-        own = result["ours"].seconds
+        own = seconds[phase] = result["ours"].seconds
         for other in case.contenders:
             its, target = result[other], targets[other]
             # Of the contender's time to ours it is the inverse that is asked for; the quartiles change places.
             ratio, spread = 1 / its.ratio, f"{1 / its.high:.2f}–{1 / its.low:.2f}"
             met = "" if target is None else "yes" if ratio <= target else "no"
             rows.append((name, phase, other, 1e3 * its.seconds, 1e3 * own, ratio, spread, target, met))
-    return rows
+    alone = side_by_side({"expansion": expansion(base.to(device))}, rounds=rounds, device=device)["expansion"].seconds
+    return rows, (name, 1e3 * alone, 1e3 * seconds["step"], f"{100 * alone / seconds['step']:.1f} %")
 
 
 def main() -> None:
@@ -258,9 +274,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     print(hardware(options.device))
-    rows = [row for name in options.only or CASES for row in run_case(name, options.device, options.rounds)]
+    found = [run_case(name, options.device, options.rounds) for name in options.only or CASES]
+    rows = [row for own, _ in found for row in own]
     heads = ["network", "pass", "against", "its ms", "ours ms", "ratio", "quartiles", "target", "met"]
     show(rows, heads, ("", "", "", ".1f", ".1f", ".2f", "", ".2f", ""), options.format)
+    print()
+    show([row for _, row in found], ["network", "expansion ms", "step ms", "share"], ("", ".2f", ".1f", ""), options.format)
 
 
 if __name__ == "__main__":

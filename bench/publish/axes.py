@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .labels import place_labels
-from .style import family_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +59,7 @@ def _short(value: float, _position: int | None = None) -> str:
 
 def finished(
     axes: Axes,
-    families: Iterable[str],
+    styles: Mapping[str, tuple[str, str]],
     note: str,
     labels: Sequence[tuple[float, float, str]] = (),
     obstacles: Sequence[tuple[float, float]] = (),
@@ -69,6 +68,7 @@ def finished(
     """Add note, legend of the families and labels; labels last, when the axes have found their place.
 
     Args:
+        styles: colour and mark of each family in the legend.
         lines: the legend shows lines instead of marks.
     """
     from matplotlib.figure import Figure
@@ -78,8 +78,7 @@ def finished(
     assert isinstance(figure, Figure)
     axes.set_title(note, loc="left", fontsize=7.5)
     handles = []
-    for family in dict.fromkeys(families):
-        colour, mark = family_style(family)
+    for family, (colour, mark) in styles.items():
         how = {"lw": 1.8} if lines else {"lw": 0, "marker": mark, "markersize": 5.5}
         handles.append(Line2D([], [], color=colour, label=family, **how))
     if handles:

@@ -14,7 +14,7 @@ from ..leaderboard import Board
 from ..statistics import directions
 from . import lines
 from .axes import by_size, finished, new
-from .style import INK, PAPER, family_style
+from .style import INK, PAPER, family_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +50,7 @@ class Drawn:
         self.board = board
         self.rows: list[dict[str, Any]] = [r for r in board.rows_of(board.frame) if r["model"] in board.values]
         self.families = [str(r["family"] or "other") for r in self.rows]
+        self.styles = family_styles(self.families)
 
     @cached_property
     def told(self) -> np.ndarray:
@@ -98,22 +99,23 @@ def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: 
     figure, axes = new(label, "test accuracy in %")
     by_size(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
-    families = []
-    for family in dict.fromkeys(drawn.families):
+    shown = {}
+    for family, style in drawn.styles.items():
         own = there & np.array([f == family for f in drawn.families])
         if own.any():
-            families.append(family)
-            _points(axes, x, y, half, own, filled, family, many)
+            shown[family] = style
+            _points(axes, x, y, half, own, filled, style, many)
     _limits(axes, y[there], half[there])
     named = np.flatnonzero(there & filled if many else there)[:MOST_LABELS]
     labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
-    return finished(axes, families, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
+    return finished(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
 
 
 def _points(
-    axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray, own: np.ndarray, filled: np.ndarray, family: str, many: bool
-) -> None:
-    colour, mark = family_style(family)
+    axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray, own: np.ndarray, filled: np.ndarray,
+    style: tuple[str, str], many: bool,
+) -> None:  # fmt: skip
+    colour, mark = style
     # Bars as plain lines: matplotlib's error bars take several times as long.
     axes.vlines(x[own], (y - half)[own], (y + half)[own], colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
     area = 18 if many else 42
@@ -143,7 +145,7 @@ def _differences(drawn: Drawn) -> Figure | None:
         alike.setdefault((family_of[c.model], c.p_holm <= 0.05), []).append(y)
     x, half = np.array([c.difference for c in found]), np.array([c.interval or 0.0 for c in found])
     for (family, beyond), rows in alike.items():
-        colour, mark = family_style(family)
+        colour, mark = drawn.styles[family]
         axes.hlines(rows, (x - half)[rows], (x + half)[rows], colour, lw=1.1)
         axes.scatter(x[rows], rows, 30, marker=mark, facecolors=colour if beyond else PAPER, edgecolors=colour, zorder=3)
     axes.set_ylim(-0.7, len(found) - 0.3)

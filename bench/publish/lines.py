@@ -11,7 +11,7 @@ from ..leaderboard import Board
 from ..record import RunRecord
 from ..sidecar import Sidecar
 from .axes import SIZE, finished, logarithmic, new
-from .style import DASHES, family_style
+from .style import DASHES, family_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,22 +94,24 @@ def _over_angles(
 
 
 def _drawn(axes: Axes, models: Named, curves: dict[str, Curve], note: str) -> Figure:
-    """Curves in the colours of their families, each with its own dashes within the family, named at the right."""
+    """Curves in the colours of their families, each with its own dashes within a colour, named at the right."""
     from matplotlib.lines import Line2D
 
     shown = [(model, family) for model, family in models if model in curves]
+    styles = family_styles(family for _, family in shown)
     if len(shown) > MOST_CURVES:
         for model, family in shown:
-            axes.plot(*curves[model], color=family_style(family)[0], lw=0.7, alpha=0.5)
-        return finished(axes, [f for _, f in shown], note, lines=True)
+            axes.plot(*curves[model], color=styles[family][0], lw=0.7, alpha=0.5)
+        return finished(axes, styles, note, lines=True)
     count: dict[str, int] = {}
     handles = []
     for model, family in shown:
-        count[family] = count.get(family, -1) + 1
-        how: dict[str, Any] = {"color": family_style(family)[0], "ls": DASHES[count[family] % len(DASHES)], "lw": 1.5}
+        colour, _ = styles[family]
+        count[colour] = count.get(colour, -1) + 1
+        how: dict[str, Any] = {"color": colour, "ls": DASHES[count[colour] % len(DASHES)], "lw": 1.5}
         axes.plot(*curves[model], **how)
         handles.append(Line2D([], [], label=model, **how))
-    figure = finished(axes, [], note)
+    figure = finished(axes, {}, note)
     margin = 0.75 + 0.055 * max(len(model) for model, _ in shown)
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     place = (1 - (margin - 0.1) / SIZE[0], 1 - 0.3 / SIZE[1])

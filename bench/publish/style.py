@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,9 @@ FAMILIES = {
     "resnet": ("#e69f00", "v"),
     "cnn": ("#56b4e9", "P"),
 }
-OTHER = ("#808080", "X")
+OTHER = "#808080"
+#: Of families that are not ours: grey, each with a mark of its own within a board.
+OTHER_MARKS = ("X", "*", "p", "h", "<", ">", "d")
 #: Tell the lines of one family apart.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -41,9 +43,12 @@ _RC = {
 }  # fmt: skip
 
 
-def family_style(family: str) -> tuple[str, str]:
-    """Colour and mark of a family; grey for what is not among `FAMILIES`."""
-    return FAMILIES.get(family, OTHER)
+def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and mark of each family of a board, in their order."""
+    names = list(dict.fromkeys(families))
+    others = sorted(set(names) - set(FAMILIES))
+    marks = {family: (OTHER, OTHER_MARKS[i % len(OTHER_MARKS)]) for i, family in enumerate(others)}
+    return {family: FAMILIES.get(family) or marks[family] for family in names}
 
 
 @contextmanager

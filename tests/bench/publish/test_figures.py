@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from equibench.bench.leaderboard import load_board
 from equibench.bench.publish.figures import PLOTS, Drawn, front
-from equibench.bench.publish.style import DARK, FAMILIES, OTHER, dark, family_style, house_style, save
+from equibench.bench.publish.style import DARK, FAMILIES, OTHER, OTHER_MARKS, dark, family_styles, house_style, save
 from equibench.registry import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,9 +39,16 @@ def test_noise_dominates_nobody(tmp_path: Path) -> None:
 def test_every_registered_family_has_its_own_colour_and_mark() -> None:
     families = {e.fields.get("family") for e in MODELS.match(())}
     assert families <= set(FAMILIES)
-    assert len({colour for colour, _ in FAMILIES.values()} | {OTHER[0]}) == len(FAMILIES) + 1
-    assert len({mark for _, mark in FAMILIES.values()} | {OTHER[1]}) == len(FAMILIES) + 1
-    assert family_style("somebody's") == OTHER
+    assert len({colour for colour, _ in FAMILIES.values()} | {OTHER}) == len(FAMILIES) + 1
+    assert len({mark for _, mark in FAMILIES.values()} | {*OTHER_MARKS}) == len(FAMILIES) + len(OTHER_MARKS)
+
+
+def test_families_that_are_not_ours_are_told_apart_by_their_marks() -> None:
+    styles = family_styles(["theirs", "g-cnn", "mine", "theirs", "yours"])
+    assert list(styles) == ["theirs", "g-cnn", "mine", "yours"] and styles["g-cnn"] == FAMILIES["g-cnn"]
+    others = [styles[family] for family in ("mine", "theirs", "yours")]
+    assert {colour for colour, _ in others} == {OTHER} and len({mark for _, mark in others}) == 3
+    assert family_styles(["yours", "mine", "theirs"])["mine"] == styles["mine"], "whatever stands first on a board"
 
 
 def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path: Path) -> None:
