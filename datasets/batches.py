@@ -41,8 +41,11 @@ def _shift(images: torch.Tensor, parameters: torch.Tensor, fill: str = "constant
     grid = torch.arange(size, device=images.device)
     rows = grid + 4 + parameters[:, :1].long()
     columns = grid + 4 + parameters[:, 1:].long()
-    batch = torch.arange(len(images), device=images.device)
-    return padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    batch, channels = (torch.arange(n, device=images.device)[:, None, None] for n in images.shape[:2])
+    # All four axes are indexed, so that the result lies in memory as every other batch. Channels last, it would choose
+    # other kernels for the whole network, among them one of torch 2.12 on CPUs that writes beyond its memory: the
+    # gradient of 1x1 filters with stride 2 and fewer than 8 input channels.
+    return padded[batch[:, None], channels, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def _draw_angle(generator: torch.Generator, count: int) -> torch.Tensor:

@@ -86,6 +86,17 @@ def test_normalisation_is_mean_zero_and_deviation_one() -> None:
     assert out.mean((0, 2, 3)).abs().max() < 1e-5 and (out.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", [None, *AUGMENTATIONS])
+def test_batches_lie_in_memory_alike_whatever_the_augmentation(name: str | None, channels: int) -> None:
+    """Torch takes a stride of 1 between channels for a layout, even of one channel, and chooses kernels by it."""
+    images = torch.randint(0, 256, (8, channels, 10, 10), dtype=torch.uint8)
+    normalise = Normalise([0.5] * channels, [0.25] * channels, 255, torch.device("cpu"))
+    batches = Batches(images, torch.arange(8), normalise, 4, lambda purpose, epoch: epoch, [name] if name else [])
+    found, _ = batches(0)
+    assert found.stride() == (channels * 100, 100, 10, 1) and found.shape == (4, channels, 10, 10)
+
+
 def test_an_unknown_augmentation_is_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'flip'"):
         stream(10, 2, augment=["flop"])
