@@ -25,8 +25,9 @@ def split_frames(model: nn.Module) -> nn.Module:
     """Let every group layer of a network leave out the zeros of its filters, where that is worth it.
 
     The same function of the same weights, under the same names, up to the order in which products are added. Faster on
-    a CPU (``benchmarks/layers.py``). On a GPU it has not been measured: two convolutions are launched in place of one,
-    which may cost a small network more than the products that it is spared.
+    a CPU (``benchmarks/layers.py``), for about 1.4 times the memory of the dense layer, as the products of the single
+    taps are maps of their own until they are added (``benchmarks/memory.py``). On a GPU it has not been measured: two
+    convolutions are launched in place of one, which may cost a small network more than the products that it is spared.
 
     Returns:
         The model, changed in place.
