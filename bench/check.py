@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..registry import DATASETS, MODELS, Entry, Resolved, UserError, include, parse_shape
+from ..registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
 from .budget import find_budget
 from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
 from .engines.local import end, events_of, quiet_end, start

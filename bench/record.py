@@ -196,13 +196,15 @@ class RunRecord(Strict):
     def runs_on_device(self) -> int:
         """How many runs at a time shared the GPU; above 1 its times are no measure of the model."""
         text = self.provenance.hardware.get(SHARED, "")
-        return int(text) if text.isdecimal() else 1
+        return int(text) if _COUNT.fullmatch(text) else 1
 
     @cached_property
     def run_id(self) -> str:
         return f"{self.spec.digest()}.{self.attempt}"
 
 
+#: A number of runs, of few digits: a record may be anybody's, and Python refuses to read a number of thousands.
+_COUNT = re.compile(r"[1-9][0-9]{0,5}")
 _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 _BOARD = re.compile(NAME.replace("0,99", f"0,{LONGEST_BOARD}"))
 

@@ -180,7 +180,7 @@ def test_a_wrong_shape_ends_with_a_sentence_before_anything_is_trained(tmp_path:
 
 
 def test_a_model_outside_the_matched_class_is_refused(tmp_path: Path) -> None:
-    suite = f'dataset = "bars"\nbudget = "e1"\nmodels = ["tiny"]\nclass = "matched"\nreference_parameters = 1000\n'
+    suite = 'dataset = "bars"\nbudget = "e1"\nmodels = ["tiny"]\nclass = "matched"\nreference_parameters = 1000\n'
     (tmp_path / "mine.toml").write_text(suite)
     result = equibench(
         "run", "mine.toml", "--include", str(TINY), "--device", "cpu", "--results", "r", "--data-root", "d", cwd=tmp_path
