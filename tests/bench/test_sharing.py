@@ -36,9 +36,13 @@ MARK = Path(os.environ["EQUIBENCH_TEST_MARK"])
 
 class Net(nn.Sequential):
     def forward(self, images):
-        if self.training and len(images) > 2 and MARK.exists():
-            MARK.unlink()
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+        if self.training and len(images) > 2:
+            try:
+                MARK.unlink()  # by one process only, whoever comes first
+            except FileNotFoundError:
+                pass
+            else:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
         return super().forward(images)
 
 @register_model("oom-once", group="none", invariant="none", source="made up")
@@ -119,7 +123,8 @@ def test_runs_that_share_have_the_same_weights_and_no_times_in_tables(
     for (one, _), (two, _) in zip(alone.chosen, board.chosen, strict=True):
         assert one.results and two.results and one.results.weights_sha256 == two.results.weights_sha256
         assert SHARED not in one.provenance.hardware and two.provenance.hardware[SHARED] == "2"
-        assert [w for w in two.warnings if "up to 2 runs shared the GPU" in w] and not one.warnings
+        said = ["up to 2 runs shared the GPU" in " ".join(record.warnings) for record in (one, two)]
+        assert said == [False, True]
     assert [run_rows(b)["runs_on_device"].tolist() for b in (board, alone)] == [[2] * 3, [1] * 3]
     (row,), (other,) = (model_rows(b).to_dict("records") for b in (board, alone))
     assert row["runs_timed"] == 0 and pd.isna(row["train_s_mean"]) and pd.isna(row["step_ms_mean"])
