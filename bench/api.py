@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..registry import DATASETS, MODELS, UserError, include
+from ..source import libraries, source_hash
 from .budget import find_budget
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
@@ -16,7 +17,7 @@ from .job import Job, Probe
 from .leaderboard import Board, load_board, model_rows, staleness, write_board
 from .leftover import discard
 from .machine import Machine
-from .provenance import code_facts, host_facts, libraries, shared, source_hash, versions
+from .provenance import code_facts, host_facts, shared, versions
 from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
@@ -203,8 +204,8 @@ class HeadToHead:
         if runs > 1 and kind in ("T", "P"):
             shown = "counts device-seconds" if kind == "T" else "is compared by device-seconds"
             raise UserError(
-                f"budget {self.suite.budget!r} {shown}, which runs on one GPU take from each other: one run a GPU there,"
-                " without --seeds-in-parallel; or use an E budget (--budget e20)"
+                f"budget {self.suite.budget!r} {shown}, which runs on one device take from each other: one run a GPU"
+                " there, without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget (--budget e20)"
             )
 
     def split(self, specs: list[RunSpec]) -> tuple[Outcome, list[tuple[RunSpec, int]]]:
@@ -256,7 +257,7 @@ class HeadToHead:
     def _check_probe(self, events: list[dict[str, Any]]) -> None:
         cuda = next((e["cuda"] for e in events if e["event"] == "devices"), 0)
         self.slots = self.machine.slots(cuda)
-        self._refuse_sharing(Machine.sharing(self.slots))
+        self._refuse_sharing(self.machine.sharing(self.slots))
         limits = self.suite.parameter_range()
         for event in (e for e in events if e["event"] == "model"):
             name = event["model"]
@@ -272,7 +273,7 @@ class HeadToHead:
             self.work[name] = float(event.get("flops", 0.0))
 
     def _execute(self, pending: list[tuple[RunSpec, int]], outcome: Outcome) -> None:
-        sharing = min(Machine.sharing(self.slots), len(pending))
+        sharing = self.machine.sharing(self.slots[: len(pending)])
         jobs = [self.job(spec, attempt, sharing) for spec, attempt in self._in_order(pending, sharing)]
         self.listener.planned(jobs, outcome.skipped, self.work)
         self._work_off(jobs, self.slots, outcome)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
+from ..source import source_hash
 from .budget import find_budget
 from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
 from .engines.local import end, events_of, quiet_end, start
 from .job import Check
-from .provenance import source_hash
 from .recipe import PAPER
 from .record import Context, Provenance, RunRecord, Size
 from .spec import MATCHED, Suite, find_suite, plan, recipe_of, suite_names, training_images

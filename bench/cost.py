@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +57,9 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
     with torch.no_grad():
         # What a second image adds: the expansion of filters, done once a pass or kept, belongs to no image.
         flops = _forward_flops(model, images[:1].repeat(2, 1, 1, 1)) - _forward_flops(model, images[:1])
-        with _DenseWeights() as dense:
-            model(images[:1])
     return Cost(
         parameters=count_parameters(model),
-        dense_weights=dense.count(),
+        dense_weights=count_dense_weights(model, images[:1]),
         buffers=buffers,
         flops_per_image=flops,
         train_flops_per_image=round(training.get_total_flops() / len(images)),
@@ -75,13 +74,22 @@ def _forward_flops(model: nn.Module, images: torch.Tensor) -> int:
 
 
 class _DenseWeights(TorchDispatchMode):
-    """Collects the weights that convolutions and linear maps are called with."""
+    """Collects what convolutions and matrix products apply to the images: the operand that does not depend on them.
 
-    _ARGUMENT = {
-        torch.ops.aten.convolution.default: 1,
-        torch.ops.aten.mm.default: 1,
-        torch.ops.aten.addmm.default: 2,
-        torch.ops.aten.linear.default: 1,
+    A product of two operands neither of which depends on an image expands filters; of two that both do, it compares
+    images with each other. A tensor depends on the images where it requires a gradient: they alone do.
+    """
+
+    #: Operands of each operation.
+    _OPERANDS: ClassVar[dict[Any, tuple[int, int]]] = {
+        torch.ops.aten.convolution.default: (0, 1),
+        torch.ops.aten.mm.default: (0, 1),
+        torch.ops.aten.bmm.default: (0, 1),
+        torch.ops.aten.mv.default: (0, 1),
+        torch.ops.aten.addmm.default: (1, 2),
+        torch.ops.aten.addmv.default: (1, 2),
+        torch.ops.aten.baddbmm.default: (1, 2),
+        torch.ops.aten.linear.default: (0, 1),
     }
 
     def __init__(self) -> None:
@@ -95,19 +103,43 @@ class _DenseWeights(TorchDispatchMode):
         return False  # nothing is compiled here, see `lean`
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        position = self._ARGUMENT.get(func)
-        if position is not None:
-            weight = args[position]
-            self._seen[weight.data_ptr(), weight.numel()] = weight
+        if func in self._OPERANDS:
+            one, two = (args[place] for place in self._OPERANDS[func])
+            if one.requires_grad != two.requires_grad:
+                weight = two if one.requires_grad else one
+                self._seen[weight.data_ptr(), weight.numel()] = weight
         return func(*args, **(kwargs or {}))
 
     def count(self) -> int:
         return sum(weight.numel() for weight in self._seen.values())
 
 
+def count_dense_weights(model: nn.Module, image: torch.Tensor) -> int:
+    """Numbers in the dense filters and matrices that a forward pass in evaluation applies to an image.
+
+    Args:
+        image: normalised (1, c, size, size).
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with torch.enable_grad(), _DenseWeights() as dense:
+            model.eval()(image.detach().clone().requires_grad_())
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return dense.count()
+
+
 def peak_memory_mib(device: torch.device) -> float:
     """Largest memory so far in MiB: allocated on the device, or resident of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB on Linux
+    try:
+        # Where Linux starts a program, `ru_maxrss` goes on from what its parent had; this does not.
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10  # KiB
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,21 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
 
 def claim_error(model: nn.Module, images: torch.Tensor, prepare: Normalise, invariant: str) -> float | None:
     """Relative error over the grid symmetries in the claimed group; None where there are none, or collapsed."""
-    elements = claimed_elements(invariant)
-    if len(elements) < 2:
-        return None
+    return claim_errors(model, images, prepare, [invariant])[invariant] if len(claimed_elements(invariant)) > 1 else None
+
+
+def claim_errors(
+    model: nn.Module, images: torch.Tensor, prepare: Normalise, groups: Sequence[str]
+) -> dict[str, float | None]:
+    """The relative error over each of several groups; an image that more than one of them demands is looked at once."""
+    elements = {group: claimed_elements(group) for group in groups}
     with reference_arithmetic():
-        orbit = [logits(model, dihedral(images, k, flip), prepare) for k, flip in elements]
-        return relative_error(orbit, zero_logits(model, images))
+        seen = {
+            (k, flip): logits(model, dihedral(images, k, flip), prepare)
+            for k, flip in dict.fromkeys(one for found in elements.values() for one in found)
+        }
+        zero = zero_logits(model, images)
+        return {group: relative_error([seen[one] for one in found], zero) for group, found in elements.items()}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import DATASETS, MODELS, UserError, build_model
+from ..source import source_hash
 from .budget import find_budget
 from .cost import count_parameters
 from .lean import spare_compiler
-from .provenance import hardware, source_hash
+from .provenance import hardware
 from .record import FINAL, board_names, read_board
 from .spec import RunSpec, Suite, plan
 
@@ -118,7 +119,7 @@ def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
 def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
     """Seconds of a step as the records of a results folder know them, the shortest of each model.
 
-    Runs that shared a GPU say nothing of it.
+    Runs that shared their device say nothing of it.
     Calibrations need no look of their own: the runs that they were made for have records.
     """
     found: dict[tuple[str, ...], float] = {}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..registry import DATASETS, MODELS, UserError
+from ..source import source_hash
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
-from .provenance import REGISTERED, registration, source_hash
+from .provenance import REGISTERED, registration
 from .recipe import Recipe, find_recipe
 from .record import FINAL, Refused, RunRecord, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
@@ -283,7 +284,7 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str,
     for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
         row[cost] = sizes[0] if sizes else None
-    # Times of a run that shared its GPU with others are no measure of the model.
+    # Times of a run that shared its device with others are no measure of the model.
     alone = [r.results for r in measured if r.results is not None and r.runs_on_device == 1]
     row["runs_timed"] = len(alone)
     row["train_s_mean"] = mean([r.train_s for r in alone])

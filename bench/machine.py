@@ -14,7 +14,7 @@ class Machine:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
-        jobs: processes at a time; None: one a device, on a CPU as many as cores, four at most.
+        jobs: processes at a time; None: one a device, on a CPU as many as cores that we may use, four at most.
         threads: of torch, in each process.
         deadline_s: seconds after which a run is ended as ``timeout``.
         checkpoint_s: seconds from one checkpoint of a run to the next.
@@ -47,10 +47,18 @@ class Machine:
         if names == ["cpu"]:
             if self.seeds_in_parallel > 1:
                 raise UserError("--seeds-in-parallel is for GPUs; on a CPU --jobs says how many runs go on at a time")
-            return ["cpu"] * (self.jobs or min(os.cpu_count() or 1, 4))
+            return ["cpu"] * (self.jobs or max(1, min(usable_cores() // self.threads, 4)))
         return (names * self.seeds_in_parallel)[: self.jobs or None]
 
-    @staticmethod
-    def sharing(slots: list[str]) -> int:
-        """The most runs at a time that these slots put on one GPU; 1 on a CPU, where each has cores of its own."""
-        return max((slots.count(name) for name in slots if name != "cpu"), default=1)
+    def sharing(self, slots: list[str]) -> int:
+        """The most runs at a time that these slots put on one device, whose times are then no measure of a model.
+
+        1 on a CPU where each has cores of its own.
+        """
+        crowded = slots.count("cpu") * self.threads > usable_cores()
+        return max((slots.count(name) for name in slots if name != "cpu" or crowded), default=1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container or under a scheduler are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

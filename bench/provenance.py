@@ -1,8 +1,7 @@
-"""Where a figure comes from: the hash of the model's source, versions, hardware."""
+"""Where a figure comes from: versions, code, hardware."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import os
@@ -17,89 +16,6 @@ from typing import Any
 from ..registry import Entry, Resolved
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: Changes with every release of Python while the program stays the same.
-_SKIPPED = {"type_params", "type_comment", "kind", "ctx"}
-
-
-def source_hash(model: Resolved) -> str:
-    """Hash of the source of a model: of the syntax trees, without docstrings, of its files and local imports.
-
-    Comments, docstrings and layout do not count; neither does the registry, which computes nothing. Of an installed
-    plug-in, the versions of the libraries that its package asks for count as well.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(set(_closure(model.files)), key=lambda p: p.name):
-        digest.update(f"{path.name}\n{_tree_text(path, path.stat().st_mtime_ns)}\n".encode())
-    for library, version in libraries(model).items():
-        digest.update(f"{library}=={version}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _closure(paths: Iterable[Path]) -> list[Path]:
-    """The files and all that they import from their own packages."""
-    seen: list[Path] = []
-    waiting = list(paths)
-    while waiting:
-        path = waiting.pop()
-        if path not in seen and path != _PACKAGE / "registry.py":
-            seen.append(path)
-            waiting += _local_imports(path)
-    return seen
-
-
-def _local_imports(path: Path) -> list[Path]:
-    found: list[Path] = []
-    package = _top_package(path)
-    for node in ast.walk(_parse(path)):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = path.parents[node.level - 1]
-            target = base.joinpath(*(node.module or "").split(".")) if node.module else base
-            found += [target.with_suffix(".py"), target / "__init__.py"]
-            found += [p for a in node.names for p in (target / f"{a.name}.py", target / a.name / "__init__.py")]
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            # A file given with --include imports its neighbours by plain names.
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [path.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names if name]
-            # A package may call its own modules by their full names.
-            if isinstance(node, ast.ImportFrom):
-                names += [f"{node.module}.{a.name}" for a in node.names]
-            targets = [package.parent.joinpath(*n.split(".")) for n in names if n.split(".")[0] == package.name]
-            found += [p for t in targets for p in (t.with_suffix(".py"), t / "__init__.py")]
-    return [p for p in found if p.is_file()]
-
-
-def _top_package(path: Path) -> Path:
-    """Folder of the outermost package that a file belongs to; the file itself if it is in none."""
-    folder = path
-    while (folder.parent / "__init__.py").is_file():
-        folder = folder.parent
-    return folder
-
-
-def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _tree_text(path: Path, _changed: int) -> str:
-    tree = _parse(path)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
-    return _dump(tree)
-
-
-def _dump(node: object) -> str:
-    """Like `ast.dump`, but the same for every Python version that parses the program alike."""
-    if isinstance(node, ast.AST):
-        fields = ((n, getattr(node, n, None)) for n in node._fields if n not in _SKIPPED)
-        return f"{type(node).__name__}({','.join(f'{n}={_dump(v)}' for n, v in fields if v not in (None, []))})"
-    if isinstance(node, list):
-        return f"[{','.join(map(_dump, node))}]"
-    return repr(node)
-
-
 _PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "mlxtend")
 
 
@@ -107,7 +23,7 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
     """Versions of Python and of the packages that a figure can depend on.
 
     Args:
-        also: further packages, as those of `libraries`.
+        also: further packages, as those of `source.libraries`.
     """
     found = {"python": platform.python_version()}
     for name in (*_PACKAGES, *(n for n in also if n != "python")):
@@ -116,31 +32,6 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def libraries(model: Resolved) -> dict[str, str]:
-    """Versions of what the packages of installed plug-ins ask for; empty for models of ours and included files.
-
-    What `versions` names for every model is left out.
-    """
-    names: set[str] = set()
-    for entry in (model.entry, *(wrapper.entry for wrapper in model.wrappers)):
-        names |= set(_requirements(entry)) if entry.is_plugin else set()
-    found = {}
-    for name in sorted(names - set(_PACKAGES)):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an extra that is not installed
-    return found
-
-
-def _requirements(entry: Entry) -> list[str]:
-    """Normalised names of what the distribution of a plug-in requires, extras included."""
-    points = importlib.metadata.entry_points(group="equibench.models")
-    lists = [p.dist.requires or [] for p in points if p.module == entry.module and p.dist is not None]
-    words = [re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in sum(lists, [])]
-    return [re.sub(r"[-_.]+", "-", word[0]).lower() for word in words if word]
 
 
 def code_facts(model: Resolved) -> dict[str, Any]:
@@ -170,7 +61,7 @@ def harness_hash() -> str:
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
     digest = hashlib.sha256()
-    for path in sorted([*files, _PACKAGE / "registry.py", _PACKAGE / "scan.py"]):
+    for path in sorted([*files, _PACKAGE / "registry.py", _PACKAGE / "scan.py", _PACKAGE / "source.py"]):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -243,12 +134,12 @@ def hardware(device: str) -> dict[str, str]:
     return {**known, "hardware_key": key}
 
 
-#: Under this name `Provenance.hardware` says how many runs at a time shared the GPU, where there was more than one.
+#: Under this name `Provenance.hardware` says how many runs at a time shared the device, where there was more than one.
 SHARED = "runs_on_device"
 
 
 def shared(runs: int) -> dict[str, str]:
-    """What is recorded of a GPU that several runs share."""
+    """What is recorded of a device that several runs share."""
     return {SHARED: str(runs)} if runs > 1 else {}
 
 

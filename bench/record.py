@@ -95,7 +95,7 @@ class Provenance(Strict):
         started: date and time with their zone, ISO 8601.
         versions: of Python, of packages and of the state of this checkout, by name.
         hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
-            there where several runs shared the GPU.
+            there where several runs shared the GPU, or the cores.
         threads: of torch on the CPU.
         command: the command line that asked for the run.
         commit: of the checkout of equibench; empty where it is installed without one.
@@ -194,7 +194,7 @@ class RunRecord(Strict):
 
     @property
     def runs_on_device(self) -> int:
-        """How many runs at a time shared the GPU; above 1 its times are no measure of the model."""
+        """How many runs at a time shared the device; above 1 its times are no measure of the model."""
         text = self.provenance.hardware.get(SHARED, "")
         return int(text) if _COUNT.fullmatch(text) else 1
 

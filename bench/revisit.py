@@ -13,12 +13,13 @@ from torch import nn
 
 from ..datasets.images import ImageData, data_root, load
 from ..registry import DATASETS, MODELS, UserError
+from ..source import libraries, source_hash
 from .clock import Phases
 from .curves import CURVE_DEGREES, Scene, angle_curve, feature_errors
 from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, balanced_order, measure_full
 from .job import Job
 from .prepare import Loaded, build_from_seed, set_profile, weights_digest
-from .provenance import code_facts, hardware, libraries, source_hash, versions
+from .provenance import code_facts, hardware, versions
 from .record import Provenance, RunRecord, board_folder, board_names, read_record
 from .resample import ORBIT_DEGREES
 from .sidecar import FullPoint, LayerPoint, Sidecar, has_sidecar, write_sidecar

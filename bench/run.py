@@ -15,6 +15,7 @@ from torch import nn
 
 from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
+from ..source import libraries, source_hash
 from .alone import company, processes_on
 from .budget import drifted
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
@@ -26,7 +27,7 @@ from .files import WriteError, remove_parts
 from .job import Events, Job
 from .leftover import discard
 from .prepare import Loaded, build_from_seed, save_weights, set_profile, tensors_of, warm_up, weights_digest
-from .provenance import code_facts, hardware, libraries, shared, source_hash, versions
+from .provenance import code_facts, hardware, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .stopping import Stop
@@ -117,6 +118,7 @@ class _Run:
         self.resumed: list[int] = []
         self.peak_mib = 0.0
         self.unseen = False
+        self.notes: list[str] = []
         self.sharing = job.sharing
 
     def go(self) -> tuple[Status, str]:
@@ -147,13 +149,20 @@ class _Run:
         return self._finish(model, loaded, done)
 
     def _company(self) -> str:
-        """Who else computes on the device of a run that counts its seconds; empty if nobody does."""
-        if self.spec.budget.seconds is None or self.device.type != "cuda":
+        """Who else computes on the device of a run that counts its seconds; empty if nobody does.
+
+        Of others it is only recorded: their times are then no measure of the model, and all else is.
+        """
+        if self.device.type != "cuda":
             return ""
         with self.phases.phase("alone"):
             processes = processes_on(self.job.device)
+        others = company(processes, os.getpid())
+        if self.spec.budget.seconds is None:
+            self.sharing = max(self.sharing, len(processes or ()) if others else 1)
+            return ""
         self.unseen |= not processes
-        return company(processes, os.getpid())
+        return others
 
     def _prepare(self, loaded: Loaded) -> None:
         """What is measured before the training, and a warm-up, on a twin that is thrown away."""
@@ -234,7 +243,7 @@ class _Run:
         )  # fmt: skip
 
     def _warnings(self, seconds: dict[str, float]) -> list[str]:
-        found = list(self.checkpoints.notes) if self.checkpoints else []
+        found = [*(self.checkpoints.notes if self.checkpoints else []), *self.notes]
         if self.resumed:
             steps = ", ".join(map(str, self.resumed))
             found.append(
@@ -242,7 +251,7 @@ class _Run:
                 " of the run, each until the checkpoint that the next one went on from"
             )
         if self.sharing > 1:
-            found.append(f"up to {self.sharing} runs shared the GPU: its times are no measure of the model")
+            found.append(f"up to {self.sharing} runs shared the device: its times are no measure of the model")
         if self.unseen:
             found.append("nvidia-smi does not name the processes on the GPU: whether the run was alone there is unknown")
         if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
@@ -257,8 +266,11 @@ class _Run:
                 reestimate_batch_norm(model, loaded.unaugmented)
         with phase("evaluate"):
             nan = done.stopped == "nan"
-            test = self._accuracy(model, loaded, loaded.data.test, nan)
-            val = self._accuracy(model, loaded, loaded.data.val, nan) if spec.fit == "train" else None
+            test, lost = self._accuracy(model, loaded, loaded.data.test, nan)
+            val = self._accuracy(model, loaded, loaded.data.val, nan)[0] if spec.fit == "train" else None
+        images = len(loaded.data.test.labels)
+        if 0 < lost < images:
+            self.notes.append(f"the logits of {lost} of {images} test images are no numbers; they count as wrong")
         with phase("equivariance"):
             trained = self._core(model, loaded)
         with phase("save"):
@@ -266,7 +278,7 @@ class _Run:
         self.results = Results(
             test_acc_pct=test,
             val_acc_pct=val,
-            test_images=len(loaded.data.test.labels),
+            test_images=images,
             train_images=len(loaded.labels),
             train_s=done.device_s,
             step_ms=1000 * done.device_s / max(done.steps, 1),
@@ -278,6 +290,8 @@ class _Run:
         )
         if done.stopped == "nan":
             return "nan", f"the loss was no number at step {done.steps} of {spec.steps}; counted as chance level"
+        if lost == images:
+            return "nan", "after training the logits of all test images are no numbers; counted as chance level"
         if spec.budget.seconds is not None and drifted(done.device_s, spec.budget.seconds):
             return "invalid", f"drift: {done.device_s:.2f} s for a budget of {spec.budget.seconds:g} s (±3 %)"
         return "ok", ""
@@ -315,11 +329,14 @@ class _Run:
             "step", step=point.step, steps=self.spec.steps, loss=finite(point.loss), lr=point.lr, seconds=point.device_s
         )
 
-    def _accuracy(self, model: nn.Module, loaded: Loaded, split: Split, nan: bool) -> float:
+    def _accuracy(self, model: nn.Module, loaded: Loaded, split: Split, nan: bool) -> tuple[float, int]:
+        """Accuracy in percent, chance where there are no numbers at all, and how many images have logits that are none."""
         if nan:
-            return 100.0 / loaded.data.classes
+            return 100.0 / loaded.data.classes, 0
         images, labels = loaded.to_device(split)
-        return accuracy_pct(logits(model, images, loaded.normalise), labels)
+        scores = logits(model, images, loaded.normalise)
+        lost = int((~scores.isfinite().all(1)).sum())
+        return (accuracy_pct(scores, labels) if lost < len(scores) else 100.0 / loaded.data.classes), lost
 
     def _save(self, model: nn.Module) -> str:
         folder = board_folder(Path(self.job.results), self.spec.board) / "weights"

@@ -215,7 +215,7 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
     if shared:
         notes.append(
-            f"step ms, train s: without {len(shared)} runs that shared a GPU, up to {max(r.runs_on_device for r in shared)} at a"
+            f"step ms, train s: without {len(shared)} runs that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]

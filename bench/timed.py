@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..registry import MODELS, UserError
+from ..source import source_hash
 from .budget import find_budget, steps_in
 from .calibrate import (
     Block,
@@ -21,7 +22,7 @@ from .calibrate import (
 from .engines.local import end, events_of, start
 from .job import Stopwatch
 from .leaderboard import Board
-from .provenance import hardware_key_elsewhere, source_hash
+from .provenance import hardware_key_elsewhere
 from .spec import RunSpec, Suite, plan, recipe_of
 
 

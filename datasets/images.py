@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from ..registry import DATASETS, Entry, UserError
+from ..source import closure
 
 #: The parts of a data set, in the order of its digest.
 PARTS = ("train", "val", "test")
@@ -121,9 +122,13 @@ def load(name: str, root: Path | None = None) -> ImageData:
 
 
 def _key(entry: Entry) -> str:
-    """What tells versions of a data set apart: its digest, or the text of the file that makes it."""
-    key = entry.fields.get("digest") or hashlib.sha256(entry.path.read_bytes()).hexdigest()
-    return str(key)[:12]
+    """What tells versions of a data set apart: its digest, or the files that make it, those that they import included."""
+    if entry.fields.get("digest"):
+        return str(entry.fields["digest"])[:12]
+    key = hashlib.sha256()
+    for name, text in sorted((path.name, path.read_bytes()) for path in closure([entry.path])):
+        key.update(name.encode() + b"\0" + text + b"\0")
+    return key.hexdigest()[:12]
 
 
 def _made(entry: Entry, folder: Path) -> ImageData:

@@ -165,7 +165,7 @@ def test_an_installed_package_is_listed_and_what_is_broken_is_named(site: Path, 
 
 def test_what_is_installed_beside_us_changes_nothing_of_ours(site: Path) -> None:
     code = (
-        "from equibench.registry import MODELS; from equibench.bench.provenance import source_hash\n"
+        "from equibench.registry import MODELS; from equibench.source import source_hash\n"
         "print([(n, MODELS.find(n).entry.path.name, source_hash(MODELS.find(n))) for n in"
         " ('p4cnn', 'z2cnn-31', 'z2cnn-22+frame-c4')], 'torch' in __import__('sys').modules)"
     )
@@ -191,7 +191,7 @@ def test_the_card_of_a_model_that_cannot_be_imported(site: Path, tmp_path: Path)
 def test_a_plugin_is_hashed_with_its_own_modules_and_its_libraries(site: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(site, tmp_path / "site")
     code = (
-        "from equibench.registry import MODELS; from equibench.bench.provenance import libraries, source_hash\n"
+        "from equibench.registry import MODELS; from equibench.source import libraries, source_hash\n"
         "m = MODELS.find('stranger-net'); print(source_hash(m), libraries(m))"
     )
     first = python(copy, code)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
-from ..equivariance_report import EXACT, claim_error, claimed_elements
+from ..equivariance_report import EXACT, claim_error, claim_errors, claimed_elements
 from ..evaluate import logits
 from ..train import reestimate_batch_norm
 from .subject import EVAL_IMAGES, TRAIN_IMAGES, Input, Subject
@@ -77,16 +77,14 @@ def _advice(only_after: bool) -> str:
 
 
 def _unclaimed(subject: Subject) -> Finding:
-    moved = _moved(subject)
-    for group in ("D4", "C4", "C2"):
-        error = _error(subject, moved, subject.input, group)
+    errors = claim_errors(_moved(subject), subject.images(EVAL_IMAGES), lambda x: x, ("D4", "C4", "C2"))
+    for group, error in errors.items():
         if error is not None and error <= EXACT:
             return noted(
                 f"no invariance is claimed, but the logits are invariant under {group} ({error:.0e})",
                 f"invariant={group!r} could be claimed",
             )
-    error = _error(subject, moved, subject.input, "C4")
-    return passed(f"none claimed; quarter turns change the logits by {_text(error)} of their spread")
+    return passed(f"none claimed; quarter turns change the logits by {_text(errors['C4'])} of their spread")
 
 
 def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float | None:

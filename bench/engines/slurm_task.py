@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, include
+from ...source import libraries, source_hash
 from ..files import WriteError
 from ..job import Job, Probe
-from ..provenance import code_facts, hardware_key_elsewhere, host_facts, libraries, source_hash, versions
+from ..provenance import code_facts, hardware_key_elsewhere, host_facts, versions
 from ..record import Provenance, Status, attempts_of
 from ..sweep import Beat, Folder, now, read_sweep
 from .local import LocalEngine, end, events_of, quiet_end, start

@@ -1,7 +1,12 @@
 """Parameters and floating-point operations against counts by hand."""
 
+import subprocess
+import sys
+
+import pytest
 import torch
-from equibench.bench.cost import measure_cost, peak_memory_mib
+from equibench.bench.cost import count_dense_weights, measure_cost, peak_memory_mib
+from equibench.registry import build_model
 from torch import nn
 
 
@@ -32,10 +37,59 @@ def test_a_convolution_and_a_matrix_by_hand() -> None:
 
 def test_expanded_filters_are_counted_apart_from_parameters() -> None:
     cost = measure_cost(Expanding(), torch.randn(3, 2, 6, 6), torch.zeros(3, dtype=torch.long))
-    assert cost.parameters == 5 and cost.dense_weights >= 72 and cost.buffers == 5 * 72
+    assert cost.parameters == 5 and cost.dense_weights == 72 and cost.buffers == 5 * 72
     # The expansion costs operations of the step, and none of an image.
     convolution = 2 * 16 * 4 * 2 * 9
     assert cost.flops_per_image == convolution and cost.train_flops_per_image > 2 * convolution
+
+
+class Products(nn.Module):
+    """Matrices on either side of the images, one of them used twice, and a product of images with themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = (self.left @ (self.left @ images[:, 0])) @ self.right
+        return (x.transpose(1, 2) @ x).flatten(1)
+
+
+def test_dense_weights_are_what_the_images_meet() -> None:
+    assert count_dense_weights(Products(), torch.randn(1, 1, 6, 6)) == 36 + 24
+    model = nn.Conv2d(1, 2, 3)
+    model.bias.requires_grad_(False)
+    count_dense_weights(model, torch.randn(1, 1, 6, 6))
+    assert [p.requires_grad for p in model.parameters()] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["e2cnn-c8-25k", "pdo-econv-p8", "p4cnn", "wrn-10-b9"])
+def test_dense_weights_of_networks_are_those_of_their_dense_twins(name: str) -> None:
+    """By hand: what every convolution and every linear map is called with."""
+    torch.manual_seed(0)
+    model, sizes = build_model(name, 1, 10, 28).eval(), {}
+    convolve, multiply = torch.nn.functional.conv2d, torch.nn.functional.linear
+
+    def seen(function):
+        def call(x, weight, *args, **kwargs):
+            sizes[len(sizes)] = weight.numel()
+            return function(x, weight, *args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "conv2d", seen(convolve))
+        patch.setattr(torch.nn.functional, "linear", seen(multiply))
+        model(torch.randn(1, 1, 28, 28))
+    assert count_dense_weights(model, torch.randn(1, 1, 28, 28)) == sum(sizes.values()) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not carry a parent's memory into a child")
+def test_memory_is_not_that_of_the_parent() -> None:
+    child = "import torch; from equibench.bench.cost import peak_memory_mib; print(peak_memory_mib(torch.device('cpu')))"
+    parent = f"import subprocess, sys; x = b'x' * 2**30; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 50 < float(done.stdout) < 900
 
 
 def test_frozen_parameters_are_not_trainable() -> None:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
 from equibench.bench.estimate import estimate, step_times
-from equibench.bench.provenance import source_hash
+from equibench.source import source_hash
 from equibench.bench.record import write_record
 from equibench.bench.spec import Suite, examples_of, find_suite, plan, suite_names
 from equibench.bench.table import cost_table

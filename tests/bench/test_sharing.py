@@ -51,14 +51,19 @@ def net(in_channels, num_classes, image_size):
 """
 
 
-def test_slots_stand_for_every_run_at_a_time() -> None:
+def test_slots_stand_for_every_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equibench.bench.machine.usable_cores", lambda: 4)
     machine = Machine("cuda:0,cuda:1", seeds_in_parallel=3)
-    assert sorted(machine.slots(2)) == ["cuda:0"] * 3 + ["cuda:1"] * 3 and Machine.sharing(machine.slots(2)) == 3
+    assert sorted(machine.slots(2)) == ["cuda:0"] * 3 + ["cuda:1"] * 3 and machine.sharing(machine.slots(2)) == 3
     assert machine.slots(2)[:2] == ["cuda:0", "cuda:1"], "the first runs get a GPU each"
     assert Machine("auto", seeds_in_parallel=2).slots(1) == ["cuda:0", "cuda:0"]
     assert Machine("cuda", jobs=3, seeds_in_parallel=4).slots(2) == ["cuda:0", "cuda:1", "cuda:0"]
-    assert Machine.sharing(Machine("cuda,cuda:0").slots(1)) == 2, "a GPU that is named twice is shared as well"
-    assert Machine.sharing(Machine("cuda:1").slots(2)) == Machine.sharing(Machine("cpu", jobs=4).slots(0)) == 1
+    assert machine.sharing(Machine("cuda,cuda:0").slots(1)) == 2, "a GPU that is named twice is shared as well"
+    assert machine.sharing(Machine("cuda:1").slots(2)) == 1
+    for jobs, threads, sharing in ((4, 1, 1), (2, 2, 1), (5, 1, 5), (2, 3, 2), (1, 8, 1)):
+        crowded = Machine("cpu", jobs=jobs, threads=threads)
+        assert crowded.sharing(crowded.slots(0)) == sharing, "more threads than cores take time from each other"
+    assert [len(Machine("cpu", threads=t).slots(0)) for t in (1, 2, 3, 9)] == [4, 2, 1, 1]
     with pytest.raises(UserError, match="--jobs says how many"):
         Machine("cpu", seeds_in_parallel=2).slots(1)
 
@@ -111,27 +116,28 @@ def head_to_head(root: Path, models: list[str], seeds: int, includes: list[Path]
 @pytest.fixture
 def one_gpu_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the two processes of a run shared a GPU."""
-    monkeypatch.setattr(Machine, "sharing", staticmethod(lambda slots: len(slots)))
+    monkeypatch.setattr(Machine, "sharing", lambda self, slots: len(slots))
 
 
 def test_runs_that_share_have_the_same_weights_and_no_times_in_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("equibench.bench.machine.usable_cores", lambda: 2)
     alone = head_to_head(tmp_path / "alone", ["tiny"], 3, [TINY]).board
-    monkeypatch.setattr(Machine, "sharing", staticmethod(lambda slots: len(slots)))
+    monkeypatch.setattr(Machine, "sharing", lambda self, slots: len(slots))
     board = head_to_head(tmp_path / "shared", ["tiny"], 3, [TINY]).board
     for (one, _), (two, _) in zip(alone.chosen, board.chosen, strict=True):
         assert one.results and two.results and one.results.weights_sha256 == two.results.weights_sha256
         assert SHARED not in one.provenance.hardware and two.provenance.hardware[SHARED] == "2"
-        said = ["up to 2 runs shared the GPU" in " ".join(record.warnings) for record in (one, two)]
+        said = ["up to 2 runs shared the device" in " ".join(record.warnings) for record in (one, two)]
         assert said == [False, True]
     assert [run_rows(b)["runs_on_device"].tolist() for b in (board, alone)] == [[2] * 3, [1] * 3]
     (row,), (other,) = (model_rows(b).to_dict("records") for b in (board, alone))
     assert row["runs_timed"] == 0 and pd.isna(row["train_s_mean"]) and pd.isna(row["step_ms_mean"])
     assert row["peak_mib_max"] > 0, "the memory of a process is its own"
     assert other["runs_timed"] == 3 and other["train_s_mean"] > 0
-    note = "step ms, train s: without 3 runs that shared a GPU, up to 2 at a time"
-    assert note in board_table(board) and "shared a GPU" not in board_table(alone)
+    note = "step ms, train s: without 3 runs that shared a device, up to 2 at a time"
+    assert note in board_table(board) and "shared a device" not in board_table(alone)
 
 
 @pytest.mark.usefixtures("one_gpu_for_two")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from equibench.bench.provenance import source_hash
+from equibench.source import source_hash
 from equibench.registry import MODELS, build_model, parse_shape
 
 torch.set_num_threads(1)
