@@ -14,13 +14,14 @@ from .budget import find_budget
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
-from .leaderboard import Board, load_board, model_rows, staleness, write_board
+from .leaderboard import Board, load_board, model_rows, write_board
 from .leftover import discard
 from .machine import Machine
 from .provenance import code_facts, host_facts, shared, versions
-from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, write_record
+from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, read_board, write_record
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
+from .staleness import Among
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,7 +212,7 @@ class HeadToHead:
     def split(self, specs: list[RunSpec]) -> tuple[Outcome, list[tuple[RunSpec, int]]]:
         """What is finished, and what is to be run as which attempt."""
         outcome = Outcome(self.suite, Board(specs[0].board), self.root)
-        pending = []
+        pending, staleness = [], Among(read_board(self.root, specs[0].board)[0], self.root)
         for spec in specs:
             attempts = attempts_of(self.root, spec)
             finished = [r for r in attempts if r.status in FINAL]

@@ -146,6 +146,7 @@ def calibrate(
     wanted: list[Calibration],
     known: list[Calibration],
     open_sessions: Callable[[list[str]], Mapping[str, Session]],
+    comparable: Callable[[Calibration], bool] = lambda _: True,
 ) -> list[Calibration]:
     """Measure the models that `wanted` describes (without blocks), beside a reference that is known.
 
@@ -153,6 +154,7 @@ def calibrate(
         wanted: what to measure; `sequence`, `blocks` and `beside` are filled in here.
         known: calibrations of the board; the first model of them that is not wanted becomes the reference.
         open_sessions: starts one process a model.
+        comparable: whether a known model is today what it was: another program takes another time on the same device.
 
     Raises:
         UserError: the reference no longer has the step time of its record.
@@ -160,7 +162,7 @@ def calibrate(
     if not wanted:
         return []
     names = [c.model for c in wanted]
-    others = [c for name, c in latest(known).items() if name not in names]
+    others = [c for name, c in latest(known).items() if name not in names and comparable(c)]
     reference = others[:1]
     blocks = take_turns(open_sessions([*names, *(r.model for r in reference)]))
     for old in reference:

@@ -16,9 +16,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import MODELS, Resolved, UserError, build_model, parse_shape
+from .claims import EXACT
 from .cost import count_parameters
 from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
-from .equivariance_report import EXACT, claim_error
+from .equivariance_report import claim_error
 from .evaluate import logits
 from .leaderboard import Board, load_board
 from .lean import spare_compiler
@@ -29,6 +30,7 @@ from .record import FINAL, board_folder, board_names
 from .schema import read_text, visible
 from .seeds import derive
 from .statistics import mean
+from .table import refresh_command
 
 #: Of models that declare no input.
 DEFAULT_INPUT = "1x28x28->10"
@@ -183,17 +185,18 @@ def _mentions(root: Path, board: str, name: str) -> bool:
 
 
 def _on_board(name: str, board: Board) -> dict[str, Any]:
-    runs = [(r, stale) for r, stale in board.chosen if r.spec.model == name]
-    results = [r.results for r, _ in runs if r.status in FINAL and r.results is not None]
+    runs, counted = board.runs[name], board.counted[name]
+    results = [r.results for r in counted if r.status in FINAL and r.results is not None]
     return {
         "board": board.name,
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
-        "runs_ok": sum(r.status == "ok" for r, _ in runs),
+        "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
         "rank": board.ranks.get(name),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in results]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in results]),
         "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
+        "refresh": refresh_command(board.name, [name]),
     }
 
 
@@ -273,7 +276,7 @@ def _board_line(row: dict[str, Any]) -> str:
     score = "no result" if row["test_acc_mean_pct"] is None else f"{row['test_acc_mean_pct']:.2f} %"
     parts = [score, f"{row['runs_ok']} of {row['runs']} runs", f"rank {row['rank']}" if row["rank"] else ""]
     parts += [f"C4 error {row['eq_exact_c4']:.1g} after training" if row["eq_exact_c4"] is not None else ""]
-    parts += [f"stale: {row['stale']} changed; equibench refresh {row['board']}" if row["stale"] else ""]
+    parts += [f"stale: {row['stale']} changed; {row['refresh']}" if row["stale"] else ""]
     return f"{row['board']}: " + ", ".join(p for p in parts if p)
 
 

@@ -188,7 +188,7 @@ def _short(path: Path) -> str:
 
 
 def _print_outcome(outcome: Any, as_json: bool) -> None:
-    from .table import board_table
+    from .table import board_table, refresh_command
 
     board, root = outcome.board, outcome.results
     if as_json:
@@ -199,8 +199,9 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
     else:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
+    again = refresh_command(board.name, [name.partition(" ")[0] for name in outcome.stale])
     for name, what in outcome.stale.items():
-        click.echo(f"{name}: not run again although its {what} changed since; equibench refresh {board.name} does it", err=True)
+        click.echo(f"{name}: not run again although its {what} changed since; {again} does it", err=True)
     if outcome.failed:
         click.echo(f"{len(outcome.failed)} runs failed; the same command tries them again", err=True)
 

@@ -61,10 +61,17 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 
 
 def _say(done: Any, only_stale: bool) -> None:
+    from .staleness import is_known
     from .table import board_table
 
+    unknown = [model for model in done.board.runs if not is_known(model)]
+    if unknown:
+        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        click.echo(
+            f"not registered here, so nobody can tell whether they are stale: {named}; give their files with --include", err=True
+        )
     if not done.stale:
-        click.echo(f"nothing on {done.board.name} is stale")
+        click.echo(f"nothing on {done.board.name} is stale" + (" of what is registered here" if unknown else ""))
         return
     for model, seed, why in done.stale if only_stale else ():
         click.echo(f"{model}  seed {seed}  {why} changed")

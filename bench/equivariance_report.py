@@ -14,6 +14,7 @@ from torch import nn
 from ..datasets.batches import Normalise
 from ..datasets.images import data_root, load
 from ..registry import MODELS, UserError, build_model
+from .claims import EXACT
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
 from .equivariance import dihedral, measure_core, reference_arithmetic, relative_error, zero_logits
 from .equivariance_full import balanced_order
@@ -22,9 +23,6 @@ from .files import ensure_writable
 from .prepare import border_median, check_output, set_profile
 from .run import CORE_IMAGES
 from .seeds import derive
-
-#: Largest error that counts as exact: rounding in float32.
-EXACT = 1e-4
 
 
 @dataclass

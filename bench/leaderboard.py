@@ -9,15 +9,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..registry import DATASETS, MODELS, UserError
-from ..source import source_hash
+from ..registry import MODELS, UserError
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
 from .provenance import REGISTERED, registration
-from .recipe import Recipe, find_recipe
 from .record import FINAL, Refused, RunRecord, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
+from .staleness import Among
 from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
 
 if TYPE_CHECKING:
@@ -50,9 +49,29 @@ class Board:
     def values(self) -> dict[str, dict[int, float]]:
         """Test accuracy in % of every measured run, by model and seed."""
         found: dict[str, dict[int, float]] = {}
-        for record, _ in self.chosen:
+        for record in (r for runs in self.counted.values() for r in runs):
             if record.status in FINAL and record.results is not None and not record.spec.is_trial:
                 found.setdefault(record.spec.model, {})[record.spec.seed] = record.results.test_acc_pct
+        return found
+
+    @cached_property
+    def counted(self) -> dict[str, list[RunRecord]]:
+        """The runs that the figures of each model are of: those that are current; all of them where none is measured.
+
+        So no mean is of runs of two programs, two recipes or two sets of data.
+        """
+        current = {model: [r for r, stale in own if not stale] for model, own in self.runs.items()}
+        return {
+            model: current[model] if any(r.status in FINAL for r in current[model]) else [r for r, _ in own]
+            for model, own in self.runs.items()
+        }
+
+    @cached_property
+    def runs(self) -> dict[str, list[tuple[RunRecord, str]]]:
+        """What is `chosen`, by model."""
+        found: dict[str, list[tuple[RunRecord, str]]] = {}
+        for record, stale in self.chosen:
+            found.setdefault(record.spec.model, []).append((record, stale))
         return found
 
     @cached_property
@@ -98,9 +117,9 @@ def load_board(root: Path, name: str) -> Board:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
         superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
-    board = Board(name, refused=refused, later=superseded)
+    board, among = Board(name, refused=refused, later=superseded), Among(records, root)
     for attempts in _by_run(records).values():
-        board.chosen.append(_choose(attempts))
+        board.chosen.append(_choose(attempts, among))
         board.later += len(attempts) - 1
     sidecars, more = read_sidecars(root, name)
     board.refused += more
@@ -136,64 +155,13 @@ def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[R
     return runs
 
 
-def _choose(attempts: list[RunRecord]) -> tuple[RunRecord, str]:
+def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str]:
     """The first finished attempt that is current, else the first finished (stale), else the last failure."""
     finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
     for record, stale in finished:
         if not stale:
             return record, ""
     return finished[0] if finished else (attempts[-1], staleness(attempts[-1]))
-
-
-def staleness(record: RunRecord) -> str:
-    """Which of source, data and recipe have changed since the run; empty where none has.
-
-    What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
-    """
-    changed = []
-    source = _source_hash(record.spec.model)
-    if source and source != record.provenance.source_hash:
-        changed.append("source")
-    digest = _data_digest(record.spec.dataset)
-    if digest and record.provenance.data_digest and digest != record.provenance.data_digest:
-        changed.append("data")
-    recipe = _current_recipe(record.spec.recipe.name, record.spec.model)
-    if recipe is not None and recipe.bare != record.spec.recipe:
-        changed.append("recipe")
-    return ", ".join(changed)
-
-
-@cache
-def _current_recipe(name: str, model: str) -> Recipe | None:
-    """The shipped recipe; None for a tuned one, whose rate belongs to the results."""
-    try:
-        return find_recipe(name, model)
-    except UserError:
-        return None
-
-
-@cache
-def _source_hash(model: str) -> str:
-    try:
-        resolved = MODELS.find(model)
-    except UserError:
-        return ""
-    files = tuple(resolved.files)
-    if files not in _hashes:
-        _hashes[files] = source_hash(resolved)
-    return _hashes[files]
-
-
-#: Models of one file have one hash; parsing is slow.
-_hashes: dict[tuple[Path, ...], str] = {}
-
-
-@cache
-def _data_digest(dataset: str) -> str:
-    try:
-        return str(DATASETS.find(dataset).get("digest"))
-    except UserError:
-        return ""
 
 
 def _model_facts(record: RunRecord) -> dict[str, str]:
@@ -246,10 +214,7 @@ def model_rows(board: Board) -> pd.DataFrame:
     """One row a model, best mean test accuracy first; failed models at the end, by name."""
     import pandas as pd
 
-    models: dict[str, list[tuple[RunRecord, str]]] = {}
-    for record, stale in board.chosen:
-        models.setdefault(record.spec.model, []).append((record, stale))
-    rows = [_model_row(name, runs, board.sidecars) for name, runs in models.items()]
+    rows = [_model_row(name, counted, board) for name, counted in board.counted.items()]
     compared = {c.model: c for c in board.against_reference}
     for row in rows:
         row |= _comparison(row["model"], board, compared.get(row["model"]))
@@ -257,8 +222,8 @@ def model_rows(board: Board) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str, Sidecar]) -> dict[str, Any]:
-    records = [r for r, _ in runs]
+def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, Any]:
+    runs, sidecars = board.runs[name], board.sidecars
     measured = [r for r in records if r.status in FINAL]
     results = [r.results for r in measured if r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
@@ -267,7 +232,7 @@ def _model_row(name: str, runs: list[tuple[RunRecord, str]], sidecars: dict[str,
     average = mean(accuracies)
     row: dict[str, Any] = {"model": name, **_model_facts(records[0])}
     row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
-    row |= {"runs": len(records), "runs_ok": sum(r.status == "ok" for r in records)}
+    row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     row["test_acc_mean_pct"] = average
     row["test_acc_ci95_pct"] = interval(accuracies)

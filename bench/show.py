@@ -48,8 +48,8 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
     ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of source, data, recipe and harness are
     not those of the run any more.
     """
-    from .leaderboard import staleness
     from .provenance import harness_hash
+    from .staleness import staleness
 
     folder = board_folder(root, record.spec.board)
     kept = {
@@ -58,7 +58,7 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
         "log": folder / "logs" / f"{record.run_id}.log",
         **{f"equivariance {i}": p for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)},
     }
-    stale = staleness(record)
+    stale = staleness(record, root)
     changed = stale.split(", ") if stale else []
     if record.provenance.harness_hash not in ("", harness_hash()):
         changed.append("harness")

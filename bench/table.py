@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from .claims import broken_claim, claim_notes
 from .escape import latex, markdown_text
 from .leaderboard import Board
 from .record import FINAL
 from .schema import visible
+from .staleness import included_files
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:
@@ -97,6 +100,7 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
         " degrees of closed-form images, after training; 0 is invariant",
         *_classes(board),
+        *claim_notes(board.rows_of(frame)),
     ]
     if board.refused:
         notes.append(f"{len(board.refused)} files among the records were refused and are not in the table")
@@ -132,11 +136,11 @@ def alignment(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _values(board: Board) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for record, _ in board.chosen:
-        if record.status in FINAL and record.results is not None:
-            found.setdefault(record.spec.model, []).append(record.results.test_acc_pct)
-    return found
+    found = {
+        model: [r.results.test_acc_pct for r in counted if r.status in FINAL and r.results is not None]
+        for model, counted in board.counted.items()
+    }
+    return {model: values for model, values in found.items() if values}
 
 
 def board_heading(board: Board) -> str:
@@ -158,7 +162,7 @@ def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, st
         "rank": rank_text(board, row["model"]),
         "model": row["model"],
         "treatment": row["treatment"],
-        "invariant": row["invariant"],
+        "invariant": row["invariant"] + (" (broken)" if broken_claim(row) else ""),
         "parameters": _number(row["parameters"], "{:,.0f}"),
         "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
         "test acc %": _accuracy(row, values),
@@ -218,12 +222,15 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
             f"step ms, train s: without {len(shared)} runs that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
+    notes += claim_notes(board.rows_of(frame)) + _versions(board)
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
-        again = f"equibench refresh {board.name}"
-        notes.append(f"stale (source, data or recipe changed since): {named}; to run them again: {again}")
+        notes.append(
+            f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where there"
+            f" are any; to run the others again: {refresh_command(board.name, stale)}"
+        )
     if board.refused:
         # Names without their folders, which are nobody's business where a table is published.
         names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
@@ -232,6 +239,19 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     if board.later:
         notes.append(f"{board.later} further attempts or replaced runs are not shown")
     return notes
+
+
+def refresh_command(board: str, models: Iterable[str]) -> str:
+    """What runs the stale rows of these models again, with the files that register them."""
+    files = dict.fromkeys(name for model in models for name in included_files(model))
+    return " ".join(["equibench refresh", board, *(f"--include {name}" for name in files)])
+
+
+def _versions(board: Board) -> list[str]:
+    """A sentence where runs of one board were made with several versions of torch, on which no row's staleness depends."""
+    runs = [r for counted in board.counted.values() for r in counted if r.status in FINAL]
+    found = sorted({r.provenance.versions["torch"] for r in runs if "torch" in r.provenance.versions})
+    return [f"runs were made with torch {', '.join(found)}: between versions last digits may differ"] if len(found) > 1 else []
 
 
 def _classes(board: Board) -> list[str]:

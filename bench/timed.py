@@ -26,6 +26,14 @@ from .provenance import hardware_key_elsewhere
 from .spec import RunSpec, Suite, plan, recipe_of
 
 
+def _is_unchanged(calibration: Calibration) -> bool:
+    """Whether the model of a calibration is registered here with the source that it had."""
+    try:
+        return source_hash(MODELS.find(calibration.model)) == calibration.source_hash
+    except UserError:
+        return False
+
+
 class TimedBoard:
     """The plan of a suite with a T budget on one device.
 
@@ -60,7 +68,8 @@ class TimedBoard:
         known, current = self._known()
         missing = self.missing()
         with ExitStack() as stack:
-            measured = calibrate([self._subject(m) for m in missing], known, lambda names: self._open(names, stack))
+            subjects = [self._subject(m) for m in missing]
+            measured = calibrate(subjects, known, lambda names: self._open(names, stack), _is_unchanged)
         for calibration in measured:
             write_calibration(self.root, self.board, calibration)
         self.forgotten.clear()

@@ -83,7 +83,9 @@ def tune(
     listener: Listener | None = None,
     command: str = "",
 ) -> Tuning:
-    """Try `GRID` with every model of a suite and write the file of the tuned recipes. Finished trials are kept.
+    """Try `GRID` with every model of a suite and write the file of the tuned recipes.
+
+    Finished trials are kept; those whose source, data or recipe has changed since are made again.
 
     The arguments are those of `api.run`.
 
@@ -103,6 +105,7 @@ def tune(
         listener=listener,
         command=command,
         trials=lambda specs: trials(suite, specs),
+        refresh=True,
     )
     scores = validation_scores(outcome.board, suite.models)
     chosen = {model: best_rate(model, scores[model]) for model in suite.models}
@@ -114,11 +117,11 @@ def tune(
 
 
 def validation_scores(board: Board, models: list[str]) -> dict[str, dict[float, float | None]]:
-    """Validation accuracy of each model at each rate, from the records of a tuning board."""
+    """Validation accuracy of each model at each rate, from the records of a tuning board that are current."""
     scores: dict[str, dict[float, float | None]] = {m: dict.fromkeys(GRID) for m in models}
-    for record, _ in board.chosen:
+    for record, stale in board.chosen:
         rates = scores.get(record.spec.model)
-        if rates is not None and record.spec.recipe.lr in rates and record.status in FINAL and record.results:
+        if rates is not None and not stale and record.spec.recipe.lr in rates and record.status in FINAL and record.results:
             rates[record.spec.recipe.lr] = record.results.val_acc_pct
     return scores
 
@@ -139,6 +142,17 @@ def write_tuned(
     path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
 ) -> None:
     """Write the tuned recipe of each model, beside those that the file has for other models."""
+    from filelock import FileLock
+
+    locks = path.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{path.stem}.lock"):  # two processes may tune models of one board
+        _write_tuned(path, base, chosen, scores)
+
+
+def _write_tuned(
+    path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
+) -> None:
     from .schema import parse_toml, read_text
 
     table: dict[str, Any] = parse_toml(read_text(path), str(path)) if path.is_file() else {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..claims import EXACT
 from ..equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
-from ..equivariance_report import EXACT, claim_error, claim_errors, claimed_elements
+from ..equivariance_report import claim_error, claim_errors, claimed_elements
 from ..evaluate import logits
 from ..train import reestimate_batch_norm
 from .subject import EVAL_IMAGES, TRAIN_IMAGES, Input, Subject

@@ -40,9 +40,6 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], l
          "digits": shown[key][1] if key in shown else None, "scale": shown[key][2] if key in shown else 1}
         for key in order
     ]  # fmt: skip
-    runs: dict[str, list[tuple[RunRecord, str]]] = {}
-    for record, stale in board.chosen:
-        runs.setdefault(record.spec.model, []).append((record, stale))
     models = [r["model"] for r in records]
     return {
         "name": board.name,
@@ -52,8 +49,8 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], l
         "columns": columns,
         "rows": [[_cell(row[c]) for c in order] for row in records],
         "pairs": _pairs(board, models),
-        "runs": [[_run(r, stale) for r, stale in runs[m]] for m in models],
-        "provenance": [_provenance([r for r, _ in runs[m]]) for m in models],
+        "runs": [[_run(r, stale) for r, stale in board.runs[m]] for m in models],
+        "provenance": [_provenance(board.counted[m]) for m in models],
         "figures": figures,
         "left_out": left_out,
         "reported": reported_rows(board.chosen[0][0].spec.dataset),

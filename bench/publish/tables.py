@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
+from ..claims import claim_notes
 from ..escape import latex, markdown_text
 from ..leaderboard import Board
 from ..reported import reported_table
@@ -124,7 +125,7 @@ def _caption(board: Board, frame: pd.DataFrame, bold: bool) -> list[str]:
     failed = [r["model"] for r in board.rows_of(frame) if r["status"] != "ok"]
     notes += [f"failed runs: {', '.join(failed)}"] if failed else []
     stale = [r["model"] for r in board.rows_of(frame) if r["stale"]]
-    return notes + ([f"stale: {', '.join(stale)}"] if stale else [])
+    return notes + claim_notes(board.rows_of(frame)) + ([f"stale: {', '.join(stale)}"] if stale else [])
 
 
 def _upper(text: str) -> str:

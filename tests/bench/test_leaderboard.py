@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from equibench.bench import leaderboard
+from equibench.bench import staleness
 from equibench.bench.api import find_board, load_leaderboard
 from equibench.bench.budget import find_budget
 from equibench.bench.leaderboard import load_board, model_rows, run_rows, write_board
+from equibench.bench.recipe import find_recipe
 from equibench.bench.record import board_folder, write_record
+from equibench.bench.spec import Suite, plan, tuned_file
 from equibench.bench.statistics import interval
 from equibench.bench.table import board_table
+from equibench.bench.tune import GRID, write_tuned
 from equibench.registry import UserError
 
 from . import records as made
@@ -67,12 +70,96 @@ def test_stale_rows_give_way_to_current_ones_and_are_marked(tmp_path: Path, monk
     current = made.record(80.0, attempt=2)
     current = current.model_copy(update={"provenance": current.provenance.model_copy(update={"source_hash": "a" * 16})})
     put(tmp_path, made.record(99.0, attempt=1))
-    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: "a" * 16)
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: "a" * 16)
     assert model_rows(load_board(tmp_path, BOARD)).iloc[0]["stale"] == "source"
     assert "made-up" in board_table(load_board(tmp_path, BOARD)).split("stale")[-1]
     put(tmp_path, current)
     row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
     assert row["test_acc_mean_pct"] == 80.0 and row["stale"] == ""
+
+
+def with_provenance(record, **changes):
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update=changes)})
+
+
+def test_a_mean_is_never_of_stale_and_current_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: "a" * 16)
+    put(tmp_path, *(made.record(90.0, seed=s) for s in range(3)))
+    board = load_board(tmp_path, BOARD)
+    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs", "runs_ok", "stale"]].tolist() == [90.0, 3, 3, "source"]
+    put(tmp_path, with_provenance(made.record(70.0, seed=1, attempt=2), source_hash="a" * 16))
+    board = load_board(tmp_path, BOARD)
+    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs", "runs_ok", "stale"]].tolist() == [70.0, 3, 1, "source"]
+    assert board.values == {"made-up": {1: 70.0}} and len(run_rows(board)) == 3
+    # A failure of today's program takes no figures from the one before it, and hides none of its own.
+    put(tmp_path, with_provenance(made.record(None, status="error", seed=2, attempt=2), source_hash="a" * 16))
+    row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
+    assert row[["test_acc_mean_pct", "runs_ok", "status"]].tolist() == [70.0, 1, "ok"], "attempt 1 of seed 2 is finished"
+
+
+def changed_recipe(record, **changes):
+    spec = record.spec.model_copy(update={"recipe": record.spec.recipe.model_copy(update=changes)})
+    return record.model_copy(update={"spec": spec})
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_seeds_of_two_recipes_are_not_averaged(tmp_path: Path, order: tuple[int, int]) -> None:
+    """A tuned rate that is not known here: the newest run says which one counts, whatever the files are called."""
+    tuned = {"name": "tuned", "trials": 5}
+    for seed in range(4):
+        for place, lr, accuracy in zip(order, (3e-4, 1e-2), (95.0, 80.0), strict=True):
+            record = changed_recipe(made.record(accuracy, seed=seed), lr=lr, **tuned)
+            put(tmp_path, with_provenance(record, started=f"2026-01-0{1 + place}T00:00:00+00:00"))
+    board = load_board(tmp_path, record.spec.board)
+    newest = (95.0, 80.0)[order.index(1)]
+    assert set(board.values["made-up"].values()) == {newest}
+    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs_ok", "stale"]].tolist() == [newest, 4, ""]
+
+
+def test_the_tuned_file_says_which_rate_is_current(tmp_path: Path) -> None:
+    records = [changed_recipe(made.record(90.0, seed=s, model="p4cnn"), name="tuned", trials=5, lr=lr) for s, lr in enumerate((3e-4, 1e-2))]
+    put(tmp_path, *records)
+    name = records[0].spec.board
+    write_tuned(tuned_file(tmp_path, name), find_recipe("common"), {"p4cnn": 1e-2}, {"p4cnn": dict.fromkeys(GRID, 50.0)})
+    stale = {r.spec.recipe.lr: why for r, why in load_board(tmp_path, name).chosen}
+    assert "recipe" in stale[3e-4] and "recipe" not in stale[1e-2]
+
+
+def test_other_epochs_of_a_published_recipe_make_a_row_stale() -> None:
+    spec = plan(Suite(name="s", dataset="digits-rot", budget="published", recipe="paper", models=["p4cnn"], seeds=1))[0]
+    record = made.record(90.0).model_copy(update={"spec": spec})
+    assert "recipe" not in staleness.staleness(record)
+    fewer = record.model_copy(update={"spec": spec.model_copy(update={"steps": spec.steps // 2})})
+    assert "recipe" in staleness.staleness(fewer)
+
+
+def test_trials_of_another_base_recipe_are_stale() -> None:
+    common = find_recipe("common").bare
+    for rate in (1e-3, 1e-2):
+        trial = made.record(90.0, recipe=common.model_copy(update={"name": "tuning", "lr": rate}))
+        assert "recipe" not in staleness.staleness(trial)
+        assert "recipe" in staleness.staleness(changed_recipe(trial, batch=32))
+
+
+def test_runs_on_other_data_than_the_newest_are_stale(tmp_path: Path) -> None:
+    for seed, digest in enumerate(("a" * 64, "b" * 64, "", "a" * 64)):
+        record = made.record(90.0 + seed, seed=seed, dataset="unknown-data")
+        put(tmp_path, with_provenance(record, data_digest=digest, started=f"2026-01-0{1 + seed}T00:00:00+00:00"))
+    put(tmp_path, with_provenance(made.record(99.0, model="other", dataset="unknown-data"), data_digest="b" * 64))
+    board = load_board(tmp_path, record.spec.board)
+    assert {(r.spec.model, r.spec.seed) for r, why in board.chosen if why == "data"} == {("made-up", 1), ("other", 0)}
+    assert set(board.values["made-up"]) == {0, 2, 3}, "of a run that did not say its data nothing is known"
+
+
+def test_several_versions_of_torch_and_broken_claims_are_said(tmp_path: Path) -> None:
+    facts = {"family": "", "group": "C4", "invariant": "C4", "source": "x", "treatment": ""}
+    for seed, version in enumerate(("2.11.0", "2.12.1")):
+        put(tmp_path, with_provenance(made.record(90.0, seed=seed), versions={"torch": version}, registered=facts))
+    put(tmp_path, with_provenance(made.record(80.0, model="honest"), registered={**facts, "invariant": "none"}))
+    text = board_table(load_board(tmp_path, BOARD))
+    assert "runs were made with torch 2.11.0, 2.12.1" in text
+    assert "made-up claims to be invariant under C4, which its runs contradict: its logits change by 0.5" in text
+    assert "C4 (broken)" in text and "honest claims" not in text
 
 
 def test_csvs_are_numbers_and_the_same_bytes_every_time(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from equibench.bench import leaderboard
+from equibench.bench import staleness
 from equibench.bench.machine import Machine
 from equibench.bench.leaderboard import load_board
 from equibench.bench.record import write_record
@@ -75,7 +75,7 @@ def sourced(record, source: str):
 
 
 def test_only_stale_rows_are_planned_with_what_asked_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: NEW)
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: NEW)
     put(tmp_path, sourced(made.record(seed=0, model="p4cnn"), NEW), sourced(made.record(seed=1, model="p4cnn"), OLD))
     put(tmp_path, sourced(made.record(seed=0, model="z2cnn-22"), OLD))
     board = load_board(tmp_path, BOARD)
@@ -95,7 +95,7 @@ def test_only_stale_rows_are_planned_with_what_asked_for_them(tmp_path: Path, mo
 
 
 def test_the_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: NEW)
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: NEW)
     put(tmp_path, sourced(made.record(), OLD))
     assert f"equibench refresh {BOARD}" in board_table(load_board(tmp_path, BOARD))
 
@@ -107,7 +107,7 @@ def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_join_the_board_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: NEW)
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: NEW)
     put(tmp_path, sourced(made.record(protocol=2), OLD))
     (folder,) = (tmp_path / "runs").iterdir()
     with pytest.raises(UserError, match="protocol 2"):

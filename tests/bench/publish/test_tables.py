@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
-from equibench.bench import leaderboard
+from equibench.bench import staleness
 from equibench.bench.cli import cli
 from equibench.bench.escape import latex, markdown_text
 from equibench.bench.leaderboard import load_board
@@ -183,7 +183,7 @@ def test_the_table_of_a_readme_shows_failures(tmp_path: Path, monkeypatch: pytes
     boards.fill(tmp_path)
     board = load_board(tmp_path, BOARD)
     assert {r["status"] for r in narrow_rows(board, board.frame)} == {"ok (stale)"}
-    monkeypatch.setattr(leaderboard, "_source_hash", lambda model: "")
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: "")
     assert "status" not in narrow_rows(board := load_board(tmp_path, BOARD), board.frame)[0]
     write_record(tmp_path, made.record(None, status="oom", reason="no memory", model="resnet-26"))
     board = load_board(tmp_path, BOARD)

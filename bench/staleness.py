@@ -1,0 +1,162 @@
+"""Which records still say what a run made today would say: same source, same data, same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from ..registry import DATASETS, MODELS, UserError
+from ..source import source_hash
+from .recipe import COMMON, Recipe, find_recipe, is_tuned, named_recipes
+from .record import FINAL, RunRecord
+from .spec import TUNING, RunSpec, training_images, tuned_file
+
+
+def staleness(record: RunRecord, root: Path | None = None) -> str:
+    """Which of source, data and recipe have changed since the run; empty where none has.
+
+    What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
+
+    Args:
+        root: results folder, which holds the tuned recipes; None: they count as they are.
+    """
+    changed = []
+    source = _source_hash(record.spec.model)
+    if source and source != record.provenance.source_hash:
+        changed.append("source")
+    digest = _data_digest(record.spec.dataset)
+    if digest and record.provenance.data_digest and digest != record.provenance.data_digest:
+        changed.append("data")
+    if _is_another_recipe(record.spec, root):
+        changed.append("recipe")
+    return ", ".join(changed)
+
+
+class Among:
+    """The staleness of records of one board, which must agree with each other as well.
+
+    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere), the newest run
+    does: rows are compared on the same data, and the seeds of a model train with one recipe.
+
+    Args:
+        records: all of the board.
+        root: see `staleness`.
+    """
+
+    def __init__(self, records: Iterable[RunRecord], root: Path | None = None) -> None:
+        self._root, self._alone, self._digest = root, {}, ""
+        self._trained: dict[str, tuple[int, Recipe]] = {}
+        for record in sorted(records, key=_when):
+            stale = self._alone[record.run_id] = staleness(record, root)
+            if record.status in FINAL and not stale:
+                self._digest = record.provenance.data_digest or self._digest
+                self._trained[record.spec.model] = _how(record.spec)
+
+    def __call__(self, record: RunRecord) -> str:
+        """What has changed since the run, as `staleness`."""
+        known = self._alone.get(record.run_id)
+        found = (staleness(record, self._root) if known is None else known).split(", ")
+        digest = record.provenance.data_digest
+        if self._digest and digest and digest != self._digest:
+            found.append("data")
+        if _how(record.spec) != self._trained.get(record.spec.model, _how(record.spec)):
+            found.append("recipe")
+        return ", ".join(word for word in _WORDS if word in found)
+
+
+_WORDS = ("source", "data", "recipe")
+
+
+def is_known(model: str) -> bool:
+    """Whether a model is registered here, so that its source can be compared."""
+    return bool(_source_hash(model))
+
+
+def included_files(model: str) -> list[str]:
+    """Names of the files given with ``--include`` that register a model and what wraps it."""
+    try:
+        found = MODELS.find(model)
+    except UserError:
+        return []
+    entries = (found.entry, *(wrapper.entry for wrapper in found.wrappers))
+    return [e.path.name for e in entries if e.origin != "equibench" and not e.is_plugin]
+
+
+def _how(spec: RunSpec) -> tuple[int, Recipe]:
+    """Steps and recipe, which the seeds of a model share; the trials of a rate share all but the rate."""
+    return spec.steps, spec.recipe.model_copy(update={"lr": 1.0}) if spec.is_trial else spec.recipe
+
+
+def _when(record: RunRecord) -> tuple[datetime, str]:
+    try:
+        started = datetime.fromisoformat(record.provenance.started)
+    except ValueError:
+        started = datetime.min
+    return started.replace(tzinfo=started.tzinfo or UTC), record.run_id
+
+
+def _is_another_recipe(spec: RunSpec, root: Path | None) -> bool:
+    today = _recipe_of_trial(spec) if spec.is_trial else _current_recipe(spec.recipe.name, spec.model, *_tuned(spec, root))
+    if today is None:
+        return False
+    return today.bare != spec.recipe or (spec.budget.kind == "P" and _published_steps(spec, today) != spec.steps)
+
+
+def _recipe_of_trial(spec: RunSpec) -> Recipe | None:
+    """What is tuned today, at the rate of a trial."""
+    base = named_recipes().get(COMMON + spec.recipe.name.removeprefix(TUNING))
+    return base and base.model_copy(update={"name": spec.recipe.name, "lr": spec.recipe.lr})
+
+
+def _tuned(spec: RunSpec, root: Path | None) -> tuple[Path | None, int]:
+    """The file of the board's tuned recipes, and when it was written."""
+    if root is None or not is_tuned(spec.recipe.name):
+        return None, 0
+    path = tuned_file(root, spec.board)
+    try:
+        return path, path.stat().st_mtime_ns
+    except OSError:
+        return None, 0
+
+
+@cache
+def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) -> Recipe | None:
+    """The recipe of this name for a model today; None where that cannot be known here."""
+    try:
+        return find_recipe(name, model, tuned)
+    except UserError:
+        return None
+
+
+def _published_steps(spec: RunSpec, today: Recipe) -> int:
+    """Steps of a budget of published epochs, which belong to the recipe and not to the spec."""
+    try:
+        return spec.budget.steps_for(training_images(spec.dataset, spec.fit), today.batch, today.epochs)
+    except UserError:  # a data set that is not registered here
+        return spec.steps
+
+
+@cache
+def _source_hash(model: str) -> str:
+    try:
+        resolved = MODELS.find(model)
+    except UserError:
+        return ""
+    files = tuple(resolved.files)
+    if files not in _hashes:
+        _hashes[files] = source_hash(resolved)
+    return _hashes[files]
+
+
+#: Models of one file have one hash; parsing is slow.
+_hashes: dict[tuple[Path, ...], str] = {}
+
+
+@cache
+def _data_digest(dataset: str) -> str:
+    try:
+        return str(DATASETS.find(dataset).get("digest"))
+    except UserError:
+        return ""
