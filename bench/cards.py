@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import MODELS, Resolved, UserError, build_model, parse_shape
 from .claims import EXACT
-from .cost import count_parameters
+from .cost import count_parameters, forward_flops
 from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
 from .equivariance_report import claim_error
 from .evaluate import logits
@@ -94,12 +93,7 @@ def _outline(name: str, channels: int, classes: int, size: int) -> tuple[nn.Modu
 
 def _flops(model: nn.Module, images: torch.Tensor) -> int:
     """Operations that one more image adds to a forward pass: without the expansion of filters."""
-    counts = []
-    for batch in (images, images[:1].expand(3, *images.shape[1:])):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(batch)
-        counts.append(counter.get_total_flops())
-    return int(counts[1] - counts[0])
+    return forward_flops(model, images[:1].expand(3, *images.shape[1:])) - forward_flops(model, images)
 
 
 def layers(model: nn.Module) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,9 +70,31 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
 
 def _forward_flops(model: nn.Module, images: torch.Tensor) -> int:
     model(images)  # filters may be expanded at the first pass, then kept
-    with FlopCounterMode(display=False) as forward:
+    return forward_flops(model, images)
+
+
+def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
+    """Operations of a forward pass, those that expand filters included."""
+    with frozen(model), torch.no_grad(), FlopCounterMode(display=False) as forward:
         model(images)
     return int(forward.get_total_flops())
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model with no parameter that asks for a gradient.
+
+    Without gradients torch's counter of operations fails where a module is given a view of a parameter that asks for one,
+    as escnn's expansion of bases is.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 class _DenseWeights(TorchDispatchMode):
@@ -120,15 +144,8 @@ def count_dense_weights(model: nn.Module, image: torch.Tensor) -> int:
     Args:
         image: normalised (1, c, size, size).
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with torch.enable_grad(), _DenseWeights() as dense:
-            model.eval()(image.detach().clone().requires_grad_())
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    with frozen(model), torch.enable_grad(), _DenseWeights() as dense:
+        model.eval()(image.detach().clone().requires_grad_())
     return dense.count()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import build_model, include
-from .cost import count_parameters
+from .cost import count_parameters, frozen
 from .job import Events, Probe
 from .lean import spare_compiler
 from .prepare import WrongShape, check_output
@@ -26,7 +26,7 @@ def probe(job: Probe, events: Events) -> None:
         try:
             torch.manual_seed(0)
             model = build_model(name, job.channels, job.classes, job.size)
-            with FlopCounterMode(display=False) as flops:
+            with frozen(model), FlopCounterMode(display=False) as flops:
                 check_output(model, job.channels, job.classes, job.size)
             events.send("model", model=name, parameters=count_parameters(model), flops=flops.get_total_flops() // 2)
         except WrongShape as error:

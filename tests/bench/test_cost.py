@@ -63,6 +63,22 @@ def test_dense_weights_are_what_the_images_meet() -> None:
     assert [p.requires_grad for p in model.parameters()] == [True, False]
 
 
+class Passing(nn.Module):
+    """Gives a view of a parameter to another module, as libraries do that expand filters in one (escnn)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.expand = nn.Parameter(torch.randn(18)), nn.Tanh()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(images, self.expand(self.weights.view(2, 1, 3, 3))).mean((2, 3))
+
+
+def test_operations_are_counted_where_modules_are_given_parameters() -> None:
+    cost = measure_cost(Passing(), torch.randn(3, 1, 6, 6), torch.zeros(3, dtype=torch.long))
+    assert cost.flops_per_image == 2 * 16 * 2 * 9 and cost.dense_weights == 18 and cost.parameters == 18
+
+
 @pytest.mark.parametrize("name", ["e2cnn-c8-25k", "pdo-econv-p8", "p4cnn", "wrn-10-b9"])
 def test_dense_weights_of_networks_are_those_of_their_dense_twins(name: str) -> None:
     """By hand: what every convolution and every linear map is called with."""
