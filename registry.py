@@ -170,11 +170,15 @@ class Registry:
         """Add a file outside the package.
 
         Raises:
-            UserError: the file does not exist or does not parse.
+            UserError: the file does not exist or is no file of Python.
         """
-        path = Path(path).resolve()
+        given, path = path, Path(path).resolve()
+        if path.is_dir():
+            raise UserError(f"--include {given}: this is a folder; name the file in it that registers something")
         if not path.is_file():
-            raise UserError(f"--include {path}: there is no such file")
+            raise UserError(f"--include {given}: there is no such file")
+        if path.suffix != ".py":
+            raise UserError(f"--include {given}: no file of Python (its name does not end in .py)")
         if path not in self._included:
             self._included.append(path)
             self._entries = None
@@ -299,10 +303,21 @@ DATASETS = Registry("dataset", _PACKAGES["dataset"])
 
 
 def include(paths: Iterable[str | Path]) -> None:
-    """Add files that register models, wrappers or data sets."""
+    """Add files that register models, wrappers or data sets.
+
+    Raises:
+        UserError: a file does not exist, does not parse, or registers nothing.
+    """
     for path in paths:
-        for registry in (MODELS, WRAPPERS, DATASETS):
+        kinds = {r.kind: r for r in (MODELS, WRAPPERS, DATASETS)}
+        for registry in kinds.values():
             registry.include(path)
+        found = Path(path).resolve()
+        if not any(entry for kind in kinds for entry in scan_file(found, kind, include_name(found), found.name)):
+            raise UserError(
+                f"--include {path}: the file registers nothing; put @register_model(…) before a function at its top level,"
+                " as docs/your-model.md shows"
+            )
 
 
 def build_model(name: str, in_channels: int, num_classes: int, image_size: int) -> Any:

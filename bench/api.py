@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,10 +108,17 @@ def run(
     suite = find_suite(suite) if isinstance(suite, str) else suite
     check_names(suite)
     root = results_root(results)
+    is_new = not root.exists()
     ensure_writable(root)
     head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
     head.refresh = refresh
-    return head.go()
+    try:
+        return head.go()
+    except UserError:
+        if is_new:
+            with suppress(OSError):  # there is something in it
+                root.rmdir()
+        raise
 
 
 def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFrame:

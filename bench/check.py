@@ -74,6 +74,8 @@ def check_model(
         if found.digest:
             listen(OTHER_PROCESS)
             found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found.digest, deadline_s))
+    if found.size and board:
+        _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size["parameters"])
     verdict = Verdict(name, inputs[0], job.dataset or "", budget, found.findings)
     if found.size and board:
         verdict.row, verdict.cells = _row(board, job, resolved, found.size)
@@ -132,6 +134,17 @@ def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
             away = abs(math.log(count / own)) if own else 0.0
             found.append((away if away > math.log(1 + MATCHED) else 0.0, -named[reference], away, suite.name, suite))
     return min(found, key=lambda f: f[:4])[-1] if found else None
+
+
+def _note_class(findings: list[Finding], suite: Suite | None, count: int) -> None:
+    """Say beside the count of parameters that a suite of the matched class would refuse the model."""
+    limits = suite.parameter_range() if suite else None
+    if suite and limits and not limits[0] <= count <= limits[1]:
+        place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
+        why = f"{findings[place].says}; suite {suite.name!r} is of the matched class, {limits[0]:,} to {limits[1]:,}"
+        do = f"{findings[place].do}; ".removeprefix("; ") + "change the width for it, or enter it with --class as-published"
+        status = "note" if findings[place].status == "pass" else findings[place].status
+        findings[place] = replace(findings[place], status=status, says=why, do=do)
 
 
 def _steps(board: Suite | None) -> int | None:

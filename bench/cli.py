@@ -230,6 +230,9 @@ def main() -> NoReturn:
         cli(standalone_mode=False)
     except UserError as error:
         _end(str(error), 2)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: what there is
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         _end(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):

@@ -96,6 +96,9 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
             click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
             click.echo(view_text(built, view, style) + "\n")
+    for barred in (b for b in boards if not b.is_table):
+        what = "trials of learning rates" if barred.chosen[0][0].spec.is_trial else "smoke runs"
+        click.echo(f"{barred.name}: {what}, which are barred from tables", err=True)
     if with_reported and style != "csv":
         from .reported import reported_table
 

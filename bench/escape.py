@@ -18,6 +18,13 @@ def latex(text: str) -> str:
     return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
 
 
+def for_latex(table: str, style: str) -> str:
+    """A table that tabulate made, with signs that it lets through and LaTeX cannot set replaced; other styles as they are."""
+    if not style.startswith("latex"):
+        return table
+    return "".join(_LATEX[c] if not c.isascii() and c in _LATEX else c for c in table)
+
+
 def markdown_text(text: str) -> str:
     """Text that neither ends a cell of a Markdown table nor becomes markup."""
     text = " ".join(text.split())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..registry import UserError
+from .escape import for_latex
 from .files import shipped
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def reported_table(dataset: str, style: str = "simple") -> str:
         f"Reported by papers for {dataset}, NOT measured here: training, preprocessing, splits and the choice of the"
         " epoch differ from row to row; the column 'status' says whether the source was seen"
     )
-    return f"{heading}\n\n{tabulate(rows, headers='keys', tablefmt=style, disable_numparse=True)}"
+    return f"{heading}\n\n{for_latex(tabulate(rows, headers='keys', tablefmt=style, disable_numparse=True), style)}"
 
 
 def _check_rows(frame: pd.DataFrame, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from .claims import broken_claim, claim_notes
-from .escape import latex, markdown_text
+from .escape import for_latex, latex, markdown_text
 from .leaderboard import Board
 from .record import FINAL
 from .schema import visible
@@ -40,7 +40,7 @@ def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None 
     rows = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(rows))
     heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame)))
-    return "\n".join([heading, "", table, "", *notes])
+    return "\n".join([heading, "", for_latex(table, style), "", *notes])
 
 
 def in_text(text: str, style: str) -> str:
@@ -255,15 +255,17 @@ def _versions(board: Board) -> list[str]:
 
 
 def _classes(board: Board) -> list[str]:
-    """The parameter classes that the runs were made for."""
-    found: dict[str, None] = {}
-    for record, _ in board.chosen:
-        context = record.context
+    """The parameter classes that the runs were made for, and which model is of which where there are several."""
+    found: dict[str, dict[str, None]] = {}
+    for model, counted in board.counted.items():
+        context = counted[0].context
+        name = "as published, parameters not matched"
         if context.parameter_class == "matched":
-            found[f"matched, parameters within 5 % of {context.reference_parameters:,}"] = None
-        else:
-            found["as published, parameters not matched"] = None
-    return [f"class: {'; '.join(found)}"] if found else []
+            name = f"matched, parameters within 5 % of {context.reference_parameters:,}"
+        found.setdefault(name, {})[model] = None
+    if len(found) < 2:
+        return [f"class: {name}" for name in found]
+    return ["class: " + "; ".join(f"{name}: {', '.join(models)}" for name, models in found.items())]
 
 
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:

@@ -57,6 +57,14 @@ def test_the_network_is_what_the_page_says(tmp_path: Path) -> None:
     assert suite.models[0] == "ring-net" and suite.reference_model in suite.models
 
 
+def test_the_network_of_escnn_kernels_passes_the_check(tmp_path: Path) -> None:
+    found = re.search(r"<!-- steer.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert found
+    (tmp_path / "steer.py").write_text(found[1])
+    (command,) = re.findall(r"`(equibench check steer-d4 [^`]*)`", PAGE)
+    assert "acceptable: " in equibench(command, tmp_path).stdout
+
+
 def test_the_pasted_network_enters_a_head_to_head_and_its_row_is_shown(tmp_path: Path) -> None:
     files(tmp_path)
     quick = ("--budget", "e0.1", "--seeds", "1", "--device", "cpu", "--jobs", "1", "--quiet")

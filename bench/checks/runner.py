@@ -69,8 +69,21 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
             lines = [line for line in str(error).strip().splitlines() if line] or ["no message"]
             where = _place(error, subject)
             message = re.sub(r"\s+", " ", lines[0])[:200]
-            wanted = (check.__doc__ or "").splitlines()[0]
-            return failed(f"raised {type(error).__name__}: {message}{where}", f"correct what raises; wanted: {wanted}")
+            return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, (check.__doc__ or "").splitlines()[0]))
+
+
+def _advice(error: Exception, wanted: str) -> str:
+    """What to do about an exception that many a pasted network raises."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return "install what is missing, or import it only where it is used: a model needs no readers of images"
+    if "NVIDIA driver" in text or "not compiled with CUDA" in text or "cuda" in text.lower():
+        return "let tensors follow the input (device=x.device) instead of .cuda() or a named device"
+    if isinstance(error, TypeError) and "np.matrix is not supported" in text:
+        return "escnn cannot solve for this group beside today's scikit-learn; docs/your-model.md says how to build such nets"
+    if isinstance(error, IndexError) and "Dimension out of range" in text:
+        return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
+    return f"correct what raises; wanted: {wanted}"
 
 
 def _place(error: Exception, subject: Subject) -> str:

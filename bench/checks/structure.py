@@ -57,6 +57,13 @@ def output(subject: Subject) -> Finding:
             _check_batches(model.eval(), subject, of)
         except WrongShape as error:
             return failed(str(error), "return the logits before any softmax; flatten with x.flatten(1), not x.squeeze()")
+        shares = _softmax(model, subject, of)
+        if shares:
+            return failed(
+                f"for every image of {of} it returns {shares}, not logits: cross entropy takes the softmax once more, which"
+                " flattens its gradients",
+                "return what goes into the softmax",
+            )
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
 
@@ -70,6 +77,19 @@ def _check_batches(model: nn.Module, subject: Subject, of: Input) -> None:
             )
         if out.dtype != torch.float32:
             raise WrongShape(f"for float32 images it returns {out.dtype}; logits must be float32")
+
+
+def _softmax(model: nn.Module, subject: Subject, of: Input) -> str:
+    """What it returns if that is a softmax or its logarithm; empty if it is neither."""
+    with torch.no_grad():
+        out = model(subject.images(5, of)).double()
+
+    def one(sums: torch.Tensor) -> bool:
+        return bool((sums - 1).abs().max() < 1e-4)
+
+    if bool((out >= 0).all()) and one(out.sum(1)):
+        return "shares that add up to 1"
+    return "logarithms of shares that add up to 1" if one(out.exp().sum(1)) else ""
 
 
 def parameter_count(subject: Subject) -> Finding:

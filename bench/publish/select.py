@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
+from ..escape import for_latex
 from ..leaderboard import Board, write_board
 from ..record import Refused, board_names, without_collection
 from ..statistics import Comparison, compare
@@ -174,7 +175,7 @@ def view_text(board: Board, view: View, style: str) -> str:
 def plain_table(frame: pd.DataFrame, style: str) -> str:
     """A table of the columns themselves."""
     rows = [[in_cell(cell_text(v), style) for v in row] for row in frame.convert_dtypes().itertuples(index=False)]
-    return tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True)
+    return for_latex(tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True), style)
 
 
 def cell_text(value: Any) -> str:
@@ -196,7 +197,7 @@ def comparison_table(board: Board, view: View, style: str) -> str:
         return f"{view.against or 'no model'} shares no seed with another model of {board.name}"
     rows = [comparison_row(c) for c in sorted(shown, key=lambda c: -c.difference)]
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 4)
-    return f"{table}\n\n{comparison_note(family)}"
+    return f"{for_latex(table, style)}\n\n{in_text(comparison_note(family), style)}"
 
 
 def comparison_row(c: Comparison) -> dict[str, str]:

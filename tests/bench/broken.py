@@ -62,6 +62,28 @@ class Squeezed(Sound):
         return super().forward(images).squeeze()
 
 
+class Shares(Sound):
+    def forward(self, images):
+        return super().forward(images).softmax(1)
+
+
+class LogShares(Sound):
+    def forward(self, images):
+        return F.log_softmax(super().forward(images), 1)
+
+
+class Abroad(Sound):
+    def forward(self, images):
+        raise RuntimeError("Found no NVIDIA driver on your system.")  # what .cuda() says
+
+
+class Reader(Sound):
+    def forward(self, images):
+        import reader_of_images  # noqa: F401
+
+        return super().forward(images)
+
+
 class Probabilities(Sound):
     def forward(self, images):
         return super().forward(images)[:, :-1]
@@ -354,7 +376,8 @@ class Hangs(Sound):
 
 
 NETWORKS = {
-    "squeezed": Squeezed, "probabilities": Probabilities, "unused": Unused, "detached": Detached, "nan": NotANumber,
+    "squeezed": Squeezed, "probabilities": Probabilities, "softmax": Shares, "logsoftmax": LogShares,
+    "abroad": Abroad, "reader": Reader, "unused": Unused, "detached": Detached, "nan": NotANumber,
     "inalist": InAList, "inaglobal": InAGlobal, "plaintensor": PlainTensor, "forgetful": Forgetful,
     "keepsfilter": KeepsFilter, "numpyweights": NumpyWeights, "ownseed": OwnSeed, "reseeds": Reseeds, "noisy": Noisy,
     "batchstatistics": BatchStatistics, "shy": Shy, "alwaysdropout": AlwaysDropout, "counts": Counts,

@@ -132,6 +132,10 @@ def test_a_fault_that_spoils_more_fails_its_check_as_well(model: str, check: str
     [
         ("bad-build", "build", "raised ValueError: there is no such thing (broken.py"),
         ("broken-probabilities", "output", "it must return logits of shape (2, 2)"),
+        ("broken-softmax", "output", "returns shares that add up to 1, not logits"),
+        ("broken-logsoftmax", "output", "returns logarithms of shares that add up to 1, not logits"),
+        ("broken-abroad", "output", "raised RuntimeError: Found no NVIDIA driver"),
+        ("broken-reader", "output", "raised ModuleNotFoundError"),
         ("broken-squeezed", "output", "for 1 images of 1x12x12->2 it returns the shape (2,)"),
     ],
 )
@@ -140,6 +144,11 @@ def test_without_logits_nothing_else_is_looked_at(model: str, check: str, says: 
     assert says in found[check].says and found[check].do
     after = list(found)[list(found).index(check) + 1 :]
     assert after and all(found[name].status == "skip" and check in found[name].says for name in after)
+
+
+@pytest.mark.parametrize(("model", "do"), [("broken-abroad", "device=x.device"), ("broken-reader", "install what is missing")])
+def test_what_many_a_pasted_network_raises_has_its_own_advice(model: str, do: str) -> None:
+    assert do in look_at(model, "output")["output"].do
 
 
 def test_what_is_declared_for_several_inputs_is_built_for_all() -> None:
