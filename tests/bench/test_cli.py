@@ -34,6 +34,9 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         (("run", "quickstart", "--dataset", "digits"), "digits-rot"),
         (("run", "quickstart", "--jobs", "0"), "--jobs 0"),
         (("run", "quickstart", "--include", "nothing.py"), "no such file"),
+        (("run", "quickstart", "--include", "."), "this is a folder"),
+        (("run", "quickstart", "--include", "file"), "does not end in .py"),
+        (("list", "models", "--include", "empty.py"), "the file registers nothing"),
         (("run", "quickstart", "--results", "file/below"), "cannot be written"),
         (("run", "quickstart", "--nonsense"), "--nonsense"),
         (("nonsense",), "nonsense"),
@@ -46,11 +49,18 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "empty.py").write_text("def net():\n    pass\n")
     result = equibench(*arguments, cwd=tmp_path)
     assert result.returncode == 2, result
     assert message in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and result.stdout == ""
-    assert not (tmp_path / "leaderboards" / "runs").exists(), "nothing half-written"
+    assert not (tmp_path / "leaderboards").exists(), "nothing half-written"
+
+
+def test_a_group_of_commands_alone_says_what_there_is(tmp_path: Path) -> None:
+    result = equibench("list", cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == "" and "\\n" not in result.stderr
+    assert all(f"\n  {name} " in result.stderr for name in ("models", "datasets", "budgets", "suites"))
 
 
 def test_a_wrong_key_in_a_suite_file(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from equibench.bench import staleness
+from equibench.bench.cli import cli
 from equibench.bench.machine import Machine
 from equibench.bench.leaderboard import load_board
 from equibench.bench.record import write_record
 from equibench.bench.refresh import _only, _suites, refresh, stale_runs
 from equibench.bench.spec import plan
 from equibench.bench.table import board_table
-from equibench.registry import UserError
+from equibench.registry import UserError, include
 
 from . import records as made
 
@@ -98,6 +100,22 @@ def test_the_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(staleness, "_source_hash", lambda model: NEW)
     put(tmp_path, sourced(made.record(), OLD))
     assert f"equibench refresh {BOARD}" in board_table(load_board(tmp_path, BOARD))
+
+
+def test_the_command_names_the_file_that_registers_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staleness._source_hash.cache_clear()
+    put(tmp_path, sourced(made.record(model="tiny"), OLD))
+    board = made.spec().board
+    arguments = ["refresh", board, "--results", str(tmp_path), "--dry-run"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0 and "not registered here, so nobody can tell whether they are stale: tiny" in done.stderr
+    assert "is stale of what is registered here" in done.stdout
+    staleness._source_hash.cache_clear()
+    include([TINY])
+    assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board))
+    done = CliRunner().invoke(cli, [*arguments, "--include", str(TINY)])
+    assert "tiny  seed 0  source changed" in done.stdout and "not registered" not in done.stderr
+    staleness._source_hash.cache_clear()
 
 
 def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:

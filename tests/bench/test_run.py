@@ -168,6 +168,17 @@ def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -
     }  # fmt: skip
 
 
+def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> None:
+    result = head_to_head(tmp_path, "bad-mute,bad-stutters")
+    found = {model: record for model, (record, *_) in records(tmp_path).items()}
+    mute, stutters = found["bad-mute"], found["bad-stutters"]
+    assert result.returncode == 1 and mute.status == "nan" and "of all test images are no numbers" in mute.reason
+    assert mute.results.test_acc_pct == 50.0, "chance, as where the loss is no number"
+    # One image of the only batch: wrong, and said.
+    assert stutters.status == "ok" and stutters.results.test_acc_pct < 100
+    assert "the logits of 1 of 60 test images are no numbers; they count as wrong" in stutters.warnings
+
+
 def test_a_run_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
     result = head_to_head(tmp_path, "bad-hangs", "--deadline", "15")
     assert result.returncode == 1 and records(tmp_path)["bad-hangs"][0].status == "timeout"
@@ -238,6 +249,8 @@ def test_smoke_runs_leave_no_table(tmp_path: Path) -> None:
     result = head_to_head(tmp_path, "tiny", budget="smoke")
     assert result.returncode == 0 and "tiny" in result.stdout
     assert not list((tmp_path / "results").glob("*.csv"))
+    shown = equibench("leaderboard", "--results", str(tmp_path / "results"), cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stdout == "" and "smoke runs, which are barred from tables" in shown.stderr
 
 
 def test_the_board_of_a_suite_is_that_of_its_runs() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from equibench.bench import cluster, submit, sweep, timed
 from equibench.bench.alone import company, parse_processes
 from equibench.bench.calibrate import Block, write_calibration
@@ -488,7 +489,9 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
     monkeypatch.setattr(run_module, "processes_on", lambda device: seen)
     runs = [run_module._Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
     assert runs[0]._company() == "not alone on its GPU: neighbour (7)" and not runs[0].unseen
+    runs[1].device = torch.device("cuda:0")
     assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
+    assert runs[1].sharing == 2 and "up to 2 runs shared the device" in runs[1]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
     for seen in ([(os.getpid(), "python")], None):
         assert runs[0]._company() == ""
     assert "whether the run was alone there is unknown" in runs[0]._warnings({"other_s": 0.0, "total_s": 1.0})[0]

@@ -8,10 +8,10 @@ from equibench.bench.api import run
 from equibench.bench.leaderboard import Board
 from equibench.bench.machine import Machine
 from equibench.bench.recipe import find_recipe, named_recipes
-from equibench.bench.record import board_names, read_board
+from equibench.bench.record import board_names, read_board, write_record
 from equibench.bench.spec import Suite, plan, tuned_file
 from equibench.bench.tune import GRID, base_recipe, best_rate, trials, tune, validation_scores, write_tuned
-from equibench.registry import UserError
+from equibench.registry import UserError, include
 
 from . import records as made
 
@@ -57,7 +57,8 @@ def test_test_accuracies_have_no_say() -> None:
         record = made.record(test, recipe=recipe)
         return record.model_copy(update={"results": record.results.model_copy(update={"val_acc_pct": val})}), ""
 
-    board = Board("b", [trial(1e-3, 99.0, 50.0), trial(3e-3, 10.0, 60.0)])
+    stale = trial(1e-2, 10.0, 99.0)[0], "source"
+    board = Board("b", [trial(1e-3, 99.0, 50.0), trial(3e-3, 10.0, 60.0), stale])
     scores = validation_scores(board, ["made-up"])["made-up"]
     assert (scores[1e-3], scores[3e-3], scores[1e-2]) == (50.0, 60.0, None) and best_rate("m", scores) == 3e-3
 
@@ -78,11 +79,19 @@ def test_the_file_reads_back_as_recipes(tmp_path: Path) -> None:
 
 def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
     wanted = suite(dataset="bars", budget="e1", models=["tiny"], seeds=1)
+    include([TINY])
+    base = wanted.model_copy(update={"recipe": "common"})
+    for spec in trials(base, plan(base)):  # of another program: they choose no rate, and are made again
+        old = made.record(0.0).model_copy(update={"spec": spec})
+        assert old.results is not None
+        results = old.results.model_copy(update={"val_acc_pct": 0.0, "train_images": 240})
+        write_record(tmp_path, old.model_copy(update={"results": results}))
     done = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu", jobs=2))
+    assert len(done.outcome.ran) == len(GRID) and all(score for score in done.scores["tiny"].values())
     assert done.path.is_file() and set(done.scores["tiny"]) == set(GRID) and None not in done.scores["tiny"].values()
     (board,) = board_names(tmp_path)
     assert board == "bars-e1-tuning-v1" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
-    assert len(read_board(tmp_path, board)[0]) == len(GRID)
+    assert len(read_board(tmp_path, board)[0]) == 2 * len(GRID)
     again = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu"))
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})

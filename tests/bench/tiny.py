@@ -65,7 +65,10 @@ class Misbehaving(Net):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 2:
             misbehave(self.how, images)
-        return super().forward(images) * (float("nan") if self.training and self.how == "nan" else 1.0)
+        scores = super().forward(images) * (float("nan") if self.training and self.how == "nan" else 1.0)
+        if self.how in ("mute", "stutters") and not self.training:
+            scores[: len(scores) if self.how == "mute" else 1] = float("nan")
+        return scores
 
 
 def misbehave(how: str, images: torch.Tensor) -> None:

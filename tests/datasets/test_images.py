@@ -70,6 +70,20 @@ def test_an_edited_file_makes_its_data_again(tmp_path: Path) -> None:
     assert before != after and made(tmp_path) == 2
 
 
+def test_an_edited_helper_makes_the_data_again(tmp_path: Path) -> None:
+    path = tmp_path / "helped.py"
+    path.write_text(SET.format(name="helped", sleep=0, seed="SEED", dtype="uint8", classes=2, train=6).replace(
+        "import time\n", "import time\nfrom helpers import SEED\n"))
+    script = "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);" \
+        "from equibench.datasets.images import load; print(load('helped', Path(sys.argv[2])).digest())"
+    found = []
+    for seed in (0, 1, 0):
+        (tmp_path / "helpers.py").write_text(f"SEED = {seed}\n")
+        command = [sys.executable, "-B", "-c", script, str(path), str(tmp_path)]
+        found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert found[0] == found[2] != found[1] and made(tmp_path) == 2
+
+
 def test_many_processes_make_it_once(tmp_path: Path) -> None:
     path = given(tmp_path, "crowd", sleep=1)
     script = "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);" \
