@@ -141,7 +141,8 @@ def find_board(name: str, root: Path) -> str:
     names = board_names(root)
     fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
     if not fits:
-        raise UserError(f"there is no board {name!r} in {root}; {nearest(name, names)}")
+        known = nearest(name, names) if names else "there is none at all yet: equibench run makes them"
+        raise UserError(f"there is no board {name!r} in {root}; {known}")
     return fits[-1]
 
 

@@ -168,9 +168,14 @@ def _suite(name: str | None, options: dict[str, Any]) -> Any:
         values["seeds"] = _seeds(options["seeds"])
     if options["parameter_class"] is not None:
         values["class"] = options["parameter_class"]
-    if name is None and not {"dataset", "budget", "models"} <= set(values):
+    missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
+    if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
-    return parse(Suite, values, f"suite {name!r}" if name else "the command line")
+    if missing:
+        raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
+    changed = any(options[key] is not None for key in ("models", "dataset", "budget", "recipe", "profile", "fit", "seeds"))
+    where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
+    return parse(Suite, values, where)
 
 
 def _seeds(text: str) -> int | list[int]:

@@ -26,6 +26,7 @@ from .evaluate import accuracy_pct, logits
 from .files import WriteError, remove_parts
 from .job import Events, Job
 from .leftover import discard
+from .place import place_of
 from .prepare import Loaded, build_from_seed, save_weights, set_profile, tensors_of, warm_up, weights_digest
 from .provenance import code_facts, hardware, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
@@ -98,7 +99,8 @@ def _outcome(run: _Run) -> tuple[Status, str]:
         # What torch raises where the host gives it no memory is a plain RuntimeError.
         if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
             return "oom", f"the host has no memory left: {lines[0]}"
-        return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        where = place_of(error, MODELS.find(run.spec.model).files)
+        return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}{where}"
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ def model_card(name: str, results: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: there is no such model.
     """
-    MODELS.find(name)  # a wrong name is answered without loading torch
+    try:
+        MODELS.find(name)  # a wrong name is answered without loading torch
+    except UserError as error:
+        if re.fullmatch("[0-9a-f]{1,16}", name):
+            raise UserError(f"no run's id begins with {name!r}, and {error}") from None
+        raise
     from .cards import model_card as card
 
     return card(name, results_root(results))

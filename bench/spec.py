@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -131,18 +133,25 @@ class Suite(Strict):
     models: list[Text] = Field(max_length=MOST_MODELS)
     note: Text = ""
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _are_numbers(cls, seeds: object) -> object:
+        if not all(type(s) is int for s in (seeds if isinstance(seeds, list) else [seeds])):
+            raise ValueError("seeds are how many (3), or a list of which ([0, 4, 7])")
+        return seeds
+
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
         if not self.models:
             raise ValueError("a suite needs at least one model")
-        if len(set(self.models)) != len(self.models):
-            raise ValueError("a model is listed twice")
+        if twice := _twice(self.models):
+            raise ValueError(f"a model is listed twice: {twice}")
         if not self.seed_list or min(self.seed_list) < 0:
             raise ValueError("a suite needs at least one seed, and seeds are not negative")
         if max(self.seed_list) > LARGEST_SEED:
             raise ValueError(f"seeds are at most {LARGEST_SEED:,}")
-        if len(set(self.seed_list)) != len(self.seed_list):
-            raise ValueError("a seed is listed twice")
+        if twice := _twice(self.seed_list):
+            raise ValueError(f"a seed is listed twice: {twice}")
         if self.parameter_class == "matched" and self.reference_parameters is None:
             raise ValueError("class = 'matched' needs reference_parameters")
         return self
@@ -164,6 +173,11 @@ class Suite(Strict):
         # Whole numbers within ±5 %, rounded inwards.
         count = self.reference_parameters
         return -(-count * round(100 * (1 - MATCHED)) // 100), count * round(100 * (1 + MATCHED)) // 100
+
+
+def _twice(values: Sequence[object]) -> str:
+    """The first that is there more than once; empty if none is."""
+    return next((f"{value}" for value, count in Counter(values).items() if count > 1), "")
 
 
 def suite_names() -> list[str]:

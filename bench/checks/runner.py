@@ -11,6 +11,7 @@ import torch
 
 from ..job import Check, Events
 from ..lean import spare_compiler
+from ..place import place_of
 from . import behaviour, costs, structure, symmetry
 from .state import kept
 from .subject import Subject, digest
@@ -67,7 +68,7 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
         except Exception as error:  # a model may raise anything
             traceback.print_exc()
             lines = [line for line in str(error).strip().splitlines() if line] or ["no message"]
-            where = _place(error, subject)
+            where = place_of(error, subject.resolved.files)
             message = re.sub(r"\s+", " ", lines[0])[:200]
             return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, (check.__doc__ or "").splitlines()[0]))
 
@@ -84,13 +85,6 @@ def _advice(error: Exception, wanted: str) -> str:
     if isinstance(error, IndexError) and "Dimension out of range" in text:
         return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
     return f"correct what raises; wanted: {wanted}"
-
-
-def _place(error: Exception, subject: Subject) -> str:
-    """The line of the model's own file where it happened, if it passed there."""
-    own = {str(path) for path in subject.resolved.files}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
-    return f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""
 
 
 def perform(job: Check, events: Events) -> None:

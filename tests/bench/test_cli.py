@@ -27,6 +27,9 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         (("run", "quickstart", "--budget", "e0"), "empty"),
         (("run", "quickstart", "--seeds", "0"), "at least one seed"),
         (("run", "quickstart", "--seeds", "x"), "--seeds"),
+        (("run", "quickstart", "--seeds", "4,7,4"), "with the options given: a seed is listed twice: 4"),
+        (("run", "quickstart", "--models", "p4cnn,p4cnn"), "a model is listed twice: p4cnn"),
+        (("run", "--dataset", "digits-rot", "--models", "p4cnn"), "--budget must be given as well"),
         (("run", "quickstart", "--models", "p4cn"), "did you mean 'p4cnn'"),
         (("run", "quickstart", "--models", ""), "at least one model"),
         (("run", "quickstart", "--recipe", "commn"), "did you mean 'common'"),
@@ -44,6 +47,8 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         (("leaderboard",), "there are no boards"),
         (("leaderboard", "--format", "gird"), "did you mean 'grid'"),
         (("show", "p4cn"), "did you mean 'p4cnn'"),
+        (("show", "3f2a"), "no run's id begins with '3f2a'"),
+        (("leaderboard", "digits-rot-e2-common"), "there is none at all yet"),
         (("data", "fetch", "mnist-rt"), "did you mean"),
     ],
 )

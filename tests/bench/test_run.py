@@ -158,6 +158,7 @@ def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -
         assert found[model][0].status == status and reason in found[model][0].reason
         assert model in result.stdout and status in result.stdout
     assert found["bad-nan"][0].results.test_acc_pct == 50.0
+    assert "(tiny.py, line " in found["bad-raises"][0].reason
     log = next((tmp_path / "results" / "runs").glob(f"*/logs/{found['bad-talks'][0].run_id}.log")).read_text()
     assert "this goes to the log" in log and "so does this" in log
     # The next start tries again what has no result; NaN is a result.
