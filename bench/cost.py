@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -98,10 +99,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _DenseWeights(TorchDispatchMode):
-    """Collects what convolutions and matrix products apply to the images: the operand that does not depend on them.
+    """Collects what convolutions and matrix products apply to the images: the operand that does not come from them.
 
-    A product of two operands neither of which depends on an image expands filters; of two that both do, it compares
-    images with each other. A tensor depends on the images where it requires a gradient: they alone do.
+    A product of two operands neither of which comes from an image expands filters; of two that both do, it compares
+    images with each other. What comes from an image is followed by storage: through views, and into tensors that are
+    written to.
     """
 
     #: Operands of each operation.
@@ -116,26 +118,41 @@ class _DenseWeights(TorchDispatchMode):
         torch.ops.aten.linear.default: (0, 1),
     }
 
-    def __init__(self) -> None:
+    def __init__(self, image: torch.Tensor) -> None:
         super().__init__()
         # Keyed by storage, so that a filter that is used twice counts once; kept alive, so that no
         # address is given out again.
         self._seen: dict[tuple[int, int], torch.Tensor] = {}
+        self._from_image = {_storage(image): image}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here, see `lean`
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
         if func in self._OPERANDS:
             one, two = (args[place] for place in self._OPERANDS[func])
-            if one.requires_grad != two.requires_grad:
-                weight = two if one.requires_grad else one
+            if self._comes_from_image(one) != self._comes_from_image(two):
+                weight = two if self._comes_from_image(one) else one
                 self._seen[weight.data_ptr(), weight.numel()] = weight
-        return func(*args, **(kwargs or {}))
+        if any(map(self._comes_from_image, _tensors((args, kwargs)))):
+            self._from_image |= {_storage(tensor): tensor for tensor in _tensors(out)}
+        return out
+
+    def _comes_from_image(self, tensor: torch.Tensor) -> bool:
+        return _storage(tensor) in self._from_image
 
     def count(self) -> int:
         return sum(weight.numel() for weight in self._seen.values())
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def count_dense_weights(model: nn.Module, image: torch.Tensor) -> int:
@@ -144,8 +161,9 @@ def count_dense_weights(model: nn.Module, image: torch.Tensor) -> int:
     Args:
         image: normalised (1, c, size, size).
     """
-    with frozen(model), torch.enable_grad(), _DenseWeights() as dense:
-        model.eval()(image.detach().clone().requires_grad_())
+    image = image.clone()
+    with torch.no_grad(), _DenseWeights(image) as dense:
+        model.eval()(image)
     return dense.count()
 
 

@@ -15,7 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from equibench.bench.estimate import estimate, this_device
-from equibench.bench.record import RunRecord, board_folder, read_board
+from equibench.bench.leaderboard import load_board
+from equibench.bench.record import RunRecord, board_folder
 from equibench.bench.spec import Suite, find_suite
 from side_by_side import parser, show
 
@@ -23,9 +24,9 @@ FACTOR = 1.5
 
 
 def first_and_others(root: Path, suite: Suite) -> tuple[list[RunRecord], dict[str, list[RunRecord]]]:
-    """Records of the suite's first seed, and those of the others by model."""
+    """Records of the suite's first seed, and those of the others by model, as far as they are current."""
     first, others = [], defaultdict(list)
-    for record in read_board(root, suite.board())[0]:
+    for record in (r for counted in load_board(root, suite.board()).counted.values() for r in counted):
         if record.status != "ok" or record.spec.model not in suite.models:
             continue
         if record.spec.seed == suite.seed_list[0]:

@@ -57,10 +57,26 @@ class Products(nn.Module):
 
 def test_dense_weights_are_what_the_images_meet() -> None:
     assert count_dense_weights(Products(), torch.randn(1, 1, 6, 6)) == 36 + 24
-    model = nn.Conv2d(1, 2, 3)
-    model.bias.requires_grad_(False)
-    count_dense_weights(model, torch.randn(1, 1, 6, 6))
-    assert [p.requires_grad for p in model.parameters()] == [True, False]
+
+
+class Writing(nn.Module):
+    """Writes into its image and into a tensor of its own, leaves torch and comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images -= images.detach().cpu().numpy().mean().item()
+        rows = torch.zeros(len(images), 6)
+        rows[:, :4] = images[:, 0, 0, :4]
+        return nn.functional.linear(rows, self.weight)
+
+
+def test_dense_weights_of_a_model_that_writes_in_place() -> None:
+    image = torch.randn(1, 1, 6, 6)
+    before = image.clone()
+    assert count_dense_weights(Writing(), image) == 18 and torch.equal(image, before)
 
 
 class Passing(nn.Module):
