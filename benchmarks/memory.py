@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from equibench.bench.cost import peak_memory_mib
 from layers import CASES, step
 from side_by_side import hardware, parser, show
 
@@ -41,7 +41,7 @@ def peak_mib(name: str, contender: str, device: str) -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     for _ in range(3):
         train()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return peak_memory_mib(torch.device(device)) - pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def elsewhere(name: str, contender: str, device: str) -> float:
