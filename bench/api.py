@@ -18,7 +18,7 @@ from .job import Job, Probe
 from .leaderboard import Board, load_board, model_rows, write_board
 from .leftover import discard
 from .machine import Machine
-from .provenance import code_facts, host_facts, shared, versions
+from .provenance import code_facts, hardware_key_elsewhere, host_facts, shared, versions
 from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, read_board, write_record
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
@@ -189,7 +189,8 @@ class HeadToHead:
         self._prepare()
         if self.slots[0] == "cpu":
             self._refuse_cpu()
-        timed = TimedBoard(self.suite, self.root, self.slots[0], self.machine.threads, self.data_root, self.includes)
+        key = self._one_kind_of_device()
+        timed = TimedBoard(self.suite, self.root, self.slots[0], self.machine.threads, self.data_root, self.includes, key)
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
         for _ in range(2):
@@ -202,6 +203,17 @@ class HeadToHead:
                 break
         outcome.board = write_board(self.root, board)
         return outcome
+
+    def _one_kind_of_device(self) -> str:
+        """The hardware key that all devices share: steps that one kind needs seconds for are others on another."""
+        keys = {name: hardware_key_elsewhere(name) for name in dict.fromkeys(self.slots)}
+        if len(set(keys.values())) > 1:
+            shown = "; ".join(f"{name} is {key!r}" for name, key in keys.items())
+            raise UserError(
+                f"budget {self.suite.budget!r} counts device-seconds, so its board belongs to one kind of device: {shown};"
+                " name devices of one kind with --device"
+            )
+        return keys[self.slots[0]]
 
     def _refuse_cpu(self) -> None:
         raise UserError(

@@ -194,6 +194,7 @@ def _short(path: Path) -> str:
 
 def _print_outcome(outcome: Any, as_json: bool) -> None:
     from .table import board_table, refresh_command
+    from .words import some
 
     board, root = outcome.board, outcome.results
     if as_json:
@@ -208,7 +209,7 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
     for name, what in outcome.stale.items():
         click.echo(f"{name}: not run again although its {what} changed since; {again} does it", err=True)
     if outcome.failed:
-        click.echo(f"{len(outcome.failed)} runs failed; the same command tries them again", err=True)
+        click.echo(f"{some(len(outcome.failed), 'run')} failed; the same command tries again", err=True)
 
 
 @cli.group()

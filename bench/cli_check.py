@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import include_option, json_option, positive
+from .words import some
 
 if TYPE_CHECKING:
     from .checks.verdict import Verdict
@@ -85,7 +86,7 @@ def _row(verdict: Verdict) -> list[str]:
 
 def _sentence(verdict: Verdict) -> str:
     counts = {s: verdict.count(s) for s in ("pass", "note", "fail", "skip")}
-    made = f"{counts['pass']} checks pass, {counts['note']} notes"
+    made = f"{some(counts['pass'], 'check')} {'passes' if counts['pass'] == 1 else 'pass'}, {some(counts['note'], 'note')}"
     if verdict.accepted:
         return f"acceptable: {made}; {verdict.seconds:.0f} s"
     left = f", {counts['skip']} were not looked at" if counts["skip"] else ""

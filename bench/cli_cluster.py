@@ -14,6 +14,7 @@ import click
 
 from ..registry import UserError, nearest
 from .options import command_line, include_option, json_option, positive, results_option
+from .words import some
 
 if TYPE_CHECKING:
     from .api import Outcome
@@ -128,7 +129,7 @@ def _print_submission(done: Submission, root: Path, as_json: bool) -> None:
     else:
         assert done.submitted is not None
         first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
-        click.echo(f"{name}: {_runs(tasks)} submitted as job {done.submitted.array}{first}{rest}")
+        click.echo(f"{name}: {some(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
         where = _where(root)
         click.echo(f"equibench status {name}{where}   how far they are")
         click.echo(f"equibench collect {name}{where}  the table of what is finished")
@@ -136,10 +137,6 @@ def _print_submission(done: Submission, root: Path, as_json: bool) -> None:
         click.echo(done.note, err=True)
     for model, what in done.stale.items():
         click.echo(f"{model}: not run again although its {what} changed since", err=True)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _where(root: Path) -> str:
@@ -188,7 +185,7 @@ def _heading(view: View) -> str:
     submitted = view.folder.submitted
     job = f", job {submitted.array}" if submitted else ", the submission was interrupted"
     counts = ", ".join(f"{count} {kind}" for kind, count in view.counts().items())
-    return f"{view.name}: {_runs(len(view.states))}{job}: {counts}"
+    return f"{view.name}: {some(len(view.states), 'run')}{job}: {counts}"
 
 
 def _print_tasks(view: View, every: bool) -> None:

@@ -63,6 +63,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 def _say(done: Any, only_stale: bool) -> None:
     from .staleness import is_known
     from .table import board_table
+    from .words import some
 
     unknown = [model for model in done.board.runs if not is_known(model)]
     if unknown:
@@ -80,6 +81,6 @@ def _say(done: Any, only_stale: bool) -> None:
         return
     if done.board.is_table:
         click.echo(board_table(done.board) + "\n")
-    click.echo(f"{len(done.ran)} runs made again on {done.board.name}")
+    click.echo(f"{some(len(done.ran), 'run')} made again on {done.board.name}")
     for model, seed, why in done.left:
         click.echo(f"{model} seed {seed}: {why}", err=True)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from .api import Listener
 from .job import Job
 from .schema import visible
+from .words import some
 
 
 class Quiet(Listener):
@@ -67,7 +68,7 @@ class Live(Quiet):
         self._shares, self._given, self._failed = {}, {}, 0
         self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
-            self._console.print(f"{finished} runs are finished already; {len(jobs)} to do", markup=False)
+            self._console.print(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}", markup=False)
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
         self._progress.start()
 

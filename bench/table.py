@@ -16,6 +16,7 @@ from .record import FINAL
 from .schema import visible
 from .staleness import included_files
 from .statistics import SMALLEST_SAMPLE
+from .words import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +104,7 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         *claim_notes(board.rows_of(frame)),
     ]
     if board.refused:
-        notes.append(f"{len(board.refused)} files among the records were refused and are not in the table")
+        notes.append(f"{some(len(board.refused), 'file')} among the records refused and not in the table")
     return notes
 
 
@@ -219,7 +220,7 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
     if shared:
         notes.append(
-            f"step ms, train s: without {len(shared)} runs that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
+            f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
     notes += claim_notes(board.rows_of(frame)) + _versions(board)
@@ -237,7 +238,7 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
         notes.append(f"refused, so not in the table: {names}{more}; equibench leaderboard says why")
     if board.later:
-        notes.append(f"{board.later} further attempts or replaced runs are not shown")
+        notes.append(f"not shown: {some(board.later, 'further attempt')}, or runs that were replaced")
     return notes
 
 

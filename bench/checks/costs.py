@@ -16,6 +16,7 @@ from ..cost import measure_cost
 from ..estimate import step_flops
 from ..recipe import PAPER, find_recipe
 from ..train import optimizer_for, train_step
+from ..words import some
 from .subject import TRAIN_IMAGES, Subject, everything, names
 from .verdict import Finding, failed, noted, passed
 
@@ -53,7 +54,7 @@ def batch_norm(subject: Subject) -> Finding:
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     """Batch normalisation that the harness knows: `common` estimates it anew, `paper` may not."""
-    text = f"{layers} layers, momentum {momentum:g}; recipe {subject.recipe.name!r} estimates the statistics anew"
+    text = f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} estimates the statistics anew"
     try:
         paper = find_recipe(PAPER, subject.name)
     except UserError:

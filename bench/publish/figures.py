@@ -12,6 +12,7 @@ import numpy as np
 
 from ..leaderboard import Board
 from ..statistics import directions
+from ..words import some
 from . import lines
 from .axes import by_size, finished, new
 from .style import INK, PAPER, family_styles
@@ -152,7 +153,7 @@ def _differences(drawn: Drawn) -> Figure | None:
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
     count = len(drawn.board.against_reference)
-    note = f"paired by seed, 95 % t-interval; filled: p (Holm, {count} comparisons) at most 0.05"
+    note = f"paired by seed, 95 % t-interval; filled: p (Holm, {some(count, 'comparison')}) at most 0.05"
     axes.set_title(note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""), loc="left", fontsize=7.5)
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..leaderboard import Board
 from ..record import RunRecord
 from ..sidecar import Sidecar
+from ..words import some
 from .axes import SIZE, finished, logarithmic, new
 from .style import DASHES, family_styles
 
@@ -90,7 +91,7 @@ def _over_angles(
     axes.set_xlim(0, 360)
     axes.set_xticks(range(0, 361, 45))
     runs = sum(len(s) for s in found.values())
-    return _drawn(axes, models, curves, f"{note}; mean over seeds ({runs} runs)")
+    return _drawn(axes, models, curves, f"{note}; mean over seeds ({some(runs, 'run')})")
 
 
 def _drawn(axes: Axes, models: Named, curves: dict[str, Curve], note: str) -> Figure:

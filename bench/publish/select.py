@@ -16,6 +16,7 @@ from ..leaderboard import Board, write_board
 from ..record import Refused, board_names, without_collection
 from ..statistics import Comparison, compare
 from ..table import board_heading, board_table, in_cell, in_text
+from ..words import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,5 +218,5 @@ def comparison_note(family: Sequence[Comparison]) -> str:
     least = min(c.p_smallest for c in family)
     return (
         "difference: mean over seeds of the paired differences in test accuracy, in points, ± 95 % t-interval; p: sign-flip"
-        f" test; Holm: corrected over {len(family)} comparisons; with these seeds it cannot fall below {p_text(least)}"
+        f" test; Holm: corrected over {some(len(family), 'comparison')}; with these seeds it cannot fall below {p_text(least)}"
     )

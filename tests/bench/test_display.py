@@ -58,7 +58,7 @@ def test_every_run_under_way_has_a_line_with_its_device(live: Watched) -> None:
     assert "runs" in lines[0] and "0/4" in lines[0]
     assert "a seed 0 on cuda:0" in lines[1] and "starting" in lines[1]
     assert "b seed 0 on cuda:1" in lines[2] and len([line for line in lines if line.strip()]) == 3
-    assert "3 runs are finished already; 4 to do" in live.out.getvalue()
+    assert "finished already: 3 runs; to do: 4" in live.out.getvalue()
 
 
 def test_a_line_follows_its_run_and_goes_with_it(live: Watched) -> None:
