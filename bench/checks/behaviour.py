@@ -13,8 +13,6 @@ from ..evaluate import logits
 from ..train import optimizer_for, train_step
 from .state import changes, kept
 from .subject import (
-    EVAL_IMAGES,
-    TRAIN_IMAGES,
     State,
     Subject,
     differing,
@@ -88,7 +86,7 @@ def _forward_reseeds(subject: Subject) -> bool:
     model, after = subject.build().train(), []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        model(subject.images(TRAIN_IMAGES))
+        model(subject.images(subject.batch))
         after.append(torch.get_rng_state())
     return torch.equal(*after)
 
@@ -100,7 +98,7 @@ def deterministic(subject: Subject) -> Finding:
     for _ in range(2):
         model = subject.loaded(state, seed=0)
         torch.manual_seed(7)
-        out = model.train()(subject.images(TRAIN_IMAGES))
+        out = model.train()(subject.images(subject.batch))
         out.square().mean().backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         passes.append({"the logits": out.detach(), **gradients})
@@ -115,16 +113,17 @@ def deterministic(subject: Subject) -> Finding:
 
 def batches(subject: Subject) -> Finding:
     """In evaluation the logits of an image do not depend on the others, on their number or on their order."""
-    model, images = _trained(subject), subject.images(EVAL_IMAGES)
+    model, images = _trained(subject), subject.images(subject.shown)
     together = subject.evaluate(model, images)
     scale = spread(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
-    order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+    order = torch.tensor([place for place in (3, 0, 6, 2, 5, 1, 4) if place < subject.shown])
+    part = 3 if subject.shown > 3 else 2
     wild = torch.cat([images, 50 * subject.images(1, seed=1)])
     variants = {
         "alone": subject.evaluate(model, images, 1),
-        "three at a time": subject.evaluate(model, images, 3),
+        f"{part} at a time": subject.evaluate(model, images, part),
         "in another order": subject.evaluate(model, images[order])[order.argsort()],
-        "beside an image of large values": logits(model, wild, lambda x: x)[:EVAL_IMAGES],
+        "beside an image of large values": logits(model, wild, lambda x: x)[:subject.shown],
     }
     errors = {how: float((out - together).norm(dim=1).max()) / scale for how, out in variants.items()}
     wrong = [how for how, error in errors.items() if not error <= ROUNDING]
@@ -141,7 +140,7 @@ def batches(subject: Subject) -> Finding:
 def modes(subject: Subject) -> Finding:
     """Evaluation is deterministic and changes nothing; training goes on as if it had not happened."""
     model, twin = subject.build(), subject.build()
-    images = subject.images(TRAIN_IMAGES)
+    images = subject.images(subject.batch)
     model.train().eval()
     left = [n or "the model" for n, m in model.named_modules() if m.training]
     if left:
@@ -181,7 +180,7 @@ def fresh_weights(subject: Subject) -> Finding:
     subject.evaluate(model)
     model.train()
     train_step(
-        model, optimizer_for(model, subject.recipe), subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES), "strict"
+        model, optimizer_for(model, subject.recipe), subject.images(subject.batch), subject.labels(subject.batch), "strict"
     )
     stale = _stale(subject, model)
     if stale:
@@ -246,7 +245,7 @@ def global_state(subject: Subject) -> Finding:
     found += [f"building changes {c}" for c in subject.build_changes]
     with kept() as before:
         model = subject.build()
-        loss_of(model.train(), subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES)).backward()
+        loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
         with torch.no_grad():
             model.eval()(subject.images(2))
         found += [f"running changes {c}" for c in changes(before)]

@@ -17,7 +17,7 @@ from ..estimate import step_flops
 from ..recipe import PAPER, find_recipe
 from ..train import optimizer_for, train_step
 from ..words import some
-from .subject import TRAIN_IMAGES, Subject, everything, names
+from .subject import Subject, everything, names
 from .verdict import Finding, failed, noted, passed
 
 #: Running statistics have forgotten where they started after this many time constants (to 0.7 %).
@@ -89,7 +89,7 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
 
     With the same batch again and again r ← r + m (b − r), so that each change is 1 − m times the one before.
     """
-    images, seen = subject.images(TRAIN_IMAGES), [everything(model)]
+    images, seen = subject.images(subject.batch), [everything(model)]
     model.train()
     for _ in range(2):
         torch.manual_seed(0)
@@ -171,7 +171,7 @@ def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
         return time.process_time() - begun
 
     batch = subject.recipe.batch
-    few = min(TRAIN_IMAGES, batch)
+    few = min(subject.batch, batch)
     for network in networks.values():
         network.train()
     first = max(min(step(name, few) for _ in range(2)) for name in models)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..cost import count_parameters
 from ..prepare import WrongShape, check_output
-from .subject import TRAIN_IMAGES, Input, Subject, differing, everything, loss_of, names, same_bits
+from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
 from .verdict import Finding, failed, noted, passed
 
 _SOURCE = re.compile(
@@ -64,6 +64,7 @@ def output(subject: Subject) -> Finding:
                 " flattens its gradients",
                 "return what goes into the softmax",
             )
+    subject.weigh(subject.build())
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
 
@@ -160,7 +161,7 @@ def _storage(tensor: torch.Tensor) -> int:
 def _hidden_weights(subject: Subject, model: nn.Module) -> Finding | None:
     """Leaves of the gradient's graph that are no parameters: weights in closures, globals, other people's objects."""
     model.train()
-    loss = loss_of(model, subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES))
+    loss = loss_of(model, subject.images(subject.batch), subject.labels(subject.batch))
     known = {id(p) for p in model.parameters()}
     hidden = [leaf for leaf in _leaves(loss.grad_fn) if id(leaf) not in known]
     if not hidden:
@@ -224,7 +225,7 @@ def state_dict(subject: Subject) -> Finding:
 def deep_copy(subject: Subject) -> Finding:
     """`copy.deepcopy` works after use in either mode, and the copy shares nothing with the original."""
     model = subject.build()
-    loss_of(model.train(), subject.images(TRAIN_IMAGES), subject.labels(TRAIN_IMAGES)).backward()
+    loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
     model.eval()(subject.images(2))  # with gradients: a filter that is kept now has a graph
     try:
         twin = copy.deepcopy(model)

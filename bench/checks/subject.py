@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...registry import MODELS, build_model, parse_shape
+from ..cost import forward_flops
 from ..evaluate import logits
 from ..job import Check
 from ..prepare import check_output
@@ -24,6 +25,8 @@ from .state import changes, harmless, restore, snapshot
 TRAIN_IMAGES = 8
 #: Images that it is evaluated on: odd, so that no split into smaller batches is even.
 EVAL_IMAGES = 7
+#: The same for a model of more than so many operations an image, whose checks would take an hour.
+HEAVY_FLOPS, FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES = 10e9, 2, 3
 #: Training steps: all parameters have a gradient after this many, or steps go on to the second number.
 FEWEST_STEPS, MOST_STEPS = 3, 8
 
@@ -71,6 +74,7 @@ class Subject:
         build_changes: what building it changed.
         size: columns of a board that tell what it costs, once they are measured.
         step_s: seconds of a training step of the recipe's batch here, once they are measured.
+        batch, shown: images that it is trained on here, and that it is evaluated on.
     """
 
     def __init__(self, job: Check) -> None:
@@ -84,6 +88,7 @@ class Subject:
         self.build_changes: list[str] = []
         self.size: dict[str, Any] = {}
         self.step_s: float | None = None
+        self.batch, self.shown = TRAIN_IMAGES, EVAL_IMAGES
 
     def load(self) -> None:
         """Import the files of the model and of its wrappers, watching what that changes."""
@@ -113,6 +118,11 @@ class Subject:
             restore(before)
         return model
 
+    def weigh(self, model: nn.Module) -> None:
+        """Show fewer images to a model that takes long for one."""
+        if forward_flops(model.eval(), self.images(1)) > HEAVY_FLOPS:
+            self.batch, self.shown = FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES
+
     def build_other(self, name: str) -> nn.Module:
         """Another model, for the same input."""
         torch.manual_seed(derive(0, "weights"))
@@ -129,9 +139,9 @@ class Subject:
         """Classes (count,), in turn."""
         return torch.arange(count) % self.input.classes
 
-    def evaluate(self, model: nn.Module, images: torch.Tensor | None = None, batch: int = EVAL_IMAGES) -> torch.Tensor:
-        """Logits in evaluation mode, of the fixed images by default."""
-        return logits(model, self.images(EVAL_IMAGES) if images is None else images, lambda x: x, batch)
+    def evaluate(self, model: nn.Module, images: torch.Tensor | None = None, batch: int | None = None) -> torch.Tensor:
+        """Logits in evaluation mode, of the fixed images by default, at once by default."""
+        return logits(model, self.images(self.shown) if images is None else images, lambda x: x, batch or self.shown)
 
     def loaded(self, state: State, seed: int = 1) -> nn.Module:
         """A new model, never used, with these weights."""
@@ -145,7 +155,7 @@ class Subject:
         torch.manual_seed(derive(0, "training"))
         model, done = self.build(), Trained()
         optimizer = optimizer_for(model, self.recipe)
-        images, labels = self.images(TRAIN_IMAGES), self.labels(TRAIN_IMAGES)
+        images, labels = self.images(self.batch), self.labels(self.batch)
         model.train()
         while len(done.losses) < FEWEST_STEPS or (
             len(done.losses) < MOST_STEPS and any(seen != "ok" for seen in done.gradients.values())

@@ -10,7 +10,7 @@ from ..equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_er
 from ..equivariance_report import claim_error, claim_errors, claimed_elements
 from ..evaluate import logits
 from ..train import reestimate_batch_norm
-from .subject import EVAL_IMAGES, TRAIN_IMAGES, Input, Subject
+from .subject import Input, Subject
 from .verdict import Finding, failed, noted, passed
 
 #: What a claim may be: groups that carry the square grid into itself.
@@ -61,7 +61,7 @@ def _moved(subject: Subject) -> nn.Module:
             if weights.requires_grad:
                 size = float(weights.square().mean().sqrt()) or 1.0
                 weights.add_(torch.randn(weights.shape, generator=generator), alpha=MOVE * size)
-    reestimate_batch_norm(model, lambda index: subject.images(TRAIN_IMAGES) if index == 0 else None)
+    reestimate_batch_norm(model, lambda index: subject.images(subject.batch) if index == 0 else None)
     return model
 
 
@@ -78,7 +78,7 @@ def _advice(only_after: bool) -> str:
 
 
 def _unclaimed(subject: Subject) -> Finding:
-    errors = claim_errors(_moved(subject), subject.images(EVAL_IMAGES), lambda x: x, ("D4", "C4", "C2"))
+    errors = claim_errors(_moved(subject), subject.images(subject.shown), lambda x: x, ("D4", "C4", "C2"))
     for group, error in errors.items():
         if error is not None and error <= EXACT:
             return noted(
@@ -90,7 +90,7 @@ def _unclaimed(subject: Subject) -> Finding:
 
 def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float | None:
     assert len(claimed_elements(group)) > 1
-    return claim_error(model, subject.images(EVAL_IMAGES, of), lambda x: x, group)
+    return claim_error(model, subject.images(subject.shown, of), lambda x: x, group)
 
 
 def neighbours(subject: Subject) -> Finding:

@@ -109,6 +109,29 @@ def test_a_fault_fails_its_check_and_no_other(model: str, check: str, says: str,
     assert says in found[check].says and do in found[check].do
 
 
+#: Checks whose finding hangs on how many images are shown.
+OF_BATCHES = ("gradients", "deterministic", "batch independence", "train and eval", "invariance", "batch norm")
+FEW = [f for f in ONE_FAULT if f[1] in OF_BATCHES]
+
+
+@pytest.mark.parametrize(("model", "check", "says", "do"), FEW, ids=[f[0] for f in FEW])
+def test_faults_of_a_heavy_model_are_found_with_few_images(
+    monkeypatch: pytest.MonkeyPatch, model: str, check: str, says: str, do: str
+) -> None:
+    monkeypatch.setattr("equibench.bench.checks.subject.HEAVY_FLOPS", 0)
+    found = failures(look_at(model, *OF_BATCHES))
+    assert list(found) == [check] and says in found[check].says and do in found[check].do, found
+
+
+def test_a_heavy_model_is_shown_few_images_and_a_sound_one_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    light, heavy = subject("sound"), subject("sound")
+    list(findings(light, tuple(n for n in NAMES if n not in ("build", "output"))))
+    monkeypatch.setattr("equibench.bench.checks.subject.HEAVY_FLOPS", 0)
+    found = dict(findings(heavy, ("cost", "budget", "other angles", "other sizes")))
+    assert (light.batch, light.shown, heavy.batch, heavy.shown) == (8, 7, 2, 3)
+    assert {f.status for f in found.values() if f is not None} == {"pass"}
+
+
 #: Faults that nothing after them can be free of.
 MORE_FAULTS = [
     ("broken-nan", "gradients", "are no numbers"),
