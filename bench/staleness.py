@@ -49,14 +49,15 @@ class Among:
         self._root, self._alone, self._digest = root, {}, ""
         self._trained: dict[str, tuple[int, Recipe]] = {}
         for record in sorted(records, key=_when):
-            stale = self._alone[record.run_id] = staleness(record, root)
+            # By file: two machines may have made the same attempt, of two programs.
+            stale = self._alone[record.file_name] = staleness(record, root)
             if record.status in FINAL and not stale:
                 self._digest = record.provenance.data_digest or self._digest
                 self._trained[record.spec.model] = _how(record.spec)
 
     def __call__(self, record: RunRecord) -> str:
         """What has changed since the run, as `staleness`."""
-        known = self._alone.get(record.run_id)
+        known = self._alone.get(record.file_name)
         found = (staleness(record, self._root) if known is None else known).split(", ")
         digest = record.provenance.data_digest
         if self._digest and digest and digest != self._digest:
@@ -94,7 +95,7 @@ def _when(record: RunRecord) -> tuple[datetime, str]:
         started = datetime.fromisoformat(record.provenance.started)
     except ValueError:
         started = datetime.min
-    return started.replace(tzinfo=started.tzinfo or UTC), record.run_id
+    return started.replace(tzinfo=started.tzinfo or UTC), record.file_name
 
 
 def _is_another_recipe(spec: RunSpec, root: Path | None) -> bool:

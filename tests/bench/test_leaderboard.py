@@ -97,6 +97,18 @@ def test_a_mean_is_never_of_stale_and_current_runs(tmp_path: Path, monkeypatch: 
     assert row[["test_acc_mean_pct", "runs_ok", "status"]].tolist() == [70.0, 1, "ok"], "attempt 1 of seed 2 is finished"
 
 
+@pytest.mark.parametrize("current", [70.0, 90.0])
+def test_of_two_machines_with_the_same_attempt_the_current_program_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, current: float
+) -> None:
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: "a" * 16)
+    for accuracy in (70.0, 90.0):  # one attempt, two files
+        source = "a" * 16 if accuracy == current else "b" * 16
+        put(tmp_path, with_provenance(made.record(accuracy), source_hash=source))
+    row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
+    assert row[["test_acc_mean_pct", "stale"]].tolist() == [current, ""]
+
+
 def changed_recipe(record, **changes):
     spec = record.spec.model_copy(update={"recipe": record.spec.recipe.model_copy(update=changes)})
     return record.model_copy(update={"spec": spec})
