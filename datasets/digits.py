@@ -71,7 +71,8 @@ def make_rotated(
     random = np.random.RandomState(seed)
     parts = split_stratified(labels, sizes, random)
     angles = random.uniform(0.0, 2 * math.pi, len(labels))
-    return tuple(Split(rotate_images(images[p], angles[p])[:, None], labels[p]) for p in parts)  # type: ignore[return-value]
+    train, val, test = (Split(rotate_images(images[p], angles[p])[:, None], labels[p]) for p in parts)
+    return train, val, test
 
 
 def split_stratified(

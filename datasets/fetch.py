@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from filelock import FileLock
 
@@ -297,11 +297,11 @@ def _append(response: http.client.HTTPResponse, part: Path, start: int, total: i
     return "" if total is None or done >= total else "broke off"
 
 
-def _write(out: object, block: bytes) -> None:
+def _write(out: IO[bytes], block: bytes) -> None:
     """All of `block`; an unbuffered file may take only a part at a time."""
     view = memoryview(block)
     while view:
-        view = view[out.write(view) :]  # type: ignore[attr-defined]
+        view = view[out.write(view) :]
 
 
 def _length(path: Path) -> int:

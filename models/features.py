@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -77,11 +78,11 @@ def _scalar(steps: int) -> np.ndarray:
     return np.zeros(1, dtype=np.int64)
 
 
-def _steerable(adapter: object, module: nn.Module) -> Action:
-    kind, rotations = adapter.parse_group(module.group)  # type: ignore[attr-defined]
+def _steerable(adapter: ModuleType, module: nn.Module) -> Action:
+    kind, rotations = adapter.parse_group(module.group)
     if module.out_size == 1:
         return rotations, _scalar
-    space = adapter._gspace(module.group)  # type: ignore[attr-defined]
+    space = adapter._gspace(module.group)
 
     def permutation(steps: int) -> np.ndarray:
         element = space.fibergroup.element((0, steps) if kind == "D" else steps)
