@@ -73,7 +73,7 @@ class Facts(Strict):
     origin: Origin
     attempt: int = Field(ge=1)
     step: int = Field(ge=0)
-    stopped: Literal["", "nan"]
+    stopped: Literal["", "diverged"]
     finished: bool
     device_s: float = Field(ge=0)
     curve: list[CurvePoint]

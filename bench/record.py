@@ -23,9 +23,9 @@ from .spec import LONGEST_BOARD, RunSpec
 
 SCHEMA_VERSION = 1
 
-Status = Literal["ok", "oom", "nan", "timeout", "lost", "error", "invalid"]
+Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
 #: A run that ended like this has been measured; it is not run again.
-FINAL: tuple[Status, ...] = ("ok", "nan")
+FINAL: tuple[Status, ...] = ("ok", "diverged")
 
 #: What some hashes look like, empty where there was nothing to hash.
 Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
@@ -156,6 +156,12 @@ class RunRecord(Strict):
     provenance: Provenance
     context: Context
     warnings: list[Message] = Field(max_length=1000)
+
+    @field_validator("status", mode="before")
+    @classmethod
+    def _as_it_was_called(cls, status: object) -> object:
+        """Records of protocol 1 say ``nan``, which readers of CSVs take for a missing value."""
+        return "diverged" if status == "nan" else status
 
     @model_validator(mode="after")
     def _complete(self) -> RunRecord:

@@ -39,7 +39,7 @@ CORE_IMAGES = 50
 #: A record whose unnamed time is more than this share of the whole carries a warning.
 OTHER_SHARE = 0.02
 #: A run that ended like this goes on from no checkpoint: it is measured, or its steps were the wrong number.
-CLOSED: tuple[Status, ...] = ("ok", "nan", "invalid")
+CLOSED: tuple[Status, ...] = ("ok", "diverged", "invalid")
 
 
 def execute(job: Job, events: Events, start: float, until_import: float, stop: Stop | None = None) -> None:
@@ -267,7 +267,7 @@ class _Run:
             with phase("bn"):
                 reestimate_batch_norm(model, loaded.unaugmented)
         with phase("evaluate"):
-            nan = done.stopped == "nan"
+            nan = done.stopped == "diverged"
             test, lost = self._accuracy(model, loaded, loaded.data.test, nan)
             val = self._accuracy(model, loaded, loaded.data.val, nan)[0] if spec.fit == "train" else None
         images = len(loaded.data.test.labels)
@@ -290,10 +290,10 @@ class _Run:
             trained=CorePoint(**asdict(trained)),
             weights_sha256=digest,
         )
-        if done.stopped == "nan":
-            return "nan", f"the loss was no number at step {done.steps} of {spec.steps}; counted as chance level"
+        if done.stopped == "diverged":
+            return "diverged", f"the loss was no number at step {done.steps} of {spec.steps}; counted as chance level"
         if lost == images:
-            return "nan", "after training the logits of all test images are no numbers; counted as chance level"
+            return "diverged", "after training the logits of all test images are no numbers; counted as chance level"
         if spec.budget.seconds is not None and drifted(done.device_s, spec.budget.seconds):
             return "invalid", f"drift: {done.device_s:.2f} s for a budget of {spec.budget.seconds:g} s (±3 %)"
         return "ok", ""

@@ -17,7 +17,6 @@ from ..registry import UserError
 from .files import write_exclusively
 from .record import Provenance, Refused, RunRecord, Seconds, Sha256, board_folder, check_name
 from .schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from .spec import PROTOCOL
 from .statistics import mean
 
 #: Columns of the errors, measured before and after training, and of the predictions, after training only.
@@ -162,7 +161,7 @@ def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar],
 def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None:
     """The sidecar that counts: the first that was measured on this run's weights under this protocol."""
     for sidecar in sidecars:
-        same = sidecar.run == record.run_id and sidecar.protocol == PROTOCOL
+        same = sidecar.run == record.run_id and sidecar.protocol == record.spec.protocol
         if same and record.results is not None and sidecar.weights_sha256 == record.results.weights_sha256:
             return sidecar
     return None

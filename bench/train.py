@@ -40,7 +40,7 @@ class Training:
     Attributes:
         steps: optimiser steps done.
         device_s: device seconds inside the blocks.
-        stopped: ``""``, ``"nan"`` (the loss is no number) or ``"hard stop"`` (105 % of a T budget).
+        stopped: ``""``, ``"diverged"`` (the loss is no number) or ``"hard stop"`` (105 % of a T budget).
         losses: on the device, of the steps since the curve's last point.
     """
 
@@ -184,7 +184,7 @@ def _close_block(done: Training, rate: float, steps: int, seconds: float | None)
     done.losses = []
     done.curve.append(Point(done.steps, loss, rate, done.device_s))
     if not math.isfinite(loss):
-        done.stopped = "nan"
+        done.stopped = "diverged"
     elif done.steps < steps and must_stop(done.device_s, seconds):
         done.stopped = "hard stop"
 

@@ -230,7 +230,7 @@ def test_a_training_that_ended_in_no_number_stays_so(tmp_path: Path) -> None:
     train(model, batch, RECIPE, STEPS, clock, keeper=opened(tmp_path))
     keeper = opened(tmp_path)
     done = train(Net(), lambda _: pytest.fail("no step is left"), RECIPE, STEPS, clock, keeper=keeper)
-    assert done.stopped == "nan" and math.isnan(done.curve[-1].loss) and keeper.finished
+    assert done.stopped == "diverged" and math.isnan(done.curve[-1].loss) and keeper.finished
 
 
 def test_a_second_request_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

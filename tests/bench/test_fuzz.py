@@ -138,7 +138,7 @@ POINT = FullPoint(
     acc_worst_angle_pct=80.0, collapsed=False, curve=[0.0, 0.5], layers=[],
 )  # fmt: skip
 SIDECAR = Sidecar(
-    schema_version=1, kind="equivariance", protocol=1, board=RECORD.spec.board, run=RECORD.run_id, model="made-up",
+    schema_version=1, kind="equivariance", protocol=RECORD.spec.protocol, board=RECORD.spec.board, run=RECORD.run_id, model="made-up",
     dataset="digits-rot", weights_sha256="0" * 64, draws=1, orbit_images=1, curve_degrees=[0.0, 45.0], init=POINT, trained=POINT,
     phases={"equivariance_full_s": 1.0}, provenance=RECORD.provenance, warnings=[],
 )  # fmt: skip

@@ -61,9 +61,9 @@ def test_a_failure_is_a_row_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_nan_counts_as_chance_level_visibly(tmp_path: Path) -> None:
-    put(tmp_path, made.record(90.0, seed=0), made.record(10.0, status="nan", reason="no number", seed=1))
+    put(tmp_path, made.record(90.0, seed=0), made.record(10.0, status="diverged", reason="no number", seed=1))
     row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
-    assert row["test_acc_mean_pct"] == 50.0 and row["status"] == "nan" and row["runs_ok"] == 1
+    assert row["test_acc_mean_pct"] == 50.0 and row["status"] == "diverged" and row["runs_ok"] == 1
 
 
 def test_stale_rows_give_way_to_current_ones_and_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

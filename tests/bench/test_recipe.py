@@ -63,7 +63,7 @@ def suite(**changes) -> Suite:
 
 def test_paper_boards_pair_examples_and_published_budgets_differ() -> None:
     paper = {s.model: s for s in plan(suite(recipe="paper"))}
-    assert paper["p4cnn"].board == "digits-rot-e2-paper-v1" and paper["p4cnn"].recipe.batch == 128
+    assert paper["p4cnn"].board == "digits-rot-e2-paper-v2" and paper["p4cnn"].recipe.batch == 128
     assert {s.steps for s in paper.values()} == {2 * 3000 // 128}
     published = {s.model: s.steps for s in plan(suite(recipe="paper", budget="published"))}
     assert published == {"p4cnn": 100 * 3000 // 128, "z2cnn": 300 * 3000 // 128}

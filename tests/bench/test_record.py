@@ -5,7 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from equibench.bench.record import RunRecord, attempts_of, board_names, read_board, read_record, write_record
+from equibench.bench.record import RunRecord, attempts_of, board_folder, board_names, read_board, read_record, write_record
 from equibench.bench.schema import short_hash
 from equibench.registry import UserError
 
@@ -114,3 +114,13 @@ def test_the_canonical_form_has_no_numbers_in_strings() -> None:
     values = json.loads(made.record(90.0).canonical())
     assert isinstance(values["results"]["test_acc_pct"], float)
     assert RunRecord.model_validate_json(made.record(90.0).canonical()).file_name == made.record(90.0).file_name
+
+
+def test_a_diverged_run_of_protocol_1_is_read(tmp_path: Path) -> None:
+    """Its file says ``nan``, and keeps the name that the hash of its text gave it."""
+    text = made.record(10.0, status="diverged", protocol=1).canonical().replace('"diverged"', '"nan"')
+    path = board_folder(tmp_path, made.spec(protocol=1).board) / f"{made.spec(protocol=1).digest()}.1.{short_hash(text)}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    read = read_record(path)
+    assert read.status == "diverged" and read.file_name == path.name

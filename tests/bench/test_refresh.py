@@ -44,7 +44,7 @@ def test_words_do_not_make_a_row_stale_code_does_and_refresh_mends_it(tmp_path: 
     quick = ("--device", "cpu", "--jobs", "1", "--quiet")
     run = ("run", "--dataset", "bars", "--models", "tiny", "--budget", "e1", "--seeds", "1", *quick)
     assert equibench(tmp_path, *run).returncode == 0
-    (first,) = (tmp_path / "leaderboards" / "runs" / "bars-e1-common-v1").glob("*.json")
+    (first,) = (tmp_path / "leaderboards" / "runs" / "bars-e1-common-v2").glob("*.json")
     before = first.read_bytes()
 
     mine.write_text(TINY.read_text().replace('"""Behaves while', '"""  Acts while').replace("self.head =", "self.head  = "))
@@ -53,7 +53,7 @@ def test_words_do_not_make_a_row_stale_code_does_and_refresh_mends_it(tmp_path: 
     mine.write_text(TINY.read_text().replace("nn.Conv2d(channels, 8, 5)", "nn.Conv2d(channels, 8, 3)"))
     assert stale(tmp_path) == ["tiny 0 source"]
     again = equibench(tmp_path, *run)
-    assert "equibench refresh bars-e1-common-v1" in again.stdout and "equibench refresh" in again.stderr
+    assert "equibench refresh bars-e1-common-v2" in again.stdout and "equibench refresh" in again.stderr
     assert len(list(first.parent.glob("*.json"))) == 1, "a stale row is not run again by itself"
 
     done = equibench(tmp_path, "refresh", "bars-e1-common", *quick, "--json")
@@ -126,9 +126,9 @@ def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:
 
 def test_what_cannot_join_the_board_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staleness, "_source_hash", lambda model: NEW)
-    put(tmp_path, sourced(made.record(protocol=2), OLD))
+    put(tmp_path, sourced(made.record(protocol=1), OLD))
     (folder,) = (tmp_path / "runs").iterdir()
-    with pytest.raises(UserError, match="protocol 2"):
+    with pytest.raises(UserError, match="protocol 1"):
         refresh(folder.name, tmp_path)
     with pytest.raises(UserError, match="no model 'z3"):
         refresh(folder.name, tmp_path, patterns=["z3*"])

@@ -145,7 +145,7 @@ FAILURES = {
     "bad-exits": ("error", "exit code 7"),
     "bad-killed": ("lost", "SIGKILL"),
     "bad-oom": ("oom", "CUDA out of memory"),
-    "bad-nan": ("nan", "counted as chance level"),
+    "bad-nan": ("diverged", "counted as chance level"),
 }
 
 
@@ -173,7 +173,7 @@ def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> No
     result = head_to_head(tmp_path, "bad-mute,bad-stutters")
     found = {model: record for model, (record, *_) in records(tmp_path).items()}
     mute, stutters = found["bad-mute"], found["bad-stutters"]
-    assert result.returncode == 1 and mute.status == "nan" and "of all test images are no numbers" in mute.reason
+    assert result.returncode == 1 and mute.status == "diverged" and "of all test images are no numbers" in mute.reason
     assert mute.results.test_acc_pct == 50.0, "chance, as where the loss is no number"
     # One image of the only batch: wrong, and said.
     assert stutters.status == "ok" and stutters.results.test_acc_pct < 100
@@ -256,7 +256,7 @@ def test_smoke_runs_leave_no_table(tmp_path: Path) -> None:
 
 def test_the_board_of_a_suite_is_that_of_its_runs() -> None:
     suite = parse_suite("x", 'dataset = "bars"\nbudget = "e2"\nmodels = ["tiny"]\n', "x")
-    assert suite.board() == "bars-e2-common-v1" and find_suite("quickstart").board().startswith("digits-rot-e2-")
+    assert suite.board() == "bars-e2-common-v2" and find_suite("quickstart").board().startswith("digits-rot-e2-")
 
 
 def test_nothing_is_refused_on_the_board(done: Path) -> None:

@@ -332,7 +332,7 @@ def test_a_task_runs_its_job_and_a_dead_process_becomes_a_row(fake: Fake, tmp_pa
     assert beat.ended == "ok" and beat.job == "18" and beat.step == 6
     (failed,) = attempts_of(tmp_path, job(folder, 1).spec)
     assert "exit code 7" in failed.reason
-    logs = {p.name for p in (tmp_path / "runs" / "bars-smoke-common-v1" / "logs").iterdir()}
+    logs = {p.name for p in (tmp_path / "runs" / "bars-smoke-common-v2" / "logs").iterdir()}
     assert logs == {f"{job(folder, i).spec.digest()}.1.log" for i in (0, 1)}
     again = submit_suite(wish("tiny bad-exits", seeds=1), tmp_path)
     assert again.finished == 1 and again.folder and [t.model for t in again.folder.sweep.tasks] == ["bad-exits"]

@@ -79,7 +79,7 @@ def test_slow_last_steps_do_not_stop_a_run_that_has_finished() -> None:
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     clock = HandClock()
     done = train(net(), source(clock, 1.0, loss_is_nan_at=100), RECIPE, 1000, clock)
-    assert done.stopped == "nan" and 100 < done.steps <= 100 + 1000 // BLOCKS
+    assert done.stopped == "diverged" and 100 < done.steps <= 100 + 1000 // BLOCKS
 
 
 def test_the_rate_of_every_step_is_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def suite(**changes) -> Suite:
 def test_every_model_gets_the_same_trials() -> None:
     specs = trials(suite(), plan(suite(seeds=[0])))
     assert len(specs) == 2 * len(GRID) and len({s.board for s in specs}) == 1
-    assert specs[0].board == "digits-rot-e1-tuning-v1"
+    assert specs[0].board == "digits-rot-e1-tuning-v2"
     for model in ("p4cnn", "z2cnn"):
         assert sorted(s.recipe.lr for s in specs if s.model == model) == sorted(GRID)
     plain = plan(suite(seeds=[0]))[0]
@@ -90,12 +90,12 @@ def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
     assert len(done.outcome.ran) == len(GRID) and all(score for score in done.scores["tiny"].values())
     assert done.path.is_file() and set(done.scores["tiny"]) == set(GRID) and None not in done.scores["tiny"].values()
     (board,) = board_names(tmp_path)
-    assert board == "bars-e1-tuning-v1" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
+    assert board == "bars-e1-tuning-v2" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
     assert len(read_board(tmp_path, board)[0]) == 2 * len(GRID)
     again = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu"))
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})
     outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))
     (record, stale), = outcome.board.chosen
-    assert record.spec.recipe.lr == done.chosen["tiny"] and not stale and record.spec.board == "bars-e1-tuned-v1"
+    assert record.spec.recipe.lr == done.chosen["tiny"] and not stale and record.spec.board == "bars-e1-tuned-v2"
     assert json.loads(record.canonical())["spec"]["recipe"]["trials"] == len(GRID)

@@ -133,7 +133,7 @@ def test_a_sweep_survives_the_death_of_a_task(slurm: Slurm, tmp_path: Path) -> N
         and "a checkpoint of step 2" in collected.stdout
     )
     assert "this model always fails" in collected.stdout
-    rows = (folder / "leaderboards" / "bars-e4-common-v1.csv").read_text().splitlines()
+    rows = (folder / "leaderboards" / "bars-e4-common-v2.csv").read_text().splitlines()
     assert len(rows) == 5 and rows[1].startswith("tiny,")
 
     slurm.go.touch()

@@ -35,7 +35,7 @@ def test_a_failure_in_training_keeps_the_steps_before_it(
 def test_nan_is_a_result_and_leaves_nothing_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EQUIBENCH_FAULT", "train nan")
     one = job(tmp_path)
-    assert run(one)[1][-1]["status"] == "nan"
+    assert run(one)[1][-1]["status"] == "diverged"
     record = the_record(one)
     assert record.results.test_acc_pct == 50.0 and "chance level" in record.reason and not checkpoints(one)
     assert run(one)[1][-1]["status"] == "elsewhere"

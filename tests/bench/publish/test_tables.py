@@ -129,9 +129,9 @@ README = "# Mine\r\ntext  \r\n<!-- equibench: {board} -->\r\nSTALE\r\n<!-- /equi
 def test_a_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
     boards.fill(tmp_path)
     path = tmp_path / "README.md"
-    text = README.format(board=BOARD.removesuffix("-v1"))
+    text = README.format(board=BOARD.removesuffix("-v2"))
     path.write_bytes(text.encode())
-    assert refresh(path, tmp_path) == [BOARD.removesuffix("-v1")]
+    assert refresh(path, tmp_path) == [BOARD.removesuffix("-v2")]
     fresh = path.read_bytes().decode()
     before, after = text.split("STALE\r\n")
     assert fresh.startswith(before) and fresh.endswith(after) and "| **p4cnn**" in fresh and "STALE" not in fresh
