@@ -20,7 +20,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -74,14 +73,6 @@ class Inputs:
     background: list[float]
     maximum: int
     rotation: bool
-
-
-def balanced_order(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
-    """Indices of `count` images (all, if fewer): the first of each class, then the second of each class, …"""
-    members = [np.flatnonzero(labels == c) for c in range(classes)]
-    ranks = [np.arange(len(m)) for m in members]
-    order = np.lexsort((np.concatenate([np.full(len(m), c) for c, m in enumerate(members)]), np.concatenate(ranks)))
-    return np.concatenate(members)[order][:count]
 
 
 def measure_full(

@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..datasets.batches import Normalise
-from ..datasets.images import data_root, load
+from ..datasets.batches import Normalise, as_tensors
+from ..datasets.images import balanced_order, data_root, load
 from ..registry import MODELS, UserError, build_model
 from .claims import EXACT
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
 from .equivariance import dihedral, measure_core, reference_arithmetic, relative_error, zero_logits
-from .equivariance_full import balanced_order
 from .evaluate import logits
 from .files import ensure_writable
 from .prepare import border_median, check_output, set_profile
@@ -62,10 +61,8 @@ class Sample:
     def of(cls, dataset: str, data_folder: str | None, device: torch.device) -> Sample:
         data = load(dataset, data_root(data_folder))
         order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
-        mean, std = data.statistics()
-        normalise = Normalise(mean, std, data.maximum, device)
-        images = torch.from_numpy(data.test.images[order]).to(device)
-        return cls(images, normalise, border_median(data), data.maximum, data.classes)
+        images, _ = as_tensors(data.test, device, order)
+        return cls(images, Normalise.of(data, device), border_median(data), data.maximum, data.classes)
 
     def at(self, size: int) -> torch.Tensor:
         """The images cut or padded with their background to `size` pixels."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..datasets.batches import Batches, Normalise
-from ..datasets.images import ImageData, Split
+from ..datasets.batches import Batches, Normalise, as_tensors
+from ..datasets.images import ImageData, Split, balanced_order
 from ..registry import MODELS, build_model
 from .evaluate import EVAL_BATCH
 from .files import write_atomically
@@ -39,9 +39,8 @@ class Loaded:
         if spec.fit == "train+val":
             images = np.concatenate([images, data.val.images])
             labels = np.concatenate([labels, data.val.labels])
-        self.images, self.labels = self.to_device(Split(images, labels))
-        mean, std = data.statistics()
-        self.normalise = Normalise(mean, std, data.maximum, device)
+        self.images, self.labels = as_tensors(Split(images, labels), device)
+        self.normalise = Normalise.of(data, device)
         self.batches = Batches(
             self.images,
             self.labels,
@@ -53,13 +52,6 @@ class Loaded:
         )
         self.background = border_median(data)
 
-    def to_device(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels as tensors on the device."""
-        images = np.ascontiguousarray(split.images)
-        # Not every device of torch indexes uint16; the values stay the same.
-        images = images.astype(np.int32) if images.dtype == np.uint16 else images
-        return torch.from_numpy(images).to(self.device), torch.from_numpy(split.labels).to(self.device)
-
     def unaugmented(self, index: int) -> torch.Tensor | None:
         """Batch `index` of the fixed slice that batch-norm statistics are re-estimated on."""
         start = index * EVAL_BATCH
@@ -67,10 +59,9 @@ class Loaded:
         return self.normalise(self.images[start:stop]) if start < stop else None
 
     def balanced_test_images(self, count: int) -> torch.Tensor:
-        """The first images of each class of the test set, `count` in all."""
-        labels, each = self.data.test.labels, max(1, count // self.data.classes)
-        index = np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(self.data.classes)])
-        return torch.from_numpy(np.ascontiguousarray(self.data.test.images[index])).to(self.device)
+        """`count` images of the test set (all, if fewer), the first of each class before the second of any."""
+        order = balanced_order(self.data.test.labels, self.data.classes, count)
+        return as_tensors(self.data.test, self.device, order)[0]
 
 
 def border_median(data: ImageData) -> list[float]:

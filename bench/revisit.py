@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..datasets.images import ImageData, data_root, load
+from ..datasets.batches import as_tensors
+from ..datasets.images import ImageData, balanced_order, data_root, load
 from ..registry import DATASETS, MODELS, UserError
 from ..source import libraries, source_hash
 from .clock import Phases
 from .curves import CURVE_DEGREES, Scene, angle_curve, feature_errors
-from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, balanced_order, measure_full
+from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, measure_full
 from .job import Job
 from .prepare import Loaded, build_from_seed, set_profile, weights_digest
 from .provenance import code_facts, hardware, versions
@@ -133,7 +134,7 @@ def measure_sidecar(
 def inputs_of(loaded: Loaded, data: ImageData) -> Inputs:
     """The images of the full profile, on the device, in balanced order."""
     order = balanced_order(data.test.labels, data.classes, ORBIT_IMAGES)
-    images, labels = (t[torch.from_numpy(order).to(t.device)] for t in loaded.to_device(data.test))
+    images, labels = as_tensors(data.test, loaded.device, order)
     rotation = bool(DATASETS.find(data.name).get("rotation", False))
     return Inputs(images, labels, loaded.normalise, loaded.background, data.maximum, rotation)
 

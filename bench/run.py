@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..datasets.batches import as_tensors
 from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
 from ..source import libraries, source_hash
@@ -335,7 +336,7 @@ class _Run:
         """Accuracy in percent, chance where there are no numbers at all, and how many images have logits that are none."""
         if nan:
             return 100.0 / loaded.data.classes, 0
-        images, labels = loaded.to_device(split)
+        images, labels = as_tensors(split, self.device)
         scores = logits(model, images, loaded.normalise)
         lost = int((~scores.isfinite().all(1)).sum())
         return (accuracy_pct(scores, labels) if lost < len(scores) else 100.0 / loaded.data.classes), lost

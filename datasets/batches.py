@@ -1,6 +1,6 @@
 """Training batches, cut and augmented on the device, the same for every model of a seed.
 
-Images stay on the device as integers. The stream of examples is one shuffled epoch after another; a batch
+The one place where arrays of a data set become tensors. Images stay on the device as integers. The stream of examples is one shuffled epoch after another; a batch
 may cross the border between two. Order and augmentation are drawn on the CPU from generators that depend on
 (seed, epoch) only, so that all models, and all devices, see the same images in the same order with the same
 augmentation.
@@ -12,10 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..registry import UserError, nearest
+from .images import ImageData, Split
 
 #: Draws the parameters of one epoch: (generator, images) -> float tensor (images, k).
 Draw = Callable[[torch.Generator, int], torch.Tensor]
@@ -110,9 +112,32 @@ class Normalise:
         self._scale = torch.tensor(scale, dtype=torch.float32, device=device)[:, None, None]
         self._shift = torch.tensor(shift, dtype=torch.float32, device=device)[:, None, None]
 
+    @classmethod
+    def of(cls, data: ImageData, device: torch.device) -> Normalise:
+        """By the statistics of a data set's training images."""
+        return cls(*data.statistics(), data.maximum, device)
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(b, c, n, n), any real type, in units of the integers -> float32, normalised."""
         return torch.addcmul(self._shift, images.to(torch.float32), self._scale)
+
+
+def as_tensors(
+    split: Split, device: torch.device, rows: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels of a part of a data set, on the device.
+
+    Args:
+        rows: indices of the images that are wanted, in their order; all without.
+
+    Returns:
+        Images (n, c, size, size) in uint8, or in int32 where the array has 16 bits: torch flips, indexes and compares
+        uint16 on some devices only. Labels int64 (n,).
+    """
+    images, labels = (split.images, split.labels) if rows is None else (split.images[rows], split.labels[rows])
+    # A copy: tensors share memory with arrays, and may be written to.
+    images = images.astype(np.int32 if images.dtype == np.uint16 else images.dtype, order="C")
+    return torch.from_numpy(images).to(device), torch.from_numpy(labels.astype(np.int64)).to(device)
 
 
 class Batches:

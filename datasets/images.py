@@ -82,6 +82,14 @@ class ImageData:
         return means, deviations
 
 
+def balanced_order(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+    """Indices of `count` images (all, if fewer): the first of each class, then the second of each class, …"""
+    members = [np.flatnonzero(labels == c) for c in range(classes)]
+    ranks = [np.arange(len(m)) for m in members]
+    order = np.lexsort((np.concatenate([np.full(len(m), c) for c, m in enumerate(members)]), np.concatenate(ranks)))
+    return np.concatenate(members)[order][:count]
+
+
 def data_root(explicit: str | Path | None = None) -> Path:
     """Folder of the data sets: `explicit`, else ``EQUIBENCH_DATA``, else ``~/.cache/equibench``."""
     chosen = explicit or os.environ.get("EQUIBENCH_DATA")

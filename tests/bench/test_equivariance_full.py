@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.equivariance import draw_blobs
-from equibench.bench.equivariance_full import Full, Inputs, balanced_order, measure_full
+from equibench.bench.equivariance_full import Full, Inputs, measure_full
 from equibench.bench.resample import soft_disc
+from equibench.datasets.images import balanced_order
 from torch import nn
 
 SIZE = 17

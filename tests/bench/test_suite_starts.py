@@ -12,7 +12,7 @@ import torch
 from equibench.bench.estimate import step_flops
 from equibench.bench.spec import Suite, find_suite, plan, suite_names
 from equibench.bench.train import optimizer_for, train_step
-from equibench.datasets.batches import Normalise
+from equibench.datasets.batches import Normalise, as_tensors
 from equibench.datasets.images import ImageData, Split
 from equibench.registry import DATASETS, build_model
 
@@ -67,9 +67,8 @@ def data_of(suite: Suite) -> ImageData:
 @pytest.mark.parametrize("suite", SUITES, ids=lambda s: s.name)
 def test_every_model_of_every_suite_takes_its_first_step(suite: Suite) -> None:
     data = data_of(suite)
-    mean, std = data.statistics()
-    images = Normalise(mean, std, data.maximum, torch.device("cpu"))(torch.from_numpy(data.train.images[:2]))
-    labels = torch.from_numpy(data.train.labels[:2])
+    images, labels = as_tensors(data.train, torch.device("cpu"), np.arange(2))
+    images = Normalise.of(data, images.device)(images)
     for spec in (s for s in plan(suite) if s.seed == suite.seed_list[0]):
         torch.manual_seed(0)
         model = build_model(spec.model, images.shape[1], data.classes, images.shape[-1]).train()
