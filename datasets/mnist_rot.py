@@ -22,11 +22,10 @@ AMAT_ARCHIVE = Download(
     ("http://www.iro.umontreal.ca/~lisa/icml2007data/mnist_rotation_new.zip",),
     md5="0f9a947ff3d30e95cd685462cbf3b847",
 )
-_AMAT_FILES = (
-    ("mnist_all_rotation_normalized_float_train_valid.amat", 12_000),
-    ("mnist_all_rotation_normalized_float_test.amat", 50_000),
-)
-_TRAIN = 10_000  # the historical split: so many of the first file train, the rest validates
+#: The texts in it: training and validation images, then test images.
+AMAT_FILES = (
+    "mnist_all_rotation_normalized_float_train_valid.amat", "mnist_all_rotation_normalized_float_test.amat",
+)  # fmt: skip
 _PIXELS = 28 * 28
 
 
@@ -81,13 +80,7 @@ def mnist_rot(root: Path) -> ImageData:
     Raises:
         UserError: the archive is missing and cannot be downloaded, or is damaged.
     """
-    archive = obtain(root, AMAT_ARCHIVE)
-    (fit, fit_labels), (test, test_labels) = (read_amat_member(archive, *f) for f in _AMAT_FILES)
-    if is_mirrored(fit[:1000], fit_labels[:1000], digits_rot(root).train):
-        fit, test = fit.transpose(0, 2, 1), test.transpose(0, 2, 1)
-    (fit, test), maximum = to_integers([fit[:, None], test[:, None]])
-    train, val = (Split(fit[rows], fit_labels[rows]) for rows in (slice(_TRAIN), slice(_TRAIN, None)))
-    return ImageData("mnist-rot", train, val, Split(test, test_labels), 10, maximum)
+    return read_archive("mnist-rot", obtain(root, AMAT_ARCHIVE), (10_000, 2_000, 50_000), digits_rot(root).train)
 
 
 @register_dataset(
@@ -112,6 +105,26 @@ def mnist_rot_gen(root: Path) -> ImageData:
     arrays = [read_idx(obtain(root, file)) for file in MNIST_FILES]
     images, labels = np.concatenate(arrays[::2]), np.concatenate(arrays[1::2]).astype(np.int64)
     return ImageData("mnist-rot-gen", *make_rotated(images, labels, (10_000, 2_000, 50_000), seed=0), 10, 255)
+
+
+def read_archive(name: str, archive: Path, sizes: tuple[int, int, int], known: Split) -> ImageData:
+    """The data set in an archive of the format of MNIST-rot-12k.
+
+    Args:
+        name: of the data set.
+        sizes: images in train, validation, test. The first text holds train, then validation.
+        known: rotated digits that are not mirrored, see `is_mirrored`.
+
+    Raises:
+        UserError: as `read_amat_member`.
+    """
+    rows = (sizes[0] + sizes[1], sizes[2])
+    (fit, fit_labels), (test, test_labels) = (read_amat_member(archive, *f) for f in zip(AMAT_FILES, rows, strict=True))
+    if is_mirrored(fit[:1000], fit_labels[:1000], known):
+        fit, test = fit.transpose(0, 2, 1), test.transpose(0, 2, 1)
+    (fit, test), maximum = to_integers([fit[:, None], test[:, None]])
+    train, val = (Split(fit[part], fit_labels[part]) for part in (slice(sizes[0]), slice(sizes[0], None)))
+    return ImageData(name, train, val, Split(test, test_labels), 10, maximum)
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.datasets import mnist_rot as module
 from equibench.datasets.digits import digits_rot, make_rotated
 from equibench.datasets.fetch import obtain
 from equibench.datasets.images import ImageData
 from equibench.datasets.mnist_rot import (
     AMAT_ARCHIVE,
+    AMAT_FILES,
     MNIST_FILES,
     is_mirrored,
     mnist_rot,
     read_amat,
     read_amat_member,
+    read_archive,
     read_idx,
     to_integers,
 )
@@ -127,15 +128,12 @@ def test_the_digits_say_whether_they_are_mirrored(whole: ImageData) -> None:
 
 
 @pytest.mark.parametrize("columns_first", [True, False])
-def test_the_archive_as_published_comes_out_upright(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: ImageData, columns_first: bool
-) -> None:
-    counts, texts = {"train_valid": 100, "test": 40}, {}
-    for name, count in counts.items():
-        images = whole.test.images[:count, 0] if name == "test" else whole.val.images[:count, 0]
-        labels = whole.test.labels[:count] if name == "test" else whole.val.labels[:count]
+def test_the_archive_as_published_comes_out_upright(tmp_path: Path, whole: ImageData, columns_first: bool) -> None:
+    texts = {}
+    for name, part, count in zip(AMAT_FILES, (whole.val, whole.test), (100, 40), strict=True):
+        images = part.images[:count, 0]
         stored = images.transpose(0, 2, 1) if columns_first else images
-        texts[f"mnist_all_rotation_normalized_float_{name}.amat"] = amat(stored / 256, labels)
+        texts[name] = amat(stored / 256, part.labels[:count])
     path = tmp_path / "raw" / AMAT_ARCHIVE.path
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -143,11 +141,7 @@ def test_the_archive_as_published_comes_out_upright(
             archive.writestr(name, text)
     with pytest.raises(UserError, match=rf"expected MD5 {AMAT_ARCHIVE.md5}, got .* bytes with MD5 \w+; delete it"):
         mnist_rot(tmp_path)
-    monkeypatch.setattr(module, "obtain", lambda root, file: path)
-    monkeypatch.setattr(module, "_AMAT_FILES", tuple(zip(texts, counts.values(), strict=True)))
-    monkeypatch.setattr(module, "_TRAIN", 80)
-    monkeypatch.setattr(module, "digits_rot", lambda root: whole)
-    data = mnist_rot(tmp_path)
+    data = read_archive("as-published", path, (80, 20, 40), whole.train)
     # Sizes in the order of the file: the first rows are for training, the next for validation.
     upright, labels = whole.val.images[:100], whole.val.labels[:100]
     assert [len(p.labels) for p in (data.train, data.val, data.test)] == [80, 20, 40] and data.maximum == 65_535
