@@ -140,7 +140,7 @@ def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[lis
         for r in records
         if r.spec.budget.seconds is None
         or r.spec.model not in current
-        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].step_s)
+        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].exact_step_s)
     ]
     return kept, len(records) - len(kept)
 
