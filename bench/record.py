@@ -206,6 +206,13 @@ class RunRecord(Strict):
         text = self.provenance.hardware.get(SHARED, "")
         return int(text) if _COUNT.fullmatch(text) else 1
 
+    @property
+    def steps_done(self) -> int | None:
+        """Optimiser steps that were trained; None where the record does not say, as of a run that raised."""
+        if self.status == "ok":
+            return self.spec.steps
+        return self.curve[-1].step if self.curve else None
+
     @cached_property
     def run_id(self) -> str:
         return f"{self.spec.digest()}.{self.attempt}"
