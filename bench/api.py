@@ -23,6 +23,7 @@ from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, 
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
 from .staleness import Among
+from .words import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,12 +66,23 @@ class Outcome:
 
     @property
     def failed(self) -> list[tuple[RunRecord, str]]:
-        """Runs of the suite that have no result."""
+        """Runs of the suite that were not completed."""
         return [
             (r, stale)
             for r, stale in self.board.chosen
             if r.status != "ok" and r.spec.model in self.suite.models and r.spec.seed in self.suite.seed_list
         ]
+
+    def failures(self, tries_again: str) -> list[str]:
+        """Sentences on the runs that were not completed.
+
+        Args:
+            tries_again: which command starts those once more that have no result; a run that diverged has one.
+        """
+        measured = sum(r.status in FINAL for r, _ in self.failed)
+        missing = len(self.failed) - measured
+        found = [f"{some(missing, 'run')} failed; {tries_again}"] if missing else []
+        return found + ([f"{some(measured, 'run')} diverged, which is a result: not run again"] if measured else [])
 
 
 def run(

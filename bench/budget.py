@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import cache
 from typing import Literal
 
@@ -66,7 +67,7 @@ class Budget(Strict):
             return int(self.steps or 0)
         if self.kind == "P" and published is None:
             raise UserError(f"budget {self.name!r} needs a recipe that says its published number of epochs")
-        count = int(((published if self.kind == "P" else self.epochs) or 0) * images // batch)
+        count = whole_batches((published if self.kind == "P" else self.epochs) or 0, images, batch)
         if count < 1:
             raise UserError(f"budget {self.name!r} of {images} images is less than one batch of {batch}")
         return count
@@ -102,16 +103,39 @@ def find_budget(name: str) -> Budget:
     return Budget(name=name, kind="T", seconds=amount)
 
 
-def steps_in(seconds: float, step_s: float) -> int:
+def exact(amount: float) -> Fraction:
+    """The number that somebody wrote, where a float is only near it: 9.12 is 228/25.
+
+    A float is written with the fewest digits that lead back to it. These are the digits that it was read from, if they
+    were at most 15.
+    """
+    return Fraction(repr(amount))
+
+
+def whole_batches(epochs: float, images: int, batch: int) -> int:
+    """floor(epochs · images / batch), computed without rounding: the optimiser steps of so many epochs.
+
+    Args:
+        epochs: passes over the training set, at least 0; taken as it was written, see `exact`.
+        images: number of training images.
+        batch: images a step.
+    """
+    return int(exact(epochs) * images // batch)
+
+
+def steps_in(seconds: float, step_s: float | Fraction) -> int:
     """N = floor(budget / mean step time), the number of steps of every run of a model on a T board.
+
+    Args:
+        seconds: the budget, taken as it was written, see `exact`.
+        step_s: seconds of a step; a float is taken as it was written too.
 
     Raises:
         UserError: not even one step fits.
     """
-    # Not `//`: floor division of floats turns 1.2 // 0.1 into 11.
-    count = int(seconds / step_s + 1e-9)
+    count = int(exact(seconds) // (step_s if isinstance(step_s, Fraction) else exact(step_s)))
     if count < 1:
-        raise UserError(f"a budget of {seconds:g} s is less than one step of {step_s:.3g} s")
+        raise UserError(f"a budget of {seconds:g} s is less than one step of {float(step_s):.3g} s")
     return count
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol, TextIO
@@ -15,6 +16,7 @@ from typing import Protocol, TextIO
 from pydantic import Field
 
 from ..registry import UserError
+from .budget import exact
 from .clock import Clock
 from .files import write_exclusively
 from .job import Events, Stopwatch
@@ -56,7 +58,12 @@ class Calibration(Strict):
     @property
     def step_s(self) -> float:
         """Mean device-seconds of a step."""
-        return sum(b.seconds for b in self.blocks) / sum(b.steps for b in self.blocks)
+        return float(self.exact_step_s)
+
+    @property
+    def exact_step_s(self) -> Fraction:
+        """The same before it is rounded to a float: what decides the number of steps."""
+        return sum((exact(b.seconds) for b in self.blocks), Fraction()) / sum(b.steps for b in self.blocks)
 
     def same_subject(self, other: Calibration) -> bool:
         """Whether both measured the same thing."""

@@ -181,14 +181,15 @@ def _mentions(root: Path, board: str, name: str) -> bool:
 def _on_board(name: str, board: Board) -> dict[str, Any]:
     runs, counted = board.runs[name], board.counted[name]
     results = [r.results for r in counted if r.status in FINAL and r.results is not None]
+    completed = [r.results for r in counted if r.status == "ok" and r.results is not None]
     return {
         "board": board.name,
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
         "rank": board.ranks.get(name),
-        "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in results]),
-        "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in results]),
+        "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
+        "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in completed]),
         "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
         "refresh": refresh_command(board.name, [name]),
     }

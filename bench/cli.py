@@ -194,7 +194,6 @@ def _short(path: Path) -> str:
 
 def _print_outcome(outcome: Any, as_json: bool) -> None:
     from .table import board_table, refresh_command
-    from .words import some
 
     board, root = outcome.board, outcome.results
     if as_json:
@@ -208,8 +207,8 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
     again = refresh_command(board.name, [name.partition(" ")[0] for name in outcome.stale])
     for name, what in outcome.stale.items():
         click.echo(f"{name}: not run again although its {what} changed since; {again} does it", err=True)
-    if outcome.failed:
-        click.echo(f"{some(len(outcome.failed), 'run')} failed; the same command tries again", err=True)
+    for sentence in outcome.failures("the same command tries again"):
+        click.echo(sentence, err=True)
 
 
 @cli.group()
@@ -242,7 +241,8 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _end(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        _end("interrupted; finished runs are kept, and the same command goes on with the rest", 130)
+        goes_on = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
+        _end("interrupted" + ("; finished runs are kept, and the same command goes on with the rest" if goes_on else ""), 130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone; nothing is left to say
         sys.exit(0)

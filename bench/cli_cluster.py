@@ -248,5 +248,6 @@ def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
                 click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
     for view in views:
         click.echo(_heading(view))
-    if any(o.failed for o in outcomes):
-        click.echo("what has no result is submitted again by the same equibench run", err=True)
+    for outcome in outcomes:
+        for sentence in outcome.failures("the same equibench run submits again"):
+            click.echo(sentence, err=True)

@@ -17,7 +17,7 @@ from .budget import find_budget
 from .cost import count_parameters
 from .lean import spare_compiler
 from .provenance import hardware
-from .record import FINAL, board_names, read_board
+from .record import board_names, read_board
 from .spec import RunSpec, Suite, plan
 
 
@@ -119,7 +119,7 @@ def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
 def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
     """Seconds of a step as the records of a results folder know them, the shortest of each model.
 
-    Runs that shared their device say nothing of it.
+    Runs that shared their device say nothing of it, nor do those that ended before their budget was spent.
     Calibrations need no look of their own: the runs that they were made for have records.
     """
     found: dict[tuple[str, ...], float] = {}
@@ -127,7 +127,7 @@ def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
         for record in read_board(root, board)[0]:
             provenance = record.provenance
             alone = record.runs_on_device == 1
-            if record.status in FINAL and record.results and alone and provenance.hardware.get("hardware_key") == hardware_key:
+            if record.status == "ok" and record.results and alone and provenance.hardware.get("hardware_key") == hardware_key:
                 key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
                 found[key] = min(seconds, found.get(key, seconds))
     return found

@@ -140,7 +140,7 @@ def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[lis
         for r in records
         if r.spec.budget.seconds is None
         or r.spec.model not in current
-        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].step_s)
+        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].exact_step_s)
     ]
     return kept, len(records) - len(kept)
 
@@ -199,7 +199,8 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     for name in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
         row[name] = getattr(cost, name, None)
     row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
-    row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
+    steps = record.steps_done
+    row |= {"steps": steps, "examples": None if steps is None else steps * spec.recipe.batch}
     row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
     row |= {"attempt": record.attempt, "stale": stale, "run": run}
     # Wall clock of the process; the device-seconds of training above are another thing.
@@ -226,6 +227,9 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     runs, sidecars = board.runs[name], board.sidecars
     measured = [r for r in records if r.status in FINAL]
     results = [r.results for r in measured if r.results is not None]
+    # A run that diverged counts with its accuracy, which is chance level. It spent less than its budget, so that its
+    # time is that of no training, and its weights are those of none.
+    completed = [(r, r.results) for r in measured if r.status == "ok" and r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
     failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
     context, spec = records[0].context, records[0].spec
@@ -241,21 +245,22 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
     for metric in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
         row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
-        row[metric] = mean([getattr(r.trained, metric) for r in results])
+        row[metric] = mean([getattr(r.trained, metric) for _, r in completed])
     full = [sidecars[r.run_id] for r in measured if r.run_id in sidecars] if sidecars else []
     row |= full_columns(full)
-    row["runs_collapsed"] = sum(r.trained.collapsed for r in results)
+    row["runs_collapsed"] = sum(r.trained.collapsed for _, r in completed)
     row["runs_equivariance_full"] = len(full)
     for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
         row[cost] = sizes[0] if sizes else None
     # Times of a run that shared its device with others are no measure of the model.
-    alone = [r.results for r in measured if r.results is not None and r.runs_on_device == 1]
+    alone = [results for r, results in completed if r.runs_on_device == 1]
     row["runs_timed"] = len(alone)
     row["train_s_mean"] = mean([r.train_s for r in alone])
     row["step_ms_mean"] = mean([r.step_ms for r in alone])
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
-    row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
+    spent = next((r.spec for r, _ in completed), None)
+    row |= {"steps": spent and spent.steps, "examples": spent and spent.steps * spent.recipe.batch}
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}
     row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))

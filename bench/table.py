@@ -148,7 +148,7 @@ def board_heading(board: Board) -> str:
     """One line: what the board is."""
     spec = board.chosen[0][0].spec
     budget = spec.budget
-    spent = f"{budget.seconds:g} device-seconds" if budget.seconds else f"{budget.epochs or 0:g} epochs"
+    spent = f"{budget.seconds:.15g} device-seconds" if budget.seconds else f"{budget.epochs or 0:.15g} epochs"
     if budget.kind == "P":
         spent = "as published: each author's own number of epochs, so budgets differ"
     images = next((r.results.train_images for r, _ in board.chosen if r.results), None)

@@ -74,7 +74,7 @@ class TimedBoard:
             write_calibration(self.root, self.board, calibration)
         self.forgotten.clear()
         current |= {c.model: c for c in measured}
-        steps = {m: steps_in(seconds, current[m].step_s) for m in self.suite.models}
+        steps = {m: steps_in(seconds, current[m].exact_step_s) for m in self.suite.models}
         return plan(self.suite, steps, self.hardware_key, self.root)
 
     def missing(self) -> list[str]:

@@ -1,9 +1,11 @@
 """Device-second budgets, from calibration to drift, with clocks that the tests move."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from equibench.bench import timed as timed_module
+from equibench.bench.budget import steps_in
 from equibench.bench.calibrate import (
     BLOCK_STEPS, BLOCKS, Block, Calibration, calibrate, latest, read_calibrations, spread, take_turns, time_block,
     write_calibration,
@@ -73,6 +75,13 @@ def test_the_step_time_is_the_mean_over_all_steps() -> None:
     calibration = subject("a", blocks=[Block(steps=100, seconds=1.0), Block(steps=300, seconds=5.0)])
     assert calibration.step_s == 6.0 / 400
     assert spread(subject("a", blocks=[Block(steps=1, seconds=0.9), Block(steps=1, seconds=1.1)])) == pytest.approx(0.1)
+
+
+def test_blocks_are_added_without_rounding() -> None:
+    # In floats 0.1 + 0.2 is more than 0.3, and the budget would lose a step.
+    calibration = subject("a", blocks=[Block(steps=1, seconds=0.1), Block(steps=2, seconds=0.2)])
+    assert calibration.exact_step_s == Fraction(1, 10)
+    assert steps_in(1.2, calibration.exact_step_s) == 12
 
 
 def test_a_later_model_is_measured_beside_a_reference_that_must_agree() -> None:

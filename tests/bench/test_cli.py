@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from equibench.bench import cli
 
 
 def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
@@ -114,3 +115,19 @@ def test_a_model_card() -> None:
 def test_results_may_come_from_the_environment(tmp_path: Path) -> None:
     result = equibench("leaderboard", cwd=tmp_path, EQUIBENCH_RESULTS=str(tmp_path / "elsewhere"))
     assert str(tmp_path / "elsewhere") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"), [(["run", "quickstart"], True), (["refresh", "b"], True), (["check", "p4cnn"], False), (["--help"], False)]
+)
+def test_only_what_goes_on_promises_to_go_on(
+    arguments: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "cli", interrupted)
+    monkeypatch.setattr(sys, "argv", ["equibench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and ("goes on with the rest" in capsys.readouterr().err) == goes_on

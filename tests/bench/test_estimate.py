@@ -48,6 +48,13 @@ def test_a_changed_source_has_no_known_step(tmp_path: Path, monkeypatch: pytest.
     assert len(step_times(tmp_path, "this")) == 1 and step_times(tmp_path, "that") == {}
 
 
+def test_a_run_that_ended_early_tells_no_step_time(tmp_path: Path) -> None:
+    write_record(tmp_path, made.record(50.0, status="diverged", model="p4cnn"))
+    assert step_times(tmp_path, "") == {}
+    known_step(tmp_path, "p4cnn", 40.0, "this")
+    assert list(step_times(tmp_path, "this").values()) == [0.04]
+
+
 def test_device_seconds_are_their_own_cost(tmp_path: Path) -> None:
     timed = SUITE.model_copy(update={"budget": "t20"})
     assert examples_of(timed) is None

@@ -6,12 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from equibench.bench import staleness
-from equibench.bench.api import find_board, load_leaderboard
+from equibench.bench.api import Outcome, find_board, load_leaderboard
 from equibench.bench.budget import find_budget
 from equibench.bench.leaderboard import load_board, model_rows, run_rows, write_board
+from equibench.bench.publish.payload import payload
 from equibench.bench.recipe import find_recipe
-from equibench.bench.record import board_folder, write_record
-from equibench.bench.spec import Suite, plan, tuned_file
+from equibench.bench.record import CurvePoint, board_folder, write_record
+from equibench.bench.spec import Suite, find_suite, plan, tuned_file
 from equibench.bench.statistics import interval
 from equibench.bench.table import board_table
 from equibench.bench.tune import GRID, write_tuned
@@ -228,3 +229,53 @@ def test_the_documentation_names_every_column_in_order(tmp_path: Path, heading: 
         section = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
     named = [c for c in re.findall(r"`([a-z][a-z0-9_]*)`", section) if c in columns]
     assert list(dict.fromkeys(named)) == columns
+
+
+def diverged(steps: int, **changes):
+    """A run that ended after a few steps, in next to no time."""
+    record = made.record(50.0, status="diverged", train_s=0.05, **changes)
+    point = CurvePoint(step=steps, loss=None, lr=0.01, device_s=0.05)
+    return record.model_copy(update={"curve": [point], "results": record.results.model_copy(update={"step_ms": 1.0})})
+
+
+def test_runs_that_ended_early_enter_no_mean_of_times_steps_and_examples(tmp_path: Path) -> None:
+    put(tmp_path, *(made.record(90.0, seed=s, train_s=100.0) for s in range(2)), diverged(5, seed=2))
+    board = load_board(tmp_path, BOARD)
+    row, steps = model_rows(board).iloc[0], made.spec().steps
+    assert row[["runs", "runs_ok", "runs_timed"]].tolist() == [3, 2, 2] and row["test_acc_min_pct"] == 50.0
+    assert row[["train_s_mean", "step_ms_mean", "steps", "examples"]].tolist() == [100.0, 8.0, steps, steps * 64]
+    runs = run_rows(board).set_index("seed")
+    assert runs["steps"].tolist() == [steps, steps, 5] and runs["examples"].tolist() == [steps * 64, steps * 64, 5 * 64]
+
+
+@pytest.mark.parametrize("status", ["diverged", "error"])
+def test_a_model_without_a_completed_run_has_no_times_steps_and_examples(tmp_path: Path, status: str) -> None:
+    record = diverged(5) if status == "diverged" else made.record(None, status="error")
+    put(tmp_path, record, made.record(90.0, model="other"))
+    write_board(tmp_path, BOARD)
+    row = pd.read_csv(tmp_path / f"{BOARD}.csv").set_index("model").loc["made-up"]
+    empty = ["train_s_mean", "step_ms_mean", "steps", "examples", "eq_rot_analytic"]
+    assert row[empty].isna().all() and row["runs_timed"] == 0
+    runs = pd.read_csv(tmp_path / f"{BOARD}.runs.csv").set_index("model").loc["made-up"]
+    assert runs["steps"] == 5 if status == "diverged" else pd.isna(runs["steps"])
+
+
+def test_the_page_of_a_board_shows_the_time_of_completed_runs(tmp_path: Path) -> None:
+    put(tmp_path, made.record(90.0, train_s=100.0), diverged(5, seed=1), diverged(5, model="other"))
+    document = payload(load_board(tmp_path, BOARD), [], [])
+    keys = [c["key"] for c in document["columns"]]
+    cells = {row[0]: dict(zip(keys, row, strict=True)) for row in document["rows"]}
+    assert cells["made-up"]["train_s_mean"] == 100 and cells["made-up"]["examples"] == made.spec().steps * 64
+    assert cells["other"]["train_s_mean"] is None and cells["other"]["examples"] is None
+
+
+def test_what_is_tried_again_is_told_from_what_is_a_result(tmp_path: Path) -> None:
+    put(tmp_path, diverged(5), made.record(None, status="error", seed=1), made.record(90.0, seed=2))
+    suite = find_suite("quickstart").model_copy(update={"models": ["made-up"], "seeds": 3})
+    outcome = Outcome(suite, load_board(tmp_path, BOARD), tmp_path)
+    assert outcome.failures("the same command tries again") == [
+        "1 run failed; the same command tries again", "1 run diverged, which is a result: not run again",
+    ]  # fmt: skip
+    assert Outcome(suite.model_copy(update={"seeds": [0]}), outcome.board, tmp_path).failures("x") == [
+        "1 run diverged, which is a result: not run again"
+    ]

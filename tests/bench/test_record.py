@@ -5,6 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from equibench.bench.budget import find_budget
 from equibench.bench.record import RunRecord, attempts_of, board_folder, board_names, read_board, read_record, write_record
 from equibench.bench.schema import short_hash
 from equibench.registry import UserError
@@ -29,6 +30,25 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert path.name.split(".")[0] == record.spec.digest() and path.parent.name == record.spec.board
     assert [r for r in read_board(tmp_path, record.spec.board)[0]] == [record]
     assert board_names(tmp_path) == [record.spec.board]
+
+
+def fractional(steps: int, protocol: int) -> dict:
+    """The values of a record of e9.12 of 10,000 images."""
+    values = made.record().model_dump(mode="json")
+    values["results"]["train_images"] = 10_000
+    values["spec"] |= {"steps": steps, "protocol": protocol, "budget": find_budget("e9.12").model_dump(mode="json")}
+    return values
+
+
+def test_a_fractional_budget_is_checked_exactly() -> None:
+    assert RunRecord.model_validate(fractional(1425, 2)).spec.steps == 1425
+    for steps, protocol in ((1424, 2), (1426, 2), (1426, 1), (1423, 1)):
+        with pytest.raises(ValueError, match=f"'e9.12' of 10,000 images in batches of 64 is not {steps:,} steps"):
+            RunRecord.model_validate(fractional(steps, protocol))
+
+
+def test_a_record_of_protocol_1_may_have_lost_a_step_to_rounding() -> None:
+    assert [RunRecord.model_validate(fractional(steps, 1)).spec.steps for steps in (1424, 1425)] == [1424, 1425]
 
 
 def test_a_record_is_never_written_twice(tmp_path: Path) -> None:

@@ -167,6 +167,8 @@ def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -
     assert {m: len(r) for m, r in records(tmp_path).items() if m in ("bad-raises", "bad-nan", "tiny")} == {
         "bad-raises": 2, "bad-nan": 1, "tiny": 1,
     }  # fmt: skip
+    said = again.stderr.splitlines()
+    assert "1 run failed; the same command tries again" in said and "1 run diverged, which is a result: not run again" in said
 
 
 def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> None:

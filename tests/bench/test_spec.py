@@ -1,12 +1,15 @@
 """Suites, budgets, recipes and run specifications: what they accept, what they refuse, what they hash."""
 
+import math
+from fractions import Fraction
+
 import pytest
-from equibench.bench.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in
+from equibench.bench.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in, whole_batches
 from equibench.bench.recipe import Recipe, find_recipe, named_recipes
 from equibench.bench.schema import parse
 from equibench.bench.spec import RunSpec, check_names, find_suite, parse_suite, plan, suite_names
 from equibench.registry import UserError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 SUITE = 'dataset = "digits-rot"\nbudget = "e5"\nmodels = ["p4cnn", "z2cnn"]\n'
@@ -87,9 +90,10 @@ def test_equal_examples_become_steps() -> None:
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_steps_in_a_time_budget_is_the_floor(count: int, microseconds: int) -> None:
-    step_s = microseconds * 1e-6
-    assert steps_in(count * step_s, step_s) == count
-    assert steps_in((count + 0.5) * step_s, step_s) == count
+    step_s = microseconds / 10**6
+    assert steps_in(count * microseconds / 10**6, step_s) == count
+    assert steps_in((2 * count + 1) * microseconds / (2 * 10**6), step_s) == count
+    assert steps_in(((count + 1) * microseconds - 0.5) / 10**6, step_s) == count
 
 
 def test_a_budget_below_one_step_is_refused() -> None:
@@ -178,3 +182,46 @@ def test_a_field_that_a_later_version_adds_leaves_digests_as_they_are() -> None:
     later = Later.model_validate(spec.model_dump())
     assert later.digest() == spec.digest()
     assert later.model_copy(update={"clipping": 1.0}).digest() != spec.digest()
+
+
+# Every amount that a budget's name can say.
+AMOUNTS = st.builds(
+    lambda number, decimals: Fraction(number, 10**decimals).limit_denominator(10**6), st.integers(1, 10**13), st.integers(0, 6)
+).filter(lambda amount: amount <= 10**7)
+
+
+def written(amount: Fraction) -> str:
+    """An amount as a budget's name has it."""
+    whole, rest = divmod(amount.numerator * 10**6 // amount.denominator, 10**6)
+    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
+
+
+@given(AMOUNTS, st.integers(1, 10**7), st.integers(1, 4096))
+@example(Fraction("9.12"), 10_000, 64)  # floats: 1,424.9999…
+@example(Fraction("0.57"), 100, 1)  # floats: 56.99999999999999
+@example(Fraction("4.35"), 100, 435)  # floats: 0.9999…, a budget of no step at all
+def test_the_steps_of_a_fractional_budget_are_those_of_exact_arithmetic(amount: Fraction, images: int, batch: int) -> None:
+    expected = math.floor(amount * images / batch)
+    assert whole_batches(float(written(amount)), images, batch) == expected
+    published = find_budget("published")
+    for budget, own in ((find_budget(f"e{written(amount)}"), None), (published, float(written(amount)))):
+        if expected:
+            assert budget.steps_for(images, batch, own) == expected
+        else:
+            with pytest.raises(UserError, match="less than one batch"):
+                budget.steps_for(images, batch, own)
+
+
+def test_the_budget_of_the_issue_is_1425_steps() -> None:
+    assert find_budget("e9.12").steps_for(10_000, 64) == 1425
+
+
+@given(AMOUNTS, st.integers(1, 10**9))
+@example(Fraction("1.2"), 10**8)  # floats: 1.2 // 0.1 is 11
+def test_the_steps_of_a_time_budget_are_those_of_exact_arithmetic(seconds: Fraction, nanoseconds: int) -> None:
+    budget, expected = float(written(seconds)), math.floor(seconds / Fraction(nanoseconds, 10**9))
+    if expected:
+        assert steps_in(budget, nanoseconds / 10**9) == steps_in(budget, Fraction(nanoseconds, 10**9)) == expected
+    else:
+        with pytest.raises(UserError, match="less than one step"):
+            steps_in(budget, nanoseconds / 10**9)
