@@ -264,7 +264,7 @@ def _equivariance_lines(card: dict[str, Any]) -> list[str]:
         lines.append(f"{found['group']} at {row['size']} pixels: {what}")
     if found["eq_rot_analytic"] is not None:
         lines.append(f"15 to 75 degrees at {found['sizes'][1]['size']} pixels: {found['eq_rot_analytic']:.2g}")
-    return [*lines, "at initialisation, on images in closed form; 0 is invariant, about 1 is as different as another image"]
+    return [*lines, "at initialisation, on images in closed form; 0 is invariant, 1 is as different as another image"]
 
 
 def _board_line(row: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Equivariance error of logits: the ``core`` profile, in every record, before and after training.
 
-f = logits in float32 and evaluation mode; s = mean over the inputs of ‖f(x) − mean f‖, so that the figures
-do not depend on the scale and offset of the logits. A model whose logits hardly depend on the input
-(s < 1e-5 · max ‖f(x) − f(0)‖) is *collapsed*: its figures are None, not praiseworthy zeros.
+f = logits in float32 and evaluation mode; s = mean of ‖f(x) − f(x′)‖ over all pairs of different inputs. Errors are
+divided by s: an error of 1 means that the logits change as much as if another image were taken, and neither scale nor
+offset of the logits counts. A model whose logits hardly depend on the input (s < 1e-5 · max ‖f(x) − f(0)‖) is
+*collapsed*: its figures are None, not praiseworthy zeros.
 """
 
 from __future__ import annotations
@@ -30,19 +31,23 @@ BLOB_DRAWS = 32
 
 @dataclass(frozen=True)
 class Core:
-    """Relative equivariance errors (0: invariant; about 1: unrelated logits), None where collapsed.
+    """Relative equivariance errors (0: invariant; 1: as another image), None where collapsed.
 
     Attributes:
         eq_exact_c4: over the rotations by 90, 180 and 270 degrees of real images, no interpolation.
         eq_exact_d4: over these and the four reflections.
         eq_rot_analytic: over `ANGLES` of closed-form images, no resampling.
         collapsed: whether the logits hardly depend on the input.
+        scale: s of the real images, in units of the logits: what the first two figures were divided by.
+        scale_analytic: s of the closed-form images, what the third was divided by.
     """
 
     eq_exact_c4: float | None
     eq_exact_d4: float | None
     eq_rot_analytic: float | None
     collapsed: bool
+    scale: float | None = None
+    scale_analytic: float | None = None
 
 
 def measure_core(
@@ -65,9 +70,22 @@ def measure_core(
             logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
             for angle in (0.0, *ANGLES)
         ]
+    return core_of(orbit, analytic, origin)
+
+
+def core_of(orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor) -> Core:
+    """The figures of the ``core`` profile.
+
+    Args:
+        orbit: logits (n, classes) of the images moved by each element of D4, the rotations first.
+        analytic: logits (draws, classes) of the closed-form images at 0 degrees and at each of `ANGLES`.
+        origin: logits (1, classes) of the zero image.
+    """
     c4, d4 = relative_error(orbit[:4], origin), relative_error(orbit, origin)
     rotated = relative_error(analytic, origin)
-    return Core(c4, d4, rotated, collapsed=c4 is None or rotated is None)
+    return Core(
+        c4, d4, rotated, c4 is None or rotated is None, spread(orbit[0], origin), spread(analytic[0], origin)
+    )  # fmt: skip
 
 
 @contextmanager
@@ -112,14 +130,19 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
 
 
 def spread(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
-    """s = mean ‖f(x) − mean f‖, or None where it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed) or no number.
+    """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs, by which errors are divided.
 
     Args:
         plain: logits (n, classes) of the inputs.
         origin: logits (1, classes) of the zero image.
+
+    Returns:
+        s in units of the logits; None where it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
+        or where there is no pair.
     """
     plain = plain.double()
-    scale = float((plain - plain.mean(0)).norm(dim=1).mean())
+    # From differences, in float64: by way of scalar products a large offset of the logits would cancel digits.
+    scale = float(torch.pdist(plain).mean())
     reach = float((plain - origin.double()).norm(dim=1).max())
     return scale if math.isfinite(scale) and scale > 1e-5 * reach else None
 

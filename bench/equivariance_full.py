@@ -1,12 +1,14 @@
 """Equivariance error of logits: the ``full`` profile, measured on kept weights.
 
-As in `equivariance`, f = logits in float32 and evaluation mode, s = mean over the inputs of ‖f(x) − mean f‖, and
-figures of a collapsed model are None. The definitions:
+As in `equivariance`, f = logits in float32 and evaluation mode, s = mean of ‖f(x) − f(x′)‖ over all pairs of different
+inputs, and figures of a collapsed model are None. The definitions:
 
 * ``eq_rot_data``: mean over test images x and the 23 angles θ = 15, 30, …, 345 of ‖f(R_θ x) − f(R_0 x)‖ / s, with
   R as in `resample.Turntable`.
 * ``eq_floor``: mean of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖ / s over the same: an image that is rotated and brought back.
   An ``eq_rot_data`` below twice the floor is not resolvable: interpolation alone may explain it.
+* Bridges to what others publish, of the same images and angles: ``eq_rot_data_abs``, the mean of
+  ‖f(R_θ x) − f(R_0 x)‖ itself; ``nv_rot_data``, see `normalised_variance`; ``kl_rot_data_nats``, see `divergence_nats`.
 * ``lee_rot_per_deg``: mean of ‖d/dθ f(R_θ x)‖ / s at θ = 0 on closed-form images, per degree;
   ``lee_shift_per_px``: likewise for shifts along x and y, per pixel. See `lie`.
 * ``consistency_pct``: share of pairs (x, θ ≠ 0) whose predictions for R_θ x and R_0 x agree.
@@ -44,6 +46,9 @@ class Full:
 
     eq_rot_data: float | None
     eq_floor: float | None
+    eq_rot_data_abs: float | None
+    nv_rot_data: float | None
+    kl_rot_data_nats: float | None
     lee_rot_per_deg: float | None
     lee_shift_per_px: float | None
     consistency_pct: float | None
@@ -98,6 +103,9 @@ def measure_full(
     return Full(
         eq_rot_data=rotated,
         eq_floor=None if scale is None or not math.isfinite(floor) else floor / scale,
+        eq_rot_data_abs=None if rotated is None or scale is None else rotated * scale,
+        nv_rot_data=None if rotated is None else normalised_variance(errors),
+        kl_rot_data_nats=None if rotated is None else divergence_nats(errors),
         lee_rot_per_deg=lee[0],
         lee_shift_per_px=lee[1],
         consistency_pct=_consistency_pct(orbit) if predictions and not collapsed else None,
@@ -105,6 +113,43 @@ def measure_full(
         collapsed=collapsed,
         note=note,
     )
+
+
+def normalised_variance(orbit: torch.Tensor) -> float | None:
+    """Normalised variance of Quiroga et al. ("Invariance measures for neural networks", arXiv:2310.17404).
+
+    For each logit: the standard deviation over the transformations of an image, mean over the images, divided by the
+    standard deviation over the images under one transformation, mean over the transformations. They are standard
+    deviations (unbiased), whatever the name says, as in the authors' package ``tmeasures``; here the mean over the logits
+    is taken. 0 is invariant; at 1 a transformation changes a logit as much as another image does.
+
+    Args:
+        orbit: logits (transformations, n, classes), the identity among them.
+
+    Returns:
+        The mean. A logit that never changes counts as 1, as in the package; None where one changes with the
+        transformation alone.
+    """
+    orbit = orbit.double()
+    by_transformation, by_image = orbit.std(0).mean(0), orbit.std(1).mean(0)
+    ratio = torch.where((by_transformation == 0) & (by_image == 0), 1.0, by_transformation / by_image)
+    mean = float(ratio.mean())
+    return mean if math.isfinite(mean) else None
+
+
+def divergence_nats(orbit: torch.Tensor) -> float | None:
+    """Mean over images and g ≠ e of KL(p(x) ‖ p(gx)) in nats, p the softmax of the logits.
+
+    Unlike the errors it depends on the scale of the logits: it says how much the predicted probabilities change.
+
+    Args:
+        orbit: logits (transformations, n, classes), the identity first.
+    """
+    logs = orbit.double().log_softmax(-1)
+    divergences = (logs[0].exp() * (logs[0] - logs[1:])).sum(-1)
+    # Rounding may leave a hair below zero.
+    mean = float(divergences.clamp(min=0).mean())
+    return mean if math.isfinite(mean) else None
 
 
 def _orbit_logits(model: nn.Module, images: torch.Tensor, inputs: Inputs, batch: int) -> torch.Tensor:

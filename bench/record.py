@@ -33,6 +33,10 @@ Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
 
 
+#: Columns of a `CorePoint`, measured before and after training.
+CORE_ERRORS = ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic", "scale", "scale_analytic")
+
+
 class CorePoint(Strict):
     """Equivariance errors at one moment; see `equivariance.Core`."""
 
@@ -40,6 +44,9 @@ class CorePoint(Strict):
     eq_exact_d4: Amount | None
     eq_rot_analytic: Amount | None
     collapsed: bool
+    # Records of protocol 1 do not have these.
+    scale: Amount | None = None
+    scale_analytic: Amount | None = None
 
 
 class CurvePoint(Strict):

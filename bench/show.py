@@ -8,7 +8,7 @@ from typing import Any
 
 from ..registry import MODELS, UserError
 from .files import results_root
-from .record import RunRecord, board_folder, board_names, read_record
+from .record import CORE_ERRORS, RunRecord, board_folder, board_names, read_record
 from .schema import visible
 
 
@@ -129,7 +129,7 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
         found["trained on"] = f"{results['train_images']:,} images"
         found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms a step"
         found["peak memory"] = f"{results['peak_mib']:.1f} MiB, {results['peak_kind']}"
-        for name in ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic"):
+        for name in CORE_ERRORS:
             before, after = (results[moment][name] for moment in ("init", "trained"))
             found[name] = " → ".join("-" if v is None else f"{v:.3g}" for v in (before, after))
     if card["cost"] is not None:

@@ -20,7 +20,9 @@ from .schema import Amount, Count, Message, Strict, Text, Version, parse_json, r
 from .statistics import mean
 
 #: Columns of the errors, measured before and after training, and of the predictions, after training only.
-FULL_ERRORS = ("eq_rot_data", "eq_floor", "lee_rot_per_deg", "lee_shift_per_px")
+FULL_ERRORS = (
+    "eq_rot_data", "eq_floor", "eq_rot_data_abs", "nv_rot_data", "kl_rot_data_nats", "lee_rot_per_deg", "lee_shift_per_px",
+)  # fmt: skip
 FULL_PREDICTIONS = ("consistency_pct", "acc_orbit_pct", "acc_worst_angle_pct")
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -55,6 +57,10 @@ class FullPoint(Strict):
     curve: list[Amount | None] = Field(max_length=10_000)
     layers: list[LayerPoint] = Field(max_length=10_000)
     acc_by_angle_pct: list[Percent] = Field(default=[], max_length=10_000)
+    # Sidecars of protocol 1 do not have these.
+    eq_rot_data_abs: Amount | None = None
+    nv_rot_data: Amount | None = None
+    kl_rot_data_nats: Amount | None = None
 
 
 class Sidecar(Strict):

@@ -11,7 +11,9 @@ from equibench.bench.equivariance import (
     measure_core,
     reference_arithmetic,
     relative_error,
+    spread,
 )
+from equibench.bench.evaluate import logits
 from equibench.registry import build_model
 from torch import nn
 
@@ -54,10 +56,10 @@ def test_a_known_error_comes_out_as_computed_by_hand() -> None:
     images[1, 0, 6, 6] = 255  # f = 0 in every orientation
     measured = core(lambda x: torch.stack([x[:, 0, 0, 0], torch.zeros(len(x))], 1), images)
     # numerators: image 0 moves by 1 under all three turns, image 1 by 0: mean 1/2;
-    # s: f = (1, 0), mean 1/2, so both are 1/2 away.
-    assert measured.eq_exact_c4 == pytest.approx(1.0)
+    # s: f = 1 and f = 0, one pair, 1 apart.
+    assert measured.scale == pytest.approx(1.0) and measured.eq_exact_c4 == pytest.approx(1 / 2)
     # Of the seven other elements of D4 one fixes the corner: 6/7 of the moves.
-    assert measured.eq_exact_d4 == pytest.approx(6 / 7)
+    assert measured.eq_exact_d4 == pytest.approx(6 / 7 / 2)
 
 
 def test_scale_and_offset_of_the_logits_do_not_count() -> None:
@@ -78,16 +80,59 @@ def test_the_order_of_images_does_not_count() -> None:
 def test_a_collapsed_model_is_flagged_not_praised(function) -> None:
     measured = core(function)
     assert measured.collapsed and measured.eq_exact_c4 is None and measured.eq_rot_analytic is None
+    assert measured.scale is None and measured.scale_analytic is None
 
 
 def test_logits_that_are_no_numbers_have_no_error() -> None:
     assert core(lambda x: torch.full((len(x), 3), math.nan)).eq_exact_c4 is None
 
 
-def test_the_error_is_relative_to_the_spread() -> None:
+def test_the_error_is_relative_to_the_distance_of_two_images() -> None:
     plain = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
     moved = plain + torch.tensor([[0.0, 0.5], [0.0, 0.5]])
-    assert relative_error([plain, moved], torch.zeros(1, 2)) == pytest.approx(0.5)
+    assert relative_error([plain, moved], torch.zeros(1, 2)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_the_scale_is_the_mean_over_all_pairs(offset: float) -> None:
+    plain = torch.randn(23, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3 + offset
+    distances = [float((a - b).norm()) for i, a in enumerate(plain) for b in plain[:i]]
+    found = spread(plain, torch.full((1, 5), offset))
+    assert len(distances) == 23 * 22 / 2 and found == pytest.approx(sum(distances) / len(distances), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["z2cnn", "pdo-econv-p8"])
+def test_an_error_of_one_is_exactly_another_image(name: str) -> None:
+    """If every g turned an image into another image of the set, each into each, the error would be 1; by the distance to
+    the mean it was 1.36 and 1.31."""
+    torch.manual_seed(0)
+    model = build_model(name, 1, 10, 28)
+    scores = logits(model, draw_blobs(16, 1, 28).sample(28, 0, [0.0]).float(), lambda x: x)
+    others = [scores.roll(k, 0) for k in range(len(scores))]
+    assert relative_error(others, torch.zeros(1, 10)) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_unrelated_logits_have_an_error_of_one() -> None:
+    # Independent draws for x and for gx: nothing of x is left in f(gx).
+    generator = torch.Generator().manual_seed(5)
+    plain, *moved = torch.randn(8, 400, 10, generator=generator).unbind()
+    assert relative_error([plain, *moved], torch.zeros(1, 10)) == pytest.approx(1.0, abs=0.02)
+
+
+def test_one_image_alone_has_no_scale() -> None:
+    assert spread(torch.ones(1, 3), torch.zeros(1, 3)) is None
+
+
+def test_errors_times_scales_are_distances_of_logits() -> None:
+    weights = torch.randn(SIZE * SIZE, 5, generator=torch.Generator().manual_seed(3))
+    images = torch.randint(0, 256, (20, 1, SIZE, SIZE), dtype=torch.uint8)
+    measured = core(lambda x: x.flatten(1) @ weights, images)
+    f = [(torch.rot90(images, k, (-2, -1)).double() / 255).flatten(1) @ weights.double() for k in range(4)]
+    distance = torch.stack([(moved - f[0]).norm(dim=1) for moved in f[1:]]).mean()
+    assert measured.eq_exact_c4 * measured.scale == pytest.approx(float(distance), rel=1e-5)
+    ten = core(lambda x: 10 * (x.flatten(1) @ weights), images)
+    assert ten.scale == pytest.approx(10 * measured.scale, rel=1e-5)
+    assert ten.scale_analytic == pytest.approx(10 * measured.scale_analytic, rel=1e-5)
 
 
 def test_closed_form_inputs_turn_exactly_by_quarter_turns() -> None:

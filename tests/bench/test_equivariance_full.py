@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.equivariance import draw_blobs
-from equibench.bench.equivariance_full import Full, Inputs, measure_full
+from equibench.bench.equivariance_full import Full, Inputs, divergence_nats, measure_full, normalised_variance
 from equibench.bench.resample import soft_disc
 from equibench.datasets.images import balanced_order
 from torch import nn
@@ -63,9 +63,12 @@ def test_a_known_error_comes_out_as_computed_by_hand() -> None:
         return torch.stack([(x[:, 0].double() * axis).sum((1, 2)), (x[:, 0].double() * axis[:, None]).sum((1, 2))], 1)
 
     f = moments((images.double() - 100) * soft_disc(29))
-    s = (f - f.mean(0)).norm(dim=1).mean()
-    by_hand = 2 / math.tan(math.pi / 48) / 23 * f.norm(dim=1).mean() / s
-    assert full(moments, data).eq_rot_data == pytest.approx(float(by_hand), rel=0.02)
+    s = sum(float((a - b).norm()) for a in f for b in f) / (8 * 7)
+    by_hand = 2 / math.tan(math.pi / 48) / 23 * float(f.norm(dim=1).mean())
+    measured = full(moments, data)
+    assert measured.eq_rot_data == pytest.approx(by_hand / s, rel=0.02)
+    # `data` has its images in 0…1, `f` in 0…255.
+    assert measured.eq_rot_data_abs == pytest.approx(by_hand / 255, rel=0.02)
 
 
 def test_consistency_and_accuracies_are_shares_computable_by_hand() -> None:
@@ -90,6 +93,68 @@ def test_consistency_and_accuracies_are_shares_computable_by_hand() -> None:
     assert measured.consistency_pct == pytest.approx(100 * (10 + 12) / 46)
 
 
+def test_the_divergence_is_its_sum() -> None:
+    orbit = 3 * torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(2))
+    total = 0.0
+    for moved in orbit[1:].double().softmax(-1):
+        for p, q in zip(orbit[0].double().softmax(-1), moved, strict=True):
+            total += sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True))
+    assert divergence_nats(orbit) == pytest.approx(total / (4 * 7), rel=1e-9)
+    # By hand: (1/2, 1/2) against (1/4, 3/4) is ln 2 - ln 3 / 2.
+    pair = torch.tensor([[[0.0, 0.0]], [[0.0, math.log(3)]]], dtype=torch.float64)
+    assert divergence_nats(pair) == pytest.approx(math.log(2) - math.log(3) / 2)
+    assert divergence_nats(orbit + 5) == pytest.approx(divergence_nats(orbit), rel=1e-6), "an offset is no change"
+    assert divergence_nats(orbit[:1].expand(3, 7, 4)) == 0
+
+
+def by_the_formula(orbit: np.ndarray) -> float:
+    """Normalised variance, word for word: `orbit` is (transformations, images, logits)."""
+    moves, images, classes = orbit.shape
+    ratios = []
+    for k in range(classes):
+        of_transformations = sum(np.std(orbit[:, i, k], ddof=1) for i in range(images)) / images
+        of_images = sum(np.std(orbit[g, :, k], ddof=1) for g in range(moves)) / moves
+        ratios.append(1.0 if of_transformations == of_images == 0 else of_transformations / of_images)
+    return sum(ratios) / classes
+
+
+def by_the_package(orbit: np.ndarray) -> float:
+    """The same by its authors."""
+    tmeasures = pytest.importorskip("tmeasures", reason="a reference that is no dependency: pip install tmeasures statsmodels")
+
+    class Iterator:
+        def layer_names(self) -> list[str]:
+            return ["logits"]
+
+        def samples_first(self):
+            for i in range(orbit.shape[1]):
+                yield None, [(None, [orbit[:, i]])]
+
+        def transformations_first(self):
+            for moved in orbit:
+                yield None, [(None, [moved])]
+
+    (ratios,) = tmeasures.np.NormalizedVarianceInvariance().eval(Iterator()).layers
+    return float(ratios.mean())
+
+
+@pytest.mark.parametrize("reference", [by_the_formula, by_the_package])
+def test_the_normalised_variance_is_that_of_its_authors(reference) -> None:
+    random = np.random.RandomState(4)
+    orbit = random.normal(0, 1, (24, 9, 4)) + 3 * random.normal(0, 1, (1, 9, 4))
+    orbit[..., 3] = 2.5  # a logit that never changes
+    found = normalised_variance(torch.from_numpy(orbit))
+    assert 0.3 < found < 1 and found == pytest.approx(reference(orbit), rel=1e-9)
+
+
+def test_the_normalised_variance_of_known_orbits() -> None:
+    random = torch.Generator().manual_seed(6)
+    plain = torch.randn(1, 300, 3, generator=random)
+    assert normalised_variance(plain.expand(24, 300, 3)) == pytest.approx(0, abs=1e-6), "invariant"
+    assert normalised_variance(torch.randn(24, 300, 3, generator=random)) == pytest.approx(1, abs=0.05), "unrelated"
+    assert normalised_variance(torch.randn(24, 1, 3, generator=random).expand(24, 300, 3)) is None
+
+
 def test_where_labels_do_not_survive_rotation_there_are_no_accuracies() -> None:
     measured = full(lambda x: x.flatten(1) @ linear(), inputs(rotation=False))
     assert measured.acc_orbit_pct is None and measured.acc_worst_angle_pct is None
@@ -100,6 +165,7 @@ def test_a_collapsed_model_is_flagged_not_praised() -> None:
     measured = full(lambda x: torch.ones(len(x), 3) + 1e-9 * x.mean())
     assert measured.collapsed
     assert (measured.eq_rot_data, measured.eq_floor, measured.lee_rot_per_deg, measured.consistency_pct) == (None,) * 4
+    assert (measured.eq_rot_data_abs, measured.nv_rot_data, measured.kl_rot_data_nats) == (None,) * 3
 
 
 def test_logits_that_are_no_numbers_have_no_figures() -> None:
@@ -125,8 +191,13 @@ def test_what_must_not_count_does_not(change: str) -> None:
         # The first eight images are those of the errors: reorder within them.
         order = torch.tensor([5, 2, 7, 0, 1, 3, 6, 4, 11, 8, 10, 9])
         other = full(function, Inputs(data.images[order], data.labels[order], data.prepare, [0.1], 255, True))
-    for name in ("eq_rot_data", "eq_floor", "lee_rot_per_deg", "lee_shift_per_px", "consistency_pct", "acc_orbit_pct"):
+    names = ["eq_rot_data", "eq_floor", "nv_rot_data", "lee_rot_per_deg", "lee_shift_per_px", "consistency_pct", "acc_orbit_pct"]
+    # The bridges that are made for it do see the scale.
+    names += [] if change == "scale" else ["eq_rot_data_abs", "kl_rot_data_nats"]
+    for name in names:
         assert getattr(other, name) == pytest.approx(getattr(plain, name), rel=1e-4), name
+    if change == "scale":
+        assert other.eq_rot_data_abs == pytest.approx(3 * plain.eq_rot_data_abs, rel=1e-4)
 
 
 def test_without_predictions_only_the_errors_are_measured() -> None:
@@ -134,6 +205,7 @@ def test_without_predictions_only_the_errors_are_measured() -> None:
     whole, part = (full(lambda x: x.flatten(1) @ weights, predictions=p) for p in (True, False))
     assert part.consistency_pct is None and part.acc_orbit_pct is None
     assert part.eq_rot_data == pytest.approx(whole.eq_rot_data, rel=1e-5)
+    assert part.nv_rot_data == pytest.approx(whole.nv_rot_data, rel=1e-5)
     assert part.eq_floor == pytest.approx(whole.eq_floor, rel=1e-5)
 
 

@@ -63,7 +63,9 @@ def test_one_of_an_earlier_release_is_read_too(tmp_path: Path) -> None:
     # Its content, and with it its name, has not the fields that were added later.
     path = write_sidecar(tmp_path, sidecar(made.record()))
     content = json.loads(path.read_text())
-    del content["orbit_degrees"], content["init"]["acc_by_angle_pct"], content["trained"]["acc_by_angle_pct"]
+    added = ("acc_by_angle_pct", "eq_rot_data_abs", "nv_rot_data", "kl_rot_data_nats")
+    del content["orbit_degrees"]
+    content |= {when: {k: v for k, v in content[when].items() if k not in added} for when in ("init", "trained")}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     older = path.with_name(f"{content['run']}.{short_hash(text)}.json")
     older.write_text(text + "\n")
