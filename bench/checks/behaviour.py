@@ -255,7 +255,7 @@ def global_state(subject: Subject) -> Finding:
             "leave settings of the process to the harness; where one is needed, set it in a `with` block and put it back;"
             " draw random numbers from torch's generator",
         )
-    return passed("types, threads, modes, generators, environment, folder and warnings are as they were")
+    return passed("types, threads, modes, switches, precision, generators, environment and folder are as they were")
 
 
 def _trained(subject: Subject) -> nn.Module:

@@ -7,7 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,88 @@ Getter = Callable[[], Any]
 Setter = Callable[[Any], Any]
 
 
-def _attribute(owner: Any, name: str) -> tuple[Getter, Setter]:
-    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+def _readable(names: list[str]) -> list[str]:
+    """Those of torch's getters that this build of torch answers without an argument."""
+    found = []
+    for name in names:
+        try:
+            getattr(torch._C, name)()
+        except Exception:  # a build may lack the backend, or want an argument
+            continue
+        found.append(name)
+    return found
+
+
+#: Parts of the names of torch's switches that decide which code computes, and in which precision.
+_SWITCHES = ("blas", "cpu_allow", "cudnn", "float32", "linalg", "mkldnn", "miopen", "nnpack", "onednn", "qengine", "sdp")
+_GETTERS = _readable([n for n in dir(torch._C) if n.startswith("_get_") and any(part in n for part in _SWITCHES)])
+#: Setters whose names do not follow from those of the getters.
+_SETTERS = {
+    f"_get_{kind}_sdp_enabled": f"_set_sdp_use_{kind}"
+    for kind in ("cudnn", "fa3", "flash", "math", "mem_efficient", "overrideable")
+}
+#: Backends and operations that have a precision of float32 of their own.
+_PRECISIONS = [(backend, "all") for backend in ("generic", "cuda", "mkldnn")] + [
+    (backend, operation) for backend in ("cuda", "mkldnn") for operation in ("matmul", "conv", "rnn")
+]
+_AUTOCAST = ("cpu", "cuda")
+
+
+def _flags() -> dict[str, Any]:
+    """The switches of all backends; a switch that cannot be read any more is ``mixed`` (old and new settings at once)."""
+    found: dict[str, Any] = {"opt_einsum": (torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy)}
+    found["mha_fastpath"] = torch.backends.mha.get_fastpath_enabled()
+    for name in _GETTERS:
+        try:
+            found[name.removeprefix("_get_")] = getattr(torch._C, name)()
+        except RuntimeError:
+            found[name.removeprefix("_get_")] = "mixed"
+    return found
+
+
+def _set_flags(values: dict[str, Any]) -> None:
+    now = _flags()
+    torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy = values["opt_einsum"]
+    torch.backends.mha.set_fastpath_enabled(values["mha_fastpath"])
+    for name in _GETTERS:
+        short = name.removeprefix("_get_")
+        setter = getattr(torch._C, _SETTERS.get(name, f"_set_{short}"), None)
+        if setter is not None and now[short] != values[short] != "mixed":
+            # Some hold a pair, which their setters take as two arguments.
+            setter(*values[short]) if isinstance(values[short], tuple) else setter(values[short])
+
+
+def _precisions() -> dict[str, str]:
+    """Precision of float32 in matrix products, convolutions and recurrent layers, by backend."""
+    return {f"{b}.{operation}": torch._C._get_fp32_precision_getter(b, operation) for b, operation in _PRECISIONS}
+
+
+def _set_precisions(values: dict[str, str]) -> None:
+    for b, operation in _PRECISIONS:
+        torch._C._set_fp32_precision_setter(b, operation, values[f"{b}.{operation}"])
+
+
+def _flushes() -> bool:
+    """Whether numbers below the smallest normal one become zero."""
+    smallest = sys.float_info.min
+    return smallest / 2 == 0
+
+
+def _autocast() -> dict[str, Any]:
+    found: dict[str, Any] = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST}
+    return {**found, "cache": torch.is_autocast_cache_enabled()}
+
+
+def _set_autocast(values: dict[str, Any]) -> None:
+    for kind in _AUTOCAST:
+        torch.set_autocast_enabled(kind, values[kind][0])
+        torch.set_autocast_dtype(kind, values[kind][1])
+    torch.set_autocast_cache_enabled(values["cache"])
+
+
+def _set_interop_threads(count: int) -> None:
+    with suppress(RuntimeError):  # torch lets it be set once in the life of a process
+        torch.set_num_interop_threads(count)
 
 
 def _numpy_state() -> tuple[Any, ...]:
@@ -26,8 +106,13 @@ def _numpy_state() -> tuple[Any, ...]:
     return (kind, tuple(keys.tolist()), *rest)
 
 
+def _environment() -> dict[str, str]:
+    """The variables that computing depends on. Libraries set others when they are imported, which is their business."""
+    return {k: v for k, v in os.environ.items() if k.startswith(_COMPUTING) and not k.endswith(_PLACES)}
+
+
 def _set_environment(values: dict[str, str]) -> None:
-    for name in set(os.environ) - set(values):
+    for name in set(_environment()) - set(values):
         del os.environ[name]
     os.environ.update(values)
 
@@ -47,28 +132,38 @@ def _set_filters(values: list[Any]) -> None:
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
+#: How variables begin that threads, precision, devices, Python or this harness listen to.
+_COMPUTING = (
+    "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "EQUIBENCH_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_",
+    "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH",
+)  # fmt: skip
+#: How variables end that say where files lie: nothing computed depends on them.
+_PLACES = ("_CACHE", "_DIR", "_HOME", "_PATH")
+
+
 #: What is shared: how it is read, and how it is put back.
 SHARED: dict[str, tuple[Getter, Setter]] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (lambda: str(torch.get_default_device()), torch.set_default_device),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch's number of threads between operations": (torch.get_num_interop_threads, _set_interop_threads),
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's deterministic mode": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    "torch's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "torch's autocast mode": (
-        lambda: torch.is_autocast_enabled("cpu"),
-        lambda value: torch.set_autocast_enabled("cpu", value),
+    "torch's filling of fresh memory": (
+        lambda: torch.utils.deterministic.fill_uninitialized_memory,
+        lambda value: setattr(torch.utils.deterministic, "fill_uninitialized_memory", value),
     ),
-    "torch.backends.cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
-    "torch.backends.cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
-    "torch.backends.cudnn.allow_tf32": _attribute(torch.backends.cudnn, "allow_tf32"),
-    "torch.backends.cudnn.enabled": _attribute(torch.backends.cudnn, "enabled"),
-    "torch.backends.cuda.matmul.allow_tf32": _attribute(torch.backends.cuda.matmul, "allow_tf32"),
+    "torch's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "torch's autocast mode": (_autocast, _set_autocast),
+    # The first also sets the second: so it is put back first.
+    "torch's backends": (_flags, _set_flags),
+    "torch's precision of float32": (_precisions, _set_precisions),
+    "the treatment of denormal numbers as zero": (_flushes, torch.set_flush_denormal),
     "numpy's random generator": (_numpy_state, lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:]))),
     "numpy's error handling": (np.geterr, lambda value: np.seterr(**value)),
     "Python's random generator": (random.getstate, random.setstate),
     "Python's recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
-    "the environment": (lambda: dict(os.environ), _set_environment),
+    "the environment": (_environment, _set_environment),
     "the working folder": (os.getcwd, os.chdir),
     "the filter of warnings": (_broad_filters, _set_filters),
 }
@@ -94,23 +189,6 @@ def restore(before: Snapshot) -> None:
             write(before[name])
 
 
-def harmless(before: Snapshot) -> bool:
-    """Whether the environment only got new variables, none of which changes what torch computes.
-
-    Libraries do this when they are imported (scikit-learn, for one).
-    """
-    then, now = before["the environment"], dict(os.environ)
-    new = set(now) - set(then)
-    return all(now.get(k) == v for k, v in then.items()) and not any(k.startswith(_COMPUTING) for k in new)
-
-
-#: How variables begin that threads, precision, devices or Python itself listen to.
-_COMPUTING = (
-    "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_",
-    "PYTHON", "PYTORCH_", "TORCH",
-)  # fmt: skip
-
-
 @contextmanager
 def kept() -> Iterator[Snapshot]:
     """Put the shared state back at the end, torch's generator included."""
@@ -123,8 +201,10 @@ def kept() -> Iterator[Snapshot]:
 
 
 def _clause(name: str, before: Any, after: Any) -> str:
+    if name == "the environment":
+        return f"{name} ({', '.join(k for k in sorted({*before, *after}) if before.get(k) != after.get(k))})"
     if isinstance(before, dict):
-        keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
-        return f"{name} ({', '.join(keys)})"
+        changed = (f"{k}: {v} → {after[k]}" for k, v in before.items() if v != after[k])
+        return f"{name} ({', '.join(changed)})"
     short = isinstance(before, bool | int | str | torch.dtype)
     return f"{name} ({before} → {after})" if short else name

@@ -19,7 +19,7 @@ from ..prepare import check_output
 from ..recipe import find_recipe
 from ..seeds import derive
 from ..train import optimizer_for, reestimate_batch_norm, train_step
-from .state import changes, harmless, restore, snapshot
+from .state import changes, restore, snapshot
 
 #: Images that a model is trained on here. A power of two, as batches are.
 TRAIN_IMAGES = 8
@@ -96,9 +96,7 @@ class Subject:
         try:
             self.resolved.load()
         finally:
-            self.import_changes = [
-                c for c in changes(before) if not (c.startswith("the environment") and harmless(before))
-            ]
+            self.import_changes = changes(before)
             self.import_draws = not torch.equal(generator, torch.get_rng_state())
             restore(before)
 

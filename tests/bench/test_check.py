@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import torch
 from equibench.bench.check import check_model
 from equibench.bench.checks.costs import _figures, _step_mib
 from equibench.bench.checks.runner import CHECKS, findings
+from equibench.bench.checks.state import changes, kept
 from equibench.bench.checks.subject import Subject
 from equibench.bench.checks.verdict import NAMES, Finding
 from equibench.bench.cost import measure_cost
@@ -221,6 +224,15 @@ def test_the_published_momentum_is_held_against_the_budget() -> None:
         ("import os; os.chdir('/')", "importing changes the working folder ({here} → /)"),
         ("import torch; torch.set_grad_enabled(False)", "importing changes torch's gradient mode (True → False)"),
         ("import os; os.environ['A_LIBRARY_SAYS'] = '3'", ""),
+        # What torch's compiler does when torchvision, or timm, imports it.
+        ("import os; os.environ['TORCHINDUCTOR_CACHE_DIR'] = '/a/folder'", ""),
+        ("import torch._dynamo, torch._inductor.config", ""),
+        ("import torch; torch.backends.mkldnn.set_flags(False)", "importing changes torch's backends (mkldnn_enabled: True → False)"),
+        ("import torch; torch.backends.mha.set_fastpath_enabled(False)", "importing changes torch's backends (mha_fastpath: True → False)"),
+        ("import torch; torch.backends.cuda.enable_math_sdp(False)", "importing changes torch's backends (math_sdp_enabled: True → False)"),
+        ("import torch; torch.set_flush_denormal(True)", "importing changes the treatment of denormal numbers as zero (False → True)"),
+        ("import torch; torch.set_default_device('meta')", "importing changes torch's default device (cpu → meta)"),
+        ("import torch; torch.set_autocast_dtype('cpu', torch.float16)", "importing changes torch's autocast mode (cpu: (False, torch.bfloat16) → (False, torch.float16))"),
     ],
 )
 def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str) -> None:
@@ -238,6 +250,47 @@ def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.Monke
     assert [f.says for f in found.values()] == ([says.format(here=here)] if says else []), found
     assert set(found) <= {"global state"}
     assert (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == (here, dtype, True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.set_float32_matmul_precision('high')",
+        "torch.backends.cuda.matmul.allow_tf32 = not torch.backends.cuda.matmul.allow_tf32",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+    ],
+)
+def test_the_precision_of_float32_is_seen_in_its_old_and_its_new_spelling_and_put_back(line: str) -> None:
+    with kept() as before:
+        exec(line)
+        assert any(c.startswith("torch's precision of float32 (") for c in changes(before))
+    assert changes(before) == []
+
+
+@pytest.mark.parametrize(("module", "fails"), [("imported_late", False), ("switched_late", True)])
+def test_what_a_forward_pass_imports_may_set_where_its_files_lie_and_no_switch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, fails: bool
+) -> None:
+    (tmp_path / "imported_late.py").write_text("import os\nos.environ['TORCHINDUCTOR_CACHE_DIR'] = '/a/folder'\n")
+    (tmp_path / "switched_late.py").write_text("import torch\ntorch.backends.mkldnn.enabled = False\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
+    class Late(torch.nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            importlib.import_module(module)
+            return super().forward(images)
+
+    here = subject("sound")
+    monkeypatch.setattr(here, "build", lambda *_, **__: Late(torch.nn.Flatten(), torch.nn.Linear(144, 2)))
+    sys.modules.pop(module, None)
+    found = CHECKS["global state"](here)
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    assert (found.status == "fail") is fails
+    if fails:
+        assert found.says == "running changes torch's backends (mkldnn_enabled: True → False)" and "put it back" in found.do
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
