@@ -1,0 +1,239 @@
+"""Two sources of chance: the seeds that a network was trained with, and the images that it was tested on.
+
+The table of a model has n rows (seeds) and m columns (test images); an entry is 1 where the prediction is right, else
+0. The table of a paired difference has -1, 0 and 1. Both are read as crossed random effects (Scheffé 1959, The Analysis
+of Variance, chapter 7; Searle, Casella and McCulloch 1992, Variance Components)::
+
+    y_ij = μ + seed_i + image_j + rest_ij
+
+with the mean squares MS_seeds = m · var(seed means), MS_images = n · var(image means) and MS_rest, whose expectations are
+σ²_rest + m σ²_seed, σ²_rest + n σ²_image and σ²_rest. The variance of the grand mean is the expectation of
+(MS_seeds + MS_images - MS_rest) / (n m).
+
+All figures here are in percent points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: An entry of a table that is 1 is so many percent points.
+_POINTS = 100.0
+#: Quantiles of chi-square by which the power is averaged.
+_QUANTILES = 200
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the tables of some models, or of some pairs of models, vary.
+
+    Attributes:
+        seeds, images: n and m.
+        of_seeds: MS_seeds of each table, at least that of rounding (see `rounding`).
+        of_images: max(MS_images - MS_rest, 0) of each; 0 where outcomes by image are not known.
+    """
+
+    seeds: int
+    images: int
+    of_seeds: np.ndarray
+    of_images: np.ndarray
+
+    def without_images(self) -> Spread:
+        """The same for new seeds on these images."""
+        return Spread(self.seeds, self.images, self.of_seeds, 0 * self.of_images)
+
+    def with_seeds(self, seeds: int) -> Spread:
+        """What to expect with another number of seeds: E MS_seeds stays, E (MS_images - MS_rest) is n σ²_image."""
+        return Spread(seeds, self.images, self.of_seeds, self.of_images * (seeds / self.seeds))
+
+
+def rounding(images: int) -> float:
+    """MS_seeds of means that differ by less than a step of 1/m: m · step² / 12 (Sheppard 1898).
+
+    An accuracy over m images moves in steps. Seeds whose accuracies, or differences, are all equal differ by less than a
+    step; that is no proof that they do not differ at all.
+    """
+    return _POINTS**2 / (12 * images)
+
+
+def spread_of_means(means: np.ndarray, images: int) -> Spread:
+    """The spread where only the seeds' means are known, (…, n) in percent: without the part of the images."""
+    import numpy as np
+
+    of_seeds = np.maximum(images * means.var(axis=-1, ddof=1), rounding(images))
+    return Spread(means.shape[-1], images, of_seeds, np.zeros_like(of_seeds))
+
+
+def spread_of_sums(by_seed: np.ndarray, squares: np.ndarray, by_image_squares: np.ndarray, images: int) -> Spread:
+    """The spread of tables y, from sums of whole numbers, so that nothing is lost to rounding.
+
+    Args:
+        by_seed: Σ_j y_ij, (…, n).
+        squares: Σ_ij y²_ij, (…).
+        by_image_squares: Σ_j (Σ_i y_ij)², (…).
+        images: m.
+    """
+    import numpy as np
+
+    seeds = by_seed.shape[-1]
+    total = by_seed.sum(axis=-1)
+    middle = total**2 / (seeds * images)
+    ss_seeds = (by_seed**2).sum(axis=-1) / images - middle
+    ss_images = by_image_squares / seeds - middle
+    ss_rest = squares - middle - ss_seeds - ss_images
+    ms_seeds, ms_images = ss_seeds / (seeds - 1), ss_images / max(images - 1, 1)
+    ms_rest = ss_rest / ((seeds - 1) * max(images - 1, 1))
+    of_seeds = np.maximum(_POINTS**2 * ms_seeds, rounding(images))
+    return Spread(seeds, images, of_seeds, _POINTS**2 * np.maximum(ms_images - ms_rest, 0.0))
+
+
+def spread_of_pairs(right: Iterable[np.ndarray], first: np.ndarray, second: np.ndarray) -> Spread:
+    """The spread of the differences of pairs of models.
+
+    Args:
+        right: of each seed, whether each model is right on each image, (models, m) of 0 and 1.
+        first, second: the pairs, (pairs,): rows of `right`.
+    """
+    import numpy as np
+
+    # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are products of matrices.
+    sums, together, by_image = [], 0.0, 0.0
+    for seed in right:
+        rows = seed.astype(np.float32)
+        sums.append(rows.sum(axis=1, dtype=np.float64))
+        together, by_image = together + _products(rows), by_image + rows
+    grams = together, _products(by_image)
+    squares, image_squares = (g.diagonal()[first] + g.diagonal()[second] - 2 * g[first, second] for g in grams)
+    by_seed = np.stack(sums, axis=1)
+    return spread_of_sums(by_seed[first] - by_seed[second], squares, image_squares, by_image.shape[1])
+
+
+def _products(rows: np.ndarray) -> np.ndarray:
+    """rows @ rows.T of small whole numbers, exact: summed in float64 over pieces that float32 holds exactly."""
+    import numpy as np
+
+    largest = float(rows.max(initial=0.0)) ** 2
+    piece = max(1, int(2**24 // max(largest, 1.0)))
+    total = np.zeros((len(rows), len(rows)))
+    for start in range(0, rows.shape[1], piece):
+        part = rows[:, start : start + piece]
+        total += part @ part.T
+    return total
+
+
+def spread_of_table(right: np.ndarray) -> Spread:
+    """The spread of one model's own table, (n, m) of 0 and 1."""
+    import numpy as np
+
+    by_seed, by_image = right.sum(axis=1, dtype=np.float64), right.sum(axis=0, dtype=np.float64)
+    return spread_of_sums(by_seed, by_seed.sum(), (by_image**2).sum(), right.shape[1])
+
+
+def half_widths(spread: Spread, level: float = 0.05) -> np.ndarray:
+    """Half-widths of the intervals that miss the mean over new seeds and new images with probability `level`.
+
+    √((t²_{n-1} · MS_seeds + z² · max(MS_images - MS_rest, 0)) / (n m)), in percent points. A form after Cochran
+    (1964, Biometrics 20, 191-195): each source of chance has the quantile of its own degrees of freedom. MS_rest is
+    never subtracted from MS_seeds, and no degrees of freedom are estimated: with few seeds both fail in the tails.
+    """
+    import numpy as np
+
+    t, z = _t(spread.seeds - 1, level), _z(level)
+    return np.sqrt((t**2 * spread.of_seeds + z**2 * spread.of_images) / (spread.seeds * spread.images))
+
+
+@cache
+def _t(freedom: int, level: float) -> float:
+    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
+
+    return float(-stdtrit(freedom, level / 2))
+
+
+@cache
+def _z(level: float) -> float:
+    from scipy.special import ndtri
+
+    return float(-ndtri(level / 2))
+
+
+def p_values(differences: np.ndarray, spread: Spread) -> np.ndarray:
+    """Two-sided p that the mean over new seeds and new images is 0: the level at which `half_widths` is |difference|.
+
+    Args:
+        differences: means of the tables, in percent points.
+    """
+    import numpy as np
+    from scipy.special import ndtri, stdtr
+
+    freedom = spread.seeds - 1
+    wanted = np.asarray(differences, dtype=float) ** 2 * (spread.seeds * spread.images)
+    a, b = np.broadcast_arrays(spread.of_seeds, spread.of_images)
+    # By the quantile t of p. That of the normal distribution is smaller, which gives bounds on both sides.
+    low, high = np.sqrt(wanted / (a + b)), np.sqrt(wanted / a)
+    t = low
+    for _ in range(200):
+        tail = np.maximum(stdtr(freedom, -t), 1e-300)
+        z = -ndtri(tail)
+        excess = t**2 * a + z**2 * b - wanted
+        low, high = np.where(excess < 0, t, low), np.where(excess < 0, high, t)
+        slope = 2 * t * a + 2 * z * b * _density(t, freedom) / np.maximum(np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi), 1e-300)
+        step = t - excess / np.maximum(slope, 1e-300)
+        t = np.where((step >= low) & (step <= high), step, (low + high) / 2)
+        if np.all(high - low <= 1e-13 * high) or np.all(np.abs(excess) <= 1e-12 * wanted):
+            break
+    return np.minimum(2 * np.maximum(stdtr(freedom, -t), 1e-300), 1.0)
+
+
+def _density(t: np.ndarray, freedom: int) -> np.ndarray:
+    """Density of Student's t."""
+    import numpy as np
+
+    log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    return np.exp(log - (freedom + 1) / 2 * np.log1p(t**2 / freedom))
+
+
+def power(differences: np.ndarray, spread: Spread, level: float = 0.05) -> np.ndarray:
+    """Chance that a true difference is told from 0 at this level, if the mean squares are what `spread` says.
+
+    The mean is normal, and MS_seeds is independent of it, as chi-square with n - 1 degrees of freedom; averaged over
+    `_QUANTILES` quantiles of that.
+    """
+    import numpy as np
+    from scipy.special import ndtr
+
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    factor = _chi_square(spread.seeds - 1, shares) / (spread.seeds - 1)
+    seeds, images = np.asarray(spread.of_seeds)[..., None], np.asarray(spread.of_images)[..., None]
+    cells = spread.seeds * spread.images
+    half = np.sqrt((_t(spread.seeds - 1, level) ** 2 * seeds * factor + _z(level) ** 2 * images) / cells)
+    error, difference = np.sqrt((seeds + images) / cells), np.asarray(differences, dtype=float)[..., None]
+    return (ndtr((difference - half) / error) + ndtr((-difference - half) / error)).mean(axis=-1)
+
+
+def _chi_square(freedom: int, shares: np.ndarray) -> np.ndarray:
+    """Quantiles of chi-square."""
+    from scipy.special import gammaincinv
+
+    return 2 * gammaincinv(freedom / 2, shares)
+
+
+def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> np.ndarray:
+    """The smallest true differences, in percent points, that are told from 0 with power `wanted` (by bisection)."""
+    import numpy as np
+
+    error = np.sqrt((spread.of_seeds + spread.of_images) / (spread.seeds * spread.images))
+    low, high = np.zeros_like(error), error.copy()
+    while np.any(short := power(high, spread, level) < wanted):
+        high = np.where(short, 2 * high, high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        short = power(middle, spread, level) < wanted
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    return high
