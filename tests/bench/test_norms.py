@@ -182,6 +182,14 @@ def test_layers_that_cannot_be_estimated_are_named() -> None:
         check_statistics(nn.Sequential(Uncalled()), images)
 
 
+def test_a_network_that_diverged_is_no_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    with torch.no_grad():
+        model[0].weight.fill_(torch.nan)
+    check_statistics(model, torch.randn(6, 3, 4, 4))
+    reestimate_batch_norm(model, given([torch.randn(6, 3, 4, 4)]))
+
+
 def test_without_running_statistics_nothing_is_asked_for() -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.GroupNorm(1, 2))
     assert not running_layers(model)

@@ -186,9 +186,9 @@ def test_every_command_on_sixteen_bits(tmp_path: Path) -> None:
         command(tmp_path, "equivariance", "tiny", "--dataset", "small", "--json", "--out", str(tmp_path), *places, file=file)
     )
     assert all(row["outcome"] == "ok" for row in document["rows"])
+    assert json.loads(command(tmp_path, "show", run, "--json", "--results", places[3], file=file))["status"] == "ok"
     verdict = json.loads(command(tmp_path, "replay", run[:10], "--json", *places, file=file))
     assert verdict["agrees"] and verdict["rule"] == "bit-exact"
-    assert json.loads(command(tmp_path, "show", run[:10], "--json", "--results", places[3], file=file))["status"] == "ok"
 
 
 @pytest.mark.parametrize(
