@@ -26,7 +26,7 @@ from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
 BN_IMAGES = 1000
-#: Images on which layers are tried that keep such statistics.
+#: Images that `rehearse` tries the estimation of such statistics on.
 REHEARSED = 16
 
 
@@ -156,14 +156,16 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
     Args:
         twin: has been trained a little, and is thrown away.
     """
-    first = loaded.unaugmented(0)
-    if spec.recipe.batch_norm == "reestimate" and first is not None:
-        check_statistics(twin, first[:REHEARSED])
-        reestimate_batch_norm(twin, lambda index: first if index == 0 else None)
+    few = loaded.normalise(loaded.images[:REHEARSED])
+    if spec.recipe.batch_norm == "reestimate":
+        check_statistics(twin, few)
+        reestimate_batch_norm(twin, lambda index: few if index == 0 else None)
+    seen = {0}
     for split in (loaded.data.test, loaded.data.val):
-        for last in sorted({min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - {0}):
-            images, _ = as_tensors(split, loaded.device, np.arange(last))
-            logits(twin, images, loaded.normalise)
+        # Every size of batch that the evaluation will have, once.
+        for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
+            logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
+            seen.add(size)
     weights_bytes(twin)
 
 

@@ -105,7 +105,7 @@ def test_images_sorted_by_class_are_scored_as_if_they_were_not() -> None:
     model = build_from_seed(spec, data, CPU)
     optimizer = optimizer_for(model, spec.recipe)
     model.train()
-    for step in range(120):
+    for step in range(300):
         train_step(model, optimizer, *loaded.batches(step), "strict")
     reestimate_batch_norm(model, loaded.unaugmented)
     images, labels = as_tensors(data.test, CPU)
