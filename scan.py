@@ -182,9 +182,15 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a dictionary from inputs to whole numbers",
     ),
     "members": (lambda v: isinstance(v, dict), "a dictionary"),
-    "shape": (lambda v: _counts(v, 3, 1), "three whole numbers above zero: channels, height, width"),
-    "sizes": (lambda v: _counts(v, 3, 0), "three whole numbers: images in train, validation, test"),
-    "classes": (lambda v: type(v) is int and v > 0, "a whole number above zero"),
+    "shape": (
+        lambda v: _counts(v, 3, 1) and v[1] == v[2],
+        "three whole numbers above zero: channels, height, width, where height and width are equal (images are square)",
+    ),
+    "sizes": (
+        lambda v: _counts(v, 3, 0) and v[0] > 0 and v[2] > 0,
+        "three whole numbers: images in train, validation, test; only validation may have none",
+    ),
+    "classes": (lambda v: type(v) is int and v > 1, "a whole number, at least 2: of one class every answer is right"),
     "rotation": (lambda v: isinstance(v, bool), "True or False"),
 }
 

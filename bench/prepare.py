@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,21 @@ import torch
 from torch import nn
 
 from ..datasets.batches import Batches, Normalise, as_tensors
+from ..datasets.digits import split_stratified
 from ..datasets.images import ImageData, Split, balanced_order
 from ..registry import MODELS, build_model
-from .evaluate import EVAL_BATCH
+from .evaluate import EVAL_BATCH, logits
 from .files import write_atomically
 from .lean import spare_compiler
+from .norms import check_statistics, reestimate_batch_norm
 from .seeds import derive
 from .spec import RunSpec
 from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
 BN_IMAGES = 1000
+#: Images that `rehearse` tries the estimation of such statistics on.
+REHEARSED = 16
 
 
 class Loaded:
@@ -34,7 +40,7 @@ class Loaded:
     """
 
     def __init__(self, data: ImageData, spec: RunSpec, device: torch.device) -> None:
-        self.data, self.device = data, device
+        self.data, self.spec, self.device = data, spec, device
         images, labels = data.train.images, data.train.labels
         if spec.fit == "train+val":
             images = np.concatenate([images, data.val.images])
@@ -53,10 +59,21 @@ class Loaded:
         self.background = border_median(data)
 
     def unaugmented(self, index: int) -> torch.Tensor | None:
-        """Batch `index` of the fixed slice that batch-norm statistics are re-estimated on."""
-        start = index * EVAL_BATCH
-        stop = min(start + EVAL_BATCH, BN_IMAGES, len(self.images))
-        return self.normalise(self.images[start:stop]) if start < stop else None
+        """Batch `index` of the sample that normalisation statistics are estimated anew on; None after the last."""
+        return self.normalise(self.images[self._sample[index]]) if index < len(self._sample) else None
+
+    @cached_property
+    def _sample(self) -> list[torch.Tensor]:
+        """Indices of `BN_IMAGES` training images (all, if fewer), batch by batch.
+
+        They are drawn from the run's seed in a random order, each class in its share. Batches are of equal size up to
+        one image, so that none is of a single one.
+        """
+        count = min(BN_IMAGES, len(self.labels))
+        random = np.random.RandomState(derive(self.spec.seed, "statistics") % 2**32)
+        rows = split_stratified(self.labels.cpu().numpy(), (count,), random)[0]
+        parts = np.array_split(rows, math.ceil(count / EVAL_BATCH))
+        return [torch.from_numpy(part).to(self.device) for part in parts]
 
     def balanced_test_images(self, count: int) -> torch.Tensor:
         """`count` images of the test set (all, if fewer), the first of each class before the second of any."""
@@ -133,16 +150,41 @@ def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
         torch.cuda.synchronize(loaded.device)
 
 
+def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
+    """What a run does after its training, with few images: whatever raises there raises here, before the training.
+
+    Args:
+        twin: has been trained a little, and is thrown away.
+    """
+    few = loaded.normalise(loaded.images[:REHEARSED])
+    if spec.recipe.batch_norm == "reestimate":
+        check_statistics(twin, few)
+        reestimate_batch_norm(twin, lambda index: few if index == 0 else None)
+    seen = {0}
+    for split in (loaded.data.test, loaded.data.val):
+        # Every size of batch that the evaluation will have, once.
+        for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
+            logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
+            seen.add(size)
+    weights_bytes(twin)
+
+
 def save_weights(model: nn.Module, path: Path) -> str:
     """Save parameters and buffers beside the records; returns the SHA-256 of all their bytes.
 
     Raises:
         WriteError: that is not possible.
     """
+    content, digest = weights_bytes(model)
+    write_atomically(path, content)
+    return digest
+
+
+def weights_bytes(model: nn.Module) -> tuple[memoryview, str]:
+    """Parameters and buffers as the bytes of a file, and the SHA-256 of the tensors' own bytes."""
     state, stream = tensors_of(model), io.BytesIO()
     torch.save(state, stream)
-    write_atomically(path, stream.getbuffer())
-    return weights_digest(state)
+    return stream.getbuffer(), weights_digest(state)
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -27,13 +27,14 @@ from .evaluate import accuracy_pct, logits
 from .files import WriteError, remove_parts
 from .job import Events, Job
 from .leftover import discard
+from .norms import reestimate_batch_norm
 from .place import place_of
-from .prepare import Loaded, build_from_seed, save_weights, set_profile, tensors_of, warm_up, weights_digest
+from .prepare import Loaded, build_from_seed, rehearse, save_weights, set_profile, tensors_of, warm_up, weights_digest
 from .provenance import code_facts, hardware, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .stopping import Stop
-from .train import Training, reestimate_batch_norm, train
+from .train import Training, train
 
 #: Images of the test set, balanced by class, that the core equivariance errors are measured on.
 CORE_IMAGES = 50
@@ -179,6 +180,7 @@ class _Run:
                 self.size = Size(**asdict(measure_cost(twin, *loaded.batches(0))))
         with phase("warmup"):
             warm_up(twin, loaded, self.spec)
+            rehearse(twin, loaded, self.spec)
 
     def _open_checkpoints(self, digest: str) -> Checkpoints:
         """See whether an earlier process left something to go on from, and take over what it measured."""
@@ -270,7 +272,8 @@ class _Run:
         with phase("evaluate"):
             nan = done.stopped == "diverged"
             test, lost = self._accuracy(model, loaded, loaded.data.test, nan)
-            val = self._accuracy(model, loaded, loaded.data.val, nan)[0] if spec.fit == "train" else None
+            apart = spec.fit == "train" and len(loaded.data.val.labels) > 0
+            val = self._accuracy(model, loaded, loaded.data.val, nan)[0] if apart else None
         images = len(loaded.data.test.labels)
         if 0 < lost < images:
             self.notes.append(f"the logits of {lost} of {images} test images are no numbers; they count as wrong")

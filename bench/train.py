@@ -187,28 +187,3 @@ def _close_block(done: Training, rate: float, steps: int, seconds: float | None)
         done.stopped = "diverged"
     elif done.steps < steps and must_stop(done.device_s, seconds):
         done.stopped = "hard stop"
-
-
-def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor | None]) -> None:
-    """Replace the running statistics of batch normalisation by averages over the given batches.
-
-    All else is in evaluation mode (dropout off, filters expanded once); every batch counts the same.
-
-    Args:
-        images: gives batch number i, or None after the last.
-    """
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
-    model.eval()
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch: a cumulative average
-        layer.training = True
-    with torch.no_grad():
-        index = 0
-        while layers and (batch := images(index)) is not None:
-            model(batch)
-            index += 1
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-        layer.training = False

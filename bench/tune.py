@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..registry import UserError
+from ..registry import DATASETS, UserError, include
 from .api import Listener, Outcome, run
 from .files import results_root, write_atomically
 from .leaderboard import Board
@@ -93,8 +93,11 @@ def tune(
         UserError: the suite's recipe cannot be tuned, or no trial of a model has a validation accuracy.
     """
     base = base_recipe(suite)
+    include(includes)
     if suite.fit != "train":
         raise UserError("tuning needs validation images that are not trained on; give --fit train")
+    if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
+        raise UserError(f"data set {suite.dataset!r} has no validation images, by which a rate could be chosen")
     values = {**suite.model_dump(by_alias=True), "recipe": base.name, "seeds": [SEED]}
     outcome = run(
         Suite.model_validate(values),

@@ -169,9 +169,27 @@ def _problem(data: object, entry: Entry) -> str:
             return f"has {part} intensities above {data.maximum} or labels outside 0…{entry.fields['classes'] - 1}"
     if data.classes != entry.fields["classes"]:
         return f"has {data.classes} classes; its registration says {entry.fields['classes']}"
+    if useless := _useless(data):
+        return useless
     wanted = entry.fields.get("digest")
     if wanted and data.digest() != wanted:
         return f"has the digest {data.digest()} instead of {wanted}: its sources, or the packages that make it, differ"
+    return ""
+
+
+def _useless(data: ImageData) -> str:
+    """What makes figures of `data` meaningless, although it is what its registration says; empty if nothing does."""
+    for part in PARTS:
+        labels = getattr(data, part).labels
+        missing = np.flatnonzero(np.bincount(labels, minlength=data.classes) == 0) if len(labels) else []
+        if len(missing):
+            shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+            return f"has no {part} images of {'class' if len(missing) == 1 else 'classes'} {shown}; every part that has images" \
+                " needs some of every class"
+    for channel in range(data.train.images.shape[1]):
+        values = data.train.images[:, channel]
+        if (values[0] == values[0, 0, 0]).all() and (values == values[0, 0, 0]).all():
+            return f"has train images whose channel {channel} is {values[0, 0, 0]} everywhere; leave that channel out"
     return ""
 
 

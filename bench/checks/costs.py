@@ -14,6 +14,7 @@ from ...registry import UserError
 from ..budget import find_budget, steps_in
 from ..cost import measure_cost
 from ..estimate import step_flops
+from ..norms import UnknownStatistics, check_statistics
 from ..recipe import PAPER, find_recipe
 from ..train import optimizer_for, train_step
 from ..words import some
@@ -49,6 +50,10 @@ def batch_norm(subject: Subject) -> Finding:
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     if not layers:
         return passed("no running statistics")
+    try:
+        check_statistics(model, subject.images(subject.batch))
+    except UnknownStatistics as error:
+        return failed(str(error), "or use torch's own layer")
     return _published(subject, min(layer.momentum or 0.0 for layer in layers), len(layers))
 
 

@@ -15,10 +15,11 @@ from ...registry import MODELS, build_model, parse_shape
 from ..cost import forward_flops
 from ..evaluate import logits
 from ..job import Check
+from ..norms import reestimate_batch_norm
 from ..prepare import check_output
 from ..recipe import find_recipe
 from ..seeds import derive
-from ..train import optimizer_for, reestimate_batch_norm, train_step
+from ..train import optimizer_for, train_step
 from .state import changes, restore, snapshot
 
 #: Images that a model is trained on here. A power of two, as batches are.

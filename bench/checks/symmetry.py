@@ -9,7 +9,7 @@ from ..claims import EXACT
 from ..equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
 from ..equivariance_report import claim_error, claim_errors, claimed_elements
 from ..evaluate import logits
-from ..train import reestimate_batch_norm
+from ..norms import reestimate_batch_norm
 from .subject import Input, Subject
 from .verdict import Finding, failed, noted, passed
 

@@ -131,7 +131,7 @@ def test_two_models_of_a_seed_are_shown_the_same_batches(tmp_path: Path, monkeyp
     partners = []
     for a in (n for n in logs if n.startswith("a-")):
         for b in (n for n in logs if n.startswith("b-")):
-            # The warm-up trains on noise of its own, and the unaugmented slice is the same for all seeds.
+            # The warm-up trains on noise of its own.
             common = [batch for batch in logs[a] if batch in set(logs[b])]
             if len(set(common)) >= steps:
                 assert common == [batch for batch in logs[b] if batch in set(logs[a])]

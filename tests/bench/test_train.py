@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from equibench.bench.recipe import Recipe, find_recipe
-from equibench.bench.train import BLOCKS, decayed_parameters, optimizer_for, reestimate_batch_norm, train
+from equibench.bench.train import BLOCKS, decayed_parameters, optimizer_for, train
 from torch import nn
 
 RECIPE = find_recipe("common")
@@ -131,18 +131,3 @@ def test_every_trainable_parameter_is_optimised_once(name: str) -> None:
         id(p) for p in module.parameters() if p.requires_grad
     )
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
-
-
-def test_batch_norm_statistics_become_averages_over_the_slice() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3, momentum=0.01))
-    batches = [torch.randn(50, 3) * 2 + 5 for _ in range(4)]
-    reestimate_batch_norm(model, lambda i: batches[i] if i < 4 else None)
-    norm = model[1]
-    assert torch.allclose(norm.running_mean, torch.stack([b.mean(0) for b in batches]).mean(0), atol=1e-5)
-    assert torch.allclose(norm.running_var, torch.stack([b.var(0) for b in batches]).mean(0), atol=1e-4)
-    assert norm.momentum == 0.01 and not any(m.training for m in model.modules())
-
-
-def test_without_batch_norm_nothing_is_asked_for() -> None:
-    reestimate_batch_norm(net(), lambda i: pytest.fail("no batch is needed"))
