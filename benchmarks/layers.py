@@ -230,8 +230,7 @@ def expansion(model: nn.Module) -> Callable[[], None]:
     layers = [m for m in model.modules() if isinstance(m, PDOConv | GroupConv2d | SteerableConv2d)]
 
     def filters() -> list[Tensor]:
-        found = [layer.expanded() for layer in layers]
-        return [f if isinstance(f, Tensor) else f[0] for f in found]
+        return [layer.expanded() for layer in layers]
 
     gradients = [torch.ones_like(f) for f in filters()]
     return lambda: torch.autograd.backward(filters(), gradients)

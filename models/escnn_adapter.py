@@ -8,8 +8,9 @@ modules here are plain torch, so the following behaviours of escnn 1.0.11 cannot
 * Sampled bases are buffers shared by all models of a process; casting one model breaks another. Here each module
   has its own copy.
 * ``.eval()`` stores an expanded filter that goes stale, enters the state dictionary in one mode only, keeps a graph
-  that `copy.deepcopy` refuses, and has the autocast type of the moment. Here filters are expanded in each forward
-  pass (one matrix product) and stored nowhere.
+  that `copy.deepcopy` refuses, and has the autocast type of the moment. Here filters are expanded by one matrix
+  product; one that is kept for evaluation is compared with its weights and has none of these faults
+  (`filters.ExpandedLayer`).
 * Pooling over the group allocates float32, bases are float32: no float64. Here entries of the basis that the exact
   symmetries of the pixel grid connect are made bit-identical, so that a module cast to float64 is equivariant under
   those to rounding.
@@ -36,6 +37,8 @@ import torch
 import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
+
+from .filters import ExpandedLayer, gather, gather_tables
 
 with warnings.catch_warnings():
     # It regrets the absence of py3nj, which only SO(3) needs.
@@ -292,20 +295,23 @@ class Restrict(nn.Module):
     """
 
     order: Tensor
+    _readers: Tensor
 
     def __init__(self, group: str, subgroup: str) -> None:
         super().__init__()
-        self.register_buffer("order", torch.tensor(restriction_order(group, subgroup)), persistent=False)
+        order, readers = gather_tables(np.array(restriction_order(group, subgroup)))
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("_readers", readers, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, len(self.order))).index_select(2, self.order).flatten(1, 2)
+        return gather(x.unflatten(1, (-1, len(self.order))), 2, self.order, self._readers).flatten(1, 2)
 
 
-class SteerableConv2d(nn.Module):
+class SteerableConv2d(ExpandedLayer):
     """A convolution with trainable coefficients of steerable kernels, equal to escnn's ``R2Conv``.
 
-    Fields are of one kind on either side; channels are field-major, in escnn's order of the group's elements. The
-    dense filter is expanded in every forward pass.
+    Fields are of one kind on either side; channels are field-major, in escnn's order of the group's elements. For the
+    dense filter see `ExpandedLayer`.
 
     Args:
         in_fields, out_fields: number of fields.
@@ -381,20 +387,22 @@ class SteerableConv2d(nn.Module):
         values = values.view(self.out_fields, rows, self.in_fields, columns, elements)
         self.weight[:, :, table.flatten()] = values.transpose(1, 2).flatten(2)
 
-    def expanded(self) -> tuple[Tensor, Tensor | None]:
-        """The dense filter (out channels, in channels, k, k) and bias (out channels)."""
+    def expanded(self) -> Tensor:
+        """The dense filter (out channels, in channels, k, k)."""
         k = self.kernel_size
         blocks = self.weight.flatten(0, 1) @ self.basis
         blocks = blocks.view(self.out_fields, self.in_fields, self.out_size, self.in_size, k, k)
-        dense = blocks.transpose(1, 2).reshape(self.out_fields * self.out_size, self.in_fields * self.in_size, k, k)
+        return blocks.transpose(1, 2).reshape(self.out_fields * self.out_size, self.in_fields * self.in_size, k, k)
+
+    def expanded_bias(self) -> Tensor | None:
+        """One number a channel, or None."""
         if self.bias is None:
-            return dense, None
+            return None
         # escnn's parameter is the coefficient of the trivial irrep, whose vector in a field has unit length.
-        return dense, self.bias.repeat_interleave(self.out_size) / math.sqrt(self.out_size)
+        return self.bias.repeat_interleave(self.out_size) / math.sqrt(self.out_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.expanded()
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return F.conv2d(x, self.filters(), self.expanded_bias(), self.stride, self.padding)
 
     def extra_repr(self) -> str:
         return (

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .filters import ExpandedLayer, gather, gather_tables
+
 #: Groups that the pixel grid carries exactly, and the number of their elements. ``"none"`` is the ordinary plane.
 ORDERS = {"none": 1, "C4": 4, "D4": 8}
 
@@ -82,11 +84,11 @@ def filter_indices(group: str, in_order: int, kernel_size: int) -> np.ndarray:
     return np.stack(copies).reshape(-1)
 
 
-class GroupConv2d(nn.Module):
+class GroupConv2d(ExpandedLayer):
     """A convolution from the plane (`lifting`) or from the group to the group.
 
-    The weight (out, in * |H|, k, k), with |H| = 1 for a lifting layer, is expanded to |G| moved copies in every
-    forward pass. There is no cache of the copies: expanding is one gather, and a cache could be stale.
+    The weight (out, in * |H|, k, k), with |H| = 1 for a lifting layer, is expanded to |G| moved copies by one gather,
+    see `ExpandedLayer`.
 
     Args:
         in_fields: channels of an image for a lifting layer, else fields of the input.
@@ -127,8 +129,10 @@ class GroupConv2d(nn.Module):
         # Four axes, as an ordinary filter, so that the layer follows `.to(memory_format=…)`.
         self.weight = nn.Parameter(torch.empty(out_fields, in_fields * self.in_order, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_fields)) if bias else None
-        indices = torch.from_numpy(filter_indices(group, self.in_order, kernel_size).copy())
-        self.register_buffer("_indices", indices, persistent=False)
+        if self.order > 1:
+            index, readers = gather_tables(filter_indices(group, self.in_order, kernel_size))
+            self.register_buffer("_index", index, persistent=False)
+            self.register_buffer("_readers", readers, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -138,18 +142,19 @@ class GroupConv2d(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def expanded(self) -> tuple[Tensor, Tensor | None]:
-        """The dense filter (out * |G|, in * |H|, k, k) and bias (out * |G|) of the ordinary convolution."""
+    def expanded(self) -> Tensor:
+        """The dense filter (out * |G|, in * |H|, k, k) of the ordinary convolution."""
         if self.order == 1:
-            return self.weight, self.bias
+            return self.weight
         k = self.kernel_size
-        copies = self.weight.reshape(self.out_fields, self.in_fields, -1).index_select(2, self._indices)
+        copies = gather(self.weight.reshape(self.out_fields, self.in_fields, -1), 2, self._index, self._readers)
         copies = copies.view(self.out_fields, self.in_fields, self.order, self.in_order, k, k)
-        dense = copies.transpose(1, 2).reshape(self.out_fields * self.order, self.in_fields * self.in_order, k, k)
-        return dense, None if self.bias is None else self.bias.repeat_interleave(self.order)
+        return copies.transpose(1, 2).reshape(self.out_fields * self.order, self.in_fields * self.in_order, k, k)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.expanded()
+        weight, bias = self.weight, self.bias
+        if self.order > 1:
+            weight, bias = self.filters(), None if bias is None else bias.repeat_interleave(self.order)
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def extra_repr(self) -> str:

@@ -1,11 +1,17 @@
 """Shared by all tests: one torch thread, because two collapse as soon as another process holds a core; no leftovers."""
 
 import os
-from collections.abc import Iterator
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,3 +23,22 @@ def _only_what_is_shipped() -> Iterator[None]:
     yield
     for registry, included in kept:
         registry._included, registry._entries = included, None
+
+
+@pytest.fixture(scope="session")
+def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`)."""
+    import torch
+
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        pytest.skip("the stand-in for CUDA is made for Linux on x86-64")
+    if not (torch.version.cuda or "").startswith("13."):
+        pytest.skip(f"the stand-in is made for a torch of CUDA 13; this one is for {torch.version.cuda or 'none'}")
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc to build the stand-in for CUDA")
+
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-W", "ignore", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+    return run

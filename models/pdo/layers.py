@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..filters import ExpandedLayer, gather, gather_tables
 from ..groups import PlanarGroup
 from .operators import PAPER_OPERATORS, Operator, check_operators, filter_basis, weights_to_coefficients
 from .stencils import check_stencil
@@ -33,12 +34,10 @@ _TRUNCATED_STD = 0.87962566103423978
 _ZERO = 1e-13
 
 
-class PDOConv(nn.Module):
+class PDOConv(ExpandedLayer):
     """The group layer Phi: regular fields to regular fields.
 
-    The weights are expanded to a dense filter by one matrix product in every forward pass that may need their
-    gradient. Otherwise (evaluation mode without gradients) the filter is kept and reused as long as the weights hold
-    the very same numbers; it is not part of the state.
+    The weights are expanded to a dense filter by one matrix product, see `ExpandedLayer`.
 
     Args:
         in_fields: fields of the input (channels are ``in_fields * |G|``).
@@ -107,8 +106,8 @@ class PDOConv(nn.Module):
         self.frames = frames
         #: Filters (|G|, weights, k, k) in float64: what a weight adds to the filter of each output element.
         self.basis = _mean_of_four(basis) if self.pooled else basis
-        self._constants: tuple[Tensor, Tensor] | None = None
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._constants: tuple[Tensor, Tensor, Tensor] | None = None
+        self._kept = None
 
     def reset_parameters(self) -> None:
         """He initialisation of the weights themselves, as the official code: truncated normal, fan-in."""
@@ -138,7 +137,7 @@ class PDOConv(nn.Module):
 
     def expanded(self) -> Tensor:
         """The dense filter (out_fields * |G|, channels, k, k), differentiable with respect to the weights."""
-        basis, index = self._constants_like(self.weight)
+        basis, *tables = self._constants_like(self.weight)
         weight = self.weight.reshape(-1, self.weight.shape[-1])
         # Devices without storage have no autocast, and torch raises when it is asked.
         if not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
@@ -150,40 +149,25 @@ class PDOConv(nn.Module):
         group, size = self.group.order, self.basis.shape[-1]
         every = every.view(self.out_fields * self.in_fields, self.in_order * group, size * size)
         if self.in_order > 1:
-            every = every.index_select(1, index)
+            every = gather(every, 1, *tables)
         every = every.view(self.out_fields, self.in_fields, group, self.in_order, size * size)
         return every.transpose(1, 2).reshape(self.out_fields * group, self.in_fields * self.in_order, size, size)
 
-    def _constants_like(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The basis as a matrix (weights, |G| * k * k), and where the filter of (g, h) stands: at ``g^-1 h``, g."""
+    def _constants_like(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The basis as a matrix (weights, |G| * k * k), and where the filter of (g, h) stands: at ``g^-1 h``, g.
+
+        The last two are tables of `gather`.
+        """
         constants = self._constants
         if constants is None or constants[0].dtype != weight.dtype or constants[0].device != weight.device:
             matrix = self.basis.transpose(1, 0, 2, 3).reshape(self.basis.shape[1], -1)
             group = self.group.order
-            index = (self.group.relative() * group + np.arange(group)[:, None]).reshape(-1)
+            tables = gather_tables((self.group.relative() * group + np.arange(group)[:, None]).reshape(-1))
             with torch.inference_mode(False):
-                constants = (
-                    torch.from_numpy(matrix).to(weight.device, weight.dtype),
-                    torch.from_numpy(index).to(weight.device),
-                )
+                index, readers = (table.to(weight.device) for table in tables)
+                constants = torch.from_numpy(matrix).to(weight.device, weight.dtype), index, readers
             self._constants = constants
         return constants
-
-    def filters(self) -> Tensor:
-        """The dense filter for a forward pass, reused in evaluation while the weights are the same numbers."""
-        weight = self.weight
-        differentiable = torch.is_grad_enabled() and weight.requires_grad
-        # Other tensors stand in for the parameter under `torch.func`, and fake ones under compilation.
-        plain = type(weight) is nn.Parameter and not weight.is_meta and not torch.compiler.is_compiling()
-        if self.training or differentiable or not plain:
-            return self.expanded()
-        kept = self._kept
-        # The numbers are compared, not a version counter, which does not count what is written through `.data`.
-        if kept is None or not _same(kept[0], weight):
-            with torch.inference_mode(False), torch.no_grad():
-                kept = weight.detach().clone(), self.expanded()
-            self._kept = kept
-        return kept[1]
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.in_fields * self.in_order:
@@ -196,12 +180,8 @@ class PDOConv(nn.Module):
             x, padding = x[..., -padding:padding, -padding:padding], 0
         return F.conv2d(x, self.filters(), None, self.stride, padding)
 
-    def train(self, mode: bool = True) -> PDOConv:
-        self._kept = None
-        return super().train(mode)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_constants": None, "_kept": None}
+        return {**super().__getstate__(), "_constants": None}
 
     def extra_repr(self) -> str:
         return (
@@ -244,10 +224,6 @@ class GroupConv1x1(PDOConv):
             stride=stride,
             pooled=pooled,
         )
-
-
-def _same(kept: Tensor, weight: Tensor) -> bool:
-    return kept.dtype == weight.dtype and kept.device == weight.device and torch.equal(kept, weight)
 
 
 def _crop(basis: np.ndarray) -> tuple[np.ndarray, int]:

@@ -81,7 +81,9 @@ class SplitPDOConv(PDOConv):
 
     def _further(self, x: Tensor, filters: Tensor, size: torch.Size) -> Tensor:
         """What the taps two pixels from the centre contribute, for filters (n, channels, 5, 5)."""
-        taps = filters[:, :, *_FAR].permute(2, 0, 1).flatten(0, 1)
+        # Slices, not lists of indices: those are copied to the device, which waits for the copy.
+        far = torch.cat([filters[..., ::4, 2], filters[..., 2, ::4]], -1)
+        taps = far.permute(2, 0, 1).flatten(0, 1)
         every = F.pad(F.conv2d(x, taps[..., None, None]), (self.padding,) * 4)
         height, width = (self.stride * (n - 1) + 1 for n in size)
         parts = [

@@ -95,7 +95,7 @@ def test_stride_two_at_an_even_size_breaks_it() -> None:
 def test_copies_follow_the_published_convention() -> None:
     """For p4, copy r is the filter with its input orientations rolled by r, turned counter-clockwise r times."""
     layer = layer_of("C4", lifting=False)
-    dense = layer.expanded()[0].view(3, 4, 2, 4, 3, 3)
+    dense = layer.expanded().view(3, 4, 2, 4, 3, 3)
     weight = layer.weight.view(3, 2, 4, 3, 3)
     for r in range(4):
         assert torch.equal(dense[:, r], weight.roll(r, 2).rot90(r, (-2, -1)))
