@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,16 +166,10 @@ def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str
 
 def _model_facts(record: RunRecord) -> dict[str, str]:
     """What the model is registered with here, else what it was registered with where it was trained."""
-    recorded = record.provenance.registered
-    return _registered(record.spec.model) or {key: recorded.get(key, "") for key in REGISTERED}
-
-
-@cache
-def _registered(model: str) -> dict[str, str]:
     try:
-        return registration(MODELS.find(model))
+        return registration(MODELS.find(record.spec.model))
     except UserError:
-        return {}
+        return {key: record.provenance.registered.get(key, "") for key in REGISTERED}
 
 
 def run_rows(board: Board) -> pd.DataFrame:

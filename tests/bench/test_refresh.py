@@ -103,19 +103,16 @@ def test_the_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_command_names_the_file_that_registers_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    staleness._source_hash.cache_clear()
     put(tmp_path, sourced(made.record(model="tiny"), OLD))
     board = made.spec().board
     arguments = ["refresh", board, "--results", str(tmp_path), "--dry-run"]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0 and "not registered here, so nobody can tell whether they are stale: tiny" in done.stderr
     assert "is stale of what is registered here" in done.stdout
-    staleness._source_hash.cache_clear()
     include([TINY])
     assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board))
     done = CliRunner().invoke(cli, [*arguments, "--include", str(TINY)])
     assert "tiny  seed 0  source changed" in done.stdout and "not registered" not in done.stderr
-    staleness._source_hash.cache_clear()
 
 
 def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:
