@@ -180,7 +180,7 @@ def _mentions(root: Path, board: str, name: str) -> bool:
 
 def _on_board(name: str, board: Board) -> dict[str, Any]:
     runs, counted = board.runs[name], board.counted[name]
-    results = [r.results for r in counted if r.status in FINAL and r.results is not None]
+    results = [r.results for r in board.averaged[name] if r.status in FINAL and r.results is not None]
     return {
         "board": board.name,
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),

@@ -14,7 +14,7 @@ from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .files import write_atomically
 from .provenance import REGISTERED, registration
-from .record import FINAL, Refused, RunRecord, board_folder, read_board, without_collection
+from .record import FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .staleness import Among
 from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
@@ -49,7 +49,7 @@ class Board:
     def values(self) -> dict[str, dict[int, float]]:
         """Test accuracy in % of every measured run, by model and seed."""
         found: dict[str, dict[int, float]] = {}
-        for record in (r for runs in self.counted.values() for r in runs):
+        for record in (r for runs in self.averaged.values() for r in runs):
             if record.status in FINAL and record.results is not None and not record.spec.is_trial:
                 found.setdefault(record.spec.model, {})[record.spec.seed] = record.results.test_acc_pct
         return found
@@ -65,6 +65,20 @@ class Board:
             model: current[model] if any(r.status in FINAL for r in current[model]) else [r for r, _ in own]
             for model, own in self.runs.items()
         }
+
+    @cached_property
+    def mixed(self) -> dict[str, str]:
+        """Models whose counted runs trained networks of different size, each with a sentence: of them there is no mean.
+
+        The sources agree, so that something that nobody sees decides what is built: the environment, the clock, a file.
+        """
+        sizes = {model: [r.cost for r in own if r.status in FINAL and r.cost] for model, own in self.counted.items()}
+        return {model: sentence for model, own in sizes.items() if (sentence := _how_they_differ(model, own))}
+
+    @cached_property
+    def averaged(self) -> dict[str, list[RunRecord]]:
+        """What is `counted`, without the models that are `mixed`."""
+        return {model: [] if model in self.mixed else own for model, own in self.counted.items()}
 
     @cached_property
     def runs(self) -> dict[str, list[tuple[RunRecord, str]]]:
@@ -108,6 +122,18 @@ class Board:
     def ranks(self) -> dict[str, int | None]:
         """See `statistics.ranks`."""
         return ranks(self.values)
+
+
+#: What the runs of a row must agree in; training FLOPs may differ where layers are dropped at random.
+_SAME = {"parameters": "parameters", "frozen": "frozen numbers", "buffers": "buffers", "flops_per_image": "FLOPs an image"}
+
+
+def _how_they_differ(model: str, sizes: list[Size]) -> str:
+    found = {words: sorted({getattr(size, key, 0) for size in sizes}) for key, words in _SAME.items()}
+    parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
+    if not parts:
+        return ""
+    return f"no mean is formed: the runs of {model} are of different networks, of {'; of '.join(parts)}"
 
 
 def load_board(root: Path, name: str) -> Board:
@@ -218,7 +244,7 @@ def model_rows(board: Board) -> pd.DataFrame:
 
 def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, Any]:
     runs, sidecars = board.runs[name], board.sidecars
-    measured = [r for r in records if r.status in FINAL]
+    measured = [r for r in board.averaged[name] if r.status in FINAL]
     results = [r.results for r in measured if r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
     failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
@@ -228,6 +254,8 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
     row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
+    if name in board.mixed:
+        row |= {"status": "error", "reason": board.mixed[name]}
     row["test_acc_mean_pct"] = average
     row["test_acc_ci95_pct"] = interval(accuracies)
     row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
@@ -241,7 +269,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_collapsed"] = sum(r.trained.collapsed for r in results)
     row["runs_equivariance_full"] = len(full)
     for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
-        sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
+        sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
         row[cost] = sizes[0] if sizes else None
     # Times of a run that shared its device with others are no measure of the model.
     alone = [r.results for r in measured if r.results is not None and r.runs_on_device == 1]

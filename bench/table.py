@@ -102,6 +102,7 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         " degrees of closed-form images, after training; 0 is invariant",
         *_classes(board),
         *claim_notes(board.rows_of(frame)),
+        *board.mixed.values(),
     ]
     if board.refused:
         notes.append(f"{some(len(board.refused), 'file')} among the records refused and not in the table")
@@ -139,7 +140,7 @@ def alignment(rows: list[dict[str, str]]) -> list[str]:
 def _values(board: Board) -> dict[str, list[float]]:
     found = {
         model: [r.results.test_acc_pct for r in counted if r.status in FINAL and r.results is not None]
-        for model, counted in board.counted.items()
+        for model, counted in board.averaged.items()
     }
     return {model: values for model, values in found.items() if values}
 

@@ -109,6 +109,38 @@ def test_of_two_machines_with_the_same_attempt_the_current_program_counts(
     assert row[["test_acc_mean_pct", "stale"]].tolist() == [current, ""]
 
 
+def sized(record, **changes):
+    return record.model_copy(update={"cost": record.cost.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"parameters": 482}, "482 and 25,000 parameters"),
+        ({"buffers": 11}, "10 and 11 buffers"),
+        ({"flops_per_image": 5, "buffers": 0}, "0 and 10 buffers; of 5 and 1,000,000 FLOPs an image"),
+    ],
+)
+def test_no_mean_is_over_different_networks(tmp_path: Path, change: dict[str, int], said: str) -> None:
+    put(tmp_path, made.record(90.0, seed=0), sized(made.record(10.0, seed=1), **change))
+    put(tmp_path, *(made.record(80.0, seed=s, model="another") for s in range(2)))
+    board = load_board(tmp_path, BOARD)
+    assert board.values == {"another": {0: 80.0, 1: 80.0}} and board.ranks.get("made-up") is None
+    rows = model_rows(board).set_index("model")
+    row = rows.loc["made-up"]
+    assert row["status"] == "error" and f"the runs of made-up are of different networks, of {said}" in row["reason"]
+    measured = [c for c in rows.columns if c.startswith(("test_", "val_", "eq_", "train_s", "step_", "param", "flops", "diff"))]
+    assert len(measured) > 10 and row[[c for c in measured if c != "parameter_class"]].isna().all()
+    assert rows.loc["another", "test_acc_mean_pct"] == 80.0 and rows.loc["another", "parameters"] == 25_000
+    assert sorted(run_rows(board).query("model == 'made-up'")["test_acc_pct"]) == [10.0, 90.0], "nothing measured is lost"
+    assert said in board_table(board)
+
+
+def test_a_failed_run_of_another_size_takes_no_mean_away(tmp_path: Path) -> None:
+    put(tmp_path, made.record(90.0, seed=0), sized(made.record(10.0, seed=1, status="timeout"), parameters=1))
+    assert model_rows(load_board(tmp_path, BOARD)).iloc[0]["test_acc_mean_pct"] == 90.0
+
+
 def changed_recipe(record, **changes):
     spec = record.spec.model_copy(update={"recipe": record.spec.recipe.model_copy(update=changes)})
     return record.model_copy(update={"spec": spec})
