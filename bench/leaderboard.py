@@ -32,6 +32,7 @@ class Board:
         later: number of further attempts of the same runs.
         refused: files among the records that are none.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
+        root: results folder that it was read from.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Board:
     later: int = 0
     refused: list[Refused] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
+    root: Path | None = None
 
     @property
     def is_table(self) -> bool:
@@ -143,7 +145,7 @@ def load_board(root: Path, name: str) -> Board:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
         superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
-    board, among = Board(name, refused=refused, later=superseded), Among(records, root)
+    board, among = Board(name, refused=refused, later=superseded, root=root), Among(records, root)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts, among))
         board.later += len(attempts) - 1

@@ -93,14 +93,14 @@ def is_known(model: str) -> bool:
     return bool(_source_hash(model))
 
 
-def included_files(model: str) -> list[str]:
-    """Names of the files given with ``--include`` that register a model and what wraps it."""
+def included_files(model: str) -> list[Path]:
+    """The files given with ``--include`` that register a model and what wraps it."""
     try:
         found = MODELS.find(model)
     except UserError:
         return []
     entries = (found.entry, *(wrapper.entry for wrapper in found.wrappers))
-    return [e.path.name for e in entries if e.origin != "equibench" and not e.is_plugin]
+    return [e.path for e in entries if e.origin != "equibench" and not e.is_plugin]
 
 
 def _how(spec: RunSpec) -> tuple[int, Recipe]:

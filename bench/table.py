@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -16,7 +17,7 @@ from .record import FINAL
 from .schema import visible
 from .staleness import included_files
 from .statistics import SMALLEST_SAMPLE
-from .words import some
+from .words import command, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,8 @@ def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None 
     rows = table_rows(board, frame)
     rows = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(rows))
-    heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame)))
+    here = in_text("<_>", style) == "<_>"  # else it is for a page that others read
+    heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame, here)))
     return "\n".join([heading, "", for_latex(table, style), "", *notes])
 
 
@@ -205,8 +207,12 @@ def _error(value: Any) -> str:
     return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
 
 
-def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
-    """The sentences that a reader of the table needs."""
+def board_notes(board: Board, frame: pd.DataFrame, here: bool = False) -> list[str]:
+    """The sentences that a reader of the table needs.
+
+    Args:
+        here: the reader is at this machine, so that commands may name its folders.
+    """
     notes = [
         *_accuracy_note(board, frame),
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
@@ -231,7 +237,7 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
         notes.append(
             f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where there"
-            f" are any; to run the others again: {refresh_command(board.name, stale)}"
+            f" are any; to run the others again: {refresh_command(board, stale, here)}"
         )
     if board.refused:
         # Names without their folders, which are nobody's business where a table is published.
@@ -243,10 +249,12 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def refresh_command(board: str, models: Iterable[str]) -> str:
-    """What runs the stale rows of these models again, with the files that register them."""
-    files = dict.fromkeys(name for model in models for name in included_files(model))
-    return " ".join(["equibench refresh", board, *(f"--include {name}" for name in files)])
+def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> str:
+    """What runs the stale rows of these models again, with the files that register them; see `board_notes`."""
+    files = dict.fromkeys(path for model in models for path in included_files(model))
+    if not here:  # folders are nobody's business where a table is published
+        return command("refresh", board.name, include=[Path(path.name) for path in files])
+    return command("refresh", board.name, root=board.root, include=files, trains=True)
 
 
 def _versions(board: Board) -> list[str]:
