@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..registry import MODELS, UserError
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
+from .checked import NO, checked, worst
 from .files import write_atomically
-from .provenance import REGISTERED, registration
+from .provenance import REGISTERED, machine_of, registration
 from .record import FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .staleness import Among
@@ -33,6 +34,7 @@ class Board:
         refused: files among the records that are none.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
         root: results folder that it was read from.
+        verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Board:
     refused: list[Refused] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
+    verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def is_table(self) -> bool:
@@ -228,7 +231,10 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
     row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
     row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
-    row["runs_on_device"] = record.runs_on_device
+    row |= {"runs_on_device": record.runs_on_device, "checked": record.provenance.checked}
+    made = record.provenance
+    row |= {"commit": made.commit, "harness_hash": made.harness_hash, "machine": machine_of(made.hardware)}
+    row |= {"torch": made.versions.get("torch", ""), "started": made.started}
     return row
 
 
@@ -258,6 +264,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     if name in board.mixed:
         row |= {"status": "error", "reason": board.mixed[name]}
+    row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
     row["test_acc_ci95_pct"] = interval(accuracies)
     row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
@@ -284,6 +291,16 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
     return row
+
+
+def _checked(record: RunRecord, board: Board) -> str:
+    """The last verdict on the source of a run: it may have been made after the run."""
+    source = record.provenance.source_hash
+    key = (record.spec.model, source)
+    if board.root is not None and key not in board.verdicts:
+        board.verdicts[key] = checked(board.root, record.spec.model, source)
+    found = board.verdicts.get(key, NO)
+    return record.provenance.checked if found == NO else found
 
 
 def _comparison(model: str, board: Board, against: Comparison | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,11 @@ def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: 
         return facts
     made = data_hash(DATASETS.find(dataset).entry, lines_of(data.opened))
     return {**facts, "data_source": made, "data_opened": dict(data.opened)}
+
+
+def machine_of(hardware: Mapping[str, str]) -> str:
+    """What computed a run, of a record's `hardware`: the GPU with its key, else the processor."""
+    return hardware.get("hardware_key" if hardware.get("device", "").startswith("cuda") else "cpu", "")
 
 
 def registration(model: Resolved) -> dict[str, str]:

@@ -104,6 +104,8 @@ class Provenance(Strict):
         registered: what the model was registered with, see `provenance.registration`: a board says it even where the
             package or file that registers the model is not at hand.
         opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of `source_hash`.
+        checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see `checked`;
+            empty in records from before it was asked.
         data_source: of what the data set declares, and of `data_opened`, which is to it what `opened` is to the model.
     """
 
@@ -122,6 +124,7 @@ class Provenance(Strict):
     opened: dict[Text, Hash] = {}
     data_source: Hash = ""
     data_opened: dict[Text, Hash] = {}
+    checked: Text = ""
 
     @field_validator("started")
     @classmethod

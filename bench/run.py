@@ -19,6 +19,7 @@ from ..registry import MODELS, include
 from ..source import libraries
 from .alone import company, processes_on
 from .budget import drifted
+from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
 from .cost import measure_cost, peak_memory_mib
@@ -237,8 +238,10 @@ class _Run:
     def record(self, status: Status, reason: str) -> RunRecord:
         """The record of the run as it is now."""
         model, origin = MODELS.find(self.spec.model), self.origin
+        made = self._made_from()
         provenance = Provenance(
-            **self._made_from(),
+            **made,
+            checked=checked(Path(self.job.results), self.spec.model, made["source_hash"]),
             data_digest=self.data.digest() if self.data else "",
             started=self.started,
             versions=origin.versions if origin else versions(libraries(model)),

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from .checked import checked_notes
 from .claims import broken_claim, claim_notes
 from .escape import for_latex, latex, markdown_text
 from .leaderboard import Board
+from .provenance import machine_of
 from .record import FINAL
 from .schema import visible
 from .staleness import included_files
@@ -230,7 +232,7 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False) -> list[s
             f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
-    notes += claim_notes(board.rows_of(frame)) + _versions(board)
+    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:
@@ -257,11 +259,22 @@ def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> s
     return command("refresh", board.name, root=board.root, include=files, trains=True)
 
 
-def _versions(board: Board) -> list[str]:
-    """A sentence where runs of one board were made with several versions of torch, on which no row's staleness depends."""
-    runs = [r for counted in board.counted.values() for r in counted if r.status in FINAL]
-    found = sorted({r.provenance.versions["torch"] for r in runs if "torch" in r.provenance.versions})
-    return [f"runs were made with torch {', '.join(found)}: between versions last digits may differ"] if len(found) > 1 else []
+def _mixture(board: Board) -> list[str]:
+    """A sentence where the runs behind the figures were made in several ways, on which no row's staleness depends."""
+    made = [r.provenance for counted in board.counted.values() for r in counted if r.status in FINAL]
+    kinds = {
+        "commits": {p.commit[:7] for p in made},
+        "harness hashes": {p.harness_hash[:7] for p in made},
+        "processors": {machine_of(p.hardware) for p in made},
+        "versions of torch": {p.versions.get("torch", "") for p in made},
+    }
+    parts = []
+    for noun, found in kinds.items():
+        names = sorted(found - {""})
+        if len(names) > 1:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{len(names)} {noun} ({', '.join(names[:3])}{more})")
+    return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
 
 
 def _classes(board: Board) -> list[str]:

@@ -22,6 +22,8 @@ FACTS = {
     "command": "equibench run mine.toml --include 'my net.py'", "commit": "ef" * 20, "harness_hash": "12" * 8,
     "origin": "my-package 1.2",
     "registered": {"family": "theirs", "group": "D6", "invariant": "D2", "source": "arXiv:2601.00001", "treatment": "rotate"},
+    "opened": {"config.json": "34" * 8, "parts/*.txt": ""}, "data_source": "56" * 8, "data_opened": {"data.npz": "78" * 8},
+    "checked": "failed: gradients, seeds",
 }  # fmt: skip
 
 
