@@ -76,7 +76,7 @@ def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
     assert card is not None and card["changed"] == ["data", "harness"]  # the model is not registered, so not compared
     text = run_text(card)
     assert text.count("changed since") == 2
-    same = traced(seed=1).model_copy(update={"provenance": Provenance(**FACTS | {"data_digest": "", "harness_hash": harness_hash()})})
+    same = traced(seed=1).model_copy(update={"provenance": Provenance(**FACTS | {"data_digest": "", "data_source": "", "harness_hash": harness_hash()})})
     card = run_card(_write(tmp_path, same), str(tmp_path))
     assert card is not None and card["changed"] == []
 
