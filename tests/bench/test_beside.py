@@ -14,8 +14,8 @@ from equibench.bench.record import read_board
 from equibench.bench.staleness import staleness
 from equibench.datasets.images import load
 from equibench.opened import Opened, opened_by, watching
-from equibench.registry import MODELS, build_model, include
-from equibench.source import source_hash
+from equibench.registry import DATASETS, MODELS, build_model, include
+from equibench.source import data_hash, source_hash
 
 SET = '''
 from pathlib import Path
@@ -225,3 +225,12 @@ def test_a_wrapper_in_another_folder_has_files_of_its_own(tmp_path: Path) -> Non
     resolved = MODELS.find("plain-configured+twice-read")
     found = files_beside(resolved.files, resolved.opened)
     assert sorted(found) == ["+1:config.json", "config.json"] and len(set(found.values())) == 2
+
+
+def test_what_a_data_set_declares_counts_and_words_do_not(tmp_path: Path) -> None:
+    path = data_set(tmp_path, "declared", "seed = 0")
+    hashes = []
+    for change in (("", ""), ('source="made up"', 'source="elsewhere"'), ('source="elsewhere"', 'source="", rotation=True')):
+        path.write_text(path.read_text().replace(*change))
+        hashes.append(data_hash(DATASETS.find("beside-declared").entry))
+    assert hashes[0] == hashes[1] != hashes[2]
