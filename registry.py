@@ -19,7 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .scan import LONGEST, PLUGIN, STATUSES, Entry, UserError, fit, include_name, nearest, parse_shape, scan_file
+from .opened import Opened, opened_by, watching
+from .scan import (
+    GONE, LONGEST, PLUGIN, STATUSES, Entry, Stamp, UserError, fit, include_name, nearest, parse_shape, scan_file, stamp,
+)  # fmt: skip
 
 __all__ = [
     "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
@@ -151,6 +154,16 @@ class Resolved:
     def files(self) -> list[Path]:
         return [self.entry.path, *(w.entry.path for w in self.wrappers)]
 
+    @property
+    def key(self) -> str:
+        """Under which `opened` keeps what was opened while it was built."""
+        return f"{self.entry.kind} {self.name}"
+
+    @property
+    def opened(self) -> Opened:
+        """What this process opened while the files were imported and it was built."""
+        return opened_by(self.key, self.entry.module, *(w.entry.module for w in self.wrappers))
+
 
 class Registry:
     """All registrations of one kind, found without importing them.
@@ -165,6 +178,7 @@ class Registry:
         self.package = package
         self._included: list[Path] = []
         self._entries: dict[str, Entry] | None = None
+        self._read: dict[Path, Stamp] = {}
 
     def include(self, path: str | Path) -> None:
         """Add a file outside the package.
@@ -186,15 +200,18 @@ class Registry:
     def entries(self) -> dict[str, Entry]:
         """Every registration by name, published members of families included.
 
+        Files that register something are read again once they have changed: a notebook's process outlives many edits.
+
         Raises:
             UserError: two registrations of ours or of included files share a name, or an argument is not a literal.
         """
-        if self._entries is None:
-            found: dict[str, Entry] = {}
+        if self._entries is None or any(stamp(path) not in (seen, GONE) for path, seen in self._read.items()):
+            self._entries, found = None, {}
+            before = {path: stamp(path) for path in self._included}
             for entry in self._scan():
                 self._add(found, entry)
             self._add_plugins(found)
-            self._entries = found
+            self._entries, self._read = found, {e.path: stamp(e.path) for e in found.values()} | before
         return self._entries
 
     def _add(self, found: dict[str, Entry], entry: Entry) -> None:
@@ -212,8 +229,9 @@ class Registry:
     def match(self, patterns: Iterable[str] = ()) -> list[Entry]:
         """Entries whose names match any of the shell patterns (all without), in natural order."""
         patterns = list(patterns) or ["*"]
-        names = [n for n in self.entries() if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-        return [self.entries()[n] for n in sorted(names, key=_natural)]
+        entries = self.entries()
+        names = [n for n in entries if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+        return [entries[n] for n in sorted(names, key=_natural)]
 
     def find(self, name: str) -> Resolved:
         """What `name` stands for, wrappers included.
@@ -327,7 +345,8 @@ def build_model(name: str, in_channels: int, num_classes: int, image_size: int) 
         UserError: the name is unknown.
     """
     resolved = MODELS.find(name)
-    model = resolved.entry.load()(in_channels, num_classes, image_size, **resolved.arguments)
-    for wrapper in resolved.wrappers:
-        model = wrapper.entry.load()(model, **wrapper.arguments)
+    with watching(resolved.key):
+        model = resolved.entry.load()(in_channels, num_classes, image_size, **resolved.arguments)
+        for wrapper in resolved.wrappers:
+            model = wrapper.entry.load()(model, **wrapper.arguments)
     return model

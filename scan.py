@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .opened import watching
+
 _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
@@ -84,6 +86,21 @@ class Entry:
     def load(self) -> Callable[..., Any]:
         """Import the file and return the registered function."""
         return getattr(_import(self), self.function)
+
+
+#: Time of change in nanoseconds and size in bytes of a file.
+Stamp = tuple[int, int]
+#: Where there is no file.
+GONE: Stamp = (0, 0)
+
+
+def stamp(path: Path) -> Stamp:
+    """What tells, without reading it, that a file has changed."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return GONE
+    return facts.st_mtime_ns, facts.st_size
 
 
 def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> Iterable[Entry]:
@@ -250,19 +267,25 @@ def include_name(path: Path) -> str:
 
 
 def _import(entry: Entry) -> ModuleType:
+    if entry.module in sys.modules:
+        return sys.modules[entry.module]
+    with watching(entry.module):
+        return _first_import(entry)
+
+
+def _first_import(entry: Entry) -> ModuleType:
     if not entry.module.startswith("equibench_include_"):
         return importlib.import_module(entry.module)
-    if entry.module not in sys.modules:
-        spec = importlib.util.spec_from_file_location(entry.module, entry.path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[entry.module] = module
-        # Its neighbours are found by plain names, after everything that is installed.
-        if str(entry.path.parent) not in sys.path:
-            sys.path.append(str(entry.path.parent))
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[entry.module]
-            raise
-    return sys.modules[entry.module]
+    spec = importlib.util.spec_from_file_location(entry.module, entry.path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[entry.module] = module
+    # Its neighbours are found by plain names, after everything that is installed.
+    if str(entry.path.parent) not in sys.path:
+        sys.path.append(str(entry.path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[entry.module]
+        raise
+    return module

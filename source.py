@@ -17,23 +17,27 @@ from functools import cache
 from pathlib import Path
 
 from .registry import Entry, Resolved
+from .scan import Stamp, stamp
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
 #: Files of ours that every model imports, and that compute nothing.
-_REGISTRY = {_PACKAGE / name for name in ("__init__.py", "registry.py", "scan.py", "source.py")}
+_REGISTRY = {PACKAGE / f"{name}.py" for name in ("__init__", "registry", "scan", "source", "opened", "beside")}
 #: Changes with every release of Python while the program stays the same.
 _SKIPPED = {"type_params", "type_comment", "kind", "ctx"}
 #: Libraries that are recorded for every run and make no row stale; and the harness, whose protocol's number does.
 EVERYWHERE = ("equibench", "torch", "numpy", "scipy")
 #: Where installed packages lie side by side: a neighbour there belongs to somebody else.
-_SITES = ("site-packages", "dist-packages")
+SITES = ("site-packages", "dist-packages")
 
 
-def source_hash(model: Resolved) -> str:
+def source_hash(model: Resolved, beside: str = "") -> str:
     """Hash of the source of a model: of the syntax trees, without docstrings, of its files and local imports.
 
     Of the libraries that these import, and of those that the package of an installed plug-in asks for, the versions
-    count as well.
+    count as well; and of a registration all but words.
+
+    Args:
+        beside: names and contents of the files beside the code that it is made from, see `beside.lines_of`.
     """
     digest = hashlib.sha256()
     # In the order of names and, of files that share one, of texts: nothing of it depends on where they lie.
@@ -41,7 +45,18 @@ def source_hash(model: Resolved) -> str:
         digest.update(f"{name}\n{text}\n".encode())
     for library, version in libraries(model).items():
         digest.update(f"{library}=={version}\n".encode())
+    digest.update(beside.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def data_hash(dataset: Entry, beside: str = "") -> str:
+    """Hash of what a data set declares, all but words, and of the files that it is made from.
+
+    Args:
+        beside: see `source_hash`.
+    """
+    declared = sorted((key, value) for key, value in dataset.fields.items() if key not in _WORDS)
+    return hashlib.sha256(f"{declared}\n{beside}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def closure(paths: Iterable[Path]) -> list[Path]:
@@ -59,7 +74,7 @@ def closure(paths: Iterable[Path]) -> list[Path]:
 
 def _local_imports(path: Path, root: Path) -> list[Path]:
     found: list[Path] = []
-    package = _top_package(path)
+    package = top_package(path)
     for node in _program(path).imports:
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1]
@@ -71,10 +86,10 @@ def _local_imports(path: Path, root: Path) -> list[Path]:
             first, *rest = name.split(".")
             if first == "equibench":
                 # Whoever builds on layers of ours: theirs change with ours.
-                found += _modules(_PACKAGE, rest) if rest[:1] == ["models"] else []
+                found += _modules(PACKAGE, rest) if rest[:1] == ["models"] else []
             elif first == package.name:
                 found += _modules(package, rest)
-            elif root.name in _SITES:
+            elif root.name in SITES:
                 found.append(root / f"{first}.py")
             else:
                 # A file given with --include imports its neighbours, files and packages, by plain names.
@@ -98,7 +113,7 @@ def _modules(folder: Path, names: list[str]) -> list[Path]:
     return files
 
 
-def _top_package(path: Path) -> Path:
+def top_package(path: Path) -> Path:
     """Folder of the outermost package that a file belongs to; the file itself if it is in none."""
     folder = path
     while (folder.parent / "__init__.py").is_file():
@@ -114,19 +129,46 @@ class _Program:
     imports: tuple[ast.Import | ast.ImportFrom, ...]
 
 
+def program(path: Path) -> str:
+    """A file of Python as the hash sees it: its syntax tree without docstrings.
+
+    Raises:
+        SyntaxError: it is none.
+    """
+    return _program(path).text
+
+
 def _program(path: Path) -> _Program:
-    return _parsed(path, path.stat().st_mtime_ns)
+    return _parsed(path, stamp(path))
 
 
 @cache
-def _parsed(path: Path, _changed: int) -> _Program:
+def _parsed(path: Path, _changed: Stamp) -> _Program:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree))
     for node in nodes:
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]
+        if isinstance(node, ast.FunctionDef):
+            for call in node.decorator_list:
+                _leave_out_words(call)
     return _Program(_dump(tree), tuple(n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)))
+
+
+#: What a registration says to readers alone: it changes neither how something is built nor how it is scored or claimed.
+_WORDS = {"note", "source", "family", "status"}
+
+
+def _leave_out_words(call: ast.expr) -> None:
+    """Take the words from a decorator that registers, also from the members of a family."""
+    if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith("register_"):
+        call.keywords = [k for k in call.keywords if k.arg not in _WORDS]
+        for members in (k.value for k in call.keywords if k.arg == "members" and isinstance(k.value, ast.Dict)):
+            for own in (value for value in members.values if isinstance(value, ast.Dict)):
+                pairs = zip(own.keys, own.values, strict=True)
+                kept = [(k, v) for k, v in pairs if not (isinstance(k, ast.Constant) and k.value in _WORDS)]
+                own.keys, own.values = [k for k, _ in kept], [v for _, v in kept]
 
 
 def _dump(node: object) -> str:
@@ -152,7 +194,7 @@ def libraries(model: Resolved) -> dict[str, str]:
 def _imported(path: Path) -> set[str]:
     """Distributions from which a file imports something by its absolute name."""
     names = {name.partition(".")[0] for node in _program(path).imports for name in _absolute(node)}
-    own = {_top_package(path).name}
+    own = {top_package(path).name}
     return {found for name in names - sys.stdlib_module_names - own for found in _distributions(name)}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..registry import DATASETS, MODELS, UserError, include
 from ..source import libraries, source_hash
 from .budget import find_budget
+from .checked import checked
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
@@ -378,9 +379,11 @@ class HeadToHead:
 
 
 def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
-    checked: Status = status
+    known: Status = status
+    source = source_hash(MODELS.find(job.spec.model))
     provenance = Provenance(
-        source_hash=source_hash(MODELS.find(job.spec.model)),
+        source_hash=source,
+        checked=checked(root, job.spec.model, source),
         data_digest="",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(libraries(MODELS.find(job.spec.model))),
@@ -390,7 +393,7 @@ def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
         **code_facts(MODELS.find(job.spec.model)),
     )
     record = RunRecord(
-        schema_version=1, spec=job.spec, attempt=job.attempt, status=checked, reason=reason, results=None, cost=None,
+        schema_version=1, spec=job.spec, attempt=job.attempt, status=known, reason=reason, results=None, cost=None,
         curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
     )  # fmt: skip
     write_record(root, record)

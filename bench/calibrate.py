@@ -20,7 +20,7 @@ from .budget import exact
 from .clock import Clock
 from .files import write_exclusively
 from .job import Events, Stopwatch
-from .schema import Amount, Strict, Text, Version, parse_json, read_text, short_hash
+from .schema import Amount, Hash, Strict, Text, Version, parse_json, read_text, short_hash
 
 BLOCKS = 3
 BLOCK_STEPS = 30
@@ -42,6 +42,7 @@ class Calibration(Strict):
     Attributes:
         sequence: 1 for the first calibration, higher after runs that drifted.
         beside: the other models that took turns with it.
+        opened: files beside the code that the model is made from, as `record.Provenance` has them; part of `source_hash`.
     """
 
     schema_version: Version = 1
@@ -54,6 +55,7 @@ class Calibration(Strict):
     sequence: int = Field(ge=0, le=10**6)
     blocks: list[Block] = Field(max_length=1000)
     beside: list[Text] = Field(max_length=10_000)
+    opened: dict[Text, Hash] = {}
 
     @property
     def step_s(self) -> float:
@@ -194,7 +196,8 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
     import torch
 
     from ..datasets.images import data_root, load
-    from ..registry import include
+    from ..beside import files_beside
+    from ..registry import MODELS, include
     from .clock import clock_for
     from .prepare import Loaded, build_from_seed, set_profile, warm_up
     from .train import optimizer_for, train_step
@@ -213,7 +216,8 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
     def step() -> None:
         train_step(model, optimizer, *loaded.batches(next(count)), job.spec.profile)
 
-    events.send("ready")
+    built = MODELS.find(job.spec.model)
+    events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))
     for _ in requests:
         block = time_block(step, clock)
         events.send("block", steps=block.steps, seconds=block.seconds)

@@ -29,7 +29,9 @@ from .record import FINAL, board_folder, board_names
 from .schema import read_text, visible
 from .seeds import derive
 from .statistics import mean
+from .staleness import included_files
 from .table import refresh_command
+from .words import command
 
 #: Of models that declare no input.
 DEFAULT_INPUT = "1x28x28->10"
@@ -180,8 +182,8 @@ def _mentions(root: Path, board: str, name: str) -> bool:
 
 def _on_board(name: str, board: Board) -> dict[str, Any]:
     runs, counted = board.runs[name], board.counted[name]
-    results = [r.results for r in counted if r.status in FINAL and r.results is not None]
-    completed = [r.results for r in counted if r.status == "ok" and r.results is not None]
+    results = [r.results for r in board.averaged[name] if r.status in FINAL and r.results is not None]
+    completed = [r.results for r in board.averaged[name] if r.status == "ok" and r.results is not None]
     return {
         "board": board.name,
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
@@ -191,7 +193,7 @@ def _on_board(name: str, board: Board) -> dict[str, Any]:
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in completed]),
         "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
-        "refresh": refresh_command(board.name, [name]),
+        "refresh": refresh_command(board, [name]),
     }
 
 
@@ -255,7 +257,8 @@ def _equivariance_lines(card: dict[str, Any]) -> list[str]:
     if card["problem"]:
         return [card["problem"]]
     if found is None:
-        return [f"not measured here, since it is large: equibench equivariance {card['model']}"]
+        again = command("equivariance", card["model"], include=included_files(card["model"]))
+        return [f"not measured here, since it is large: {again}"]
     lines = []
     for row in found["sizes"]:
         what = row["outcome"] if row["outcome"] != "ok" else "undefined: the logits hardly depend on the image"

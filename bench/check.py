@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from ..beside import lines_of
 from ..registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
 from ..source import source_hash
 from .budget import find_budget
@@ -76,7 +77,8 @@ def check_model(
             found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found.digest, deadline_s))
     if found.size and board:
         _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size["parameters"])
-    verdict = Verdict(name, inputs[0], job.dataset or "", budget, found.findings)
+    source = source_hash(resolved, lines_of(found.opened))
+    verdict = Verdict(name, inputs[0], job.dataset or "", budget, source, found.findings)
     if found.size and board:
         verdict.row, verdict.cells = _row(board, job, resolved, found.size)
     verdict.seconds = time.perf_counter() - begun
@@ -163,6 +165,7 @@ class _Found:
         self.findings: list[Finding] = []
         self.size: dict[str, Any] = {}
         self.digest = ""
+        self.opened: dict[str, str] = {}
         self.current = ""
         self.done = False
 
@@ -176,6 +179,8 @@ class _Found:
             self.current = ""
         elif kind == "weights":
             self.digest = event["digest"]
+        elif kind == "made":
+            self.opened = event["opened"]
         elif kind == "size":
             self.size = event
         elif kind == "done":

@@ -61,6 +61,7 @@ for _command in (check, collect, equivariance, leaderboard, list_, publish, refr
 @click.option("--fit", help="What is trained on: train, or train+val.")
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
 @click.option("--class", "parameter_class", help="matched or as-published.")
+@click.option("--reference-parameters", type=int, metavar="N", help="Parameters that the class matched is measured by.")
 @machine_options
 @seeds_in_parallel_option
 @click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
@@ -132,7 +133,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     from .table import tuning_table
     from .tune import tune as tune_suite
 
-    chosen = _suite(suite, {**options, "fit": None, "seeds": None, "parameter_class": None})
+    chosen = _suite(suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None})
     done = tune_suite(
         chosen,
         results=options["results"],
@@ -168,6 +169,8 @@ def _suite(name: str | None, options: dict[str, Any]) -> Any:
         values["seeds"] = _seeds(options["seeds"])
     if options["parameter_class"] is not None:
         values["class"] = options["parameter_class"]
+    if options["reference_parameters"] is not None:
+        values["reference_parameters"] = options["reference_parameters"]
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
@@ -186,25 +189,20 @@ def _seeds(text: str) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _short(path: Path) -> str:
-    """A path as seen from the current folder where it lies below it."""
-    here = Path.cwd()
-    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
-
-
 def _print_outcome(outcome: Any, as_json: bool) -> None:
     from .table import board_table, refresh_command
+    from .words import short
 
     board, root = outcome.board, outcome.results
     if as_json:
         click.echo(json.dumps(board_document(board, root)))
     elif board.is_table:
         click.echo(board_table(board))
-        click.echo(f"\n{_short(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
+        click.echo(f"\n{short(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
     else:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
-    again = refresh_command(board.name, [name.partition(" ")[0] for name in outcome.stale])
+    again = refresh_command(board, [name.partition(" ")[0] for name in outcome.stale])
     for name, what in outcome.stale.items():
         click.echo(f"{name}: not run again although its {what} changed since; {again} does it", err=True)
     for sentence in outcome.failures("the same command tries again"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import include_option, json_option, positive
+from .options import include_option, json_option, positive, results_option
 from .words import some
 
 if TYPE_CHECKING:
@@ -24,10 +24,17 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 @click.option("--dataset", help="Data set whose board it is to enter [the first that has its declared input].")
 @click.option("--budget", default="e20", show_default=True, help="Budget of that board.")
 @click.option("--deadline", type=float, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@results_option
 @include_option
 @json_option
 def check(
-    model: str, dataset: str | None, budget: str, deadline: float, includes: tuple[str, ...], as_json: bool
+    model: str,
+    dataset: str | None,
+    budget: str,
+    deadline: float,
+    results: str | None,
+    includes: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """May MODEL enter the registry? Under a minute on a CPU for a model of 25 thousand parameters.
 
@@ -37,9 +44,12 @@ def check(
     equibench check my-net --include my_net.py --dataset cifar10 --budget e50
 
     Prints every check, what to do about a failure, and the row that the model would add to the board. What each check
-    means: docs/check.md. Exit code 1: it is not acceptable as it is.
+    means: docs/check.md. The verdict is kept in the results folder; runs of the same source say it. Exit code 1: it is
+    not acceptable as it is.
     """
     from .check import check_model
+    from .checked import keep
+    from .files import WriteError, results_root
 
     alive = sys.stderr.isatty()
 
@@ -53,6 +63,10 @@ def check(
     if alive:
         click.echo("\r\033[K", nl=False, err=True)
     click.echo(json.dumps(verdict.document()) if as_json else text_of(verdict))
+    try:
+        keep(results_root(results), verdict)
+    except WriteError as error:  # the verdict is said, and that is what was asked for
+        click.echo(f"the verdict is not kept: {error}", err=True)
     sys.exit(0 if verdict.accepted else 1)
 
 

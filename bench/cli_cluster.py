@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ import click
 
 from ..registry import UserError, nearest
 from .options import command_line, include_option, json_option, positive, results_option
-from .words import some
+from .words import command, some
 
 if TYPE_CHECKING:
     from .api import Outcome
@@ -130,19 +128,12 @@ def _print_submission(done: Submission, root: Path, as_json: bool) -> None:
         assert done.submitted is not None
         first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
         click.echo(f"{name}: {some(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
-        where = _where(root)
-        click.echo(f"equibench status {name}{where}   how far they are")
-        click.echo(f"equibench collect {name}{where}  the table of what is finished")
+        click.echo(f"{command('status', name, root=root)}   how far they are")
+        click.echo(f"{command('collect', name, root=root, include=options['includes'])}  the table of what is finished")
     if done.note:
         click.echo(done.note, err=True)
     for model, what in done.stale.items():
         click.echo(f"{model}: not run again although its {what} changed since", err=True)
-
-
-def _where(root: Path) -> str:
-    """What another shell must say to find the results folder."""
-    usual = root == Path("leaderboards").absolute() and "EQUIBENCH_RESULTS" not in os.environ
-    return "" if usual else f" --results {shlex.quote(str(root))}"
 
 
 @click.command()

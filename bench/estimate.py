@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..beside import files_beside, lines_of
+from ..datasets.images import data_root
 from ..registry import DATASETS, MODELS, UserError, build_model
 from ..source import source_hash
 from .budget import find_budget
@@ -107,7 +109,9 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
     fields = DATASETS.find(suite.dataset).entry.fields
     for spec in plan(suite.model_copy(update={"seeds": suite.seed_list[:1]}), root=root):
         flops, parameters = step_flops(spec.model, fields["shape"], fields["classes"], spec.recipe.batch)
-        seconds = measured.get(_key(spec, source_hash(MODELS.find(spec.model))))
+        model = MODELS.find(spec.model)
+        source = source_hash(model, lines_of(files_beside(model.files, model.opened, (root, data_root()))))
+        seconds = measured.get(_key(spec, source))
         yield ModelCost(spec.model, len(suite.seed_list), spec.steps, spec.recipe.batch, parameters, flops, seconds)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..registry import MODELS, UserError
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
+from .checked import NO, checked, worst
 from .files import write_atomically
-from .provenance import REGISTERED, registration
-from .record import CORE_ERRORS, FINAL, Refused, RunRecord, board_folder, read_board, without_collection
+from .provenance import REGISTERED, machine_of, registration
+from .record import CORE_ERRORS, FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .staleness import Among
 from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
@@ -32,6 +33,8 @@ class Board:
         later: number of further attempts of the same runs.
         refused: files among the records that are none.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
+        root: results folder that it was read from.
+        verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Board:
     later: int = 0
     refused: list[Refused] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
+    root: Path | None = None
+    verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def is_table(self) -> bool:
@@ -49,7 +54,7 @@ class Board:
     def values(self) -> dict[str, dict[int, float]]:
         """Test accuracy in % of every measured run, by model and seed."""
         found: dict[str, dict[int, float]] = {}
-        for record in (r for runs in self.counted.values() for r in runs):
+        for record in (r for runs in self.averaged.values() for r in runs):
             if record.status in FINAL and record.results is not None and not record.spec.is_trial:
                 found.setdefault(record.spec.model, {})[record.spec.seed] = record.results.test_acc_pct
         return found
@@ -65,6 +70,20 @@ class Board:
             model: current[model] if any(r.status in FINAL for r in current[model]) else [r for r, _ in own]
             for model, own in self.runs.items()
         }
+
+    @cached_property
+    def mixed(self) -> dict[str, str]:
+        """Models whose counted runs trained networks of different size, each with a sentence: of them there is no mean.
+
+        The sources agree, so that something that nobody sees decides what is built: the environment, the clock, a file.
+        """
+        sizes = {model: [r.cost for r in own if r.status in FINAL and r.cost] for model, own in self.counted.items()}
+        return {model: sentence for model, own in sizes.items() if (sentence := _how_they_differ(model, own))}
+
+    @cached_property
+    def averaged(self) -> dict[str, list[RunRecord]]:
+        """What is `counted`, without the models that are `mixed`."""
+        return {model: [] if model in self.mixed else own for model, own in self.counted.items()}
 
     @cached_property
     def runs(self) -> dict[str, list[tuple[RunRecord, str]]]:
@@ -110,6 +129,18 @@ class Board:
         return ranks(self.values)
 
 
+#: What the runs of a row must agree in; training FLOPs may differ where layers are dropped at random.
+_SAME = {"parameters": "parameters", "frozen": "frozen numbers", "buffers": "buffers", "flops_per_image": "FLOPs an image"}
+
+
+def _how_they_differ(model: str, sizes: list[Size]) -> str:
+    found = {words: sorted({getattr(size, key, 0) for size in sizes}) for key, words in _SAME.items()}
+    parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
+    if not parts:
+        return ""
+    return f"no mean is formed: the runs of {model} are of different networks, of {'; of '.join(parts)}"
+
+
 def load_board(root: Path, name: str) -> Board:
     """Read all records of a board and choose those that count."""
     records, refused = read_board(root, name)
@@ -117,7 +148,7 @@ def load_board(root: Path, name: str) -> Board:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
         superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
-    board, among = Board(name, refused=refused, later=superseded), Among(records, root)
+    board, among = Board(name, refused=refused, later=superseded, root=root), Among(records, root)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts, among))
         board.later += len(attempts) - 1
@@ -166,16 +197,10 @@ def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str
 
 def _model_facts(record: RunRecord) -> dict[str, str]:
     """What the model is registered with here, else what it was registered with where it was trained."""
-    recorded = record.provenance.registered
-    return _registered(record.spec.model) or {key: recorded.get(key, "") for key in REGISTERED}
-
-
-@cache
-def _registered(model: str) -> dict[str, str]:
     try:
-        return registration(MODELS.find(model))
+        return registration(MODELS.find(record.spec.model))
     except UserError:
-        return {}
+        return {key: record.provenance.registered.get(key, "") for key in REGISTERED}
 
 
 def run_rows(board: Board) -> pd.DataFrame:
@@ -207,7 +232,10 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
     row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
     row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
-    row["runs_on_device"] = record.runs_on_device
+    row |= {"runs_on_device": record.runs_on_device, "checked": record.provenance.checked}
+    made = record.provenance
+    row |= {"commit": made.commit, "harness_hash": made.harness_hash, "machine": machine_of(made.hardware)}
+    row |= {"torch": made.versions.get("torch", ""), "started": made.started}
     return row
 
 
@@ -225,7 +253,7 @@ def model_rows(board: Board) -> pd.DataFrame:
 
 def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, Any]:
     runs, sidecars = board.runs[name], board.sidecars
-    measured = [r for r in records if r.status in FINAL]
+    measured = [r for r in board.averaged[name] if r.status in FINAL]
     results = [r.results for r in measured if r.results is not None]
     # A run that diverged counts with its accuracy, which is chance level. It spent less than its budget, so that its
     # time is that of no training, and its weights are those of none.
@@ -238,6 +266,9 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
     row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
+    if name in board.mixed:
+        row |= {"status": "error", "reason": board.mixed[name]}
+    row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
     row["test_acc_ci95_pct"] = interval(accuracies)
     row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
@@ -251,7 +282,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_collapsed"] = sum(r.trained.collapsed for _, r in completed)
     row["runs_equivariance_full"] = len(full)
     for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
-        sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
+        sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
         row[cost] = sizes[0] if sizes else None
     # Times of a run that shared its device with others are no measure of the model.
     alone = [results for r, results in completed if r.runs_on_device == 1]
@@ -265,6 +296,16 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
     return row
+
+
+def _checked(record: RunRecord, board: Board) -> str:
+    """The last verdict on the source of a run: it may have been made after the run."""
+    source = record.provenance.source_hash
+    key = (record.spec.model, source)
+    if board.root is not None and key not in board.verdicts:
+        board.verdicts[key] = checked(board.root, record.spec.model, source)
+    found = board.verdicts.get(key, NO)
+    return record.provenance.checked if found == NO else found
 
 
 def _comparison(model: str, board: Board, against: Comparison | None) -> dict[str, Any]:

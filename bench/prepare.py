@@ -15,6 +15,7 @@ from torch import nn
 from ..datasets.batches import Batches, Normalise, as_tensors
 from ..datasets.digits import split_stratified
 from ..datasets.images import ImageData, Split, balanced_order
+from ..opened import watching
 from ..registry import MODELS, build_model
 from .evaluate import EVAL_BATCH, logits
 from .files import write_atomically
@@ -96,8 +97,9 @@ def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.
     """
     channels, size = data.train.images.shape[1], data.train.images.shape[-1]
     torch.manual_seed(derive(spec.seed, "weights"))
-    model: nn.Module = build_model(spec.model, channels, data.classes, size)
-    check_output(model, channels, data.classes, size)
+    with watching(MODELS.find(spec.model).key):  # some open files when they are called first
+        model: nn.Module = build_model(spec.model, channels, data.classes, size)
+        check_output(model, channels, data.classes, size)
     return model.to(device)
 
 

@@ -8,12 +8,17 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..registry import Entry, Resolved
+from ..beside import files_beside, lines_of
+from ..registry import DATASETS, Entry, Resolved
+from ..source import data_hash, source_hash
+
+if TYPE_CHECKING:
+    from ..datasets.images import ImageData
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "mlxtend")
@@ -41,6 +46,26 @@ def code_facts(model: Resolved) -> dict[str, Any]:
     return {**facts, "registered": registration(model)}
 
 
+def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: Iterable[Path]) -> dict[str, Any]:
+    """What a record's provenance says of the files of a model that this process built, and of its data.
+
+    Args:
+        data: None where they were not loaded.
+        leave_out: folders of results and of data sets.
+    """
+    opened = files_beside(model.files, model.opened, leave_out)
+    facts: dict[str, Any] = {"source_hash": source_hash(model, lines_of(opened)), "opened": opened}
+    if data is None:
+        return facts
+    made = data_hash(DATASETS.find(dataset).entry, lines_of(data.opened))
+    return {**facts, "data_source": made, "data_opened": dict(data.opened)}
+
+
+def machine_of(hardware: Mapping[str, str]) -> str:
+    """What computed a run, of a record's `hardware`: the GPU with its key, else the processor."""
+    return hardware.get("hardware_key" if hardware.get("device", "").startswith("cuda") else "cpu", "")
+
+
 def registration(model: Resolved) -> dict[str, str]:
     """What a board says of a model beside its figures: family, group, invariant, source, and treatments of its own."""
     facts = {key: str(model.get(key)) for key in REGISTERED[:-1]}
@@ -61,7 +86,8 @@ def harness_hash() -> str:
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
     digest = hashlib.sha256()
-    for path in sorted([*files, _PACKAGE / "registry.py", _PACKAGE / "scan.py", _PACKAGE / "source.py"]):
+    files += [_PACKAGE / f"{name}.py" for name in ("registry", "scan", "source", "opened", "beside")]
+    for path in sorted(files):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -18,7 +18,7 @@ from ..registry import UserError
 from .budget import drifted, whole_batches
 from .files import write_exclusively
 from .provenance import SHARED
-from .schema import NAME, Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from .schema import NAME, Amount, Count, Hash, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .spec import LONGEST_BOARD, RunSpec
 
 SCHEMA_VERSION = 1
@@ -110,9 +110,13 @@ class Provenance(Strict):
         origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
         registered: what the model was registered with, see `provenance.registration`: a board says it even where the
             package or file that registers the model is not at hand.
+        opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of `source_hash`.
+        checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see `checked`;
+            empty in records from before it was asked.
+        data_source: of what the data set declares, and of `data_opened`, which is to it what `opened` is to the model.
     """
 
-    source_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
+    source_hash: Hash
     data_digest: Sha256
     started: Text
     versions: dict[Text, Text]
@@ -121,9 +125,13 @@ class Provenance(Strict):
     command: Text
     # Records that were written before these fields hold have the defaults; their files stay as they are.
     commit: Annotated[str, Field(pattern="^([0-9a-f]{40,64})?$")] = ""
-    harness_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")] = ""
+    harness_hash: Hash = ""
     origin: Text = ""
     registered: dict[Text, Text] = {}
+    opened: dict[Text, Hash] = {}
+    data_source: Hash = ""
+    data_opened: dict[Text, Hash] = {}
+    checked: Text = ""
 
     @field_validator("started")
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..beside import contents, lines_of
 from ..datasets.batches import as_tensors
 from ..datasets.images import ImageData, balanced_order, data_root, load
 from ..registry import DATASETS, MODELS, UserError
@@ -83,7 +84,8 @@ def measure_sidecar(
     """
     started, phases = datetime.now(UTC).isoformat(timespec="seconds"), Phases(time.perf_counter())
     set_profile("strict", threads)
-    source = source_hash(MODELS.find(record.spec.model))
+    resolved, made = MODELS.find(record.spec.model), record.provenance
+    source = source_hash(resolved, lines_of(contents(resolved.files, made.opened)))
     if source != record.provenance.source_hash:
         raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
     with phases.phase("data"):
@@ -119,7 +121,10 @@ def measure_sidecar(
         phases=phases.total(),
         provenance=Provenance(
             source_hash=source,
-            data_digest=record.provenance.data_digest,
+            opened=made.opened,
+            data_digest=made.data_digest,
+            data_source=made.data_source,
+            data_opened=made.data_opened,
             started=started,
             versions=versions(libraries(MODELS.find(record.spec.model))),
             hardware=hardware(device),

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,9 +17,10 @@ from torch import nn
 from ..datasets.batches import as_tensors
 from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
-from ..source import libraries, source_hash
+from ..source import libraries
 from .alone import company, processes_on
 from .budget import drifted
+from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
 from .cost import measure_cost, peak_memory_mib
@@ -30,7 +32,7 @@ from .leftover import discard
 from .norms import reestimate_batch_norm
 from .place import place_of
 from .prepare import Loaded, build_from_seed, rehearse, save_weights, set_profile, tensors_of, warm_up, weights_digest
-from .provenance import code_facts, hardware, shared, versions
+from .provenance import code_facts, hardware, made_from, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .stopping import Stop
@@ -113,6 +115,7 @@ class _Run:
         self.device = torch.device(job.device)
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.data: ImageData | None = None
+        self.made: dict[str, Any] = {}
         self.origin: Origin | None = None
         self.checkpoints: Checkpoints | None = None
         self.init: Core | None = None
@@ -134,10 +137,15 @@ class _Run:
         with phase("data"):
             self.data = load(self.spec.dataset, data_root(self.job.data_root))
             loaded = Loaded(self.data, self.spec, self.device)
+        with phase("build"):
+            twin = self._build()
+            # As the files are when the model is built: somebody may be editing them.
+            self.made = self._made_from()
         with phase("checkpoint"):
             self.checkpoints = self._open_checkpoints(self.data.digest())
         if not self.checkpoints.finished:
-            self._prepare(loaded)
+            self._prepare(twin, loaded)
+        del twin
         with phase("build"):
             model = self._build()
         others = self._company()
@@ -168,11 +176,9 @@ class _Run:
         self.unseen |= not processes
         return others
 
-    def _prepare(self, loaded: Loaded) -> None:
+    def _prepare(self, twin: nn.Module, loaded: Loaded) -> None:
         """What is measured before the training, and a warm-up, on a twin that is thrown away."""
         phase = self.phases.phase
-        with phase("build"):
-            twin = self._build()
         if self.init is None:
             with phase("equivariance"):
                 self.init = self._core(twin, loaded)
@@ -182,12 +188,18 @@ class _Run:
             warm_up(twin, loaded, self.spec)
             rehearse(twin, loaded, self.spec)
 
+    def _made_from(self) -> dict[str, Any]:
+        """What the provenance says of the files that the model and the data were made from; as far as the run came."""
+        return self.made or made_from(
+            MODELS.find(self.spec.model), self.spec.dataset, self.data, (Path(self.job.results), data_root(self.job.data_root))
+        )
+
     def _open_checkpoints(self, digest: str) -> Checkpoints:
         """See whether an earlier process left something to go on from, and take over what it measured."""
         model = MODELS.find(self.spec.model)
         self.origin = Origin(
             spec=self.spec.digest(),
-            source_hash=source_hash(model),
+            source_hash=self._made_from()["source_hash"],
             data_digest=digest,
             versions=versions(libraries(model)),
             hardware_key=hardware(self.job.device)["hardware_key"],
@@ -229,9 +241,10 @@ class _Run:
     def record(self, status: Status, reason: str) -> RunRecord:
         """The record of the run as it is now."""
         model, origin = MODELS.find(self.spec.model), self.origin
+        made = self._made_from()
         provenance = Provenance(
-            # As it was when the model was built: somebody may be editing the file.
-            source_hash=origin.source_hash if origin else source_hash(model),
+            **made,
+            checked=checked(Path(self.job.results), self.spec.model, made["source_hash"]),
             data_digest=self.data.digest() if self.data else "",
             started=self.started,
             versions=origin.versions if origin else versions(libraries(model)),

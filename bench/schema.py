@@ -63,6 +63,8 @@ Version = Annotated[int, AfterValidator(_version)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 #: Measured quantities: finite, and so far from overflow that sums of them are finite too.
 Amount = Annotated[float, Field(ge=0, le=1e30)]
+#: What short hashes look like, empty where there was nothing to hash.
+Hash = Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
 
 
 class Strict(BaseModel):

@@ -138,6 +138,10 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
     return found
 
 
+def _files(opened: dict[str, str]) -> str:
+    return ", ".join(f"{name} {content or '(not there)'}" for name, content in opened.items())
+
+
 def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
     results, changed = card["results"], card["changed"]
 
@@ -151,6 +155,10 @@ def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
         "registered by": provenance["origin"] or unknown,
         "registered as": ", ".join(f"{k} {v}" for k, v in provenance["registered"].items() if v) or unknown,
         "source hash": (provenance["source_hash"] or unknown) + now("source"),
+        "files beside it": _files(provenance["opened"]),
+        "passed its check": provenance["checked"] or unknown,
+        "data source hash": provenance["data_source"] or unknown,
+        "data made from": _files(provenance["data_opened"]),
         "data digest": (provenance["data_digest"] or unknown) + now("data"),
         "recipe": "changed since" if "recipe" in changed else "as it is now",
         "commit": provenance["commit"] or unknown,

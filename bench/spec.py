@@ -153,7 +153,10 @@ class Suite(Strict):
         if twice := _twice(self.seed_list):
             raise ValueError(f"a seed is listed twice: {twice}")
         if self.parameter_class == "matched" and self.reference_parameters is None:
-            raise ValueError("class = 'matched' needs reference_parameters")
+            raise ValueError(
+                "the class 'matched' needs the number of parameters to match: --reference-parameters N, or"
+                " reference_parameters = N in the suite's file"
+            )
         return self
 
     @property

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from ..beside import contents, lines_of
 from ..registry import DATASETS, MODELS, UserError
-from ..source import source_hash
+from ..source import data_hash, source_hash
 from .recipe import COMMON, Recipe, find_recipe, is_tuned, named_recipes
 from .record import FINAL, RunRecord
 from .spec import TUNING, RunSpec, training_images, tuned_file
 
 
-def staleness(record: RunRecord, root: Path | None = None) -> str:
+def staleness(record: RunRecord, root: Path | None = None, known: dict[object, str] | None = None) -> str:
     """Which of source, data and recipe have changed since the run; empty where none has.
 
     What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
 
     Args:
         root: results folder, which holds the tuned recipes; None: they count as they are.
+        known: keeps what files come to, for records that are judged at one time.
     """
-    changed = []
-    source = _source_hash(record.spec.model)
-    if source and source != record.provenance.source_hash:
+    changed, provenance, known = [], record.provenance, {} if known is None else known
+    source = _kept(known, _source_hash, record.spec.model, *sorted(provenance.opened))
+    if source and source != provenance.source_hash:
         changed.append("source")
-    digest = _data_digest(record.spec.dataset)
-    if digest and record.provenance.data_digest and digest != record.provenance.data_digest:
+    digest = _kept(known, _data_digest, record.spec.dataset)
+    made = _kept(known, _data_hash, record.spec.dataset, *sorted(provenance.data_opened)) if provenance.data_source else ""
+    if (digest and provenance.data_digest and digest != provenance.data_digest) or (made and made != provenance.data_source):
         changed.append("data")
     if _is_another_recipe(record.spec, root):
         changed.append("recipe")
     return ", ".join(changed)
 
 
+def _kept(known: dict[object, str], function: Callable[..., str], *arguments: str) -> str:
+    key = (function, arguments)
+    if key not in known:
+        known[key] = function(*arguments)
+    return known[key]
+
+
 class Among:
     """The staleness of records of one board, which must agree with each other as well.
 
-    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere), the newest run
-    does: rows are compared on the same data, and the seeds of a model train with one recipe.
+    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere, a model that is
+    not registered here, or one that now opens other files), the newest run does: rows are compared on the same data, and
+    the seeds of a model share program and recipe.
 
     Args:
         records: all of the board.
@@ -48,17 +59,24 @@ class Among:
     def __init__(self, records: Iterable[RunRecord], root: Path | None = None) -> None:
         self._root, self._alone, self._digest = root, {}, ""
         self._trained: dict[str, tuple[int, Recipe]] = {}
+        self._source: dict[str, str] = {}
+        self._files: dict[object, str] = {}
         for record in sorted(records, key=_when):
             # By file: two machines may have made the same attempt, of two programs.
-            stale = self._alone[record.file_name] = staleness(record, root)
+            stale = self._alone[record.file_name] = staleness(record, root, self._files)
             if record.status in FINAL and not stale:
                 self._digest = record.provenance.data_digest or self._digest
                 self._trained[record.spec.model] = _how(record.spec)
+                self._source[record.spec.model] = record.provenance.source_hash
 
     def __call__(self, record: RunRecord) -> str:
         """What has changed since the run, as `staleness`."""
         known = self._alone.get(record.file_name)
-        found = (staleness(record, self._root) if known is None else known).split(", ")
+        found = (staleness(record, self._root, self._files) if known is None else known).split(", ")
+        source = record.provenance.source_hash
+        # Of a run that failed, the files are known only as far as it came.
+        if record.status in FINAL and source != self._source.get(record.spec.model, source):
+            found.append("source")
         digest = record.provenance.data_digest
         if self._digest and digest and digest != self._digest:
             found.append("data")
@@ -75,14 +93,14 @@ def is_known(model: str) -> bool:
     return bool(_source_hash(model))
 
 
-def included_files(model: str) -> list[str]:
-    """Names of the files given with ``--include`` that register a model and what wraps it."""
+def included_files(model: str) -> list[Path]:
+    """The files given with ``--include`` that register a model and what wraps it."""
     try:
         found = MODELS.find(model)
     except UserError:
         return []
     entries = (found.entry, *(wrapper.entry for wrapper in found.wrappers))
-    return [e.path.name for e in entries if e.origin != "equibench" and not e.is_plugin]
+    return [e.path for e in entries if e.origin != "equibench" and not e.is_plugin]
 
 
 def _how(spec: RunSpec) -> tuple[int, Recipe]:
@@ -139,23 +157,30 @@ def _published_steps(spec: RunSpec, today: Recipe) -> int:
         return spec.steps
 
 
-@cache
-def _source_hash(model: str) -> str:
+def _source_hash(model: str, *opened: str) -> str:
+    """Hash of the source of a model as it is now; empty where the model is not registered here.
+
+    Args:
+        opened: names of the files beside the code that a run opened.
+    """
     try:
         resolved = MODELS.find(model)
+        return source_hash(resolved, lines_of(contents(resolved.files, opened)))
     except UserError:
         return ""
-    files = tuple(resolved.files)
-    if files not in _hashes:
-        _hashes[files] = source_hash(resolved)
-    return _hashes[files]
+    except (OSError, SyntaxError):
+        return "unreadable"  # no run could be made of it
 
 
-#: Models of one file have one hash; parsing is slow.
-_hashes: dict[tuple[Path, ...], str] = {}
+def _data_hash(dataset: str, *opened: str) -> str:
+    """As `_source_hash`, for what a data set declares and is made from."""
+    try:
+        entry = DATASETS.find(dataset).entry
+    except UserError:
+        return ""
+    return data_hash(entry, lines_of(contents([entry.path], opened)))
 
 
-@cache
 def _data_digest(dataset: str) -> str:
     try:
         return str(DATASETS.find(dataset).get("digest"))

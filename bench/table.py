@@ -5,18 +5,21 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from .checked import checked_notes
 from .claims import broken_claim, claim_notes
 from .escape import for_latex, latex, markdown_text
 from .leaderboard import Board
+from .provenance import machine_of
 from .record import FINAL
 from .schema import visible
 from .staleness import included_files
 from .statistics import SMALLEST_SAMPLE
-from .words import some
+from .words import command, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +43,8 @@ def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None 
     rows = table_rows(board, frame)
     rows = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(rows))
-    heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame)))
+    here = in_text("<_>", style) == "<_>"  # else it is for a page that others read
+    heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame, here)))
     return "\n".join([heading, "", for_latex(table, style), "", *notes])
 
 
@@ -102,6 +106,7 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         " degrees of closed-form images, after training; 0 is invariant",
         *_classes(board),
         *claim_notes(board.rows_of(frame)),
+        *board.mixed.values(),
     ]
     if board.refused:
         notes.append(f"{some(len(board.refused), 'file')} among the records refused and not in the table")
@@ -139,7 +144,7 @@ def alignment(rows: list[dict[str, str]]) -> list[str]:
 def _values(board: Board) -> dict[str, list[float]]:
     found = {
         model: [r.results.test_acc_pct for r in counted if r.status in FINAL and r.results is not None]
-        for model, counted in board.counted.items()
+        for model, counted in board.averaged.items()
     }
     return {model: values for model, values in found.items() if values}
 
@@ -204,8 +209,12 @@ def _error(value: Any) -> str:
     return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
 
 
-def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
-    """The sentences that a reader of the table needs."""
+def board_notes(board: Board, frame: pd.DataFrame, here: bool = False) -> list[str]:
+    """The sentences that a reader of the table needs.
+
+    Args:
+        here: the reader is at this machine, so that commands may name its folders.
+    """
     notes = [
         *_accuracy_note(board, frame),
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
@@ -223,14 +232,14 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
             f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
-    notes += claim_notes(board.rows_of(frame)) + _versions(board)
+    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
         notes.append(
             f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where there"
-            f" are any; to run the others again: {refresh_command(board.name, stale)}"
+            f" are any; to run the others again: {refresh_command(board, stale, here)}"
         )
     if board.refused:
         # Names without their folders, which are nobody's business where a table is published.
@@ -242,17 +251,30 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def refresh_command(board: str, models: Iterable[str]) -> str:
-    """What runs the stale rows of these models again, with the files that register them."""
-    files = dict.fromkeys(name for model in models for name in included_files(model))
-    return " ".join(["equibench refresh", board, *(f"--include {name}" for name in files)])
+def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> str:
+    """What runs the stale rows of these models again, with the files that register them; see `board_notes`."""
+    files = dict.fromkeys(path for model in models for path in included_files(model))
+    if not here:  # folders are nobody's business where a table is published
+        return command("refresh", board.name, include=[Path(path.name) for path in files])
+    return command("refresh", board.name, root=board.root, include=files, trains=True)
 
 
-def _versions(board: Board) -> list[str]:
-    """A sentence where runs of one board were made with several versions of torch, on which no row's staleness depends."""
-    runs = [r for counted in board.counted.values() for r in counted if r.status in FINAL]
-    found = sorted({r.provenance.versions["torch"] for r in runs if "torch" in r.provenance.versions})
-    return [f"runs were made with torch {', '.join(found)}: between versions last digits may differ"] if len(found) > 1 else []
+def _mixture(board: Board) -> list[str]:
+    """A sentence where the runs behind the figures were made in several ways, on which no row's staleness depends."""
+    made = [r.provenance for counted in board.counted.values() for r in counted if r.status in FINAL]
+    kinds = {
+        "commits": {p.commit[:7] for p in made},
+        "harness hashes": {p.harness_hash[:7] for p in made},
+        "processors": {machine_of(p.hardware) for p in made},
+        "versions of torch": {p.versions.get("torch", "") for p in made},
+    }
+    parts = []
+    for noun, found in kinds.items():
+        names = sorted(found - {""})
+        if len(names) > 1:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{len(names)} {noun} ({', '.join(names[:3])}{more})")
+    return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
 
 
 def _classes(board: Board) -> list[str]:

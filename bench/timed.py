@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from ..beside import contents, lines_of
 from ..registry import MODELS, UserError
 from ..source import source_hash
 from .budget import find_budget, steps_in
@@ -29,9 +31,15 @@ from .spec import RunSpec, Suite, plan, recipe_of
 def _is_unchanged(calibration: Calibration) -> bool:
     """Whether the model of a calibration is registered here with the source that it had."""
     try:
-        return source_hash(MODELS.find(calibration.model)) == calibration.source_hash
+        return _hash_now(calibration.model, calibration.opened) == calibration.source_hash
     except UserError:
         return False
+
+
+def _hash_now(model: str, opened: Iterable[str]) -> str:
+    """Hash of the source of a model, and of the files of these names beside it, as they are now."""
+    resolved = MODELS.find(model)
+    return source_hash(resolved, lines_of(contents(resolved.files, opened)))
 
 
 class TimedBoard:
@@ -60,6 +68,7 @@ class TimedBoard:
         self.hardware_key = hardware_key or hardware_key_elsewhere(device)
         self.board = suite.board(self.hardware_key)
         self.forgotten: set[str] = set()
+        self._opened: dict[str, dict[str, str]] = {}
 
     def plan(self) -> list[RunSpec]:
         """The runs of the suite; models without a calibration on this device are measured first."""
@@ -70,6 +79,7 @@ class TimedBoard:
         with ExitStack() as stack:
             subjects = [self._subject(m) for m in missing]
             measured = calibrate(subjects, known, lambda names: self._open(names, stack), _is_unchanged)
+        measured = [self._with_files(c) for c in measured]
         for calibration in measured:
             write_calibration(self.root, self.board, calibration)
         self.forgotten.clear()
@@ -86,7 +96,13 @@ class TimedBoard:
         """All calibrations of the board, and those of the suite's models as they are now."""
         known = read_calibrations(self.root, self.board)
         newest = latest(known)
-        return known, {m: newest[m] for m in self.suite.models if m in newest and newest[m].same_subject(self._subject(m))}
+        there = {m: newest[m] for m in self.suite.models if m in newest}
+        return known, {m: c for m, c in there.items() if c.same_subject(self._subject(m, c.opened))}
+
+    def _with_files(self, calibration: Calibration) -> Calibration:
+        """A new calibration with the files that its process has seen the model open."""
+        opened = self._opened.get(calibration.model, {})
+        return calibration.model_copy(update={"opened": opened, "source_hash": _hash_now(calibration.model, opened)})
 
     def forget_drifted(self, board: Board) -> bool:
         """Mark the models of the suite with a run that drifted, so that they are calibrated anew."""
@@ -98,10 +114,12 @@ class TimedBoard:
         self.forgotten |= drifted
         return bool(drifted)
 
-    def _subject(self, model: str) -> Calibration:
+    def _subject(self, model: str, opened: Iterable[str] = ()) -> Calibration:
+        files = contents(MODELS.find(model).files, opened)
         return Calibration(
             model=model,
-            source_hash=source_hash(MODELS.find(model)),
+            source_hash=_hash_now(model, files),
+            opened=files,
             dataset=self.suite.dataset,
             batch=recipe_of(self.suite, model, self.root, self.hardware_key).batch,
             profile=self.suite.profile,
@@ -122,7 +140,9 @@ class TimedBoard:
         )
         process = start(job, subprocess.DEVNULL)
         stack.callback(end, process)
-        return _ProcessSession(model, process)
+        session = _ProcessSession(model, process)
+        self._opened[model] = session.opened
+        return session
 
 
 class _ProcessSession:
@@ -131,7 +151,7 @@ class _ProcessSession:
     def __init__(self, model: str, process: subprocess.Popen[str]) -> None:
         self._model, self._process = model, process
         self._events = events_of(process)
-        self._next("ready")
+        self.opened: dict[str, str] = self._next("ready")["opened"]
 
     def block(self) -> Block:
         assert self._process.stdin is not None
@@ -140,7 +160,7 @@ class _ProcessSession:
         event = self._next("block")
         return Block(steps=event["steps"], seconds=event["seconds"])
 
-    def _next(self, kind: str) -> dict[str, int | float]:
+    def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None or event["event"] != kind:
             raise UserError(f"model {self._model!r} failed while its step was measured; try it with --budget smoke")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from ..beside import contents, files_beside
+from ..opened import opened_by, watching
 from ..registry import DATASETS, Entry, UserError
 from ..source import closure
 
@@ -43,6 +47,7 @@ class ImageData:
         train, val, test: the parts; the order of the images is part of the data.
         classes: number of classes.
         maximum: the integer that stands for full intensity, 255 for uint8.
+        opened: files beside its code that it was made from, and hashes of them; `load` fills it in.
     """
 
     name: str
@@ -51,6 +56,7 @@ class ImageData:
     test: Split
     classes: int
     maximum: int
+    opened: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256 of the arrays, their shapes and types; hexadecimal."""
@@ -131,7 +137,7 @@ def load(name: str, root: Path | None = None) -> ImageData:
 
 def _key(entry: Entry) -> str:
     """What tells versions of a data set apart: its digest, or the files that make it, those that they import included."""
-    if entry.fields.get("digest"):
+    if entry.fields.get("digest"):  # it says what is right, whatever the files are
         return str(entry.fields["digest"])[:12]
     key = hashlib.sha256()
     for name, text in sorted((path.name, path.read_bytes()) for path in closure([entry.path])):
@@ -140,8 +146,10 @@ def _key(entry: Entry) -> str:
 
 
 def _made(entry: Entry, folder: Path) -> ImageData:
+    key = f"dataset {entry.name}"
     try:
-        data = entry.load()(folder)
+        with watching(key):
+            data = entry.load()(folder)
     except (UserError, OSError):
         raise
     except Exception as error:  # whoever registered it may raise anything
@@ -151,7 +159,9 @@ def _made(entry: Entry, folder: Path) -> ImageData:
     problem = _problem(data, entry)
     if problem:
         raise UserError(f"the data set {entry.name} ({entry.where}) {problem}")
-    return data
+    if entry.fields.get("digest"):
+        return data
+    return replace(data, opened=files_beside([entry.path], opened_by(entry.module, key), [folder]))
 
 
 def _problem(data: object, entry: Entry) -> str:
@@ -197,7 +207,9 @@ def _write(path: Path, data: ImageData) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            _savez(file, maximum=np.asarray(data.maximum), digest=np.asarray(data.digest()), **data._arrays())
+            opened = np.asarray(json.dumps(dict(data.opened)))
+            facts = {"maximum": np.asarray(data.maximum), "digest": np.asarray(data.digest())}
+            _savez(file, **facts, **data._arrays(), opened=opened)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -221,11 +233,14 @@ def _savez(file: BinaryIO, **arrays: np.ndarray) -> None:
 
 
 def _read(path: Path, entry: Entry) -> ImageData | None:
-    """The data set in a cache file; None where there is none, or a damaged one, which is then made again."""
+    """The data set in a cache file; None where there is none, one that is damaged, or made from files that have changed."""
     try:
         with np.load(path, allow_pickle=False) as file:
             splits = [Split(file[f"{part}_images"], file[f"{part}_labels"]) for part in PARTS]
-            data = ImageData(entry.name, *splits, entry.fields["classes"], int(file["maximum"]))
+            opened = {} if entry.fields.get("digest") else json.loads(str(file["opened"]))
+            if opened != contents([entry.path], opened):
+                return None
+            data = ImageData(entry.name, *splits, entry.fields["classes"], int(file["maximum"]), opened)
             whole = data.digest() == str(file["digest"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
+from ...beside import files_beside
+from ...datasets.images import data_root
+from ...opened import watching
 from ..job import Check, Events
 from ..lean import spare_compiler
 from ..place import place_of
@@ -55,7 +59,9 @@ def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tupl
             yield name, skipped(name, f"not looked at, since {missing!r} failed")
             continue
         yield name, None
-        finding = replace(_guarded(check, subject), check=name)
+        # As in a run: files are opened where it is built, and where it is called first.
+        with watching(subject.resolved.key) if name in NEEDED else nullcontext():
+            finding = replace(_guarded(check, subject), check=name)
         yield name, finding
         if finding.status == "fail" and name in NEEDED:
             missing = name
@@ -105,6 +111,8 @@ def perform(job: Check, events: Events) -> None:
             events.send("begin", check=name)
             continue
         events.send("finding", check=name, status=finding.status, says=finding.says, do=finding.do)
+        if name == NEEDED[-1]:
+            events.send("made", opened=files_beside(subject.resolved.files, subject.resolved.opened, [data_root()]))
         if name == "seeds" and finding.status == "pass":
             events.send("weights", digest=digest(subject.build()))
     events.send("size", **subject.size)

@@ -60,6 +60,7 @@ class Verdict:
     Attributes:
         input: channels x size x size -> classes.
         dataset: the data set of the board that the row is for; empty where none has this input.
+        source_hash: of the model as it was checked, with the files that it opened.
         row: the row of that board, by column, without what only training tells; empty where it cannot be built.
         cells: the same as the table of a board shows it.
         seconds: wall clock of the whole.
@@ -69,6 +70,7 @@ class Verdict:
     input: str
     dataset: str
     budget: str
+    source_hash: str = ""
     findings: list[Finding] = field(default_factory=list)
     row: dict[str, Any] = field(default_factory=dict)
     cells: dict[str, str] = field(default_factory=dict)

@@ -29,7 +29,7 @@ Named = Sequence[tuple[str, str]]
 def learning(board: Board, models: Named) -> Figure | None:
     """Training loss over progress."""
     runs: dict[str, list[RunRecord]] = {}
-    for record in (r for counted in board.counted.values() for r in counted):
+    for record in (r for counted in board.averaged.values() for r in counted):
         if record.status == "ok":
             runs.setdefault(record.spec.model, []).append(record)
     curves = {model: curve for model, _ in models if (curve := _mean_loss(runs.get(model, []))) is not None}
@@ -74,7 +74,7 @@ def _over_angles(
     board: Board, models: Named, of: Callable[[Sidecar], tuple[list[float], list[Any]]], label: str, note: str
 ) -> Figure | None:
     found: dict[str, list[Sidecar]] = {}
-    for record in (r for counted in board.counted.values() for r in counted) if board.sidecars else ():
+    for record in (r for counted in board.averaged.values() for r in counted) if board.sidecars else ():
         sidecar = board.sidecars.get(record.run_id)
         if sidecar is not None and of(sidecar)[1] and None not in of(sidecar)[1]:
             found.setdefault(record.spec.model, []).append(sidecar)

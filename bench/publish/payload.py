@@ -116,6 +116,7 @@ def _provenance(records: list[RunRecord]) -> dict[str, str]:
         values = {
             "hardware": p.hardware.get("hardware_key", "unknown"), "versions": versions, "threads": str(p.threads),
             "source hash": p.source_hash, "data digest": p.data_digest[:16], "trained": p.started[:10], "suite": r.context.suite,
+            "commit": p.commit[:12], "harness hash": p.harness_hash,
         }  # fmt: skip
         for key, value in values.items():
             if value:

@@ -151,5 +151,5 @@ def test_after_drift_the_model_is_calibrated_anew_and_all_its_seeds_repeat(
 
 def test_a_changed_source_is_calibrated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003}).plan()
-    monkeypatch.setattr(timed_module, "source_hash", lambda model: "changed")
+    monkeypatch.setattr(timed_module, "source_hash", lambda *_: "changed")
     assert timed_board(tmp_path, monkeypatch, {"p4cnn": 0.005}).plan()[0].steps == 4000

@@ -43,7 +43,7 @@ def test_runs_examples_operations_and_time_add_up(tmp_path: Path) -> None:
 
 def test_a_changed_source_has_no_known_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known_step(tmp_path, "p4cnn", 40.0, "this")
-    monkeypatch.setattr("equibench.bench.estimate.source_hash", lambda _: "changed")
+    monkeypatch.setattr("equibench.bench.estimate.source_hash", lambda *_: "changed")
     assert next(estimate(SUITE, tmp_path, "this")).train_s is None
     assert len(step_times(tmp_path, "this")) == 1 and step_times(tmp_path, "that") == {}
 

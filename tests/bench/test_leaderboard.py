@@ -73,7 +73,7 @@ def test_stale_rows_give_way_to_current_ones_and_are_marked(tmp_path: Path, monk
     put(tmp_path, made.record(99.0, attempt=1))
     monkeypatch.setattr(staleness, "_source_hash", lambda model: "a" * 16)
     assert model_rows(load_board(tmp_path, BOARD)).iloc[0]["stale"] == "source"
-    assert "made-up" in board_table(load_board(tmp_path, BOARD)).split("stale")[-1]
+    assert "made-up" in board_table(load_board(tmp_path, BOARD)).split("stale (")[-1]
     put(tmp_path, current)
     row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
     assert row["test_acc_mean_pct"] == 80.0 and row["stale"] == ""
@@ -108,6 +108,59 @@ def test_of_two_machines_with_the_same_attempt_the_current_program_counts(
         put(tmp_path, with_provenance(made.record(accuracy), source_hash=source))
     row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
     assert row[["test_acc_mean_pct", "stale"]].tolist() == [current, ""]
+
+
+def sized(record, **changes):
+    return record.model_copy(update={"cost": record.cost.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"parameters": 482}, "482 and 25,000 parameters"),
+        ({"buffers": 11}, "10 and 11 buffers"),
+        ({"flops_per_image": 5, "buffers": 0}, "0 and 10 buffers; of 5 and 1,000,000 FLOPs an image"),
+    ],
+)
+def test_no_mean_is_over_different_networks(tmp_path: Path, change: dict[str, int], said: str) -> None:
+    put(tmp_path, made.record(90.0, seed=0), sized(made.record(10.0, seed=1), **change))
+    put(tmp_path, *(made.record(80.0, seed=s, model="another") for s in range(2)))
+    board = load_board(tmp_path, BOARD)
+    assert board.values == {"another": {0: 80.0, 1: 80.0}} and board.ranks.get("made-up") is None
+    rows = model_rows(board).set_index("model")
+    row = rows.loc["made-up"]
+    assert row["status"] == "error" and f"the runs of made-up are of different networks, of {said}" in row["reason"]
+    measured = [c for c in rows.columns if c.startswith(("test_", "val_", "eq_", "train_s", "step_", "param", "flops", "diff"))]
+    assert len(measured) > 10 and row[[c for c in measured if c != "parameter_class"]].isna().all()
+    assert rows.loc["another", "test_acc_mean_pct"] == 80.0 and rows.loc["another", "parameters"] == 25_000
+    assert sorted(run_rows(board).query("model == 'made-up'")["test_acc_pct"]) == [10.0, 90.0], "nothing measured is lost"
+    assert said in board_table(board)
+
+
+def test_a_failed_run_of_another_size_takes_no_mean_away(tmp_path: Path) -> None:
+    put(tmp_path, made.record(90.0, seed=0), sized(made.record(10.0, seed=1, status="timeout"), parameters=1))
+    assert model_rows(load_board(tmp_path, BOARD)).iloc[0]["test_acc_mean_pct"] == 90.0
+
+
+def test_a_board_names_what_its_runs_mix_and_nothing_else(tmp_path: Path) -> None:
+    one = {"commit": "a" * 40, "harness_hash": "1" * 16, "versions": {"torch": "2.9"}, "hardware": {"device": "cpu", "cpu": "Xeon"}}
+    two = {**one, "commit": "b" * 40, "harness_hash": "2" * 16, "versions": {"torch": "2.10"}}
+    gpu = {"device": "cuda:0", "cpu": "Xeon", "hardware_key": "H100; 80 GiB"}
+    put(tmp_path, with_provenance(made.record(seed=0), **one), with_provenance(made.record(seed=1), **one))
+    assert "the runs mix" not in board_table(load_board(tmp_path, BOARD))
+    put(tmp_path, with_provenance(made.record(seed=2), **two))
+    (note,) = [line for line in board_table(load_board(tmp_path, BOARD)).splitlines() if line.startswith("the runs mix")]
+    assert "2 commits (aaaaaaa, bbbbbbb), 2 harness hashes (1111111, 2222222), 2 versions of torch (2.10, 2.9):" in note
+    assert "processors" not in note
+    put(tmp_path, with_provenance(made.record(seed=3), **{**two, "hardware": gpu}))
+    board = load_board(tmp_path, BOARD)
+    assert "2 processors (H100; 80 GiB, Xeon)" in board_table(board)
+    runs = run_rows(board).set_index("seed")
+    assert runs.loc[3, ["commit", "harness_hash", "machine", "torch"]].tolist() == ["b" * 40, "2" * 16, gpu["hardware_key"], "2.10"]
+    # Of runs that do not count nothing is said: a failure made by another commit is in no figure.
+    failed = made.record(None, status="error", model="failed")
+    put(tmp_path, with_provenance(failed, **{**one, "commit": "c" * 40}))
+    assert "ccccccc" not in board_table(load_board(tmp_path, BOARD))
 
 
 def changed_recipe(record, **changes):
@@ -170,7 +223,7 @@ def test_several_versions_of_torch_and_broken_claims_are_said(tmp_path: Path) ->
         put(tmp_path, with_provenance(made.record(90.0, seed=seed), versions={"torch": version}, registered=facts))
     put(tmp_path, with_provenance(made.record(80.0, model="honest"), registered={**facts, "invariant": "none"}))
     text = board_table(load_board(tmp_path, BOARD))
-    assert "runs were made with torch 2.11.0, 2.12.1" in text
+    assert "the runs mix 2 versions of torch (2.11.0, 2.12.1)" in text
     assert "made-up claims to be invariant under C4, which its runs contradict: its logits change by 0.5" in text
     assert "C4 (broken)" in text and "honest claims" not in text
 

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from equibench.bench import staleness
@@ -16,6 +19,7 @@ from equibench.bench.record import write_record
 from equibench.bench.refresh import _only, _suites, refresh, stale_runs
 from equibench.bench.spec import plan
 from equibench.bench.table import board_table
+from equibench.bench.words import command
 from equibench.registry import UserError, include
 
 from . import records as made
@@ -103,19 +107,60 @@ def test_the_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_command_names_the_file_that_registers_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    staleness._source_hash.cache_clear()
     put(tmp_path, sourced(made.record(model="tiny"), OLD))
     board = made.spec().board
     arguments = ["refresh", board, "--results", str(tmp_path), "--dry-run"]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0 and "not registered here, so nobody can tell whether they are stale: tiny" in done.stderr
     assert "is stale of what is registered here" in done.stdout
-    staleness._source_hash.cache_clear()
     include([TINY])
-    assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board))
+    assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board), "github").replace("\\", "")
     done = CliRunner().invoke(cli, [*arguments, "--include", str(TINY)])
     assert "tiny  seed 0  source changed" in done.stdout and "not registered" not in done.stderr
-    staleness._source_hash.cache_clear()
+
+
+def test_the_command_can_be_pasted(tmp_path: Path) -> None:
+    """Blanks and quotes in names of folders and files, and a results folder that was given."""
+    work = tmp_path / "it's my work"
+    (work / "nets").mkdir(parents=True)
+    (work / "nets" / "my net.py").write_text(TINY.read_text().replace('"tiny"', '"pasted"'))
+    put(work / "its results", sourced(made.record(model="pasted"), OLD))
+    equibench = f"{shlex.quote(sys.executable)} -m equibench.bench.cli"
+    (again,) = re.findall(r"to run the others again: equibench (.*)", _note(work))
+    assert shlex.split(again) == ["refresh", BOARD, "--include", "nets/my net.py", "--results", "its results"]
+    done = subprocess.run(f"{equibench} {again} --dry-run", shell=True, cwd=work, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "pasted  seed 0  source changed" in done.stdout, done.stderr
+
+
+def _note(work: Path) -> str:
+    command = [sys.executable, "-m", "equibench.bench.cli", "leaderboard", "--results", "its results"]
+    return subprocess.run(
+        [*command, "--include", "nets/my net.py"], cwd=work, capture_output=True, text=True, timeout=300, check=True
+    ).stdout
+
+
+def test_a_data_folder_is_repeated_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    @click.option("--data-root")
+    def inner(data_root: str | None) -> None:
+        click.echo(command("refresh", "b", root=tmp_path / "leaderboards", trains=True))
+        click.echo(command("status", "s", root=tmp_path / "leaderboards"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EQUIBENCH_RESULTS", raising=False)
+    said = CliRunner().invoke(inner, ["--data-root", "/my data"]).output.splitlines()
+    assert said == ["equibench refresh b --data-root '/my data'", "equibench status s"]
+    assert CliRunner().invoke(inner, []).output.splitlines() == ["equibench refresh b", "equibench status s"]
+    assert command("refresh", "b", root=Path("/el se")) == "equibench refresh b --results '/el se'"
+
+
+def test_the_matched_class_names_the_option_that_it_needs(tmp_path: Path) -> None:
+    there = ["run", "--dataset", "digits-rot", "--budget", "e1", "--models", "z2cnn-22", "--class", "matched"]
+    done = CliRunner().invoke(cli, [*there, "--results", str(tmp_path / "none")])
+    assert isinstance(done.exception, UserError) and "--reference-parameters N" in str(done.exception)
+    done = CliRunner().invoke(cli, [*there, "--reference-parameters", "10", "--results", str(tmp_path / "none")])
+    assert "outside 10 to 10" in str(done.exception), done.output
+    assert not (tmp_path / "none").exists()
 
 
 def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ FACTS = {
     "command": "equibench run mine.toml --include 'my net.py'", "commit": "ef" * 20, "harness_hash": "12" * 8,
     "origin": "my-package 1.2",
     "registered": {"family": "theirs", "group": "D6", "invariant": "D2", "source": "arXiv:2601.00001", "treatment": "rotate"},
+    "opened": {"config.json": "34" * 8, "parts/*.txt": ""}, "data_source": "56" * 8, "data_opened": {"data.npz": "78" * 8},
+    "checked": "failed: gradients, seeds",
 }  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
     assert card is not None and card["changed"] == ["data", "harness"]  # the model is not registered, so not compared
     text = run_text(card)
     assert text.count("changed since") == 2
-    same = traced(seed=1).model_copy(update={"provenance": Provenance(**FACTS | {"data_digest": "", "harness_hash": harness_hash()})})
+    same = traced(seed=1).model_copy(update={"provenance": Provenance(**FACTS | {"data_digest": "", "data_source": "", "harness_hash": harness_hash()})})
     card = run_card(_write(tmp_path, same), str(tmp_path))
     assert card is not None and card["changed"] == []
 
