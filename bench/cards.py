@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ..registry import MODELS, Resolved, UserError, build_model, parse_shape
-from .claims import EXACT
+from .claims import EXACT, claim_columns
 from .cost import count_parameters, forward_flops
 from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
-from .equivariance_report import claim_error
 from .evaluate import logits
+from .invariance import claim_error
 from .leaderboard import Board, load_board
 from .lean import spare_compiler
 from .publish.bibtex import entry, sources_of
@@ -187,6 +187,7 @@ def _on_board(name: str, board: Board) -> dict[str, Any]:
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
         "rank": board.ranks.get(name),
+        **claim_columns(counted, str(MODELS.find(name).get("invariant", "none"))),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in results]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in results]),
         "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
@@ -270,6 +271,7 @@ def _board_line(row: dict[str, Any]) -> str:
     score = "no result" if row["test_acc_mean_pct"] is None else f"{row['test_acc_mean_pct']:.2f} %"
     parts = [score, f"{row['runs_ok']} of {row['runs']} runs", f"rank {row['rank']}" if row["rank"] else ""]
     parts += [f"C4 error {row['eq_exact_c4']:.1g} after training" if row["eq_exact_c4"] is not None else ""]
+    parts += [f"invariant: {row['invariant']}"] if row["invariant"] != row["claim"] else []
     parts += [f"stale: {row['stale']} changed; {row['refresh']}" if row["stale"] else ""]
     return f"{row['board']}: " + ", ".join(p for p in parts if p)
 

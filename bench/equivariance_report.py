@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from ..datasets.images import data_root, load
 from ..registry import MODELS, UserError, build_model
 from .claims import EXACT
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
-from .equivariance import dihedral, measure_core, reference_arithmetic, relative_error, zero_logits
+from .equivariance import claimed_elements, measure_core
 from .equivariance_full import balanced_order
-from .evaluate import logits
 from .files import ensure_writable
 from .prepare import border_median, check_output, set_profile
 from .run import CORE_IMAGES
@@ -45,6 +43,40 @@ class AtSize:
 
     @property
     def built(self) -> bool:
+        return self.outcome in ("ok", "collapsed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Test images of a data set, balanced by class, at whatever size is asked for."""
+
+    images: torch.Tensor
+    prepare: Normalise
+    background: list[float]
+    maximum: int
+    classes: int
+
+    @classmethod
+    def of(cls, dataset: str, data_folder: str | None, device: torch.device) -> Sample:
+        data = load(dataset, data_root(data_folder))
+        order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
+        mean, std = data.statistics()
+        normalise = Normalise(mean, std, data.maximum, device)
+        images = torch.from_numpy(data.test.images[order]).to(device)
+        return cls(images, normalise, border_median(data), data.maximum, data.classes)
+
+    def at(self, size: int) -> torch.Tensor:
+        """The images cut or padded with their background to `size` pixels."""
+        more = size - self.images.shape[-1]
+        before, after = more // 2, more - more // 2
+        ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
+        return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
+
+    def scene(self, size: int) -> Scene:
+        return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
+
+
+def built(self) -> bool:
         return self.outcome in ("ok", "collapsed")
 
 
@@ -110,37 +142,18 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     if isinstance(model, str):
         return AtSize(size, model)
     images = sample.at(size)
-    core = measure_core(model, images, sample.prepare, sample.background, sample.maximum)
+    core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
     scene = sample.scene(size)
     return AtSize(
         size,
         "collapsed" if core.collapsed else "ok",
-        claim_error(model, images, sample.prepare, invariant),
+        core.eq_claimed,
         core.eq_exact_c4,
         core.eq_exact_d4,
         core.eq_rot_analytic,
         angle_curve(model, scene),
         feature_errors(model, scene),
     )
-
-
-def claim_error(model: nn.Module, images: torch.Tensor, prepare: Normalise, invariant: str) -> float | None:
-    """Relative error over the grid symmetries in the claimed group; None where there are none, or collapsed."""
-    return claim_errors(model, images, prepare, [invariant])[invariant] if len(claimed_elements(invariant)) > 1 else None
-
-
-def claim_errors(
-    model: nn.Module, images: torch.Tensor, prepare: Normalise, groups: Sequence[str]
-) -> dict[str, float | None]:
-    """The relative error over each of several groups; an image that more than one of them demands is looked at once."""
-    elements = {group: claimed_elements(group) for group in groups}
-    with reference_arithmetic():
-        seen = {
-            (k, flip): logits(model, dihedral(images, k, flip), prepare)
-            for k, flip in dict.fromkeys(one for found in elements.values() for one in found)
-        }
-        zero = zero_logits(model, images)
-        return {group: relative_error([seen[one] for one in found], zero) for group, found in elements.items()}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
-from equibench.bench.equivariance_report import AtSize, claimed_elements, meaning, shown, verdict
+from equibench.bench.equivariance_report import AtSize, meaning, shown, verdict
 from equibench.bench.record import read_board
 from equibench.bench.revisit import load_weights
 from equibench.bench.sidecar import read_sidecars
@@ -17,13 +17,6 @@ from . import test_run as runs
 
 def at(size: int, error: float | None, outcome: str = "ok") -> AtSize:
     return AtSize(size, outcome, eq_claimed=error, eq_exact_c4=error)
-
-
-def test_the_elements_of_a_claim_are_those_that_the_grid_has() -> None:
-    assert claimed_elements("none") == [] and len(claimed_elements("C4")) == len(claimed_elements("C8")) == 4
-    assert claimed_elements("C2") == claimed_elements("C6") == [(0, False), (2, False)]
-    assert len(claimed_elements("D4")) == 8 and len(claimed_elements("D2")) == 4
-    assert claimed_elements("C1") == [(0, False)]
 
 
 @pytest.mark.parametrize(
