@@ -13,11 +13,11 @@ from torch import nn
 from ..datasets.batches import Normalise
 from ..datasets.images import data_root, load
 from ..registry import MODELS, UserError, build_model
-from .claims import EXACT
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
 from .equivariance import claimed_elements, measure_core
 from .equivariance_full import balanced_order
 from .files import ensure_writable
+from .invariance import Judgement, claim_error, move_weights
 from .prepare import border_median, check_output, set_profile
 from .run import CORE_IMAGES
 from .seeds import derive
@@ -30,6 +30,7 @@ class AtSize:
     Attributes:
         outcome: ``ok``, ``collapsed``, or why it cannot be built.
         eq_claimed: over the group that the model claims; None where it claims none.
+        judgement: under that group, or C4 where it claims none, as it is built and once its weights have moved.
     """
 
     size: int
@@ -40,6 +41,7 @@ class AtSize:
     eq_rot_analytic: float | None = None
     curve: list[float | None] = field(default_factory=list)
     layers: list[LayerError] = field(default_factory=list)
+    judgement: Judgement = Judgement(None, None)
 
     @property
     def built(self) -> bool:
@@ -144,6 +146,10 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     images = sample.at(size)
     core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
     scene = sample.scene(size)
+    curve, layers = angle_curve(model, scene), feature_errors(model, scene)
+    claims = len(claimed_elements(invariant)) > 1
+    move_weights(model, sample.prepare(images))
+    moved = claim_error(model, images, sample.prepare, invariant if claims else "C4")
     return AtSize(
         size,
         "collapsed" if core.collapsed else "ok",
@@ -151,8 +157,9 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
         core.eq_exact_c4,
         core.eq_exact_d4,
         core.eq_rot_analytic,
-        angle_curve(model, scene),
-        feature_errors(model, scene),
+        curve,
+        layers,
+        Judgement(core.eq_claimed if claims else core.eq_exact_c4, moved),
     )
 
 
@@ -206,7 +213,7 @@ def initial_report(
 def _row(o: AtSize, invariant: str) -> dict[str, Any]:
     claim = {"eq_claimed": o.eq_claimed} if len(claimed_elements(invariant)) > 1 else {}
     errors = {"eq_exact_c4": o.eq_exact_c4, "eq_exact_d4": o.eq_exact_d4, "eq_rot_analytic": o.eq_rot_analytic}
-    return {"size_px": o.size, **claim, **errors, "outcome": o.outcome}
+    return {"size_px": o.size, **claim, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome}
 
 
 def meaning(invariant: str, outcomes: list[AtSize]) -> str:
@@ -218,9 +225,15 @@ def meaning(invariant: str, outcomes: list[AtSize]) -> str:
         return f"At {here.size} pixels the model {here.outcome}."
     if here.outcome == "collapsed":
         return f"At {here.size} pixels the logits hardly depend on the input: no error can be said, and none is small."
-    error = {o.size: o.eq_claimed if claims else o.eq_exact_c4 for o in outcomes if o.outcome == "ok"}
-    exact = [n for n, e in error.items() if e is not None and e <= EXACT]
-    broken = [n for n in error if n not in exact]
+    judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
+    exact = [n for n, j in judged.items() if j.exact]
+    broken = [n for n in judged if n not in exact]
+    if judged[here.size].at_first_only:
+        return (
+            f"At {here.size} pixels the logits are invariant under {what} as the model is built, and not once its weights have"
+            f" moved ({shown(judged[here.size].moved)}): normalisation, scales and biases must be one for all orientations of a"
+            " field."
+        )
     if here.size in exact and not broken:
         return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
     if here.size in exact:

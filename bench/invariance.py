@@ -7,11 +7,13 @@ with a normalisation that has one scale (all of them 1 at first) for each orient
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..models.groups import transform_image
+from .claims import EXACT
 from .equivariance import GRID, Prepare, claimed_elements, reference_arithmetic, relative_error, zero_logits
 from .evaluate import logits
 from .train import reestimate_batch_norm
@@ -40,6 +42,40 @@ def claim_errors(
         claim: relative_error([seen[g] for g in found], zero) if len(found) > 1 else None
         for claim, found in elements.items()
     }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Relative errors under a group; None where there are no elements, or collapsed.
+
+    Attributes:
+        built: with the weights as the model is built.
+        moved: once all weights have moved.
+    """
+
+    built: float | None
+    moved: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the logits are invariant for all weights: both errors are rounding."""
+        return all(e is not None and e <= EXACT for e in (self.built, self.moved))
+
+    @property
+    def at_first_only(self) -> bool:
+        """Whether the logits are invariant as the model is built, and not once its weights have moved."""
+        return self.built is not None and self.built <= EXACT and not self.exact
+
+
+def judge(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) -> Judgement:
+    """Whether the logits of a model that was just built are invariant under a group; its weights are moved.
+
+    Args:
+        images: (n, c, size, size), as `prepare` takes them.
+    """
+    built = claim_error(model, images, prepare, claim)
+    move_weights(model, prepare(images))
+    return Judgement(built, claim_error(model, images, prepare, claim))
 
 
 def move_weights(model: nn.Module, images: torch.Tensor) -> nn.Module:

@@ -84,7 +84,8 @@ def neighbours(subject: Subject) -> Finding:
     for size in (subject.input.size - 1, subject.input.size + 1):
         of = Input(subject.input.channels, size, subject.input.classes)
         try:
-            parts.append(f"{size} px: {_text(_error(subject, subject.build(of=of), of, group))}")
+            error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
+            parts.append(f"{size} px: {_text(error)}")
         except Exception as error:  # whatever a model raises at a size that it was not made for
             lines = str(error).strip().splitlines() or [type(error).__name__]
             parts.append(f"{size} px: cannot be built at this size ({lines[0][:90]})")
