@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ..registry import MODELS, Resolved, UserError, build_model, parse_shape
-from .claims import EXACT
+from .claims import claim_columns
 from .cost import count_parameters, forward_flops
 from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
-from .equivariance_report import claim_error
 from .evaluate import logits
+from .invariance import judge
 from .leaderboard import Board, load_board
 from .lean import spare_compiler
 from .publish.bibtex import entry, sources_of
@@ -114,23 +114,24 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> dict[str, Any]:
-    """Relative change of the logits at initialisation, on closed-form images: under the claimed group (C4 where none
-    is claimed) at n − 1, n and n + 1 pixels, and under 15 to 75 degrees at n."""
+    """Relative change of the logits on closed-form images: under the claimed group (C4 where none is claimed) at n − 1, n
+    and n + 1 pixels, as the model is built and once its weights have moved, and under 15 to 75 degrees at n as it is built.
+    """
     claim = str(resolved.get("invariant"))
     group = claim if claim != "none" else "C4"
-    sizes = []
+    sizes, rotated = [], None
     for pixels in (size - 1, size, size + 1):
         try:
             torch.manual_seed(derive(0, "weights"))
             model = build_model(resolved.name, channels, classes, pixels).eval()
-            row = {"size": pixels, "error": claim_error(model, _images(channels, pixels), _as_it_is, group), "outcome": "ok"}
+            rotated = _rotated(model, channels, size) if pixels == size else rotated
+            found = judge(model, _images(channels, pixels), _as_it_is, group)
+            row = {"size": pixels, "error": found.built, "error_moved": found.moved, "exact": found.exact, "outcome": "ok"}
         except Exception as error:  # a size that it was not made for
-            row = {"size": pixels, "error": None, "outcome": f"cannot be built: {_first_line(error)}"}
-        row["exact"] = row["error"] is not None and row["error"] <= EXACT
-        if pixels == size and row["outcome"] == "ok":
-            rotated = _rotated(model, channels, size)
+            outcome = f"cannot be built: {_first_line(error)}"
+            row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": outcome}
         sizes.append(row)
-    return {"group": group, "sizes": sizes, "eq_rot_analytic": rotated if sizes[1]["outcome"] == "ok" else None}
+    return {"group": group, "sizes": sizes, "eq_rot_analytic": rotated}
 
 
 def _images(channels: int, size: int, angle: float = 0.0) -> torch.Tensor:
@@ -182,14 +183,16 @@ def _mentions(root: Path, board: str, name: str) -> bool:
 
 def _on_board(name: str, board: Board) -> dict[str, Any]:
     runs, counted = board.runs[name], board.counted[name]
-    results = [r.results for r in board.averaged[name] if r.status in FINAL and r.results is not None]
-    completed = [r.results for r in board.averaged[name] if r.status == "ok" and r.results is not None]
+    averaged = board.averaged[name]
+    results = [r.results for r in averaged if r.status in FINAL and r.results is not None]
+    completed = [r.results for r in averaged if r.status == "ok" and r.results is not None]
     return {
         "board": board.name,
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
         "rank": board.ranks.get(name),
+        **claim_columns((r for r in averaged if r.status == "ok"), str(MODELS.find(name).get("invariant", "none"))),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in completed]),
         "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
@@ -262,18 +265,20 @@ def _equivariance_lines(card: dict[str, Any]) -> list[str]:
     lines = []
     for row in found["sizes"]:
         what = row["outcome"] if row["outcome"] != "ok" else "undefined: the logits hardly depend on the image"
-        if row["error"] is not None:
-            what = f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g}"
+        if row["error"] is not None and row["error_moved"] is not None:
+            what = f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} as it is built"
+            what += f" and {row['error_moved']:.1g} once its weights have moved"
         lines.append(f"{found['group']} at {row['size']} pixels: {what}")
     if found["eq_rot_analytic"] is not None:
         lines.append(f"15 to 75 degrees at {found['sizes'][1]['size']} pixels: {found['eq_rot_analytic']:.2g}")
-    return [*lines, "at initialisation, on images in closed form; 0 is invariant, 1 is as different as another image"]
+    return [*lines, "on images in closed form, turned by these angles as it is built; 0 is invariant, 1 is as different as another image"]
 
 
 def _board_line(row: dict[str, Any]) -> str:
     score = "no result" if row["test_acc_mean_pct"] is None else f"{row['test_acc_mean_pct']:.2f} %"
     parts = [score, f"{row['runs_ok']} of {row['runs']} runs", f"rank {row['rank']}" if row["rank"] else ""]
     parts += [f"C4 error {row['eq_exact_c4']:.1g} after training" if row["eq_exact_c4"] is not None else ""]
+    parts += [f"invariant: {row['invariant']}"] if row["invariant"] != row["claim"] else []
     parts += [f"stale: {row['stale']} changed; {row['refresh']}" if row["stale"] else ""]
     return f"{row['board']}: " + ", ".join(p for p in parts if p)
 

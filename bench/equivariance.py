@@ -13,14 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
+from ..models.groups import PlanarGroup, transform_image
 from .evaluate import logits
 from .seeds import derive
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
+#: All symmetries of the square grid of pixels: four rotations, then four reflections.
+GRID = PlanarGroup(4, mirrored=True)
 #: Degrees of `Core.eq_rot_analytic`.
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
 #: Seed of the closed-form inputs, part of the protocol.
@@ -38,8 +42,9 @@ class Core:
         eq_exact_d4: over these and the four reflections.
         eq_rot_analytic: over `ANGLES` of closed-form images, no resampling.
         collapsed: whether the logits hardly depend on the input.
-        scale: s of the real images, in units of the logits: what the first two figures were divided by.
-        scale_analytic: s of the closed-form images, what the third was divided by.
+        scale: s of the real images, in units of the logits: what figures of real images were divided by.
+        scale_analytic: s of the closed-form images.
+        eq_claimed: over the elements that the model's claim names, see `claimed_elements`; None where there are none.
     """
 
     eq_exact_c4: float | None
@@ -48,10 +53,11 @@ class Core:
     collapsed: bool
     scale: float | None = None
     scale_analytic: float | None = None
+    eq_claimed: float | None = None
 
 
 def measure_core(
-    model: nn.Module, images: torch.Tensor, prepare: Prepare, background: Sequence[float], maximum: int
+    model: nn.Module, images: torch.Tensor, prepare: Prepare, background: Sequence[float], maximum: int, claim: str = "none"
 ) -> Core:
     """The ``core`` profile of a model.
 
@@ -60,32 +66,42 @@ def measure_core(
         prepare: normalisation of such integers, or of real values in their units.
         background: per channel, of the closed-form images, in 0…1.
         maximum: integer that stands for 1.0.
+        claim: the group under which the model's logits are claimed invariant.
     """
     size, device = images.shape[-1], images.device
     with reference_arithmetic():
         origin = zero_logits(model, images)
-        orbit = [logits(model, dihedral(images, k, flip), prepare) for flip in (False, True) for k in range(4)]
+        orbit = [logits(model, transform_image(images, GRID, g), prepare) for g in GRID.elements]
         blobs = draw_blobs(BLOB_DRAWS, len(background), size)
         analytic = [
             logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
             for angle in (0.0, *ANGLES)
         ]
-    return core_of(orbit, analytic, origin)
+    return core_of(orbit, analytic, origin, claimed_elements(claim))
 
 
-def core_of(orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor) -> Core:
+def core_of(
+    orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor, claimed: Sequence[int]
+) -> Core:
     """The figures of the ``core`` profile.
 
     Args:
-        orbit: logits (n, classes) of the images moved by each element of D4, the rotations first.
+        orbit: logits (n, classes) of the images moved by each element of `GRID`.
         analytic: logits (draws, classes) of the closed-form images at 0 degrees and at each of `ANGLES`.
         origin: logits (1, classes) of the zero image.
+        claimed: elements of `GRID`, the identity first.
     """
-    c4, d4 = relative_error(orbit[:4], origin), relative_error(orbit, origin)
+    c4, d4 = relative_error(orbit[: GRID.rotations], origin), relative_error(orbit, origin)
     rotated = relative_error(analytic, origin)
     return Core(
-        c4, d4, rotated, c4 is None or rotated is None, spread(orbit[0], origin), spread(analytic[0], origin)
-    )  # fmt: skip
+        eq_exact_c4=c4,
+        eq_exact_d4=d4,
+        eq_rot_analytic=rotated,
+        collapsed=c4 is None or rotated is None,
+        scale=spread(orbit[0], origin),
+        scale_analytic=spread(analytic[0], origin),
+        eq_claimed=relative_error([orbit[g] for g in claimed], origin) if len(claimed) > 1 else None,
+    )
 
 
 @contextmanager
@@ -108,9 +124,17 @@ def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return logits(model, torch.zeros(1, *images.shape[1:], device=images.device), lambda x: x)
 
 
-def dihedral(images: torch.Tensor, quarter_turns: int, flip: bool) -> torch.Tensor:
-    """The images moved by an exact symmetry of the grid: a reflection, if any, then counter-clockwise turns."""
-    return torch.rot90(images.flip(-1) if flip else images, quarter_turns, (-2, -1))
+def claimed_elements(claim: str) -> list[int]:
+    """Elements of `GRID` that a claim names, the identity first; empty where nothing is claimed.
+
+    Which reflections a group has is said by `models.groups`. Of a group with elements that move pixels off the grid
+    (``"C8"``, ``"D3"``) they are the others.
+    """
+    if claim in ("", "none"):
+        return []
+    group = PlanarGroup.parse(claim)
+    own = [group.matrix(g) for g in group.grid_symmetries()]
+    return [g for g in GRID.elements if any(np.allclose(GRID.matrix(g), m) for m in own)]
 
 
 def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float | None:

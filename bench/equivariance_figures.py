@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from .equivariance import draw_blobs, relative_error
-from .equivariance_report import Sample, built, claim_error
+from .equivariance_report import Sample, built
 from .evaluate import logits
+from .invariance import claim_error
 from .figures import plot_interpolation, plot_parity
 from .files import ensure_writable
 from .resample import Turntable, soft_disc, turn

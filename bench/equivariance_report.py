@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from torch import nn
 from ..datasets.batches import Normalise, as_tensors
 from ..datasets.images import balanced_order, data_root, load
 from ..registry import MODELS, UserError, build_model
-from .claims import EXACT
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
-from .equivariance import dihedral, measure_core, reference_arithmetic, relative_error, zero_logits
-from .evaluate import logits
+from .equivariance import claimed_elements, measure_core
 from .files import ensure_writable
+from .invariance import Judgement, claim_error, move_weights
 from .prepare import border_median, check_output, set_profile
 from .run import CORE_IMAGES
 from .seeds import derive
@@ -31,6 +29,7 @@ class AtSize:
     Attributes:
         outcome: ``ok``, ``collapsed``, or why it cannot be built.
         eq_claimed: over the group that the model claims; None where it claims none.
+        judgement: under that group, or C4 where it claims none, as it is built and once its weights have moved.
     """
 
     size: int
@@ -41,6 +40,7 @@ class AtSize:
     eq_rot_analytic: float | None = None
     curve: list[float | None] = field(default_factory=list)
     layers: list[LayerError] = field(default_factory=list)
+    judgement: Judgement = Judgement(None, None)
 
     @property
     def built(self) -> bool:
@@ -63,6 +63,40 @@ class Sample:
         order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
         images, _ = as_tensors(data.test, device, order)
         return cls(images, Normalise.of(data, device), border_median(data), data.maximum, data.classes)
+
+    def at(self, size: int) -> torch.Tensor:
+        """The images cut or padded with their background to `size` pixels."""
+        more = size - self.images.shape[-1]
+        before, after = more // 2, more - more // 2
+        ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
+        return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
+
+    def scene(self, size: int) -> Scene:
+        return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
+
+
+def built(self) -> bool:
+        return self.outcome in ("ok", "collapsed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Test images of a data set, balanced by class, at whatever size is asked for."""
+
+    images: torch.Tensor
+    prepare: Normalise
+    background: list[float]
+    maximum: int
+    classes: int
+
+    @classmethod
+    def of(cls, dataset: str, data_folder: str | None, device: torch.device) -> Sample:
+        data = load(dataset, data_root(data_folder))
+        order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
+        mean, std = data.statistics()
+        normalise = Normalise(mean, std, data.maximum, device)
+        images = torch.from_numpy(data.test.images[order]).to(device)
+        return cls(images, normalise, border_median(data), data.maximum, data.classes)
 
     def at(self, size: int) -> torch.Tensor:
         """The images cut or padded with their background to `size` pixels."""
@@ -107,37 +141,23 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     if isinstance(model, str):
         return AtSize(size, model)
     images = sample.at(size)
-    core = measure_core(model, images, sample.prepare, sample.background, sample.maximum)
+    core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
     scene = sample.scene(size)
+    curve, layers = angle_curve(model, scene), feature_errors(model, scene)
+    claims = len(claimed_elements(invariant)) > 1
+    move_weights(model, sample.prepare(images))
+    moved = claim_error(model, images, sample.prepare, invariant if claims else "C4")
     return AtSize(
         size,
         "collapsed" if core.collapsed else "ok",
-        claim_error(model, images, sample.prepare, invariant),
+        core.eq_claimed,
         core.eq_exact_c4,
         core.eq_exact_d4,
         core.eq_rot_analytic,
-        angle_curve(model, scene),
-        feature_errors(model, scene),
+        curve,
+        layers,
+        Judgement(core.eq_claimed if claims else core.eq_exact_c4, moved),
     )
-
-
-def claim_error(model: nn.Module, images: torch.Tensor, prepare: Normalise, invariant: str) -> float | None:
-    """Relative error over the grid symmetries in the claimed group; None where there are none, or collapsed."""
-    return claim_errors(model, images, prepare, [invariant])[invariant] if len(claimed_elements(invariant)) > 1 else None
-
-
-def claim_errors(
-    model: nn.Module, images: torch.Tensor, prepare: Normalise, groups: Sequence[str]
-) -> dict[str, float | None]:
-    """The relative error over each of several groups; an image that more than one of them demands is looked at once."""
-    elements = {group: claimed_elements(group) for group in groups}
-    with reference_arithmetic():
-        seen = {
-            (k, flip): logits(model, dihedral(images, k, flip), prepare)
-            for k, flip in dict.fromkeys(one for found in elements.values() for one in found)
-        }
-        zero = zero_logits(model, images)
-        return {group: relative_error([seen[one] for one in found], zero) for group, found in elements.items()}
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,7 @@ def initial_report(
 def _row(o: AtSize, invariant: str) -> dict[str, Any]:
     claim = {"eq_claimed": o.eq_claimed} if len(claimed_elements(invariant)) > 1 else {}
     errors = {"eq_exact_c4": o.eq_exact_c4, "eq_exact_d4": o.eq_exact_d4, "eq_rot_analytic": o.eq_rot_analytic}
-    return {"size_px": o.size, **claim, **errors, "outcome": o.outcome}
+    return {"size_px": o.size, **claim, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome}
 
 
 def meaning(invariant: str, outcomes: list[AtSize]) -> str:
@@ -202,9 +222,15 @@ def meaning(invariant: str, outcomes: list[AtSize]) -> str:
         return f"At {here.size} pixels the model {here.outcome}."
     if here.outcome == "collapsed":
         return f"At {here.size} pixels the logits hardly depend on the input: no error can be said, and none is small."
-    error = {o.size: o.eq_claimed if claims else o.eq_exact_c4 for o in outcomes if o.outcome == "ok"}
-    exact = [n for n, e in error.items() if e is not None and e <= EXACT]
-    broken = [n for n in error if n not in exact]
+    judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
+    exact = [n for n, j in judged.items() if j.exact]
+    broken = [n for n in judged if n not in exact]
+    if judged[here.size].at_first_only:
+        return (
+            f"At {here.size} pixels the logits are invariant under {what} as the model is built, and not once its weights have"
+            f" moved ({shown(judged[here.size].moved)}): normalisation, scales and biases must be one for all orientations of a"
+            " field."
+        )
     if here.size in exact and not broken:
         return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
     if here.size in exact:

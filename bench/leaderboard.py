@@ -13,6 +13,7 @@ from ..registry import MODELS, UserError
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .checked import NO, checked, worst
+from .claims import claim_columns
 from .files import write_atomically
 from .provenance import REGISTERED, machine_of, registration
 from .record import CORE_ERRORS, FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
@@ -215,6 +216,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     sidecar = sidecars.get(run)
     row: dict[str, Any] = {"model": spec.model, "seed": spec.seed, "status": record.status, "reason": record.reason}
     row |= {name: getattr(results, name, None) for name in ("test_acc_pct", "val_acc_pct")}
+    row |= claim_columns([record], _model_facts(record)["invariant"])
     for name in CORE_ERRORS:
         row[f"{name}_init"] = getattr(getattr(results, "init", None), name, None)
         row[name] = getattr(getattr(results, "trained", None), name, None)
@@ -274,6 +276,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
     row["test_se_binomial_pct"] = binomial_error_pct(average, results[0].test_images) if average is not None else None
     row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
+    row |= claim_columns((r for r, _ in completed), row["invariant"])
     for metric in CORE_ERRORS:
         row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
         row[metric] = mean([getattr(r.trained, metric) for _, r in completed])

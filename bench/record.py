@@ -33,7 +33,7 @@ Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
 
 
-#: Columns of a `CorePoint`, measured before and after training.
+#: Columns of a `CorePoint`, measured before and after training; that of the claim is among `claims.claim_columns`.
 CORE_ERRORS = ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic", "scale", "scale_analytic")
 
 
@@ -47,6 +47,7 @@ class CorePoint(Strict):
     # Records of protocol 1 do not have these.
     scale: Amount | None = None
     scale_analytic: Amount | None = None
+    eq_claimed: Amount | None = None
 
 
 class CurvePoint(Strict):

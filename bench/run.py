@@ -321,7 +321,8 @@ class _Run:
 
     def _core(self, model: nn.Module, loaded: Loaded) -> Core:
         images = loaded.balanced_test_images(CORE_IMAGES)
-        return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum)
+        claim = str(MODELS.find(self.spec.model).get("invariant", "none"))
+        return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum, claim)
 
     def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
         if self.device.type == "cuda":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..registry import MODELS, UserError
+from .claims import claim_columns
 from .files import results_root
 from .record import CORE_ERRORS, RunRecord, board_folder, board_names, read_record
 from .schema import visible
@@ -30,7 +31,8 @@ def model_card(name: str, results: str | None = None) -> dict[str, Any]:
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`, with what `_around` adds; None if there is none.
+    """The record of the run whose id begins with `run`, with what `_around` adds and its claim of invariance, marked where
+    the run contradicts it; None if there is none.
 
     Raises:
         UserError: several begin so, or the record is refused.
@@ -45,7 +47,8 @@ def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
     if not paths:
         return None
     record = read_record(paths[0])
-    return {**_around(root, record, paths[0]), **record.model_dump(mode="json")}
+    claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
+    return {**_around(root, record, paths[0]), "invariant": claimed["invariant"], **record.model_dump(mode="json")}
 
 
 def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
@@ -129,9 +132,10 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
         found["trained on"] = f"{results['train_images']:,} images"
         found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms a step"
         found["peak memory"] = f"{results['peak_mib']:.1f} MiB, {results['peak_kind']}"
-        for name in CORE_ERRORS:
+        for name in ("eq_claimed", *CORE_ERRORS):
             before, after = (results[moment][name] for moment in ("init", "trained"))
             found[name] = " → ".join("-" if v is None else f"{v:.3g}" for v in (before, after))
+        found["invariant"] = card["invariant"]
     if card["cost"] is not None:
         found["parameters"] = f"{card['cost']['parameters']:,}"
         found["FLOPs of an image"] = f"{card['cost']['flops_per_image']:,}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from .checked import checked_notes
-from .claims import broken_claim, claim_notes
+from .claims import claim_notes, is_broken
 from .escape import for_latex, latex, markdown_text
 from .leaderboard import Board
 from .provenance import machine_of
@@ -71,13 +71,15 @@ def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """What fits the page of a README: errors after training only; treatment and failures only where there are any."""
+    """What fits the page of a README: errors after training only; treatment, broken claims and failures only where there
+    are any."""
     values = _values(board)
     rows = [
         {
             "model": row["model"],
             "treatment": row["treatment"],
             "group": row["group"],
+            "invariant": row["invariant"] if is_broken(row) else "",
             "parameters": _number(row["parameters"], "{:,.0f}"),
             "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
             "test acc %": _accuracy(row, values.get(row["model"], [])),
@@ -87,7 +89,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
         }
         for row in board.rows_of(frame)
     ]
-    empty = [key for key in ("treatment", "group", "status") if not any(row[key] for row in rows)]
+    empty = [key for key in ("treatment", "group", "invariant", "status") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
@@ -168,7 +170,7 @@ def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, st
         "rank": rank_text(board, row["model"]),
         "model": row["model"],
         "treatment": row["treatment"],
-        "invariant": row["invariant"] + (" (broken)" if broken_claim(row) else ""),
+        "invariant": row["invariant"],
         "parameters": _number(row["parameters"], "{:,.0f}"),
         "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
         "test acc %": _accuracy(row, values),

@@ -72,13 +72,13 @@ def latex_page(board: Board) -> str:
     """
     frame = board.frame
     ranked, compared = any(r is not None for r in board.ranks.values()), {c.model: c for c in board.against_reference}
-    head = [*(["Rank"] if ranked else []), "Model", "Parameters", "MFLOPs", r"Test accuracy (\%)"]
+    head = [*(["Rank"] if ranked else []), "Model", "Invariant", "Parameters", "MFLOPs", r"Test accuracy (\%)"]
     head += [r"$\Delta$", "$p$"] if compared else []
     bold = tied_with_best(board)
     both = zip(board.rows_of(frame), table_rows(board, frame), strict=True)
     lines = [_latex_row(board, row, usual, ranked, compared, bold) for row, usual in both]
     caption = latex(board_heading(board) + ". " + ". ".join(_upper(n) for n in _caption(board, frame, bool(bold))) + ".")
-    align = ("r" if ranked else "") + "l" + "r" * (len(head) - 1 - ranked)
+    align = ("r" if ranked else "") + "ll" + "r" * (len(head) - 2 - ranked)
     return "\n".join([
         f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
         r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{{align}}}", r"\toprule",
@@ -95,7 +95,7 @@ def _latex_row(
     name, accuracy = latex(model), latex(usual["test acc %"])
     if model in bold:
         name, accuracy = rf"\textbf{{{name}}}", rf"\textbf{{{accuracy}}}"
-    cells = [name + (rf"~\cite{{{cite}}}" if cite else ""), usual["parameters"], usual["MFLOPs"]]
+    cells = [name + (rf"~\cite{{{cite}}}" if cite else ""), latex(usual["invariant"]), usual["parameters"], usual["MFLOPs"]]
     cells.append(accuracy or latex(row["status"]))
     if ranked:
         cells.insert(0, latex(rank_text(board, model)))

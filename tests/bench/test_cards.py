@@ -116,6 +116,17 @@ def test_layers_count_every_trainable_number_once() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("how", ["scales", "biases", "norm", "sound"])
+def test_an_invariance_of_the_first_weights_alone_is_not_called_exact(how: str, tmp_path: Path) -> None:
+    include([Path(__file__).with_name("orbits.py")])
+    card = model_card(f"orbit-{how}", tmp_path)
+    here = card["equivariance"]["sizes"][1]
+    assert card["equivariance"]["group"] == "C4" and here["error"] < 1e-5, "as it is built each of them is invariant"
+    assert here["exact"] == (how == "sound") and (here["error_moved"] < 1e-5) == (how == "sound")
+    line = next(line for line in card_text(card).splitlines() if "C4 at 28 pixels" in line)
+    assert (": exact," in line) == (how == "sound") and ("not exact" in line) == (how != "sound"), line
+
+
 def test_a_model_that_cannot_be_built_has_a_card_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "gone.py").write_text(
         "import nothing_of_this_name\nfrom equibench import register_model\n\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
-from equibench.bench.equivariance_report import AtSize, claimed_elements, meaning, shown, verdict
+from equibench.bench.equivariance_report import AtSize, meaning, shown, verdict
+from equibench.bench.invariance import Judgement
 from equibench.bench.record import read_board
 from equibench.bench.revisit import load_weights
 from equibench.bench.sidecar import read_sidecars
@@ -16,14 +17,7 @@ from . import test_run as runs
 
 
 def at(size: int, error: float | None, outcome: str = "ok") -> AtSize:
-    return AtSize(size, outcome, eq_claimed=error, eq_exact_c4=error)
-
-
-def test_the_elements_of_a_claim_are_those_that_the_grid_has() -> None:
-    assert claimed_elements("none") == [] and len(claimed_elements("C4")) == len(claimed_elements("C8")) == 4
-    assert claimed_elements("C2") == claimed_elements("C6") == [(0, False), (2, False)]
-    assert len(claimed_elements("D4")) == 8 and len(claimed_elements("D2")) == 4
-    assert claimed_elements("C1") == [(0, False)]
+    return AtSize(size, outcome, judgement=Judgement(error, error))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +33,16 @@ def test_the_elements_of_a_claim_are_those_that_the_grid_has() -> None:
 def test_one_sentence_says_what_the_sizes_mean(invariant: str, errors: tuple, words: str) -> None:
     sentence = meaning(invariant, [at(27 + k, e) for k, e in enumerate(errors)])
     assert words in sentence and sentence.endswith(".")
+
+
+def test_an_invariance_of_the_first_weights_alone_is_none() -> None:
+    def outcomes(built: float, moved: float | None) -> list[AtSize]:
+        return [AtSize(n, "ok", judgement=Judgement(built, moved)) for n in (27, 28, 29)]
+
+    for moved, words in ((0.3, "moved (0.3)"), (None, "moved (-)")):
+        assert words in meaning("C4", outcomes(1e-7, moved)) and "scales and biases" in meaning("C4", outcomes(1e-7, moved))
+    assert "although the model claims it" in meaning("C4", outcomes(0.2, 0.3))
+    assert "up to rounding at 27, 28 and 29." in meaning("C4", outcomes(1e-7, 1e-6))
 
 
 def test_what_cannot_be_built_or_is_collapsed_is_said() -> None:
@@ -69,7 +73,7 @@ def test_of_a_model_the_table_and_the_pictures(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert [row["size_px"] for row in document["rows"]] == [6, 7, 8]
-    assert all(row["outcome"] == "ok" and row["eq_exact_c4"] > 0.01 for row in document["rows"])
+    assert all(row["outcome"] == "ok" and row["eq_exact_c4"] > 0.01 and row["eq_moved"] > 0.01 for row in document["rows"])
     assert "does not claim it" in document["sentence"] and len(document["curves"]["7"]) == 72
     (picture,) = map(Path, document["pictures"])
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from equibench import register_dataset, register_model
 from equibench.datasets.images import ImageData, Split
+from equibench.models.groups import PlanarGroup, transform_image
 from torch import nn
 
 
@@ -53,6 +54,27 @@ def tiny(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
 @register_model("tiny-dropout", group="none", invariant="none", source="made up")
 def tiny_dropout(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return Net(in_channels, num_classes, 0.3)
+
+
+@register_model("tiny-claims", group="none", invariant="D1", source="made up")
+def tiny_claims(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Net(in_channels, num_classes)
+
+
+class Flips(nn.Module):
+    """The mean over the two elements of D1."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images) + self.model(transform_image(images, PlanarGroup.parse("D1"), 1))
+
+
+@register_model("tiny-flips", group="none", invariant="D1", source="made up")
+def tiny_flips(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Flips(Net(in_channels, num_classes))
 
 
 class Misbehaving(Net):
