@@ -11,7 +11,7 @@ from ..equivariance_report import claim_error, claim_errors, claimed_elements
 from ..evaluate import logits
 from ..train import reestimate_batch_norm
 from .subject import Input, Subject
-from .verdict import Finding, failed, noted, passed
+from .verdict import Finding, failed, first_line, noted, passed
 
 #: What a claim may be: groups that carry the square grid into itself.
 CLAIMS = ("none", "C2", "C4", "D1", "D2", "D4")
@@ -103,8 +103,8 @@ def neighbours(subject: Subject) -> Finding:
         try:
             parts.append(f"{size} px: {_text(_error(subject, subject.build(of=of), of, group))}")
         except Exception as error:  # whatever a model raises at a size that it was not made for
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            parts.append(f"{size} px: cannot be built at this size ({lines[0][:90]})")
+            why = first_line(error, 90) or type(error).__name__
+            parts.append(f"{size} px: cannot be built at this size ({why})")
     return noted(f"change of the logits under {group} at other sizes: " + "; ".join(parts))
 
 
