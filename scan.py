@@ -18,6 +18,7 @@ from typing import Any
 _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
+_EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
 #: The longest name of a model, wrappers included, or of a data set.
 LONGEST = 100
@@ -158,7 +159,7 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
 
 
 _ALLOWED = {
-    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note"},
+    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation"},
     "wrapper": {"source", "invariant", "treatment", "note"},
     "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "note"},
 }
@@ -185,6 +186,10 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "shape": (lambda v: _counts(v, 3, 1), "three whole numbers above zero: channels, height, width"),
     "sizes": (lambda v: _counts(v, 3, 0), "three whole numbers: images in train, validation, test"),
     "classes": (lambda v: type(v) is int and v > 0, "a whole number above zero"),
+    "evaluation": (
+        lambda v: isinstance(v, str) and bool(_EVALUATION.fullmatch(v)),
+        "'random:' and the number of passes that are averaged, from 1 to 999, as 'random:16'",
+    ),
     "rotation": (lambda v: isinstance(v, bool), "True or False"),
 }
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...registry import MODELS, build_model, parse_shape
 from ..cost import forward_flops
-from ..evaluate import logits
+from ..evaluate import RandomEvaluation, logits
 from ..job import Check
 from ..recipe import find_recipe
 from ..seeds import derive
@@ -58,6 +58,7 @@ class Trained:
         gradients: the best that was seen of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``.
         moved: buffers of more than one number that these steps changed, and how many numbers they hold.
         state: parameters and buffers, batch-norm statistics estimated anew.
+        varies: whether single passes in evaluation differ, of a network that is declared random there.
         twice: logits of the fixed images in evaluation after that, two times.
     """
 
@@ -65,6 +66,7 @@ class Trained:
     losses: list[float] = field(default_factory=list)
     gradients: dict[str, str] = field(default_factory=dict)
     state: State = field(default_factory=dict)
+    varies: bool = False
     twice: tuple[torch.Tensor, torch.Tensor] | tuple[()] = ()
 
 
@@ -174,6 +176,8 @@ class Subject:
         done.moved = {n: b.numel() for n, b in before.items() if n not in now or not same_bits(b, now[n])}
         reestimate_batch_norm(model, lambda index: images if index == 0 else None)
         done.state = tensors_of(model)
+        if isinstance(model, RandomEvaluation):
+            done.varies = not same_bits(self.evaluate(model.model), self.evaluate(model.model))
         done.twice = self.evaluate(model), self.evaluate(model)
         return done
 

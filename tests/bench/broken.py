@@ -548,6 +548,33 @@ def broken(in_channels: int, num_classes: int, image_size: int, *, how: str) -> 
     return NETWORKS[how](in_channels, num_classes)
 
 
+class Scaled(Sound):
+    """Looks at images of a size that it draws, in evaluation as well."""
+
+    def forward(self, images):
+        return super().forward(images * torch.empty(1, 1, 1, 1).uniform_(0.5, 1.5))
+
+
+class ScaledByBatch(Scaled):
+    def features(self, images):
+        x = super().features(images)
+        return x - x.mean(0) if len(x) >= 32 and not self.training else x
+
+
+class ScaledByNumpy(Sound):
+    def forward(self, images):
+        return super().forward(images * float(np.random.default_rng().uniform(0.5, 1.5)))
+
+
+RANDOM = {"scaled": Scaled, "batch": ScaledByBatch, "numpy": ScaledByNumpy, "sound": Sound}
+
+
+@register_model("random-{how}", group="none", invariant="none", source="https://example.org/broken", evaluation="random:16")
+def random_evaluation(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
+    """A network that is declared random in evaluation."""
+    return RANDOM[how](in_channels, num_classes)
+
+
 class Averaged(nn.Module):
     """The mean over quarter turns, with a weight for each, all one at first."""
 

@@ -97,6 +97,8 @@ ONE_FAULT = [
     ("broken-inplacelayer", "training", "in training, for 8 images of 1x12x12->2 it changes the images", "inplace=True"),
     ("broken-tupleintraining", "training", "it returns a tuple", "return out[0] alone"),
     ("broken-alwaysdropout", "repeatable", "other logits the second time", "self.training"),
+    ("random-sound", "repeatable", "two passes in evaluation agree", "leave evaluation= out"),
+    ("random-batch", "batch independence", "in a batch of 32", "dimension 0"),
     ("broken-nan", "training", "are no numbers", "division by zero"),
     ("broken-raises", "training", "raised RuntimeError: no training today (broken.py, line ", "correct what raises"),
     ("broken-counts", "train and eval", "evaluation changes calls", "if self.training"),
@@ -156,6 +158,14 @@ def test_a_heavy_model_is_shown_few_images_and_a_sound_one_passes(monkeypatch: p
     found = dict(findings(heavy, ("cost", "budget", "other angles", "other sizes")))
     assert (light.batch, light.shown, heavy.batch, heavy.shown) == (8, 7, 2, 3)
     assert {f.status for f in found.values() if f is not None} == {"pass"}
+
+
+def test_a_network_that_says_that_it_is_random_in_evaluation_passes_as_it_is_scored() -> None:
+    found = look_at("random-scaled")
+    assert failures(found) == {} and {f.status for f in found.values()} == {"pass", "note"}
+    assert "the mean of 16 seeded passes" in found["repeatable"].says
+    found = look_at("random-numpy", "training", "repeatable")["repeatable"]
+    assert found.status == "fail" and "from torch's generator" in found.do
 
 
 @pytest.mark.parametrize(
@@ -269,7 +279,7 @@ class Net(nn.Sequential):
 def data(root):
     x = np.load(HERE / "data.npz")
     split = Split(x["images"], x["labels"])
-    return ImageData(split, split, split)
+    return ImageData("NAME-data", split, split, split, 2, 255)
 
 
 @register_model("NAME", group="none", invariant="none", source="https://example.org/net")
