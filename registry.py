@@ -49,6 +49,7 @@ def register_model(
     members: dict[str, dict[str, Any]] | None = None,
     status: str = "ours",
     note: str = "",
+    evaluation: str = "",
 ) -> Callable[[F], F]:
     """Register a function that builds a model. All arguments are literals.
 
@@ -68,6 +69,8 @@ def register_model(
             function) and any of the fields above that differ.
         status: ``"published"`` (exact by code or paper), ``"inferred"``, ``"unverified"`` or ``"ours"``.
         note: one sentence on what a reader must know.
+        evaluation: ``"random:16"`` for a network that draws random numbers in evaluation as well: it is scored by the
+            mean of its logits over so many passes, seeded; see `bench.evaluate.RandomEvaluation`.
     """
     return _mark(name)
 
@@ -149,6 +152,11 @@ class Resolved:
         """Augmentations that the training of this model gets on top of its board's, in their order."""
         own = (wrapper.entry.fields.get("treatment", "") for wrapper in self.wrappers)
         return [treatment for treatment in own if treatment]
+
+    @property
+    def samples(self) -> int:
+        """Passes that its logits are the mean of in evaluation; 0 where it is not random there."""
+        return int(str(self.get("evaluation")).partition(":")[2] or 0)
 
     @property
     def files(self) -> list[Path]:
@@ -349,4 +357,9 @@ def build_model(name: str, in_channels: int, num_classes: int, image_size: int) 
         model = resolved.entry.load()(in_channels, num_classes, image_size, **resolved.arguments)
         for wrapper in resolved.wrappers:
             model = wrapper.entry.load()(model, **wrapper.arguments)
+    samples = resolved.samples
+    if samples:
+        from .bench.evaluate import RandomEvaluation
+
+        model = RandomEvaluation(model, samples)
     return model

@@ -20,6 +20,7 @@ from .opened import watching
 _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
+_EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
 #: The longest name of a model, wrappers included, or of a data set.
 LONGEST = 100
@@ -175,7 +176,7 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
 
 
 _ALLOWED = {
-    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note"},
+    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation"},
     "wrapper": {"source", "invariant", "treatment", "note"},
     "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "note"},
 }
@@ -208,6 +209,10 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "three whole numbers: images in train, validation, test; only validation may have none",
     ),
     "classes": (lambda v: type(v) is int and v > 1, "a whole number, at least 2: of one class every answer is right"),
+    "evaluation": (
+        lambda v: isinstance(v, str) and bool(_EVALUATION.fullmatch(v)),
+        "'random:' and the number of passes that are averaged, from 1 to 999, as 'random:16'",
+    ),
     "rotation": (lambda v: isinstance(v, bool), "True or False"),
 }
 

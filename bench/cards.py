@@ -52,7 +52,7 @@ def model_card(name: str, root: Path) -> dict[str, Any]:
     """
     resolved = MODELS.find(name)
     registered = resolved.entry
-    keys = ("family", "group", "invariant", "status", "source", "note", "params")
+    keys = ("family", "group", "invariant", "status", "source", "note", "params", "evaluation")
     card: dict[str, Any] = {"model": name, "about": registered.doc, **{key: resolved.get(key) for key in keys}}
     card |= {"arguments": resolved.arguments, "treatments": resolved.treatments}
     card["wrappers"] = [{"name": w.name, "about": w.entry.doc, "note": w.entry.fields.get("note", "")} for w in resolved.wrappers]
@@ -220,6 +220,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", card["family"]),
         ("status", card["status"]),
         ("extra augmentation", ", ".join(card["treatments"])),
+        ("evaluation", f"{card['evaluation']}, the mean of the logits over so many passes" if card["evaluation"] else ""),
         ("arguments", arguments),
         ("input", card["input"]),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else card["problem"]),

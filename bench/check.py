@@ -17,7 +17,7 @@ from ..beside import lines_of
 from ..registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
 from ..source import source_hash
 from .budget import find_budget
-from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
+from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
 from .engines.local import end, events_of, quiet_end, start
 from .job import Check
 from .recipe import PAPER
@@ -74,7 +74,7 @@ def check_model(
         found = _run(job, deadline_s, listen)
         if found.digest:
             listen(OTHER_PROCESS)
-            found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found.digest, deadline_s))
+            found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found, deadline_s))
     if found.size and board:
         _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size["parameters"])
     source = source_hash(resolved, lines_of(found.opened))
@@ -166,6 +166,7 @@ class _Found:
         self.size: dict[str, Any] = {}
         self.digest = ""
         self.opened: dict[str, str] = {}
+        self.logits: list[list[float]] | None = None
         self.current = ""
         self.done = False
 
@@ -178,7 +179,7 @@ class _Found:
             self.findings.append(Finding(**event))
             self.current = ""
         elif kind == "weights":
-            self.digest = event["digest"]
+            self.digest, self.logits = event["digest"], event["logits"]
         elif kind == "made":
             self.opened = event["opened"]
         elif kind == "size":
@@ -227,16 +228,20 @@ _HANG = "look for an endless loop or for waiting on something; a model that is o
 def _last_line(log: IO[str]) -> str:
     log.seek(0)
     lines = log.read().strip().splitlines()
-    return f" ({lines[-1][:160]})" if lines else ""
+    return f" ({clipped(lines[-1])})" if lines else ""
 
 
-def _another_process(job: Check, digest: str, deadline_s: float) -> Finding:
-    """Whether the initial weights are the same in a fresh process, as a replay needs them."""
+def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
+    """Whether initial weights and their logits are the same in a fresh process, as a replay needs them."""
     again = _run(job.model_copy(update={"only_weights": True}), deadline_s)
-    if again.digest == digest:
-        return replace(passed("the same initial weights in another process"), check=OTHER_PROCESS)
-    how = "other initial weights from the same seed in another process" if again.done else "cannot be built a second time"
-    do = "draw them from torch's global generator, in an order that no set, hash, address, file or clock decides"
+    if again.digest != found.digest:
+        how = "other initial weights from the same seed in another process" if again.done else "cannot be built a second time"
+        do = "draw them from torch's global generator, in an order that no set, hash, address, file or clock decides"
+    elif found.logits and found.logits != again.logits:
+        how = "the same weights give other logits in a process that has evaluated other images before"
+        do = "keep no figure of an image in a global, a class or a closure; what training learns of images belongs in a buffer"
+    else:
+        return replace(passed("the same initial weights in another process, and the same logits"), check=OTHER_PROCESS)
     return replace(failed(how, do), check=OTHER_PROCESS)
 
 

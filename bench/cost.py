@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from .evaluate import one_sample
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -162,7 +164,8 @@ def count_dense_weights(model: nn.Module, image: torch.Tensor) -> int:
         image: normalised (1, c, size, size).
     """
     image = image.clone()
-    with torch.no_grad(), _DenseWeights(image) as dense:
+    # Filters that are drawn anew for each pass are there once.
+    with torch.no_grad(), one_sample(model), _DenseWeights(image) as dense:
         model.eval()(image)
     return dense.count()
 

@@ -16,7 +16,7 @@ from ..models.groups import transform_image
 from .claims import EXACT
 from .equivariance import GRID, Prepare, claimed_elements, reference_arithmetic, relative_error, zero_logits
 from .evaluate import logits
-from .train import reestimate_batch_norm
+from .norms import reestimate_batch_norm
 
 #: How far weights are moved, as a share of their root mean square.
 MOVE = 0.05

@@ -67,13 +67,15 @@ def machine_of(hardware: Mapping[str, str]) -> str:
 
 
 def registration(model: Resolved) -> dict[str, str]:
-    """What a board says of a model beside its figures: family, group, invariant, source, and treatments of its own."""
+    """What a board says of a model beside its figures: family, group, invariant, source, evaluation, and treatments
+    of its own.
+    """
     facts = {key: str(model.get(key)) for key in REGISTERED[:-1]}
     return {**facts, REGISTERED[-1]: ", ".join(model.treatments)}
 
 
 #: Keys of `registration`, which are names of a board's columns.
-REGISTERED = ("family", "group", "invariant", "source", "treatment")
+REGISTERED = ("family", "group", "invariant", "source", "evaluation", "treatment")
 
 
 @cache

@@ -63,21 +63,22 @@ def in_cell(text: str, style: str) -> str:
 
 
 def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """The usual columns as text; rank and treatment only where there are any."""
+    """The usual columns as text; rank, treatment and evaluation only where there are any."""
     values = _values(board)
     rows = [_row(row, values.get(row["model"], []), board) for row in board.rows_of(frame)]
-    empty = [key for key in ("rank", "treatment") if not any(row[key] for row in rows)]
+    empty = [key for key in ("rank", "treatment", "evaluation") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
 def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """What fits the page of a README: errors after training only; treatment, broken claims and failures only where there
-    are any."""
+    """What fits the page of a README: errors after training only; treatment, evaluation, broken claims and failures only
+    where there are any."""
     values = _values(board)
     rows = [
         {
             "model": row["model"],
             "treatment": row["treatment"],
+            "evaluation": row["evaluation"],
             "group": row["group"],
             "invariant": row["invariant"] if is_broken(row) else "",
             "parameters": _number(row["parameters"], "{:,.0f}"),
@@ -89,7 +90,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
         }
         for row in board.rows_of(frame)
     ]
-    empty = [key for key in ("treatment", "group", "invariant", "status") if not any(row[key] for row in rows)]
+    empty = [key for key in ("treatment", "evaluation", "group", "invariant", "status") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
@@ -139,7 +140,7 @@ def rank_text(board: Board, model: str) -> str:
 
 def alignment(rows: list[dict[str, str]]) -> list[str]:
     """How the columns of the usual table are aligned."""
-    left = ("model", "treatment", "invariant", "group", "status")
+    left = ("model", "treatment", "evaluation", "invariant", "group", "status")
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
 
 
@@ -170,6 +171,7 @@ def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, st
         "rank": rank_text(board, row["model"]),
         "model": row["model"],
         "treatment": row["treatment"],
+        "evaluation": row["evaluation"],
         "invariant": row["invariant"],
         "parameters": _number(row["parameters"], "{:,.0f}"),
         "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),

@@ -3,45 +3,74 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..equivariance import spread, zero_logits
-from ..evaluate import logits
+from ..evaluate import EVAL_BATCH, RandomEvaluation, logits
 from ..train import optimizer_for, train_step
 from .state import changes, kept
-from .subject import (
-    State,
-    Subject,
-    differing,
-    everything,
-    loss_of,
-    names,
-    same_bits,
-    tensors_of,
-)
-from .verdict import Finding, failed, passed
+from .structure import wrong_output
+from .subject import Subject, differing, everything, loss_of, names, same_bits, tensors_of
+from .verdict import Finding, failed, first_line, noted, passed
 
 #: Images of the pass under bfloat16, in which many a processor computes ten times as slowly; batch norm needs two.
 REDUCED_IMAGES = 2
 #: Largest difference of logits, relative to their spread over images, that is rounding and not behaviour.
 ROUNDING = 1e-4
+#: Numbers of a tensor that is called large.
+LARGE = 500
+#: Batches that an image is looked at in: as a cheat may count its images, the size of the scoring is one of them.
+COMPANY = (32, EVAL_BATCH)
+#: Of these a pass that takes longer is left out.
+LONG_PASS_S = 45.0
 
 
-def gradients(subject: Subject) -> Finding:
-    """Every trainable parameter has a gradient within a few steps, finite and somewhere not zero."""
-    done = subject.trained
-    if not done.gradients:
+def training(subject: Subject) -> Finding:
+    """A few steps of the recipe: the loss and all gradients are numbers."""
+    if not any(p.requires_grad for p in subject.build().parameters()):
         return failed("there is nothing to train", "register the weights: nn.Parameter, and layers as attributes")
-    bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("not finite", "none", "zero")}
-    if bad["not finite"] or not all(map(math.isfinite, done.losses)):
-        of = f" of {names(bad['not finite'])}" if bad["not finite"] else ""
+    wrong = wrong_output(subject.build().train(), subject, subject.batch, subject.input)
+    if wrong:
+        return replace(wrong, says=f"in training, {wrong.says}")
+    done = subject.trained
+    bad = [n for n, seen in done.gradients.items() if seen == "not finite"]
+    if bad or not all(map(math.isfinite, done.losses)):
+        of = f" of {names(bad)}" if bad else ""
         return failed(
             f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are no numbers",
             "look for a division by zero, the square root or norm of zero, a logarithm; start with smaller weights",
         )
+    return passed(f"{len(done.losses)} steps of recipe {subject.recipe.name!r}: loss and gradients are numbers")
+
+
+def repeatable(subject: Subject) -> Finding:
+    """In evaluation the same images give the same logits twice, bit for bit."""
+    samples = subject.resolved.samples
+    if samples and not subject.trained.varies:
+        return failed(
+            f"evaluation='random:{samples}' is declared, but two passes in evaluation agree",
+            "leave evaluation= out: what is scored would be the same, in as many times the time",
+        )
+    if not same_bits(*subject.trained.twice):
+        return failed(
+            "in evaluation the same images give other logits the second time",
+            "pass self.training to functions such as F.dropout, and keep nothing from one pass to the next; a network that is"
+            " random in evaluation on purpose draws from torch's generator and declares evaluation='random:16'",
+        )
+    if samples:
+        return passed(f"random in evaluation, as declared; the mean of {samples} seeded passes is the same twice, bit for bit")
+    return passed("in evaluation the same images give the same logits, bit for bit")
+
+
+def gradients(subject: Subject) -> Finding:
+    """Every trainable parameter has a gradient within a few steps that is somewhere not zero."""
+    done = subject.trained
+    bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("none", "zero")}
     if bad["none"]:
         return failed(
             f"{names(bad['none'])}: no gradient arrives, so that it is counted and never trained",
@@ -52,7 +81,7 @@ def gradients(subject: Subject) -> Finding:
             f"{names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps",
             "look for detach(), no_grad(), argmax or rounding behind it, or a factor of zero that never changes",
         )
-    return passed(f"all {len(done.gradients)} parameter tensors, finite and not zero")
+    return passed(f"all {len(done.gradients)} parameter tensors have one that is not zero")
 
 
 def seeds(subject: Subject) -> Finding:
@@ -78,7 +107,25 @@ def seeds(subject: Subject) -> Finding:
             f"{'building' if reseeds else 'the forward pass'} sets the seed of torch's generator",
             "remove torch.manual_seed() from the model; a run seeds the generator before it builds",
         )
+    fixed = {n: v.numel() for n, v in first.items() if _random(v) and torch.equal(v, other[n])}
+    if fixed:
+        return noted(
+            f"{sum(fixed.values()):,} numbers that look random are the same for all seeds: {names(list(fixed))}",
+            "say it in note=, if they are a fixed random basis on purpose; else draw them from torch's generator",
+        )
     return passed("one seed gives the same initial weights, another gives others")
+
+
+def _random(values: torch.Tensor) -> bool:
+    """Whether a tensor is large and looks drawn: no two magnitudes alike, neighbours unrelated.
+
+    Sampled bases have symmetries, so that magnitudes come again, and are smooth.
+    """
+    flat = values.detach().flatten().double() if values.is_floating_point() else values.new_zeros(0).double()
+    if len(flat) < LARGE or not flat.isfinite().all() or flat.abs().unique().numel() < 0.99 * len(flat):
+        return False
+    flat = flat - flat.mean()
+    return float((flat[1:] * flat[:-1]).sum().abs() / flat.square().sum()) < 5 / len(flat) ** 0.5
 
 
 def _forward_reseeds(subject: Subject) -> bool:
@@ -113,20 +160,28 @@ def deterministic(subject: Subject) -> Finding:
 
 def batches(subject: Subject) -> Finding:
     """In evaluation the logits of an image do not depend on the others, on their number or on their order."""
-    model, images = _trained(subject), subject.images(subject.shown)
+    model, images = subject.loaded(subject.trained.state), subject.images(subject.shown)
     together = subject.evaluate(model, images)
     scale = spread(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
     order = torch.tensor([place for place in (3, 0, 6, 2, 5, 1, 4) if place < subject.shown])
     part = 3 if subject.shown > 3 else 2
     wild = torch.cat([images, 50 * subject.images(1, seed=1)])
+    begun = time.perf_counter()
     variants = {
         "alone": subject.evaluate(model, images, 1),
         f"{part} at a time": subject.evaluate(model, images, part),
         "in another order": subject.evaluate(model, images[order])[order.argsort()],
-        "beside an image of large values": logits(model, wild, lambda x: x)[:subject.shown],
+        "beside an image of large values": logits(model, wild, lambda x: x)[: subject.shown],
+        "2 at a time": subject.evaluate(model, images, 2),
     }
+    second_an_image = (time.perf_counter() - begun) / (5 * subject.shown)
+    sizes = [size for size in COMPANY if size * second_an_image < LONG_PASS_S]
+    for size in sizes:
+        others = 1 + 2 * subject.images(size - subject.shown, seed=2)
+        variants[f"in a batch of {size}"] = subject.evaluate(model, torch.cat([images, others]), size)[: subject.shown]
     errors = {how: float((out - together).norm(dim=1).max()) / scale for how, out in variants.items()}
-    wrong = [how for how, error in errors.items() if not error <= ROUNDING]
+    allowed = ROUNDING + _of_draws(subject, model, together) / scale
+    wrong = [how for how, error in errors.items() if not error <= allowed]
     if wrong:
         return failed(
             f"in evaluation the logits of an image change when it is shown {wrong[0]} (relative change {errors[wrong[0]]:.1e}):"
@@ -134,38 +189,51 @@ def batches(subject: Subject) -> Finding:
             "normalise over the batch only in training (nn.BatchNorm2d with running statistics does), and never take a"
             " mean, maximum or rank over dimension 0",
         )
-    return passed(f"alone, in parts, reordered, beside an outlier: the same within {max(errors.values()):.0e}")
+    says = f"alone, in parts, reordered, beside an outlier{_among(sizes)}: the same within {max(errors.values()):.0e}"
+    if sizes == list(COMPANY):
+        return passed(says)
+    return noted(f"{says}; a batch of {EVAL_BATCH} would take {EVAL_BATCH * second_an_image:.0f} s here and was left out")
+
+
+def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
+    """How far logits that are means over random passes may be apart, since an image of another batch gets other draws."""
+    if not isinstance(model, RandomEvaluation):
+        return 0.0
+    seed, drifts = model.seed, []
+    for other in range(4):
+        model.seed = other
+        drifts.append(float((subject.evaluate(model) - together).norm(dim=1).max()))
+    model.seed = seed
+    return 3 * max(drifts)
+
+
+def _among(sizes: list[int]) -> str:
+    return f", in batches of {' and '.join(map(str, sizes))}" if sizes else ""
 
 
 def modes(subject: Subject) -> Finding:
-    """Evaluation is deterministic and changes nothing; training goes on as if it had not happened."""
-    model, twin = subject.build(), subject.build()
+    """Evaluation changes nothing, and training goes on as if it had not happened."""
+    state = tensors_of(subject.build())
+    model, twin = subject.loaded(state, seed=0), subject.loaded(state, seed=0)
     images = subject.images(subject.batch)
     model.train().eval()
     left = [n or "the model" for n, m in model.named_modules() if m.training]
     if left:
         return failed(f"eval() leaves {names(left)} in training mode", "leave train() to torch, or call super().train(mode)")
     before = everything(model)
-    one, two = subject.evaluate(model), subject.evaluate(model)
-    if not same_bits(one, two):
-        return failed(
-            "in evaluation the same images give other logits the second time",
-            "pass self.training to functions such as F.dropout, and draw nothing at random in evaluation",
-        )
+    subject.evaluate(model)
     changed = differing(before, everything(model))
     if changed:
         return failed(
             f"evaluation changes {names(changed)}",
             "update running statistics only `if self.training`",
         )
-    used, unused = (_training_pass(network, images) for network in (model, twin))
-    # Where two that were never evaluated differ as well, it is the check of determinism that fails.
-    if not same_bits(used, unused) and same_bits(unused, _training_pass(subject.build(), images)):
+    if not same_bits(_training_pass(model, images), _training_pass(twin, images)):
         return failed(
             "after an evaluation a training pass differs from that of a model that was never evaluated",
             "keep nothing from evaluation to training; leave train() to torch",
         )
-    return passed("evaluation is deterministic and changes nothing; training after it is as before")
+    return passed("evaluation changes nothing; training after it is as before")
 
 
 def _training_pass(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -206,7 +274,7 @@ def _stale(subject: Subject, model: nn.Module) -> str:
 
 def bfloat16(subject: Subject) -> Finding:
     """Under autocast to bfloat16, as in profile `fast`, logits and gradients are numbers; nothing of it is left behind."""
-    model = _trained(subject)
+    model = subject.loaded(subject.trained.state)
     before = subject.evaluate(model)
     images, labels = subject.images(REDUCED_IMAGES), subject.labels(REDUCED_IMAGES)
     try:
@@ -219,9 +287,8 @@ def bfloat16(subject: Subject) -> Finding:
             loss = F.cross_entropy(out.float(), labels)
         loss.backward()
     except Exception as error:  # a model may raise anything
-        lines = str(error).strip().splitlines() or [""]
         return failed(
-            f"a step under autocast to bfloat16 raises {type(error).__name__}: {lines[0][:160]}",
+            f"a step under autocast to bfloat16 raises {type(error).__name__}: {first_line(error)}",
             "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot run it",
         )
     finite = out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -256,10 +323,3 @@ def global_state(subject: Subject) -> Finding:
             " draw random numbers from torch's generator",
         )
     return passed("types, threads, modes, switches, precision, generators, environment and folder are as they were")
-
-
-def _trained(subject: Subject) -> nn.Module:
-    """The model with its trained weights; with its initial ones where training gave no numbers."""
-    state: State = subject.trained.state
-    usable = all(v.isfinite().all() for v in state.values())
-    return subject.loaded(state) if usable else subject.build()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,10 +15,10 @@ from ...opened import watching
 from ..job import Check, Events
 from ..lean import spare_compiler
 from ..place import place_of
-from . import behaviour, costs, structure, symmetry
+from . import behaviour, costs, structure, symmetry, traces
 from .state import kept
 from .subject import Subject, digest
-from .verdict import Finding, failed, skipped
+from .verdict import Finding, failed, first_line, skipped
 
 #: In the order in which they are made; the name is what a verdict shows.
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
@@ -27,17 +26,22 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "build": structure.built,
     "output": structure.output,
     "parameter count": structure.parameter_count,
+    "state entries": structure.entries,
+    "training": behaviour.training,
+    "repeatable": behaviour.repeatable,
     "gradients": behaviour.gradients,
     "accounted for": structure.accounted,
     "seeds": behaviour.seeds,
     "deterministic": behaviour.deterministic,
-    "batch independence": behaviour.batches,
     "train and eval": behaviour.modes,
+    "batch independence": behaviour.batches,
+    "memory": traces.memory,
     "fresh weights": behaviour.fresh_weights,
     "state dictionary": structure.state_dict,
     "deep copy": structure.deep_copy,
     "bfloat16": behaviour.bfloat16,
     "global state": behaviour.global_state,
+    "data files": traces.data_files,
     "invariance": symmetry.invariance,
     "other sizes": symmetry.neighbours,
     "other angles": symmetry.angles,
@@ -45,26 +49,52 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "cost": costs.cost,
     "budget": costs.budget,
 }
-#: Without these nothing else can be looked at.
-NEEDED = ("build", "output")
+#: What a check needs: it says something only where these found no failure, so that one cause is one failure. Without an
+#: entry it needs logits.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "citation": (),
+    "build": (),
+    "output": ("build",),
+    "repeatable": ("training",),
+    "gradients": ("training",),
+    "accounted for": ("training",),
+    "seeds": ("training",),
+    "deterministic": ("state entries", "training"),
+    "train and eval": ("repeatable", "deterministic"),
+    "batch independence": ("repeatable", "train and eval"),
+    "memory": ("repeatable", "train and eval"),
+    "fresh weights": ("repeatable", "train and eval"),
+    "state dictionary": ("state entries", "repeatable"),
+    "deep copy": ("state entries", "repeatable", "memory"),
+    "bfloat16": ("state entries", "repeatable"),
+    "global state": ("training",),
+    "invariance": ("state entries", "repeatable"),
+    "other sizes": ("repeatable",),
+    "other angles": ("repeatable",),
+    "batch norm": ("training",),
+    "cost": ("training",),
+    "budget": ("cost",),
+}
 
 
 def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tuple[str, Finding | None]]:
     """Make the checks: (name, None) before each, (name, finding) after it."""
-    missing = ""
+    causes: dict[str, str] = {}  # of each check that failed or was skipped, the failure that it goes back to
     for name, check in CHECKS.items():
         if name in leave_out:
             continue
-        if missing:
-            yield name, skipped(name, f"not looked at, since {missing!r} failed")
+        cause = next((causes[needed] for needed in NEEDS.get(name, ("output",)) if needed in causes), "")
+        if cause:
+            causes[name] = cause
+            yield name, skipped(name, f"not looked at, since {cause!r} failed")
             continue
         yield name, None
         # As in a run: files are opened where it is built, and where it is called first.
         with watching(subject.resolved.key) if name in NEEDED else nullcontext():
             finding = replace(_guarded(check, subject), check=name)
         yield name, finding
-        if finding.status == "fail" and name in NEEDED:
-            missing = name
+        if finding.status == "fail":
+            causes[name] = name
 
 
 def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
@@ -73,9 +103,8 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
             return check(subject)
         except Exception as error:  # a model may raise anything
             traceback.print_exc()
-            lines = [line for line in str(error).strip().splitlines() if line] or ["no message"]
             where = place_of(error, subject.resolved.files)
-            message = re.sub(r"\s+", " ", lines[0])[:200]
+            message = first_line(error) or "no message"
             return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, (check.__doc__ or "").splitlines()[0]))
 
 
@@ -103,9 +132,10 @@ def perform(job: Check, events: Events) -> None:
     subject = Subject(job)
     if job.only_weights:
         subject.load()
-        events.send("weights", digest=digest(subject.build()))
+        events.send("weights", digest=digest(subject.build()), logits=_late_logits(subject))
         events.send("done", status="ok")
         return
+    good: set[str] = set()
     for name, finding in findings(subject):
         if finding is None:
             events.send("begin", check=name)
@@ -113,7 +143,24 @@ def perform(job: Check, events: Events) -> None:
         events.send("finding", check=name, status=finding.status, says=finding.says, do=finding.do)
         if name == NEEDED[-1]:
             events.send("made", opened=files_beside(subject.resolved.files, subject.resolved.opened, [data_root()]))
-        if name == "seeds" and finding.status == "pass":
-            events.send("weights", digest=digest(subject.build()))
+        if finding.status in ("pass", "note"):
+            good.add(name)
+    if "seeds" in good:
+        history = {"repeatable", "train and eval", "memory"} <= good
+        events.send("weights", digest=digest(subject.build()), logits=_late_logits(subject) if history else None)
     events.send("size", **subject.size)
     events.send("done", status="ok")
+
+
+def _late_logits(subject: Subject) -> list[list[float]] | None:
+    """Logits of the fixed images by the initial weights, evaluated after whatever this process did before.
+
+    A fresh process has seen one other image then, and that of the checks thousands: to the logits it is the same.
+    """
+    try:
+        model = subject.build()
+        subject.evaluate(model, subject.images(1, seed=2))
+        return subject.evaluate(model).tolist()
+    except Exception:  # what the model raises is found by the checks
+        traceback.print_exc()
+        return None

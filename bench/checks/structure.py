@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..cost import count_parameters
-from ..prepare import WrongShape, check_output
+from .costs import _statistics as normalisation_statistics
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
-from .verdict import Finding, failed, noted, passed
+from .verdict import Finding, failed, first_line, noted, passed
 
 _SOURCE = re.compile(
     r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?"
@@ -51,12 +51,10 @@ def built(subject: Subject) -> Finding:
 def output(subject: Subject) -> Finding:
     """It maps images to logits, whatever the number of images; one alone as well."""
     for of in subject.inputs:
-        model = subject.build(of=of)
-        try:
-            check_output(model, of.channels, of.classes, of.size)
-            _check_batches(model.eval(), subject, of)
-        except WrongShape as error:
-            return failed(str(error), "return the logits before any softmax; flatten with x.flatten(1), not x.squeeze()")
+        model = subject.build(of=of).eval()
+        wrong = next((f for count in (2, 1, 5) if (f := wrong_output(model, subject, count, of))), None)
+        if wrong:
+            return wrong
         shares = _softmax(model, subject, of)
         if shares:
             return failed(
@@ -68,16 +66,59 @@ def output(subject: Subject) -> Finding:
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
 
-def _check_batches(model: nn.Module, subject: Subject, of: Input) -> None:
-    for count in (1, 5):
-        with torch.no_grad():
-            out = model(subject.images(count, of))
-        if out.shape != (count, of.classes):
-            raise WrongShape(
-                f"for {count} images of {of} it returns the shape {tuple(out.shape)}; it must be ({count}, {of.classes})"
-            )
-        if out.dtype != torch.float32:
-            raise WrongShape(f"for float32 images it returns {out.dtype}; logits must be float32")
+def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> Finding | None:
+    """What is wrong with that which a model makes of images, if anything."""
+    images, before = subject.images(count, of), subject.images(count, of)
+    with torch.no_grad():
+        out = model(images)
+    if not torch.equal(images, before):
+        return failed(
+            f"for {count} images of {of} it changes the images that it is given",
+            "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input; write to a"
+            " copy: x = x.clone()",
+        )
+    of_images, wanted = f"for {count} images of {of}", (count, of.classes)
+    if not isinstance(out, torch.Tensor):
+        kind = type(out).__name__
+        return failed(f"{of_images} it returns a {kind}; it must return the logits alone", _where_logits_are(out, wanted))
+    if out.shape != wanted:
+        return failed(
+            f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}", _for_shape(out, wanted)
+        )
+    if out.dtype != torch.float32:
+        return failed(
+            f"for float32 images it returns {out.dtype}; logits must be float32",
+            "look for a constant that makes them so: from numpy (float64 by default), of .double(), .half() or complex numbers;"
+            " write dtype=torch.float32, or take the part that is real",
+        )
+    return None
+
+
+def _where_logits_are(out: Any, wanted: tuple[int, int]) -> str:
+    """What to do about an output that is no tensor, with the place of the logits in it where there is one."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.shape == wanted
+
+    if isinstance(out, Mapping):
+        places = [f"[{key!r}]" for key, value in out.items() if fits(value)]
+    elif isinstance(out, list | tuple):
+        places = [f"[{place}]" for place, value in enumerate(out) if fits(value)]
+    else:
+        places = [f".{name}" for name, value in getattr(out, "__dict__", {}).items() if fits(value)]
+    if places:
+        return f"return out{places[0]} alone, which has the shape of logits; auxiliary outputs and losses have no place here"
+    return "return one tensor of logits; auxiliary outputs and losses have no place here"
+
+
+def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
+    if out.dim() < 2:
+        return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
+    if out.dim() > 2:
+        return "pool over all positions and orientations before the head, and flatten with x.flatten(1)"
+    if out.shape[0] != wanted[0]:
+        return "keep dimension 0 for the images: flatten with x.flatten(1), not x.view(-1, …) with a wrong number of features"
+    return f"give the last layer num_classes outputs ({wanted[1]} here), which the registered function is called with"
 
 
 def _softmax(model: nn.Module, subject: Subject, of: Input) -> str:
@@ -112,15 +153,25 @@ def parameter_count(subject: Subject) -> Finding:
 
 
 def accounted(subject: Subject) -> Finding:
-    """Every tensor that counts is a parameter or a buffer, and a state dictionary has them all."""
+    """Every tensor that counts is a parameter or a buffer."""
     model = subject.build()
-    for problem in (_plain_tensors(model), _hidden_weights(subject, model), _incomplete_state(subject, model)):
+    for problem in (_plain_tensors(model), _hidden_weights(subject, model)):
         if problem is not None:
             return problem
+    notes = []
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
-        return noted(f"{frozen:,} numbers are parameters that are not trained, which the count leaves out")
-    return passed("parameters and buffers are all registered, and kept in the state dictionary")
+        notes.append(f"{frozen:,} numbers are parameters that are not trained")
+    statistics = normalisation_statistics(model)
+    learnt = {n: count for n, count in subject.trained.moved.items() if n not in statistics}
+    if learnt:
+        notes.append(
+            f"{sum(learnt.values()):,} numbers of buffers are changed by training and are no statistics of a normalisation"
+            f" layer of torch: {names(list(learnt))}"
+        )
+    if notes:
+        return noted("; ".join(notes), "nothing, for an unmatched board; a matched class counts all that is learnt, and refuses them")
+    return passed("all tensors are registered as parameters or buffers")
 
 
 def _plain_tensors(model: nn.Module) -> Finding | None:
@@ -187,7 +238,9 @@ def _leaves(node: Any) -> list[torch.Tensor]:
     return found
 
 
-def _incomplete_state(subject: Subject, model: nn.Module) -> Finding | None:
+def entries(subject: Subject) -> Finding:
+    """The state dictionary has all parameters, the same entries in training and in evaluation, and tensors only."""
+    model = subject.build()
     keys = set(model.state_dict())
     missing = [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]
     if missing:
@@ -206,7 +259,7 @@ def _incomplete_state(subject: Subject, model: nn.Module) -> Finding | None:
     other = [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]
     if other:
         return failed(f"the state dictionary holds what is no tensor: {names(other)}", "runs save tensors only; use buffers")
-    return None
+    return passed("all parameters, and the same in training and in evaluation")
 
 
 def state_dict(subject: Subject) -> Finding:
@@ -231,7 +284,7 @@ def deep_copy(subject: Subject) -> Finding:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
         return failed(
-            f"copy.deepcopy fails after a forward pass: {_short(error)}",
+            f"copy.deepcopy fails after a forward pass: {type(error).__name__}: {first_line(error)}",
             "do not keep results of a forward pass in the model, or drop them in __getstate__",
         )
     expected = subject.evaluate(model)
@@ -255,8 +308,3 @@ def deep_copy(subject: Subject) -> Finding:
 
 def _gap(one: torch.Tensor, two: torch.Tensor) -> float:
     return float((one.double() - two.double()).abs().max()) if one.shape == two.shape else float("inf")
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

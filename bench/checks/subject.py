@@ -13,13 +13,14 @@ from torch import nn
 
 from ...registry import MODELS, build_model, parse_shape
 from ..cost import forward_flops
-from ..evaluate import logits
+from ..evaluate import RandomEvaluation, logits
 from ..job import Check
 from ..norms import reestimate_batch_norm
 from ..prepare import check_output
 from ..recipe import find_recipe
 from ..seeds import derive
 from ..train import optimizer_for, train_step
+from .opened import watch
 from .state import changes, restore, snapshot
 
 #: Images that a model is trained on here. A power of two, as batches are.
@@ -57,12 +58,18 @@ class Trained:
 
     Attributes:
         gradients: the best that was seen of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``.
+        moved: buffers of more than one number that these steps changed, and how many numbers they hold.
         state: parameters and buffers, batch-norm statistics estimated anew.
+        varies: whether single passes in evaluation differ, of a network that is declared random there.
+        twice: logits of the fixed images in evaluation after that, two times.
     """
 
+    moved: dict[str, int] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     gradients: dict[str, str] = field(default_factory=dict)
     state: State = field(default_factory=dict)
+    varies: bool = False
+    twice: tuple[torch.Tensor, torch.Tensor] | tuple[()] = ()
 
 
 class Subject:
@@ -75,6 +82,7 @@ class Subject:
         build_changes: what building it changed.
         size: columns of a board that tell what it costs, once they are measured.
         step_s: seconds of a training step of the recipe's batch here, once they are measured.
+        opened: files that Python opened in this process since its import began.
         batch, shown: images that it is trained on here, and that it is evaluated on.
     """
 
@@ -89,11 +97,13 @@ class Subject:
         self.build_changes: list[str] = []
         self.size: dict[str, Any] = {}
         self.step_s: float | None = None
+        self.opened: set[str] = set()
         self.batch, self.shown = TRAIN_IMAGES, EVAL_IMAGES
 
     def load(self) -> None:
         """Import the files of the model and of its wrappers, watching what that changes."""
         before, generator = snapshot(), torch.get_rng_state()
+        watch(self.opened)
         try:
             self.resolved.load()
         finally:
@@ -109,7 +119,9 @@ class Subject:
         try:
             model: nn.Module = build_model(self.name, of.channels, of.classes, of.size)
             if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
-                check_output(model, of.channels, of.classes, of.size)  # lazy modules get their weights here, as in a run
+                with torch.no_grad():  # lazy modules get their weights here, as in a run
+                    model.eval()(torch.zeros(2, of.channels, of.size, of.size))
+                model.train()
         finally:
             for change in changes(before):
                 if change not in self.build_changes:
@@ -155,14 +167,20 @@ class Subject:
         model, done = self.build(), Trained()
         optimizer = optimizer_for(model, self.recipe)
         images, labels = self.images(self.batch), self.labels(self.batch)
+        before = {n: b.clone() for n, b in model.named_buffers() if b.numel() > 1}
         model.train()
         while len(done.losses) < FEWEST_STEPS or (
             len(done.losses) < MOST_STEPS and any(seen != "ok" for seen in done.gradients.values())
         ):
             done.losses.append(float(train_step(model, optimizer, images, labels, "strict")))
             _look_at_gradients(model, done.gradients)
+        now = dict(model.named_buffers())
+        done.moved = {n: b.numel() for n, b in before.items() if n not in now or not same_bits(b, now[n])}
         reestimate_batch_norm(model, lambda index: images if index == 0 else None)
         done.state = tensors_of(model)
+        if isinstance(model, RandomEvaluation):
+            done.varies = not same_bits(self.evaluate(model.model), self.evaluate(model.model))
+        done.twice = self.evaluate(model), self.evaluate(model)
         return done
 
 

@@ -10,7 +10,7 @@ from ..equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_er
 from ..evaluate import logits
 from ..invariance import claim_error, claim_errors, move_weights
 from .subject import Input, Subject
-from .verdict import Finding, failed, noted, passed
+from .verdict import Finding, failed, first_line, noted, passed
 
 #: Closed-form images that are rotated.
 DRAWS = 16
@@ -87,8 +87,8 @@ def neighbours(subject: Subject) -> Finding:
             error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
             parts.append(f"{size} px: {_text(error)}")
         except Exception as error:  # whatever a model raises at a size that it was not made for
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            parts.append(f"{size} px: cannot be built at this size ({lines[0][:90]})")
+            why = first_line(error, 90) or type(error).__name__
+            parts.append(f"{size} px: cannot be built at this size ({why})")
     return noted(f"change of the logits under {group} at other sizes: " + "; ".join(parts))
 
 

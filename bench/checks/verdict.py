@@ -9,12 +9,26 @@ from typing import Any, Literal
 Status = Literal["pass", "fail", "note", "skip"]
 #: The checks in the order in which they are made; functions of these names are in `runner.CHECKS`.
 NAMES = (
-    "citation", "build", "output", "parameter count", "gradients", "accounted for", "seeds", "deterministic",
-    "batch independence", "train and eval", "fresh weights", "state dictionary", "deep copy", "bfloat16", "global state",
-    "invariance", "other sizes", "other angles", "batch norm", "cost", "budget",
+    "citation", "build", "output", "parameter count", "state entries", "training", "repeatable", "gradients", "accounted for", "seeds",
+    "deterministic", "train and eval", "batch independence", "memory", "fresh weights", "state dictionary", "deep copy", "bfloat16",
+    "global state", "data files", "invariance", "other sizes", "other angles", "batch norm", "cost", "budget",
 )  # fmt: skip
 #: Made by `bench.check`, which starts a second process: right after "seeds".
 OTHER_PROCESS = "another process"
+
+
+def clipped(text: str, most: int = 200) -> str:
+    """`text` on one line, cut after its last whole word within `most` characters."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    head = text[: most + 1].rpartition(" ")[0] or text[:most]
+    return f"{head.rstrip(' ,;:')} …"
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an exception's message, clipped; empty where it has none."""
+    return clipped(next((line for line in str(error).splitlines() if line.strip()), ""), most)
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,155 @@ class SlowStatistics(Sound):
         self.norm = OwnNorm(6)
 
 
+class ManyOnly(Sound):
+    """Normalises with the batch in front of it, as soon as that has 32 images: more than a careless check shows."""
+
+    def features(self, images):
+        x = super().features(images)
+        return x - x.mean(0) if len(x) >= 32 and not self.training else x
+
+
+class ScoringOnly(Sound):
+    """The same where the batch has exactly the size of the scoring."""
+
+    def features(self, images):
+        x = super().features(images)
+        return x - x.mean(0) if len(x) == 250 and not self.training else x
+
+
+class Hoards(Sound):
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.seen = []
+
+    def forward(self, images):
+        x = self.features(images)
+        self.seen.append(float(x.mean()))
+        return self.head(x)
+
+
+class HoardsTensors(Sound):
+    """One tensor that becomes longer: no list has more entries."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.register_buffer("seen", torch.zeros(0), persistent=False)
+
+    def forward(self, images):
+        x = self.features(images)
+        if self.training:
+            self.seen = torch.cat([self.seen, x.detach().mean()[None]])
+        return self.head(x)
+
+
+class HoardsHooks(Sound):
+    def forward(self, images):
+        self.head.register_forward_hook(lambda *_: None)
+        return super().forward(images)
+
+
+class FirstImage(Sound):
+    """Keeps the mean of the first image that it evaluates."""
+
+    first = None
+
+    def forward(self, images):
+        if not self.training and self.first is None:
+            self.first = float(images[0].mean())
+        return super().forward(images) + (0.0 if self.training else self.first)
+
+
+FIRST = []
+
+
+class FirstImageOfAll(Sound):
+    """The same in a global: a second model of the process finds it there."""
+
+    def forward(self, images):
+        if not FIRST:
+            FIRST.append(float(images[0].mean()))
+        return super().forward(images) + FIRST[0]
+
+
+class InPlace(Sound):
+    def forward(self, images):
+        return super().forward(images.mul_(2))
+
+
+class InPlaceLayer(Sound):
+    """In training only, by its first layer."""
+
+    def features(self, images):
+        return super().features(F.relu(images, inplace=self.training))
+
+
+class Oja(Sound):
+    """A projection that a rule of Hebb's kind learns, and no gradient."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.register_buffer("axis", torch.ones(6) / 6**0.5)
+
+    def forward(self, images):
+        x = self.features(images)
+        y = x @ self.axis
+        if self.training:
+            with torch.no_grad():
+                self.axis = self.axis + 0.1 * (y[:, None] * (x - y[:, None] * self.axis)).mean(0)
+        return self.head(x) + y[:, None]
+
+
+class FixedBasis(Sound):
+    """Random filters that are the same for all seeds, as random features are."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        basis = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("basis", basis)
+        self.mix = nn.Linear(100, 6)
+
+    def features(self, images):
+        return self.mix(super().features(images) @ self.basis.T)
+
+
+class SmoothBasis(FixedBasis):
+    """Sampled cosines: constant as well, and not random."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        t = torch.linspace(0, 1, 100)
+        self.basis = torch.stack([torch.cos(k * t) for k in range(6)], 1)
+
+
+class Tuple(Sound):
+    def forward(self, images):
+        x = self.features(images)
+        return x, self.head(x)
+
+
+class Mapping(Sound):
+    def forward(self, images):
+        return {"loss": None, "scores": super().forward(images)}
+
+
+class TupleInTraining(Sound):
+    """As GoogLeNet: a head more in training."""
+
+    def forward(self, images):
+        out = super().forward(images)
+        return (out, out) if self.training else out
+
+
+class Double(Sound):
+    def forward(self, images):
+        return super().forward(images) * torch.from_numpy(np.ones(1))
+
+
+class Maps(Sound):
+    def forward(self, images):
+        return super().forward(images)[:, :, None, None]
+
+
 class Clock(Sound):
     """Sound: what moves is no average."""
 
@@ -385,6 +534,10 @@ NETWORKS = {
     "keepsreduced": KeepsReduced, "hiddendraw": HiddenDraw, "keepsactivation": KeepsActivation,
     "shares": SharesWithCopies, "onlyfloat": OnlyFloat32, "needsprecision": NeedsPrecision, "seedsnumpy": SeedsNumpy,
     "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
+    "manyonly": ManyOnly, "scoringonly": ScoringOnly, "hoards": Hoards, "hoardstensors": HoardsTensors,
+    "hoardshooks": HoardsHooks, "firstimage": FirstImage, "firstimageofall": FirstImageOfAll, "inplace": InPlace,
+    "inplacelayer": InPlaceLayer, "oja": Oja, "fixedbasis": FixedBasis, "smoothbasis": SmoothBasis, "tuple": Tuple,
+    "mapping": Mapping, "tupleintraining": TupleInTraining, "double": Double, "maps": Maps,
     "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
 }  # fmt: skip
 
@@ -393,6 +546,33 @@ NETWORKS = {
 def broken(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
     """A network with the fault of that name."""
     return NETWORKS[how](in_channels, num_classes)
+
+
+class Scaled(Sound):
+    """Looks at images of a size that it draws, in evaluation as well."""
+
+    def forward(self, images):
+        return super().forward(images * torch.empty(1, 1, 1, 1).uniform_(0.5, 1.5))
+
+
+class ScaledByBatch(Scaled):
+    def features(self, images):
+        x = super().features(images)
+        return x - x.mean(0) if len(x) >= 32 and not self.training else x
+
+
+class ScaledByNumpy(Sound):
+    def forward(self, images):
+        return super().forward(images * float(np.random.default_rng().uniform(0.5, 1.5)))
+
+
+RANDOM = {"scaled": Scaled, "batch": ScaledByBatch, "numpy": ScaledByNumpy, "sound": Sound}
+
+
+@register_model("random-{how}", group="none", invariant="none", source="https://example.org/broken", evaluation="random:16")
+def random_evaluation(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
+    """A network that is declared random in evaluation."""
+    return RANDOM[how](in_channels, num_classes)
 
 
 class Averaged(nn.Module):
