@@ -29,7 +29,7 @@ from .record import FINAL, board_folder, board_names
 from .schema import read_text, visible
 from .seeds import derive
 from .statistics import mean
-from .table import refresh_command
+from .table import rank_text, refresh_command
 
 #: Of models that declare no input.
 DEFAULT_INPUT = "1x28x28->10"
@@ -186,7 +186,7 @@ def _on_board(name: str, board: Board) -> dict[str, Any]:
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
-        "rank": board.ranks.get(name),
+        "rank": rank_text(board, name),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in results]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in results]),
         "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
