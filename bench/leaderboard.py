@@ -37,8 +37,8 @@ class Board:
         later: number of further attempts of the same runs.
         refused: files among the records that are none.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
-        outcomes: which test images they are of, and whether each prediction is right, (images,) of 0 and 1, by the id of
-            the run.
+        outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
+            by the id of the run.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Board:
         known = {r.spec.seed: self.outcomes[r.run_id] for r in records if r.run_id in self.outcomes}
         sets = {name for name, _ in known.values()}
         # Outcomes of two test sets make no table.
-        right = {seed: own for seed, (_, own) in known.items()} if len(sets) == 1 else {}
+        right = {seed: (own == 0).view("u1") for seed, (_, own) in known.items()} if len(sets) == 1 else {}
         diverged = sum(r.status == "diverged" for r in records)
         collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
         void = f"{diverged} of {some(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
@@ -129,6 +129,17 @@ class Board:
     def _rows(self) -> list[dict[str, Any]]:
         return self.frame.to_dict("records")
 
+    def agreement(self, model: str, other: str) -> float | None:
+        """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
+
+        None where no common seed has outcomes of the same images for both.
+        """
+        own, his = (
+            {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes} for m in (model, other)
+        )
+        pairs = [(own[s], his[s]) for s in sorted(own.keys() & his.keys())]
+        return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
+
     @cached_property
     def told(self) -> np.ndarray:
         """See `statistics.told_apart`, in the order of `values`."""
@@ -184,7 +195,7 @@ def _read_outcomes(root: Path, board: Board) -> None:
             board.refused.append(Refused(path, str(error)))
             continue
         # The same labels may belong to other images.
-        board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", (distances == 0).view("u1")
+        board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
 
 
 def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:

@@ -194,16 +194,18 @@ def comparison_table(board: Board, view: View, style: str) -> str:
     shown = [c for c in family if shows(view, c.model) or (view.all_pairs and shows(view, c.reference))]
     if not shown:
         return f"{view.against or 'no model'} shares no seed with another model of {board.name}"
-    rows = [comparison_row(c) for c in sorted(shown, key=lambda c: -c.difference)]
-    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 5)
+    rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6)
     return f"{for_latex(table, style)}\n\n{in_text(comparison_note(family), style)}"
 
 
-def comparison_row(c: Comparison) -> dict[str, str]:
+def comparison_row(c: Comparison, board: Board) -> dict[str, str]:
     """A comparison as text."""
     half = "" if c.interval is None else f" ± {c.interval:.2f}"
     row = {"model": c.model, "against": c.reference, "difference": f"{c.difference:+.2f}{half}", "seeds": str(c.pairs)}
-    return row | {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip)}
+    same = board.agreement(c.model, c.reference)
+    row |= {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip)}
+    return row | {"agree %": "" if same is None else f"{same:.1f}"}
 
 
 def p_text(p: float | None) -> str:
@@ -222,5 +224,6 @@ def comparison_note(family: Sequence[Comparison]) -> str:
     return (
         f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: that the"
         f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test over the"
-        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds"
+        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds;"
+        " agree: test images of which both predict the same class, right or wrong"
     )

@@ -11,6 +11,7 @@ from equibench.bench.leaderboard import load_board, model_rows
 from equibench.bench.outcomes import outcomes_path, read_distances, read_predictions, write_outcomes
 from equibench.bench.record import RunRecord, write_record
 from equibench.bench.schema import short_hash
+from equibench.bench.show import run_card, run_text
 from equibench.bench.statistics import compare
 from equibench.bench.table import board_table
 from equibench.registry import UserError
@@ -144,6 +145,28 @@ def test_a_board_shows_intervals_over_seeds_and_images_and_says_whose_outcomes_a
     frame = model_rows(board).set_index("model")
     assert frame.loc["old", "test_acc_ci95_over"] == "seeds" and frame.loc["better", "test_acc_ci95_over"] == "seeds and images"
     assert "outcomes by image of old were not kept, so that ± is over new seeds alone" in board_table(board)
+
+
+def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Path) -> None:
+    predicted, other = LABELS.copy(), LABELS.copy()
+    predicted[0], predicted[1], other[:300] = 3, CLASSES, 9
+    first = put(tmp_path, predicted)
+    put(tmp_path, other, model="other")
+    card = run_card(first.run_id, str(tmp_path))
+    confusion = np.array(card["outcomes"]["confusion"])
+    expected = np.zeros((CLASSES, CLASSES + 1), dtype=int)
+    for label, guess in zip(LABELS, predicted):
+        expected[label, guess] += 1
+    assert confusion.tolist() == expected.tolist()
+    assert card["outcomes"]["by_class_pct"] == pytest.approx([100 * 149 / 150] * 2 + [100.0] * 8)
+    text = run_text(card)
+    assert "99.33 %" in text and "none" in text.split("Confusion")[1] and "outcomes" in text.split("Files:")[1]
+    board = load_board(tmp_path, BOARD)
+    assert board.agreement("made-up", "other") == pytest.approx(100 * float((predicted == other).mean()))
+    write_record(tmp_path, made.record(90.0, model="old"))
+    assert load_board(tmp_path, BOARD).agreement("made-up", "old") is None
+    old = run_card(made.record(90.0, model="old").run_id, str(tmp_path))
+    assert "has kept no outcomes by image" in run_text(old)
 
 
 def test_outcomes_of_other_data_are_not_paired_by_image(tmp_path: Path) -> None:
