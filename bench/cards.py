@@ -30,7 +30,7 @@ from .schema import read_text, visible
 from .seeds import derive
 from .statistics import mean
 from .staleness import included_files
-from .table import refresh_command
+from .table import rank_text, refresh_command
 from .words import command
 
 #: Of models that declare no input.
@@ -191,7 +191,7 @@ def _on_board(name: str, board: Board) -> dict[str, Any]:
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
-        "rank": board.ranks.get(name),
+        "rank": rank_text(board, name),
         **claim_columns((r for r in averaged if r.status == "ok"), str(MODELS.find(name).get("invariant", "none"))),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in completed]),

@@ -15,17 +15,25 @@ from .options import command_line, include_option, json_option, positive, result
 @click.command()
 @click.argument("name")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plot.")
-@click.option("--only", help="Parts of the proof, separated by commas: convergence, exactness, pitch.")
+@click.option(
+    "--only",
+    help="Parts, separated by commas: convergence, exactness, pitch of pdo-econv; coverage, family, power of statistics.",
+)
+@click.option("--quick", is_flag=True, help="statistics: few experiments with small test sets, in seconds; no proof.")
 @json_option
-def verify(name: str, out: str, only: str | None, as_json: bool) -> None:
-    """Prove the claims about the layers NAME (pdo-econv): tables, and a plot in a file.
+def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) -> None:
+    """Prove the claims about NAME: tables, and a plot in a file.
 
-    Takes about a minute on a CPU. Exit code 1: some property does not hold; its row says NO.
+    \b
+    equibench verify pdo-econv                the layers of PDO-eConv; a minute
+    equibench verify statistics               intervals, p and ranks by simulation; several minutes on one core
+
+    Exit code 1: some property does not hold; its row says NO.
     """
     from .verify import prove
 
     parts = [p for p in (only or "").split(",") if p]
-    proof = prove(name, out, parts, lambda part: click.echo(f"{part} …", err=True))
+    proof = prove(name, out, parts, lambda part: click.echo(f"{part} …", err=True), quick)
     if as_json:
         plot = str(proof.figure) if proof.figure else None
         click.echo(json.dumps({"plot": plot, "failed": proof.failed, **proof.rows}))

@@ -33,6 +33,11 @@ def logits(
     return torch.cat([model(prepare(chunk)).float() for chunk in chunks(images, batch)])
 
 
+def predictions(scores: torch.Tensor) -> torch.Tensor:
+    """The class of the largest logit, (n,); the number of classes, one past the last, where logits are no numbers."""
+    return scores.argmax(1).where(scores.isfinite().all(1), scores.shape[1])
+
+
 class RandomEvaluation(nn.Module):
     """A network that is random in evaluation, as it is scored: the mean of its logits over some passes.
 
@@ -87,5 +92,4 @@ def one_sample(model: nn.Module) -> Iterator[None]:
 
 def accuracy_pct(scores: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of images whose largest logit is at the label, in percent; logits that are no numbers are wrong."""
-    right = (scores.argmax(1) == labels) & scores.isfinite().all(1)
-    return 100.0 * float(right.double().mean())
+    return 100.0 * float((predictions(scores) == labels).double().mean())

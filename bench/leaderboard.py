@@ -15,13 +15,18 @@ from .calibrate import folder, latest, read_calibrations
 from .checked import NO, checked, worst
 from .claims import claim_columns
 from .files import write_atomically
+from .outcomes import outcomes_path, read_distances
 from .provenance import REGISTERED, machine_of, registration
 from .record import CORE_ERRORS, FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .staleness import Among
-from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
+from .statistics import (
+    Comparison, Sample, accuracy_intervals, binomial_error_pct, compare, compare_all, mean, rank_sets, told_apart,
+)  # fmt: skip
+from .words import some
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -36,6 +41,8 @@ class Board:
         sidecars: full equivariance profiles, by the id of the run whose row they join.
         root: results folder that it was read from.
         verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
+        outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
+            by the id of the run.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Board:
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
+    outcomes: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def is_table(self) -> bool:
@@ -54,11 +62,28 @@ class Board:
     @cached_property
     def values(self) -> dict[str, dict[int, float]]:
         """Test accuracy in % of every measured run, by model and seed."""
-        found: dict[str, dict[int, float]] = {}
-        for record in (r for runs in self.averaged.values() for r in runs):
-            if record.status in FINAL and record.results is not None and not record.spec.is_trial:
-                found.setdefault(record.spec.model, {})[record.spec.seed] = record.results.test_acc_pct
-        return found
+        return {model: dict(sample.values) for model, sample in self.samples.items()}
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """The measured runs of every model that has any, as `statistics` takes them."""
+        measured = {model: [r for r in own if _is_measured(r)] for model, own in self.averaged.items()}
+        return {model: self._sample(own) for model, own in measured.items() if own}
+
+    def _sample(self, records: list[RunRecord]) -> Sample:
+        results = {r.spec.seed: r.results for r in records if r.results is not None}
+        known = {r.spec.seed: self.outcomes[r.run_id] for r in records if r.run_id in self.outcomes}
+        sets = {name for name, _ in known.values()}
+        # Outcomes of two test sets make no table.
+        right = {seed: (own == 0).view("u1") for seed, (_, own) in known.items()} if len(sets) == 1 else {}
+        diverged = sum(r.status == "diverged" for r in records)
+        collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
+        void = f"{diverged} of {some(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
+        void = f"the logits of {collapsed} of {some(len(records), 'run')} hardly depend on the image" if collapsed else void
+        return Sample(
+            {seed: r.test_acc_pct for seed, r in results.items()}, min(r.test_images for r in results.values()), right,
+            next(iter(sets)) if right else "", void,
+        )  # fmt: skip
 
     @cached_property
     def counted(self) -> dict[str, list[RunRecord]]:
@@ -104,12 +129,12 @@ class Board:
     @cached_property
     def against_reference(self) -> list[Comparison]:
         """Every model against the reference, one family; empty without a reference."""
-        return compare(self.values, self.reference) if self.reference else []
+        return compare(self.samples, self.reference) if self.reference else []
 
     @cached_property
     def all_pairs(self) -> list[Comparison]:
         """Every model against every other, one family."""
-        return compare_all(self.values)
+        return compare_all(self.samples)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -124,10 +149,35 @@ class Board:
     def _rows(self) -> list[dict[str, Any]]:
         return self.frame.to_dict("records")
 
+    def agreement(self, model: str, other: str) -> float | None:
+        """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
+
+        None where no common seed has outcomes of the same images for both.
+        """
+        own, his = (
+            {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes} for m in (model, other)
+        )
+        pairs = [(own[s], his[s]) for s in sorted(own.keys() & his.keys())]
+        return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
+
     @cached_property
-    def ranks(self) -> dict[str, int | None]:
-        """See `statistics.ranks`."""
-        return ranks(self.values)
+    def told(self) -> np.ndarray:
+        """See `statistics.told_apart`, in the order of `values`."""
+        return told_apart(self.samples)
+
+    @cached_property
+    def ranks(self) -> dict[str, tuple[int, int] | None]:
+        """Lowest and highest rank of every model that has values, see `statistics.rank_sets`."""
+        return dict(zip(self.samples, rank_sets(self.told), strict=True))
+
+    @cached_property
+    def best(self) -> set[str]:
+        """Models that rank 1 is possible for: the ones that tables show in bold."""
+        return {model for model, rank in self.ranks.items() if rank is not None and rank[0] == 1}
+
+
+def _is_measured(record: RunRecord) -> bool:
+    return record.status in FINAL and record.results is not None and not record.spec.is_trial
 
 
 #: What the runs of a row must agree in; training FLOPs may differ where layers are dropped at random.
@@ -161,7 +211,23 @@ def load_board(root: Path, name: str) -> Board:
     if by_run:
         found = ((r.run_id, sidecar_of(r, by_run.get(r.run_id, ()))) for r, _ in board.chosen)
         board.sidecars = {run: sidecar for run, sidecar in found if sidecar is not None}
+    _read_outcomes(root, board)
     return board
+
+
+def _read_outcomes(root: Path, board: Board) -> None:
+    """Add the outcomes of the runs whose figures are shown; those that are missing are, those that are wrong refused."""
+    for record in (r for own in board.counted.values() for r in own if _is_measured(r)):
+        path = outcomes_path(root, record)
+        if path is None or not path.exists():
+            continue
+        try:
+            found, distances = read_distances(root, record)
+        except UserError as error:
+            board.refused.append(Refused(path, str(error)))
+            continue
+        # The same labels may belong to other images.
+        board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
 
 
 def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:
@@ -272,7 +338,10 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
         row |= {"status": "error", "reason": board.mixed[name]}
     row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
-    row["test_acc_ci95_pct"] = interval(accuracies)
+    sample = board.samples.get(name)
+    halves = accuracy_intervals(sample) if sample is not None else None
+    row["test_acc_ci95_pct"], row["test_acc_ci95_seeds_pct"] = halves or (None, None)
+    row["test_acc_ci95_over"] = _over(sample.is_by_image) if sample is not None and halves else ""
     row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
     row["test_se_binomial_pct"] = binomial_error_pct(average, results[0].test_images) if average is not None else None
     row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
@@ -311,13 +380,28 @@ def _checked(record: RunRecord, board: Board) -> str:
     return record.provenance.checked if found == NO else found
 
 
+#: Columns of the comparison with the reference, and the attributes of `Comparison` that they show.
+COMPARED = {
+    "diff_mean_pct": "difference", "diff_ci95_pct": "interval", "diff_ci95_seeds_pct": "interval_seeds",
+    "diff_ci95_over": "by_image", "diff_pairs": "pairs", "p": "p", "p_holm": "p_holm", "comparisons": "family",
+    "p_sign_flip": "p_sign_flip", "p_smallest": "p_smallest", "diff_detectable_pct": "detectable",
+}  # fmt: skip
+
+
+def compared_columns(against: Comparison | None) -> dict[str, Any]:
+    """A comparison as columns, all of them empty without one."""
+    row = {column: getattr(against, attribute, None) for column, attribute in COMPARED.items()}
+    return row | {"diff_ci95_over": _over(against.by_image) if against is not None and against.interval is not None else ""}
+
+
+def _over(by_image: bool) -> str:
+    """What an interval is over: what another experiment would draw anew."""
+    return "seeds and images" if by_image else "seeds"
+
+
 def _comparison(model: str, board: Board, against: Comparison | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"rank": board.ranks.get(model), "reference_model": board.reference}
-    row["diff_mean_pct"] = against and against.difference
-    row["diff_ci95_pct"] = against and against.interval
-    row["diff_pairs"] = against and against.pairs
-    row |= {"p_sign_flip": against and against.p, "p_holm": against and against.p_holm}
-    return row | {"p_smallest": against and against.p_smallest}
+    low, high = board.ranks.get(model) or (None, None)
+    return {"rank_low": low, "rank_high": high, "reference_model": board.reference, **compared_columns(against)}
 
 
 def _worst(records: list[RunRecord]) -> str:

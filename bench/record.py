@@ -79,6 +79,8 @@ class Results(Strict):
         peak_mib: largest memory, of the kind that `peak_kind` says.
         init, trained: equivariance errors before and after training.
         weights_sha256: of all final parameters and buffers.
+        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty where none was
+            kept, as in records that were written before there were any.
     """
 
     test_acc_pct: float = Field(ge=0, le=100)
@@ -92,6 +94,7 @@ class Results(Strict):
     init: CorePoint
     trained: CorePoint
     weights_sha256: Sha256
+    outcomes_sha256: Sha256 = ""
 
 
 class Provenance(Strict):

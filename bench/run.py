@@ -25,11 +25,12 @@ from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
 from .cost import measure_cost, peak_memory_mib
 from .equivariance import Core, measure_core
-from .evaluate import accuracy_pct, logits
+from .evaluate import accuracy_pct, logits, predictions
 from .files import WriteError, remove_parts
 from .job import Events, Job
 from .leftover import discard
 from .norms import reestimate_batch_norm
+from .outcomes import write_outcomes
 from .place import place_of
 from .prepare import Loaded, build_from_seed, rehearse, save_weights, set_profile, tensors_of, warm_up, weights_digest
 from .provenance import code_facts, hardware, made_from, shared, versions
@@ -284,7 +285,7 @@ class _Run:
                 reestimate_batch_norm(model, loaded.unaugmented)
         with phase("evaluate"):
             nan = done.stopped == "diverged"
-            test, lost = self._accuracy(model, loaded, loaded.data.test, nan)
+            test, lost, predicted = self._accuracy(model, loaded, loaded.data.test, nan)
             apart = spec.fit == "train" and len(loaded.data.val.labels) > 0
             val = self._accuracy(model, loaded, loaded.data.val, nan)[0] if apart else None
         images = len(loaded.data.test.labels)
@@ -294,6 +295,7 @@ class _Run:
             trained = self._core(model, loaded)
         with phase("save"):
             digest = self._save(model)
+            outcomes = self._keep_outcomes(predicted, loaded.data.test)
         self.results = Results(
             test_acc_pct=test,
             val_acc_pct=val,
@@ -306,6 +308,7 @@ class _Run:
             init=CorePoint(**asdict(self.init)),
             trained=CorePoint(**asdict(trained)),
             weights_sha256=digest,
+            outcomes_sha256=outcomes,
         )
         if done.stopped == "diverged":
             return "diverged", f"the loss was no number at step {done.steps} of {spec.steps}; counted as chance level"
@@ -349,14 +352,33 @@ class _Run:
             "step", step=point.step, steps=self.spec.steps, loss=finite(point.loss), lr=point.lr, seconds=point.device_s
         )
 
-    def _accuracy(self, model: nn.Module, loaded: Loaded, split: Split, nan: bool) -> tuple[float, int]:
-        """Accuracy in percent, chance where there are no numbers at all, and how many images have logits that are none."""
+    def _accuracy(
+        self, model: nn.Module, loaded: Loaded, split: Split, nan: bool
+    ) -> tuple[float, int, torch.Tensor | None]:
+        """Accuracy in percent, how many images have logits that are no numbers, and the predictions.
+
+        Chance, and no predictions, where there are no numbers at all.
+        """
         if nan:
-            return 100.0 / loaded.data.classes, 0
+            return 100.0 / loaded.data.classes, 0, None
         images, labels = as_tensors(split, self.device)
         scores = logits(model, images, loaded.normalise)
         lost = int((~scores.isfinite().all(1)).sum())
-        return (accuracy_pct(scores, labels) if lost < len(scores) else 100.0 / loaded.data.classes), lost
+        if lost == len(scores):
+            return 100.0 / loaded.data.classes, lost, None
+        return accuracy_pct(scores, labels), lost, predictions(scores)
+
+    def _keep_outcomes(self, predicted: torch.Tensor | None, test: Split) -> str:
+        """Write the predictions, before the record that names them; empty where there are none."""
+        if predicted is None:
+            return ""
+        root, run = Path(self.job.results), f"{self.spec.digest()}.{self.job.attempt}"
+        assert self.data is not None
+        try:
+            return write_outcomes(root, self.spec.board, run, predicted.cpu().numpy(), test.labels, self.data.classes)
+        except WriteError as error:
+            self.notes.append(f"the outcomes by image could not be kept: {error.why}")
+            return ""
 
     def _save(self, model: nn.Module) -> str:
         folder = board_folder(Path(self.job.results), self.spec.board) / "weights"

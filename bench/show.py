@@ -48,7 +48,32 @@ def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
         return None
     record = read_record(paths[0])
     claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
-    return {**_around(root, record, paths[0]), "invariant": claimed["invariant"], **record.model_dump(mode="json")}
+    found = {**_around(root, record, paths[0]), "invariant": claimed["invariant"], **record.model_dump(mode="json")}
+    return found | {"outcomes": _outcomes(root, record)}
+
+
+#: Classes that a confusion matrix is shown for; ``--json`` has all.
+MOST_SHOWN = 20
+
+
+def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
+    """Accuracy by class in % and the confusion matrix: images by label (rows) and by predicted class (columns).
+
+    A last column, if there is one, is of images whose logits are no numbers. ``missing`` says why there is nothing.
+    """
+    import numpy as np
+
+    from .outcomes import read_predictions
+
+    try:
+        predicted, labels, classes = read_predictions(root, record)
+    except UserError as error:
+        return {"missing": str(error)}
+    counts = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    counts = counts if counts[:, classes].any() else counts[:, :classes]
+    images = counts.sum(axis=1)
+    by_class = [100 * int(own[c]) / int(n) if n else None for c, (own, n) in enumerate(zip(counts, images, strict=True))]
+    return {"by_class_pct": by_class, "confusion": counts.tolist()}
 
 
 def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
@@ -57,6 +82,7 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
     ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of source, data, recipe and harness are
     not those of the run any more.
     """
+    from .outcomes import outcomes_path
     from .provenance import harness_hash
     from .staleness import staleness
 
@@ -65,6 +91,7 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
         "record": path,
         "weights": folder / "weights" / f"{record.run_id}.pt",
         "log": folder / "logs" / f"{record.run_id}.log",
+        **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
         **{f"equivariance {i}": p for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)},
     }
     stale = staleness(record, root)
@@ -83,6 +110,7 @@ def run_text(card: dict[str, Any]) -> str:
     """The card of a run for readers: paragraphs of names and values; every text in it is harmless for a terminal."""
     spec, provenance, results = card["spec"], card["provenance"], card["results"]
     parts = [("", _what(card, spec)), ("Result", _result(card, results)), ("Provenance", _origin(card, provenance))]
+    parts += _outcome_parts(card["outcomes"])
     parts.append(("Hardware", {k.replace("_", " "): v for k, v in sorted(provenance["hardware"].items())}))
     parts.append(("Versions", dict(sorted(provenance["versions"].items()))))
     phases = {k.removesuffix("_s").replace("_", " "): f"{v:.3f} s" for k, v in card["phases"].items() if v}
@@ -95,6 +123,20 @@ def run_text(card: dict[str, Any]) -> str:
         if lines:
             paragraphs.append("\n".join([*([f"{title}:"] if title else []), *lines]))
     return "\n\n".join(paragraphs)
+
+
+def _outcome_parts(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    if "missing" in found:
+        return [("Outcomes by image", {"missing": found["missing"]})]
+    classes = list(enumerate(zip(found["by_class_pct"], found["confusion"], strict=True)))
+    shares = {f"class {c}": "no image" if share is None else f"{share:.2f} %" for c, (share, _) in classes}
+    if len(classes) > MOST_SHOWN:
+        return [(f"Accuracy by class (the first {MOST_SHOWN} of {len(classes)})", dict(list(shares.items())[:MOST_SHOWN]))]
+    names = [*map(str, range(len(classes))), "none"][: len(found["confusion"][0])]
+    width = max(len(str(n)) for n in [*names, *(n for row in found["confusion"] for n in row)])
+    lines = {f"class {c}": " ".join(f"{n:>{width}}" for n in row) for c, (_, row) in classes}
+    head = {"predicted": " ".join(f"{n:>{width}}" for n in names)}
+    return [("Accuracy by class", shares), ("Confusion: images of each class, by predicted class", head | lines)]
 
 
 def _what(card: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:

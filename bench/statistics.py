@@ -1,32 +1,67 @@
-"""Statistics of a few seeds: intervals, paired differences, corrections, ranks.
+"""Statistics of a few seeds and of many test images: intervals, paired differences, corrections, ranks.
 
-Every model of a board sees, for one seed, the same images in the same order; runs of two models are therefore
-paired by their seed, and differences are taken seed by seed.
+Every model of a board sees, for one seed, the same images in the same order, and is tested on the same images; runs of
+two models are therefore paired by their seed, and differences are taken seed by seed and image by image. What the
+figures mean, and how they were checked, stands in ``docs/statistics.md``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .crossed import Spread
+
 #: Below this number of seeds the seeds' own values are shown instead of an interval.
 SMALLEST_SAMPLE = 3
+#: Level of every decision: p (Holm) at most this.
+LEVEL = 0.05
 
 #: Up to this number of pairs the sign-flip test looks at all signs; beyond, at `DRAWS` drawn ones.
 EXACT_PAIRS = 16
 DRAWS = 20_000
 _DRAW_SEED = 20_200_702
 
-#: Seeds and their values (accuracy in %), by model.
-Values = Mapping[str, Mapping[int, float]]
+
+@dataclass(frozen=True)
+class Sample:
+    """The runs of one model.
+
+    Attributes:
+        values: test accuracy in %, by seed.
+        images: number of test images.
+        right: by seed, whether the prediction is right, (images,) of 0 and 1; empty where outcomes by image are missing.
+        test_set: what the outcomes are of; those of two models are paired where it is the same.
+        void: why no normal distribution describes these values (a run that diverged); empty where one may.
+    """
+
+    values: Mapping[int, float]
+    images: int
+    right: Mapping[int, np.ndarray] = field(default_factory=dict)
+    test_set: str = ""
+    void: str = ""
+
+    @property
+    def is_by_image(self) -> bool:
+        """Whether the outcomes of all runs are known."""
+        return bool(self.right) and self.right.keys() >= self.values.keys()
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are enough seeds for an interval, and values that one describes."""
+        return len(self.values) >= SMALLEST_SAMPLE and not self.void
+
+
+#: Runs by model.
+Samples = Mapping[str, Sample]
 
 
 @dataclass(frozen=True)
@@ -35,11 +70,19 @@ class Comparison:
 
     Attributes:
         pairs: seeds that both have.
-        difference: mean of (model - reference), in the unit of the values.
-        interval: half-width of the 95 % paired t-interval; None below `SMALLEST_SAMPLE` pairs.
-        p: two-sided, of the sign-flip test.
+        difference: mean of (model - reference), in percent points.
+        interval: half-width of the 95 % interval over new seeds and new images; over new seeds alone where outcomes by
+            image are missing (see `by_image`). None below `SMALLEST_SAMPLE` pairs, and where no normal distribution
+            describes the values.
+        interval_seeds: the same for new seeds on these images.
+        by_image: whether outcomes by image are known.
+        p: two-sided, the level at which `interval` would end at zero; None without an interval.
         p_holm: the same, corrected over the family that was compared together.
-        p_smallest: what `p_holm` could not go below, however large the difference.
+        family: number of comparisons that were corrected together.
+        p_sign_flip: two-sided, of the sign-flip test over seeds, which assumes no distribution; not corrected.
+        p_smallest: what `p_sign_flip` cannot go below with this number of pairs.
+        detectable: the smallest true difference, in points, for which p times `family` is at most 0.05 with a chance of
+            80 %; None without an interval, and in `compare_all`.
     """
 
     model: str
@@ -47,16 +90,14 @@ class Comparison:
     pairs: int
     difference: float
     interval: float | None
-    p: float
-    p_holm: float
+    interval_seeds: float | None
+    by_image: bool
+    p: float | None
+    p_holm: float | None
+    family: int
+    p_sign_flip: float
     p_smallest: float
-
-    @property
-    def direction(self) -> int:
-        """1 or -1 where the paired interval lies above or below zero, else 0."""
-        if self.interval is None or abs(self.difference) <= self.interval:
-            return 0
-        return 1 if self.difference > 0 else -1
+    detectable: float | None
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
@@ -153,15 +194,9 @@ def _drawn_signs(pairs: int) -> np.ndarray:
     return 1.0 - 2.0 * np.random.RandomState(_DRAW_SEED).randint(0, 2, size=(DRAWS, pairs))
 
 
-def smallest_p(pairs: int, comparisons: int = 1) -> float:
-    """What a Holm-corrected sign-flip p cannot go below with this number of pairs and comparisons: m · 2 / 2ⁿ.
-
-    The first step of Holm multiplies the smallest p of the family by its size m.
-    """
-    single = 2.0 ** (1 - pairs)
-    if pairs > EXACT_PAIRS:
-        single = 1 / (1 + DRAWS)
-    return min(1.0, comparisons * single)
+def smallest_p(pairs: int) -> float:
+    """What a sign-flip p cannot go below with this number of pairs: 2 / 2ⁿ."""
+    return 2.0 ** (1 - pairs) if pairs <= EXACT_PAIRS else 1 / (1 + DRAWS)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -177,94 +212,169 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare(values: Values, reference: str) -> list[Comparison]:
-    """Every other model against `reference`, corrected by Holm over this family, in the order of `values`.
+def compare(samples: Samples, reference: str) -> list[Comparison]:
+    """Every other model against `reference`, corrected by Holm over this family, in the order of `samples`.
 
     Models that share no seed with it are left out.
 
     Raises:
         KeyError: the reference has no values.
     """
-    values[reference]  # noqa: B018  an unknown reference is an error even where it is alone
-    return _family(values, [(model, reference) for model in values if model != reference])
+    samples[reference]  # noqa: B018  an unknown reference is an error even where it is alone
+    return _family(samples, [(model, reference) for model in samples if model != reference], plan=True)
 
 
-def compare_all(values: Values) -> list[Comparison]:
-    """Every model against every later one in the order of `values`, corrected by Holm over all pairs."""
-    return _family(values, list(combinations(values, 2)))
+def compare_all(samples: Samples) -> list[Comparison]:
+    """Every model against every later one in the order of `samples`, corrected by Holm over all pairs."""
+    return _family(samples, list(combinations(samples, 2)))
 
 
-def _family(values: Values, couples: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """Comparisons of one family; those with the same number of pairs are computed together."""
+@dataclass(frozen=True)
+class _Group:
+    """Couples that have the same seeds in common, all with outcomes by image or all without.
+
+    Attributes:
+        rows: their places among the couples that were asked for.
+        differences: (couples, seeds).
+        spread: of the differences; None where there is no interval.
+        p: (couples,); None where there is no interval.
+    """
+
+    rows: list[int]
+    differences: np.ndarray
+    by_image: bool
+    spread: Spread | None
+    p: np.ndarray | None
+
+
+def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group]:
+    """What is measured of the couples; those that share no seed are left out."""
     import numpy as np
 
+    from .crossed import p_values, spread_of_means, spread_of_pairs
+
     # Sorted, so that the order in which records were read changes no digit.
-    seeds = {model: tuple(sorted(own)) for model, own in values.items()}
-    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    kinds = {
+        model: (tuple(sorted(s.values)), s.test_set if s.is_by_image else "", s.images, bool(s.void))
+        for model, s in samples.items()
+    }
+    alike: dict[tuple[object, ...], list[int]] = {}
     for index, (model, other) in enumerate(couples):
-        groups.setdefault((seeds[model], seeds[other]), []).append(index)
-    measured: dict[int, tuple[int, float, float | None, float]] = {}
-    for (own, his), rows in groups.items():
+        alike.setdefault((kinds[model], kinds[other]), []).append(index)
+    found = []
+    for rows in alike.values():
+        (own, own_set, images, own_void), (his, his_set, his_images, his_void) = (kinds[m] for m in couples[rows[0]])
         common = [s for s in own if s in set(his)]
         if not common:
             continue
         at = {model: i for i, model in enumerate(dict.fromkeys(m for index in rows for m in couples[index]))}
-        table = np.array([[values[model][s] for s in common] for model in at])
-        differences = table[[at[couples[i][0]] for i in rows]] - table[[at[couples[i][1]] for i in rows]]
-        halves = [None] * len(rows) if len(common) < SMALLEST_SAMPLE else _halves(differences).tolist()
-        means, p_values = differences.mean(axis=1).tolist(), _sign_flips(differences).tolist()
-        for index, mean_, half, p in zip(rows, means, halves, p_values, strict=True):
-            measured[index] = (len(common), mean_, half, p)
-    family = [(couples[index], measured[index]) for index in sorted(measured)]
-    corrected = holm([p for _, (_, _, _, p) in family])
-    floors = {pairs: smallest_p(pairs, len(family)) for pairs in {known[0] for _, known in family}}
+        first, second = (np.array([at[couples[index][k]] for index in rows]) for k in (0, 1))
+        table = np.array([[samples[model].values[s] for s in common] for model in at])
+        differences = table[first] - table[second]
+        by_image = bool(own_set) and own_set == his_set and images == his_images
+        if len(common) < SMALLEST_SAMPLE or own_void or his_void:
+            found.append(_Group(rows, differences, by_image, None, None))
+            continue
+        if by_image:
+            spread = spread_of_pairs((np.stack([samples[m].right[s] for m in at]) for s in common), first, second)
+        else:
+            spread = spread_of_means(differences, min(images, his_images))
+        found.append(_Group(rows, differences, by_image, spread, p_values(differences.mean(axis=1), spread)))
+    return found
+
+
+def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = False) -> list[Comparison]:
+    """Comparisons of one family, in the order of the couples; those without p are no part of the correction.
+
+    Args:
+        plan: whether to say what is `Comparison.detectable`, which takes a while for thousands.
+    """
+    from .crossed import detectable, half_widths
+
+    groups = _groups(samples, couples)
+    family = sum(len(g.rows) for g in groups if g.p is not None)
+    found: dict[int, dict[str, Any]] = {}
+    for g in groups:
+        pairs = g.differences.shape[1]
+        columns: dict[str, list[Any]] = {
+            "difference": g.differences.mean(axis=1).tolist(), "p_sign_flip": _sign_flips(g.differences).tolist()
+        }  # fmt: skip
+        columns |= {key: [None] * len(g.rows) for key in ("interval", "interval_seeds", "p", "detectable")}
+        if g.spread is not None and g.p is not None:
+            columns["interval"] = half_widths(g.spread, LEVEL).tolist()
+            columns["interval_seeds"] = half_widths(g.spread.without_images(), LEVEL).tolist()
+            columns["p"] = g.p.tolist()
+            if plan:
+                columns["detectable"] = detectable(g.spread, LEVEL / family).tolist()
+        for place, index in enumerate(g.rows):
+            found[index] = {key: values[place] for key, values in columns.items()}
+            found[index] |= {"pairs": pairs, "by_image": g.by_image, "p_smallest": smallest_p(pairs)}
+    tested = [index for index in sorted(found) if found[index]["p"] is not None]
+    corrected = dict(zip(tested, holm([found[i]["p"] for i in tested]), strict=True))
     return [
-        Comparison(*couple, *known, p_holm, floors[known[0]]) for (couple, known), p_holm in zip(family, corrected, strict=True)
+        Comparison(*couples[i], **found[i], p_holm=corrected.get(i), family=family)
+        for i in sorted(found)
     ]
 
 
-def _halves(differences: np.ndarray) -> np.ndarray:
-    """`interval` of (…, pairs) along the last axis."""
-    pairs = differences.shape[-1]
-    return _t(pairs, 0.95) * differences.std(axis=-1, ddof=1) / math.sqrt(pairs)
-
-
-def directions(values: Values) -> np.ndarray:
-    """Which models can be told apart, pair by pair.
+def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:
+    """Half-widths of the 95 % intervals of a model's accuracy; None without any, see `Sample.has_interval`.
 
     Returns:
-        (models, models) in the order of `values`: 1 or -1 where the 95 % interval of the paired differences
-        row - column lies above or below zero, 0 where it does not, NaN where the pair is too short for one. Not
-        corrected for the number of pairs.
+        Over new seeds and new images, where outcomes by image are known, else over new seeds alone; and over new seeds
+        on these images.
     """
     import numpy as np
 
-    names = list(values)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, name in enumerate(names):
-        groups.setdefault(tuple(sorted(values[name])), []).append(index)
+    from .crossed import half_widths, spread_of_means, spread_of_table
+
+    if not sample.has_interval:
+        return None
+    seeds = sorted(sample.values)
+    if sample.is_by_image:
+        spread = spread_of_table(np.stack([sample.right[s] for s in seeds]))
+    else:
+        spread = spread_of_means(np.array([sample.values[s] for s in seeds]), sample.images)
+    return float(half_widths(spread, LEVEL)), float(half_widths(spread.without_images(), LEVEL))
+
+
+def told_apart(samples: Samples) -> np.ndarray:
+    """Which models are told apart once all pairs are corrected together by Holm.
+
+    Returns:
+        (models, models) in the order of `samples`: 1 or -1 where row - column lies above or below zero with p (Holm,
+        all pairs) at most `LEVEL`, 0 where it does not, NaN where the pair has no p.
+    """
+    import numpy as np
+
+    couples = list(combinations(range(len(samples)), 2))
+    names = list(samples)
+    groups = [g for g in _groups(samples, [(names[i], names[j]) for i, j in couples]) if g.p is not None]
     told = np.full((len(names), len(names)), np.nan)
-    for seeds, rows in groups.items():
-        for others, columns in groups.items():
-            common = [s for s in seeds if s in set(others)]
-            if len(common) < SMALLEST_SAMPLE:
-                continue
-            own = np.array([[values[names[i]][s] for s in common] for i in rows])
-            his = np.array([[values[names[i]][s] for s in common] for i in columns])
-            differences = own[:, None] - his
-            mean_ = differences.mean(axis=-1)
-            told[np.ix_(rows, columns)] = np.where(np.abs(mean_) > _halves(differences), np.sign(mean_), 0.0)
+    if groups:
+        p = np.array(holm(np.concatenate([g.p for g in groups]).tolist()))
+        signs = np.sign(np.concatenate([g.differences.mean(axis=1) for g in groups]))
+        first, second = np.array([couples[index] for g in groups for index in g.rows]).T
+        told[first, second] = np.where(p <= LEVEL, signs, 0.0)
+        told[second, first] = -told[first, second]
     return told
 
 
-def ranks(values: Values) -> dict[str, int | None]:
-    """1 + the number of models that are better (see `directions`); models that cannot be told apart share a rank.
+def rank_sets(told: np.ndarray) -> list[tuple[int, int] | None]:
+    """Simultaneous 95 % confidence sets for ranks: from 1 + those that are surely better to K - those surely worse.
 
-    None where no pair of the model is long enough for an interval.
+    All sets hold together with probability 95 % (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies
+    91, 476-518), because they do whenever no pair is told apart wrongly.
+
+    Args:
+        told: see `told_apart`. K is the number of models that have a p with any other.
+
+    Returns:
+        Lowest and highest rank, by model; None for a model that has no p.
     """
     import numpy as np
 
-    told = directions(values)
-    np.fill_diagonal(told, np.nan)
-    judged, worse = ~np.isnan(told).all(axis=1), (told < 0).sum(axis=1)
-    return {model: 1 + int(n) if known else None for model, n, known in zip(values, worse, judged, strict=True)}
+    judged = ~np.isnan(told).all(axis=1) if len(told) else np.zeros(0, dtype=bool)
+    better, worse = (told < 0).sum(axis=1), (told > 0).sum(axis=1)
+    count = int(judged.sum())
+    return [(1 + int(b), count - int(w)) if known else None for known, b, w in zip(judged, better, worse, strict=True)]

@@ -18,7 +18,7 @@ from .provenance import machine_of
 from .record import FINAL
 from .schema import visible
 from .staleness import included_files
-from .statistics import SMALLEST_SAMPLE
+from .statistics import SMALLEST_SAMPLE, Sample
 from .words import command, some
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def in_cell(text: str, style: str) -> str:
 
 def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
     """The usual columns as text; rank, treatment and evaluation only where there are any."""
-    values = _values(board)
-    rows = [_row(row, values.get(row["model"], []), board) for row in board.rows_of(frame)]
+    rows = [_row(row, board.samples.get(row["model"]), board) for row in board.rows_of(frame)]
     empty = [key for key in ("rank", "treatment", "evaluation") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
@@ -73,9 +72,9 @@ def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
 def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
     """What fits the page of a README: errors after training only; treatment, evaluation, broken claims and failures only
     where there are any."""
-    values = _values(board)
     rows = [
         {
+            "rank": rank_text(board, row["model"]),
             "model": row["model"],
             "treatment": row["treatment"],
             "evaluation": row["evaluation"],
@@ -83,14 +82,15 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
             "invariant": row["invariant"] if is_broken(row) else "",
             "parameters": _number(row["parameters"], "{:,.0f}"),
             "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
-            "test acc %": _accuracy(row, values.get(row["model"], [])),
+            "test acc %": _accuracy(row, board.samples.get(row["model"])),
             "C4 error": _error(row["eq_exact_c4"]),
             "rotation error": _error(row["eq_rot_analytic"]),
             "status": "" if row["status"] == "ok" and not row["stale"] else _status(row),
         }
         for row in board.rows_of(frame)
     ]
-    empty = [key for key in ("treatment", "evaluation", "group", "invariant", "status") if not any(row[key] for row in rows)]
+    optional = ("rank", "treatment", "evaluation", "group", "invariant", "status")
+    empty = [key for key in optional if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
@@ -102,7 +102,8 @@ def _status(row: dict[str, Any]) -> str:
 def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     """The notes that a reader of `narrow_rows` needs."""
     notes = [
-        *_accuracy_note(board, frame),
+        *accuracy_notes(board, frame),
+        *rank_notes(board),
         "group: of the layers",
         "MFLOPs: of an image's forward pass",
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
@@ -116,40 +117,74 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _accuracy_note(board: Board, frame: pd.DataFrame) -> list[str]:
-    counts = {len(v) for v in _values(board).values()}
-    low, high = min(counts, default=0), max(counts, default=0)
-    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
-    spread = f"mean ± 95 % t-interval over {seeds}" if low >= SMALLEST_SAMPLE else "each seed's value"
-    if low < SMALLEST_SAMPLE <= high:
-        spread = f"mean ± 95 % t-interval from {SMALLEST_SAMPLE} seeds on, else each seed's value"
-    errors = [e for e in frame["test_se_binomial_pct"] if not _missing(e)]
-    if not errors:
+def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """What the ± of a table is, of which runs, and where there is none."""
+    samples = board.samples
+    if not samples:
         return ["no model has a result"]
+    shown = {model: sample for model, sample in samples.items() if sample.has_interval}
+    low, high = (f(len(s.values) for s in (shown or samples).values()) for f in (min, max))
+    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    missing = [model for model, sample in shown.items() if not sample.is_by_image]
+    notes = []
+    if len(missing) < len(shown):
+        images = max(s.images for s in shown.values())
+        notes.append(f"test acc: mean ± 95 % interval over new seeds and new test images ({seeds}, {images:,} images)")
+    elif shown:
+        notes.append(f"test acc: mean ± 95 % interval over new seeds ({seeds})")
+    else:
+        notes.append("test acc: each seed's value")
+    if shown and any(len(s.values) < SMALLEST_SAMPLE for s in samples.values()):
+        notes[0] += f", from {SMALLEST_SAMPLE} seeds on, else each seed's value"
+    errors = [r["test_se_binomial_pct"] for r in board.rows_of(frame) if r["model"] in missing or not shown]
+    errors = [e for e in errors if not _missing(e)]
+    if errors:
+        whose = "" if len(missing) == len(shown) else f" of {_listed(missing)}"
+        why = f"; outcomes by image{whose} were not kept, so that ± is over new seeds alone:" if shown else ";"
+        notes[0] += f"{why} the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points"
+    void = {model: sample.void for model, sample in samples.items() if sample.void}
+    return notes + [f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def rank_notes(board: Board, bold: bool = True) -> list[str]:
+    """The rule by which models are ranked, and shown in bold; nothing where none is."""
+    judged = [model for model, rank in board.ranks.items() if rank is not None]
+    if not judged:
+        return []
+    pairs = len(judged) * (len(judged) - 1) // 2
+    rule = "rank: the ranks that are possible with 95 % confidence for all models together: from 1 + those that are surely"
+    rule += f" better to {len(judged)} - those that are surely worse (p of paired differences at most 0.05, Holm over {some(pairs, 'pair')})"
+    return [rule + ("; bold: 1 is among them" if bold else "")]
+
+
+def detectable_note(board: Board) -> list[str]:
+    """How small a difference to the reference this board could find."""
+    sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
+    if not sizes:
+        return []
+    low, high = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
+    size = low if low == high else f"{low} to {high}"
+    chance = "seeds and images" if all(c.by_image for c in board.against_reference) else "seeds"
     return [
-        f"test acc: {spread}; the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points"
+        f"these {chance} find a true difference to {board.reference} of {size} points with a chance of 80 % (p at most 0.05,"
+        f" Holm over {some(board.against_reference[0].family, 'comparison')}); smaller ones are found less often"
     ]
 
 
 def rank_text(board: Board, model: str) -> str:
-    """A rank, with ``=`` where others share it; empty where there is none."""
+    """The ranks that are possible, ``1–3`` or ``2``; empty where there are none."""
     rank = board.ranks.get(model)
-    shared = list(board.ranks.values()).count(rank) > 1
-    return "" if rank is None else f"{rank}=" if shared else str(rank)
+    return "" if rank is None else str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
 
 
 def alignment(rows: list[dict[str, str]]) -> list[str]:
     """How the columns of the usual table are aligned."""
     left = ("model", "treatment", "evaluation", "invariant", "group", "status")
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
-
-
-def _values(board: Board) -> dict[str, list[float]]:
-    found = {
-        model: [r.results.test_acc_pct for r in counted if r.status in FINAL and r.results is not None]
-        for model, counted in board.averaged.items()
-    }
-    return {model: values for model, values in found.items() if values}
 
 
 def board_heading(board: Board) -> str:
@@ -165,7 +200,7 @@ def board_heading(board: Board) -> str:
     return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}"
 
 
-def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, str]:
+def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, str]:
     unequal = board.chosen[0][0].spec.budget.kind != "E"
     return {
         "rank": rank_text(board, row["model"]),
@@ -175,7 +210,7 @@ def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, st
         "invariant": row["invariant"],
         "parameters": _number(row["parameters"], "{:,.0f}"),
         "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
-        "test acc %": _accuracy(row, values),
+        "test acc %": _accuracy(row, sample),
         "C4 error": _before_after(row, "eq_exact_c4"),
         "rotation error": _before_after(row, "eq_rot_analytic"),
         **({"examples": _number(row["examples"], "{:,.0f}")} if unequal else {}),
@@ -195,11 +230,11 @@ def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return "" if _missing(value) else form.format(value * scale)
 
 
-def _accuracy(row: dict[str, Any], values: list[float]) -> str:
-    if not values:
+def _accuracy(row: dict[str, Any], sample: Sample | None) -> str:
+    if sample is None:
         return ""
-    if len(values) < SMALLEST_SAMPLE:
-        return ", ".join(f"{v:.2f}" for v in values)
+    if not sample.has_interval:
+        return ", ".join(f"{v:.2f}" for _, v in sorted(sample.values.items()))
     return f"{row['test_acc_mean_pct']:.2f} ± {row['test_acc_ci95_pct']:.2f}"
 
 
@@ -213,22 +248,20 @@ def _error(value: Any) -> str:
     return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
 
 
-def board_notes(board: Board, frame: pd.DataFrame, here: bool = False) -> list[str]:
+def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: bool = False) -> list[str]:
     """The sentences that a reader of the table needs.
 
     Args:
         here: the reader is at this machine, so that commands may name its folders.
+        bold: whether the table has models in bold.
     """
     notes = [
-        *_accuracy_note(board, frame),
+        *accuracy_notes(board, frame),
+        *rank_notes(board, bold),
+        *detectable_note(board),
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
         " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
     ]
-    if any(rank is not None for rank in board.ranks.values()):
-        notes.append(
-            "rank: 1 + models whose 95 % interval of the differences, paired by seed, lies above zero (each pair by"
-            " itself); = shares it: these seeds cannot tell them apart"
-        )
     notes += _classes(board)
     shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
     if shared:

@@ -16,7 +16,12 @@ from ..registry import UserError, nearest
 from .files import write_atomically
 
 #: Names of the proofs and their modules, imported when one is asked for.
-PROOFS = {"pdo-econv": ("equibench.models.pdo.verify", "equibench.models.pdo.report")}
+PROOFS = {
+    "pdo-econv": ("equibench.models.pdo.verify", "equibench.models.pdo.report"),
+    "statistics": ("equibench.bench.simulation", "equibench.bench.simulation_report"),
+}
+#: Those that can be looked at quickly.
+QUICK = ("statistics",)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,11 @@ class Proof:
 
 
 def prove(
-    name: str, out: str | Path, parts: Sequence[str] = (), on_part: Callable[[str], None] = lambda _: None
+    name: str,
+    out: str | Path,
+    parts: Sequence[str] = (),
+    on_part: Callable[[str], None] = lambda _: None,
+    quick: bool = False,
 ) -> Proof:
     """Compute a proof on one thread and write its plot to ``<out>/verify-<name>.png``.
 
@@ -54,12 +63,15 @@ def prove(
         out: folder of the plot, created where it is missing.
         parts: the parts wanted; all without one.
         on_part: called with the name of each part before it is computed.
+        quick: a look in seconds that proves less; only of `QUICK`.
 
     Raises:
-        UserError: there is no such proof or part, or the plot cannot be written.
+        UserError: there is no such proof or part, it has no quick look, or the plot cannot be written.
     """
     if name not in PROOFS:
         raise UserError(f"there is no proof {name!r}; {nearest(name, PROOFS)}")
+    if quick and name not in QUICK:
+        raise UserError(f"--quick goes with {', '.join(QUICK)}; {name} has no quick look")
     import torch
 
     module, report = (import_module(m) for m in PROOFS[name])
@@ -71,7 +83,8 @@ def prove(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = module.verify([p for p in module.PARTS if p in parts or not parts], on_part)
+        wanted = [p for p in module.PARTS if p in parts or not parts]
+        rows = module.verify(wanted, on_part, quick=True) if quick else module.verify(wanted, on_part)
     finally:
         torch.set_num_threads(threads)
     image = report.plot(rows)

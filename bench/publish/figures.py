@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..leaderboard import Board
-from ..statistics import directions
+from ..statistics import LEVEL
 from ..words import some
 from . import lines
 from .axes import by_size, finished, new
@@ -55,8 +55,10 @@ class Drawn:
 
     @cached_property
     def told(self) -> np.ndarray:
-        """`statistics.directions` in the order of the rows."""
-        return directions({r["model"]: self.board.values[r["model"]] for r in self.rows})
+        """`statistics.told_apart` in the order of the rows."""
+        at = {model: i for i, model in enumerate(self.board.samples)}
+        order = [at[r["model"]] for r in self.rows]
+        return self.board.told[np.ix_(order, order)]
 
     def column(self, name: str) -> np.ndarray:
         """A column as floats, NaN where it is empty."""
@@ -71,25 +73,34 @@ class Drawn:
 def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
     """Which models are on the Pareto front of accuracy and cost, (models,).
 
-    A model is dominated where another costs no more and is better beyond noise: its paired 95 % interval lies above
-    zero (`told` is 1). Models whose cost is NaN are on no front.
+    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). Models whose cost is NaN are on no front.
     """
     cheaper = cost[:, None] <= cost[None, :]
     dominated = (cheaper & (told > 0)).any(axis=0)
     return ~dominated & ~np.isnan(cost)
 
 
+#: What filled marks are, by the rule of the ranks.
+FRONT = f"filled: none as cheap is surely better (p at most {LEVEL:g}, Holm over all pairs)"
+
+
+def _over(drawn: Drawn) -> str:
+    """What the bars are over, where there are any."""
+    by_image = {s.is_by_image for s in drawn.board.samples.values() if s.has_interval}
+    return "bars: 95 % over new seeds" + (" and images" if by_image == {True} else "") if by_image else "no bars below 3 seeds"
+
+
 def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn], Figure | None]:
     def draw(drawn: Drawn) -> Figure | None:
         cost = drawn.column(column) * scale
-        return _scatter(drawn, cost, label, front(cost, drawn.told), "filled: no model that costs as little is better beyond noise")
+        return _scatter(drawn, cost, label, front(cost, drawn.told), f"{_over(drawn)}; {FRONT}")
 
     return draw
 
 
 def _error_plot(drawn: Drawn) -> Figure | None:
     error = np.maximum(drawn.column("eq_rot_analytic"), FLOOR)
-    return _scatter(drawn, error, "rotation error after training (0 is invariant)", ~np.isnan(error), "")
+    return _scatter(drawn, error, "rotation error after training (0 is invariant)", ~np.isnan(error), _over(drawn))
 
 
 def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: str) -> Figure | None:
@@ -143,7 +154,7 @@ def _differences(drawn: Drawn) -> Figure | None:
     axes.axvline(0, color=INK, lw=0.8)
     alike: dict[tuple[str, bool], list[int]] = {}
     for y, c in enumerate(found):
-        alike.setdefault((family_of[c.model], c.p_holm <= 0.05), []).append(y)
+        alike.setdefault((family_of[c.model], c.p_holm is not None and c.p_holm <= LEVEL), []).append(y)
     x, half = np.array([c.difference for c in found]), np.array([c.interval or 0.0 for c in found])
     for (family, beyond), rows in alike.items():
         colour, mark = drawn.styles[family]
@@ -153,7 +164,8 @@ def _differences(drawn: Drawn) -> Figure | None:
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
     count = len(drawn.board.against_reference)
-    note = f"paired by seed, 95 % t-interval; filled: p (Holm, {some(count, 'comparison')}) at most 0.05"
+    over = "seeds and images" if all(c.by_image for c in found) else "seeds"
+    note = f"paired, ± 95 % over new {over}; filled: p (Holm, {some(found[0].family, 'comparison')}) at most {LEVEL:g}"
     axes.set_title(note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""), loc="left", fontsize=7.5)
     return figure
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from ..leaderboard import Board
+from ..leaderboard import COMPARED, Board
 from ..record import RunRecord
 from ..reported import reported_rows
 from ..table import board_heading, board_notes
@@ -14,13 +14,13 @@ from .select import comparison_note
 
 #: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.
 SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
-    ("model", "model", None, 1), ("rank", "rank", 0, 1), ("test_acc_mean_pct", "test accuracy %", 2, 1),
+    ("model", "model", None, 1), ("rank_low", "rank", 0, 1), ("test_acc_mean_pct", "test accuracy %", 2, 1),
     ("parameters", "parameters", 0, 1), ("flops_per_image", "MFLOPs", 1, 1e-6), ("eq_exact_c4", "C4 error", None, 1),
     ("eq_rot_analytic", "rotation error", None, 1), ("train_s_mean", "train s", 1, 1), ("invariant", "invariant", None, 1),
     ("family", "family", None, 1), ("runs_ok", "runs ok", 0, 1), ("status", "status", None, 1),
 )  # fmt: skip
 #: Columns that are made from the pairs, for whichever reference is chosen.
-_COMPARED = ("reference_model", "diff_mean_pct", "diff_ci95_pct", "diff_pairs", "p_sign_flip", "p_holm", "p_smallest")
+_COMPARED = ("reference_model", *COMPARED)
 
 
 def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], left_out: str = "") -> dict[str, Any]:
@@ -44,10 +44,12 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], l
     return {
         "name": board.name,
         "heading": board_heading(board),
-        "notes": board_notes(board, frame) + _comparing(board),
+        "notes": board_notes(board, frame, bold=True) + _comparing(board),
         "reference": board.reference or "",
         "columns": columns,
         "rows": [[_cell(row[c]) for c in order] for row in records],
+        # Where no interval holds, a row shows each seed's value.
+        "values": [None if (s := board.samples.get(m)) is None or s.has_interval else list(s.values.values()) for m in models],
         "pairs": _pairs(board, models),
         "runs": [[_run(r, stale) for r, stale in board.runs[m]] for m in models],
         "provenance": [_provenance(board.counted[m]) for m in models],
@@ -80,7 +82,7 @@ def _cell(value: Any) -> Any:
 
 
 def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
-    """Difference, half-width, p and number of pairs of (row i - row j), i < j, row by row; None where unpaired."""
+    """Difference, half-width, p and number of pairs of (row i - row j), i < j, row by row; None where there is none."""
     position = {m: i for i, m in enumerate(models)}
     count = len(models)
     found: list[Any] = [None] * (count * (count - 1) // 2)
@@ -92,7 +94,7 @@ def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
     return {
         "difference": [None if f is None else round(f[0], 3) + 0.0 for f in found],
         "half": [None if f is None or f[1] is None else round(f[1], 3) for f in found],
-        "p": [None if f is None else float(f"{f[2]:.4g}") for f in found],
+        "p": [None if f is None or f[2] is None else float(f"{f[2]:.4g}") for f in found],
         "n": _same([None if f is None else f[3] for f in found]),
     }
 

@@ -24,11 +24,11 @@ from ..files import write_atomically
 from ..leaderboard import Board, load_board
 from ..record import Refused
 from ..reported import reported_table
-from ..table import board_heading, narrow_notes, narrow_rows, table_rows
+from ..table import board_heading, narrow_notes, narrow_rows, rank_notes, table_rows
 from .figures import PLOTS, Drawn
 from .publish import nothing_to_show
 from .style import house_style, save
-from .tables import markdown_table, tied_with_best
+from .tables import markdown_table
 
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)
@@ -105,9 +105,7 @@ def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme
     for column in wanted:
         if column not in rows[0]:
             raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, list(rows[0]))}")
-    notes = [] if wanted else narrow_notes(board, board.frame)
-    if tied_with_best(board):
-        notes.append("bold: the best mean, and what its paired 95 % interval does not tell from it")
+    notes = rank_notes(board) if wanted else narrow_notes(board, board.frame)
     parts = [markdown_text(board_heading(board)), *(_image(board, s, root, readme) for s in options.get("plot", ()))]
     parts.append(markdown_table(board, wanted, rows))
     parts.append(". ".join(markdown_text(n[:1].upper() + n[1:]) for n in notes) + "." if notes else "")

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ...registry import UserError, nearest
 from ..escape import for_latex
-from ..leaderboard import Board, write_board
+from ..leaderboard import COMPARED, Board, compared_columns, write_board
 from ..record import Refused, board_names, without_collection
 from ..statistics import Comparison, compare
 from ..table import board_heading, board_table, in_cell, in_text
@@ -143,11 +143,9 @@ def _against(frame: pd.DataFrame, found: Sequence[Comparison], reference: str) -
     by_model = {c.model: c for c in found}
     frame = frame.copy()
     frame["reference_model"] = reference
-    for column, attribute in (
-        ("diff_mean_pct", "difference"), ("diff_ci95_pct", "interval"), ("diff_pairs", "pairs"),
-        ("p_sign_flip", "p"), ("p_holm", "p_holm"), ("p_smallest", "p_smallest"),
-    ):  # fmt: skip
-        frame[column] = [getattr(by_model.get(m), attribute, None) for m in frame["model"]]
+    rows = [compared_columns(by_model.get(model)) for model in frame["model"]]
+    for column in COMPARED:
+        frame[column] = [row[column] for row in rows]
     return frame
 
 
@@ -158,7 +156,7 @@ def comparisons(board: Board, view: View) -> list[Comparison]:
     reference = view.against or board.reference
     if reference not in board.values:
         return []
-    return board.against_reference if reference == board.reference else compare(board.values, reference)
+    return board.against_reference if reference == board.reference else compare(board.samples, reference)
 
 
 def view_text(board: Board, view: View, style: str) -> str:
@@ -196,27 +194,36 @@ def comparison_table(board: Board, view: View, style: str) -> str:
     shown = [c for c in family if shows(view, c.model) or (view.all_pairs and shows(view, c.reference))]
     if not shown:
         return f"{view.against or 'no model'} shares no seed with another model of {board.name}"
-    rows = [comparison_row(c) for c in sorted(shown, key=lambda c: -c.difference)]
-    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 4)
+    rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6)
     return f"{for_latex(table, style)}\n\n{in_text(comparison_note(family), style)}"
 
 
-def comparison_row(c: Comparison) -> dict[str, str]:
+def comparison_row(c: Comparison, board: Board) -> dict[str, str]:
     """A comparison as text."""
     half = "" if c.interval is None else f" ± {c.interval:.2f}"
     row = {"model": c.model, "against": c.reference, "difference": f"{c.difference:+.2f}{half}", "seeds": str(c.pairs)}
-    return row | {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm)}
+    same = board.agreement(c.model, c.reference)
+    row |= {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip)}
+    return row | {"agree %": "" if same is None else f"{same:.1f}"}
 
 
-def p_text(p: float) -> str:
-    """A p-value with two significant digits; never 0."""
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
+def p_text(p: float | None) -> str:
+    """A p-value with two significant digits; never 0; empty where there is none."""
+    return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
 
 
 def comparison_note(family: Sequence[Comparison]) -> str:
-    """How to read a family of comparisons, and what it could show at best."""
+    """How to read a family of comparisons."""
     least = min(c.p_smallest for c in family)
+    known = [c for c in family if c.interval is not None]
+    over = "new seeds and new test images" if any(c.by_image for c in known) else "new seeds"
+    alone = [c.model for c in known if not c.by_image]
+    if alone and len(alone) < len(known):
+        over += f" (of {', '.join(dict.fromkeys(alone[:12]))}: new seeds alone)"
     return (
-        "difference: mean over seeds of the paired differences in test accuracy, in points, ± 95 % t-interval; p: sign-flip"
-        f" test; Holm: corrected over {some(len(family), 'comparison')}; with these seeds it cannot fall below {p_text(least)}"
+        f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: that the"
+        f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test over the"
+        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds;"
+        " agree: test images of which both predict the same class, right or wrong"
     )

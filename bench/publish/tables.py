@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tabulate import tabulate
 
 from ..claims import claim_notes
 from ..escape import latex, markdown_text
 from ..leaderboard import Board
 from ..reported import reported_table
-from ..statistics import SMALLEST_SAMPLE, directions
-from ..table import alignment, board_heading, board_notes, rank_text, table_rows
+from ..table import accuracy_notes, alignment, board_heading, board_notes, rank_notes, rank_text, table_rows
+from ..words import some
 from .bibtex import cited, key_of
 from .select import View, comparison_table, p_text
 
@@ -21,26 +19,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def tied_with_best(board: Board) -> set[str]:
-    """The model with the best mean and all that these seeds cannot tell from it; empty below 3 common seeds."""
-    values = board.values
-    names = [m for m in values if len(values[m]) >= SMALLEST_SAMPLE]
-    if not names:
-        return set()
-    told = directions({m: values[m] for m in names})
-    best = max(range(len(names)), key=lambda i: sum(values[names[i]].values()) / len(values[names[i]]))
-    # A pair without an interval is not told apart either, but nothing speaks for a tie.
-    return {m for i, m in enumerate(names) if i == best or (not np.isnan(told[best, i]) and told[best, i] <= 0)}
-
-
 def markdown_table(board: Board, columns: tuple[str, ...] = (), texts: list[dict[str, str]] | None = None) -> str:
-    """The table alone, as GitHub shows it, best and tied in bold.
+    """The table alone, as GitHub shows it, in bold what rank 1 is possible for.
 
     Args:
         columns: of the table; all without.
         texts: its rows; `table_rows` without.
     """
-    rows, bold = [], tied_with_best(board)
+    rows, bold = [], board.best
     for row in table_rows(board, board.frame) if texts is None else texts:
         cells = {key: markdown_text(cell) for key, cell in row.items() if not columns or key in columns}
         if row["model"] in bold:
@@ -51,9 +37,7 @@ def markdown_table(board: Board, columns: tuple[str, ...] = (), texts: list[dict
 
 def markdown_page(board: Board) -> str:
     """A board as one Markdown page: table, notes, comparisons with the reference, reported figures apart."""
-    notes = [*board_notes(board, board.frame)]
-    if tied_with_best(board):
-        notes.append("bold: the best mean, and what its paired 95 % interval does not tell from it")
+    notes = board_notes(board, board.frame, bold=True)
     parts = [f"## {markdown_text(board.name)}", markdown_text(board_heading(board)), markdown_table(board)]
     parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
     if board.against_reference:
@@ -66,7 +50,7 @@ def markdown_page(board: Board) -> str:
 
 
 def latex_page(board: Board) -> str:
-    r"""A board as a LaTeX table (booktabs) for ``\input``; best and tied in bold, sources cited.
+    r"""A board as a LaTeX table (booktabs) for ``\input``; in bold what rank 1 is possible for, sources cited.
 
     The document needs ``\usepackage{booktabs}`` and the bibliography that is written beside it.
     """
@@ -74,10 +58,10 @@ def latex_page(board: Board) -> str:
     ranked, compared = any(r is not None for r in board.ranks.values()), {c.model: c for c in board.against_reference}
     head = [*(["Rank"] if ranked else []), "Model", "Invariant", "Parameters", "MFLOPs", r"Test accuracy (\%)"]
     head += [r"$\Delta$", "$p$"] if compared else []
-    bold = tied_with_best(board)
+    bold = board.best
     both = zip(board.rows_of(frame), table_rows(board, frame), strict=True)
     lines = [_latex_row(board, row, usual, ranked, compared, bold) for row, usual in both]
-    caption = latex(board_heading(board) + ". " + ". ".join(_upper(n) for n in _caption(board, frame, bool(bold))) + ".")
+    caption = latex(board_heading(board) + ". " + ". ".join(_upper(n) for n in _caption(board, frame)) + ".")
     align = ("r" if ranked else "") + "ll" + "r" * (len(head) - 2 - ranked)
     return "\n".join([
         f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
@@ -106,22 +90,11 @@ def _latex_row(
     return " & ".join(cells) + r" \\"
 
 
-def _caption(board: Board, frame: pd.DataFrame, bold: bool) -> list[str]:
-    counts = [len(v) for v in board.values.values()]
-    notes = []
-    if counts and min(counts) >= SMALLEST_SAMPLE:
-        seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-        notes.append(f"mean ± 95 % t-interval over {seeds} seeds")
-    errors = [e for e in frame["test_se_binomial_pct"] if e is not None and not math.isnan(e)]
-    if errors:
-        notes.append(f"the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points")
-    if bold:
-        notes.append("bold: the best mean and what its paired 95 % interval does not tell from it")
+def _caption(board: Board, frame: pd.DataFrame) -> list[str]:
+    notes = [*accuracy_notes(board, frame), *rank_notes(board)]
     if board.against_reference:
-        floor = p_text(min(c.p_smallest for c in board.against_reference))
-        count = len(board.against_reference)
-        notes.append(f"Δ: paired difference to {board.reference}; p: sign-flip test, corrected by Holm over {count}"
-                     f" comparisons, at least {floor} with these seeds")  # fmt: skip
+        notes.append(f"Δ: paired difference to {board.reference}, over the same as test acc; p: that it is 0, corrected by"
+                     f" Holm over {some(board.against_reference[0].family, 'comparison')}")  # fmt: skip
     failed = [r["model"] for r in board.rows_of(frame) if r["status"] != "ok"]
     notes += [f"failed runs: {', '.join(failed)}"] if failed else []
     stale = [r["model"] for r in board.rows_of(frame) if r["stale"]]

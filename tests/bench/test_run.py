@@ -84,6 +84,20 @@ def test_weights_are_kept_beside_the_record(done: Path) -> None:
     assert sum(v.numel() for k, v in state.items() if "running" not in k and "num_batches" not in k) == 242
 
 
+def test_the_predictions_of_every_test_image_are_kept_beside_the_record(done: Path) -> None:
+    import numpy as np
+    from equibench.bench.outcomes import outcomes_path, read_predictions
+
+    root = done / "results"
+    for record in (r for own in records(done).values() for r in own):
+        predicted, labels, classes = read_predictions(root, record)
+        assert (len(predicted), classes) == (60, 2) and labels.tolist() == (np.arange(60) % 2).tolist()
+        assert 100 * (predicted == labels).mean() == pytest.approx(record.results.test_acc_pct)
+        assert outcomes_path(root, record).stat().st_mtime_ns <= next(
+            (root / "runs" / record.spec.board).glob(f"{record.run_id}.*.json")
+        ).stat().st_mtime_ns, "the record that names them comes last"
+
+
 def test_running_again_runs_nothing(done: Path) -> None:
     before = sorted((done / "results").rglob("*.json"))
     result = head_to_head(done, "tiny,tiny-dropout", seeds="2", budget="e20")

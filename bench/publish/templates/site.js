@@ -80,9 +80,9 @@ function compare(board) {
     const [a, b, sign] = i < reference ? [i, reference, 1] : [reference, i, -1];
     const k = a * (2 * count - a - 1) / 2 + b - a - 1;
     if (pairs.difference[k] === null) return null;
-    return { difference: sign * pairs.difference[k], half: pairs.half[k], p: pairs.p[k], holm: 1 };
+    return { difference: sign * pairs.difference[k], half: pairs.half[k], p: pairs.p[k], holm: null };
   });
-  const family = board.compared.filter(Boolean).sort((x, y) => x.p - y.p);
+  const family = board.compared.filter((c) => c && c.p !== null).sort((x, y) => x.p - y.p);
   let highest = 0;
   family.forEach((c, i) => { highest = Math.max(highest, Math.min(1, (family.length - i) * c.p)); c.holm = highest; });
 }
@@ -96,9 +96,13 @@ function value(board, row, key) {
 function text(board, row, column) {
   const v = value(board, row, column.key);
   if (v === null || v === "") return "";
-  if (column.key === "rank") return board.rows.filter((_, i) => board.get(i, "rank") === v).length > 1 ? `${v}=` : `${v}`;
+  if (column.key === "rank_low") { // the ranks that are possible
+    const high = board.get(row, "rank_high");
+    return high === v ? `${v}` : `${v}–${high}`;
+  }
   if (column.key === "test_acc_mean_pct") {
     const half = board.get(row, "test_acc_ci95_pct");
+    if (board.values[row]) return board.values[row].map((x) => x.toFixed(2)).join(", ");
     return half === null ? v.toFixed(2) : `${v.toFixed(2)} ± ${half.toFixed(2)}`;
   }
   if (column.key === "difference") {
@@ -167,7 +171,7 @@ const classes = (c, textual) => [textual[c.key] ? "text" : "", c.key === "model"
 function line(board, i, columns, textual) {
   const row = make("tr"), model = board.get(i, "model");
   if (model === state.reference) row.classList.add("reference");
-  if (board.get(i, "rank") === 1) row.classList.add("best");
+  if (board.get(i, "rank_low") === 1) row.classList.add("best");
   if (board.get(i, "status") !== "ok" || board.get(i, "stale")) row.classList.add("bad");
   for (const c of columns) {
     const cell = make("td", c.key === "model" ? null : text(board, i, c), { class: classes(c, textual) });
@@ -190,7 +194,7 @@ function toggle(i) {
 
 function sortBy(key, textual) {
   if (state.sort === key) state.down = !state.down;
-  else [state.sort, state.down] = [key, !textual && key !== "rank" && key !== "p_holm"];
+  else [state.sort, state.down] = [key, !textual && key !== "rank_low" && key !== "p_holm"];
   draw();
   $("table").querySelector(`thead button[data-key="${key}"]`).focus();
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
-from equibench.bench.statistics import compare
+from equibench.bench.leaderboard import COMPARED
+from equibench.bench.statistics import Sample, compare
 from equibench.registry import UserError
 
 from .. import records as made
@@ -49,7 +50,7 @@ def test_boards_are_filtered(root: Path) -> None:
         (("--budget", "e999"), made.spec().budget.name),
         (("--model", "p4cn"), "did you mean 'p4cnn'"),
         (("--against", "z2cnn-2"), "did you mean 'z2cnn-22'"),
-        (("--sort", "rnk"), "did you mean 'rank'"),
+        (("--sort", "rank"), "did you mean 'rank_low'"),
         (("--columns", "model,parametrs"), "did you mean 'parameters'"),
         (("--format", "jsn"), "did you mean 'json'"),
     ],
@@ -60,12 +61,12 @@ def test_a_wrong_name_is_answered_with_the_nearest(root: Path, arguments: tuple[
 
 
 def test_another_reference_changes_the_comparison_alone(root: Path) -> None:
-    values = {m: dict(enumerate(v)) for m, v in ACCURACIES.items()}
+    values = {m: Sample(dict(enumerate(v)), 1500) for m, v in ACCURACIES.items()}
     expected = {c.model: c for c in compare(values, "p4cnn")}
     before, after = rows(root), rows(root, "--against", "p4cnn")
     for old, new in zip(before, after, strict=True):
         changed = {k for k in old if old[k] != new[k]}
-        assert changed <= {"reference_model", "diff_mean_pct", "diff_ci95_pct", "diff_pairs", "p_sign_flip", "p_holm", "p_smallest"}
+        assert changed <= {"reference_model", *COMPARED}
         if new["model"] == "p4cnn":
             assert new["diff_mean_pct"] == "" and old["diff_mean_pct"] != ""
         else:
@@ -75,15 +76,16 @@ def test_another_reference_changes_the_comparison_alone(root: Path) -> None:
 
 def test_the_table_of_comparisons_says_what_it_could_show(root: Path) -> None:
     text = shown(root, "--against", "z2cnn-22")
-    assert "+5.0" in text and "corrected over 3 comparisons" in text and "cannot fall below 0.38" in text
+    assert "+5.0" in text and "corrected over 3 comparisons" in text and "cannot fall below 0.12" in text
     assert "over 6 comparisons" in shown(root, "--all-pairs")
     # A filter hides rows; it does not make the family smaller.
     assert "over 3 comparisons" in shown(root, "--against", "z2cnn-22", "--model", "p4cnn")
 
 
 def test_ties_share_a_rank(root: Path) -> None:
-    assert {r["model"]: r["rank"] for r in rows(root)} == {"p4cnn": "1", "pdo-econv-p8": "1", "z2cnn-22": "3", "wrn-10-b9": "4"}
-    assert shown(root).count("1=") == 2 and "3=" not in shown(root)
+    found = {r["model"]: (r["rank_low"], r["rank_high"]) for r in rows(root)}
+    assert found == {"p4cnn": ("1", "2"), "pdo-econv-p8": ("1", "2"), "z2cnn-22": ("3", "3"), "wrn-10-b9": ("4", "4")}
+    assert shown(root).count("1–2 ") == 2 and "rank: the ranks that are possible" in shown(root)
 
 
 def test_json_carries_numbers_and_follows_the_filters(root: Path) -> None:
@@ -102,4 +104,4 @@ def test_a_failed_model_has_a_row_and_no_rank(root: Path) -> None:
 
     write_record(root, made.record(None, status="oom", reason="no memory", model="resnet-26"))
     (row,) = rows(root, "--model", "resnet-26")
-    assert row["status"] == "oom" and row["rank"] == "" and row["p_holm"] == ""
+    assert row["status"] == "oom" and row["rank_low"] == "" and row["p_holm"] == ""

@@ -16,9 +16,9 @@ from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, s
 from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
-from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table, tied_with_best
+from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
 from equibench.bench.record import write_record
-from equibench.bench.table import narrow_rows
+from equibench.bench.table import board_notes, narrow_notes, narrow_rows, rank_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,16 +30,21 @@ from .boards import BOARD
 NASTY = "a_b & 100% <b>x</b> | $y$ #1 {z} ~^ \\end{table} → ± \u4e2d"
 
 
-def test_best_and_tied_are_bold_and_no_other(tmp_path: Path) -> None:
+def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Path) -> None:
     board = boards.board(tmp_path)
-    assert tied_with_best(board) == {"p4cnn", "pdo-econv-p8"}
+    assert board.best == {"p4cnn", "pdo-econv-p8"}
+    assert {m: rank_text(board, m) for m in board.values} == {"p4cnn": "1–2", "pdo-econv-p8": "1–2", "wrn-10-b9": "4", "z2cnn-22": "3"}
+    for text in (latex_page(board), markdown_page(board), ". ".join(narrow_notes(board, board.frame))):
+        assert text.count("Holm over 6 pairs); bold: 1 is among them") == 1
+    (rule,) = [n for n in board_notes(board, board.frame) if n.startswith("rank:")]
+    assert rule.endswith("Holm over 6 pairs)"), "a terminal has no bold"
     assert re.findall(r"\\textbf\{([a-z][^}]*)\}", latex_page(board)) == ["p4cnn", "pdo-econv-p8"]
     assert re.findall(r"\*\*([a-z][^*]*)\*\*", markdown_table(board)) == ["p4cnn", "pdo-econv-p8"]
 
 
 def test_two_seeds_make_nothing_bold(tmp_path: Path) -> None:
     board = boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]})
-    assert not tied_with_best(board) and "textbf" not in latex_page(board) and "**" not in markdown_table(board)
+    assert not board.best and "textbf" not in latex_page(board) and "**" not in markdown_table(board)
 
 
 @given(st.text(max_size=60))
