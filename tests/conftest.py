@@ -8,8 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# How long an example takes says something of the machine alone.
+hypothesis.settings.register_profile("equibench", deadline=None)
+hypothesis.settings.load_profile("equibench")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 

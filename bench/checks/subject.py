@@ -16,7 +16,6 @@ from ..cost import forward_flops
 from ..evaluate import RandomEvaluation, logits
 from ..job import Check
 from ..norms import reestimate_batch_norm
-from ..prepare import check_output
 from ..recipe import find_recipe
 from ..seeds import derive
 from ..train import optimizer_for, train_step
