@@ -341,6 +341,19 @@ class SlowStatistics(Sound):
         self.norm = OwnNorm(6)
 
 
+class PacedNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps)
+
+
+class PacedStatistics(Sound):
+    """Derives from torch's layer, and moves its statistics at a pace of its own."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.norm = PacedNorm(6)
+
+
 class Clock(Sound):
     """Sound: what moves is no average."""
 
@@ -385,6 +398,7 @@ NETWORKS = {
     "keepsreduced": KeepsReduced, "hiddendraw": HiddenDraw, "keepsactivation": KeepsActivation,
     "shares": SharesWithCopies, "onlyfloat": OnlyFloat32, "needsprecision": NeedsPrecision, "seedsnumpy": SeedsNumpy,
     "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
+    "pacedstatistics": PacedStatistics,
     "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
 }  # fmt: skip
 
