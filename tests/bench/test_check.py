@@ -119,6 +119,7 @@ ONE_FAULT = [
     ("claims-c8", "invariance", "no grid of pixels is invariant under it", "claim one of"),
     ("loses-c4", "invariance", "once the weights have moved", "training breaks it"),
     ("broken-slowstatistics", "batch norm", "0.1 time constants", "nn.BatchNorm2d"),
+    ("broken-pacedstatistics", "batch norm", "'norm' (PacedNorm) do not become those of the batch", "torch's own layer"),
 ]  # fmt: skip
 
 

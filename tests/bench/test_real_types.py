@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from equibench.bench import calibrate
+from equibench.bench.cli import cli
 from equibench.bench.equivariance import measure_core
 from equibench.bench.equivariance_full import measure_full
 from equibench.bench.equivariance_report import Sample, at_size
@@ -170,7 +172,7 @@ reference_model = "tiny"
 """
 
 
-def test_every_command_on_sixteen_bits(tmp_path: Path) -> None:
+def test_every_command_on_sixteen_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MNIST-rot-12k in its published format from the archive to a replay, each step by the command line."""
     file = small(tmp_path, "mnist-rot")
     (tmp_path / "whole.toml").write_text(WHOLE)
@@ -189,6 +191,45 @@ def test_every_command_on_sixteen_bits(tmp_path: Path) -> None:
     assert json.loads(command(tmp_path, "show", run, "--json", "--results", places[3], file=file))["status"] == "ok"
     verdict = json.loads(command(tmp_path, "replay", run[:10], "--json", *places, file=file))
     assert verdict["agrees"] and verdict["rule"] == "bit-exact"
+
+
+    # What reads records, fetches or refreshes, in this process.
+    includes = [runs.TINY, file]
+    (board,) = {p.parent.name for p in tmp_path.glob("results/runs/*/*.json")}
+    for arguments in (
+        ["data", "fetch", "small", *places[:2]],
+        ["list", "datasets", "small"],
+        ["leaderboard", board, *places[2:]],
+        ["refresh", board, "--dry-run", *places],
+        ["show", "tiny", *places[2:]],
+        ["publish", board, "--format", "md", "--out", str(tmp_path / "published"), *places[2:]],
+    ):
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(cli, [*arguments, *(w for path in includes for w in ("--include", str(path)))])
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+
+
+def test_check_takes_the_type_of_every_data_set(tmp_path: Path) -> None:
+    file = small(tmp_path, "mnist-rot")
+    own = ["--include", str(runs.TINY), "--include", str(file)]
+    done = runs.equibench("check", "tiny-dropout", "--dataset", "small", "--json", *own, cwd=tmp_path)
+    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    assert {name for name, f in findings.items() if f["status"] == "fail"} == {"citation"}  # its source is made up
+
+
+@pytest.mark.slow
+def test_tuning_and_the_published_budget_on_sixteen_bits(tmp_path: Path) -> None:
+    file = small(tmp_path, "mnist-rot")
+    places = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    (tmp_path / "whole.toml").write_text(WHOLE.replace('equivariance = "full"\n', ""))
+    command(tmp_path, "tune", "whole.toml", *places, file=file)
+    command(tmp_path, "run", "whole.toml", "--recipe", "tuned", *places, file=file)
+    options = ["--dataset", "small", "--models", "z2cnn", "--seeds", "1"]
+    command(tmp_path, "run", "mnist-rot-published", *options, *places, file=file)
+    found = runs.records(tmp_path)
+    assert all(r.status == "ok" for rs in found.values() for r in rs)
+    (published,) = found["z2cnn"]
+    assert published.spec.budget.kind == "P" and published.spec.recipe.name == "paper" and published.spec.fit == "train+val"
 
 
 @pytest.mark.parametrize(
