@@ -2,7 +2,8 @@
 
 A checkpoint lies in ``runs/<board>/checkpoints/`` under ``<spec hash>.<attempt>.<step>.<content hash>.pt``. It is a
 file of `torch.save` with tensors, numbers and one JSON text, so it is read with ``weights_only``: nothing in it is
-executed. A file that was cut off or changed does not match the hash in its name and is passed over for the one before.
+executed. It also holds the plain Python attributes of modules; where training changed others, nothing goes on from it.
+A file that was cut off or changed does not match the hash in its name and is passed over for the one before.
 It also says what it was made from; after a change of source, data, versions, processor or threads it is not used,
 because no record could say truly where such weights came from.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
+from .attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
 from .files import WriteError, remove_parts, write_atomically
 from .leftover import checkpoint_folder, checkpoints_of
 from .record import CorePoint, CurvePoint, Size
@@ -67,6 +71,7 @@ class Facts(Strict):
         peak_mib: largest memory so far.
         started: when the first process of this run started.
         sharing: the most runs at a time that a process of this run had on its GPU.
+        unkept: attributes of modules that training changed and that a checkpoint does not hold.
     """
 
     schema_version: Literal[1]
@@ -85,6 +90,7 @@ class Facts(Strict):
     started: str
     warnings: list[str]
     sharing: int = 1
+    unkept: list[str] = []
 
 
 @dataclass
@@ -126,7 +132,7 @@ def read_checkpoint(path: Path) -> Saved:
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         facts = Facts.model_validate_json(tensors.pop("facts"))
-        if set(tensors) != {"model", "loose", "optimizer", "rng", "losses"}:
+        if set(tensors) != {"model", "loose", "attributes", "optimizer", "rng", "losses"}:
             raise Unusable("its parts are not those of a checkpoint")
     except Unusable:
         raise
@@ -138,18 +144,25 @@ def read_checkpoint(path: Path) -> Saved:
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> dict[str, Any]:
-    """The tensors that the rest of a training depends on.
+    """What the rest of a training depends on.
 
     A state dictionary leaves out buffers that are not persistent, as the sampled bases of steerable kernels; they are
-    kept too (``loose``), so that a resumed model computes with the same numbers whatever its construction does.
+    kept too (``loose``), so that a resumed model computes with the same numbers whatever its construction does. So are
+    plain attributes of modules, and which parameters are trained.
     """
     state = model.state_dict()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return {
         "model": state,
         "loose": {name: buffer for name, buffer in model.named_buffers() if name not in state},
+        "attributes": {
+            "modules": plain_attributes(model),
+            "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+        },
         "optimizer": optimizer.state_dict() if optimizer is not None else None,
         "rng": {
+            "python": random.getstate(),
+            "numpy": tuple(p.tolist() if isinstance(p, np.ndarray) else p for p in np.random.get_state()),
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         },
@@ -164,9 +177,14 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
     buffers = dict(model.named_buffers())
     for name, value in tensors["loose"].items():
         buffers[name].copy_(value)
+    put_attributes(model, tensors["attributes"]["modules"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in tensors["attributes"]["trained"])
     if tensors["optimizer"] is not None:
         optimizer.load_state_dict(tensors["optimizer"])
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    random.setstate(tensors["rng"]["python"])
+    np.random.set_state(tensors["rng"]["numpy"])
     torch.set_rng_state(tensors["rng"]["cpu"])
     if tensors["rng"]["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng"]["cuda"], device)
@@ -187,7 +205,8 @@ def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
     """Whether the tensors have the names and shapes of a model's."""
     state = model.state_dict()
     own = [state, {name: b for name, b in model.named_buffers() if name not in state}]
-    return [_shapes(s) for s in own] == [_shapes(tensors[part]) for part in ("model", "loose")]
+    shapes = [_shapes(s) for s in own] == [_shapes(tensors[part]) for part in ("model", "loose")]
+    return shapes and fit_attributes(model, tensors["attributes"]["modules"])
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +248,7 @@ class Checkpoints:
         self.kept: list[Path] = []
         self.notes: list[str] = []
         self.safe = False
+        self._before: dict[str, str] = {}
         self._find()
 
     def _find(self) -> None:
@@ -249,6 +269,13 @@ class Checkpoints:
                 self.notes.append(f"the checkpoint of step {step} was not used: its {changed} changed since")
                 paths.pop()
                 continue
+            if saved.facts.unkept:
+                self.notes.append(
+                    f"the checkpoint of step {step} was not used: training changes {', '.join(saved.facts.unkept[:5])}, which"
+                    " no checkpoint keeps; let it be a buffer, or a number, a text or a list of such"
+                )
+                paths.pop()
+                continue
             self.saved, self.safe = saved, saved.facts.finished
             self.kept = paths  # a process may have been killed before it removed the older ones
             self._drop_all_but(KEPT)
@@ -264,6 +291,8 @@ class Checkpoints:
         return self._stop.asked or time.monotonic() >= self._next
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Training:
+        with self._writing():
+            self._before = contents(model)
         if self.saved is None:
             return Training()
         facts = self.saved.facts
@@ -284,8 +313,9 @@ class Checkpoints:
         """
         finished = optimizer is None
         with self._writing():
-            data = to_bytes(self._facts(done, finished), state_of(model, optimizer, done))
-            self.safe = self._write(data, done.steps) and finished
+            facts = self._facts(done, finished).model_copy(update={"unkept": changed(self._before, model)})
+            data = to_bytes(facts, state_of(model, optimizer, done))
+            self.safe = self._write(data, done.steps) and finished and not facts.unkept
         self._next = time.monotonic() + self._every_s
         self._stop.check(finished)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from equibench.bench.checkpoint import Checkpoints, Facts, Origin, curve_points, read_checkpoint
@@ -43,6 +44,39 @@ class Net(nn.Module):
         return self.layers(images) * (1 + self.mean)
 
 
+class Ramped(Net):
+    """Its dropout grows by a counter in a Python attribute, and half of it learns from a certain step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.rates = 0, []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.step += 1
+            self.layers[2].p = min(0.8, 0.01 * self.step)
+            self.rates = [*self.rates[-2:], (self.step, self.layers[2].p)]
+            self.layers[0].weight.requires_grad_(self.step > STEPS // 3)
+        return super().forward(images) * (1 + sum(p for _, p in self.rates) * random.random() + np.random.rand())
+
+
+class Meter:
+    def __init__(self) -> None:
+        self.seen = 0
+
+
+class Metered(Net):
+    """Depends on an object that no checkpoint can keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meter = Meter()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.meter.seen += 1
+        return super().forward(images) * (1 + self.meter.seen / 100)
+
+
 def facts(done: Training, finished: bool, origin: Origin = ORIGIN) -> Facts:
     core = CorePoint(eq_exact_c4=0.5, eq_exact_d4=0.25, eq_rot_analytic=None, collapsed=False)
     return Facts(
@@ -58,11 +92,17 @@ def opened(root: Path, stop: Stop | None = None, every_s: float = 3600.0, origin
 
 
 def trained(
-    keeper: Checkpoints | None, recipe: str = "common", at: Callable[[int], None] = lambda _: None, seed: int = 0
+    keeper: Checkpoints | None,
+    recipe: str = "common",
+    at: Callable[[int], None] = lambda _: None,
+    seed: int = 0,
+    make: Callable[[], Net] = Net,
 ) -> tuple[str, list, float]:
     """Weights, curve and seconds of a training; `at` is called in every step."""
     torch.manual_seed(seed)
-    model, clock = Net(), HandClock()
+    random.seed(seed)
+    np.random.seed(seed)
+    model, clock = make(), HandClock()
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         at(step)
@@ -78,7 +118,7 @@ def trained(
     return weights_digest({**model.state_dict(), "mean": model.mean}), done.curve, done.device_s
 
 
-def interrupt(root: Path, step: int, recipe: str = "common") -> None:
+def interrupt(root: Path, step: int, recipe: str = "common", make: Callable[[], Net] = Net) -> None:
     """Train until a request to end comes in the given step."""
     stop = Stop()
 
@@ -86,7 +126,7 @@ def interrupt(root: Path, step: int, recipe: str = "common") -> None:
         stop.signal = signal.SIGTERM if now == step else stop.signal
 
     with pytest.raises(Stopped):
-        trained(opened(root, stop), recipe, at)
+        trained(opened(root, stop), recipe, at, make=make)
 
 
 #: Blocks have two steps each: their borders, both ends, and the last step, after which nothing is left.
@@ -103,6 +143,35 @@ def test_an_interruption_at_any_step_changes_no_bit(recipe: str, tmp_path: Path)
         assert keeper.saved is not None and keeper.saved.facts.step == step + 1
         torch.manual_seed(step)  # whatever the state of the generators was
         assert trained(keeper, recipe, seed=99) == whole
+
+
+@pytest.mark.parametrize("step", [0, 15, 40, STEPS - 1])
+def test_counters_in_python_attributes_go_on(step: int, tmp_path: Path) -> None:
+    whole = trained(None, make=Ramped)
+    assert whole != trained(None), "the counter changes the weights"
+    interrupt(tmp_path, step, make=Ramped)
+    keeper = opened(tmp_path)
+    assert keeper.saved is not None and trained(keeper, seed=99, make=Ramped) == whole and not keeper.notes
+
+
+def test_what_cannot_be_kept_makes_the_run_start_anew_and_say_so(tmp_path: Path) -> None:
+    whole = trained(None, make=Metered)
+    interrupt(tmp_path, 20, make=Metered)
+    keeper = opened(tmp_path)
+    assert keeper.saved is None and not keeper.safe
+    assert keeper.notes == [
+        "the checkpoint of step 21 was not used: training changes meter, which no checkpoint keeps; let it be a buffer, or a"
+        " number, a text or a list of such"
+    ]
+    assert trained(keeper, make=Metered) == whole
+    assert not keeper.safe, "the end of the training cannot be gone on from either"
+
+
+def test_a_model_with_other_modules_does_not_take_the_attributes(tmp_path: Path) -> None:
+    interrupt(tmp_path, 20)
+    keeper = opened(tmp_path)
+    keeper.saved.tensors["attributes"]["modules"]["more"] = {"p": 0.9}
+    assert trained(keeper) == trained(None) and "does not fit" in keeper.notes[0]
 
 
 def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
