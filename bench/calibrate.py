@@ -188,6 +188,7 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
 
     from ..datasets.images import data_root, load
     from ..registry import include
+    from .arithmetic import check_profile
     from .clock import clock_for
     from .prepare import Loaded, build_from_seed, set_profile, warm_up
     from .train import optimizer_for, train_step
@@ -209,4 +210,5 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
     events.send("ready")
     for _ in requests:
         block = time_block(step, clock)
+        check_profile()
         events.send("block", steps=block.steps, seconds=block.seconds)

@@ -1,4 +1,4 @@
-"""What a run is made of: data on the device, the model of a seed, the execution profile, weights as bytes."""
+"""What a run is made of: data on the device, the model of a seed, weights as bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 from ..datasets.batches import Batches, Normalise
 from ..datasets.images import ImageData, Split
 from ..registry import MODELS, build_model
+from .arithmetic import renew_profile, set_profile as set_profile
 from .evaluate import EVAL_BATCH
 from .files import write_atomically
-from .lean import spare_compiler
 from .seeds import derive
 from .spec import RunSpec
 from .train import optimizer_for, train_step
@@ -81,7 +81,7 @@ def border_median(data: ImageData) -> list[float]:
 
 
 def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
-    """The model of a spec with the initial weights of its seed.
+    """The model of a spec with the initial weights of its seed; the profile of the process is set again after it.
 
     Raises:
         ValueError: it does not map images to logits of the right shape.
@@ -90,6 +90,7 @@ def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.
     torch.manual_seed(derive(spec.seed, "weights"))
     model: nn.Module = build_model(spec.model, channels, data.classes, size)
     check_output(model, channels, data.classes, size)
+    renew_profile()
     return model.to(device)
 
 
@@ -112,21 +113,6 @@ def check_output(model: nn.Module, channels: int, classes: int, size: int) -> No
 
 class WrongShape(ValueError):
     """A model does not return logits of the shape that its contract asks for."""
-
-
-def set_profile(profile: str, threads: int) -> None:
-    """Set precision and determinism for the process (design: execution profiles)."""
-    torch.set_num_threads(threads)
-    strict = profile == "strict"
-    if strict:
-        spare_compiler()
-    # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
-    torch.set_deterministic_debug_mode("warn" if strict else "default")
-    # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = not strict
-    torch.backends.cudnn.allow_tf32 = not strict
-    torch.backends.cuda.matmul.allow_tf32 = not strict
 
 
 def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:

@@ -17,6 +17,7 @@ from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
 from ..source import libraries, source_hash
 from .alone import company, processes_on
+from .arithmetic import check_profile
 from .budget import drifted
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
@@ -326,6 +327,7 @@ class _Run:
         return done
 
     def _report(self, done: Training) -> None:
+        check_profile()  # before the end of a training is kept, which nobody would look at again
         point = done.curve[-1]
         self.events.send(
             "step", step=point.step, steps=self.spec.steps, loss=finite(point.loss), lr=point.lr, seconds=point.device_s

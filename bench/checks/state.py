@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arithmetic import float32_precision, set_float32_precision
+
 Getter = Callable[[], Any]
 Setter = Callable[[Any], Any]
 
@@ -61,9 +63,8 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     ),
     "torch.backends.cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
     "torch.backends.cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
-    "torch.backends.cudnn.allow_tf32": _attribute(torch.backends.cudnn, "allow_tf32"),
     "torch.backends.cudnn.enabled": _attribute(torch.backends.cudnn, "enabled"),
-    "torch.backends.cuda.matmul.allow_tf32": _attribute(torch.backends.cuda.matmul, "allow_tf32"),
+    "torch's float32 precision": (float32_precision, set_float32_precision),
     "numpy's random generator": (_numpy_state, lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:]))),
     "numpy's error handling": (np.geterr, lambda value: np.seterr(**value)),
     "Python's random generator": (random.getstate, random.setstate),
