@@ -198,6 +198,7 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
     from ..datasets.images import data_root, load
     from ..beside import files_beside
     from ..registry import MODELS, include
+    from .arithmetic import check_profile
     from .clock import clock_for
     from .prepare import Loaded, build_from_seed, set_profile, warm_up
     from .train import optimizer_for, train_step
@@ -220,4 +221,5 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
     events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))
     for _ in requests:
         block = time_block(step, clock)
+        check_profile()
         events.send("block", steps=block.steps, seconds=block.seconds)

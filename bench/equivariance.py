@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..models.groups import PlanarGroup, transform_image
+from .arithmetic import FULL, float32_precision, set_float32_precision
 from .evaluate import logits
 from .seeds import derive
 
@@ -107,16 +108,13 @@ def core_of(
 @contextmanager
 def reference_arithmetic() -> Iterator[None]:
     """Inside, convolutions and matrix products are float32 throughout, whatever the execution profile."""
-    switches = ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"))
-    before = [getattr(owner, name) for owner, name in switches]
-    for owner, name in switches:
-        setattr(owner, name, False)
+    before = float32_precision()
+    set_float32_precision(FULL)
     try:
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
-        for (owner, name), value in zip(switches, before, strict=True):
-            setattr(owner, name, value)
+        set_float32_precision(before)
 
 
 def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

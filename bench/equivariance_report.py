@@ -13,6 +13,7 @@ from torch import nn
 from ..datasets.batches import Normalise, as_tensors
 from ..datasets.images import balanced_order, data_root, load
 from ..registry import MODELS, UserError, build_model
+from .arithmetic import renew_profile
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
 from .equivariance import claimed_elements, measure_core
 from .files import ensure_writable
@@ -112,7 +113,8 @@ class Sample:
 def claimed_elements(invariant: str) -> list[tuple[int, bool]]:
     """Quarter turns and whether a reflection comes first, of the elements of a claim; the identity first.
 
-    Only what carries the square grid into itself: ``"D4"`` and its subgroups.
+    Only what carries the square grid into itself: ``"D4"`` and its subgroups. Every D_N holds the reflection that swaps
+    left and right, see `models.groups`; for odd N no claim is made of the one that turns the image upside down.
     """
     if invariant == "none":
         return []
@@ -128,6 +130,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
         channels = sample.images.shape[1]
         model: nn.Module = build_model(name, channels, sample.classes, size)
         check_output(model, channels, sample.classes, size)
+        renew_profile()
     except UserError:
         raise
     except Exception as error:  # whatever a model raises at a size that it was not made for

@@ -1,4 +1,4 @@
-"""What a run is made of: data on the device, the model of a seed, the execution profile, weights as bytes."""
+"""What a run is made of: data on the device, the model of a seed, weights as bytes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..datasets.digits import split_stratified
 from ..datasets.images import ImageData, Split, balanced_order
 from ..opened import watching
 from ..registry import MODELS, build_model
+from .arithmetic import renew_profile, set_profile as set_profile
 from .evaluate import EVAL_BATCH, logits
 from .files import write_atomically
-from .lean import spare_compiler
 from .norms import check_statistics, reestimate_batch_norm
 from .seeds import derive
 from .spec import RunSpec
@@ -90,7 +90,7 @@ def border_median(data: ImageData) -> list[float]:
 
 
 def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
-    """The model of a spec with the initial weights of its seed.
+    """The model of a spec with the initial weights of its seed; the profile of the process is set again after it.
 
     Raises:
         ValueError: it does not map images to logits of the right shape.
@@ -100,6 +100,7 @@ def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.
     with watching(MODELS.find(spec.model).key):  # some open files when they are called first
         model: nn.Module = build_model(spec.model, channels, data.classes, size)
         check_output(model, channels, data.classes, size)
+    renew_profile()
     return model.to(device)
 
 
@@ -122,21 +123,6 @@ def check_output(model: nn.Module, channels: int, classes: int, size: int) -> No
 
 class WrongShape(ValueError):
     """A model does not return logits of the shape that its contract asks for."""
-
-
-def set_profile(profile: str, threads: int) -> None:
-    """Set precision and determinism for the process (design: execution profiles)."""
-    torch.set_num_threads(threads)
-    strict = profile == "strict"
-    if strict:
-        spare_compiler()
-    # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
-    torch.set_deterministic_debug_mode("warn" if strict else "default")
-    # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = not strict
-    torch.backends.cudnn.allow_tf32 = not strict
-    torch.backends.cuda.matmul.allow_tf32 = not strict
 
 
 def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:

@@ -19,6 +19,7 @@ from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
 from ..source import libraries
 from .alone import company, processes_on
+from .arithmetic import check_profile
 from .budget import drifted
 from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
@@ -347,6 +348,7 @@ class _Run:
         return done
 
     def _report(self, done: Training) -> None:
+        check_profile()  # before the end of a training is kept, which nobody would look at again
         point = done.curve[-1]
         self.events.send(
             "step", step=point.step, steps=self.spec.steps, loss=finite(point.loss), lr=point.lr, seconds=point.device_s

@@ -50,6 +50,8 @@ with warnings.catch_warnings():
 
 #: Kinds of fields: ``"trivial"`` has one channel, ``"regular"`` one channel for each element of the group.
 KINDS = ("trivial", "regular")
+#: Every D_N mirrors at the vertical axis, swapping left and right, see `groups`. Angle of the axis from x, in radians.
+_AXIS = math.pi / 2
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ def _gspace(group: str) -> Any:
     kind, rotations = parse_group(group)
     with tamed():
         if rotations == 1:
-            return gspaces.flip2dOnR2() if kind == "D" else gspaces.trivialOnR2()
-        return gspaces.flipRot2dOnR2(rotations) if kind == "D" else gspaces.rot2dOnR2(rotations)
+            return gspaces.flip2dOnR2(axis=_AXIS) if kind == "D" else gspaces.trivialOnR2()
+        return gspaces.flipRot2dOnR2(rotations, axis=_AXIS) if kind == "D" else gspaces.rot2dOnR2(rotations)
 
 
 def order_of(group: str) -> int:

@@ -7,7 +7,8 @@ stride 2 with odd kernels at odd sizes, 2x2 pooling at even sizes).
 
 A feature map over the group has ``fields * |G|`` channels, field-major: channel ``c * |G| + g`` holds field c
 at element g. Elements are ordered ``|C4| * m + r`` for ``mirror^m * rotation^r``: first the counter-clockwise
-rotation by r quarter turns, then, for m = 1, the reflection that reverses the rows.
+rotation by r quarter turns, then, for m = 1, the reflection that reverses the rows. D4 holds the reflection that
+reverses the columns as well, as the D4 of `groups` does: the same elements in another order.
 """
 
 from __future__ import annotations

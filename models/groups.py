@@ -1,8 +1,12 @@
 """Finite groups of the plane: C_N (rotations by 2 pi / N) and D_N (the same and reflections).
 
 Conventions. Coordinates are (x, y) with y pointing up; angles grow counter-clockwise. The element with index
-``g = N * m + k`` is the matrix ``R(2 pi k / N) F^m`` with ``F = diag(1, -1)``: first the reflection that turns the
-image upside down (m = 1), then k steps of rotation. The identity is element 0, and D_N holds C_N as its first half.
+``g = N * m + k`` is the matrix ``R(2 pi k / N) F^m`` with ``F = diag(-1, 1)``: first the reflection that swaps left and
+right (m = 1), then k steps of rotation. The identity is element 0, and D_N holds C_N as its first half.
+
+Which D_N. Every D_N holds F, so its mirror axes are the vertical one and those turned from it by multiples of pi / N.
+For even N the horizontal axis is among them, for odd N it is not: D1 is F alone, the flip of photographs, and an image
+of D1 or D3 that is turned upside down is another image. escnn has the same groups, and so has the check of a claim.
 
 Fields. A regular field over a group assigns a number to every pixel and every element. A feature map of C fields
 has ``C * |G|`` channels, field-major: channel ``c * |G| + h`` is field c at element h. An element s acts by
@@ -101,7 +105,7 @@ class PlanarGroup:
     def matrix(self, g: int) -> np.ndarray:
         """The orthogonal matrix (2, 2) of element g, acting on columns (x, y)."""
         k, m = self._split(g)
-        return rotation(2 * math.pi * k / self.rotations) @ np.diag([1.0, -1.0 if m else 1.0])
+        return rotation(2 * math.pi * k / self.rotations) @ np.diag([-1.0 if m else 1.0, 1.0])
 
     def frames(self, offset: float = 0.0) -> np.ndarray:
         """The left coset ``g R(offset)`` as matrices (|G|, 2, 2), in the order of the elements.
@@ -156,9 +160,10 @@ def transform_image(image: Tensor, group: PlanarGroup, s: int) -> Tensor:
         raise ValueError(
             f"element {s} of {group.name} does not carry the pixel grid into itself: {group.grid_symmetries()} do"
         )
-    turns = round(math.atan2(group.matrix(s)[1, 0], group.matrix(s)[0, 0]) / (math.pi / 2))
+    turned = group.matrix(s)[:, 1]  # the upward direction, which the reflection leaves in place
+    turns = round(math.atan2(-turned[0], turned[1]) / (math.pi / 2))
     if s >= group.rotations:
-        image = image.flip(-2)
+        image = image.flip(-1)
     return torch.rot90(image, turns, dims=(-2, -1))
 
 

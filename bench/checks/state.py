@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+
 Getter = Callable[[], Any]
 Setter = Callable[[Any], Any]
 

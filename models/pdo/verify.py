@@ -111,7 +111,7 @@ def convergence_row(kind: str, group: str, stencil: str, degrees: float, mirrore
         kind, group, stencil: as `convergence_error`; p8 and p8m have the frame offset of the paper, the others none.
         degrees, mirrored: the transform, R(degrees) F^mirrored.
     """
-    transform = rotation(math.radians(degrees)) @ np.diag([1.0, -1.0 if mirrored else 1.0])
+    transform = rotation(math.radians(degrees)) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
     offset = PAPER_OFFSET if group in ("p8", "p8m") else 0.0
     pitches = PITCHES[: _LAST[stencil]]
     errors = [convergence_error(kind, group, stencil, transform, h, offset=offset) for h in pitches]

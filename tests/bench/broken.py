@@ -341,7 +341,6 @@ class SlowStatistics(Sound):
         self.norm = OwnNorm(6)
 
 
-<<<<<<< HEAD
 class ManyOnly(Sound):
     """Normalises with the batch in front of it, as soon as that has 32 images: more than a careless check shows."""
 
@@ -489,7 +488,8 @@ class Double(Sound):
 class Maps(Sound):
     def forward(self, images):
         return super().forward(images)[:, :, None, None]
-=======
+
+
 class PacedNorm(nn.BatchNorm2d):
     def forward(self, x):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps)
@@ -501,7 +501,6 @@ class PacedStatistics(Sound):
     def __init__(self, channels, classes):
         super().__init__(channels, classes)
         self.norm = PacedNorm(6)
->>>>>>> h/a
 
 
 class Clock(Sound):
@@ -548,14 +547,11 @@ NETWORKS = {
     "keepsreduced": KeepsReduced, "hiddendraw": HiddenDraw, "keepsactivation": KeepsActivation,
     "shares": SharesWithCopies, "onlyfloat": OnlyFloat32, "needsprecision": NeedsPrecision, "seedsnumpy": SeedsNumpy,
     "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
-<<<<<<< HEAD
     "manyonly": ManyOnly, "scoringonly": ScoringOnly, "hoards": Hoards, "hoardstensors": HoardsTensors,
     "hoardshooks": HoardsHooks, "firstimage": FirstImage, "firstimageofall": FirstImageOfAll, "inplace": InPlace,
     "inplacelayer": InPlaceLayer, "oja": Oja, "fixedbasis": FixedBasis, "smoothbasis": SmoothBasis, "tuple": Tuple,
     "mapping": Mapping, "tupleintraining": TupleInTraining, "double": Double, "maps": Maps,
-=======
     "pacedstatistics": PacedStatistics,
->>>>>>> h/a
     "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
 }  # fmt: skip
 

@@ -149,8 +149,8 @@ def test_p4m_without_offset_is_the_group_convolution_of_rot90_and_flips() -> Non
     layer = make("group", "p4m")
     taps = layer.weight.detach().view(3, 2, 8, 3, 3)
     filters = []
-    for m, k in itertools.product((0, 1), range(4)):  # R^k F^m on the pixels: upside down first
-        moved = (taps.flip(-2) if m else taps).rot90(k, (-2, -1))
+    for m, k in itertools.product((0, 1), range(4)):  # R^k F^m on the pixels: left and right swapped first
+        moved = (taps.flip(-1) if m else taps).rot90(k, (-2, -1))
         slots = [4 * (m ^ n) + ((k - j) if m else (j - k)) % 4 for n in (0, 1) for j in range(4)]
         filters.append(moved[:, :, slots])
     x = noise(layer)
@@ -192,7 +192,7 @@ def equivariance_error(layer: PDOConv, size: int) -> float:
 def test_mirrored_frames_are_a_left_coset() -> None:
     """`R(2 pi k / N + offset) F^m`, the obvious frames, tilt the mirror axes and lose exact flips."""
     layer = make("lift", "p4m", offset=OFFSET)
-    layer._set_frames(np.stack([rotation(math.pi / 2 * k + OFFSET) @ np.diag([1, (-1.0) ** m])
+    layer._set_frames(np.stack([rotation(math.pi / 2 * k + OFFSET) @ np.diag([(-1.0) ** m, 1])
                                 for m in (0, 1) for k in range(4)]))  # fmt: skip
     assert equivariance_error(layer, 7) > 0.1
 
