@@ -30,7 +30,7 @@ def files_beside(registering: Iterable[Path], opened: Opened, leave_out: Iterabl
     """Hashes of the files that were opened below the folders of those that register, by name.
 
     The program itself is left out, whose syntax trees `source.source_hash` has, and so is what was written, and what
-    belongs to Python or to installed packages, whose versions count.
+    belongs to Python, to installed packages, whose versions count, or lies in a hidden folder.
 
     Args:
         registering: files with a registration.
@@ -97,7 +97,9 @@ def _place(path: Path, roots: list[Path], outside: list[Path]) -> tuple[int, Pur
             if candidate.is_relative_to(root) and candidate.suffix != ".pyc":
                 name = candidate.relative_to(root)
                 foreign = any(candidate.is_relative_to(o) and not root.is_relative_to(o) for o in outside)
-                if not foreign and not set(SITES) & set(name.parts):
+                # Hidden folders hold what tools keep for themselves: caches, settings, environments.
+                foreign |= any(part.startswith(".") or part in (*SITES, "__pycache__") for part in name.parts[:-1])
+                if not foreign:
                     return index, PurePosixPath(name.as_posix())
     return None
 

@@ -168,14 +168,15 @@ def test_what_counts_of_what_was_opened(tmp_path: Path) -> None:
     put(tmp_path / "helper.py", "x = 1\n")
     put(tmp_path / "loaded_by_name.py", "y = 1\n")
     put(tmp_path / "results" / "log.txt", "…")
-    put(tmp_path / ".venv" / "x.txt", "…")
-    foreign = tmp_path / ".venv" / "site-packages"
-    foreign.mkdir()
+    put(tmp_path / ".cache" / "fonts.json", "kept by a library for its next import")
+    foreign = tmp_path / "venv" / "site-packages"
+    foreign.mkdir(parents=True)
     put(foreign / "data.txt", "of an installed package")
     put(tmp_path / "table.csv", "1,2")
     with watching("test"):
-        for name in ("mine.py", "helper.py", "loaded_by_name.py", "results/log.txt", ".venv/site-packages/data.txt", "table.csv"):
+        for name in ("mine.py", "helper.py", "loaded_by_name.py", "results/log.txt", "table.csv", ".cache/fonts.json"):
             (tmp_path / name).read_text()
+        (foreign / "data.txt").read_text()
         with (tmp_path / "written.txt").open("w") as file:
             file.write("a log")
         (tmp_path / "written.txt").read_text()
