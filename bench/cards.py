@@ -279,7 +279,7 @@ def _board_line(row: dict[str, Any]) -> str:
     score = "no result" if row["test_acc_mean_pct"] is None else f"{row['test_acc_mean_pct']:.2f} %"
     parts = [score, f"{row['runs_ok']} of {row['runs']} runs", f"rank {row['rank']}" if row["rank"] else ""]
     parts += [f"C4 error {row['eq_exact_c4']:.1g} after training" if row["eq_exact_c4"] is not None else ""]
-    parts += [f"invariant: {row['invariant']}"] if row["invariant"] != row["claim"] else []
+    parts += [f"claim {row['claim']}"] if " (" in row["claim"] else []
     parts += [f"stale: {row['stale']} changed; {row['refresh']}" if row["stale"] else ""]
     return f"{row['board']}: " + ", ".join(p for p in parts if p)
 

@@ -48,11 +48,11 @@ def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float 
 def claim_columns(records: Iterable[RunRecord], claim: str) -> dict[str, Any]:
     """Columns of a board: what these runs say of a claim.
 
-    ``invariant`` is the claim as every output shows it. It has words beside it where it is not simply true: ``broken`` where an error is none of rounding, the part of it
+    ``claim`` is the claim as every output shows it. It has words beside it where it is not simply true: ``broken`` where an error is none of rounding, the part of it
     that can be checked where some elements move pixels off the grid, ``not measured`` where no run measured it.
 
     Returns:
-        ``invariant``; ``claim``, as it was given; ``eq_claimed_init`` and ``eq_claimed``, means over the runs; ``eq_claimed_worst``, the largest of all.
+        ``claim``; ``eq_claimed_init`` and ``eq_claimed``, means over the runs; ``eq_claimed_worst``, the largest of all.
     """
     measured = [r for r in records if r.results is not None]
     errors = [claim_errors_of(r, claim) for r in measured]
@@ -66,7 +66,7 @@ def claim_columns(records: Iterable[RunRecord], claim: str) -> dict[str, Any]:
     else:
         said = claim
     before, after = (mean([pair[i] for pair in errors]) for i in (0, 1))
-    return {"invariant": said, "claim": claim, "eq_claimed_init": before, "eq_claimed": after, "eq_claimed_worst": worst}
+    return {"claim": said, "eq_claimed_init": before, "eq_claimed": after, "eq_claimed_worst": worst}
 
 
 def is_broken(row: dict[str, Any]) -> bool:
@@ -78,14 +78,14 @@ def is_broken(row: dict[str, Any]) -> bool:
 def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
     """A sentence on each row whose claim its runs contradict, and on each that claims more than can be true."""
     notes = [
-        f"{row['model']} claims to be invariant under {row['claim']}, which its runs contradict: its logits change by"
+        f"{row['model']} claims to be invariant under {row['invariant']}, which its runs contradict: its logits change by"
         f" {row['eq_claimed_worst']:.2g} of the distance between those of two images"
         for row in rows
         if is_broken(row)
     ]
-    off = [row for row in rows if exact_part(row["claim"]) != row["claim"]]
+    off = [row for row in rows if exact_part(row["invariant"]) != row["invariant"]]
     return notes + [
-        f"{row['model']} claims {row['claim']}, some elements of which move pixels off the grid: no logits are exactly"
-        f" invariant under them, and its runs are measured under {exact_part(row['claim'])}"
+        f"{row['model']} claims {row['invariant']}, some elements of which move pixels off the grid: no logits are exactly"
+        f" invariant under them, and its runs are measured under {exact_part(row['invariant'])}"
         for row in off
     ]

@@ -48,7 +48,7 @@ def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
         return None
     record = read_record(paths[0])
     claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
-    found = {**_around(root, record, paths[0]), "invariant": claimed["invariant"], **record.model_dump(mode="json")}
+    found = {**_around(root, record, paths[0]), "claim": claimed["claim"], **record.model_dump(mode="json")}
     return found | {"outcomes": _outcomes(root, record)}
 
 
@@ -177,7 +177,7 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
         for name in ("eq_claimed", *CORE_ERRORS):
             before, after = (results[moment][name] for moment in ("init", "trained"))
             found[name] = " → ".join("-" if v is None else f"{v:.3g}" for v in (before, after))
-        found["invariant"] = card["invariant"]
+        found["claim"] = card["claim"]
     if card["cost"] is not None:
         found["parameters"] = f"{card['cost']['parameters']:,}"
         found["FLOPs of an image"] = f"{card['cost']['flops_per_image']:,}"

@@ -141,20 +141,21 @@ def test_every_output_marks_a_claim_alike(claim: str, errors: tuple, said: str, 
     for record in claiming(claim, *errors):
         write_record(tmp_path, record)
     board = write_board(tmp_path, BOARD)
-    assert board.frame["invariant"].tolist() == [said] and board.frame["claim"].tolist() == [claim]
+    assert board.frame["claim"].tolist() == [said] and board.frame["invariant"].tolist() == [claim]
     for style in ("simple", "html"):
         assert said in board_table(board, style)
     (row,) = csv.DictReader(io.StringIO((tmp_path / f"{BOARD}.csv").read_text()))
-    assert row["invariant"] == said
+    assert row["claim"] == said
     assert said in markdown_page(board) and said in latex_page(board)
     document = payload(board, [], [])
-    assert document["rows"][0][[c["key"] for c in document["columns"]].index("invariant")] == said
+    assert document["rows"][0][[c["key"] for c in document["columns"]].index("claim")] == said
+    assert {c["key"]: c["on"] for c in document["columns"]}["claim"]
     assert (narrow_rows(board, board.frame)[0].get("invariant") == said) == said.endswith("(broken)")
     assert any("contradict" in note for note in board_notes(board, board.frame)) == said.endswith("(broken)")
     assert any("off the grid" in note for note in board_notes(board, board.frame)) == (exact_part(claim) != claim)
     # Of each run its own.
     first = claiming(claim, errors[-1])[0]
-    assert run_rows(board)["invariant"].tolist()[-1] == claim_columns([first], claim)["invariant"] == said
+    assert run_rows(board)["claim"].tolist()[-1] == claim_columns([first], claim)["claim"] == said
 
 
 def test_the_card_of_a_run_marks_its_claim(tmp_path: Path) -> None:
@@ -167,12 +168,12 @@ def test_the_card_of_a_run_marks_its_claim(tmp_path: Path) -> None:
 def test_what_was_measured_under_another_claim_is_not_taken_for_this_one(tmp_path: Path) -> None:
     # Measured as C2, which holds; the board's row claims D2 by now.
     records = claiming("D2", 1e-7, recorded="C2")
-    assert claim_columns(records, "D2")["invariant"] == "D2 (not measured)"
-    assert claim_columns(records, "C2")["invariant"] == "C2"
+    assert claim_columns(records, "D2")["claim"] == "D2 (not measured)"
+    assert claim_columns(records, "C2")["claim"] == "C2"
     # C4 and D4 are measured whatever is claimed.
     other = made.record(90.0)
     assert claim_columns([other], "C4") == {
-        "invariant": "C4 (broken)", "claim": "C4", "eq_claimed_init": 0.5, "eq_claimed": 0.5, "eq_claimed_worst": 0.5,
+        "claim": "C4 (broken)", "eq_claimed_init": 0.5, "eq_claimed": 0.5, "eq_claimed_worst": 0.5,
     }  # fmt: skip
 
 
@@ -187,4 +188,4 @@ def test_a_run_measures_what_its_model_claims(tmp_path: Path) -> None:
     assert all(r.init.scale > 0 and r.trained.scale_analytic > 0 for r in found.values())
     (board,) = (p for p in (tmp_path / "results" / "runs").iterdir())
     row = load_board(tmp_path / "results", board.name).frame.set_index("model").loc["tiny-flips"]
-    assert row["invariant"] == "D1" and row["eq_claimed_worst"] < EXACT and row["scale"] > 0
+    assert row["claim"] == "D1" and row["eq_claimed_worst"] < EXACT and row["scale"] > 0

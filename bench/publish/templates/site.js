@@ -123,7 +123,7 @@ function visible(board) {
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = board.rows.map((_, i) => i).filter((i) => {
     if (state.family && (board.get(i, "family") || "other") !== state.family) return false;
-    const all = ["model", "family", "group", "invariant", "status", "stale", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
+    const all = ["model", "family", "group", "claim", "status", "stale", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
     return words.every((word) => all.includes(word));
   });
   if (!state.sort) return rows;
@@ -202,7 +202,7 @@ function sortBy(key, textual) {
 function detail(board, i, width) {
   const row = make("tr", null, { class: "detail" }), cell = make("td", null, { colspan: width });
   const inside = make("div", null, { class: "inside" });
-  const facts = ["source", "group", "invariant", "parameter_class", "batch_norm", "recipe", "profile", "reason", "stale"];
+  const facts = ["source", "group", "claim", "parameter_class", "batch_norm", "recipe", "profile", "reason", "stale"];
   const about = Object.fromEntries(facts.map((k) => [k.replaceAll("_", " "), board.get(i, k)]));
   inside.append(block("Model and provenance", list({ ...about, ...board.provenance[i] })));
   const runs = make("ul", null, { class: "runs" });

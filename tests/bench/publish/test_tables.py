@@ -113,8 +113,7 @@ def test_a_model_that_is_not_registered_here_is_described_and_cited_by_its_recor
     write_record(tmp_path, made.record(70.0, model="p4cnn"))
     board = load_board(tmp_path, record.spec.board)
     rows = {row["model"]: row for row in board.rows_of(board.frame)}
-    # The made-up errors contradict the claim.
-    assert {key: rows["a-strangers-net"][key] for key in facts} == {**facts, "invariant": "C4 (broken)"}
+    assert {key: rows["a-strangers-net"][key] for key in facts} == facts
     assert [rows["an-older-record"][key] for key in facts] == [""] * 5 and cited(rows["an-older-record"]) == []
     ours = "p4cnn"
     assert rows[ours]["source"] == MODELS.find(ours).get("source") and cited(rows[ours]) == [rows[ours]["source"]]
