@@ -213,7 +213,7 @@ def test_check_takes_the_type_of_every_data_set(tmp_path: Path) -> None:
     file = small(tmp_path, "mnist-rot")
     own = ["--include", str(runs.TINY), "--include", str(file)]
     done = runs.equibench("check", "tiny-dropout", "--dataset", "small", "--json", *own, cwd=tmp_path)
-    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    findings = {f["check"]: f for f in json.loads(done.stdout)["checks"]}
     assert {name for name, f in findings.items() if f["status"] == "fail"} == {"citation"}  # its source is made up
 
 
