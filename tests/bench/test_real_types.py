@@ -213,7 +213,7 @@ def test_check_takes_the_type_of_every_data_set(tmp_path: Path) -> None:
     file = small(tmp_path, "mnist-rot")
     own = ["--include", str(runs.TINY), "--include", str(file)]
     done = runs.equibench("check", "tiny-dropout", "--dataset", "small", "--json", *own, cwd=tmp_path)
-    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
+    findings = {f["check"]: f for f in json.loads(done.stdout)["checks"]}
     assert {name for name, f in findings.items() if f["status"] == "fail"} == {"citation"}  # its source is made up
 
 
@@ -249,7 +249,10 @@ def test_a_whole_run_on_every_type_in_every_profile(dataset: str, profile: str, 
     assert record.results.val_acc_pct is not None and record.results.trained.eq_exact_c4 is not None
 
 
-@pytest.mark.parametrize("suite", [s for s in SUITES if s.dataset == "mnist-rot"], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "suite",
+    [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name == "mnist-rot-da" else []) for s in SUITES if s.dataset == "mnist-rot"],
+)
 def test_the_suites_on_mnist_rot_run_on_a_file_of_the_published_format(suite: Suite, tmp_path: Path) -> None:
     file = small(tmp_path, "mnist-rot")
     model = min((m for m in suite.models if "+" not in m and m.startswith("z2cnn")), default=suite.models[0])

@@ -183,7 +183,7 @@ def late(in_channels, num_classes, image_size, *, how: str):
 '''
 LATE_FAULTS = {
     "trained": "cannot be evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
-    "sparse": "parse",
+    "sparse": "memory format",
 }  # fmt: skip
 
 
