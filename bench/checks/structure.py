@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..cost import count_parameters
-from .costs import _statistics as normalisation_statistics
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
 from .verdict import Finding, failed, first_line, noted, passed
 
@@ -162,15 +161,14 @@ def accounted(subject: Subject) -> Finding:
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
         notes.append(f"{frozen:,} numbers are parameters that are not trained")
-    statistics = normalisation_statistics(model)
-    learnt = {n: count for n, count in subject.trained.moved.items() if n not in statistics}
+    learnt = subject.trained.moved
     if learnt:
         notes.append(
             f"{sum(learnt.values()):,} numbers of buffers are changed by training and are no statistics of a normalisation"
             f" layer of torch: {names(list(learnt))}"
         )
     if notes:
-        return noted("; ".join(notes), "nothing, for an unmatched board; a matched class counts all that is learnt, and refuses them")
+        return noted("; ".join(notes), "nothing, for an unmatched board; a matched class counts what is learnt, and refuses them")
     return passed("all tensors are registered as parameters or buffers")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ...registry import MODELS, build_model, parse_shape
 from ..cost import forward_flops
@@ -57,7 +59,7 @@ class Trained:
 
     Attributes:
         gradients: the best that was seen of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``.
-        moved: buffers of more than one number that these steps changed, and how many numbers they hold.
+        moved: of the buffers that may be learnt those that these steps changed, and how many numbers they hold.
         state: parameters and buffers, batch-norm statistics estimated anew.
         varies: whether single passes in evaluation differ, of a network that is declared random there.
         twice: logits of the fixed images in evaluation after that, two times.
@@ -166,15 +168,15 @@ class Subject:
         model, done = self.build(), Trained()
         optimizer = optimizer_for(model, self.recipe)
         images, labels = self.images(self.batch), self.labels(self.batch)
-        before = {n: b.clone() for n, b in model.named_buffers() if b.numel() > 1}
+        before = buffers_to_learn(model)
         model.train()
         while len(done.losses) < FEWEST_STEPS or (
             len(done.losses) < MOST_STEPS and any(seen != "ok" for seen in done.gradients.values())
         ):
             done.losses.append(float(train_step(model, optimizer, images, labels, "strict")))
             _look_at_gradients(model, done.gradients)
-        now = dict(model.named_buffers())
-        done.moved = {n: b.numel() for n, b in before.items() if n not in now or not same_bits(b, now[n])}
+        now = buffers_to_learn(model)
+        done.moved = {n: now[n].numel() for n in differing(before, now) if n in now}
         reestimate_batch_norm(model, lambda index: images if index == 0 else None)
         done.state = tensors_of(model)
         if isinstance(model, RandomEvaluation):
@@ -197,6 +199,21 @@ def _look_at_gradients(model: nn.Module, seen: dict[str, str]) -> None:
             now = "ok" if gradient.count_nonzero() else "zero"
         if now in ("ok", "not finite") or seen.get(name) in (None, "none"):
             seen[name] = now
+
+
+#: Layers whose buffers are statistics of a normalisation.
+_NORMALISE = (nn.modules.batchnorm._NormBase, SpectralNorm, _SpectralNorm)
+
+
+def buffers_to_learn(model: nn.Module) -> State:
+    """Copies of the buffers that are no statistics of a normalisation layer of torch, and no counters."""
+    return {
+        f"{path}.{name}".removeprefix("."): buffer.detach().clone()
+        for path, module in model.named_modules()
+        if not isinstance(module, _NORMALISE)
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point() or buffer.is_complex()
+    }
 
 
 def tensors_of(model: nn.Module) -> State:

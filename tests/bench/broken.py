@@ -439,6 +439,14 @@ class Oja(Sound):
         return self.head(x) + y[:, None]
 
 
+class Spectral(Sound):
+    """Divides by a spectral norm, whose vectors torch keeps in buffers."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(6, classes))
+
+
 class FixedBasis(Sound):
     """Random filters that are the same for all seeds, as random features are."""
 
@@ -549,7 +557,7 @@ NETWORKS = {
     "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
     "manyonly": ManyOnly, "scoringonly": ScoringOnly, "hoards": Hoards, "hoardstensors": HoardsTensors,
     "hoardshooks": HoardsHooks, "firstimage": FirstImage, "firstimageofall": FirstImageOfAll, "inplace": InPlace,
-    "inplacelayer": InPlaceLayer, "oja": Oja, "fixedbasis": FixedBasis, "smoothbasis": SmoothBasis, "tuple": Tuple,
+    "inplacelayer": InPlaceLayer, "oja": Oja, "spectral": Spectral, "fixedbasis": FixedBasis, "smoothbasis": SmoothBasis, "tuple": Tuple,
     "mapping": Mapping, "tupleintraining": TupleInTraining, "double": Double, "maps": Maps,
     "pacedstatistics": PacedStatistics,
     "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
