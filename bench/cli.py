@@ -19,6 +19,7 @@ from .cli_cluster import collect, engine_options, status, submit_command, wants_
 from .cli_check import check
 from .cli_list import list_
 from .cli_measure import equivariance, verify
+from .cli_plan import plan
 from .cli_refresh import refresh
 from .options import (
     command_line, include_option, json_option, machine_of, machine_options, results_option, seeds_in_parallel_option,
@@ -37,6 +38,7 @@ def cli() -> None:
     equibench run quickstart --seeds 1 --models p4cnn,z2cnn-22
     equibench run --dataset digits-rot --models p4cnn --budget e20 --seeds 5
     equibench list models 'pdo-*'             what there is: models, datasets, budgets, suites
+    equibench plan digits-25k --difference 0.5   seeds that a difference needs, and their hours
     equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench publish --out site              tables, plots and a page to explore
@@ -47,7 +49,7 @@ def cli() -> None:
     """
 
 
-for _command in (check, collect, equivariance, leaderboard, list_, publish, refresh, replay, show, status, verify):
+for _command in (check, collect, equivariance, leaderboard, list_, plan, publish, refresh, replay, show, status, verify):
     cli.add_command(_command)
 
 

@@ -229,6 +229,19 @@ def compare_all(samples: Samples) -> list[Comparison]:
     return _family(samples, list(combinations(samples, 2)))
 
 
+def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
+    """How the paired differences to `reference` vary, of every other model that has a p."""
+    from .crossed import Spread
+
+    couples = [(model, reference) for model in samples if model != reference]
+    found = {}
+    for g in _groups(samples, couples):
+        for place, index in enumerate(g.rows) if g.spread is not None else ():
+            s = g.spread
+            found[couples[index][0]] = Spread(s.seeds, s.images, s.of_seeds[place], s.of_images[place])
+    return found
+
+
 @dataclass(frozen=True)
 class _Group:
     """Couples that have the same seeds in common, all with outcomes by image or all without.
