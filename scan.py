@@ -22,6 +22,8 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
 _EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
+#: What programs that read CSV files take for a missing value.
+_MISSING = ("na", "nan", "null", "none")
 #: The longest name of a model, wrappers included, or of a data set.
 LONGEST = 100
 #: How the origin of an entry begins that an installed package registers; its entry point's name follows.
@@ -111,7 +113,7 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
         UserError: the file does not parse, or an argument of the decorator is wrong; with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Python takes files with that mark as well
         if f"register_{kind}" not in text:
             return
         tree = ast.parse(text, filename=str(path))
@@ -220,6 +222,8 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(f"{where}: {name!r:.80} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
+    if name.lower() in _MISSING:
+        raise UserError(f"{where}: {name!r} is what tables write for a missing value; take another name")
     for key in values:
         if key not in _ALLOWED[kind]:
             raise UserError(f"{where}: register_{kind} has no argument {key!r}; {nearest(key, _ALLOWED[kind])}")
@@ -256,6 +260,8 @@ def parse_shape(text: str, where: str) -> tuple[int, int, int]:
 
 def fit(entry: Entry, name: str) -> dict[str, Any] | None:
     """Arguments that make the template of `entry` spell `name`, or None."""
+    if name.lower() in _MISSING:
+        return None
     if not entry.is_template:
         return None
     pattern, last = "", 0

@@ -144,7 +144,7 @@ def _program(path: Path) -> _Program:
 
 @cache
 def _parsed(path: Path, _changed: Stamp) -> _Program:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     nodes = list(ast.walk(tree))
     for node in nodes:
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):

@@ -440,7 +440,7 @@ def _files(root: Path, name: str) -> list[str]:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A table as CSV: numbers as numbers, and no text that a spreadsheet would take for a formula.
+    """A table as CSV: numbers as numbers, no text that a spreadsheet would take for a formula or pandas for a missing value.
 
     Such a cell gets an apostrophe before it, and so does one that begins with an apostrophe: whoever takes one away
     where there is one has every text as it was.
@@ -449,13 +449,20 @@ def csv_text(frame: pd.DataFrame) -> str:
     frame = frame.convert_dtypes()
     for column in frame.select_dtypes(include=["string", "object"]):
         texts = frame[column].dropna().unique()
-        if any(_no_formula(text) != text for text in texts):
-            frame[column] = frame[column].map(_no_formula, na_action="ignore")
+        if any(_as_text(text) != text for text in texts):
+            frame[column] = frame[column].map(_as_text, na_action="ignore")
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _no_formula(text: Any) -> Any:
-    return f"'{text}" if isinstance(text, str) and (text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)) else text
+def _as_text(text: Any) -> Any:
+    special = isinstance(text, str) and (text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) or text in _MISSING)
+    return f"'{text}" if special else text
+
+
+#: What pandas reads as a missing value unless it is told ``keep_default_na=False``, the empty text left out.
+_MISSING = (
+    "#N/A", "#N/A N/A", "#NA", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
 
 
 #: How texts begin that spreadsheets take for formulas, some of them after a line end or in full width; and "'".

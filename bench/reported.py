@@ -57,7 +57,7 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
 
     name = "reported.csv" if path is None else str(path)
     try:
-        text = shipped("leaderboards", "reported.csv") if path is None else Path(path).read_text(encoding="utf-8")
+        text = shipped("leaderboards", "reported.csv") if path is None else Path(path).read_text(encoding="utf-8-sig")
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False)
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror})") from error

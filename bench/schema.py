@@ -143,7 +143,7 @@ def _shown(value: Any) -> str:
 
 
 def read_text(path: Path, link: bool = True) -> str:
-    """The text of a small file.
+    """The text of a small file, without the mark that editors on Windows put before it (UTF-8 BOM).
 
     Args:
         path: a file that a stranger may have put there.
@@ -161,7 +161,7 @@ def read_text(path: Path, link: bool = True) -> str:
                 raise UserError(f"{path}: this is no regular file")
             if facts.st_size > LARGEST_FILE:
                 raise UserError(f"{path}: {facts.st_size:,} bytes, where {LARGEST_FILE:,} are the most")
-            return file.read(LARGEST_FILE + 1).decode("utf-8")
+            return file.read(LARGEST_FILE + 1).decode("utf-8-sig")
     except OSError as error:
         if not link and path.is_symlink():
             raise UserError(f"{path}: this is a symbolic link, which might lead anywhere; put the file itself there") from error

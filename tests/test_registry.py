@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from equibench.registry import MODELS, Registry, UserError, parse_shape
 from equibench.scan import scan_file
+from equibench.source import source_hash
 
 GOOD = '''
 import nothing_of_this_name
@@ -82,6 +83,9 @@ def test_a_duplicate_name_names_both_places(tmp_path: Path) -> None:
         (('"1x28x28->10"', '"28"'), "channels x size x size -> classes"),
         (("import nothing_of_this_name", "import ("), "not a Python file"),
         (('"tiny-{width}"', '"=tiny-{width}"'), "is no name"),
+        (('"tiny-{width}"', '"NA"'), r"mine\.py:5: 'NA' is what tables write for a missing value"),
+        (('"tiny-{width}"', '"None"'), "'None' is what tables write for a missing value"),
+        (('{"tiny": {', '{"null": {'), "'null' is what tables write for a missing value"),
     ],
 )
 def test_wrong_registrations_say_file_and_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -119,3 +123,30 @@ def test_patterns_list_in_natural_order() -> None:
 
 def test_files_without_registrations_are_passed_over(tmp_path: Path) -> None:
     assert list(scan_file(write(tmp_path, "x = 1\n"), "model", "x")) == []
+
+
+def test_a_template_spells_no_missing_value(tmp_path: Path) -> None:
+    registry = registry_with(write(tmp_path, TEMPLATE))
+    assert registry.find("no").arguments == {"rest": "o"}
+    for name in ("na", "nan", "null", "none"):
+        with pytest.raises(UserError, match=f"no model '{name}'"):
+            registry.find(name)
+
+
+TEMPLATE = '''
+from equibench import register_model
+
+@register_model("n{rest}", group="C4", invariant="none", source="arXiv:0000.00000")
+def tiny(in_channels: int, num_classes: int, image_size: int, *, rest: str):
+    """One line about it."""
+'''
+
+
+def test_a_file_that_begins_with_a_mark_of_its_encoding_is_read_and_hashed_without_it(tmp_path: Path) -> None:
+    with_mark, without = tmp_path / "a" / "mine.py", tmp_path / "b" / "mine.py"
+    for path, mark in ((with_mark, b"\xef\xbb\xbf"), (without, b"")):
+        path.parent.mkdir()
+        path.write_bytes(mark + GOOD.encode())
+    found = [registry_with(path).find("tiny-7") for path in (with_mark, without)]
+    assert found[0].arguments == found[1].arguments == {"width": 7}
+    assert source_hash(found[0]) == source_hash(found[1])

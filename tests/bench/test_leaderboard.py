@@ -1,5 +1,6 @@
 """From records to tables: which attempt counts, failures as rows, CSVs that are derived."""
 
+import io
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from equibench.bench import staleness
 from equibench.bench.api import Outcome, find_board, load_leaderboard
 from equibench.bench.budget import find_budget
-from equibench.bench.leaderboard import load_board, model_rows, run_rows, write_board
+from equibench.bench.leaderboard import csv_text, load_board, model_rows, run_rows, write_board
 from equibench.bench.publish.payload import payload
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import CurvePoint, board_folder, write_record
@@ -332,3 +333,24 @@ def test_what_is_tried_again_is_told_from_what_is_a_result(tmp_path: Path) -> No
     assert Outcome(suite.model_copy(update={"seeds": [0]}), outcome.board, tmp_path).failures("x") == [
         "1 run diverged, which is a result: not run again"
     ]
+
+
+@pytest.mark.parametrize("text", ["NA", "null", "None", "nan", "N/A", "<NA>", "NULL", "NaN", "n/a", "#N/A", "1.#IND"])
+def test_pandas_takes_no_text_for_a_missing_value(tmp_path: Path, text: str) -> None:
+    """Of a record that names a model so, or says so why it failed, whoever wrote it."""
+    name = text if text.isalpha() else "made-up"
+    put(tmp_path, made.record(None, status="error", reason=text, model=name), made.record(90.0, model="other"))
+    write_board(tmp_path, BOARD)
+    for path in (tmp_path / f"{BOARD}.csv", tmp_path / f"{BOARD}.runs.csv"):
+        frame = pd.read_csv(path)
+        texts = frame[["model", "reason"]].iloc[[i for i, s in enumerate(frame["status"]) if s == "error"][0]].tolist()
+        assert not frame["model"].isna().any()
+        assert [t.removeprefix("'") for t in texts] in ([name, text], [name, f"error: {text}"])
+
+
+def test_every_text_that_pandas_takes_for_a_missing_value_is_known() -> None:
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    for text in STR_NA_VALUES - {""}:
+        (row,) = pd.read_csv(io.StringIO(csv_text(pd.DataFrame({"a": [text]}))))["a"]
+        assert row == f"'{text}"

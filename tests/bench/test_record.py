@@ -51,6 +51,12 @@ def test_a_record_of_protocol_1_may_have_lost_a_step_to_rounding() -> None:
     assert [RunRecord.model_validate(fractional(steps, 1)).spec.steps for steps in (1424, 1425)] == [1424, 1425]
 
 
+def test_a_record_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    path = write_record(tmp_path, made.record(91.5))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_record(path) == made.record(91.5)
+
+
 def test_a_record_is_never_written_twice(tmp_path: Path) -> None:
     path = write_record(tmp_path, made.record())
     before = path.read_bytes()

@@ -148,3 +148,9 @@ def test_reported_figures_are_listed_by_method_or_data_set() -> None:
     assert {"0.709", "1.87", "3.68", "18.4"} <= {r["test error %"] for r in found}
     assert all(r["method"].startswith("PDO") for r in found)
     assert reported_table("digits-rot") == ""
+
+
+def test_a_table_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "leaderboards" / "reported.csv"
+    (tmp_path / "mine.csv").write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_reported(tmp_path / "mine.csv").equals(read_reported(path))

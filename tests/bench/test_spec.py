@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from equibench.bench.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in, whole_batches
@@ -67,6 +68,11 @@ def test_unknown_names_in_a_suite(key: str, value: str, message: str) -> None:
     update = {"models": [value]} if key == "model" else {key: value}
     with pytest.raises(UserError, match=message):
         check_names(suite.model_copy(update=update))
+
+
+def test_a_suite_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + SUITE.encode())
+    assert find_suite(str(tmp_path / "mine.toml")) == parse_suite("mine", SUITE, "here")
 
 
 def test_the_matched_class_is_five_percent() -> None:
