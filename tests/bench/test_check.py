@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -245,7 +247,9 @@ def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.Monke
 
 def equibench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "equibench.bench.cli", "check", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+    with tempfile.TemporaryDirectory() as results:  # verdicts are kept
+        environment = {**os.environ, "EQUIBENCH_RESULTS": results}
+        return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
 
 
 INCLUDED = ("--include", str(BROKEN), "--include", str(TINY))
