@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -446,7 +447,9 @@ def test_what_a_forward_pass_imports_may_set_where_its_files_lie_and_no_switch(
 
 def equibench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "equibench.bench.cli", "check", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+    with tempfile.TemporaryDirectory() as results:  # verdicts are kept
+        environment = {**os.environ, "EQUIBENCH_RESULTS": results}
+        return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
 
 
 INCLUDED = ("--include", str(BROKEN), "--include", str(TINY))
