@@ -92,11 +92,12 @@ def check_profile() -> None:
     if _held is None:
         return
     profile, threads = _held
-    wrong = [f"{name} is {now}, not {wanted}" for name, (now, wanted) in _settings(profile, threads).items() if now != wanted]
+    settings = _settings(profile, threads).items()
+    wrong = [f"{name} is {now}, not {wanted}" for name, (now, wanted) in settings if now != wanted]
     if wrong:
         raise ProfileChanged(
-            f"the model changed what profile {profile!r} sets for all models ({'; '.join(wrong)}); it must leave these settings"
-            " alone"
+            f"the model changed what profile {profile!r} sets for all models ({'; '.join(wrong)}); it must leave these"
+            " settings alone"
         )
 
 

@@ -62,6 +62,15 @@ def test_derivatives_of_both_modes_and_of_second_order(table: str) -> None:
     assert torch.equal(torch.func.vmap(f)(stacked), torch.stack([f(x), f(2 * x)]))
 
 
+def test_a_compiled_gather_is_the_same() -> None:
+    """In one graph; the compiler has no rule for functions with a forward mode."""
+    x, index, readers = tensors("copies", 1)
+    compiled = torch.compile(lambda x: gather(x, 1, index, readers), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), x.index_select(1, index))
+    (gradient,) = torch.autograd.grad(compiled(x).sin().sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(x.index_select(1, index).sin().sum(), x)[0])
+
+
 @pytest.mark.parametrize("index", [[0, 1, 1], [0, 2], [1, 1]])
 def test_places_that_are_not_read_equally_often(index: list[int]) -> None:
     with pytest.raises(ValueError, match="equally often"):

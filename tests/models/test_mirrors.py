@@ -31,14 +31,18 @@ def escnn(group: str) -> nn.Module:
     lift = escnn_adapter.SteerableConv2d(1, 2, 5, group=group, in_kind="trivial", padding=2)
     more = escnn_adapter.SteerableConv2d(2, 3, 5, group=group, bias=True)
     pool = g_conv.GroupPool(escnn_adapter.order_of(group))
-    return nn.Sequential(lift, nn.ELU(), nn.MaxPool2d(2), more, pool, nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    return nn.Sequential(lift, nn.ELU(), nn.MaxPool2d(2), more, pool, nn.ELU(), *mean_and_linear())
+
+
+def mean_and_linear() -> tuple[nn.Module, ...]:
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)
 
 
 def g_cnn(group: str) -> nn.Module:
     lift = g_conv.GroupConv2d(1, 2, 3, group=group, lifting=True)
     more = g_conv.GroupConv2d(2, 3, 3, group=group)
     pool = g_conv.GroupPool(g_conv.order_of(group), "mean")
-    return nn.Sequential(lift, nn.ELU(), nn.MaxPool2d(2), more, pool, nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    return nn.Sequential(lift, nn.ELU(), nn.MaxPool2d(2), more, pool, nn.ELU(), *mean_and_linear())
 
 
 #: Kinds of layers, and dihedral groups that they are made for.
