@@ -1,6 +1,6 @@
 """How long boards and the site take to make from many records; prints seconds and the weight of a page.
 
-    uv run python benchmarks/boards.py [--boards 5] [--models 200] [--seeds 10]
+    uv run python benchmarks/boards.py [--boards 5] [--models 200] [--seeds 10] [--images 10000]
 
 The records are made up, but have the size and the spread of real ones. Their models are registered ones where there
 are enough, so that looking them up costs what it costs.
@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from equibench.bench.leaderboard import write_board
+from equibench.bench.outcomes import write_outcomes
 from equibench.bench.record import (
     Context, CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, board_folder, board_names,
 )  # fmt: skip
@@ -23,7 +28,8 @@ from equibench.bench.spec import RunSpec, find_suite, plan
 from equibench.registry import MODELS
 
 TRAIN_IMAGES = 3000
-BOARDS_LIMIT_S, SITE_LIMIT_S, PAGE_LIMIT_MB = 10.0, 20.0, 3.0
+CLASSES = 10
+BOARDS_LIMIT_S, SITE_LIMIT_S, PAGE_LIMIT_MB = 15.0, 20.0, 3.0
 
 
 def main() -> None:
@@ -32,11 +38,12 @@ def main() -> None:
     parser.add_argument("--boards", type=int, default=5)
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--images", type=int, default=10_000, help="Test images whose outcomes are kept; 0: none.")
     parser.add_argument("--keep", metavar="DIR", help="Folder to make them in, and to leave them.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(options.keep or temporary)
-        count = make_records(root / "results", options.boards, options.models, options.seeds)
+        count = make_records(root / "results", options.boards, options.models, options.seeds, options.images)
         start = time.perf_counter()
         for name in board_names(root / "results"):
             write_board(root / "results", name)
@@ -58,9 +65,10 @@ def make_site(root: Path) -> None:
         print(f"page with {name}: {weight / 1e6:.2f} MB   (at most {PAGE_LIMIT_MB:g})")
 
 
-def make_records(root: Path, boards: int, models: int, seeds: int) -> int:
+def make_records(root: Path, boards: int, models: int, seeds: int, images: int = 0) -> int:
     """Write made-up records; returns how many."""
-    rng = random.Random(0)
+    rng, draws = random.Random(0), np.random.default_rng(0)
+    labels, hard = draws.integers(0, CLASSES, images), draws.random(images)
     names = model_names(models)
     pattern = plan(find_suite("quickstart"))[0]
     count = 0
@@ -71,7 +79,8 @@ def make_records(root: Path, boards: int, models: int, seeds: int) -> int:
             quality, size = rng.gauss(0, 2), int(10 ** rng.uniform(4, 6.5))
             for seed in range(seeds):
                 spec = pattern.model_copy(update={"model": model, "seed": seed, "budget": budget, "steps": steps})
-                write_quickly(root, made_up(spec, quality, size, rng))
+                record = made_up(spec, quality, size, rng)
+                write_quickly(root, with_outcomes(root, record, labels, hard, draws) if images else record)
                 count += 1
     return count
 
@@ -109,6 +118,33 @@ def made_up(spec: RunSpec, quality: float, size: int, rng: random.Random) -> Run
         context=Context(suite="made-up", parameter_class="as-published", reference_parameters=None, reference_model="z2cnn"),
         warnings=[],
     )  # fmt: skip
+
+
+def with_outcomes(
+    root: Path, record: RunRecord, labels: np.ndarray, hard: np.ndarray, draws: np.random.Generator
+) -> RunRecord:
+    """The record with outcomes of about its accuracy, some images being hard for all models."""
+    assert record.results is not None
+    chance = 0.7 * hard + 0.3 * draws.random(len(labels))
+    limit = np.quantile(chance, record.results.test_acc_pct / 100)
+    wrong = (labels + draws.integers(1, CLASSES, len(labels))) % CLASSES
+    predicted = np.where(chance <= limit, labels, wrong)
+    with without_syncing():
+        digest = write_outcomes(root, record.spec.board, record.run_id, predicted, labels, CLASSES)
+    changes = {
+        "outcomes_sha256": digest, "test_images": len(labels), "test_acc_pct": 100 * float((predicted == labels).mean())
+    }  # fmt: skip
+    return record.model_copy(update={"results": record.results.model_copy(update=changes)})
+
+
+@contextmanager
+def without_syncing() -> Iterator[None]:
+    """Without waiting for the disk."""
+    sync, os.fsync = os.fsync, lambda _: None
+    try:
+        yield
+    finally:
+        os.fsync = sync
 
 
 def write_quickly(root: Path, record: RunRecord) -> None:
