@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ..registry import MODELS, UserError
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
+from .classes import counts_of, why_not_matched
 from .files import write_atomically
 from .provenance import REGISTERED, registration
-from .record import FINAL, Refused, RunRecord, board_folder, read_board, without_collection
+from .record import FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
 from .staleness import Among
 from .statistics import Comparison, binomial_error_pct, compare, compare_all, interval, mean, ranks
@@ -32,6 +33,7 @@ class Board:
         later: number of further attempts of the same runs.
         refused: files among the records that are none.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
+        asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Board:
     later: int = 0
     refused: list[Refused] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
+    asked_parameters: int | None = None
 
     @property
     def is_table(self) -> bool:
@@ -82,6 +85,19 @@ class Board:
         return min(there)[1] if there else None
 
     @cached_property
+    def reference_parameters(self) -> int | None:
+        """The count that a matched model is near to: what was asked for, else that of the reference model."""
+        sizes = (r.cost for r in self.counted.get(self.reference or "", ()) if r.cost is not None)
+        return self.asked_parameters or next((size.parameters for size in sizes), None)
+
+    def why_not_matched(self, model: str) -> str | None:
+        """See `classes.why_not_matched`, of all its runs that count; None where there is nothing to compare."""
+        sizes = [r.cost for r in self.counted[model] if r.cost is not None]
+        if self.reference_parameters is None or not sizes:
+            return None
+        return next(filter(None, (why_not_matched(self.reference_parameters, **counts_of(size)) for size in sizes)), "")
+
+    @cached_property
     def against_reference(self) -> list[Comparison]:
         """Every model against the reference, one family; empty without a reference."""
         return compare(self.values, self.reference) if self.reference else []
@@ -110,14 +126,18 @@ class Board:
         return ranks(self.values)
 
 
-def load_board(root: Path, name: str) -> Board:
-    """Read all records of a board and choose those that count."""
+def load_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
+    """Read all records of a board and choose those that count.
+
+    Args:
+        reference_parameters: see `Board.asked_parameters`.
+    """
     records, refused = read_board(root, name)
     try:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
         superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
-    board, among = Board(name, refused=refused, later=superseded), Among(records, root)
+    board, among = Board(name, refused=refused, later=superseded, asked_parameters=reference_parameters), Among(records, root)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts, among))
         board.later += len(attempts) - 1
@@ -185,6 +205,10 @@ def run_rows(board: Board) -> pd.DataFrame:
     return pd.DataFrame([_run_row(record, stale, board.sidecars) for record, stale in board.chosen])
 
 
+#: Columns of a model's size, as `record.Size` has them.
+SIZES = tuple(Size.model_fields)
+
+
 def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dict[str, Any]:
     spec, results, cost, run = record.spec, record.results, record.cost, record.run_id
     sidecar = sidecars.get(run)
@@ -196,7 +220,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= full_columns([sidecar] if sidecar else [])
     row["collapsed"] = getattr(getattr(results, "trained", None), "collapsed", None)
     row["equivariance_full_s"] = sidecar.phases["equivariance_full_s"] if sidecar else None
-    for name in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
+    for name in SIZES:
         row[name] = getattr(cost, name, None)
     row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
     row |= {"steps": spec.steps, "examples": spec.steps * spec.recipe.batch}
@@ -228,10 +252,11 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     results = [r.results for r in measured if r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
     failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
-    context, spec = records[0].context, records[0].spec
+    spec, unmatched = records[0].spec, board.why_not_matched(name)
     average = mean(accuracies)
     row: dict[str, Any] = {"model": name, **_model_facts(records[0])}
-    row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
+    row["parameter_class"] = None if unmatched is None else "not matched" if unmatched else "matched"
+    row["reference_parameters"] = board.reference_parameters
     row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     row["test_acc_mean_pct"] = average
@@ -246,7 +271,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= full_columns(full)
     row["runs_collapsed"] = sum(r.trained.collapsed for r in results)
     row["runs_equivariance_full"] = len(full)
-    for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
+    for cost in SIZES:
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None]
         row[cost] = sizes[0] if sizes else None
     # Times of a run that shared its device with others are no measure of the model.
@@ -276,7 +301,7 @@ def _worst(records: list[RunRecord]) -> str:
     return failed[0] if failed else "ok"
 
 
-def write_board(root: Path, name: str) -> Board:
+def write_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
     """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run.
 
     Where others rebuild it too, the last to write may have been the first to read: whoever sees that records came
@@ -291,7 +316,8 @@ def write_board(root: Path, name: str) -> Board:
                 write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
         if _files(root, name) == files:
             break
-    return board
+    # The files say classes beside the reference model, whoever writes them.
+    return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
 
 
 #: More than enough where a few runs end at once; where records never stop coming, the last of their writers goes on.

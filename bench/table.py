@@ -62,7 +62,7 @@ def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
     """The usual columns as text; rank and treatment only where there are any."""
     values = _values(board)
     rows = [_row(row, values.get(row["model"], []), board) for row in board.rows_of(frame)]
-    empty = [key for key in ("rank", "treatment") if not any(row[key] for row in rows)]
+    empty = [key for key in ("rank", "treatment", "frozen") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
@@ -75,7 +75,8 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
             "treatment": row["treatment"],
             "group": row["group"],
             "parameters": _number(row["parameters"], "{:,.0f}"),
-            "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+            "frozen": _count(row["frozen"]),
+            "MFLOPs": _mflops(row),
             "test acc %": _accuracy(row, values.get(row["model"], [])),
             "C4 error": _error(row["eq_exact_c4"]),
             "rotation error": _error(row["eq_rot_analytic"]),
@@ -83,7 +84,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
         }
         for row in board.rows_of(frame)
     ]
-    empty = [key for key in ("treatment", "group", "status") if not any(row[key] for row in rows)]
+    empty = [key for key in ("treatment", "group", "frozen", "status") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
@@ -100,7 +101,8 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         "MFLOPs: of an image's forward pass",
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
         " degrees of closed-form images, after training; 0 is invariant",
-        *_classes(board),
+        *_uncounted(board, frame),
+        *_classes(board, frame),
         *claim_notes(board.rows_of(frame)),
     ]
     if board.refused:
@@ -165,7 +167,9 @@ def _row(row: dict[str, Any], values: list[float], board: Board) -> dict[str, st
         "treatment": row["treatment"],
         "invariant": row["invariant"] + (" (broken)" if broken_claim(row) else ""),
         "parameters": _number(row["parameters"], "{:,.0f}"),
-        "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+        "frozen": _count(row["frozen"]),
+        "buffers": _number(row["buffers"], "{:,.0f}"),
+        "MFLOPs": _mflops(row),
         "test acc %": _accuracy(row, values),
         "C4 error": _before_after(row, "eq_exact_c4"),
         "rotation error": _before_after(row, "eq_rot_analytic"),
@@ -184,6 +188,11 @@ def _missing(value: Any) -> bool:
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return "" if _missing(value) else form.format(value * scale)
+
+
+def _count(value: Any) -> str:
+    """A count; empty for none."""
+    return _number(value or None, "{:,.0f}")
 
 
 def _accuracy(row: dict[str, Any], values: list[float]) -> str:
@@ -216,7 +225,7 @@ def board_notes(board: Board, frame: pd.DataFrame) -> list[str]:
             "rank: 1 + models whose 95 % interval of the differences, paired by seed, lies above zero (each pair by"
             " itself); = shares it: these seeds cannot tell them apart"
         )
-    notes += _classes(board)
+    notes += _uncounted(board, frame) + _classes(board, frame)
     shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
     if shared:
         notes.append(
@@ -255,18 +264,37 @@ def _versions(board: Board) -> list[str]:
     return [f"runs were made with torch {', '.join(found)}: between versions last digits may differ"] if len(found) > 1 else []
 
 
-def _classes(board: Board) -> list[str]:
-    """The parameter classes that the runs were made for, and which model is of which where there are several."""
-    found: dict[str, dict[str, None]] = {}
-    for model, counted in board.counted.items():
-        context = counted[0].context
-        name = "as published, parameters not matched"
-        if context.parameter_class == "matched":
-            name = f"matched, parameters within 5 % of {context.reference_parameters:,}"
-        found.setdefault(name, {})[model] = None
-    if len(found) < 2:
-        return [f"class: {name}" for name in found]
-    return ["class: " + "; ".join(f"{name}: {', '.join(models)}" for name, models in found.items())]
+def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """Which models are matched in their parameters to what, and why others are not, where it is not their number."""
+    count, notes = board.reference_parameters, []
+    by_class: dict[Any, list[str]] = {}
+    for row in board.rows_of(frame):
+        by_class.setdefault(row["parameter_class"], []).append(row["model"])
+    matched, others = by_class.get("matched", []), by_class.get("not matched", [])
+    if count is not None and matched and not others:
+        notes.append(f"class: matched, parameters within 5 % of {count:,}")
+    elif count is not None and others:
+        named = f"matched to {count:,} within 5 %: {', '.join(matched)}; " if len(matched) > 1 else ""
+        notes.append(f"class: {named}" + (f"not matched: {', '.join(others)}" if named else "parameters not matched"))
+    for row in board.rows_of(frame):
+        for column, what in (("frozen", "parameters are frozen"), ("learned_buffers", "numbers in buffers change in training")):
+            if row[column] and not _missing(row[column]):
+                notes.append(f"{row['model']}: {row[column]:,.0f} {what}, beside those that are counted as parameters")
+    return notes
+
+
+def _uncounted(board: Board, frame: pd.DataFrame) -> list[str]:
+    """What the MFLOPs of some models leave out."""
+    found = [f"{row['model']} ({row['uncounted']})" for row in board.rows_of(frame) if _is_text(row["uncounted"])]
+    return [f"MFLOPs (+): some operations are not counted: {', '.join(found)}"] if found else []
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _mflops(row: dict[str, Any]) -> str:
+    return _number(row["flops_per_image"], "{:.1f}", 1e-6) + ("+" if _is_text(row["uncounted"]) else "")
 
 
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:
