@@ -70,7 +70,10 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 }
 _CONVOLUTIONS = (aten.convolution, aten.convolution_backward)
 #: Places of the factors among the arguments; of others they are the first two.
-_FACTORS = {aten.addmm: (1, 2), aten.addmv: (1, 2), aten.baddbmm: (1, 2), aten.addbmm: (1, 2), aten.addr: (1, 2), aten._trilinear: (0, 1, 2)}
+_FACTORS = {
+    **dict.fromkeys((aten.addmm, aten.addmv, aten.baddbmm, aten.addbmm, aten.addr), (1, 2)),
+    aten._trilinear: (0, 1, 2),
+}
 #: What adds up the numbers of a tensor: products that get there are products of matrices.
 _SUMS = re.compile(r"(nan)?sum|mean|cumsum|index_add|scatter_add|segment_reduce|(adaptive_)?avg_pool[123]d")
 #: What costs no more than about one operation an element, beside what torch itself calls elementwise, view or reduction.
