@@ -1,5 +1,6 @@
 """The counter of operations against counts by hand, for every kind of layer, and against a path that fuses nothing."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -114,6 +115,14 @@ def test_a_transformer_costs_the_same_however_it_is_run() -> None:
     assert forward_flops(model.eval(), images) == forward_flops(model.train(), images) == 4 * products
     with torch.inference_mode():
         assert forward_flops(model.eval(), images) == 4 * products
+
+
+@pytest.mark.parametrize(("module", "use"), [row[1:3] for row in LAYERS], ids=[row[0] for row in LAYERS])
+def test_another_device_counts_the_same(module: nn.Module, use: Forward) -> None:
+    """Seen on torch's device without numbers, which has none of the libraries of a CPU."""
+    model, images = Wrapped(copy.deepcopy(module), use).eval(), torch.randn(2, 1, 8, 8)
+    here = forward_flops(model, images)
+    assert forward_flops(model.to("meta"), images.to("meta")) == here > 0
 
 
 def test_nothing_is_left_switched_off() -> None:
