@@ -148,7 +148,7 @@ class Oja(nn.Module):
         super().__init__()
         self.head, self.norm = nn.Linear(16, 2), statistics(1)
         self.register_buffer("direction", torch.ones(16))
-        self.register_buffer("constant", torch.ones(7))
+        self.register_buffer("constant", torch.full((7,), torch.nan))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
