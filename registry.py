@@ -205,6 +205,11 @@ class Registry:
             self._included.append(path)
             self._entries = None
 
+    @property
+    def included(self) -> list[Path]:
+        """Files outside the package, in the order in which they were added."""
+        return list(self._included)
+
     def entries(self) -> dict[str, Entry]:
         """Every registration by name, published members of families included.
 

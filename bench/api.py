@@ -13,6 +13,7 @@ from ..registry import DATASETS, MODELS, UserError, include
 from ..source import libraries, source_hash
 from .budget import find_budget
 from .checked import checked
+from .classes import counts_of, refuse_unmatched
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
@@ -189,7 +190,7 @@ class HeadToHead:
             if pending:
                 self._prepare()
                 self._execute(pending, outcome)
-            outcome.board = write_board(self.root, specs[0].board)
+            outcome.board = write_board(self.root, specs[0].board, self.suite.reference_parameters)
             return outcome
         finally:
             self.listener.closed()
@@ -214,7 +215,7 @@ class HeadToHead:
             board = specs[0].board
             if not timed.forget_drifted(load_board(self.root, board)):
                 break
-        outcome.board = write_board(self.root, board)
+        outcome.board = write_board(self.root, board, self.suite.reference_parameters)
         return outcome
 
     def _one_kind_of_device(self) -> str:
@@ -257,6 +258,9 @@ class HeadToHead:
             # The process that wrote the record may have been killed before it could do this.
             discard(self.root, spec.board, spec.digest(), max(r.attempt for r in finished))
             stale = [staleness(r) for r in finished]
+            # Finished runs are held against the class as new ones are, whoever asked for them.
+            for record in [r for r, why in zip(finished, stale, strict=True) if not (why and (self.refresh or not all(stale)))]:
+                refuse_unmatched(self.suite, spec.model, **counts_of(record.cost))
             if all(stale) and self.refresh:
                 outcome.skipped -= 1
                 pending.append((spec, max(r.attempt for r in attempts) + 1))
@@ -293,18 +297,11 @@ class HeadToHead:
         cuda = next((e["cuda"] for e in events if e["event"] == "devices"), 0)
         self.slots = self.machine.slots(cuda)
         self._refuse_sharing(self.machine.sharing(self.slots))
-        limits = self.suite.parameter_range()
         for event in (e for e in events if e["event"] == "model"):
             name = event["model"]
             if "wrong_shape" in event:
                 raise UserError(f"model {name!r} breaks its contract: {event['wrong_shape']}")
-            count = event.get("parameters")
-            if limits and count is not None and not limits[0] <= count <= limits[1]:
-                raise UserError(
-                    f"model {name!r} has {count:,} parameters, outside {limits[0]:,} to {limits[1]:,} (±5 % of"
-                    f" {self.suite.reference_parameters:,}) of the matched class; change its width, or run it with"
-                    " --class as-published"
-                )
+            refuse_unmatched(self.suite, name, **counts_of(event))
             self.work[name] = float(event.get("flops", 0.0))
 
     def _execute(self, pending: list[tuple[RunSpec, int]], outcome: Outcome) -> None:

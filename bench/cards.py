@@ -1,7 +1,7 @@
 """Model cards: what the registration says, what the network itself tells when it is built, and what boards know.
 
-Nothing is typed twice: parameters are counted, operations and the receptive field are followed through the network
-without computing (on torch's ``meta`` device), exactness is measured at the declared size and one pixel beside it.
+Nothing is typed twice: the network is built as runs build it, its parameters and operations are counted, exactness is
+measured at the declared size and one pixel beside it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch import nn
 
 from ..registry import MODELS, Resolved, UserError, build_model, parse_shape
 from .claims import claim_columns
-from .cost import count_parameters, forward_flops
+from .cost import count_numbers, evaluation_operations, learned_buffers
 from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
 from .evaluate import logits
 from .invariance import judge
 from .leaderboard import Board, load_board
 from .lean import spare_compiler
+from .operations import real_numbers
 from .publish.bibtex import entry, sources_of
-from .receptive import receptive_field
+from .prepare import check_output
 from .recipe import PAPER, Recipe, find_recipe
 from .record import FINAL, board_folder, board_names
 from .schema import read_text, visible
@@ -69,10 +70,14 @@ def network(resolved: Resolved) -> dict[str, Any]:
     found: dict[str, Any] = {"input": text, "problem": ""}
     spare_compiler()
     try:
-        model, device = _outline(resolved.name, channels, classes, size)
-        images = torch.zeros(2, channels, size, size, device=device)
-        found |= {"parameters": count_parameters(model), "layers": layers(model), "flops_per_image": _flops(model, images)}
-        found["receptive_field"] = asdict(receptive_field(model, images))
+        torch.manual_seed(derive(0, "weights"))
+        model = build_model(resolved.name, channels, classes, size)
+        check_output(model, channels, classes, size)
+        images = torch.randn(2, channels, size, size)
+        found |= {**asdict(count_numbers(model)), "layers": layers(model)}
+        found["learned_buffers"] = learned_buffers(model, images, torch.arange(2) % classes)
+        forward = evaluation_operations(model, images)
+        found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
     except Exception as error:  # a stranger's model may fail in any way; the rest of its card is still of use
         return found | {"problem": f"cannot be built: {type(error).__name__}: {_first_line(error)}"}
     found["equivariance"] = None
@@ -81,28 +86,11 @@ def network(resolved: Resolved) -> dict[str, Any]:
     return found
 
 
-def _outline(name: str, channels: int, classes: int, size: int) -> tuple[nn.Module, str]:
-    """The model without numbers, or with them where it does something that needs them."""
-    try:
-        with torch.device("meta"):
-            model = build_model(name, channels, classes, size)
-            model(torch.zeros(2, channels, size, size))
-            return model, "meta"
-    except Exception:  # whatever it is, it comes again below if it is no matter of the device
-        torch.manual_seed(derive(0, "weights"))
-        return build_model(name, channels, classes, size), "cpu"
-
-
-def _flops(model: nn.Module, images: torch.Tensor) -> int:
-    """Operations that one more image adds to a forward pass: without the expansion of filters."""
-    return forward_flops(model, images[:1].expand(3, *images.shape[1:])) - forward_flops(model, images)
-
-
 def layers(model: nn.Module) -> list[dict[str, Any]]:
     """The modules that hold parameters of their own, by class and kernel, in the order of their first."""
     found: dict[str, dict[str, Any]] = {}
     for module in model.modules():
-        own = sum(p.numel() for p in module.parameters(recurse=False) if p.requires_grad)
+        own = sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad)
         if own:
             kernel = getattr(module, "kernel_size", None)
             kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -224,23 +212,21 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("arguments", arguments),
         ("input", card["input"]),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else card["problem"]),
+        ("frozen parameters", f"{card['frozen']:,}" if card.get("frozen") else ""),
+        ("buffers", _buffers(card)),
         ("declared", ", ".join(f"{count:,} ({shape})" for shape, count in (card["params"] or {}).items())),
         ("operations", f"{card['flops_per_image'] / 1e6:,.1f} MFLOPs an image" if "flops_per_image" in card else ""),
-        ("receptive field", _field(card.get("receptive_field"))),
+        ("some operations are not counted", card.get("uncounted", "")),
         ("published recipe", _recipe(card["recipe"])),
         ("registered in", card["file"]),
     ]
 
 
-def _field(field: dict[str, Any] | None) -> str:
-    if field is None:
+def _buffers(card: dict[str, Any]) -> str:
+    if not card.get("buffers"):
         return ""
-    of = f"a unit of the last {field['map']} x {field['map']} map"
-    if field["pixels"] is None:
-        return f"not known: {field['unknown']} mixes pixels in a way that is not followed"
-    size = f"{field['pixels']} x {field['pixels']} pixels"
-    more = f", more than the image of {field['image']}" if field["pixels"] > field["image"] else f" of {field['image']}"
-    return f"{size}{more}, {of}, {field['stride']} pixels apart (followed through the network's operations)"
+    learned = card["learned_buffers"]
+    return f"{card['buffers']:,} numbers" + (f", {learned:,} of them changed by training" if learned else "")
 
 
 def _recipe(recipe: dict[str, Any] | None) -> str:

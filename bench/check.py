@@ -18,6 +18,7 @@ from ..registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
 from ..source import source_hash
 from .budget import find_budget
 from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
+from .classes import counts_of, why_not_in
 from .engines.local import end, events_of, quiet_end, start
 from .job import Check
 from .recipe import PAPER
@@ -76,7 +77,7 @@ def check_model(
             listen(OTHER_PROCESS)
             found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found, deadline_s))
     if found.size and board:
-        _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size["parameters"])
+        _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size)
     source = source_hash(resolved, lines_of(found.opened))
     verdict = Verdict(name, inputs[0], job.dataset or "", budget, source, found.findings)
     if found.size and board:
@@ -138,15 +139,15 @@ def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
     return min(found, key=lambda f: f[:4])[-1] if found else None
 
 
-def _note_class(findings: list[Finding], suite: Suite | None, count: int) -> None:
+def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, Any]) -> None:
     """Say beside the count of parameters that a suite of the matched class would refuse the model."""
-    limits = suite.parameter_range() if suite else None
-    if suite and limits and not limits[0] <= count <= limits[1]:
+    why = why_not_in(suite, **counts_of(size)) if suite else ""
+    if suite and why:
         place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
-        why = f"{findings[place].says}; suite {suite.name!r} is of the matched class, {limits[0]:,} to {limits[1]:,}"
-        do = f"{findings[place].do}; ".removeprefix("; ") + "change the width for it, or enter it with --class as-published"
+        says = f"{findings[place].says}; suite {suite.name!r} would refuse it: it {why}"
+        do = f"{findings[place].do}; ".removeprefix("; ") + "change it for that suite, or enter it with --class as-published"
         status = "note" if findings[place].status == "pass" else findings[place].status
-        findings[place] = replace(findings[place], status=status, says=why, do=do)
+        findings[place] = replace(findings[place], status=status, says=says, do=do)
 
 
 def _steps(board: Suite | None) -> int | None:

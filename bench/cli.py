@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -22,7 +21,7 @@ from .cli_measure import equivariance, verify
 from .cli_plan import plan
 from .cli_refresh import refresh
 from .options import (
-    command_line, include_option, json_option, machine_of, machine_options, results_option, seeds_in_parallel_option,
+    command_line, include_option, json_option, machine_of, machine_options, positive, results_option, seeds_in_parallel_option,
 )  # fmt: skip
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -62,8 +61,8 @@ for _command in (check, collect, equivariance, leaderboard, list_, plan, publish
 @click.option("--profile", help="Execution profile: strict or fast.")
 @click.option("--fit", help="What is trained on: train, or train+val.")
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
-@click.option("--class", "parameter_class", help="matched or as-published.")
-@click.option("--reference-parameters", type=int, metavar="N", help="Parameters that the class matched is measured by.")
+@click.option("--class", "parameter_class", help="matched (with --reference-parameters) or as-published.")
+@click.option("--reference-parameters", type=int, metavar="N", help="Of the class matched: parameters within 5 % of N.")
 @machine_options
 @seeds_in_parallel_option
 @click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
@@ -172,7 +171,9 @@ def _suite(name: str | None, options: dict[str, Any]) -> Any:
     if options["parameter_class"] is not None:
         values["class"] = options["parameter_class"]
     if options["reference_parameters"] is not None:
-        values["reference_parameters"] = options["reference_parameters"]
+        values["reference_parameters"] = positive("--reference-parameters", options["reference_parameters"])
+    if values.get("class") == "matched" and values.get("reference_parameters") is None:
+        raise UserError("--class matched compares parameters with a count: give it with --reference-parameters N")
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")

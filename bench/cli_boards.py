@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..registry import UserError, include
-from .options import command_line, include_option, json_option, positive, results_option
+from .options import command_line, include_option, json_option, positive, reference_option, results_option
 
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     from .leaderboard import model_rows, run_rows
@@ -52,6 +52,7 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
 @click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
+@reference_option
 @results_option
 @include_option
 @json_option
@@ -80,7 +81,8 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"])
     root = results_root(options["results"])
     refused: list[Any] = []
-    boards = select_boards(root, board, options["dataset"], options["budget"], refused)
+    count = positive("--reference-parameters", options["reference_parameters"])
+    boards = select_boards(root, board, options["dataset"], options["budget"], refused, count)
     check_models(boards, view)
     _tell(refused)
     if as_json or style == "json":
@@ -114,6 +116,7 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
 @click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
 @click.option("--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it.")
 @click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
+@reference_option
 @results_option
 @include_option
 @json_option
@@ -132,15 +135,16 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     include(options["includes"])
     root, target = results_root(options["results"]), Path(out)
     refused: list[Any] = []
+    count = positive("--reference-parameters", options["reference_parameters"])
     if readme:
         from .publish.readme import refresh
 
-        done, where = refresh(Path(readme), root, refused), readme
+        done, where = refresh(Path(readme), root, refused, count), readme
     else:
         from .publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused)
+        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count)
         where = str(target / "index.html") if "html" in kinds else out
     _tell(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")

@@ -97,7 +97,7 @@ def submit_command(suite: Any, options: dict[str, Any], as_json: bool) -> None:
         calibrate=options["calibrate"],
     )
     root = results_root(options["results"])
-    _print_submission(submit_suite(wish, root), root, as_json)
+    _print_submission(submit_suite(wish, root), root, wish.includes, as_json)
 
 
 def _gpus(options: dict[str, Any]) -> int:
@@ -111,7 +111,7 @@ def _gpus(options: dict[str, Any]) -> int:
     return int(gpus)
 
 
-def _print_submission(done: Submission, root: Path, as_json: bool) -> None:
+def _print_submission(done: Submission, root: Path, includes: tuple[str, ...], as_json: bool) -> None:
     name, tasks = (done.folder.name, len(done.folder.sweep.tasks)) if done.folder else (None, 0)
     if as_json:
         numbers = done.submitted.model_dump() if done.submitted else {"array": None, "calibration": None}
@@ -129,7 +129,7 @@ def _print_submission(done: Submission, root: Path, as_json: bool) -> None:
         first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
         click.echo(f"{name}: {some(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
         click.echo(f"{command('status', name, root=root)}   how far they are")
-        click.echo(f"{command('collect', name, root=root, include=options['includes'])}  the table of what is finished")
+        click.echo(f"{command('collect', name, root=root, include=includes)}  the table of what is finished")
     if done.note:
         click.echo(done.note, err=True)
     for model, what in done.stale.items():

@@ -4,170 +4,184 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .evaluate import one_sample
+from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numbers, tensors, unfused
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Size and compute of a model on its input.
+    """Size and compute of a model on its input. Numbers are real: a complex one is two.
 
     Attributes:
-        parameters: trainable numbers.
+        parameters: trainable numbers; those that several layers share count once.
+        frozen: numbers in parameters that are not trained.
+        buffers: numbers in buffers (running statistics, sampled bases), while training.
+        learned_buffers: those of them that training changes otherwise than as statistics of a normalisation.
         dense_weights: numbers in the dense filters and matrices that a forward pass works with; for layers
             that expand filters from a basis this is what the parameters grow to.
-        buffers: numbers in buffers (running statistics, sampled bases), while training.
-        flops_per_image: forward pass in evaluation, 2 x multiply-accumulates of convolutions and matrix
-            products; without the expansion of filters.
+        flops_per_image: forward pass in evaluation, as `operations` counts; without the expansion of filters.
         train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
+        uncounted: operations that are in neither, by name; empty where all that is large is counted.
     """
 
     parameters: int
-    dense_weights: int
+    frozen: int
     buffers: int
+    learned_buffers: int
+    dense_weights: int
     flops_per_image: int
     train_flops_per_image: int
+    uncounted: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The real numbers of a model; see `Cost`."""
+
+    parameters: int
+    frozen: int
+    buffers: int
+
+
+#: Layers whose buffers are statistics of a normalisation.
+_NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
+
+
+def count_numbers(model: nn.Module) -> Numbers:
+    """The numbers of a model, each once."""
+    parameters, buffers = ({(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers()))
+    trained, frozen = (sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False))
+    return Numbers(trained, frozen, sum(map(real_numbers, buffers)))
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Trainable numbers."""
+    return count_numbers(model).parameters
 
 
-def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Cost:
+def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int | None = None) -> Cost:
     """Cost of a model; leaves gradients and running statistics changed, so give a throw-away twin.
 
     Args:
-        images: normalised training batch (b, c, size, size).
+        images: normalised training images (b, c, size, size); a few are enough.
         labels: (b,).
+        batch: images of a training step; b without.
     """
-    model.train()
-    buffers = sum(b.numel() for b in model.buffers())
-    with FlopCounterMode(display=False) as training:
-        F.cross_entropy(model(images), labels).backward()
-    model.zero_grad(set_to_none=True)
-    model.eval()
-    with torch.no_grad():
-        # What a second image adds: the expansion of filters, done once a pass or kept, belongs to no image.
-        flops = _forward_flops(model, images[:1].repeat(2, 1, 1, 1)) - _forward_flops(model, images[:1])
+    batch = len(images) if batch is None else batch
+    before = _buffers_to_learn(model.train())
+    step, unknown = step_operations(model, images, labels, batch)
+    learned = _changed(model, before)
+    numbers, forward = count_numbers(model), evaluation_operations(model, images)
     return Cost(
-        parameters=count_parameters(model),
-        dense_weights=count_dense_weights(model, images[:1]),
-        buffers=buffers,
-        flops_per_image=flops,
-        train_flops_per_image=round(training.get_total_flops() / len(images)),
+        **asdict(numbers),
+        learned_buffers=learned,
+        dense_weights=forward.dense_weights,
+        flops_per_image=forward.flops_per_image,
+        train_flops_per_image=round(step / batch),
+        uncounted=", ".join(sorted({*forward.unknown, *unknown})),
     )
 
 
-def _forward_flops(model: nn.Module, images: torch.Tensor) -> int:
-    model(images)  # filters may be expanded at the first pass, then kept
-    return forward_flops(model, images)
+def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int) -> tuple[int, set[str]]:
+    """Operations of a training step of a batch, forward and backward, and the names of those that are not counted.
+
+    A step costs a fixed part, the expansion of filters, and a part for each image: two small steps tell both.
+    """
+    model.train()
+    found, unknown = [], set[str]()
+    for count in (2, 3):
+        with unfused(), Operations() as operations:
+            F.cross_entropy(model(_few(images, count)), _few(labels, count)).backward()
+        model.zero_grad(set_to_none=True)
+        found.append(operations.flops)
+        unknown |= operations.unknown
+    return found[0] + (batch - 2) * (found[1] - found[0]), unknown
+
+
+def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+    """As in `Cost`, by one training step where there is any buffer to look at; leaves gradients behind."""
+    before = _buffers_to_learn(model.train())
+    if before:
+        F.cross_entropy(model(images), labels).backward()
+    return _changed(model, before)
+
+
+def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
+    now = _buffers_to_learn(model)
+    return sum(real_numbers(b) for n, b in now.items() if n not in before or not _same(b, before[n]))
+
+
+def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether two buffers hold the same; what is no number in both is the same."""
+    return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
+
+
+def _few(values: torch.Tensor, count: int) -> torch.Tensor:
+    """The first of some images or labels, from the beginning again where there are fewer; a copy."""
+    return values[torch.arange(count, device=values.device) % len(values)]
+
+
+def _buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the buffers that are no statistics of a normalisation, and no counters."""
+    return {
+        f"{path}.{name}": buffer.detach().clone()
+        for path, module in model.named_modules()
+        if not isinstance(module, _NORMALISE)
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point() or buffer.is_complex()
+    }
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Operations of an image in evaluation; see `Cost`. Those that are not counted are in `unknown`."""
+
+    flops_per_image: int
+    dense_weights: int
+    unknown: set[str]
+
+
+@torch.no_grad()
+def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
+    """Operations of a forward pass in evaluation.
+
+    Args:
+        images: normalised (b, c, size, size), b > 0.
+    """
+    model.eval()
+    # Filters that are drawn anew for each pass of an evaluation are there once; others may be expanded here, then kept.
+    with one_sample(model):
+        single, _ = _counted(model, _few(images, 1))
+    (one, _), (two, logits) = (_counted(model, _few(images, count)) for count in (1, 2))
+    # What a second image adds: the expansion of filters, done once a pass or kept, belongs to no image.
+    flops, loose = two.flops - one.flops, two.loose - one.loose
+    unknown = two.unknown | ({ELEMENTWISE} if 2 * loose > LOOSE_SHARE * flops else set())
+    if not any(map(two.comes_from_image, tensors(logits))):
+        unknown.add(OUTSIDE)
+    return Forward(flops, single.dense_weights, unknown)
+
+
+def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
+    """What a pass computes, and what it returns."""
+    with unfused(), Operations(images) as operations:
+        return operations, model(images)
 
 
 def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
     """Operations of a forward pass, those that expand filters included."""
-    with frozen(model), torch.no_grad(), FlopCounterMode(display=False) as forward:
+    with torch.no_grad(), unfused(), Operations() as operations:
         model(images)
-    return int(forward.get_total_flops())
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """The model with no parameter that asks for a gradient.
-
-    Without gradients torch's counter of operations fails where a module is given a view of a parameter that asks for one,
-    as escnn's expansion of bases is.
-    """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-class _DenseWeights(TorchDispatchMode):
-    """Collects what convolutions and matrix products apply to the images: the operand that does not come from them.
-
-    A product of two operands neither of which comes from an image expands filters; of two that both do, it compares
-    images with each other. What comes from an image is followed by storage: through views, and into tensors that are
-    written to.
-    """
-
-    #: Operands of each operation.
-    _OPERANDS: ClassVar[dict[Any, tuple[int, int]]] = {
-        torch.ops.aten.convolution.default: (0, 1),
-        torch.ops.aten.mm.default: (0, 1),
-        torch.ops.aten.bmm.default: (0, 1),
-        torch.ops.aten.mv.default: (0, 1),
-        torch.ops.aten.addmm.default: (1, 2),
-        torch.ops.aten.addmv.default: (1, 2),
-        torch.ops.aten.baddbmm.default: (1, 2),
-        torch.ops.aten.linear.default: (0, 1),
-    }
-
-    def __init__(self, image: torch.Tensor) -> None:
-        super().__init__()
-        # Keyed by storage, so that a filter that is used twice counts once; kept alive, so that no
-        # address is given out again.
-        self._seen: dict[tuple[int, int], torch.Tensor] = {}
-        self._from_image = {_storage(image): image}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, see `lean`
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in self._OPERANDS:
-            one, two = (args[place] for place in self._OPERANDS[func])
-            if self._comes_from_image(one) != self._comes_from_image(two):
-                weight = two if self._comes_from_image(one) else one
-                self._seen[weight.data_ptr(), weight.numel()] = weight
-        if any(map(self._comes_from_image, _tensors((args, kwargs)))):
-            self._from_image |= {_storage(tensor): tensor for tensor in _tensors(out)}
-        return out
-
-    def _comes_from_image(self, tensor: torch.Tensor) -> bool:
-        return _storage(tensor) in self._from_image
-
-    def count(self) -> int:
-        return sum(weight.numel() for weight in self._seen.values())
-
-
-def _tensors(values: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def count_dense_weights(model: nn.Module, image: torch.Tensor) -> int:
-    """Numbers in the dense filters and matrices that a forward pass in evaluation applies to an image.
-
-    Args:
-        image: normalised (1, c, size, size).
-    """
-    image = image.clone()
-    # Filters that are drawn anew for each pass are there once.
-    with torch.no_grad(), one_sample(model), _DenseWeights(image) as dense:
-        model.eval()(image)
-    return dense.count()
+    return operations.flops
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -76,53 +76,6 @@ class Sample:
         return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
 
 
-def built(self) -> bool:
-        return self.outcome in ("ok", "collapsed")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Test images of a data set, balanced by class, at whatever size is asked for."""
-
-    images: torch.Tensor
-    prepare: Normalise
-    background: list[float]
-    maximum: int
-    classes: int
-
-    @classmethod
-    def of(cls, dataset: str, data_folder: str | None, device: torch.device) -> Sample:
-        data = load(dataset, data_root(data_folder))
-        order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
-        mean, std = data.statistics()
-        normalise = Normalise(mean, std, data.maximum, device)
-        images = torch.from_numpy(data.test.images[order]).to(device)
-        return cls(images, normalise, border_median(data), data.maximum, data.classes)
-
-    def at(self, size: int) -> torch.Tensor:
-        """The images cut or padded with their background to `size` pixels."""
-        more = size - self.images.shape[-1]
-        before, after = more // 2, more - more // 2
-        ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
-        return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
-
-    def scene(self, size: int) -> Scene:
-        return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
-
-
-def claimed_elements(invariant: str) -> list[tuple[int, bool]]:
-    """Quarter turns and whether a reflection comes first, of the elements of a claim; the identity first.
-
-    Only what carries the square grid into itself: ``"D4"`` and its subgroups. Every D_N holds the reflection that swaps
-    left and right, see `models.groups`; for odd N no claim is made of the one that turns the image upside down.
-    """
-    if invariant == "none":
-        return []
-    kind, rotations = invariant[0], int(invariant[1:])
-    turns = [k for k in range(4) if k * rotations % 4 == 0]
-    return [(k, flip) for flip in ((False, True) if kind == "D" else (False,)) for k in turns]
-
-
 def built(name: str, sample: Sample, size: int) -> nn.Module | str:
     """A model for one size of image as it was initialised, in evaluation mode; or why it cannot be built."""
     try:

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..beside import files_beside, lines_of
 from ..datasets.images import data_root
 from ..registry import DATASETS, MODELS, UserError, build_model
 from ..source import source_hash
+from .apart import apart
 from .budget import find_budget
-from .cost import count_parameters
+from .cost import count_parameters, step_operations
 from .lean import spare_compiler
+from .prepare import check_output
 from .provenance import hardware
 from .record import board_names, read_board
+from .seeds import derive
 from .spec import RunSpec, Suite, plan
 
 
@@ -66,30 +66,16 @@ class ModelCost:
 
 
 def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int) -> tuple[int, int]:
-    """Operations of one training step, and the number of parameters, without computing where that is possible.
+    """Operations of one training step, and the number of parameters.
 
     Args:
         shape: channels, height, width of an image.
     """
-    try:
-        with torch.device("meta"):
-            network = build_model(model, shape[0], classes, shape[1])
-            return _count(network, batch, shape), count_parameters(network)
-    except (RuntimeError, NotImplementedError):
-        # It does something that tensors without numbers cannot. A step costs a fixed part, the expansion of filters,
-        # and a part for each image: two small steps tell both.
-        network = build_model(model, shape[0], classes, shape[1])
-        two, three = (_count(network, images, shape) for images in (2, 3))
-        return two + (batch - 2) * (three - two), count_parameters(network)
-
-
-def _count(network: nn.Module, batch: int, shape: tuple[int, int, int]) -> int:
-    network.train()
-    images, labels = torch.zeros(batch, *shape), torch.zeros(batch, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(network(images), labels).backward()
-    network.zero_grad(set_to_none=True)
-    return int(counter.get_total_flops())
+    torch.manual_seed(derive(0, "weights"))
+    network = build_model(model, shape[0], classes, shape[1])
+    check_output(network, shape[0], classes, shape[1])  # lazy modules get their weights here
+    flops, _ = step_operations(network, torch.randn(3, *shape), torch.arange(3) % classes, batch)
+    return flops, count_parameters(network)
 
 
 def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]:
@@ -108,7 +94,7 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
     measured = step_times(root, hardware_key)
     fields = DATASETS.find(suite.dataset).entry.fields
     for spec in plan(suite.model_copy(update={"seeds": suite.seed_list[:1]}), root=root):
-        flops, parameters = step_flops(spec.model, fields["shape"], fields["classes"], spec.recipe.batch)
+        flops, parameters = apart(step_flops, spec.model, fields["shape"], fields["classes"], spec.recipe.batch)
         model = MODELS.find(spec.model)
         source = source_hash(model, lines_of(files_beside(model.files, model.opened, (root, data_root()))))
         seconds = measured.get(_key(spec, source))

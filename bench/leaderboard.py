@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .checked import NO, checked, worst
 from .claims import claim_columns
+from .classes import counts_of, why_not_matched
 from .files import write_atomically
 from .outcomes import outcomes_path, read_distances
 from .provenance import REGISTERED, machine_of, registration
@@ -43,6 +44,7 @@ class Board:
         verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
         outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
             by the id of the run.
+        asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Board:
     root: Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
     outcomes: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    asked_parameters: int | None = None
 
     @property
     def is_table(self) -> bool:
@@ -127,6 +130,19 @@ class Board:
         return min(there)[1] if there else None
 
     @cached_property
+    def reference_parameters(self) -> int | None:
+        """The count that a matched model is near to: what was asked for, else that of the reference model."""
+        sizes = (r.cost for r in self.counted.get(self.reference or "", ()) if r.cost is not None)
+        return self.asked_parameters or next((size.parameters for size in sizes), None)
+
+    def why_not_matched(self, model: str) -> str | None:
+        """See `classes.why_not_matched`, of all its runs that count; None where there is nothing to compare."""
+        sizes = [r.cost for r in self.counted[model] if r.cost is not None]
+        if self.reference_parameters is None or not sizes:
+            return None
+        return next(filter(None, (why_not_matched(self.reference_parameters, **counts_of(size)) for size in sizes)), "")
+
+    @cached_property
     def against_reference(self) -> list[Comparison]:
         """Every model against the reference, one family; empty without a reference."""
         return compare(self.samples, self.reference) if self.reference else []
@@ -192,14 +208,19 @@ def _how_they_differ(model: str, sizes: list[Size]) -> str:
     return f"no mean is formed: the runs of {model} are of different networks, of {'; of '.join(parts)}"
 
 
-def load_board(root: Path, name: str) -> Board:
-    """Read all records of a board and choose those that count."""
+def load_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
+    """Read all records of a board and choose those that count.
+
+    Args:
+        reference_parameters: see `Board.asked_parameters`.
+    """
     records, refused = read_board(root, name)
     try:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
         superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
-    board, among = Board(name, refused=refused, later=superseded, root=root), Among(records, root)
+    board = Board(name, refused=refused, later=superseded, root=root, asked_parameters=reference_parameters)
+    among = Among(records, root)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts, among))
         board.later += len(attempts) - 1
@@ -277,6 +298,10 @@ def run_rows(board: Board) -> pd.DataFrame:
     return pd.DataFrame([_run_row(record, stale, board.sidecars) for record, stale in board.chosen])
 
 
+#: Columns of a model's size, as `record.Size` has them.
+SIZES = tuple(Size.model_fields)
+
+
 def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dict[str, Any]:
     spec, results, cost, run = record.spec, record.results, record.cost, record.run_id
     sidecar = sidecars.get(run)
@@ -289,7 +314,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= full_columns([sidecar] if sidecar else [])
     row["collapsed"] = getattr(getattr(results, "trained", None), "collapsed", None)
     row["equivariance_full_s"] = sidecar.phases["equivariance_full_s"] if sidecar else None
-    for name in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
+    for name in SIZES:
         row[name] = getattr(cost, name, None)
     row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
     steps = record.steps_done
@@ -328,10 +353,11 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     completed = [(r, r.results) for r in measured if r.status == "ok" and r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
     failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
-    context, spec = records[0].context, records[0].spec
+    spec, unmatched = records[0].spec, board.why_not_matched(name)
     average = mean(accuracies)
     row: dict[str, Any] = {"model": name, **_model_facts(records[0])}
-    row |= {"parameter_class": context.parameter_class, "reference_parameters": context.reference_parameters}
+    row["parameter_class"] = None if unmatched is None else "not matched" if unmatched else "matched"
+    row["reference_parameters"] = board.reference_parameters
     row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     if name in board.mixed:
@@ -353,7 +379,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= full_columns(full)
     row["runs_collapsed"] = sum(r.trained.collapsed for _, r in completed)
     row["runs_equivariance_full"] = len(full)
-    for cost in ("parameters", "dense_weights", "buffers", "flops_per_image", "train_flops_per_image"):
+    for cost in SIZES:
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
         row[cost] = sizes[0] if sizes else None
     # Times of a run that shared its device with others are no measure of the model.
@@ -409,7 +435,7 @@ def _worst(records: list[RunRecord]) -> str:
     return failed[0] if failed else "ok"
 
 
-def write_board(root: Path, name: str) -> Board:
+def write_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
     """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run.
 
     Where others rebuild it too, the last to write may have been the first to read: whoever sees that records came
@@ -424,7 +450,8 @@ def write_board(root: Path, name: str) -> Board:
                 write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
         if _files(root, name) == files:
             break
-    return board
+    # The files say classes beside the reference model, whoever writes them.
+    return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
 
 
 #: More than enough where a few runs end at once; where records never stop coming, the last of their writers goes on.

@@ -10,16 +10,14 @@ from __future__ import annotations
 import inspect
 
 import torch
-from torch.utils import flop_counter
 
 
 def spare_compiler() -> None:
     """Mark torch's own functions as needing no mark from the compiler."""
-    for owner in (torch.optim.Optimizer, getattr(flop_counter, "_FlopCounterMode", None)):
-        for function in vars(owner).values() if owner else ():
-            original = getattr(function, "__wrapped__", None)
-            if original is not None:
-                original.__dynamo_disable = original
+    for function in vars(torch.optim.Optimizer).values():
+        original = getattr(function, "__wrapped__", None)
+        if original is not None:
+            original.__dynamo_disable = original
 
 
 def plain_step(optimizer: torch.optim.Optimizer) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 include_option = click.option(
     "--include", "includes", multiple=True, metavar="FILE", help="A Python file that registers models or data sets."
 )
+reference_option = click.option(
+    "--reference-parameters", type=int, metavar="N",
+    help="Call models matched whose parameters are within 5 % of N [of the reference model's].",
+)  # fmt: skip
 results_option = click.option("--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards].")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..registry import build_model, include
-from .cost import count_parameters, frozen
+from .apart import Died, apart
+from .cost import count_numbers, forward_flops, learned_buffers
 from .job import Events, Probe
 from .lean import spare_compiler
 from .prepare import WrongShape, check_output
 
 
 def probe(job: Probe, events: Events) -> None:
-    """Build every model and send one event each: ``parameters`` and ``flops``, or what went wrong.
+    """Build every model and send one event each: ``flops`` and the counts of its class, or what went wrong.
 
     An event with ``wrong_shape`` says that the model breaks its contract. Any other error is left to the
     model's own runs, whose rows will say it.
@@ -21,16 +24,28 @@ def probe(job: Probe, events: Events) -> None:
     torch.set_num_threads(1)
     spare_compiler()
     include(job.include)
-    events.send("devices", cuda=torch.cuda.device_count() if torch.cuda.is_available() else 0)
     for name in job.models:
         try:
-            torch.manual_seed(0)
-            model = build_model(name, job.channels, job.classes, job.size)
-            with frozen(model), FlopCounterMode(display=False) as flops:
-                check_output(model, job.channels, job.classes, job.size)
-            events.send("model", model=name, parameters=count_parameters(model), flops=flops.get_total_flops() // 2)
-        except WrongShape as error:
-            events.send("model", model=name, wrong_shape=str(error))
-        except Exception as error:  # whatever a model raises here, its runs will raise and record
-            events.send("model", model=name, error=f"{type(error).__name__}: {error}")
+            events.send("model", model=name, **apart(_look, name, job.channels, job.classes, job.size))
+        except (Died, RuntimeError) as error:  # whatever happens to a model here, its runs will meet it and record it
+            events.send("model", model=name, error=str(error))
+    # After the forks: a process that has looked for a GPU may leave its children none.
+    events.send("devices", cuda=torch.cuda.device_count() if torch.cuda.is_available() else 0)
     events.send("done", status="ok")
+
+
+def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = build_model(name, channels, classes, size)
+    try:
+        check_output(model, channels, classes, size)
+    except WrongShape as error:
+        return {"wrong_shape": str(error)}
+    images, labels = torch.randn(2, channels, size, size), torch.arange(2) % classes
+    numbers = asdict(count_numbers(model.train()))
+    flops = forward_flops(model.eval(), images) // 2
+    try:
+        learned = learned_buffers(model, images, labels)
+    except Exception as error:  # its runs will raise it too; what was counted holds
+        return {**numbers, "flops": flops, "error": f"{type(error).__name__}: {error}"}
+    return {**numbers, "flops": flops, "learned_buffers": learned}

@@ -60,13 +60,16 @@ class CurvePoint(Strict):
 
 
 class Size(Strict):
-    """See `cost.Cost`."""
+    """See `cost.Cost`. What older records do not say has a default."""
 
     parameters: Count
-    dense_weights: Count
+    frozen: Count = 0
     buffers: Count
+    learned_buffers: Count = 0
+    dense_weights: Count
     flops_per_image: Count
     train_flops_per_image: Count
+    uncounted: Message = ""
 
 
 class Results(Strict):
@@ -146,7 +149,7 @@ class Provenance(Strict):
 
 
 class Context(Strict):
-    """The suite that asked for the run; it does not determine the result."""
+    """The suite that asked for the run; it does not determine the result, and no board reads its class, see `classes`."""
 
     suite: Text
     parameter_class: Literal["matched", "as-published"]

@@ -113,7 +113,7 @@ class Suite(Strict):
 
     Attributes:
         seeds: how many (0, 1, …), or which.
-        parameter_class: ``matched`` (every model within ±5 % of `reference_parameters`) or ``as-published``.
+        parameter_class: ``matched`` (every model is matched to `reference_parameters`, see `classes`) or ``as-published``.
         reference_model: the model that the others are compared with.
         equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
     """
@@ -168,14 +168,6 @@ class Suite(Strict):
         return board_name(
             self.dataset, self.fit, self.budget, self.recipe, self.profile, hardware_key=hardware_key
         )
-
-    def parameter_range(self) -> tuple[int, int] | None:
-        """Smallest and largest number of parameters that the class admits; `None` without a class."""
-        if self.parameter_class != "matched" or self.reference_parameters is None:
-            return None
-        # Whole numbers within ±5 %, rounded inwards.
-        count = self.reference_parameters
-        return -(-count * round(100 * (1 - MATCHED)) // 100), count * round(100 * (1 + MATCHED)) // 100
 
 
 def _twice(values: Sequence[object]) -> str:

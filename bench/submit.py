@@ -14,6 +14,7 @@ from ..registry import DATASETS, MODELS, UserError, include
 from .api import HeadToHead, Listener
 from .budget import find_budget
 from .calibrate import read_calibrations
+from .classes import counts_of, refuse_unmatched
 from .cluster import ACTIVE, look, settle
 from .engines.slurm import Request, cancel, script, submit
 from .files import ensure_writable, write_atomically
@@ -223,15 +224,9 @@ def _write_script(folder: Folder, name: str, calibrate: bool) -> Path:
 
 
 def _check_parameters(suite: Suite) -> None:
-    """Refuse what is declared to lie outside a matched class; what is not declared is counted on the node."""
-    limits = suite.parameter_range()
-    for model in suite.models if limits else []:
-        count = declared_parameters(model, suite.dataset)
-        if limits and count is not None and not limits[0] <= count <= limits[1]:
-            raise UserError(
-                f"model {model!r} has {count:,} parameters, outside {limits[0]:,} to {limits[1]:,} of the matched"
-                " class; change its width, or run it with --class as-published"
-            )
+    """Refuse what is declared to lie outside a matched class; all is counted on the node."""
+    for model in suite.models:
+        refuse_unmatched(suite, model, **counts_of({"parameters": declared_parameters(model, suite.dataset)}))
 
 
 def write_timed_jobs(folder: Folder) -> None:

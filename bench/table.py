@@ -63,9 +63,9 @@ def in_cell(text: str, style: str) -> str:
 
 
 def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """The usual columns as text; rank, treatment and evaluation only where there are any."""
+    """The usual columns as text; rank, treatment, evaluation and frozen parameters only where there are any."""
     rows = [_row(row, board.samples.get(row["model"]), board) for row in board.rows_of(frame)]
-    empty = [key for key in ("rank", "treatment", "evaluation") if not any(row[key] for row in rows)]
+    empty = [key for key in ("rank", "treatment", "evaluation", "frozen") if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
 
@@ -81,7 +81,8 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
             "group": row["group"],
             "invariant": row["claim"] if is_broken(row) else "",
             "parameters": _number(row["parameters"], "{:,.0f}"),
-            "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+            "frozen": _count(row["frozen"]),
+            "MFLOPs": _mflops(row),
             "test acc %": _accuracy(row, board.samples.get(row["model"])),
             "C4 error": _error(row["eq_exact_c4"]),
             "rotation error": _error(row["eq_rot_analytic"]),
@@ -89,7 +90,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
         }
         for row in board.rows_of(frame)
     ]
-    optional = ("rank", "treatment", "evaluation", "group", "invariant", "status")
+    optional = ("rank", "treatment", "evaluation", "group", "invariant", "frozen", "status")
     empty = [key for key in optional if not any(row[key] for row in rows)]
     return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
 
@@ -108,7 +109,8 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         "MFLOPs: of an image's forward pass",
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
         " degrees of closed-form images, after training; 0 is invariant",
-        *_classes(board),
+        *_uncounted(board, frame),
+        *_classes(board, frame),
         *claim_notes(board.rows_of(frame)),
         *board.mixed.values(),
     ]
@@ -209,7 +211,9 @@ def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, 
         "evaluation": row["evaluation"],
         "invariant": row["claim"],
         "parameters": _number(row["parameters"], "{:,.0f}"),
-        "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+        "frozen": _count(row["frozen"]),
+        "buffers": _number(row["buffers"], "{:,.0f}"),
+        "MFLOPs": _mflops(row),
         "test acc %": _accuracy(row, sample),
         "C4 error": _before_after(row, "eq_exact_c4"),
         "rotation error": _before_after(row, "eq_rot_analytic"),
@@ -228,6 +232,11 @@ def _missing(value: Any) -> bool:
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return "" if _missing(value) else form.format(value * scale)
+
+
+def _count(value: Any) -> str:
+    """A count; empty for none."""
+    return _number(value or None, "{:,.0f}")
 
 
 def _accuracy(row: dict[str, Any], sample: Sample | None) -> str:
@@ -262,7 +271,7 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
         " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
     ]
-    notes += _classes(board)
+    notes += _uncounted(board, frame) + _classes(board, frame)
     shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
     if shared:
         notes.append(
@@ -314,18 +323,37 @@ def _mixture(board: Board) -> list[str]:
     return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
 
 
-def _classes(board: Board) -> list[str]:
-    """The parameter classes that the runs were made for, and which model is of which where there are several."""
-    found: dict[str, dict[str, None]] = {}
-    for model, counted in board.counted.items():
-        context = counted[0].context
-        name = "as published, parameters not matched"
-        if context.parameter_class == "matched":
-            name = f"matched, parameters within 5 % of {context.reference_parameters:,}"
-        found.setdefault(name, {})[model] = None
-    if len(found) < 2:
-        return [f"class: {name}" for name in found]
-    return ["class: " + "; ".join(f"{name}: {', '.join(models)}" for name, models in found.items())]
+def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """Which models are matched in their parameters to what, and why others are not, where it is not their number."""
+    count, notes = board.reference_parameters, []
+    by_class: dict[Any, list[str]] = {}
+    for row in board.rows_of(frame):
+        by_class.setdefault(row["parameter_class"], []).append(row["model"])
+    matched, others = by_class.get("matched", []), by_class.get("not matched", [])
+    if count is not None and matched and not others:
+        notes.append(f"class: matched, parameters within 5 % of {count:,}")
+    elif count is not None and others:
+        named = f"matched to {count:,} within 5 %: {', '.join(matched)}; " if len(matched) > 1 else ""
+        notes.append(f"class: {named}" + (f"not matched: {', '.join(others)}" if named else "parameters not matched"))
+    for row in board.rows_of(frame):
+        for column, what in (("frozen", "parameters are frozen"), ("learned_buffers", "numbers in buffers change in training")):
+            if row[column] and not _missing(row[column]):
+                notes.append(f"{row['model']}: {row[column]:,.0f} {what}, beside those that are counted as parameters")
+    return notes
+
+
+def _uncounted(board: Board, frame: pd.DataFrame) -> list[str]:
+    """What the MFLOPs of some models leave out."""
+    found = [f"{row['model']} ({row['uncounted']})" for row in board.rows_of(frame) if _is_text(row["uncounted"])]
+    return [f"MFLOPs (+): some operations are not counted: {', '.join(found)}"] if found else []
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _mflops(row: dict[str, Any]) -> str:
+    return _number(row["flops_per_image"], "{:.1f}", 1e-6) + ("+" if _is_text(row["uncounted"]) else "")
 
 
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:

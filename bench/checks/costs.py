@@ -13,7 +13,6 @@ from torch import nn
 from ...registry import UserError
 from ..budget import find_budget, steps_in
 from ..cost import measure_cost
-from ..estimate import step_flops
 from ..norms import UnknownStatistics, check_statistics
 from ..recipe import PAPER, find_recipe
 from ..train import optimizer_for, train_step
@@ -143,6 +142,8 @@ def cost(subject: Subject) -> Finding:
         f"{step.mib:.0f} MiB",
         f"{own['flops_per_image'] / 1e6:.1f} MFLOPs an image ({own['train_flops_per_image'] / 1e6:.1f} in training)",
     ]
+    if own["uncounted"]:
+        parts[-1] += f" without {own['uncounted']}, which are not counted"
     if len(rivals) == 1:
         why = "is the reference" if reference else "no reference model has this input"
         return noted("; ".join([*parts, why]))
@@ -157,12 +158,9 @@ def cost(subject: Subject) -> Finding:
 
 
 def _figures(subject: Subject, name: str) -> dict[str, Any]:
-    """Columns of the board that tell the size: as `cost.measure_cost`, with the operations of a step of the batch."""
-    of = subject.input
+    """Columns of the board that tell the size, for a step of the recipe's batch."""
     model = subject.build() if name == subject.name else subject.build_other(name)
-    found = asdict(measure_cost(model, subject.images(2), subject.labels(2)))
-    flops, _ = step_flops(name, (of.channels, of.size, of.size), of.classes, subject.recipe.batch)
-    return {**found, "train_flops_per_image": round(flops / subject.recipe.batch)}
+    return asdict(measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch))
 
 
 def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:

@@ -49,6 +49,8 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "cost": costs.cost,
     "budget": costs.budget,
 }
+#: Where a run opens files too: the model is built there, and called first.
+OPENING = ("build", "output")
 #: What a check needs: it says something only where these found no failure, so that one cause is one failure. Without an
 #: entry it needs logits.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -89,8 +91,7 @@ def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tupl
             yield name, skipped(name, f"not looked at, since {cause!r} failed")
             continue
         yield name, None
-        # As in a run: files are opened where it is built, and where it is called first.
-        with watching(subject.resolved.key) if name in NEEDED else nullcontext():
+        with watching(subject.resolved.key) if name in OPENING else nullcontext():
             finding = replace(_guarded(check, subject), check=name)
         yield name, finding
         if finding.status == "fail":
@@ -141,7 +142,7 @@ def perform(job: Check, events: Events) -> None:
             events.send("begin", check=name)
             continue
         events.send("finding", check=name, status=finding.status, says=finding.says, do=finding.do)
-        if name == NEEDED[-1]:
+        if name == OPENING[-1]:
             events.send("made", opened=files_beside(subject.resolved.files, subject.resolved.opened, [data_root()]))
         if finding.status in ("pass", "note"):
             good.add(name)

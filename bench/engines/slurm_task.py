@@ -21,6 +21,7 @@ from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, include
 from ...source import libraries, source_hash
+from ..classes import counts_of, why_not_in
 from ..files import WriteError
 from ..job import Job, Probe
 from ..provenance import code_facts, hardware_key_elsewhere, host_facts, versions
@@ -165,28 +166,23 @@ def _obstacle(folder: Folder, job: Job) -> str:
             f"this node has {here}, and the board belongs to {key}; ask for nodes of that kind with --partition or"
             " --sbatch-option=--constraint=…, or calibrate for this kind with --calibrate"
         )
-    from ..submit import declared_parameters
-
-    limits = folder.sweep.suite.parameter_range()
-    if limits is None or declared_parameters(job.spec.model, job.spec.dataset) is not None:
-        return ""
-    count = _count_parameters(job)
-    if count is None or limits[0] <= count <= limits[1]:
-        return ""
-    return f"the model has {count:,} parameters, outside {limits[0]:,} to {limits[1]:,} of the matched class"
+    suite = folder.sweep.suite
+    why = why_not_in(suite, **_counts(job)) if suite.parameter_class == "matched" else ""
+    return f"the model {why}" if why else ""
 
 
-def _count_parameters(job: Job) -> int | None:
+def _counts(job: Job) -> dict[str, int]:
+    """What decides the class of the model; empty where it cannot be built, which the run itself will say."""
     import subprocess
 
     fields = DATASETS.find(job.spec.dataset).entry.fields
     shape = {"channels": fields["shape"][0], "size": fields["shape"][1], "classes": fields["classes"]}
     process = start(Probe(models=[job.spec.model], include=job.include, **shape), subprocess.DEVNULL)
     try:
-        found = [e.get("parameters") for e in events_of(process) if e["event"] == "model"]
+        found = [counts_of(e) for e in events_of(process) if e["event"] == "model"]
     finally:
         end(process)
-    return found[0] if found else None
+    return found[0] if found else {}
 
 
 def calibrate(folder: Folder) -> int:

@@ -15,7 +15,8 @@ from .select import comparison_note
 #: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.
 SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
     ("model", "model", None, 1), ("rank_low", "rank", 0, 1), ("test_acc_mean_pct", "test accuracy %", 2, 1),
-    ("parameters", "parameters", 0, 1), ("flops_per_image", "MFLOPs", 1, 1e-6), ("eq_exact_c4", "C4 error", None, 1),
+    ("parameters", "parameters", 0, 1), ("frozen", "frozen", 0, 1), ("buffers", "buffers", 0, 1),
+    ("flops_per_image", "MFLOPs", 1, 1e-6), ("eq_exact_c4", "C4 error", None, 1),
     ("eq_rot_analytic", "rotation error", None, 1), ("train_s_mean", "train s", 1, 1), ("claim", "invariant", None, 1),
     ("family", "family", None, 1), ("runs_ok", "runs ok", 0, 1), ("status", "status", None, 1),
 )  # fmt: skip

@@ -31,6 +31,7 @@ def publish(
     formats: Sequence[str] = FORMATS,
     jobs: int | None = None,
     refused: list[Refused] | None = None,
+    reference_parameters: int | None = None,
 ) -> list[str]:
     """Publish boards into a folder; what is there already under the same names is replaced.
 
@@ -40,6 +41,7 @@ def publish(
         formats: of `FORMATS`; ``html`` alone draws the plots as SVG, ``plots`` in all of `style.FORMATS`.
         jobs: boards at a time, each in its own process; as many as cores, four at most, without.
         refused: gets the files that were refused, of all boards.
+        reference_parameters: as for `leaderboard.load_board`.
 
     Returns:
         Names of the boards that were published.
@@ -54,7 +56,7 @@ def publish(
     if not names:
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
     ensure_writable(out)
-    tasks = [(root, out, name, tuple(formats)) for name in names]
+    tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
         # Forked, so that files given with --include are known there too, and what is slow to import is there already.
@@ -89,14 +91,16 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
     return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
 
 
-def _publish_board(task: tuple[Path, Path, str, tuple[str, ...]]) -> tuple[list[str] | None, list[Refused]]:
+def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) -> tuple[list[str] | None, list[Refused]]:
     """Publish one board; returns the sources of its models, or None where it has no table, and refused files."""
     with without_collection():
         return _publish(*task)
 
 
-def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...]) -> tuple[list[str] | None, list[Refused]]:
-    board = write_board(root, name)
+def _publish(
+    root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None
+) -> tuple[list[str] | None, list[Refused]]:
+    board = write_board(root, name, reference_parameters)
     if not board.chosen or not board.is_table:
         return None, board.refused
     html, downloads = "html" in formats, []

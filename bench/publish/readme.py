@@ -5,7 +5,7 @@
     <!-- /equibench -->
 
 After the name of the board may follow ``columns=model,parameters,test acc %`` (of the usual table, instead of the
-narrow one), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
+narrow one), ``reference_parameters=25700`` (the count that classes are told beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
 ``reported`` (below, apart: what papers report for the data set). Pictures lie in ``<results>/figures/``, which must be
 kept beside the file.
 """
@@ -33,15 +33,16 @@ from .tables import markdown_table
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)
 _OPTION = re.compile(r"(?:^|\s+)(\w+)(?:=((?:(?!\s+\w+=|\s+reported\b).)*))?")
-OPTIONS = ("columns", "plot", "reported")
+OPTIONS = ("columns", "plot", "reported", "reference_parameters")
 
 
-def refresh(path: Path, root: Path, refused: list[Refused] | None = None) -> list[str]:
+def refresh(path: Path, root: Path, refused: list[Refused] | None = None, reference_parameters: int | None = None) -> list[str]:
     """Refresh all boards of a file and the pictures that it shows; returns the names of the boards.
 
     Args:
         root: results folder.
         refused: gets the files among the records that were refused.
+        reference_parameters: as for `leaderboard.load_board`, where a marker does not say it.
 
     Raises:
         UserError: the file cannot be read, has no or unmatched markers, or names what is not there. It is then
@@ -60,10 +61,10 @@ def refresh(path: Path, root: Path, refused: list[Refused] | None = None) -> lis
         following = _OPEN.search(text, opening.end())
         if opening.start() < end or closing is None or (following and following.start() < closing.start()):
             raise UserError(f"{where}: this marker is not followed by <!-- /equibench -->")
-        board = _board(opening["board"], root, where)
+        options = _options(opening["options"], where)
+        board = _board(opening["board"], root, where, _count(options, where) or reference_parameters)
         if refused is not None:
             refused += board.refused
-        options = _options(opening["options"], where)
         pictures += [(board, stem) for stem in options.get("plot", ())]
         block = _block(board, options, root, path, where)
         parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
@@ -79,8 +80,15 @@ def refresh(path: Path, root: Path, refused: list[Refused] | None = None) -> lis
     return boards
 
 
-def _board(name: str, root: Path, where: str) -> Board:
-    board = load_board(root, find_board(name, root))
+def _count(options: dict[str, tuple[str, ...]], where: str) -> int | None:
+    values = options.get("reference_parameters", ())
+    if any(not v.isdecimal() or not int(v) for v in values) or len(values) > 1:
+        raise UserError(f"{where}: reference_parameters is a number of parameters, as reference_parameters=25700")
+    return int(values[0]) if values else None
+
+
+def _board(name: str, root: Path, where: str, reference_parameters: int | None) -> Board:
+    board = load_board(root, find_board(name, root), reference_parameters)
     if not board.chosen or not board.is_table:
         raise UserError(f"{where}: {nothing_to_show(name, board.refused)}")
     return board

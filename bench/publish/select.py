@@ -42,12 +42,18 @@ class View:
 
 
 def select_boards(
-    root: Path, name: str | None, dataset: str | None, budget: str | None, refused: list[Refused] | None = None
+    root: Path,
+    name: str | None,
+    dataset: str | None,
+    budget: str | None,
+    refused: list[Refused] | None = None,
+    reference_parameters: int | None = None,
 ) -> list[Board]:
     """The boards that were asked for, their CSVs rebuilt; those without a table are left out unless named.
 
     Args:
         refused: gets the files that were refused, of all boards that were read.
+        reference_parameters: as for `leaderboard.load_board`.
 
     Raises:
         UserError: there is none.
@@ -58,7 +64,7 @@ def select_boards(
     if not names:
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
     with without_collection():
-        read = [write_board(root, n) for n in names]
+        read = [write_board(root, n, reference_parameters) for n in names]
     if refused is not None:
         refused += [r for b in read for r in b.refused]
     boards = [b for b in read if b.chosen]

@@ -5,9 +5,14 @@ import sys
 
 import pytest
 import torch
-from equibench.bench.cost import count_dense_weights, measure_cost, peak_memory_mib
+from equibench.bench.cost import Cost, count_numbers, measure_cost, peak_memory_mib
 from equibench.registry import build_model
 from torch import nn
+
+
+def cost_of(model: nn.Module, *shape: int, classes: int = 2) -> Cost:
+    torch.manual_seed(0)
+    return measure_cost(model, torch.randn(3, *shape), torch.arange(3) % classes)
 
 
 class Expanding(nn.Module):
@@ -56,7 +61,7 @@ class Products(nn.Module):
 
 
 def test_dense_weights_are_what_the_images_meet() -> None:
-    assert count_dense_weights(Products(), torch.randn(1, 1, 6, 6)) == 36 + 24
+    assert cost_of(Products(), 1, 6, 6).dense_weights == 36 + 24
 
 
 class Writing(nn.Module):
@@ -74,9 +79,9 @@ class Writing(nn.Module):
 
 
 def test_dense_weights_of_a_model_that_writes_in_place() -> None:
-    image = torch.randn(1, 1, 6, 6)
-    before = image.clone()
-    assert count_dense_weights(Writing(), image) == 18 and torch.equal(image, before)
+    images = torch.randn(3, 1, 6, 6)
+    before = images.clone()
+    assert measure_cost(Writing(), images, torch.arange(3)).dense_weights == 18 and torch.equal(images, before)
 
 
 class Passing(nn.Module):
@@ -113,7 +118,7 @@ def test_dense_weights_of_networks_are_those_of_their_dense_twins(name: str) -> 
         patch.setattr(torch.nn.functional, "conv2d", seen(convolve))
         patch.setattr(torch.nn.functional, "linear", seen(multiply))
         model(torch.randn(1, 1, 28, 28))
-    assert count_dense_weights(model, torch.randn(1, 1, 28, 28)) == sum(sizes.values()) > 0
+    assert cost_of(model, 1, 28, 28).dense_weights == sum(sizes.values()) > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not carry a parent's memory into a child")
@@ -124,10 +129,43 @@ def test_memory_is_not_that_of_the_parent() -> None:
     assert 50 < float(done.stdout) < 900
 
 
-def test_frozen_parameters_are_not_trainable() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten())
+def test_numbers_are_real_and_counted_once() -> None:
+    """By hand: complex numbers are two; frozen ones, buffers and shared ones apart."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(2, 3), nn.Linear(2, 3, dtype=torch.complex64))
     model[0].bias.requires_grad_(False)
-    assert measure_cost(model, torch.randn(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)).parameters == 2
+    model[3].bias.requires_grad_(False)
+    model.register_buffer("basis", torch.zeros(5, dtype=torch.complex128))
+    model.tied = nn.Linear(2, 3)
+    model.tied.weight, model.tied.bias = model[2].weight, nn.Parameter(model[2].bias.data)  # the same numbers again
+    numbers = count_numbers(model)
+    assert (numbers.parameters, numbers.frozen, numbers.buffers) == (2 + 9 + 2 * 6, 2 + 2 * 3, 10)
+
+
+class Oja(nn.Module):
+    """Learns a direction without a gradient, in a buffer."""
+
+    def __init__(self, statistics: type[nn.Module]) -> None:
+        super().__init__()
+        self.head, self.norm = nn.Linear(16, 2), statistics(1)
+        self.register_buffer("direction", torch.ones(16))
+        self.register_buffer("constant", torch.full((7,), torch.nan))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.norm(images).flatten(1)
+        if self.training:
+            self.steps += 1
+            with torch.no_grad():
+                self.direction += 0.1 * (x.t() @ (x @ self.direction))
+        return self.head(x + self.direction)
+
+
+@pytest.mark.parametrize("statistics", [nn.Identity, nn.BatchNorm2d, lambda n: nn.InstanceNorm2d(n, track_running_stats=True)])
+def test_buffers_that_learn_are_told_from_statistics_and_constants(statistics: type[nn.Module]) -> None:
+    cost = cost_of(Oja(statistics), 1, 4, 4)
+    assert cost.learned_buffers == 16 and cost.buffers == 16 + 7 + 1 + (0 if statistics is nn.Identity else 3)
+    normed = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
+    assert cost_of(normed, 1, 4, 4).learned_buffers == 0
 
 
 def test_memory_is_of_the_right_size() -> None:

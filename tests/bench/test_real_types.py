@@ -14,14 +14,13 @@ from equibench.bench.cli import cli
 from equibench.bench.equivariance import measure_core
 from equibench.bench.equivariance_full import measure_full
 from equibench.bench.equivariance_report import Sample, at_size
-from equibench.bench.evaluate import logits
 from equibench.bench.job import Events, Stopwatch
 from equibench.bench.prepare import Loaded, build_from_seed, rehearse, warm_up
 from equibench.bench.recipe import named_recipes
 from equibench.bench.revisit import inputs_of
 from equibench.bench.spec import RunSpec, Suite, find_suite, plan, suite_names
 from equibench.bench.train import optimizer_for, train_step
-from equibench.datasets.batches import AUGMENTATIONS, Normalise, as_tensors
+from equibench.datasets.batches import AUGMENTATIONS, as_tensors
 from equibench.datasets.images import ImageData, Split, load
 from equibench.registry import DATASETS, include
 

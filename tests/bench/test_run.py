@@ -216,6 +216,23 @@ def test_a_model_outside_the_matched_class_is_refused(tmp_path: Path) -> None:
     assert result.returncode == 2 and "242 parameters, outside 950 to 1,050" in result.stderr
 
 
+def test_a_frozen_network_enters_no_matched_suite(tmp_path: Path) -> None:
+    (tmp_path / "partly.py").write_text(
+        "from torch import nn\nfrom equibench import register_model\n\n"
+        '@register_model("partly", group="none", invariant="none", source="made up")\n'
+        "def partly(in_channels, num_classes, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(144, 99).requires_grad_(False), nn.Linear(99, num_classes))\n"
+    )
+    arguments = ["run", "--dataset", "bars", "--budget", "e1", "--models", "partly", "--seeds", "1", "--device", "cpu"]
+    arguments += ["--include", str(TINY), "--include", "partly.py", "--results", "r", "--data-root", "d"]
+    refused = equibench(*arguments, "--class", "matched", "--reference-parameters", "200", cwd=tmp_path)
+    assert refused.returncode == 2 and "14,355 frozen parameters" in refused.stderr and not list(tmp_path.glob("r/runs/*/*.json"))
+    entered = equibench(*arguments, cwd=tmp_path)
+    assert entered.returncode == 0 and "partly: 14,355 parameters are frozen" in entered.stdout
+    again = equibench(*arguments, "--class", "matched", "--reference-parameters", "200", cwd=tmp_path)
+    assert again.returncode == 2 and "14,355 frozen parameters" in again.stderr
+
+
 def test_seconds_are_no_budget_on_a_cpu(tmp_path: Path) -> None:
     result = head_to_head(tmp_path, "tiny", budget="t10")
     assert result.returncode == 2 and "device-seconds" in result.stderr and not records(tmp_path)

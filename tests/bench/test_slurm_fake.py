@@ -195,7 +195,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -
         (("--engine", "slurm", "--sbatch-option=mem=8G"), "as sbatch takes it"),
         (("--engine", "slurm", "--sbatch-option=--array=0-9"), "sets --array itself"),
         (("--engine", "slurm", "--budget", "t10", "--gpus-per-run", "0"), "counts device-seconds"),
-        (("--engine", "slurm", "--class", "matched", "--models", "tiny"), "reference_parameters"),
+        (("--engine", "slurm", "--class", "matched", "--models", "tiny"), "--reference-parameters"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -8,6 +8,7 @@ import pytest
 from equibench.bench.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in, whole_batches
 from equibench.bench.recipe import Recipe, find_recipe, named_recipes
 from equibench.bench.schema import parse
+from equibench.bench.classes import limits
 from equibench.bench.spec import RunSpec, check_names, find_suite, parse_suite, plan, suite_names
 from equibench.registry import UserError
 from hypothesis import example, given
@@ -76,7 +77,7 @@ def test_a_suite_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> N
 
 
 def test_the_matched_class_is_five_percent() -> None:
-    assert find_suite("quickstart").parameter_range() == (24_415, 26_985)
+    assert limits(find_suite("quickstart").reference_parameters) == (24_415, 26_985)
 
 
 def test_budgets_are_parsed() -> None:

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from equibench.bench.classes import limits
 from equibench.bench.estimate import step_flops
+from equibench.bench.operations import Operations, unfused
 from equibench.bench.spec import find_suite, plan, suite_names
 from equibench.registry import DATASETS, MODELS, build_model
 from torch import nn
@@ -72,7 +75,7 @@ def test_every_heavy_model_of_a_suite_builds(model: str, dataset: str) -> None:
 
 @pytest.mark.parametrize("suite", [s for s in SUITES if s.parameter_class == "matched"], ids=lambda s: s.name)
 def test_matched_classes_match(suite) -> None:
-    low, high = suite.parameter_range()
+    low, high = limits(suite.reference_parameters)
     for model in suite.models:
         count = sum(p.numel() for p in on_meta(model, suite.dataset).parameters() if p.requires_grad)
         assert low <= count <= high, model
@@ -86,12 +89,15 @@ def test_the_compute_matched_suite_has_equal_operations_a_step() -> None:
 
 
 def test_operations_of_a_step_are_the_same_where_they_are_extrapolated() -> None:
-    from equibench.bench import estimate
+    def step(model: nn.Module, count: int) -> int:
+        with unfused(), Operations() as operations:
+            F.cross_entropy(model(torch.randn(count, 1, 28, 28)), torch.arange(count)).backward()
+        return operations.flops
 
-    shape, fixed = (1, 28, 28), []
+    fixed = []
     for name in ("p4cnn", "e2cnn-c8-25k"):
         model = build_model(name, 1, 10, 28)
-        two, three, eight = (estimate._count(model, n, shape) for n in (2, 3, 8))
-        assert eight == two + 6 * (three - two) == step_flops(name, shape, 10, 8)[0]
+        two, three, eight = (step(model, n) for n in (2, 3, 8))
+        assert eight == two + 6 * (three - two) == step_flops(name, (1, 28, 28), 10, 8)[0]
         fixed.append(two - 2 * (three - two))
     assert fixed[0] == 0 < fixed[1]  # p4 filters are copied, steerable ones computed
