@@ -106,7 +106,8 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
             traceback.print_exc()
             where = place_of(error, subject.resolved.files)
             message = first_line(error) or "no message"
-            return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, (check.__doc__ or "").splitlines()[0]))
+            wanted = (check.__doc__ or "").splitlines()[0]
+            return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, wanted))
 
 
 def _advice(error: Exception, wanted: str) -> str:

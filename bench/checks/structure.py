@@ -82,7 +82,8 @@ def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> F
         return failed(f"{of_images} it returns a {kind}; it must return the logits alone", _where_logits_are(out, wanted))
     if out.shape != wanted:
         return failed(
-            f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}", _for_shape(out, wanted)
+            f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}",
+            _for_shape(out, wanted),
         )
     if out.dtype != torch.float32:
         return failed(
@@ -168,7 +169,8 @@ def accounted(subject: Subject) -> Finding:
             f" layer of torch: {names(list(learnt))}"
         )
     if notes:
-        return noted("; ".join(notes), "nothing, for an unmatched board; a matched class counts what is learnt, and refuses them")
+        do = "nothing, for an unmatched board; a matched class counts what is learnt, and refuses them"
+        return noted("; ".join(notes), do)
     return passed("all tensors are registered as parameters or buffers")
 
 
