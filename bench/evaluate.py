@@ -1,14 +1,49 @@
-"""Accuracy of the final weights."""
+"""Accuracy of the final weights, and forward passes without gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-#: Images a forward pass in evaluation: fixed by the protocol, so that a score never depends on it.
-EVAL_BATCH = 250
+#: Images a forward pass in evaluation: fixed by the protocol, so that a score never depends on it. Maps of so many
+#: images of 28 pixels fit the cache of a processor.
+EVAL_BATCH = 125
+
+
+class QuickPools(TorchFunctionMode):
+    """Inside, torch's 2x2 maximum pooling on a CPU is done by comparing maps, ten times as fast, with the same maxima.
+
+    Where gradients are needed all stays as it is: of equal values, torch's pooling sends them to the first alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.max_pool2d, torch.max_pool2d) and not torch.is_grad_enabled():
+            return _max_pool(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _max_pool(
+    func: Any, input: torch.Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """`func`, or by comparing where the windows are 2x2, side by side, and nothing else is asked for."""
+    usual = _pair(kernel_size) == _pair(stride or kernel_size) == (2, 2) and (_pair(padding), _pair(dilation)) == ((0, 0), (1, 1))
+    if not usual or ceil_mode or return_indices or type(input) is not torch.Tensor or input.device.type != "cpu":
+        more = {"return_indices": return_indices} if func is F.max_pool2d else {}
+        return func(input, kernel_size, stride, padding, dilation, ceil_mode, **more)
+    height, width = input.shape[-2] // 2 * 2, input.shape[-1] // 2 * 2
+    rows = torch.maximum(input[..., 0:height:2, :width], input[..., 1:height:2, :width])
+    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
 
 
 def chunks(images: torch.Tensor, size: int = EVAL_BATCH) -> Iterator[torch.Tensor]:
@@ -27,7 +62,8 @@ def logits(
         prepare: normalisation, applied batch by batch.
     """
     model.eval()
-    return torch.cat([model(prepare(chunk)).float() for chunk in chunks(images, batch)])
+    with QuickPools():
+        return torch.cat([model(prepare(chunk)).float() for chunk in chunks(images, batch)])
 
 
 def accuracy_pct(scores: torch.Tensor, labels: torch.Tensor) -> float:

@@ -14,6 +14,7 @@ from torch import nn
 
 from .budget import must_stop
 from .clock import Clock
+from .evaluate import QuickPools
 from .lean import plain_step
 from .recipe import Recipe
 
@@ -204,7 +205,7 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
         layer.reset_running_stats()
         layer.momentum = None  # torch: a cumulative average
         layer.training = True
-    with torch.no_grad():
+    with torch.no_grad(), QuickPools():
         index = 0
         while layers and (batch := images(index)) is not None:
             model(batch)
