@@ -364,7 +364,7 @@ def build_model(name: str, in_channels: int, num_classes: int, image_size: int) 
             model = wrapper.entry.load()(model, **wrapper.arguments)
     samples = resolved.samples
     if samples:
-        from .bench.evaluate import RandomEvaluation
+        from .models.random_evaluation import RandomEvaluation
 
         model = RandomEvaluation(model, samples)
     return model

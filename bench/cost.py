@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from .evaluate import one_sample
+from ..models.random_evaluation import one_sample
+
 from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numbers, tensors, unfused
 
 
@@ -78,7 +79,7 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
         batch: images of a training step; b without.
     """
     batch = len(images) if batch is None else batch
-    before = _buffers_to_learn(model.train())
+    before = buffers_to_learn(model.train())
     step, unknown = step_operations(model, images, labels, batch)
     learned = _changed(model, before)
     numbers, forward = count_numbers(model), evaluation_operations(model, images)
@@ -110,14 +111,14 @@ def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
     """As in `Cost`, by one training step where there is any buffer to look at; leaves gradients behind."""
-    before = _buffers_to_learn(model.train())
+    before = buffers_to_learn(model.train())
     if before:
         F.cross_entropy(model(images), labels).backward()
     return _changed(model, before)
 
 
 def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
-    now = _buffers_to_learn(model)
+    now = buffers_to_learn(model)
     return sum(real_numbers(b) for n, b in now.items() if n not in before or not _same(b, before[n]))
 
 
@@ -131,10 +132,10 @@ def _few(values: torch.Tensor, count: int) -> torch.Tensor:
     return values[torch.arange(count, device=values.device) % len(values)]
 
 
-def _buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
+def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the buffers that are no statistics of a normalisation, and no counters."""
     return {
-        f"{path}.{name}": buffer.detach().clone()
+        f"{path}.{name}".removeprefix("."): buffer.detach().clone()
         for path, module in model.named_modules()
         if not isinstance(module, _NORMALISE)
         for name, buffer in module.named_buffers(recurse=False)

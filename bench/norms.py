@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .evaluate import QuickPools
+
 #: Largest relative difference of statistics that are the same up to the order of a sum.
 SAME = 1e-3
 
@@ -116,7 +118,8 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
     try:
         index = 0
         while layers and (batch := images(index)) is not None:
-            model(batch)
+            with QuickPools():
+                model(batch)
             index += 1
     finally:
         for hook in hooks:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...models.random_evaluation import RandomEvaluation
 from ..equivariance import spread, zero_logits
-from ..evaluate import EVAL_BATCH, RandomEvaluation, logits
+from ..evaluate import EVAL_BATCH, logits
 from ..train import optimizer_for, train_step
 from .state import changes, kept
 from .structure import wrong_output

