@@ -186,7 +186,7 @@ def p_values(differences: np.ndarray, spread: Spread) -> np.ndarray:
         slope = 2 * t * a + 2 * z * b * _density(t, freedom) / np.maximum(np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi), 1e-300)
         step = t - excess / np.maximum(slope, 1e-300)
         t = np.where((step >= low) & (step <= high), step, (low + high) / 2)
-        if np.all(high - low <= 1e-13 * high) or np.all(np.abs(excess) <= 1e-12 * wanted):
+        if np.all((np.abs(excess) <= 1e-11 * wanted) | (high - low <= 1e-13 * high)):
             break
     return np.minimum(2 * np.maximum(stdtr(freedom, -t), 1e-300), 1.0)
 

@@ -31,7 +31,7 @@ from .files import WriteError, remove_parts
 from .job import Events, Job
 from .leftover import discard
 from .norms import reestimate_batch_norm
-from .outcomes import write_outcomes
+from .outcomes import outcomes_folder, write_outcomes
 from .place import place_of
 from .prepare import Loaded, build_from_seed, rehearse, save_weights, set_profile, tensors_of, warm_up, weights_digest
 from .provenance import code_facts, hardware, made_from, shared, versions
@@ -208,7 +208,8 @@ class _Run:
             threads=torch.get_num_threads(),
         )
         root = Path(self.job.results)
-        remove_parts(board_folder(root, self.spec.board), self.spec.digest())
+        for folder in (board_folder(root, self.spec.board), outcomes_folder(root, self.spec.board)):
+            remove_parts(folder, self.spec.digest())
         found = Checkpoints(
             root, self.spec.board, self.origin, self.job.attempt, self.job.checkpoint_s, self.stop, self._facts,
             lambda: self.phases.instead("checkpoint"),

@@ -89,6 +89,7 @@ class World:
             kinds = shared * len(self._own) + self.rng.integers(len(self._own), size=(networks, case.images))
         effects = self._effects(case.seeds, networks)
         here = 100 * np.array([np.bincount(k, minlength=len(self._kinds)) @ b for k, b in zip(kinds, self.by_kind, strict=True)])
+        places = kinds + len(self._kinds) * np.arange(networks)[:, None]
         right = []
         for seed in range(case.seeds):
             if case.effects == ALIKE and right:
@@ -97,7 +98,7 @@ class World:
             x = _QUALITY - np.array(case.worse)[:, None] + effects[seed][:, None] + self._kinds
             limits = np.round(65536 * _sigmoid(x)).clip(0, 65535).astype(np.uint16)
             drawn = np.frombuffer(self.rng.bytes(2 * networks * case.images), dtype=np.uint16).reshape(networks, -1)
-            right.append((drawn < np.take_along_axis(limits, kinds, axis=1)).view(np.uint8))
+            right.append((drawn < limits.ravel().take(places, mode="clip")).view(np.uint8))
         return right, here / kinds.shape[1]
 
 

@@ -105,6 +105,7 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     notes = [
         *accuracy_notes(board, frame),
         *rank_notes(board),
+        *detectable_note(board),
         "group: of the layers",
         "MFLOPs: of an image's forward pass",
         "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"

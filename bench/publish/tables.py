@@ -10,7 +10,9 @@ from ..claims import claim_notes
 from ..escape import latex, markdown_text
 from ..leaderboard import Board
 from ..reported import reported_table
-from ..table import accuracy_notes, alignment, board_heading, board_notes, rank_notes, rank_text, table_rows
+from ..table import (
+    accuracy_notes, alignment, board_heading, board_notes, detectable_note, rank_notes, rank_text, table_rows,
+)  # fmt: skip
 from ..words import some
 from .bibtex import cited, key_of
 from .select import View, comparison_table, p_text
@@ -91,7 +93,7 @@ def _latex_row(
 
 
 def _caption(board: Board, frame: pd.DataFrame) -> list[str]:
-    notes = [*accuracy_notes(board, frame), *rank_notes(board)]
+    notes = [*accuracy_notes(board, frame), *rank_notes(board), *detectable_note(board)]
     if board.against_reference:
         notes.append(f"Δ: paired difference to {board.reference}, over the same as test acc; p: that it is 0, corrected by"
                      f" Holm over {some(board.against_reference[0].family, 'comparison')}")  # fmt: skip
