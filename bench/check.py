@@ -267,8 +267,7 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
     frame = model_rows(made)
     cells = {k: "" if v in ("- → -", "lost", "0/1") else v for k, v in table_rows(made, frame)[0].items()}
     blank = {"runs": 0, "status": "", "reason": "", "runs_collapsed": None, "parameter_class": None}
-    if job.steps is None:
-        blank |= {"steps": None, "examples": None}
+    blank |= {"steps": job.steps, "examples": None if job.steps is None else job.steps * spec.recipe.batch}
     return {**_plain(frame.to_dict("records")[0]), **blank}, cells
 
 

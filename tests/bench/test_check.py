@@ -89,7 +89,7 @@ ONE_FAULT = [
     ("broken-batchstatistics", "batch independence", "when it is shown alone", "running statistics"),
     ("broken-shy", "batch independence", "beside an image of large values", "dimension 0"),
     ("broken-manyonly", "batch independence", "in a batch of 32", "dimension 0"),
-    ("broken-scoringonly", "batch independence", "in a batch of 250", "dimension 0"),
+    ("broken-scoringonly", "batch independence", "in a batch of 125", "dimension 0"),
     ("broken-hoards", "memory", "2 entries of lists and dictionaries behind", "append nothing"),
     ("broken-hoardstensors", "memory", "4 bytes of tensors behind", "append nothing"),
     ("broken-hoardshooks", "memory", "entries of lists and dictionaries behind", "hook"),
