@@ -213,9 +213,9 @@ def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
     """How often a difference is found that should be found in 80 % of experiments, and one of half that size."""
     pair = np.array([0]), np.array([1])
     smallest = 0.0
-    for _ in range(3):  # the spread depends a little on the difference
+    for count in (100, 100, 800):  # the spread depends a little on the difference
         world = _apart(case, smallest)
-        spreads = [spread_of_pairs(world.experiment()[0], *pair) for _ in range(100)]
+        spreads = [spread_of_pairs(world.experiment()[0], *pair) for _ in range(min(count, 4 * trials))]
         parts = (np.mean([getattr(s, part) for s in spreads], axis=0) for part in ("of_seeds", "of_images"))
         smallest = float(detectable(Spread(case.seeds, case.images, *parts))[0])
     for share, said in ((1.0, 0.8), (0.5, None)):

@@ -69,7 +69,7 @@ def script(document: dict[str, Any]) -> str:
 
 
 def _comparing(board: Board) -> list[str]:
-    return [comparison_note(board.against_reference)] if board.against_reference else []
+    return [comparison_note(board.against_reference, agree=False)] if board.against_reference else []
 
 
 def _cell(value: Any) -> Any:
@@ -83,7 +83,7 @@ def _cell(value: Any) -> Any:
 
 
 def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
-    """Difference, half-width, p and number of pairs of (row i - row j), i < j, row by row; None where there is none."""
+    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None where there is none."""
     position = {m: i for i, m in enumerate(models)}
     count = len(models)
     found: list[Any] = [None] * (count * (count - 1) // 2)
@@ -91,11 +91,12 @@ def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
         i, j, sign = position[c.model], position[c.reference], 1
         if i > j:
             i, j, sign = j, i, -1
-        found[i * (2 * count - i - 1) // 2 + j - i - 1] = (sign * c.difference, c.interval, c.p, c.pairs)
+        found[i * (2 * count - i - 1) // 2 + j - i - 1] = (sign * c.difference, c.interval, c.p, c.pairs, c.p_sign_flip)
     return {
         "difference": [None if f is None else round(f[0], 3) + 0.0 for f in found],
         "half": [None if f is None or f[1] is None else round(f[1], 3) for f in found],
         "p": [None if f is None or f[2] is None else float(f"{f[2]:.4g}") for f in found],
+        "signs": [None if f is None else float(f"{f[4]:.3g}") for f in found],
         "n": _same([None if f is None else f[3] for f in found]),
     }
 

@@ -219,8 +219,8 @@ def p_text(p: float | None) -> str:
     return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
 
 
-def comparison_note(family: Sequence[Comparison]) -> str:
-    """How to read a family of comparisons."""
+def comparison_note(family: Sequence[Comparison], agree: bool = True) -> str:
+    """How to read a family of comparisons, with or without their agreement."""
     least = min(c.p_smallest for c in family)
     known = [c for c in family if c.interval is not None]
     over = "new seeds and new test images" if any(c.by_image for c in known) else "new seeds"
@@ -230,6 +230,6 @@ def comparison_note(family: Sequence[Comparison]) -> str:
     return (
         f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: that the"
         f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test over the"
-        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds;"
-        " agree: test images of which both predict the same class, right or wrong"
+        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds"
+        + ("; agree: test images of which both predict the same class, right or wrong" if agree else "")
     )

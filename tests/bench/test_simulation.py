@@ -1,5 +1,9 @@
 """The simulation that the documentation shows: its truth, a few experiments, and that it can fail."""
 
+import re
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import pytest
 from equibench.bench import simulation
@@ -65,3 +69,16 @@ def test_the_table_has_a_row_for_all_numbers_of_seeds(monkeypatch: pytest.Monkey
     assert proof.figure is None and len(proof.tables) == 2
     with pytest.raises(UserError, match="pdo-econv has no quick look"):
         prove("pdo-econv", tmp_path, quick=True)
+
+
+def test_the_documentation_shows_every_case_and_no_claim_that_failed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    shown = page.split("<!-- simulation -->")[1].split("<!-- /simulation -->")[0]
+    lines = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
+    assert not [line for line in lines if line[-1] == "NO"]
+    for images, models in simulation.MODELS.items():
+        named = [line for line in lines if f"{images:,}" in line[:2] and line[-1] == "yes"]
+        assert {line[0] for line in named if "equal" in line[0] and "worse" not in line[0]} == {f"{n} equal" for n in models}
+        coverage_rows = {tuple(line[1:3]) for line in named if line[0] == f"{images:,}" and len(line) == 8}
+        assert coverage_rows == {*product(("normal", NONE, SKEWED), (EQUAL, UNEQUAL)), (ALIKE, UNEQUAL)}
+        assert f"{simulation.TRIALS[images]:,} ({images:,} images)" in shown

@@ -18,6 +18,7 @@ function equibench(board) {
   board.columns.push(
     { key: "difference", label: "difference", on: true, digits: 2, scale: 1 },
     { key: "p_holm", label: "p (Holm)", on: true, digits: null, scale: 1 },
+    { key: "p_signs", label: "p (signs)", on: true, digits: null, scale: 1 },
   );
   boards[board.name] = board;
   if (board.name === state.board) show();
@@ -80,7 +81,7 @@ function compare(board) {
     const [a, b, sign] = i < reference ? [i, reference, 1] : [reference, i, -1];
     const k = a * (2 * count - a - 1) / 2 + b - a - 1;
     if (pairs.difference[k] === null) return null;
-    return { difference: sign * pairs.difference[k], half: pairs.half[k], p: pairs.p[k], holm: null };
+    return { difference: sign * pairs.difference[k], half: pairs.half[k], p: pairs.p[k], signs: pairs.signs[k], holm: null };
   });
   const family = board.compared.filter((c) => c && c.p !== null).sort((x, y) => x.p - y.p);
   let highest = 0;
@@ -90,6 +91,7 @@ function compare(board) {
 function value(board, row, key) {
   if (key === "difference") return board.compared[row]?.difference ?? null;
   if (key === "p_holm") return board.compared[row]?.holm ?? null;
+  if (key === "p_signs") return board.compared[row]?.signs ?? null;
   return board.get(row, key);
 }
 
@@ -109,7 +111,7 @@ function text(board, row, column) {
     const half = board.compared[row].half;
     return `${v > 0 ? "+" : ""}${v.toFixed(2)}${half === null ? "" : ` ± ${half.toFixed(2)}`}`;
   }
-  if (column.key === "p_holm") return v < 1e-4 ? "<0.0001" : String(Number(v.toPrecision(2)));
+  if (column.key === "p_holm" || column.key === "p_signs") return v < 1e-4 ? "<0.0001" : String(Number(v.toPrecision(2)));
   if (column.key === "status") return v + (board.get(row, "stale") ? " (stale)" : "");
   if (typeof v !== "number") return String(v);
   if (column.digits !== null) return (v * column.scale).toLocaleString("en", { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
@@ -140,9 +142,9 @@ function visible(board) {
 function draw() {
   const board = boards[state.board];
   const compared = board.compared.some(Boolean); // else these two would be empty
-  const columns = board.columns.filter((c) => c.key === "model" || ((state.on[c.key] ?? c.on) && (compared || !["difference", "p_holm"].includes(c.key))));
+  const columns = board.columns.filter((c) => c.key === "model" || ((state.on[c.key] ?? c.on) && (compared || !["difference", "p_holm", "p_signs"].includes(c.key))));
   const after = columns.findIndex((c) => c.key === "test_acc_mean_pct");
-  for (const key of ["p_holm", "difference"]) { // beside the accuracy that they compare
+  for (const key of ["p_signs", "p_holm", "difference"]) { // beside the accuracy that they compare
     const at = columns.findIndex((c) => c.key === key);
     if (at >= 0 && after >= 0) columns.splice(after + 1, 0, ...columns.splice(at, 1));
   }
@@ -194,7 +196,7 @@ function toggle(i) {
 
 function sortBy(key, textual) {
   if (state.sort === key) state.down = !state.down;
-  else [state.sort, state.down] = [key, !textual && key !== "rank_low" && key !== "p_holm"];
+  else [state.sort, state.down] = [key, !textual && !["rank_low", "p_holm", "p_signs"].includes(key)];
   draw();
   $("table").querySelector(`thead button[data-key="${key}"]`).focus();
 }

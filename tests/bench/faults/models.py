@@ -2,8 +2,8 @@
 
 EQUIBENCH_FAULT says ``<moment> <harm>``: ``train:17 SIGKILL`` in the 17th training step, ``evaluate raise`` at the first
 image after training, ``link:json SIGTERM`` when a record that is written gets its name, ``remove:json SIGKILL`` when it
-has it, ``rename:pt SIGKILL`` when a checkpoint gets its name, ``train dawdle`` in all of them. Without it the model is
-well-behaved.
+has it, ``link:outcomes SIGKILL`` when outcomes by image get theirs, ``rename:pt SIGKILL`` when a checkpoint gets its
+name, ``train dawdle`` in all of them. Without it the model is well-behaved.
 """
 
 import os
@@ -91,7 +91,10 @@ def hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event in moments:
         name = str(arguments[moments[event]])
         wanted, _, suffix = MOMENT.partition(":")
-        if event == f"os.{wanted}" and f".{suffix}" in name and "/runs/" in name:
+        # A record is a JSON file in the folder of its board; outcomes have a folder of their own there.
+        of_outcomes = "/outcomes/" in name
+        fits = of_outcomes if suffix == "outcomes" else not of_outcomes and f".{suffix}" in name
+        if event == f"os.{wanted}" and fits and "/runs/" in name:
             harm()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from equibench.bench import leaderboard
 from equibench.bench.leaderboard import load_board, write_board
-from equibench.bench.record import attempts_of, write_record
+from equibench.bench.record import attempts_of, board_folder, write_record
 
 from .. import records as made
 from .process import checkpoints, equibench, figures, job, records, run
@@ -71,7 +71,7 @@ def test_a_damaged_record_is_run_again_beside_it(whole: tuple, tmp_path: Path) -
     one = job(tmp_path)
     process = equibench(tmp_path)
     assert process.communicate(timeout=900) and process.returncode == 0
-    (path,) = Path(one.results).rglob("*.json")
+    (path,) = board_folder(Path(one.results), one.spec.board).glob("*.json")
     data = bytearray(path.read_bytes())
     data[200] ^= 4
     path.write_bytes(data)

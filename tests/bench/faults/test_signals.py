@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow  # about six minutes of a core, all of them
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 
 
-@pytest.mark.parametrize("moment", ["train:17", "evaluate", "rename:pt", "link:json"])
+@pytest.mark.parametrize("moment", ["train:17", "evaluate", "rename:pt", "link:outcomes", "link:json"])
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_run_that_is_ended_before_its_record_goes_on(
     name: str, moment: str, whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -37,7 +37,7 @@ def test_a_run_that_is_ended_before_its_record_goes_on(
     monkeypatch.delenv("EQUIBENCH_FAULT")
     code, events = run(one)
     assert code == 0 and figures(the_record(one)) == whole and not checkpoints(one)
-    if moment in ("evaluate", "link:json"):
+    if moment in ("evaluate", "link:outcomes", "link:json"):
         assert not [e for e in events if e["event"] == "step"], "nothing was left to train"
 
 

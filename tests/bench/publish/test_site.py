@@ -123,13 +123,14 @@ def test_filters_narrow_the_rows(page: SimpleNamespace) -> None:
 def test_differences_to_any_reference_are_those_of_python(page: SimpleNamespace, reference: str) -> None:
     page.select_option("#reference", reference)
     expected = {c.model: c for c in compare({m: Sample(dict(enumerate(v)), 1500) for m, v in ACCURACIES.items()}, reference)}
-    shown = dict(zip(column(page, "model"), zip(column(page, "difference"), column(page, "p (Holm)"))))
-    assert shown.pop(reference) == ("", "") and shown.pop("resnet-26") == ("", "")
-    for model, (difference, p) in shown.items():
+    shown = dict(zip(column(page, "model"), zip(*(column(page, c) for c in ("difference", "p (Holm)", "p (signs)")))))
+    assert shown.pop(reference) == shown.pop("resnet-26") == ("", "", "")
+    for model, (difference, p, signs) in shown.items():
         value, half = (float(part) for part in difference.split("±"))
         assert value == pytest.approx(expected[model].difference, abs=0.006)
         assert half == pytest.approx(expected[model].interval, abs=0.006)
         assert float(p.replace("<0.0001", "0")) == pytest.approx(expected[model].p_holm, rel=0.05, abs=1e-4)
+        assert float(signs) == pytest.approx(expected[model].p_sign_flip, rel=0.05)
 
 
 def test_columns_can_be_chosen(page: SimpleNamespace) -> None:
