@@ -1,4 +1,8 @@
-"""What ``equibench check`` last said of a model's source, kept under the results so that runs and boards can say it."""
+"""What ``equibench check`` last said of a model's source, kept under the results so that runs and boards can say it.
+
+The verdicts on our own models are shipped with the package, in ``models/checks``: ``equibench check NAME --results models``
+in a checkout writes them there.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from .spec import PROTOCOL
 
 #: No verdict on this source.
 NO = "no"
+#: The folder whose verdicts are shipped.
+SHIPPED = Path(__file__).resolve().parents[1] / "models"
 #: Every check passed.
 YES = "yes"
 
@@ -61,8 +67,13 @@ def keep(root: Path, verdict: Verdict) -> Path:
 
 def checked(root: Path, model: str, source: str) -> str:
     """``yes``, ``no`` (this source was never checked under this protocol) or ``failed: gradients, …``."""
-    path = _path(root, model, source)
-    if not source or not path.is_file():
+    if not source:
+        return NO
+    return next((v for folder in (root, SHIPPED) if (v := _read(_path(folder, model, source), model, source)) != NO), NO)
+
+
+def _read(path: Path, model: str, source: str) -> str:
+    if not path.is_file():
         return NO
     try:
         kept = parse_json(Checked, read_text(path, link=False), str(path))

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from equibench.bench.checked import NO, YES, checked, keep, worst
+from equibench.bench.checked import NO, SHIPPED, YES, checked, keep, worst
 from equibench.bench.checks.verdict import Finding, Verdict
 from equibench.bench.leaderboard import load_board
 from equibench.bench.record import read_board, write_record
 from equibench.bench.table import board_table
+from equibench.registry import MODELS
 
 from . import records as made
 
@@ -34,6 +35,20 @@ def test_the_last_verdict_on_a_source_counts_and_on_no_other(tmp_path: Path) -> 
     assert list(path.parent.iterdir()) == [path], "one file a model and source, and nothing half written"
     keep(tmp_path, verdict(("cost", "skip")))
     assert checked(tmp_path, "made-up", HASH) == "failed: cost", "what was not looked at has not passed"
+
+
+def test_shipped_verdicts_hold_wherever_the_results_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equibench.bench.checked.SHIPPED", tmp_path / "shipped")
+    keep(tmp_path / "shipped", verdict(("build", "pass")))
+    assert checked(tmp_path / "results", "made-up", HASH) == YES
+    keep(tmp_path / "results", verdict(("build", "fail")))
+    assert checked(tmp_path / "results", "made-up", HASH) == "failed: build", "one's own look counts more"
+
+
+def test_no_model_that_failed_is_shipped() -> None:
+    for path in (SHIPPED / "checks").glob("*.json"):
+        model, source = path.name.removesuffix(".json").rsplit(".", 1)
+        assert MODELS.find(model) and checked(SHIPPED, model, source) == YES
 
 
 @pytest.mark.parametrize("change", [{"protocol": 1}, {"model": "another"}, {"source_hash": "0" * 16}, {"extra": 1}, None])
