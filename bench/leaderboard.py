@@ -20,7 +20,7 @@ from .outcomes import outcomes_path, read_distances
 from .provenance import REGISTERED, machine_of, registration
 from .record import CORE_ERRORS, FINAL, Refused, RunRecord, Size, board_folder, read_board, without_collection
 from .sidecar import Sidecar, full_columns, read_sidecars, sidecar_of
-from .staleness import Among
+from .staleness import Among, when
 from .statistics import (
     Comparison, Sample, accuracy_intervals, binomial_error_pct, compare, compare_all, mean, rank_sets, told_apart,
 )  # fmt: skip
@@ -90,13 +90,13 @@ class Board:
 
     @cached_property
     def counted(self) -> dict[str, list[RunRecord]]:
-        """The runs that the figures of each model are of: those that are current; all of them where none is measured.
+        """The runs that the figures of each model are of: those that are current; where none is measured, the newest.
 
         So no mean is of runs of two programs, two recipes or two sets of data.
         """
         current = {model: [r for r, stale in own if not stale] for model, own in self.runs.items()}
         return {
-            model: current[model] if any(r.status in FINAL for r in current[model]) else [r for r, _ in own]
+            model: current[model] if any(r.status in FINAL for r in current[model]) else _newest([r for r, _ in own])
             for model, own in self.runs.items()
         }
 
@@ -275,12 +275,28 @@ def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[R
 
 
 def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str]:
-    """The first finished attempt that is current, else the first finished (stale), else the last failure."""
+    """The first finished attempt that is current; else the first of the newest program (stale); else the last failure."""
     finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
-    for record, stale in finished:
-        if not stale:
-            return record, ""
-    return finished[0] if finished else (attempts[-1], staleness(attempts[-1]))
+    if not finished:
+        return attempts[-1], staleness(attempts[-1])
+    current = [attempt for attempt in finished if not attempt[1]]
+    # What was replaced once does not come back when the row becomes stale again.
+    newest = {id(record) for record in _newest([record for record, _ in finished])}
+    return (current or [attempt for attempt in finished if id(attempt[0]) in newest])[0]
+
+
+def _newest(records: list[RunRecord]) -> list[RunRecord]:
+    """Of the measured runs, those of the program and the data of the one that began last; the others as they are."""
+    measured = [r for r in records if r.status in FINAL]
+    if not measured:
+        return records
+    last = max(measured, key=when).provenance
+    return [
+        r
+        for r in records
+        if r.status not in FINAL
+        or (r.provenance.source_hash, r.provenance.data_digest) == (last.source_hash, last.data_digest)
+    ]
 
 
 def _model_facts(record: RunRecord) -> dict[str, str]:

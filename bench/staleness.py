@@ -61,7 +61,7 @@ class Among:
         self._trained: dict[str, tuple[int, Recipe]] = {}
         self._source: dict[str, str] = {}
         self._files: dict[object, str] = {}
-        for record in sorted(records, key=_when):
+        for record in sorted(records, key=when):
             # By file: two machines may have made the same attempt, of two programs.
             stale = self._alone[record.file_name] = staleness(record, root, self._files)
             if record.status in FINAL and not stale:
@@ -108,7 +108,8 @@ def _how(spec: RunSpec) -> tuple[int, Recipe]:
     return spec.steps, spec.recipe.model_copy(update={"lr": 1.0}) if spec.is_trial else spec.recipe
 
 
-def _when(record: RunRecord) -> tuple[datetime, str]:
+def when(record: RunRecord) -> tuple[datetime, str]:
+    """When a run began; of two that began at once, the names of their files decide."""
     try:
         started = datetime.fromisoformat(record.provenance.started)
     except ValueError:

@@ -17,6 +17,7 @@ from .leaderboard import Board
 from .provenance import machine_of
 from .record import FINAL
 from .schema import visible
+from .spec import PROTOCOL
 from .staleness import included_files
 from .statistics import SMALLEST_SAMPLE, Sample
 from .words import command, some
@@ -200,7 +201,8 @@ def board_heading(board: Board) -> str:
     images = next((r.results.train_images for r, _ in board.chosen if r.results), None)
     of = f" of {images:,} images" if images and budget.epochs else ""
     trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
-    return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}"
+    old = f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
+    return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}{old}"
 
 
 def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, str]:

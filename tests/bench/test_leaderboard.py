@@ -80,6 +80,19 @@ def test_stale_rows_give_way_to_current_ones_and_are_marked(tmp_path: Path, monk
     assert row["test_acc_mean_pct"] == 80.0 and row["stale"] == ""
 
 
+def test_what_was_replaced_does_not_come_back_when_a_row_is_stale_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempt 1 is of an older program; of two attempts of the newer one the first counts."""
+    older, newer, later = (f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2, 3))
+    put(tmp_path, with_provenance(made.record(60.0, attempt=1), source_hash="0" * 16, started=older))
+    put(tmp_path, with_provenance(made.record(90.0, attempt=2), source_hash="1" * 16, started=newer))
+    put(tmp_path, with_provenance(made.record(95.0, attempt=3), source_hash="1" * 16, started=later))
+    # Of another seed there is the older program alone.
+    put(tmp_path, with_provenance(made.record(50.0, seed=1), source_hash="0" * 16, started=older))
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: "a" * 16)
+    board = load_board(tmp_path, BOARD)
+    assert board.values == {"made-up": {0: 90.0}} and board.frame.iloc[0]["stale"] == "source"
+
+
 def with_provenance(record, **changes):
     return record.model_copy(update={"provenance": record.provenance.model_copy(update=changes)})
 
