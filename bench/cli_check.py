@@ -103,5 +103,6 @@ def _sentence(verdict: Verdict) -> str:
     made = f"{some(counts['pass'], 'check')} {'passes' if counts['pass'] == 1 else 'pass'}, {some(counts['note'], 'note')}"
     if verdict.accepted:
         return f"acceptable: {made}; {verdict.seconds:.0f} s"
-    left = f", {counts['skip']} were not looked at" if counts["skip"] else ""
-    return f"NOT acceptable: {counts['fail']} of {len(verdict.findings)} checks fail{left}; {made}; {verdict.seconds:.0f} s"
+    left = f", {counts['skip']} {'was' if counts['skip'] == 1 else 'were'} not looked at" if counts["skip"] else ""
+    fail = "fails" if counts["fail"] == 1 else "fail"
+    return f"NOT acceptable: {counts['fail']} of {len(verdict.findings)} checks {fail}{left}; {made}; {verdict.seconds:.0f} s"

@@ -81,7 +81,7 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
     batch = len(images) if batch is None else batch
     before = buffers_to_learn(model.train())
     step, unknown = step_operations(model, images, labels, batch)
-    learned = _changed(model, before)
+    learned = changed_buffers(model, before)
     numbers, forward = count_numbers(model), evaluation_operations(model, images)
     return Cost(
         **asdict(numbers),
@@ -114,12 +114,13 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
     before = buffers_to_learn(model.train())
     if before:
         F.cross_entropy(model(images), labels).backward()
-    return _changed(model, before)
+    return changed_buffers(model, before)
 
 
-def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
+def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
+    """The real numbers in those of `buffers_to_learn` that are new, or not what they were before."""
     now = buffers_to_learn(model)
-    return sum(real_numbers(b) for n, b in now.items() if n not in before or not _same(b, before[n]))
+    return sum(real_numbers(b) for n, b in now.items() if n not in before or not _same(b.cpu(), before[n].cpu()))
 
 
 def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
@@ -133,13 +134,13 @@ def _few(values: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the buffers that are no statistics of a normalisation, and no counters."""
+    """Copies of the buffers that are no statistics of a normalisation, and no counters: single whole numbers."""
     return {
         f"{path}.{name}".removeprefix("."): buffer.detach().clone()
         for path, module in model.named_modules()
         if not isinstance(module, _NORMALISE)
         for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() or buffer.is_complex()
+        if buffer.is_floating_point() or buffer.is_complex() or buffer.numel() > 1
     }
 
 

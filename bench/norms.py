@@ -160,7 +160,9 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
             layer.running_mean.fill_(start)
             layer.running_var.fill_(1 + start)
         begun = {name: _state(layer) for name, layer in layers.items()}
-        reestimate_batch_norm(model, lambda index: images if index == 0 else None)
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(0)  # a network may be random in evaluation too
+            reestimate_batch_norm(model, lambda index: images if index == 0 else None)
         for name, layer in layers.items():
             ends[name].append((_same(begun[name], _state(layer)), _state(layer)))
     for name, ((still, one), (still_too, two)) in ends.items():

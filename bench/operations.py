@@ -81,9 +81,9 @@ _CHEAP = re.compile(
     "|".join(
         (
             # Tensors made, copied, moved.
-            "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?", "arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
+            "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?", "complex|polar|arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
             "rand.*|bernoulli|normal|uniform|exponential|multinomial|native_dropout|fused_dropout|poisson|random",
-            "copy|to|to_copy|clone|cat|stack|repeat|repeat_interleave|roll|flip|fill|zero|set|resize|pin_memory|.*_pad.*|.*_scatter",
+            "copy|to|to_copy|clone|cat|stack|repeat|repeat_interleave|roll|flip|rot90|fill|zero|set|resize|pin_memory|.*_pad.*|.*_scatter",
             "(unsafe_)?(index|index_put|masked_index).*|gather|scatter.*|masked_.*|where|take|put|im2col|col2im|unfold|diag.*|trace",
             "pixel_(un)?shuffle|channel_shuffle|embedding(_dense)?|unsafe_view|reshape_alias|view_copy|(slice|select|as_strided)|unsafe_(split|chunk).*|affine_grid_generator",
             "nonzero.*|local_scalar_dense|item|equal|is_.*|unique.*|bincount|searchsorted|bucketize|detach|alias|block_diag|cartesian_prod",
@@ -93,7 +93,7 @@ _CHEAP = re.compile(
             # Normalisation, activations, losses, pooling, interpolation.
             "(native_|cudnn_|miopen_)?(batch|layer|group|instance|rms)_norm.*|native_batch_norm_legit.*|fused_rms_norm|weight_norm_interface|renorm",
             "(safe_|masked_|log_)*softmax|glu|.*relu6?|prelu_kernel|rrelu_with_noise|c?elu|selu|gelu|silu|mish|(log_|hard)?sigmoid|hard.*|softplus|softshrink|(hard)?tanh|threshold|thnn_fused_(lstm|gru)_cell.*|fused_sdp_choice",
-            ".*_loss(2d)?|nll_loss.*|binary_cross_entropy.*|.*(max|avg|lp)_pool.*|upsample_.*|amp_.*|assert_.*|functional_assert.*",
+            ".*_loss(2d)?|nll_loss.*|binary_cross_entropy.*|.*(max|avg|lp)_pool.*|max_unpool.*|upsample_.*|amp_.*|assert_.*|linalg_cross|linalg_check_errors|functional_assert.*",
         )
     )
 )  # fmt: skip

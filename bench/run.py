@@ -24,7 +24,7 @@ from .budget import drifted
 from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
-from .cost import measure_cost, peak_memory_mib
+from .cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib
 from .equivariance import Core, measure_core
 from .evaluate import accuracy_pct, logits, predictions
 from .files import WriteError, remove_parts
@@ -150,11 +150,15 @@ class _Run:
         del twin
         with phase("build"):
             model = self._build()
+            # Not on the device, whose memory is measured.
+            begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
         others = self._company()
         if others:
             return "invalid", others
         with phase("train"):
             done = self._train(model, loaded, self.checkpoints)
+        with phase("cost"):
+            self._note_learned(changed_buffers(model, begun))
         others = self._company()
         if others:
             return "invalid", others
@@ -189,6 +193,11 @@ class _Run:
         with phase("warmup"):
             warm_up(twin, loaded, self.spec)
             rehearse(twin, loaded, self.spec)
+
+    def _note_learned(self, buffers: int) -> None:
+        """Some buffers learn later than in the few steps by which the cost was measured."""
+        assert self.size is not None
+        self.size = self.size.model_copy(update={"learned_buffers": max(self.size.learned_buffers, buffers)})
 
     def _made_from(self) -> dict[str, Any]:
         """What the provenance says of the files that the model and the data were made from; as far as the run came."""

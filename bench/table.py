@@ -143,11 +143,16 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     errors = [r["test_se_binomial_pct"] for r in board.rows_of(frame) if r["model"] in missing or not shown]
     errors = [e for e in errors if not _missing(e)]
     if errors:
-        whose = "" if len(missing) == len(shown) else f" of {_listed(missing)}"
-        why = f"; outcomes by image{whose} were not kept, so that ± is over new seeds alone:" if shown else ";"
-        notes[0] += f"{why} the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points"
+        whose, their = ("", "") if len(missing) == len(shown) else (f" of {_listed(missing)}", "their ")
+        why = f"; outcomes by image{whose} were not kept, so that {their}± is over new seeds alone:" if shown else ";"
+        notes[0] += f"{why} the choice of test images adds a standard error of {_range(errors)} points"
     void = {model: sample.void for model, sample in samples.items() if sample.void}
     return notes + [f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()]
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _listed(names: list[str]) -> str:
@@ -170,11 +175,9 @@ def detectable_note(board: Board) -> list[str]:
     sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
     if not sizes:
         return []
-    low, high = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
-    size = low if low == high else f"{low} to {high}"
     chance = "seeds and images" if all(c.by_image for c in board.against_reference) else "seeds"
     return [
-        f"these {chance} find a true difference to {board.reference} of {size} points with a chance of 80 % (p at most 0.05,"
+        f"these {chance} find a true difference to {board.reference} of {_range(sizes)} points with a chance of 80 % (p at most 0.05,"
         f" Holm over {some(board.against_reference[0].family, 'comparison')}); smaller ones are found less often"
     ]
 
@@ -195,7 +198,7 @@ def board_heading(board: Board) -> str:
     """One line: what the board is."""
     spec = board.chosen[0][0].spec
     budget = spec.budget
-    spent = f"{budget.seconds:.15g} device-seconds" if budget.seconds else f"{budget.epochs or 0:.15g} epochs"
+    spent = f"{budget.seconds:.15g} device-seconds" if budget.seconds else f"{budget.epochs or 0:.15g} {'epoch' if budget.epochs == 1 else 'epochs'}"
     if budget.kind == "P":
         spent = "as published: each author's own number of epochs, so budgets differ"
     images = next((r.results.train_images for r, _ in board.chosen if r.results), None)

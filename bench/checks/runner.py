@@ -74,7 +74,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "invariance": ("state entries", "repeatable"),
     "other sizes": ("repeatable",),
     "other angles": ("repeatable",),
-    "batch norm": ("training",),
+    "batch norm": ("repeatable",),
     "cost": ("training",),
     "budget": ("cost",),
 }

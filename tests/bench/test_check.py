@@ -502,7 +502,7 @@ def test_a_broken_file_is_refused_with_what_to_do() -> None:
     text = " ".join(done.stdout.split())  # lines are wrapped
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "FAIL accounted for attribute 'scales' holds a tensor" in text and "→ use nn.Parameter" in text
-    assert "NOT acceptable: 1 of 27 checks fail" in text
+    assert "NOT acceptable: 1 of 27 checks fails" in text
     assert "150 steps of 64 images" in text and "no reference model has this input" in text
     assert 'params={"1x12x12->2": 86}' in text
     assert "bars-e40-common" in text and "broken-inalist" in done.stdout.splitlines()[-3]

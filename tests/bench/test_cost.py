@@ -150,20 +150,23 @@ class Oja(nn.Module):
         self.register_buffer("direction", torch.ones(16))
         self.register_buffer("constant", torch.full((7,), torch.nan))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("counts", torch.zeros(16, dtype=torch.long))
+        self.register_buffer("order", torch.arange(16))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.norm(images).flatten(1)
         if self.training:
             self.steps += 1
+            self.counts += (x > 0).sum(0)  # whole numbers learn as well as others
             with torch.no_grad():
                 self.direction += 0.1 * (x.t() @ (x @ self.direction))
-        return self.head(x + self.direction)
+        return self.head(x[:, self.order] + self.direction + self.counts)
 
 
 @pytest.mark.parametrize("statistics", [nn.Identity, nn.BatchNorm2d, lambda n: nn.InstanceNorm2d(n, track_running_stats=True)])
 def test_buffers_that_learn_are_told_from_statistics_and_constants(statistics: type[nn.Module]) -> None:
     cost = cost_of(Oja(statistics), 1, 4, 4)
-    assert cost.learned_buffers == 16 and cost.buffers == 16 + 7 + 1 + (0 if statistics is nn.Identity else 3)
+    assert cost.learned_buffers == 16 + 16 and cost.buffers == 2 * 16 + 7 + 1 + 16 + (0 if statistics is nn.Identity else 3)
     normed = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
     assert cost_of(normed, 1, 4, 4).learned_buffers == 0
 

@@ -174,6 +174,16 @@ def test_layers_that_can_be_estimated_pass(name: str) -> None:
     check_statistics(model, images)
 
 
+def test_a_network_that_is_random_in_evaluation_is_no_other_layer() -> None:
+    class Noisy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(images, 0.5, training=True)
+
+    before = torch.get_rng_state()
+    check_statistics(nn.Sequential(Noisy(), nn.BatchNorm2d(3)), torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_layers_that_cannot_be_estimated_are_named() -> None:
     images = torch.randn(6, 3, 4, 4)
     with pytest.raises(UnknownStatistics, match=r"'1' \(OwnPace\) do not become those of the batch"):

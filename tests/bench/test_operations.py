@@ -194,3 +194,18 @@ COMMON = nn.Sequential(
 def test_what_is_cheap_is_not_named() -> None:
     cost = cost_of(COMMON, lambda m, x: m(x))
     assert cost.uncounted == "" and cost.flops_per_image == 2 * (36 * 72 + 9 * 64)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda x: x.rot90(1, (2, 3)) + x.rot90(2, (2, 3)),
+        lambda x: torch.complex(x, x).abs(),
+        lambda x: torch.polar(x.abs(), x).real,
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        lambda x: torch.linalg.cross(x[..., :3], x[..., 1:4]),
+    ],
+)
+def test_turns_and_complex_numbers_are_cheap(moved: Forward) -> None:
+    cost = cost_of(nn.Conv2d(1, 4, 3, padding=1), lambda m, x: moved(m(x)).flatten(1))
+    assert cost.uncounted == "" and cost.flops_per_image == 2 * 64 * 4 * 9

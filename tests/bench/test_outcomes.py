@@ -144,7 +144,7 @@ def test_a_board_shows_intervals_over_seeds_and_images_and_says_whose_outcomes_a
     board = load_board(tmp_path, BOARD)
     frame = model_rows(board).set_index("model")
     assert frame.loc["old", "test_acc_ci95_over"] == "seeds" and frame.loc["better", "test_acc_ci95_over"] == "seeds and images"
-    assert "outcomes by image of old were not kept, so that ± is over new seeds alone" in board_table(board)
+    assert "outcomes by image of old were not kept, so that their ± is over new seeds alone" in board_table(board)
 
 
 def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Path) -> None:

@@ -233,6 +233,35 @@ def test_a_frozen_network_enters_no_matched_suite(tmp_path: Path) -> None:
     assert again.returncode == 2 and "14,355 frozen parameters" in again.stderr
 
 
+def test_a_buffer_that_learns_late_in_training_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "import torch\nfrom torch import nn\nfrom equibench import register_model\n\n"
+        "class Late(nn.Module):\n"
+        "    def __init__(self, classes):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(144, classes)\n"
+        "        self.register_buffer('mean', torch.zeros(144))\n"
+        "        self.register_buffer('steps', torch.zeros((), dtype=torch.long))\n\n"
+        "    def forward(self, images):\n"
+        "        if self.training:\n"
+        "            self.steps += 1\n"
+        "            if self.steps > 20:\n"
+        "                self.mean = 0.9 * self.mean + 0.1 * images.detach().flatten(1).mean(0)\n"
+        "        return self.head(images.flatten(1) - self.mean)\n\n"
+        '@register_model("late", group="none", invariant="none", source="made up")\n'
+        "def late(in_channels, num_classes, image_size):\n"
+        "    return Late(num_classes)\n"
+    )
+    arguments = ["run", "--dataset", "bars", "--budget", "e10", "--models", "late", "--seeds", "1", "--device", "cpu"]
+    arguments += ["--include", str(TINY), "--include", "late.py", "--results", "r", "--data-root", "d"]
+    matched = ["--class", "matched", "--reference-parameters", "290"]
+    first = equibench(*arguments, *matched, cwd=tmp_path)
+    assert first.returncode == 0 and "late: 144 numbers in buffers change in training" in first.stdout
+    assert "parameters not matched" in first.stdout
+    again = equibench(*arguments, *matched, cwd=tmp_path)
+    assert again.returncode == 2 and "144 numbers in buffers that training changes" in again.stderr
+
+
 def test_seconds_are_no_budget_on_a_cpu(tmp_path: Path) -> None:
     result = head_to_head(tmp_path, "tiny", budget="t10")
     assert result.returncode == 2 and "device-seconds" in result.stderr and not records(tmp_path)
