@@ -147,7 +147,7 @@ class Across:
         """How much of a model's error the best of `models` avoids, in %: 1 - error of the best / error of the model.
 
         0 for the best itself, also where its error is 0; then it is 100 for every other (Erickson et al. 2025, TabArena,
-        arXiv:2506.16791, section 4).
+        arXiv:2506.16791).
 
         Args:
             side: a board; the mean over all boards without.

@@ -144,9 +144,14 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     if errors:
         whose = "" if len(missing) == len(shown) else f" of {_listed(missing)}"
         why = f"; outcomes by image{whose} were not kept, so that ± is over new seeds alone:" if shown else ";"
-        notes[0] += f"{why} the choice of test images adds a standard error of {min(errors):.2f} to {max(errors):.2f} points"
+        notes[0] += f"{why} the choice of test images adds a standard error of {_from_to(errors)} points"
     void = {model: sample.void for model, sample in samples.items() if sample.void}
     return notes + [f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()]
+
+
+def _from_to(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _listed(names: list[str]) -> str:
@@ -169,8 +174,7 @@ def detectable_note(board: Board) -> list[str]:
     sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
     if not sizes:
         return []
-    low, high = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
-    size = low if low == high else f"{low} to {high}"
+    size = _from_to(sizes)
     chance = "seeds and images" if all(c.by_image for c in board.against_reference) else "seeds"
     return [
         f"these {chance} find a true difference to {board.reference} of {size} points with a chance of 80 % (p at most 0.05,"
