@@ -34,6 +34,38 @@ def _tell(refused: list[Any]) -> None:
         click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
 
 
+def _tell_barred(boards: list[Any]) -> None:
+    """Name boards without a table on standard error."""
+    for barred in (b for b in boards if not b.is_table):
+        what = "trials of learning rates" if barred.chosen[0][0].spec.is_trial else "smoke runs"
+        click.echo(f"{barred.name}: {what}, which are barred from tables", err=True)
+
+
+def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
+    """See that nothing was asked for that a summary over boards does not have."""
+    for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters"):
+        if options[name]:
+            option = name.replace("_", "-")
+            raise UserError(f"--across and --{option} do not go together: a summary over boards has one order and one table")
+    if board:
+        raise UserError(f"--across PATTERN says which boards; leave out the name {board!r}, or write it as a further --across")
+
+
+def _show_across(boards: list[Any], view: Any, style: str) -> None:
+    from .across import side_of, sum_up
+    from .leaderboard import csv_text
+    from .publish.across import across_document, across_frame, across_text, shown_models
+
+    summary = sum_up(side_of(b, view.against) for b in boards if b.is_table)
+    shown_models(summary, view.models)  # before anything is written, a pattern that fits none is refused
+    _tell_barred(boards)
+    if style == "json":
+        click.echo(json.dumps(across_document(summary, view.models)))
+    else:
+        as_csv = style == "csv"
+        click.echo(csv_text(across_frame(summary, view.models)) if as_csv else across_text(summary, style, view.models))
+
+
 def _reported(board: Any) -> list[dict[str, str]]:
     from .reported import reported_rows
 
@@ -50,6 +82,7 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.option("--columns", default="", help="Columns of the CSV instead of the usual ones, separated by commas.")
 @click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
+@click.option("--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated.")
 @click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @reference_option
@@ -62,7 +95,8 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     \b
     equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
     equibench leaderboard digits-rot-e20-common --against z2cnn-22
-    equibench leaderboard digits-rot-e20-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
+    equibench leaderboard --across '*-e20-common' --against z2cnn-22
+    equibench leaderboard digits-rot-e20-common --columns rank_low,rank_high,model,p_holm --format csv
 
     Exit code 1: files among the records were refused; each is named on standard error, the others make the boards.
     """
@@ -76,13 +110,22 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     formats = [*tabulate_formats, "csv", "json", "md"]
     if style not in formats:
         raise UserError(f"--format {style!r}: {nearest(style, formats)}")
+    # Booktabs, because these tables are for papers.
+    style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
     include(options["includes"])
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"])
     root = results_root(options["results"])
     refused: list[Any] = []
     count = positive("--reference-parameters", options["reference_parameters"])
-    boards = select_boards(root, board, options["dataset"], options["budget"], refused, count)
+    across = options["across"]
+    if across:
+        _refuse_beside_across(board, {**options, "reported": with_reported})
+    boards = select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
+    if across:
+        _show_across(boards, view, "json" if as_json else style)
+        _tell(refused)
+        sys.exit(1 if refused else 0)
     check_models(boards, view)
     _tell(refused)
     if as_json or style == "json":
@@ -91,16 +134,12 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
             documents = [{**d, "reported": _reported(b)} for d, b in zip(documents, boards, strict=True)]
         click.echo(json.dumps(documents))
         sys.exit(1 if refused else 0)
-    # Booktabs, because these tables are for papers.
-    style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
     for built in (b for b in boards if b.is_table and not select_rows(b, view).empty):
         if style == "csv":
             click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
             click.echo(view_text(built, view, style) + "\n")
-    for barred in (b for b in boards if not b.is_table):
-        what = "trials of learning rates" if barred.chosen[0][0].spec.is_trial else "smoke runs"
-        click.echo(f"{barred.name}: {what}, which are barred from tables", err=True)
+    _tell_barred(boards)
     if with_reported and style != "csv":
         from .reported import reported_table
 

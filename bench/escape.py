@@ -7,7 +7,7 @@ import re
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\to$", "±": r"$\pm$",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\to$", "±": r"$\pm$", "–": "--",
     "Δ": r"$\Delta$", "ⁿ": r"$^n$", "‖": r"$\|$", "σ": r"$\sigma$",
 }  # fmt: skip
 

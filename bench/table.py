@@ -184,7 +184,11 @@ def detectable_note(board: Board) -> list[str]:
 
 def rank_text(board: Board, model: str) -> str:
     """The ranks that are possible, ``1–3`` or ``2``; empty where there are none."""
-    rank = board.ranks.get(model)
+    return ranks_text(board.ranks.get(model))
+
+
+def ranks_text(rank: tuple[int, int] | None) -> str:
+    """A set of ranks, see `rank_text`."""
     return "" if rank is None else str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
 
 

@@ -73,15 +73,19 @@ class Drawn:
 def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
     """Which models are on the Pareto front of accuracy and cost, (models,).
 
-    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). Models whose cost is NaN are on no front.
+    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). A model that has no
+    rank, because it has no p with any other, is on no front, and neither is one whose cost is NaN.
     """
+    judged = ~np.isnan(told).all(axis=1)
     cheaper = cost[:, None] <= cost[None, :]
     dominated = (cheaper & (told > 0)).any(axis=0)
-    return ~dominated & ~np.isnan(cost)
+    return judged & ~dominated & ~np.isnan(cost)
 
 
 #: What filled marks are, by the rule of the ranks.
 FRONT = f"filled: none as cheap is surely better (p at most {LEVEL:g}, Holm over all pairs)"
+#: What filled marks are where nothing is traded for accuracy: what tables show in bold.
+BEST = f"filled: rank 1 is possible (p at most {LEVEL:g}, Holm over all pairs)"
 
 
 def _over(drawn: Drawn) -> str:
@@ -100,7 +104,8 @@ def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn],
 
 def _error_plot(drawn: Drawn) -> Figure | None:
     error = np.maximum(drawn.column("eq_rot_analytic"), FLOOR)
-    return _scatter(drawn, error, "rotation error after training (0 is invariant)", ~np.isnan(error), _over(drawn))
+    best = np.array([r["model"] in drawn.board.best for r in drawn.rows])
+    return _scatter(drawn, error, "rotation error after training (0 is invariant)", best, f"{_over(drawn)}; {BEST}")
 
 
 def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: str) -> Figure | None:
@@ -118,7 +123,7 @@ def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: 
             shown[family] = style
             _points(axes, x, y, half, own, filled, style, many)
     _limits(axes, y[there], half[there])
-    named = np.flatnonzero(there & filled if many else there)[:MOST_LABELS]
+    named = np.flatnonzero(there & filled if many and (there & filled).any() else there)[:MOST_LABELS]
     labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
     return finished(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
 

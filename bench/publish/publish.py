@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from ...registry import UserError, nearest
+from ..across import Side, side_of
 from ..api import find_board
 from ..files import ensure_writable, write_atomically
 from ..leaderboard import write_board
@@ -67,8 +68,8 @@ def publish(
             shown = list(pool.map(_publish_board, tasks))
     else:
         shown = [_publish_board(task) for task in tasks]
-    done = {name: sources for name, (sources, _) in zip(names, shown, strict=True) if sources is not None}
-    bad = [r for _, own in shown for r in own]
+    done = {name: sources for name, (sources, _, _) in zip(names, shown, strict=True) if sources is not None}
+    bad = [r for _, own, _ in shown for r in own]
     if not done:
         raise UserError(nothing_to_show(", ".join(names), bad))
     if refused is not None:
@@ -77,9 +78,9 @@ def publish(
         sources = (s for own in done.values() for s in own)
         write_atomically(out / "tables" / "models.bib", bibliography(sources).encode())
     if "html" in formats:
-        from .site import write_page
+        from .site import write_across_page, write_page
 
-        write_page(out, list(done))
+        write_page(out, list(done), write_across_page(out, [side for _, _, side in shown if side is not None]))
     return list(done)
 
 
@@ -91,18 +92,22 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
     return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
 
 
-def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) -> tuple[list[str] | None, list[Refused]]:
-    """Publish one board; returns the sources of its models, or None where it has no table, and refused files."""
+#: Of a board: the sources of its models, or None where it has no table; refused files; what a summary over boards needs.
+_Shown = tuple[list[str] | None, list[Refused], Side | None]
+
+
+def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) -> _Shown:
+    """Publish one board."""
     with without_collection():
         return _publish(*task)
 
 
 def _publish(
     root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None
-) -> tuple[list[str] | None, list[Refused]]:
+) -> _Shown:
     board = write_board(root, name, reference_parameters)
     if not board.chosen or not board.is_table:
-        return None, board.refused
+        return None, board.refused, None
     html, downloads = "html" in formats, []
     if html or "md" in formats:
         downloads.append(_write(out, f"tables/{name}.md", markdown_page(board)))
@@ -127,7 +132,8 @@ def _publish(
             shutil.copyfile(root / file, out / "tables" / file)
             downloads.append(f"tables/{file}")
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], _left_out(missing))
-    return [s for row in board.rows_of(board.frame) for s in cited(row)], board.refused
+    sources = [s for row in board.rows_of(board.frame) for s in cited(row)]
+    return sources, board.refused, side_of(board) if html else None
 
 
 def _left_out(missing: dict[str, str]) -> str:

@@ -24,11 +24,11 @@ from ..files import write_atomically
 from ..leaderboard import Board, load_board
 from ..record import Refused
 from ..reported import reported_table
-from ..table import board_heading, narrow_notes, narrow_rows, rank_notes, table_rows
+from ..table import accuracy_notes, board_heading, narrow_notes, narrow_rows, rank_notes, table_rows
 from .figures import PLOTS, Drawn
 from .publish import nothing_to_show
 from .style import house_style, save
-from .tables import markdown_table
+from .tables import ACCURACY, markdown_table, sentences
 
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)
@@ -113,13 +113,20 @@ def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme
     for column in wanted:
         if column not in rows[0]:
             raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, list(rows[0]))}")
-    notes = rank_notes(board) if wanted else narrow_notes(board, board.frame)
+    notes = _notes_of(board, wanted) if wanted else narrow_notes(board, board.frame)
     parts = [markdown_text(board_heading(board)), *(_image(board, s, root, readme) for s in options.get("plot", ()))]
     parts.append(markdown_table(board, wanted, rows))
-    parts.append(". ".join(markdown_text(n[:1].upper() + n[1:]) for n in notes) + "." if notes else "")
+    parts.append(markdown_text(sentences(board, notes)))
     if "reported" in options:
         parts.append(reported_table(board.chosen[0][0].spec.dataset, "github"))
     return "\n\n".join(part for part in parts if part)
+
+
+def _notes_of(board: Board, columns: tuple[str, ...]) -> list[str]:
+    """The notes that a reader of these columns needs: what ± is, which ranks are possible, and what bold means."""
+    is_bold = "model" in columns or ACCURACY in columns
+    notes = accuracy_notes(board, board.frame) if ACCURACY in columns else []
+    return notes + (rank_notes(board, bold=is_bold) if is_bold or "rank" in columns else [])
 
 
 def _picture(board: Board, stem: str, root: Path) -> Path:

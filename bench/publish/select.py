@@ -48,10 +48,12 @@ def select_boards(
     budget: str | None,
     refused: list[Refused] | None = None,
     reference_parameters: int | None = None,
+    patterns: Sequence[str] = (),
 ) -> list[Board]:
     """The boards that were asked for, their CSVs rebuilt; those without a table are left out unless named.
 
     Args:
+        patterns: of names of boards, instead of one `name`.
         refused: gets the files that were refused, of all boards that were read.
         reference_parameters: as for `leaderboard.load_board`.
 
@@ -61,6 +63,7 @@ def select_boards(
     from ..api import find_board
 
     names = [find_board(name, root)] if name else board_names(root)
+    names = boards_that_fit(patterns, names) if patterns else names
     if not names:
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
     with without_collection():
@@ -81,6 +84,22 @@ def select_boards(
             raise UserError(f"{option} {wanted!r}: no board in {root} has it; {nearest(str(wanted), known)}")
         boards = fits
     return boards
+
+
+def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names that fit one of the patterns, as a whole or without the version at their end.
+
+    Raises:
+        UserError: a pattern fits none.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        fits = [n for n in names if any(fnmatch.fnmatchcase(text, pattern) for text in (n, n.rpartition("-v")[0]))]
+        if not fits:
+            known = nearest(pattern, names) if names else "there is none at all yet: equibench run makes them"
+            raise UserError(f"--across {pattern!r}: no board fits; {known}")
+        found += fits
+    return sorted(set(found))
 
 
 def check_models(boards: Iterable[Board], view: View) -> None:
@@ -207,11 +226,16 @@ def comparison_table(board: Board, view: View, style: str) -> str:
 
 def comparison_row(c: Comparison, board: Board) -> dict[str, str]:
     """A comparison as text."""
-    half = "" if c.interval is None else f" ± {c.interval:.2f}"
-    row = {"model": c.model, "against": c.reference, "difference": f"{c.difference:+.2f}{half}", "seeds": str(c.pairs)}
+    row = {"model": c.model, "against": c.reference, "difference": difference_text(c.difference, c.interval)}
+    row["seeds"] = str(c.pairs)
     same = board.agreement(c.model, c.reference)
     row |= {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip)}
     return row | {"agree %": "" if same is None else f"{same:.1f}"}
+
+
+def difference_text(difference: float, half: float | None) -> str:
+    """A difference in points with the half-width of its interval, where there is one."""
+    return f"{difference:+.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 
 def p_text(p: float | None) -> str:

@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..across import Side
 from ..files import shipped, write_atomically
 from ..leaderboard import Board
 from ..record import board_folder
+from .across import families_document
 from .payload import payload, script
 from .style import FAMILIES, OTHER
 
 
-def write_page(out: Path, boards: list[str]) -> None:
-    """Write ``index.html``; the first board is shown at first."""
+def write_page(out: Path, boards: list[str], across: bool = False) -> None:
+    """Write ``index.html``; the first board is shown at first.
+
+    Args:
+        across: whether there is a page over several boards to link to.
+    """
+    families = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER[0]}
+    _write(out / "index.html", ("theme.js", "site.js"), boards=boards, families=families, across=across)
+
+
+def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
+    """Write ``across.html``, a table for each family of boards; none where there is no family.
+
+    Returns:
+        Whether there is a page.
+    """
+    found = families_document(sides)
+    if found:
+        _write(out / "across.html", ("theme.js",), families=found)
+    else:
+        (out / "across.html").unlink(missing_ok=True)
+    return bool(found)
+
+
+def _write(path: Path, scripts: tuple[str, ...], **content: Any) -> None:
+    """Write a page from the template of its name, with its style and scripts in it."""
     environment = Environment(
         loader=PackageLoader("equibench.bench.publish", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    families = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER[0]}
-    page = environment.get_template("index.html.j2").render(
-        boards=boards,
-        families=families,
-        style=shipped("bench", "publish", "templates", "site.css"),
-        script=shipped("bench", "publish", "templates", "site.js"),
-    )
-    write_atomically(out / "index.html", page.encode())
+    style, *parts = (shipped("bench", "publish", "templates", name) for name in ("site.css", *scripts))
+    page = environment.get_template(f"{path.name}.j2").render(**content, style=style, script="".join(parts))
+    write_atomically(path, page.encode())
 
 
 def write_board_data(

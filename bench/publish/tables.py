@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: The column that, with the model's name, is bold where rank 1 is possible.
+ACCURACY = "test acc %"
+
+
 def markdown_table(board: Board, columns: tuple[str, ...] = (), texts: list[dict[str, str]] | None = None) -> str:
     """The table alone, as GitHub shows it, in bold what rank 1 is possible for.
 
@@ -32,7 +37,7 @@ def markdown_table(board: Board, columns: tuple[str, ...] = (), texts: list[dict
     for row in table_rows(board, board.frame) if texts is None else texts:
         cells = {key: markdown_text(cell) for key, cell in row.items() if not columns or key in columns}
         if row["model"] in bold:
-            cells |= {key: f"**{cells[key]}**" for key in ("model", "test acc %") if key in cells}
+            cells |= {key: f"**{cells[key]}**" for key in ("model", ACCURACY) if key in cells}
         rows.append(cells)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=alignment(rows))
 
@@ -63,7 +68,7 @@ def latex_page(board: Board) -> str:
     bold = board.best
     both = zip(board.rows_of(frame), table_rows(board, frame), strict=True)
     lines = [_latex_row(board, row, usual, ranked, compared, bold) for row, usual in both]
-    caption = latex(board_heading(board) + ". " + ". ".join(_upper(n) for n in _caption(board, frame)) + ".")
+    caption = latex(f"{board_heading(board)}. {sentences(board, _caption(board, frame))}")
     align = ("r" if ranked else "") + "ll" + "r" * (len(head) - 2 - ranked)
     return "\n".join([
         f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
@@ -103,5 +108,7 @@ def _caption(board: Board, frame: pd.DataFrame) -> list[str]:
     return notes + claim_notes(board.rows_of(frame)) + ([f"stale: {', '.join(stale)}"] if stale else [])
 
 
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def sentences(board: Board, notes: Iterable[str]) -> str:
+    """Notes as one paragraph; a model's name is written as it is."""
+    named = {f"{model}{end}" for model in board.runs for end in ("", ":")}
+    return " ".join(f"{n if n.split(' ', 1)[0] in named else n[:1].upper() + n[1:]}." for n in notes)

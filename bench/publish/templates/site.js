@@ -1,4 +1,3 @@
-"use strict";
 // All text goes into the page as text, never as markup.
 const $ = (id) => document.getElementById(id);
 const boards = {};
@@ -261,26 +260,12 @@ function reported(board) {
   }));
 }
 
-// Figures come in both themes.
-function paint() {
-  const dark = document.documentElement.dataset.theme === "dark";
-  for (const image of document.querySelectorAll("img[data-base]")) image.src = `${image.dataset.base}${dark ? ".dark" : ""}.svg`;
-}
-
-function theme(name) {
-  document.documentElement.dataset.theme = name;
-  paint();
-}
-
-const system = matchMedia("(prefers-color-scheme: dark)");
-let chosen = null;
-theme(system.matches ? "dark" : "light");
-system.addEventListener("change", () => { if (!chosen) theme(system.matches ? "dark" : "light"); });
-$("theme").addEventListener("click", () => { chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; theme(chosen); });
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 $("board").addEventListener("change", (event) => choose(event.target.value));
 $("filter").addEventListener("input", (event) => { state.filter = event.target.value; draw(); });
 $("family").addEventListener("change", (event) => { state.family = event.target.value; draw(); });
 $("reference").addEventListener("change", (event) => { state.reference = event.target.value; compare(boards[state.board]); draw(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") $("columns").open = false; });
+const linked = decodeURIComponent(location.hash.slice(1)); // a board that another page links to
+if ([...$("board").options].some((option) => option.value === linked)) $("board").value = linked;
 choose($("board").value);

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 from equibench.bench.leaderboard import load_board
 from equibench.bench.publish.figures import PLOTS, Drawn, front
-from equibench.bench.publish.style import DARK, FAMILIES, OTHER, OTHER_MARKS, dark, family_styles, house_style, save
+from equibench.bench.publish.style import DARK, FAMILIES, OTHER, OTHER_MARKS, PAPER, dark, family_styles, house_style, save
+from equibench.bench.record import write_record
 from equibench.registry import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 
+from .. import records as made
 from . import boards
 from .boards import BOARD
 
@@ -25,7 +30,8 @@ def test_the_front_holds_whoever_nobody_cheap_beats_beyond_noise(count: int, see
     on = front(cost, told)
     for j in range(count):
         beaten = any(cost[i] <= cost[j] and told[i, j] == 1 for i in range(count))
-        assert on[j] == (not beaten)
+        judged = any(not np.isnan(told[i, j]) for i in range(count))
+        assert on[j] == (judged and not beaten)
     assert not front(np.full(count, np.nan), told).any()
 
 
@@ -34,6 +40,31 @@ def test_noise_dominates_nobody(tmp_path: Path) -> None:
     on = dict(zip([r["model"] for r in drawn.rows], front(drawn.column("parameters"), drawn.told)))
     # pdo-econv-p8 costs more than p4cnn and is not better, but the seeds cannot tell them apart.
     assert on == {"p4cnn": True, "pdo-econv-p8": True, "z2cnn-22": False, "wrn-10-b9": False}
+
+
+def filled(figure: Figure) -> int:
+    """How many marks of a scatter plot are filled."""
+    marks = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+    return sum(len(c.get_offsets()) for c in marks if not np.allclose(c.get_facecolor()[0], to_rgba(PAPER)))
+
+
+def test_filled_marks_follow_the_rule_of_the_ranks(tmp_path: Path) -> None:
+    boards.fill(tmp_path)
+    for seed in range(4):
+        status = "ok" if seed else "diverged"
+        write_record(tmp_path, boards.with_details(made.record(99.0 if seed else 10.0, status, model="sre-cnn", seed=seed), 9_000))
+    drawn = Drawn(load_board(tmp_path, BOARD))
+    assert drawn.board.best == {"p4cnn", "pdo-econv-p8"} and drawn.board.ranks["sre-cnn"] is None
+    plots = {p.stem: p.draw(drawn) for p in PLOTS[:4]}
+    assert filled(plots["accuracy-equivariance"]) == 2
+    assert "filled: rank 1 is possible" in plots["accuracy-equivariance"].axes[0].get_title("left")
+    # sre-cnn is the smallest, but a run of it diverged: it has no rank, and no mark says that it holds its own.
+    assert filled(plots["accuracy-parameters"]) == 2
+
+
+def test_below_three_seeds_no_mark_is_filled(tmp_path: Path) -> None:
+    drawn = Drawn(boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]}))
+    assert [filled(p.draw(drawn)) for p in PLOTS[:4]] == [0, 0, 0, 0]
 
 
 def test_every_registered_family_has_its_own_colour_and_mark() -> None:

@@ -105,3 +105,11 @@ def test_a_failed_model_has_a_row_and_no_rank(root: Path) -> None:
     write_record(root, made.record(None, status="oom", reason="no memory", model="resnet-26"))
     (row,) = rows(root, "--model", "resnet-26")
     assert row["status"] == "oom" and row["rank_low"] == "" and row["p_holm"] == ""
+
+
+def test_the_columns_that_the_help_names_are_there(root: Path) -> None:
+    text = CliRunner().invoke(cli, ["leaderboard", "--help"]).output
+    named = [line.split("--columns ")[1].split()[0] for line in text.splitlines() if "--columns " in line and "equibench" in line]
+    assert named
+    for columns in named:
+        assert list(rows(root, "--columns", columns)[0]) == columns.split(",")

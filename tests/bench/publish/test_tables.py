@@ -42,6 +42,38 @@ def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Pat
     assert re.findall(r"\*\*([a-z][^*]*)\*\*", markdown_table(board)) == ["p4cnn", "pdo-econv-p8"]
 
 
+def test_latex_sets_every_sign_of_a_board(tmp_path: Path) -> None:
+    page = latex_page(boards.board(tmp_path))
+    assert page.count(" 1--2 &") + page.count("\n1--2 &") == 2, "a set of ranks has a dash"
+    assert "?" not in page, "what LaTeX cannot set becomes a question mark"
+
+
+def test_notes_as_a_paragraph_begin_with_a_capital_and_write_names_as_they_are(tmp_path: Path) -> None:
+    boards.fill(tmp_path)
+    for seed in range(3):
+        write_record(tmp_path, boards.with_details(made.record(10.0, "diverged", model="sre-cnn", seed=seed)))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"<!-- equibench: {BOARD} -->\n<!-- /equibench -->\n")
+    refresh(readme, tmp_path)
+    for text in (readme.read_text(), latex_page(load_board(tmp_path, BOARD))):
+        assert " sre-cnn: 3 of 3 runs diverged" in text and "Sre-cnn" not in text and "P4cnn" not in text
+        assert " Rank: the ranks" in text
+
+
+def test_chosen_columns_of_a_readme_have_the_notes_that_they_need(tmp_path: Path) -> None:
+    boards.fill(tmp_path)
+    readme = tmp_path / "README.md"
+    for columns, bold, half, rule in (
+        ("rank,test acc %", True, True, True), ("rank,parameters", False, False, True), ("parameters,model", True, False, True),
+        ("parameters,MFLOPs", False, False, False),
+    ):  # fmt: skip
+        readme.write_text(f"<!-- equibench: {BOARD} columns={columns} -->\n<!-- /equibench -->\n")
+        refresh(readme, tmp_path)
+        text = readme.read_text()
+        assert ("**" in text, "bold: 1 is among them" in text) == (bold, bold)
+        assert ("± 95 % interval" in text, "Rank: the ranks" in text) == (half, rule)
+
+
 def test_two_seeds_make_nothing_bold(tmp_path: Path) -> None:
     board = boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]})
     assert not board.best and "textbf" not in latex_page(board) and "**" not in markdown_table(board)

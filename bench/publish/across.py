@@ -1,0 +1,210 @@
+"""A summary over boards as text: its table in every format, and the sentences that a reader needs with it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from ...registry import UserError, nearest
+from ..across import NOT_THERE, Across, Entry, Side, families, short_names, sum_up
+from ..escape import for_latex
+from ..statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
+from ..table import in_cell, in_text, ranks_text
+from ..words import some
+from .select import difference_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def shown_models(summary: Across, patterns: Sequence[str]) -> list[str]:
+    """The models of a summary that fit one of the patterns; all without patterns.
+
+    Raises:
+        UserError: a pattern fits no model of these boards.
+    """
+    for pattern in patterns:
+        known = [*summary.models, *summary.missing]
+        if not fnmatch.filter(known, pattern):
+            raise UserError(f"--model {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
+    return [m for m in summary.models if _shows(patterns, m)]
+
+
+def _shows(patterns: Sequence[str], model: str) -> bool:
+    return not patterns or any(fnmatch.fnmatchcase(model, p) for p in patterns)
+
+
+def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> str:
+    """The summary in a table format of tabulate, with its notes.
+
+    Args:
+        patterns: show models that fit one of them; no figure depends on it.
+    """
+    label = short_names([side.name for side in summary.sides])
+    rows = []
+    for model in shown_models(summary, patterns):
+        row = {"model": model, "mean difference": _mean(summary, model)}
+        row["improvability %"] = f"{summary.improvability(model):.1f}"
+        for side in summary.sides:
+            entry, name = side.entries[model], label[side.name]
+            row |= {name: _difference(summary, model, entry), f"{name} rank": ranks_text(entry.rank)}
+        rows.append({key: in_cell(cell, style) for key, cell in row.items()})
+    notes = [in_text(note, style) for note in across_notes(summary, patterns)]
+    if not rows:
+        return "\n".join(notes)
+    # Names of boards are texts like any other.
+    heads = [in_cell(key, style) for key in rows[0]]
+    table = tabulate(
+        [list(row.values()) for row in rows], headers=heads, tablefmt=style, disable_numparse=True,
+        colalign=["left", *["right"] * (len(heads) - 1)],
+    )  # fmt: skip
+    return "\n".join([in_text(heading(summary), style), "", for_latex(table, style), "", *notes])
+
+
+def heading(summary: Across) -> str:
+    """One line: what is summed up."""
+    return f"{some(len(summary.sides), 'board')}, {some(len(summary.models), 'model')} on all of them, against {summary.reference}"
+
+
+def _mean(summary: Across, model: str) -> str:
+    return "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
+
+
+def _difference(summary: Across, model: str, entry: Entry) -> str:
+    return "" if model == summary.reference or entry.difference is None else difference_text(entry.difference, entry.interval)
+
+
+def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
+    """The sentences that a reader of the table needs.
+
+    Args:
+        bold: whether the table has ranks in bold.
+    """
+    sides, label = summary.sides, short_names([side.name for side in summary.sides])
+    notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
+    notes.append(
+        f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 % interval"
+        f" {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: over {some(len(sides), 'board')}, each counts the same"
+    )
+    notes.append(
+        f"improvability: 1 - error of the best / error of the model, mean over the boards; the best is the best of the"
+        f" {len(summary.models)} models that are on all boards; 0 is the best everywhere"
+    )
+    if summary.perfect:
+        where = ", ".join(label[side.name] for side in summary.perfect)
+        notes.append(
+            f"improvability: on {where} the best model has no error, so that every other has 100 %, however small its error is"
+        )
+    notes.append(
+        "rank: the ranks that are possible on a board among all its models, with 95 % confidence for all of them together"
+        + ("; bold: 1 is among them" if bold else "")
+    )
+    notes.append(no_test(len(sides)))
+    for model in (m for m in summary.models if _shows(patterns, m)):
+        remarks = [f"on {label[s.name]} {r}" for s in sides for r in s.entries[model].remarks]
+        notes += [f"{model}: {'; '.join(remarks)}"] if remarks else []
+    stale, missing = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for model in (m for m in summary.models if _shows(patterns, m)):
+        stale[", ".join(label[s.name] for s in sides if s.entries[model].stale)].append(model)
+    for model in (m for m in summary.missing if _shows(patterns, m)):
+        missing["; ".join(f"{label[name]}: {why}" for name, why in summary.missing[model].items())].append(model)
+    changed = "(source, data or recipe changed since)"
+    notes += [f"stale on {where} {changed}: {', '.join(models)}" for where, models in stale.items() if where]
+    return notes + [f"not in the table: {', '.join(models)} ({why})" for why, models in missing.items()]
+
+
+def no_test(boards: int) -> str:
+    """Why there is no test over boards and no rating."""
+    rule = "no test over boards and no Elo rating is made"
+    if smallest_p(boards) > LEVEL:
+        return (
+            f"{rule}: with fewer than six boards they mean nothing (even if a model wins on all {boards}, a sign test has"
+            f" p = {smallest_p(boards):.3g})"
+        )
+    return f"{rule}: boards share data sets and models, and are no random sample of tasks"
+
+
+def _over(summary: Across) -> str:
+    label = short_names([side.name for side in summary.sides])
+    known = [(s.name, e.by_image) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None]
+    alone = [label[name] for name in dict.fromkeys(name for name, by_image in known if not by_image)]
+    if not alone:
+        return "over new seeds and new test images"
+    if not any(by_image for _, by_image in known):
+        return "over new seeds"
+    return f"over new seeds and new test images (on {', '.join(alone)} over new seeds alone, where outcomes by image are missing)"
+
+
+def across_frame(summary: Across, patterns: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a model and board, numbers as numbers; models that are not on all boards have no means."""
+    import pandas as pd
+
+    rows = []
+    for model in [*summary.models, *summary.missing]:
+        whole = model in summary.models
+        means = (summary.difference(model), summary.improvability(model)) if whole else (None, None)
+        for side in summary.sides if _shows(patterns, model) else ():
+            entry = side.entries.get(model, Entry(missing=NOT_THERE))
+            low, high = entry.rank or (None, None)
+            over = "" if entry.interval is None else "seeds and images" if entry.by_image else "seeds"
+            rows.append(
+                {
+                    "model": model, "boards": len(summary.sides), "reference_model": summary.reference,
+                    "mean_diff_pct": means[0], "mean_improvability_pct": means[1], "board": side.name,
+                    "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference, "diff_ci95_pct": entry.interval,
+                    "diff_ci95_over": over, "improvability_pct": summary.improvability(model, side) if whole else None,
+                    "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks), "stale": entry.stale,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def across_document(summary: Across, patterns: Sequence[str] = ()) -> dict[str, Any]:
+    """The summary as one JSON document."""
+    rows = json.loads(across_frame(summary, patterns).convert_dtypes().to_json(orient="records"))
+    boards = [{"board": side.name, "heading": side.heading} for side in summary.sides]
+    return {"boards": boards, "reference": summary.reference, "rows": rows, "notes": across_notes(summary, patterns)}
+
+
+#: What boards of a kind of budget have in common.
+_BUDGETS = {"E": "equal examples", "T": "equal device-seconds", "P": "budgets as published"}
+
+
+def families_document(sides: Iterable[Side]) -> list[dict[str, Any]]:
+    """What the page needs of each family of boards: its table and notes, or the sentence why there is none."""
+    found = []
+    for (recipe, profile, fit, budget, protocol), own in families(sides).items():
+        parts = [f"recipe {recipe}", f"profile {profile}", fit, _BUDGETS.get(budget, budget), protocol]
+        document: dict[str, Any] = {"title": ", ".join(filter(None, parts)), "why_not": ""}
+        try:
+            document |= _table(sum_up(own))
+        except UserError as error:
+            document["why_not"] = str(error)
+        found.append(document)
+    return found
+
+
+def _table(summary: Across) -> dict[str, Any]:
+    label = short_names([side.name for side in summary.sides])
+    rows = []
+    for model in summary.models:
+        entries = [(side, side.entries[model]) for side in summary.sides]
+        cells = [
+            {
+                "difference": _difference(summary, model, entry), "rank": ranks_text(entry.rank),
+                "improvability": f"{summary.improvability(model, side):.1f}",
+                "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
+            }
+            for side, entry in entries
+        ]  # fmt: skip
+        means = {"mean": _mean(summary, model), "improvability": f"{summary.improvability(model):.1f}"}
+        rows.append({"model": model, "is_reference": model == summary.reference, "cells": cells, **means})
+    return {
+        "heading": heading(summary), "boards": [(side.name, label[side.name]) for side in summary.sides], "rows": rows,
+        "notes": across_notes(summary, bold=True),
+    }  # fmt: skip
