@@ -99,6 +99,9 @@ def register_dataset(
     source: str,
     digest: str = "",
     rotation: bool = False,
+    task: str = "",
+    licence: str = "",
+    citation: str = "",
     note: str = "",
 ) -> Callable[[F], F]:
     """Register a function ``f(root: Path) -> ImageData`` that returns a data set. Arguments are literals.
@@ -111,6 +114,9 @@ def register_dataset(
         source: where the images come from.
         digest: SHA-256 of the arrays (`ImageData.digest`), checked whenever they are made or read.
         rotation: whether a label survives any rotation of its image.
+        task: what the images show, in a word or two (``digits``, ``garments``, ``cells``).
+        licence: under which the images may be used.
+        citation: what to cite for them.
         note: one sentence on what a reader must know.
     """
     return _mark(name)

@@ -180,7 +180,7 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
 _ALLOWED = {
     "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation"},
     "wrapper": {"source", "invariant", "treatment", "note"},
-    "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "note"},
+    "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note"},
 }
 _REQUIRED = {
     "model": ("group", "invariant", "source"),

@@ -157,7 +157,7 @@ def _parsed(path: Path, _changed: Stamp) -> _Program:
 
 
 #: What a registration says to readers alone: it changes neither how something is built nor how it is scored or claimed.
-_WORDS = {"note", "source", "family", "status"}
+_WORDS = {"note", "source", "family", "status", "task", "licence", "citation"}
 
 
 def _leave_out_words(call: ast.expr) -> None:

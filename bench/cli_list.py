@@ -49,6 +49,7 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         train, val, test = fields["sizes"]
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= {"train": train, "val": val, "test": test}
+        row |= {key: fields.get(key, "") for key in ("task", "licence", "citation")} if as_json else {"task": fields.get("task", "")}
         rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
     _show(rows, as_json, patterns, "data set")
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..datasets.batches import Batches, Normalise, as_tensors
-from ..datasets.digits import split_stratified
 from ..datasets.images import ImageData, Split, balanced_order
+from ..datasets.rotation import split_stratified
 from ..opened import watching
 from ..registry import MODELS, build_model
 from .arithmetic import renew_profile, set_profile as set_profile

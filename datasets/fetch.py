@@ -9,8 +9,8 @@ A data set says what it needs with `downloads`, below its registration, and gets
     def my_set(root: Path) -> ImageData:
         path = obtain(root, ARCHIVE)
 
-Files lie under ``<root>/raw``. ``EQUIBENCH_MIRROR`` names a folder on a server that holds the files by their
-names; it is then asked instead of the published addresses. What it gives is verified like everything else.
+Files lie under ``<root>/raw``. ``EQUIBENCH_MIRROR`` names a folder on a server that is then asked instead of the
+published addresses, for the place of a file, then for its name alone. What it gives is verified like everything else.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Download:
     """A published file.
 
     Attributes:
-        path: where it is kept, below ``<root>/raw``; the last part is its name on a mirror.
+        path: where it is kept, below the folder; a mirror is asked for it, then for its last part.
         urls: addresses, tried in this order.
         md5, sha256: published digests, hexadecimal; at least one.
         size: bytes, None where it is not published.
-        elsewhere: other places below the root where a right copy is accepted, as other programs leave it there.
+        folder: below the root.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Download:
     md5: str = ""
     sha256: str = ""
     size: int | None = None
-    elsewhere: tuple[str, ...] = ()
+    folder: str = "raw"
 
     def __post_init__(self) -> None:
         if not (self.md5 or self.sha256):
@@ -76,8 +76,12 @@ class Download:
         return digest if self.size is None else f"{self.size:,} bytes, {digest}"
 
 
-def downloads(*files: Download) -> Callable[[F], F]:
-    """Say which files the decorated data set is made from."""
+#: Says which files are needed beside what is below a root.
+Wanted = Callable[[Path], Sequence[Download]]
+
+
+def downloads(*files: Download | Wanted) -> Callable[[F], F]:
+    """Say which files the decorated data set is made from; a function of the root says it where that depends on it."""
 
     def decorate(function: F) -> F:
         function.downloads = files  # type: ignore[attr-defined]
@@ -100,7 +104,8 @@ def fetch(name: str, root: Path, progress: Progress | None = None) -> None:
     Raises:
         UserError: the name is unknown, no address gives the file, it is not the published one, or it cannot be written.
     """
-    files: Sequence[Download] = getattr(DATASETS.find(name).entry.load(), "downloads", ())
+    named: Sequence[Download | Wanted] = getattr(DATASETS.find(name).entry.load(), "downloads", ())
+    files = [file for some in named for file in ([some] if isinstance(some, Download) else some(root))]
     done, sizes = dict.fromkeys(files, 0), {file: file.size for file in files}
     for file in files:
 
@@ -121,11 +126,10 @@ def obtain(root: Path, file: Download, progress: Progress | None = None) -> Path
     Raises:
         UserError: as `fetch`.
     """
-    target = root / "raw" / file.path
+    target = root / file.folder / file.path
     # Nothing is written where the file is there: the folder may be somebody else's.
-    for path in (target, *(root / place for place in file.elsewhere)):
-        if path.is_file():
-            return _verified(path, file)
+    if target.is_file():
+        return _verified(target, file)
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +175,7 @@ def _addresses(file: Download) -> tuple[str, ...]:
         return file.urls
     if not mirror.startswith(("http://", "https://")):
         raise UserError(f"EQUIBENCH_MIRROR={mirror!r} must begin with http:// or https://")
-    return (f"{mirror.rstrip('/')}/{file.name}",)
+    return tuple(dict.fromkeys(f"{mirror.rstrip('/')}/{place}" for place in (file.path, file.name)))
 
 
 class _Refused(Exception):

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,11 +64,7 @@ class ImageData:
 
     @cached_property
     def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for array in self._arrays().values():
-            digest.update(f"{array.shape} {array.dtype.str}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return digest_of(self._arrays().values())
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {f"{part}_{kind}": getattr(getattr(self, part), kind) for part in PARTS for kind in ("images", "labels")}
@@ -86,6 +82,15 @@ class ImageData:
             means.append(mean)
             deviations.append(float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())))
         return means, deviations
+
+
+def digest_of(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of arrays, their shapes and types, in their order; hexadecimal."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def balanced_order(labels: np.ndarray, classes: int, count: int) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Rotated MNIST: the original MNIST-rot-12k, and a set of the same size made here from complete MNIST."""
+"""The original MNIST-rot-12k."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import zipfile
 import zlib
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..registry import UserError, register_dataset
-from .digits import digits_rot, make_rotated
+from .digits import digits_rot
 from .fetch import Download, downloads, obtain
 from .images import ImageData, Split
 
@@ -29,41 +28,6 @@ AMAT_FILES = (
 _PIXELS = 28 * 28
 
 
-def _mnist(name: str, size: int, md5: str, sha256: str) -> Download:
-    hosts = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-    # torchvision keeps the same files under MNIST/raw.
-    return Download(f"mnist/{name}", tuple(h + name for h in hosts), md5, sha256, size, (f"MNIST/raw/{name}",))
-
-
-#: LeCun, Cortes, Burges: images and labels of the training set, then of the test set.
-MNIST_FILES = (
-    _mnist(
-        "train-images-idx3-ubyte.gz",
-        9_912_422,
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    ),
-    _mnist(
-        "train-labels-idx1-ubyte.gz",
-        28_881,
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    ),
-    _mnist(
-        "t10k-images-idx3-ubyte.gz",
-        1_648_877,
-        "9fb629c4189551a2d022fa330f9573f3",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    ),
-    _mnist(
-        "t10k-labels-idx1-ubyte.gz",
-        4_542,
-        "ec29112dd5afa0611ce80d1b7f02629c",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ),
-)
-
-
 @register_dataset(
     "mnist-rot",
     shape=(1, 28, 28),
@@ -71,6 +35,10 @@ MNIST_FILES = (
     sizes=(10_000, 2_000, 50_000),
     source="MNIST-rot-12k, Larochelle et al., ICML 2007",
     rotation=True,
+    task="digits",
+    licence="none stated",
+    citation="Larochelle, Erhan, Courville, Bergstra, Bengio, An empirical evaluation of deep architectures on problems with"
+    " many factors of variation, ICML 2007",
     note="the original files, in their order: first 10,000 for training, next 2,000 for validation",
 )
 @downloads(AMAT_ARCHIVE)
@@ -81,30 +49,6 @@ def mnist_rot(root: Path) -> ImageData:
         UserError: the archive is missing and cannot be downloaded, or is damaged.
     """
     return read_archive("mnist-rot", obtain(root, AMAT_ARCHIVE), (10_000, 2_000, 50_000), digits_rot(root).train)
-
-
-@register_dataset(
-    "mnist-rot-gen",
-    shape=(1, 28, 28),
-    classes=10,
-    sizes=(10_000, 2_000, 50_000),
-    source="MNIST (LeCun, Cortes, Burges), rotated with seed 0",
-    digest="a4abd63200db8f4affc218588b30e95d94af5ce880b78633d8633206ec06137d",
-    rotation=True,
-    note="generated here; not MNIST-rot-12k, and not comparable with figures published on it",
-)
-@downloads(*MNIST_FILES)
-def mnist_rot_gen(root: Path) -> ImageData:
-    """62,000 of the 70,000 MNIST digits, each turned once, by the code that makes `digits-rot`.
-
-    The digits are split, stratified by class, before any is turned.
-
-    Raises:
-        UserError: a file is missing and cannot be downloaded, or is damaged.
-    """
-    arrays = [read_idx(obtain(root, file)) for file in MNIST_FILES]
-    images, labels = np.concatenate(arrays[::2]), np.concatenate(arrays[1::2]).astype(np.int64)
-    return ImageData("mnist-rot-gen", *make_rotated(images, labels, (10_000, 2_000, 50_000), seed=0), 10, 255)
 
 
 def read_archive(name: str, archive: Path, sizes: tuple[int, int, int], known: Split) -> ImageData:
@@ -125,27 +69,6 @@ def read_archive(name: str, archive: Path, sizes: tuple[int, int, int], known: S
     (fit, test), maximum = to_integers([fit[:, None], test[:, None]])
     train, val = (Split(fit[part], fit_labels[part]) for part in (slice(sizes[0]), slice(sizes[0], None)))
     return ImageData(name, train, val, Split(test, test_labels), 10, maximum)
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Array in a gzipped IDX file of bytes, as MNIST is published.
-
-    Raises:
-        UserError: the file is no such file, or is cut off.
-    """
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}); delete it and fetch the data set again") from error
-    dimensions = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
-    shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
-    values = np.frombuffer(data, np.uint8)[4 + 4 * dimensions :]
-    if not dimensions or values.size != np.prod(shape):
-        raise UserError(
-            f"{path} is no IDX file of bytes: expected {shape or 'a header'}, got {values.size:,} bytes after it;"
-            " delete it and fetch the data set again"
-        )
-    return values.reshape(shape)
 
 
 def read_amat_member(archive: Path, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:

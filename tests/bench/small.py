@@ -11,7 +11,10 @@ from equibench.datasets.mnist_rot import AMAT_FILES
 from equibench.registry import DATASETS
 
 #: The largest intensity of each registered data set, and with it the bits of an intensity.
-MAXIMUM = {"digits-rot": 255, "mnist-rot": 65_535, "mnist-rot-gen": 255, "cifar10": 255, "cifar100": 255}
+MAXIMUM = {
+    "digits-rot": 255, "mnist-rot": 65_535, "mnist-rot-gen": 255, "fashion-rot-gen": 255, "cifar10": 255, "cifar10-rot-gen": 255,
+    "cifar100": 255,
+}  # fmt: skip
 
 HEAD = """
 from pathlib import Path

@@ -85,3 +85,25 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real image files are not here; EQUIBENCH_TEST_DATA names their folder")
     return folder
+
+
+def files_below(root: Path) -> dict[str, bytes]:
+    """Everything that was left, but locks."""
+    found = (p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in found}
+
+
+@pytest.fixture
+def nobody_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's own downloads, which neither go on nor know a mirror, are never asked."""
+    from equibench.datasets import fetch
+    from torchvision.datasets import utils
+
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
+    monkeypatch.delenv("EQUIBENCH_MIRROR", raising=False)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"torchvision downloads {args}")
+
+    monkeypatch.setattr(utils, "_urlretrieve", refuse)
+    monkeypatch.setattr(utils, "_get_redirect_url", refuse)

@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from equibench.datasets import cifar, mnist_rot
+from equibench.datasets.mnist_rot import AMAT_ARCHIVE
+from equibench.datasets.vision import CIFAR10, CIFAR100, FASHION_MNIST, MNIST
 from equibench.registry import DATASETS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-FILES = [*mnist_rot.MNIST_FILES, mnist_rot.AMAT_ARCHIVE, cifar.CIFAR10_ARCHIVE, cifar.CIFAR100_ARCHIVE]
 
 
 def test_every_data_set_stands_there_with_its_sizes_and_digest() -> None:
@@ -21,13 +20,20 @@ def test_every_data_set_stands_there_with_its_sizes_and_digest() -> None:
         row = next((line for line in PAGE.splitlines() if line.startswith(f"| `{entry.name}` |")), "")
         assert " / ".join(f"{n:,}" for n in entry.fields["sizes"]) in row, entry.name
         assert entry.fields.get("digest", "") in PAGE, entry.name
+        assert f"| `{entry.name}` | {entry.fields['task']} |" in row and row.count("|") == 8, entry.name
+        # Who may use it, and what to cite, is said by the registration and by the page alike.
+        assert entry.fields["licence"] in PAGE and entry.fields["citation"] in PAGE.replace("*", ""), entry.name
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_every_file_stands_there_with_its_digest(file) -> None:
-    row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{file.name}` | "))
-    assert f"`{file.md5}`" in row and file.sha256 in row and (file.size is None or f"{file.size:,}" in row)
-    assert f"raw/{file.path.rpartition('/')[0]}/" in PAGE
+def test_what_is_read_stands_there_with_its_place_and_digest(tmp_path: Path) -> None:
+    assert f"| `{AMAT_ARCHIVE.name}` | MD5 `{AMAT_ARCHIVE.md5}` |" in PAGE and f"| `raw/{AMAT_ARCHIVE.path}` |" in PAGE
+    for source in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100):
+        assert source.digest in PAGE
+        unpacked, archives = source._places()
+        for file in archives:
+            assert file in source.files(tmp_path) and not file.folder
+            assert f"`{file.path}`" in PAGE or f"`{file.path.rpartition('/')[0]}/`" in PAGE
+        assert all(place in PAGE or f"`{place.rpartition('/')[0]}/`" in PAGE for place in unpacked)
 
 
 def test_the_example_works_as_it_stands(tmp_path: Path) -> None:

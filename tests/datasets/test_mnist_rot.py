@@ -1,27 +1,23 @@
-"""Rotated MNIST: files of the exact format, their faults, orientation, and the set that is made here."""
+"""MNIST-rot-12k: files of the exact format, their faults, orientation."""
 
-import gzip
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.datasets.digits import digits_rot, make_rotated
-from equibench.datasets.fetch import obtain
+from equibench.datasets.digits import digits_rot
 from equibench.datasets.images import ImageData
 from equibench.datasets.mnist_rot import (
     AMAT_ARCHIVE,
     AMAT_FILES,
-    MNIST_FILES,
     is_mirrored,
     mnist_rot,
     read_amat,
     read_amat_member,
     read_archive,
-    read_idx,
     to_integers,
 )
-from equibench.registry import DATASETS, UserError
+from equibench.registry import UserError
 
 MATLAB, SHORT = "   %.7e", "%.6g "
 
@@ -167,49 +163,3 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=r"a.zip cannot be unpacked \(Bad CRC"):
         read_amat_member(path, "x.amat", 3)
-
-
-def idx(array: np.ndarray) -> bytes:
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return gzip.compress(header + array.tobytes())
-
-
-def test_idx_files(tmp_path: Path) -> None:
-    path, array = tmp_path / "a.gz", np.arange(2 * 3 * 5, dtype=np.uint8).reshape(2, 3, 5)
-    path.write_bytes(idx(array))
-    assert (read_idx(path) == array).all() and read_idx(path).shape == (2, 3, 5)
-    for wrong in (idx(array)[:-9], b"nothing"):
-        path.write_bytes(wrong)
-        with pytest.raises(UserError, match=r"a.gz cannot be unpacked .*; delete it and fetch"):
-            read_idx(path)
-    for content in (gzip.decompress(idx(array))[:-1], b"", b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", b"\0\0\x08\0"):
-        path.write_bytes(gzip.compress(content))
-        with pytest.raises(UserError, match=r"a.gz is no IDX file of bytes: expected .*, got [\d,]+ bytes"):
-            read_idx(path)
-
-
-def test_a_set_made_here_has_the_sizes_and_no_source_twice() -> None:
-    # Every source image is told by its own intensity, which turning about the middle leaves in the middle.
-    images = np.repeat(np.arange(70, dtype=np.uint8) + 1, 28 * 28).reshape(70, 28, 28)
-    parts = make_rotated(images, np.arange(70) % 10, (10, 2, 50), seed=0)
-    sources = np.concatenate([p.images[:, 0, 14, 14] for p in parts])
-    assert [len(p.labels) for p in parts] == [10, 2, 50] and len(set(sources)) == 62
-    for part in parts:
-        assert ((part.images[:, 0, 14, 14] - 1) % 10 == part.labels).all()
-
-
-def test_the_real_files_are_those_that_are_published(real_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "MNIST").symlink_to(real_data / "MNIST")  # as torchvision leaves them
-    arrays = [read_idx(obtain(tmp_path, file)) for file in MNIST_FILES]
-    assert [a.shape for a in arrays] == [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
-    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert np.bincount(arrays[1]).tolist() == counts
-    assert arrays[0].mean() / 255 == pytest.approx(0.1307, abs=1e-4)
-
-
-@pytest.mark.slow  # turning 62,000 digits takes half a minute
-def test_the_generated_set_is_the_registered_one(real_data: Path, tmp_path: Path, whole: ImageData) -> None:
-    (tmp_path / "MNIST").symlink_to(real_data / "MNIST")
-    data = DATASETS.find("mnist-rot-gen").entry.load()(tmp_path)
-    assert data.digest() == DATASETS.find("mnist-rot-gen").get("digest")
-    assert not is_mirrored(data.train.images[:1000, 0] / 255, data.train.labels[:1000], whole.train)
