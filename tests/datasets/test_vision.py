@@ -1,5 +1,6 @@
 """MNIST and its like through torchvision: copies in its layout, archives of the published format, faults, real files."""
 
+import errno
 import gzip
 import hashlib
 import os
@@ -75,8 +76,9 @@ def packed(monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray], url: 
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    pairs = [(arrays[f"{p}-images-idx3-ubyte"][:, None], arrays[f"{p}-labels-idx1-ubyte"].astype(np.int64)) for p in ("train", "t10k")]
-    return digest_of([array for pair in pairs for array in pair])
+    images = [arrays[f"{part}-images-idx3-ubyte"][:, None] for part in ("train", "t10k")]
+    labels = [arrays[f"{part}-labels-idx1-ubyte"].astype(np.int64) for part in ("train", "t10k")]
+    return digest_of([images[0], labels[0], images[1], labels[1]])
 
 
 def test_a_copy_in_the_layout_of_torchvision_is_used_and_left_as_it_is(tmp_path: Path) -> None:
@@ -179,6 +181,25 @@ def test_what_no_digest_tells_the_registration_does(tmp_path: Path, fault: str, 
     with pytest.raises(UserError, match=f"wrong-{fault}.*{expected}"):
         load(f"wrong-{fault}", tmp_path)
     assert not list(tmp_path.glob("cache/*.npz"))
+
+
+def test_a_disk_that_is_full_while_archives_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, packed(monkeypatch, garments()))
+    script = tmp_path / "on_a_full_disk.py"
+    script.write_text(SET.format(name="on-a-full-disk"))
+    include([script])
+    before = files_below(tmp_path)
+
+    def full(archive: str, folder: str, *rest: object) -> None:
+        (Path(folder) / Path(archive).stem).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(theirs.utils, "extract_archive", full)
+        with pytest.raises(UserError, match=r"on-a-full-disk cannot be kept in .*No space left on device.*--data-root DIR"):
+            load("on-a-full-disk", tmp_path)
+        assert files_below(tmp_path) == before
+    assert len(load("on-a-full-disk", tmp_path).test.labels) == 40
 
 
 def test_many_at_once_and_after_one_who_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
