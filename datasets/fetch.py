@@ -290,7 +290,7 @@ def _append(response: http.client.HTTPResponse, part: Path, start: int, total: i
                 try:
                     block = response.read1(_BLOCK)
                 except (OSError, http.client.HTTPException) as error:
-                    return f"broke off ({error or type(error).__name__})"
+                    return f"broke off ({str(error) or type(error).__name__})"
                 if not block:
                     break
                 _write(out, block)

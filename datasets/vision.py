@@ -74,7 +74,7 @@ class Vision:
                 raise UserError(f"{where} cannot be read ({error.strerror}); make it readable") from error
             raise
         except Exception as error:  # of the many kinds that a parser raises
-            raise UserError(f"{where}: this is not {self.name} ({error or type(error).__name__}); {repair}") from error
+            raise UserError(f"{where}: this is not {self.name} ({str(error) or type(error).__name__}); {repair}") from error
         found = digest_of([train.images, train.labels, test.images, test.labels])
         if self.digest and found != self.digest:
             raise UserError(

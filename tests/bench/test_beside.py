@@ -231,7 +231,8 @@ def test_a_wrapper_in_another_folder_has_files_of_its_own(tmp_path: Path) -> Non
 def test_what_a_data_set_declares_counts_and_words_do_not(tmp_path: Path) -> None:
     path = data_set(tmp_path, "declared", "seed = 0")
     hashes = []
-    for change in (("", ""), ('source="made up"', 'source="elsewhere"'), ('source="elsewhere"', 'source="", rotation=True')):
+    words = 'source="elsewhere", task="bars", licence="MIT", citation="A paper", note="words"'
+    for change in (("", ""), ('source="made up"', words), ('source="elsewhere"', 'source="", rotation=True')):
         path.write_text(path.read_text().replace(*change))
         hashes.append(data_hash(DATASETS.find("beside-declared").entry))
     assert hashes[0] == hashes[1] != hashes[2]

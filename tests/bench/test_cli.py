@@ -100,6 +100,9 @@ def test_lists_are_also_json_with_parameter_counts() -> None:
     assert rows["p4cnn"]["invariant"] == "C4" and rows["z2cnn"]["invariant"] == "none"
     for what in ("datasets", "budgets", "suites"):
         assert json.loads(equibench("list", what, "--json").stdout)
+    sets = {row["name"]: row for row in json.loads(equibench("list", "datasets", "--json").stdout)}
+    assert sets["fashion-rot-gen"]["task"] == "garments" and sets["fashion-rot-gen"]["licence"] == "MIT"
+    assert all(row["task"] and row["licence"] and row["citation"] for row in sets.values())
 
 
 def test_patterns_filter() -> None:

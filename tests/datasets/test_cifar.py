@@ -147,7 +147,8 @@ def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: 
     data = (cifar10 if classes == 10 else cifar100)(tmp_path)
     found = numbers(data)
     assert [len(n) for n in found] == [45_000, 5_000, 10_000] and data.maximum == 255
-    assert (np.bincount(data.train.labels) == 45_000 // classes).all() and (np.bincount(data.val.labels) == 5_000 // classes).all()
+    assert (np.bincount(data.train.labels) == 45_000 // classes).all()
+    assert (np.bincount(data.val.labels) == 5_000 // classes).all()
     assert (np.sort(np.concatenate(found[:2])) == np.arange(50_000)).all() and (found[2] == 50_000 + np.arange(10_000)).all()
     assert all((part.labels == n % classes).all() for part, n in zip(parts(data), found, strict=True))
     # Classes do not come in blocks: a model that sees the images in order would otherwise see one class at a time.
@@ -162,7 +163,8 @@ def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(rotation, "rotate_images", turn)
     turned = cifar10_rot_gen(tmp_path)
-    assert [(n, disc) for n, disc, _ in seen] == [(10_000, True), (2_000, True), (48_000, True)] and min(s for *_, s in seen) > 6.2
+    assert [(n, disc) for n, disc, _ in seen] == [(10_000, True), (2_000, True), (48_000, True)]
+    assert min(spread for *_, spread in seen) > 6.2
     found = numbers(turned)
     assert (np.sort(np.concatenate(found)) == np.arange(60_000)).all()
     for part, n, each in zip(parts(turned), found, (1_000, 200, 4_800), strict=True):
@@ -175,7 +177,8 @@ def test_the_original_pixels_of_cifar10_come_through(real_data: Path, tmp_path: 
         pytest.skip("the original CIFAR-10 pixels are not here")
     picture = pytest.importorskip("PIL.Image").open(folder / "test_first1000.webp").convert("RGB")
     grid = np.asarray(picture)
-    images = grid.reshape(grid.shape[0] // 32, 32, grid.shape[1] // 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)[:1000]
+    height, width = grid.shape[0] // 32, grid.shape[1] // 32
+    images = grid.reshape(height, 32, width, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)[:1000]
     rows = images.transpose(0, 3, 1, 2).reshape(1000, 3072)
     cifar(tmp_path, monkeypatch, 10, batches(10, [100] * 5 + [500], rows), archive=False)
     train, test = CIFAR10.parts(tmp_path)
