@@ -99,8 +99,8 @@ def core_of(
         eq_exact_d4=d4,
         eq_rot_analytic=rotated,
         collapsed=c4 is None or rotated is None,
-        scale=spread(orbit[0], origin),
-        scale_analytic=spread(analytic[0], origin),
+        scale=scale_of(orbit[0], origin),
+        scale_analytic=scale_of(analytic[0], origin),
         eq_claimed=relative_error([orbit[g] for g in claimed], origin) if len(claimed) > 1 else None,
     )
 
@@ -146,12 +146,12 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
         The error, or None where the model is collapsed or its logits are no numbers.
     """
     plain = orbit[0].double()
-    scale = spread(plain, origin)
+    scale = scale_of(plain, origin)
     drift = torch.stack([(moved.double() - plain).norm(dim=1).mean() for moved in orbit[1:]]).mean()
     return None if scale is None or not math.isfinite(float(drift)) else float(drift) / scale
 
 
-def spread(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
+def scale_of(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
     """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs, by which errors are divided.
 
     Args:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, spread, zero_logits
+from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, scale_of, zero_logits
 from .evaluate import EVAL_BATCH, accuracy_pct, logits
 from .lie import lie_errors
 from .resample import ORBIT_DEGREES, Turntable
@@ -97,7 +97,7 @@ def measure_full(
         floor = _floor(model, inputs, draws, batch)
         lee, note = _lie(model, inputs, draws, origin)
     errors = orbit[:, :draws]
-    scale = spread(errors[0], origin)
+    scale = scale_of(errors[0], origin)
     rotated = relative_error(list(errors), origin)
     collapsed = rotated is None or (lee[0] is None and not note)
     return Full(

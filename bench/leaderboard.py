@@ -397,7 +397,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_equivariance_full"] = len(full)
     for cost in SIZES:
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
-        row[cost] = sizes[0] if sizes else None
+        row[cost] = max(sizes, default=None)  # of buffers, those that learn late count in every run that came so far
     # Times of a run that shared its device with others are no measure of the model.
     alone = [results for r, results in completed if r.runs_on_device == 1]
     row["runs_timed"] = len(alone)

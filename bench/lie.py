@@ -13,7 +13,7 @@ import math
 import torch
 from torch import nn
 
-from .equivariance import Blobs, Prepare, grid, spread
+from .equivariance import Blobs, Prepare, grid, scale_of
 
 #: Images a forward pass; derivatives take twice the memory of values.
 LIE_BATCH = 64
@@ -100,7 +100,7 @@ def lie_errors(
     for tangents in directions:
         values, slopes = derivative(model, images, place(tangents), prepare)
         lengths.append(float(slopes.double().norm(dim=1).mean()))
-    scale = spread(values, origin)
+    scale = scale_of(values, origin)
     if scale is None or not all(map(math.isfinite, lengths)):
         return None, None
     return lengths[0] / scale, (lengths[1] + lengths[2]) / 2 / scale

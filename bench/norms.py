@@ -7,7 +7,8 @@ become the batch's own, whatever a derived layer does to its input before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -129,14 +130,26 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
     for name, layer in layers.items():
         pool = pools[name]
         if not pool.count and not _same(before[name], _state(layer)):
-            raise UnknownStatistics(
-                f"the running statistics of {name!r} ({type(layer).__name__}) move although the layer is not called, so that"
-                " they cannot be estimated anew; call the layer itself"
-            )
+            raise _uncalled(name, layer)
         if moved[name]:
             assert layer.running_mean is not None and layer.running_var is not None
             layer.running_mean.copy_(torch.as_tensor(pool.mean))
             layer.running_var.copy_(torch.as_tensor(pool.variance))
+
+
+@contextmanager
+def _one_seed(images: torch.Tensor) -> Iterator[None]:
+    """A network may be random in evaluation too; the generators are put back."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _uncalled(name: str, layer: _NormBase) -> UnknownStatistics:
+    return UnknownStatistics(
+        f"the running statistics of {name!r} ({type(layer).__name__}) move although the layer is not called, so that they"
+        " cannot be estimated anew; call the layer itself"
+    )
 
 
 @torch.no_grad()
@@ -153,6 +166,8 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
         UnknownStatistics: those of a layer follow another rule.
     """
     layers = running_layers(model)
+    with _one_seed(images):
+        _see_calls(model, layers, images)
     ends: dict[str, list[tuple[bool, tuple[torch.Tensor, torch.Tensor] | None]]] = {name: [] for name in layers}
     for start in (0.0, 1.0):
         for layer in layers.values():
@@ -160,8 +175,7 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
             layer.running_mean.fill_(start)
             layer.running_var.fill_(1 + start)
         begun = {name: _state(layer) for name, layer in layers.items()}
-        with torch.random.fork_rng([images.device] if images.is_cuda else []):
-            torch.manual_seed(0)  # a network may be random in evaluation too
+        with _one_seed(images):
             reestimate_batch_norm(model, lambda index: images if index == 0 else None)
         for name, layer in layers.items():
             ends[name].append((_same(begun[name], _state(layer)), _state(layer)))
@@ -176,3 +190,19 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
                 f"the running statistics of {name!r} ({type(layers[name]).__name__}) do not become those of the batch when"
                 " momentum is 1, so that they cannot be estimated anew; move them by the share `momentum`, as torch does"
             )
+
+
+def _see_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
+    """See that training moves the statistics of layers that are called, and of no others."""
+    model.train()
+    called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
+    hooks = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
+    try:
+        if layers:
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, layer in layers.items():
+        if name not in called and not _same(before[name], _state(layer)):
+            raise _uncalled(name, layer)

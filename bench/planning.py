@@ -174,7 +174,7 @@ def plan_text(planned: Planned, device: str) -> str:
         }
         for n in planned.needs
     ]
-    lines = [f"{planned.suite}: to find a difference to {planned.reference} of {planned.difference:g} points, on {device}", ""]
+    lines = [f"{planned.suite}: to find a difference to {planned.reference} of {planned.difference:g} {'point' if planned.difference == 1 else 'points'}, on {device}", ""]
     lines += [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True), ""]
     if planned.seeds is None:
         enough, floor = [n.seeds for n in planned.needs if n.seeds is not None], max(n.floor for n in planned.needs)

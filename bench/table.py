@@ -343,7 +343,8 @@ def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
     if count is not None and matched and not others:
         notes.append(f"class: matched, parameters within 5 % of {count:,}")
     elif count is not None and others:
-        named = f"matched to {count:,} within 5 %: {', '.join(matched)}; " if len(matched) > 1 else ""
+        # The reference model is always matched to its own count.
+        named = f"matched to {count:,} within 5 %: {', '.join(matched)}; " if set(matched) - {board.reference} else ""
         notes.append(f"class: {named}" + (f"not matched: {', '.join(others)}" if named else "parameters not matched"))
     for row in board.rows_of(frame):
         for column, what in (("frozen", "parameters are frozen"), ("learned_buffers", "numbers in buffers change in training")):

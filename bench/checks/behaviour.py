@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...models.random_evaluation import RandomEvaluation
-from ..equivariance import spread, zero_logits
+from ..equivariance import scale_of, zero_logits
 from ..evaluate import EVAL_BATCH, logits
 from ..train import optimizer_for, train_step
 from .state import changes, kept
@@ -21,7 +21,7 @@ from .verdict import Finding, failed, first_line, noted, passed
 
 #: Images of the pass under bfloat16, in which many a processor computes ten times as slowly; batch norm needs two.
 REDUCED_IMAGES = 2
-#: Largest difference of logits, relative to their spread over images, that is rounding and not behaviour.
+#: Largest difference of logits, relative to their scale, that is rounding and not behaviour.
 ROUNDING = 1e-4
 #: Numbers of a tensor that is called large.
 LARGE = 500
@@ -163,7 +163,7 @@ def batches(subject: Subject) -> Finding:
     """In evaluation the logits of an image do not depend on the others, on their number or on their order."""
     model, images = subject.loaded(subject.trained.state), subject.images(subject.shown)
     together = subject.evaluate(model, images)
-    scale = spread(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
+    scale = scale_of(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
     order = torch.tensor([place for place in (3, 0, 6, 2, 5, 1, 4) if place < subject.shown])
     part = 3 if subject.shown > 3 else 2
     wild = torch.cat([images, 50 * subject.images(1, seed=1)])
@@ -262,7 +262,10 @@ def fresh_weights(subject: Subject) -> Finding:
     return passed("evaluation follows the weights: after a training step, and after load_state_dict()")
 
 
-_FRESH = "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before reuse"
+_FRESH = (
+    "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before reuse; what"
+    " training learns of images belongs in a buffer"
+)
 
 
 def _stale(subject: Subject, model: nn.Module) -> str:

@@ -100,7 +100,7 @@ def test_commands_take_the_count(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"<!-- equibench: {BOARD} reference_parameters=10000 -->\n<!-- /equibench -->\n")
     refresh(page, tmp_path)
-    assert "arameters not matched" in page.read_text()
+    assert "atched to 10,000 within 5 %: d; not matched: a" in page.read_text()
     page.write_text(f"<!-- equibench: {BOARD} reference_parameters=many -->\n<!-- /equibench -->\n")
     with pytest.raises(UserError, match="reference_parameters=25700"):
         refresh(page, tmp_path)

@@ -11,7 +11,7 @@ from equibench.bench.equivariance import (
     measure_core,
     reference_arithmetic,
     relative_error,
-    spread,
+    scale_of,
 )
 from equibench.bench.evaluate import logits
 from equibench.registry import build_model
@@ -97,7 +97,7 @@ def test_the_error_is_relative_to_the_distance_of_two_images() -> None:
 def test_the_scale_is_the_mean_over_all_pairs(offset: float) -> None:
     plain = torch.randn(23, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3 + offset
     distances = [float((a - b).norm()) for i, a in enumerate(plain) for b in plain[:i]]
-    found = spread(plain, torch.full((1, 5), offset))
+    found = scale_of(plain, torch.full((1, 5), offset))
     assert len(distances) == 23 * 22 / 2 and found == pytest.approx(sum(distances) / len(distances), rel=1e-9)
 
 
@@ -120,7 +120,7 @@ def test_unrelated_logits_have_an_error_of_one() -> None:
 
 
 def test_one_image_alone_has_no_scale() -> None:
-    assert spread(torch.ones(1, 3), torch.zeros(1, 3)) is None
+    assert scale_of(torch.ones(1, 3), torch.zeros(1, 3)) is None
 
 
 def test_errors_times_scales_are_distances_of_logits() -> None:

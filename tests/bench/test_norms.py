@@ -140,13 +140,13 @@ class OwnPace(nn.BatchNorm2d):
 class Uncalled(nn.Module):
     """Uses the numbers of a layer without calling it."""
 
-    def __init__(self) -> None:
+    def __init__(self, switch: str) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(3)
+        self.norm, self.switch = nn.BatchNorm2d(3), switch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        own = self.norm
-        return nn.functional.batch_norm(x, own.running_mean, own.running_var, None, None, own.training, own.momentum, own.eps)
+        own, training = self.norm, (self.norm if self.switch == "layer" else self).training
+        return nn.functional.batch_norm(x, own.running_mean, own.running_var, None, None, training, own.momentum, own.eps)
 
 
 def test_frozen_and_unused_layers_keep_what_they_have() -> None:
@@ -188,8 +188,9 @@ def test_layers_that_cannot_be_estimated_are_named() -> None:
     images = torch.randn(6, 3, 4, 4)
     with pytest.raises(UnknownStatistics, match=r"'1' \(OwnPace\) do not become those of the batch"):
         check_statistics(nn.Sequential(nn.BatchNorm2d(3), OwnPace(3)), images)
-    with pytest.raises(UnknownStatistics, match=r"'0.norm' \(BatchNorm2d\) move although the layer is not called"):
-        check_statistics(nn.Sequential(Uncalled()), images)
+    for switch in ("layer", "network"):
+        with pytest.raises(UnknownStatistics, match=r"'0.norm' \(BatchNorm2d\) move although the layer is not called"):
+            check_statistics(nn.Sequential(Uncalled(switch)), images)
 
 
 def test_a_network_that_diverged_is_no_error() -> None:
