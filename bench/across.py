@@ -230,7 +230,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(every[:_NAMED]) + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
 
 
-def families(sides: Iterable[Side]) -> dict[tuple[str, ...], list[Side]]:
+def groups(sides: Iterable[Side]) -> dict[tuple[str, ...], list[Side]]:
     """Boards that agree in everything but data set and budget, where there are at least two, by what they agree in."""
     found: dict[tuple[str, ...], list[Side]] = {}
     for side in sorted(sides, key=lambda s: s.name):

@@ -150,6 +150,12 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     return notes + [f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()]
 
 
+def chances(by_image: Iterable[bool]) -> str:
+    """The sources of chance that some intervals are over, by whether outcomes by image are known for each."""
+    known = set(by_image)
+    return "seeds" if True not in known else "seeds and images" if known == {True} else "seeds, and images where outcomes were kept"
+
+
 def _range(values: list[float]) -> str:
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return low if low == high else f"{low} to {high}"
@@ -175,7 +181,7 @@ def detectable_note(board: Board) -> list[str]:
     sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
     if not sizes:
         return []
-    chance = "seeds and images" if all(c.by_image for c in board.against_reference) else "seeds"
+    chance = chances(c.by_image for c in board.against_reference if c.detectable is not None)
     return [
         f"these {chance} find a true difference to {board.reference} of {_range(sizes)} points with a chance of 80 % (p at most 0.05,"
         f" Holm over {some(board.against_reference[0].family, 'comparison')}); smaller ones are found less often"

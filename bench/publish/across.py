@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..across import NOT_THERE, Across, Entry, Side, families, short_names, sum_up
+from ..across import NOT_THERE, Across, Entry, Side, groups, short_names, sum_up
 from ..escape import for_latex
 from ..statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
 from ..table import in_cell, in_text, ranks_text
@@ -175,10 +175,10 @@ def across_document(summary: Across, patterns: Sequence[str] = ()) -> dict[str, 
 _BUDGETS = {"E": "equal examples", "T": "equal device-seconds", "P": "budgets as published"}
 
 
-def families_document(sides: Iterable[Side]) -> list[dict[str, Any]]:
-    """What the page needs of each family of boards: its table and notes, or the sentence why there is none."""
+def groups_document(sides: Iterable[Side]) -> list[dict[str, Any]]:
+    """What the page needs of each group of boards: its table and notes, or the sentence why there is none."""
     found = []
-    for (recipe, profile, fit, budget, protocol), own in families(sides).items():
+    for (recipe, profile, fit, budget, protocol), own in groups(sides).items():
         parts = [f"recipe {recipe}", f"profile {profile}", fit, _BUDGETS.get(budget, budget), protocol]
         document: dict[str, Any] = {"title": ", ".join(filter(None, parts)), "why_not": ""}
         try:

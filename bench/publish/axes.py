@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (6.4, 4.2)  # inches
+#: Characters of a line above a frame; two lines have place there.
+_WIDEST = 100
 
 
 def new(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Figure, Axes]:
@@ -57,6 +60,11 @@ def _short(value: float, _position: int | None = None) -> str:
     return f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
 
 
+def above(axes: Axes, note: str) -> None:
+    """Write the note above the frame, in as many lines as its width needs."""
+    axes.set_title("\n".join(textwrap.fill(line, _WIDEST) for line in note.split("\n")), loc="left", fontsize=7.5)
+
+
 def finished(
     axes: Axes,
     styles: Mapping[str, tuple[str, str]],
@@ -76,7 +84,7 @@ def finished(
 
     figure = axes.figure
     assert isinstance(figure, Figure)
-    axes.set_title(note, loc="left", fontsize=7.5)
+    above(axes, note)
     handles = []
     for family, (colour, mark) in styles.items():
         how = {"lw": 1.8} if lines else {"lw": 0, "marker": mark, "markersize": 5.5}

@@ -12,9 +12,10 @@ import numpy as np
 
 from ..leaderboard import Board
 from ..statistics import LEVEL
+from ..table import chances
 from ..words import some
 from . import lines
-from .axes import by_size, finished, new
+from .axes import above, by_size, finished, new
 from .style import INK, PAPER, family_styles
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ BEST = f"filled: rank 1 is possible (p at most {LEVEL:g}, Holm over all pairs)"
 
 def _over(drawn: Drawn) -> str:
     """What the bars are over, where there are any."""
-    by_image = {s.is_by_image for s in drawn.board.samples.values() if s.has_interval}
-    return "bars: 95 % over new seeds" + (" and images" if by_image == {True} else "") if by_image else "no bars below 3 seeds"
+    by_image = [s.is_by_image for s in drawn.board.samples.values() if s.has_interval]
+    return f"bars: 95 % over new {chances(by_image)}" if by_image else "no bars below 3 seeds"
 
 
 def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn], Figure | None]:
@@ -169,9 +170,9 @@ def _differences(drawn: Drawn) -> Figure | None:
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
     count = len(drawn.board.against_reference)
-    over = "seeds and images" if all(c.by_image for c in found) else "seeds"
+    over = chances(c.by_image for c in found if c.interval is not None)
     note = f"paired, ± 95 % over new {over}; filled: p (Holm, {some(found[0].family, 'comparison')}) at most {LEVEL:g}"
-    axes.set_title(note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""), loc="left", fontsize=7.5)
+    above(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
     return figure
 
 

@@ -39,14 +39,15 @@ def place_labels(
     points_a_pixel = 72 / figure.dpi
     marks = [_pixels(axes, *p[:2], points_a_pixel) for p in (*points, *obstacles)]
     taken: list[Box] = [(px - 3, py - 3, px + 3, py + 3) for px, py in marks]
-    right, left = frame.x1 * points_a_pixel, frame.x0 * points_a_pixel
+    right, left, top = (edge * points_a_pixel for edge in (frame.x1, frame.x0, frame.y1))
     for x, y, text in points:
         px, py = _pixels(axes, x, y, points_a_pixel)
         width = 0.61 * _FONT * len(text)
         for dx, dy in _PLACES:
             start = px + dx if dx > 0 else px + dx - width
             box = (start, py + dy - 2, start + width, py + dy + _FONT - 1)
-            if box[0] < left or box[2] > right + 20 or any(_overlap(box, other) for other in taken):
+            # Above the frame stands the note.
+            if box[0] < left or box[2] > right + 20 or box[3] > top or any(_overlap(box, other) for other in taken):
                 continue
             if not _is_nearest((px, py), (px + dx, py + dy), marks):
                 continue

@@ -13,7 +13,7 @@ from ..across import Side
 from ..files import shipped, write_atomically
 from ..leaderboard import Board
 from ..record import board_folder
-from .across import families_document
+from .across import groups_document
 from .payload import payload, script
 from .style import FAMILIES, OTHER
 
@@ -29,14 +29,14 @@ def write_page(out: Path, boards: list[str], across: bool = False) -> None:
 
 
 def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
-    """Write ``across.html``, a table for each family of boards; none where there is no family.
+    """Write ``across.html``, a table for each group of boards; none where there is no group.
 
     Returns:
         Whether there is a page.
     """
-    found = families_document(sides)
+    found = groups_document(sides)
     if found:
-        _write(out / "across.html", ("theme.js",), families=found)
+        _write(out / "across.html", ("theme.js",), groups=found)
     else:
         (out / "across.html").unlink(missing_ok=True)
     return bool(found)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.bench.across import NOT_THERE, Entry, Side, families, short_names, side_of, sum_up
+from equibench.bench.across import NOT_THERE, Entry, Side, groups, short_names, side_of, sum_up
 from equibench.bench.leaderboard import load_board
 from equibench.bench.record import write_record
 from equibench.bench.statistics import compare
@@ -149,10 +149,10 @@ def test_runs_that_failed_diverged_or_have_other_seeds_are_told(tmp_path: Path) 
     assert "1 of 3 runs diverged" in diverged.remarks[0]
 
 
-def test_boards_of_one_recipe_and_profile_make_a_family() -> None:
+def test_boards_of_one_recipe_and_profile_make_a_group() -> None:
     own = {"m0": 1.0, "m1": 2.0}
     sides = [side("b", own), side("a", own), side("c", own, recipe="paper"), side("d", own, protocol=1)]
-    assert [[s.name for s in found] for found in families(sides).values()] == [["a", "b"]]
+    assert [[s.name for s in found] for found in groups(sides).values()] == [["a", "b"]]
 
 
 @given(st.lists(st.text("ab-", min_size=1, max_size=9), min_size=1, max_size=6, unique=True))

@@ -157,7 +157,7 @@ def test_the_site_has_a_page_of_its_own_and_links_to_it(root: Path, tmp_path: Pa
     assert problems == []
 
 
-def test_a_page_says_why_a_family_has_no_summary_and_goes_where_there_is_none(root: Path, tmp_path: Path) -> None:
+def test_a_page_says_why_a_group_has_no_summary_and_goes_where_there_is_none(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "site"
     boards.fill(root, {"sre-cnn": [90.0]}, dataset="mnist-rot-gen")
     publish(root, out, formats=("html",), jobs=1)

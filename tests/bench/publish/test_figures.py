@@ -1,6 +1,7 @@
 """Plots: what they claim about noise, what they draw, and in which colours."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,26 @@ def test_filled_marks_follow_the_rule_of_the_ranks(tmp_path: Path) -> None:
     assert "filled: rank 1 is possible" in plots["accuracy-equivariance"].axes[0].get_title("left")
     # sre-cnn is the smallest, but a run of it diverged: it has no rank, and no mark says that it holds its own.
     assert filled(plots["accuracy-parameters"]) == 2
+
+
+def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
+    drawn = Drawn(boards.board(tmp_path))
+    samples = drawn.board.samples
+    for by_image, words in (((), "new seeds;"), (("p4cnn",), "new seeds, and images where outcomes were kept;"), (tuple(samples), "new seeds and images;")):
+        right = {m: {s: np.ones(1500, "u1") for s in sample.values} if m in by_image else {} for m, sample in samples.items()}
+        drawn.board.samples = {m: replace(sample, right=right[m]) for m, sample in samples.items()}
+        figure = PLOTS[0].draw(drawn)
+        title = figure.axes[0]._left_title
+        assert words in title.get_text().replace("\n", " ")
+        ends = title.get_window_extent()
+        assert ends.x1 <= figure.bbox.x1 and ends.y1 <= figure.bbox.y1, "nothing of it is cut off"
+
+
+def test_no_label_covers_the_note_above_the_frame(tmp_path: Path) -> None:
+    close = {f"model-{i}": [99.5 + 0.01 * i, 99.6, 99.4 - 0.01 * i] for i in range(6)}
+    axes = PLOTS[0].draw(Drawn(boards.board(tmp_path, accuracies=close | {"z2cnn-22": [60.0, 61.0, 62.0]}))).axes[0]
+    top, texts = axes.get_window_extent().y1, [t for t in axes.texts if t.get_text()]
+    assert texts and all(t.get_window_extent().y1 <= top + 2 for t in texts)
 
 
 def test_below_three_seeds_no_mark_is_filled(tmp_path: Path) -> None:
