@@ -51,17 +51,21 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
 @click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
+@click.option("--suite", metavar="SUITE", help="The boards of a suite; of a family of boards, one table of all.")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @reference_option
 @results_option
 @include_option
 @json_option
-def leaderboard(board: str | None, style: str, with_reported: bool, as_json: bool, **options: Any) -> None:
+def leaderboard(
+    board: str | None, suite: str | None, style: str, with_reported: bool, as_json: bool, **options: Any
+) -> None:
     """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it.
 
     \b
     equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
     equibench leaderboard digits-rot-e20-common --against z2cnn-22
+    equibench leaderboard --suite mnist-rot-gen-data
     equibench leaderboard digits-rot-e20-common --columns rank,model,test_acc_mean_pct,p_holm --format csv
 
     Exit code 1: files among the records were refused; each is named on standard error, the others make the boards.
@@ -82,6 +86,14 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     root = results_root(options["results"])
     refused: list[Any] = []
     count = positive("--reference-parameters", options["reference_parameters"])
+    if suite is not None:
+        from .cli_families import show_suite
+
+        only_boards = [f"--{o}" for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs") if options[o]]
+        only_boards += ["BOARD"] * (board is not None) + ["--reported"] * with_reported
+        show_suite(suite, root, options["models"], "json" if as_json else style, [o.replace("_", "-") for o in only_boards], refused)
+        _tell(refused)
+        sys.exit(1 if refused else 0)
     boards = select_boards(root, board, options["dataset"], options["budget"], refused, count)
     check_models(boards, view)
     _tell(refused)
@@ -115,6 +127,7 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
 @click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
 @click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
 @click.option("--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it.")
+@click.option("--suite", "suites", multiple=True, metavar="SUITE", help="The boards of a suite, together; may be repeated.")
 @click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
 @reference_option
 @results_option
@@ -126,6 +139,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     \b
     equibench publish --out site
     equibench publish digits-rot-e20-common --format md,latex --out tables
+    equibench publish --suite mnist-rot-gen-data --out site
     equibench publish --readme README.md
 
     Exit code 1: files among the records were refused; each is named on standard error, the others are published.
@@ -144,7 +158,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         from .publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count)
+        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count, options["suites"])
         where = str(target / "index.html") if "html" in kinds else out
     _tell(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")

@@ -14,14 +14,22 @@ from .payload import payload, script
 from .style import FAMILIES, OTHER
 
 
-def write_page(out: Path, boards: list[str]) -> None:
-    """Write ``index.html``; the first board is shown at first."""
-    environment = Environment(
-        loader=PackageLoader("equibench.bench.publish", "templates"), autoescape=True, undefined=StrictUndefined
-    )
+def environment() -> Environment:
+    """What pages are made with."""
+    loader = PackageLoader("equibench.bench.publish", "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+
+
+def write_page(out: Path, boards: list[str], board_families: dict[str, str] | None = None) -> None:
+    """Write ``index.html``; the first board is shown at first.
+
+    Args:
+        board_families: names of the families of boards that have a page of their own, by its file's name.
+    """
     families = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER[0]}
-    page = environment.get_template("index.html.j2").render(
+    page = environment().get_template("index.html.j2").render(
         boards=boards,
+        board_families=board_families or {},
         families=families,
         style=shipped("bench", "publish", "templates", "site.css"),
         script=shipped("bench", "publish", "templates", "site.js"),
