@@ -89,11 +89,15 @@ def leaderboard(
     if suite is not None:
         from .cli_families import show_suite
 
-        only_boards = [f"--{o}" for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs") if options[o]]
-        only_boards += ["BOARD"] * (board is not None) + ["--reported"] * with_reported
-        show_suite(suite, root, options["models"], "json" if as_json else style, [o.replace("_", "-") for o in only_boards], refused)
-        _tell(refused)
-        sys.exit(1 if refused else 0)
+        if board is not None:
+            raise UserError("give a BOARD or --suite, not both")
+        others = [f"--{o.replace('_', '-')}" for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs") if options[o]]
+        others += ["--reported"] if with_reported else []
+        board = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
+        if board is None:
+            _tell(refused)
+            sys.exit(1 if refused else 0)
+        refused.clear()
     boards = select_boards(root, board, options["dataset"], options["budget"], refused, count)
     check_models(boards, view)
     _tell(refused)

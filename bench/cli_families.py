@@ -15,14 +15,17 @@ from ..registry import UserError, nearest
 
 def show_suite(
     name: str, root: Path, patterns: Sequence[str], style: str, others: Sequence[str], refused: list[Any]
-) -> None:
-    """Rebuild the boards of a suite and print its table.
+) -> str | None:
+    """Rebuild the boards of a family and print its table.
 
     Args:
         patterns: of models, as in a shell; all of the suite without.
         style: a table format of tabulate, ``csv``, ``md`` or ``json``.
         others: options that were given and go with single boards.
         refused: gets the files that were refused.
+
+    Returns:
+        The name of the board of an ordinary suite, of which nothing is printed; None for a family.
 
     Raises:
         UserError: an option does not go with a family, no model fits, or nothing is measured yet.
@@ -31,9 +34,11 @@ def show_suite(
     from .family_table import family_csv, family_document, family_text
     from .leaderboard import write_board
 
+    family = load_family(root, points := find_points(name), write_board)
+    if len(points) == 1 and family.points[0].board is not None:
+        return family.points[0].board.name
     if others:
-        raise UserError(f"{others[0]} does not go with --suite, which shows the boards of a suite in one table")
-    family = load_family(root, find_points(name), write_board)
+        raise UserError(f"{others[0]} does not go with a family of boards, which --suite shows in one table")
     refused += [r for p in family.measured if p.board is not None for r in p.board.refused]
     for pattern in patterns:
         if not fnmatch.filter(family.models, pattern):
@@ -46,3 +51,4 @@ def show_suite(
         click.echo(family_csv(family))
     else:
         click.echo(family_text(family, {"md": "github", "latex": "latex_booktabs"}.get(style, style)))
+    return None

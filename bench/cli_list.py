@@ -101,14 +101,14 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
     """What the runs of suites cost on this device, one table a board."""
     from .estimate import estimate, this_device
+    from .families import point_name
     from .files import results_root
     from .table import cost_table
 
     key, root = this_device(), results_root(results)
     document = {}
-    for suite in (point for points in suites for point in points):
+    for suite, name in ((point, point_name(point, points)) for points in suites for point in points):
         costs = list(estimate(suite, root, key))
-        name = suite.name if suite.train_images is None else f"{suite.name} ({suite.train_images:,} images)"
         keys = ("model", "parameters", "runs", "steps", "examples", "step_flops", "flops", "train_s")
         document[name] = [{k: getattr(c, k) for k in keys} for c in costs]
         if not as_json:

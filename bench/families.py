@@ -86,6 +86,11 @@ def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
             plan(suite, root=root)
 
 
+def point_name(suite: Suite, points: Sequence[Suite]) -> str:
+    """What a point of a family is called beside the others; an ordinary suite by its name."""
+    return suite.name if len(points) == 1 else f"{suite.name} ({suite.budget}, {_images(suite):,} training images)"
+
+
 def _images(suite: Suite) -> int:
     return training_images(suite.dataset, suite.fit, suite.train_images)
 

@@ -204,6 +204,10 @@ def point_rows(family: BoardFamily) -> pd.DataFrame:
     ])  # fmt: skip
 
 
+#: Columns of `slope_rows`, whether or not it has rows.
+_SLOPES = ("family", "model", "against", "line", "slope", "slope_ci95", "slope_ci95_over", "seeds", "points", "reason")
+
+
 def slope_rows(family: BoardFamily) -> pd.DataFrame:
     """One row a model, line and thing that was spent, where that differs between the points."""
     import pandas as pd
@@ -216,7 +220,7 @@ def slope_rows(family: BoardFamily) -> pd.DataFrame:
         for what in SPENT
         for (model, line), s in slopes(family, what).items()
         if s is not None
-    ])  # fmt: skip
+    ], columns=list(_SLOPES))  # fmt: skip
 
 
 def family_document(family: BoardFamily) -> dict[str, Any]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: FLOPs are shown in units of 1e12.
+UNITS = {"flops": 1e-12}
+LABELS = SPENT | {"flops": "TFLOPs of training, forward and backward"}
 #: A bar that would reach an error of 0, which a logarithmic axis does not have, ends at this share of its point.
 SHORTEST = 1 / 4
 
@@ -34,7 +37,7 @@ class Mark:
 
 
 def curves(family: BoardFamily, what: str) -> dict[tuple[str, str], list[Mark]]:
-    """The points of every model on every line, by (model, line), in the order of what was spent; errors of 0 left out."""
+    """The points of every model on every line, by (model, line), in the order of the points; errors of 0 left out."""
     found = {(m, line): _curve(m, points, what) for line, points in family.lines for m in family.models}
     return {key: marks for key, marks in found.items() if marks}
 
@@ -47,8 +50,8 @@ def _curve(model: str, points: Sequence[Point], what: str) -> list[Mark]:
         if row is None or x is None or accuracy is None or accuracy != accuracy or accuracy >= 100:
             continue
         half = row["test_acc_ci95_pct"]
-        marks.append(Mark(x, 100 - accuracy, 0.0 if half is None or half != half else float(half)))
-    return sorted(marks, key=lambda m: m.x)
+        marks.append(Mark(x * UNITS.get(what, 1), 100 - accuracy, 0.0 if half is None or half != half else float(half)))
+    return marks
 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
@@ -59,7 +62,7 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     all_marks = [mark for marks in found.values() for mark in marks]
     if len({mark.x for mark in all_marks}) < 2:
         return None
-    figure, axes = new(SPENT[what] + (", forward and backward" if what == "flops" else ""), "test error in %")
+    figure, axes = new(LABELS[what], "test error in %")
     _scales(axes, all_marks, ticks=sorted({m.x for m in all_marks}) if what == "images" else [])
     names = {m: str(r["family"] or "other") for p in family.measured for m, r in p.rows.items()}
     styles, alpha, handles, of_colour = family_styles(names.get(m, "other") for m in family.models), slopes(family, what), [], {}
@@ -67,7 +70,9 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
         colour, shape = styles[names.get(model, "other")]
         of_colour[colour] = of_colour.get(colour, -1) + 1
         how: dict[str, Any] = {"color": colour, "ls": DASHES[of_colour[colour] % len(DASHES)], "lw": 1.4, "marker": shape, "ms": 5}
-        axes.plot([m.x for m in marks], [m.error for m in marks], **how)
+        axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
+        sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
+        axes.scatter([m.x for m in marks], [m.error for m in marks], sizes, color=colour, marker=shape, zorder=3)
         axes.vlines([m.x for m in marks], [m.low for m in marks], [m.error + m.half for m in marks], colour, lw=0.9)
         slope = alpha.get((model, line))
         text = model + (f" ({line})" if line else "")
@@ -102,6 +107,8 @@ def _note(family: BoardFamily, found: dict[tuple[str, str], list[Mark]], what: s
     parts = [f"mean over seeds; bars: 95 % over {over}" if samples else "mean over seeds; no bars below 3 seeds"]
     if any(s is not None for s in slopes(family, what).values()):
         parts.append(f"α: error ∝ {what}^-α")
+    if what != family.own_axis:
+        parts.append(f"larger mark: more {family.own_axis}")
     measured = sum(r["test_acc_mean_pct"] == 100 for p in family.measured for r in p.rows.values())
     if measured:
         parts.append(f"without {measured} errors of 0")

@@ -84,7 +84,7 @@ def publish(
         sources = (s for own in done.values() for s in own)
         write_atomically(out / "tables" / "models.bib", bibliography(sources).encode())
     pages = {}
-    for family in families:
+    for family in (f for f in families if len(f.points) > 1):
         from .family_page import publish_family
 
         pages[f"{publish_family(out, family, formats)}.html"] = family.name
