@@ -272,7 +272,7 @@ def test_slopes_are_against_what_differs_by_design_alone(tmp_path: Path) -> None
     assert set(slope_rows(found)["against"]) == {"images"}
     document = family_document(found)
     assert len(document["points"]) == 6 and len(document["boards"]) == 3
-    assert {p["examples"] for p in document["points"]} == {plan(family()[0])[0].steps * 128}
+    assert {p["examples"] for p in document["points"]} == {(spec := plan(family()[0])[0]).steps * spec.recipe.batch}
     lines = family_csv(found).splitlines()
     assert len(lines) == 7 and lines[0].endswith("slope_against,slope,slope_ci95")
 
