@@ -15,8 +15,10 @@ from equibench.bench.family_table import cell, family_csv, family_document, fami
 from equibench.bench.leaderboard import load_board
 from equibench.bench.prepare import BN_IMAGES, Loaded, border_median
 from equibench.bench.record import RunRecord, write_record
-from equibench.bench.spec import RunSpec, Suite, find_suite, parse_suite, plan
+from equibench.bench.refresh import _suites, stale_runs
+from equibench.bench.spec import RunSpec, Suite, examples_of, find_suite, parse_suite, plan, tuned_file
 from equibench.bench.staleness import Among
+from equibench.bench.tune import trials
 from equibench.datasets.batches import Normalise
 from equibench.datasets.images import ImageData, Split
 from equibench.registry import UserError, include
@@ -286,6 +288,31 @@ def test_over_budgets_the_slope_is_against_examples(tmp_path: Path) -> None:
     assert rows_of(found)[0].keys() == {"model", "n6000", "n60000", "slope"} and found.own_axis == "examples"
     assert rows_of(found)[0]["slope"].startswith("1.00 ± ")
     assert set(slope_rows(found)["against"]) == {"examples", "flops"}  # made-up seconds are the same
+
+
+# What else counts images
+
+
+def test_what_is_stale_at_a_point_is_run_again_as_that_point(tmp_path: Path) -> None:
+    for point in filled(tmp_path, ERRORS).points:
+        assert point.board is not None
+        again = _suites(stale_runs(point.board), point.board)
+        assert again and all(suite.board() == point.board.name for suite, _ in again)
+        assert {spec.digest() for suite, _ in again for spec in plan(suite)} == {r.spec.digest() for r, _ in point.board.chosen}
+
+
+def test_every_point_is_tuned_on_its_own_images() -> None:
+    few, every = family()[0], family()[-1]
+    tried = trials(few, plan(few))
+    assert {s.train_images for s in tried} == {100} and tried[0].board != trials(every, plan(every))[0].board
+    files = {tuned_file(Path(), s.model_copy(update={"recipe": "tuned"}).board()) for s in (few, every)}
+    assert len(files) == 2
+
+
+def test_a_board_of_device_seconds_says_its_images_before_its_hardware() -> None:
+    timed = points_of({**FAMILY, "budget": "t20", "train_images": [100]}, "here")[0]
+    assert re.fullmatch(r"digits-rot-t20-common-n100img-some-gpu-[0-9a-f]{4}-v2", timed.board("Some GPU; 80 GiB"))
+    assert examples_of(timed) is None and examples_of(family()[0]) == 6 * plan(family()[0])[0].steps * plan(family()[0])[0].recipe.batch
 
 
 # By command
