@@ -20,8 +20,12 @@ HARD_STOP = 1.05
 #: More epochs or device-seconds than anybody waits for.
 MOST = 1e7
 
+#: More training examples than anybody waits for.
+MOST_EXAMPLES = 10**12
+
 #: Every amount has one spelling, because the name of the budget is part of the board's: e5, e0.5; not e05, e5.0.
-_AMOUNT = re.compile(r"([et])((?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?)")
+_AMOUNT = re.compile(r"([et])((?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?)|(n)(0|[1-9][0-9]{0,12})")
+_KINDS = {"e": "epochs", "t": "seconds", "n": "examples"}
 
 
 class Budget(Strict):
@@ -31,6 +35,7 @@ class Budget(Strict):
         kind: ``E`` equal examples, ``T`` equal device-seconds, ``P`` as published (each recipe's own
             epochs), ``smoke`` a fixed few steps, barred from tables.
         epochs: passes over the board's training set (E).
+        examples: training examples, instead of epochs (E).
         seconds: device-seconds of training (T).
         steps: optimiser steps (smoke).
     """
@@ -38,20 +43,26 @@ class Budget(Strict):
     name: str = Field(pattern=f"^{NAME}$")
     kind: Literal["E", "T", "P", "smoke"]
     epochs: float | None = Field(default=None, gt=0, le=MOST)
+    examples: int | None = Field(default=None, gt=0, le=MOST_EXAMPLES)
     seconds: float | None = Field(default=None, gt=0, le=MOST)
     steps: int | None = Field(default=None, gt=0, le=10**6)
     note: Text = ""
 
     @model_validator(mode="after")
     def _says_its_amount(self) -> Budget:
-        amounts = {"E": self.epochs, "T": self.seconds, "smoke": self.steps}
-        for kind, amount in amounts.items():
-            if (amount is None) == (self.kind == kind):
-                raise ValueError("an E budget has epochs, a T budget seconds, a smoke budget steps, and none another's")
+        amounts = {"epochs": self.epochs, "examples": self.examples, "seconds": self.seconds, "steps": self.steps}
+        given = [what for what, amount in amounts.items() if amount is not None]
+        allowed = {"E": (["epochs"], ["examples"]), "T": (["seconds"],), "smoke": (["steps"],), "P": ([],)}[self.kind]
+        if given not in allowed:
+            raise ValueError(
+                "an E budget has epochs or examples, a T budget seconds, a smoke budget steps, and none another's"
+            )
         # The name stands for the budget in the name of the board: it must not promise something else.
         found = _AMOUNT.fullmatch(self.name)
-        if found and (self.kind, amounts.get(self.kind)) != (found[1].upper(), float(found[2])):
-            raise ValueError(f"a budget called {self.name!r} is {found[2]} {'epochs' if found[1] == 'e' else 'seconds'}")
+        if found:
+            what, amount = _KINDS[found[1] or found[3]], found[2] or found[4]
+            if amounts[what] != float(amount):
+                raise ValueError(f"a budget called {self.name!r} is {amount} {what}")
         return self
 
     def steps_for(self, images: int, batch: int, published: float | None = None) -> int:
@@ -67,10 +78,16 @@ class Budget(Strict):
             return int(self.steps or 0)
         if self.kind == "P" and published is None:
             raise UserError(f"budget {self.name!r} needs a recipe that says its published number of epochs")
-        count = whole_batches((published if self.kind == "P" else self.epochs) or 0, images, batch)
+        count = self.whole_batches_of(images, batch, published)
         if count < 1:
             raise UserError(f"budget {self.name!r} of {images} images is less than one batch of {batch}")
         return count
+
+    def whole_batches_of(self, images: int, batch: int, published: float | None = None) -> int:
+        """Whole batches that an E or P budget pays for, computed without rounding; arguments as of `steps_for`."""
+        if self.examples is not None:
+            return self.examples // batch
+        return whole_batches((published if self.kind == "P" else self.epochs) or 0, images, batch)
 
 
 @cache
@@ -81,7 +98,7 @@ def named_budgets() -> dict[str, Budget]:
 
 
 def find_budget(name: str) -> Budget:
-    """A named budget, or ``e<epochs>`` or ``t<seconds>``.
+    """A named budget, or ``e<epochs>``, ``n<examples>`` or ``t<seconds>``.
 
     Raises:
         UserError: it is neither, or nothing could be spent.
@@ -91,9 +108,15 @@ def find_budget(name: str) -> Budget:
     found = _AMOUNT.fullmatch(name)
     if not found:
         raise UserError(
-            f"{name[:40]!r} is no budget; write e<epochs> (e20) or t<seconds> (t120), or"
+            f"{name[:40]!r} is no budget; write e<epochs> (e20), n<examples> (n100000) or t<seconds> (t120), or"
             f" {nearest(name, named_budgets())}"
         )
+    if found[3]:
+        examples = int(found[4])
+        if not 0 < examples <= MOST_EXAMPLES:
+            what = "empty; examples are above zero" if examples == 0 else f"more than {MOST_EXAMPLES:,} examples"
+            raise UserError(f"budget {name!r} is {what}")
+        return Budget(name=name, kind="E", examples=examples)
     amount = float(found[2])
     if not 0 < amount <= MOST:
         what = "empty; epochs and seconds are above zero" if amount == 0 else f"more than {MOST:,.0f} epochs or seconds"

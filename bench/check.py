@@ -23,7 +23,8 @@ from .engines.local import end, events_of, quiet_end, start
 from .job import Check
 from .recipe import PAPER
 from .record import Context, Provenance, RunRecord, Size
-from .spec import MATCHED, Suite, find_suite, plan, recipe_of, suite_names, training_images
+from .families import find_points
+from .spec import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
 
 #: The data set of a model that declares no input.
 DATASET = "digits-rot"
@@ -127,7 +128,8 @@ def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
     Of those within the 5 % of a matched class, the one whose reference most suites have.
     """
     own = (resolved.get("params") or {}).get(text)
-    suites = [s for s in map(find_suite, suite_names()) if s.dataset == dataset and s.recipe != PAPER]
+    alone = (points[0] for points in map(find_points, suite_names()) if len(points) == 1)
+    suites = [s for s in alone if s.dataset == dataset and s.recipe != PAPER]
     named = Counter(s.reference_model for s in suites)
     found = []
     for suite in suites:
@@ -155,7 +157,7 @@ def _steps(board: Suite | None) -> int | None:
     if board is None or find_budget(board.budget).kind == "T":
         return None
     recipe = recipe_of(board, board.models[0])
-    images = training_images(board.dataset, board.fit)
+    images = training_images(board.dataset, board.fit, subset_of(board))
     return find_budget(board.budget).steps_for(images, recipe.batch, recipe.epochs)
 
 

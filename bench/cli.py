@@ -56,7 +56,8 @@ for _command in (check, collect, equivariance, leaderboard, list_, plan, publish
 @click.argument("suite", required=False)
 @click.option("--models", help="Models instead of the suite's, separated by commas.")
 @click.option("--dataset", help="Data set instead of the suite's.")
-@click.option("--budget", help="Budget instead of the suite's: e<epochs>, t<seconds> or a name.")
+@click.option("--budget", help="Budget instead of the suite's: e<epochs>, n<examples>, t<seconds> or a name; or several.")
+@click.option("--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000).")
 @click.option("--recipe", help="Recipe instead of the suite's.")
 @click.option("--profile", help="Execution profile: strict or fast.")
 @click.option("--fit", help="What is trained on: train, or train+val.")
@@ -87,34 +88,40 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     equibench run my-suite.toml --device cuda:0,cuda:1
     equibench run quickstart --models my-net --include my_net.py
 
-    Runs that are finished are not run again; one that was interrupted goes on from its last checkpoint. Exit code 1:
-    some runs failed, their rows say why.
+    Several budgets or numbers of training images are a family of boards, with one table of all. Runs that are finished
+    are not run again; one that was interrupted goes on from its last checkpoint. Exit code 1: some runs failed, their
+    rows say why.
     """
     from .api import run as run_suite
     from .display import listener_for
 
-    on_cluster, chosen = wants_cluster(options), _suite(suite, options)
+    on_cluster, chosen = wants_cluster(options), _points(suite, options)
+    _check(chosen, options)
     if on_cluster:
         submit_command(chosen, options, as_json)
         return
-    outcome = run_suite(
-        chosen,
-        results=options["results"],
-        machine=machine_of(options),
-        data_root=options["data_root"],
-        includes=options["includes"],
-        listener=listener_for(options["quiet"] or as_json),
-        command=command_line(),
-    )
-    _print_outcome(outcome, as_json)
-    sys.exit(1 if outcome.failed or outcome.unrecorded else 0)
+    outcomes = [
+        run_suite(
+            point,
+            results=options["results"],
+            machine=machine_of(options),
+            data_root=options["data_root"],
+            includes=options["includes"],
+            listener=listener_for(options["quiet"] or as_json),
+            command=command_line(),
+        )
+        for point in chosen
+    ]
+    _print_outcomes(outcomes, as_json)
+    sys.exit(1 if any(o.failed or o.unrecorded for o in outcomes) else 0)
 
 
 @cli.command()
 @click.argument("suite", required=False)
 @click.option("--models", help="Models instead of the suite's, separated by commas.")
 @click.option("--dataset", help="Data set instead of the suite's.")
-@click.option("--budget", help="Budget instead of the suite's.")
+@click.option("--budget", help="Budget instead of the suite's, or several.")
+@click.option("--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000).")
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
 @click.option("--profile", help="Execution profile: strict or fast.")
 @machine_options
@@ -134,36 +141,55 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     from .table import tuning_table
     from .tune import tune as tune_suite
 
-    chosen = _suite(suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None})
-    done = tune_suite(
-        chosen,
-        results=options["results"],
-        machine=machine_of(options),
-        data_root=options["data_root"],
-        includes=options["includes"],
-        listener=listener_for(options["quiet"] or as_json),
-        command=command_line(),
-    )
+    chosen = _points(suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None})
+    _check(chosen, options)
+    tuned = []
+    for point in chosen:
+        done = tune_suite(
+            point,
+            results=options["results"],
+            machine=machine_of(options),
+            data_root=options["data_root"],
+            includes=options["includes"],
+            listener=listener_for(options["quiet"] or as_json),
+            command=command_line(),
+        )
+        tuned.append(done)
+        if not as_json:
+            click.echo(tuning_table(done.scores, done.chosen, done.at_the_edge))
+            click.echo(f"\n{done.path}  (used by --recipe {done.recipe})")
     if as_json:
-        click.echo(json.dumps({"chosen": done.chosen, "scores": done.scores, "file": str(done.path)}))
-    else:
-        click.echo(tuning_table(done.scores, done.chosen, done.at_the_edge))
-        click.echo(f"\n{done.path}  (used by --recipe {done.recipe})")
-    sys.exit(1 if done.outcome.failed else 0)
+        documents = [{"chosen": d.chosen, "scores": d.scores, "file": str(d.path)} for d in tuned]
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+    sys.exit(1 if any(d.outcome.failed for d in tuned) else 0)
 
 
-def _suite(name: str | None, options: dict[str, Any]) -> Any:
-    """The suite with what the options replace in it."""
-    from .schema import parse
-    from .spec import Suite, find_suite
+def _check(points: list[Any], options: dict[str, Any]) -> None:
+    """Of a family, see that all points can be planned before the first of them is run; one suite alone is looked at as it is run."""
+    from .families import check_points
+    from .files import results_root
+
+    if len(points) > 1:
+        check_points(points, results_root(options["results"]))
+
+
+def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
+    """The suite, or the points of the family, with what the options replace in it."""
+    from .families import AXES, find_points, points_of
 
     include(options["includes"])
     values: dict[str, Any] = {"name": "ad-hoc"}
     if name is not None:
-        values = find_suite(name).model_dump(by_alias=True)
+        found = find_points(name)
+        values = found[0].model_dump(by_alias=True)
+        values |= {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
     for key in ("dataset", "budget", "recipe", "profile", "fit"):
         if options[key] is not None:
             values[key] = options[key]
+    if "," in (options["budget"] or ""):
+        values["budget"] = [b.strip() for b in options["budget"].split(",") if b.strip()]
+    if options["train_images"] is not None:
+        values["train_images"] = _images(options["train_images"])
     if options["models"] is not None:
         values["models"] = [m for m in options["models"].split(",") if m]
     if options["seeds"] is not None:
@@ -179,9 +205,16 @@ def _suite(name: str | None, options: dict[str, Any]) -> Any:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
     if missing:
         raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
-    changed = any(options[key] is not None for key in ("models", "dataset", "budget", "recipe", "profile", "fit", "seeds"))
+    changed = any(options[key] is not None for key in ("models", "dataset", "budget", "train_images", "recipe", "profile", "fit", "seeds"))
     where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
-    return parse(Suite, values, where)
+    return points_of(values, where)
+
+
+def _images(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--train-images {text[:40]!r}: give a number of images (500), or several (500,2000)") from None
 
 
 def _seeds(text: str) -> int | list[int]:
@@ -192,8 +225,27 @@ def _seeds(text: str) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _print_outcome(outcome: Any, as_json: bool) -> None:
-    from .table import board_table, refresh_command
+def _print_outcomes(outcomes: list[Any], as_json: bool) -> None:
+    if len(outcomes) == 1:
+        _print_board(outcomes[0], as_json)
+    else:
+        from .families import family_of_outcomes
+        from .family_table import family_document, family_text
+
+        family = family_of_outcomes(outcomes)
+        if as_json:
+            click.echo(json.dumps(family_document(family)))
+        elif family.measured:
+            click.echo(family_text(family))
+        else:  # smoke runs, which are barred from tables
+            for outcome in outcomes:
+                _print_board(outcome, as_json)
+    for outcome in outcomes:
+        _tell(outcome)
+
+
+def _print_board(outcome: Any, as_json: bool) -> None:
+    from .table import board_table
     from .words import short
 
     board, root = outcome.board, outcome.results
@@ -205,7 +257,12 @@ def _print_outcome(outcome: Any, as_json: bool) -> None:
     else:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
-    again = refresh_command(board, [name.partition(" ")[0] for name in outcome.stale])
+
+def _tell(outcome: Any) -> None:
+    """What a reader must know of runs that were not made, or have no result; on standard error."""
+    from .table import refresh_command
+
+    again = refresh_command(outcome.board, [name.partition(" ")[0] for name in outcome.stale])
     for name, what in outcome.stale.items():
         click.echo(f"{name}: not run again although its {what} changed since; {again} does it", err=True)
     for sentence in outcome.failures("the same command tries again"):

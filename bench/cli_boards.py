@@ -43,7 +43,7 @@ def _tell_barred(boards: list[Any]) -> None:
 
 def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
     """See that nothing was asked for that a summary over boards does not have."""
-    for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters"):
+    for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite"):
         if options[name]:
             option = name.replace("_", "-")
             raise UserError(f"--across and --{option} do not go together: a summary over boards has one order and one table")
@@ -84,18 +84,22 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
 @click.option("--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated.")
 @click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
+@click.option("--suite", metavar="SUITE", help="The boards of a suite; of a family of boards, one table of all.")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @reference_option
 @results_option
 @include_option
 @json_option
-def leaderboard(board: str | None, style: str, with_reported: bool, as_json: bool, **options: Any) -> None:
+def leaderboard(
+    board: str | None, suite: str | None, style: str, with_reported: bool, as_json: bool, **options: Any
+) -> None:
     """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it.
 
     \b
     equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
     equibench leaderboard digits-rot-e20-common --against z2cnn-22
     equibench leaderboard --across '*-e20-common' --against z2cnn-22
+    equibench leaderboard --suite mnist-rot-gen-data
     equibench leaderboard digits-rot-e20-common --columns rank_low,rank_high,model,p_holm --format csv
 
     Exit code 1: files among the records were refused; each is named on standard error, the others make the boards.
@@ -120,7 +124,19 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
     count = positive("--reference-parameters", options["reference_parameters"])
     across = options["across"]
     if across:
-        _refuse_beside_across(board, {**options, "reported": with_reported})
+        _refuse_beside_across(board, {**options, "reported": with_reported, "suite": suite})
+    if suite is not None:
+        from .cli_families import show_suite
+
+        if board is not None:
+            raise UserError("give a BOARD or --suite, not both")
+        others = [f"--{o.replace('_', '-')}" for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs") if options[o]]
+        others += ["--reported"] if with_reported else []
+        board = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
+        if board is None:
+            _tell(refused)
+            sys.exit(1 if refused else 0)
+        refused.clear()
     boards = select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
     if across:
         _show_across(boards, view, "json" if as_json else style)
@@ -154,6 +170,7 @@ def leaderboard(board: str | None, style: str, with_reported: bool, as_json: boo
 @click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
 @click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
 @click.option("--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it.")
+@click.option("--suite", "suites", multiple=True, metavar="SUITE", help="The boards of a suite, together; may be repeated.")
 @click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
 @reference_option
 @results_option
@@ -165,6 +182,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     \b
     equibench publish --out site
     equibench publish digits-rot-e20-common --format md,latex --out tables
+    equibench publish --suite mnist-rot-gen-data --out site
     equibench publish --readme README.md
 
     Exit code 1: files among the records were refused; each is named on standard error, the others are published.
@@ -183,7 +201,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         from .publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count)
+        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count, options["suites"])
         where = str(target / "index.html") if "html" in kinds else out
     _tell(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")

@@ -70,8 +70,8 @@ def wants_cluster(options: dict[str, Any]) -> bool:
     return bool(engine == "slurm")
 
 
-def submit_command(suite: Any, options: dict[str, Any], as_json: bool) -> None:
-    """Submit what is missing of a suite, and say where it is to be found."""
+def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) -> None:
+    """Submit what is missing of a suite, or of the points of a family, and say where it is to be found."""
     from .engines.slurm import Request
     from .files import results_root
     from .submit import Wish, submit_suite
@@ -85,7 +85,7 @@ def submit_command(suite: Any, options: dict[str, Any], as_json: bool) -> None:
         at_once=positive("--jobs", options["jobs"]),
         extra=options["sbatch_options"],
     )
-    wish = Wish(
+    wishes = [Wish(
         suite,
         request,
         deadline_s=positive("--deadline", options["deadline"]),
@@ -95,9 +95,15 @@ def submit_command(suite: Any, options: dict[str, Any], as_json: bool) -> None:
         command=command_line(),
         hardware=options["hardware"] or "",
         calibrate=options["calibrate"],
-    )
-    root = results_root(options["results"])
-    _print_submission(submit_suite(wish, root), root, wish.includes, as_json)
+    ) for suite in suites]  # fmt: skip
+    root, facts = results_root(options["results"]), []
+    for wish in wishes:
+        done = submit_suite(wish, root)
+        facts.append(_facts(done))
+        if not as_json:
+            _print_submission(done, root, wish.includes)
+    if as_json:
+        click.echo(json.dumps(facts if len(facts) > 1 else facts[0]))
 
 
 def _gpus(options: dict[str, Any]) -> int:
@@ -111,13 +117,20 @@ def _gpus(options: dict[str, Any]) -> int:
     return int(gpus)
 
 
-def _print_submission(done: Submission, root: Path, includes: tuple[str, ...], as_json: bool) -> None:
-    name, tasks = (done.folder.name, len(done.folder.sweep.tasks)) if done.folder else (None, 0)
-    if as_json:
-        numbers = done.submitted.model_dump() if done.submitted else {"array": None, "calibration": None}
-        facts = {"finished": done.finished, "active": done.active, "lost": done.settled, "note": done.note}
-        click.echo(json.dumps({"sweep": name, "submitted": tasks, **numbers, **facts}))
-        return
+def _sent(done: Submission) -> tuple[str | None, int]:
+    """The sweep that was submitted, if any, and its number of runs."""
+    return (done.folder.name, len(done.folder.sweep.tasks)) if done.folder else (None, 0)
+
+
+def _facts(done: Submission) -> dict[str, Any]:
+    name, tasks = _sent(done)
+    numbers = done.submitted.model_dump() if done.submitted else {"array": None, "calibration": None}
+    facts = {"finished": done.finished, "active": done.active, "lost": done.settled, "note": done.note}
+    return {"sweep": name, "submitted": tasks, **numbers, **facts}
+
+
+def _print_submission(done: Submission, root: Path, includes: tuple[str, ...]) -> None:
+    name, tasks = _sent(done)
     others = [f"{done.finished} finished before"] if done.finished else []
     others += [f"{count} on their way in {sweep}" for sweep, count in done.active.items()]
     others += [f"{done.settled} of earlier sweeps found lost"] if done.settled else []

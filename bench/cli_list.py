@@ -78,38 +78,42 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: 
     equibench list suites
     equibench list suites digits-25k --cost
     """
-    from .spec import examples_of, find_suite, suite_names
+    from .families import find_points
+    from .spec import examples_of, suite_names
 
-    found = [find_suite(n) for n in suite_names() if _fits(n, patterns)]
+    found = [find_points(n) for n in suite_names() if _fits(n, patterns)]
     if cost and found:
         _show_costs(found, results, as_json)
         return
     rows = []
-    for suite in found:
-        row = {"name": suite.name, "dataset": suite.dataset, "budget": suite.budget, "recipe": suite.recipe}
-        row |= {"models": len(suite.models), "seeds": len(suite.seed_list)}
-        examples = examples_of(suite)
-        row |= {"runs": len(suite.models) * len(suite.seed_list), "examples": examples}
+    for points in found:
+        suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
+        row = {"name": suite.name, "dataset": suite.dataset, "budget": budgets, "recipe": suite.recipe}
+        row |= {"models": len(suite.models), "seeds": len(suite.seed_list), "boards": len(points)}
+        counts = [examples_of(p) for p in points]
+        examples = None if None in counts else sum(c for c in counts if c is not None)
+        row |= {"runs": sum(len(p.models) * len(p.seed_list) for p in points), "examples": examples}
         if not as_json:
             row["examples"] = "" if examples is None else f"{examples / 1e6:,.2f} M"
         rows.append(row | {"title": suite.title})
     _show(rows, as_json, patterns, "suite")
 
 
-def _show_costs(suites: list[Any], results: str | None, as_json: bool) -> None:
-    """What the runs of suites cost on this device, one table a suite."""
+def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
+    """What the runs of suites cost on this device, one table a board."""
     from .estimate import estimate, this_device
+    from .families import point_name
     from .files import results_root
     from .table import cost_table
 
     key, root = this_device(), results_root(results)
     document = {}
-    for suite in suites:
+    for suite, name in ((point, point_name(point, points)) for points in suites for point in points):
         costs = list(estimate(suite, root, key))
         keys = ("model", "parameters", "runs", "steps", "examples", "step_flops", "flops", "train_s")
-        document[suite.name] = [{k: getattr(c, k) for k in keys} for c in costs]
+        document[name] = [{k: getattr(c, k) for k in keys} for c in costs]
         if not as_json:
-            click.echo(cost_table(suite.name, costs, key) + "\n")
+            click.echo(cost_table(name, costs, key) + "\n")
     if as_json:
         click.echo(json.dumps(document))
 

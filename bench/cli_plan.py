@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
@@ -28,13 +28,15 @@ def plan(suite: str, difference: float, device: str, results: str | None, includ
         raise UserError(f"--difference {difference:g}: it must be above 0 and below 100 percent points")
     include(includes)
     from .estimate import this_device
+    from .families import find_points, point_name
     from .files import results_root
     from .planning import plan_seeds, plan_text
-    from .spec import find_suite
 
     key = this_device(device)
-    planned = plan_seeds(find_suite(suite), results_root(results), difference, key)
+    points, root = find_points(suite), results_root(results)
+    found = [replace(plan_seeds(p, root, difference, key), suite=point_name(p, points)) for p in points]
+    documents = [{**asdict(p), "seeds": p.seeds, "hours": p.hours} for p in found]
     if as_json:
-        click.echo(json.dumps({**asdict(planned), "seeds": planned.seeds, "hours": planned.hours}))
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
     else:
-        click.echo(plan_text(planned, key))
+        click.echo("\n\n".join(plan_text(p, key) for p in found))

@@ -8,7 +8,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "→": r"$\to$", "±": r"$\pm$", "–": "--",
-    "Δ": r"$\Delta$", "ⁿ": r"$^n$", "‖": r"$\|$", "σ": r"$\sigma$",
+    "Δ": r"$\Delta$", "α": r"$\alpha$", "∝": r"$\propto$", "ⁿ": r"$^n$", "‖": r"$\|$", "σ": r"$\sigma$",
 }  # fmt: skip
 
 

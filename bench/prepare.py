@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from torch import nn
 
 from ..datasets.batches import Batches, Normalise, as_tensors
 from ..datasets.images import ImageData, Split, balanced_order
-from ..datasets.rotation import split_stratified
+from ..datasets.subsets import balanced_subset
 from ..opened import watching
-from ..registry import MODELS, build_model
+from ..registry import MODELS, UserError, build_model
 from .arithmetic import renew_profile, set_profile as set_profile
 from .evaluate import EVAL_BATCH, logits
 from .files import write_atomically
@@ -37,7 +38,11 @@ class Loaded:
     Attributes:
         images, labels: what is trained on.
         batches: the stream of training batches.
-        background: per channel in 0…1, the median of the training images' borders.
+        normalise: by mean and deviation of the training images, those of the subset where the spec takes one.
+        background: per channel in 0…1, the median of the borders of the same images.
+
+    Raises:
+        UserError: a channel of the images that are taken is constant.
     """
 
     def __init__(self, data: ImageData, spec: RunSpec, device: torch.device) -> None:
@@ -46,8 +51,15 @@ class Loaded:
         if spec.fit == "train+val":
             images = np.concatenate([images, data.val.images])
             labels = np.concatenate([labels, data.val.labels])
+        known = data
+        if spec.train_images is not None:
+            rows = balanced_subset(labels, spec.train_images, derive(spec.seed, "subset"))
+            images, labels = images[rows], labels[rows]
+            # A run that takes a few images knows nothing of the others.
+            known = replace(data, train=Split(images, labels))
+            _refuse_constant(known)
         self.images, self.labels = as_tensors(Split(images, labels), device)
-        self.normalise = Normalise.of(data, device)
+        self.normalise = Normalise.of(known, device)
         self.batches = Batches(
             self.images,
             self.labels,
@@ -57,7 +69,7 @@ class Loaded:
             spec.recipe.augment,
             MODELS.find(spec.model).treatments,
         )
-        self.background = border_median(data)
+        self.background = border_median(known)
 
     def unaugmented(self, index: int) -> torch.Tensor | None:
         """Batch `index` of the sample that normalisation statistics are estimated anew on; None after the last."""
@@ -80,6 +92,20 @@ class Loaded:
         """`count` images of the test set (all, if fewer), the first of each class before the second of any."""
         order = balanced_order(self.data.test.labels, self.data.classes, count)
         return as_tensors(self.data.test, self.device, order)[0]
+
+
+def _refuse_constant(data: ImageData) -> None:
+    """See that every channel of the training images varies.
+
+    Raises:
+        UserError: one does not, so that nothing can be normalised by it.
+    """
+    for channel, deviation in enumerate(data.statistics()[1]):
+        if deviation == 0:
+            raise UserError(
+                f"channel {channel} of the {len(data.train.labels):,} training images that this seed takes of {data.name!r} is"
+                " constant; take more images"
+            )
 
 
 def border_median(data: ImageData) -> list[float]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..registry import UserError
-from .budget import drifted, whole_batches
+from .budget import drifted
 from .files import write_exclusively
 from .provenance import SHARED
 from .schema import NAME, Amount, Count, Hash, Message, Strict, Text, Version, parse_json, read_text, short_hash
@@ -200,7 +200,9 @@ class RunRecord(Strict):
             return self
         budget, spec = self.spec.budget, self.spec
         images, batch = self.results.train_images, spec.recipe.batch
-        steps = {whole_batches(budget.epochs or 0, images, batch)}
+        if spec.train_images not in (None, images):
+            raise ValueError(f"'train_images' is {images:,} where the spec says {spec.train_images:,}")
+        steps = {budget.whole_batches_of(images, batch)}
         if spec.protocol == 1:  # it multiplied floats, and lost a step of some budgets: 1,424 of e9.12 of 10,000 images
             steps.add(int((budget.epochs or 0) * images // batch))
         if budget.kind == "E" and spec.steps not in steps:

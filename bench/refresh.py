@@ -119,6 +119,7 @@ def _suite(records: list[RunRecord], context: Context, full: bool) -> Suite:
         "recipe": spec.recipe.name,
         "profile": spec.profile,
         "fit": spec.fit,
+        "train_images": spec.train_images,
         "seeds": sorted({r.spec.seed for r in records}),
         "class": context.parameter_class,
         "reference_parameters": context.reference_parameters,

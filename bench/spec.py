@@ -35,6 +35,8 @@ MOST_MODELS, MOST_SEEDS = 10_000, 100_000
 LARGEST_SEED = 2**53
 
 _SAFE = re.compile(NAME)
+#: How the name of a board says the number of its training images; no recipe's name may end so.
+_IMAGES = re.compile(r"-n[0-9]+img(-|$)")
 
 
 class RunSpec(Strict):
@@ -46,6 +48,7 @@ class RunSpec(Strict):
         profile: execution profile, ``strict`` or ``fast``.
         protocol: protocol version, see `PROTOCOL`.
         hardware_key: what a T run's steps were calibrated on; absent on other boards.
+        train_images: number of training images, a subset by seed (see `datasets.subsets`); absent where all are used.
     """
 
     model: str
@@ -58,6 +61,7 @@ class RunSpec(Strict):
     seed: int = Field(ge=0, le=LARGEST_SEED)
     protocol: int = Field(ge=1, le=10**6)
     hardware_key: Text | None = Field(default=None, max_length=300)
+    train_images: Count | None = Field(default=None, gt=0)
 
     @field_validator("model", "dataset")
     @classmethod
@@ -70,6 +74,8 @@ class RunSpec(Strict):
     def _has_a_board(self) -> RunSpec:
         if not _SAFE.fullmatch(self.recipe.name):
             raise ValueError(f"the recipe's name {self.recipe.name!r:.80} has other than letters, digits and . _ + -")
+        if _IMAGES.search(self.recipe.name):
+            raise ValueError(f"the recipe's name {self.recipe.name!r:.80} reads like a number of training images")
         if len(self.board) > LONGEST_BOARD:
             raise ValueError(f"the name of its board would have more than {LONGEST_BOARD} characters")
         if self.budget.kind == "smoke" and self.steps != self.budget.steps:
@@ -85,8 +91,9 @@ class RunSpec(Strict):
     def board(self) -> str:
         """Name of the board that the run belongs to; it holds whatever must agree between its rows."""
         return board_name(
-            self.dataset, self.fit, self.budget.name, self.recipe.name, self.profile, self.protocol, self.hardware_key
-        )
+            self.dataset, self.fit, self.budget.name, self.recipe.name, self.profile, self.protocol, self.hardware_key,
+            self.train_images,
+        )  # fmt: skip
 
 
 def board_name(
@@ -97,9 +104,11 @@ def board_name(
     profile: str,
     protocol: int = PROTOCOL,
     hardware_key: str | None = None,
+    train_images: int | None = None,
 ) -> str:
-    """``<dataset>-<budget>-<recipe>[-trainval][-fast][-<hardware>]-v<protocol>``."""
+    """``<dataset>-<budget>-<recipe>[-n<images>img][-trainval][-fast][-<hardware>]-v<protocol>``."""
     parts = [dataset, budget, recipe]
+    parts += [f"n{train_images}img"] if train_images is not None else []
     parts += ["trainval"] if fit == "train+val" else []
     parts += ["fast"] if profile == "fast" else []
     if hardware_key is not None:
@@ -116,6 +125,8 @@ class Suite(Strict):
         parameter_class: ``matched`` (every model is matched to `reference_parameters`, see `classes`) or ``as-published``.
         reference_model: the model that the others are compared with.
         equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
+        train_images: number of training images, drawn by the seed with each class alike; all without. The file of a
+            suite may have several, and several budgets: it is then a family of suites, see `families`.
     """
 
     name: Text
@@ -125,6 +136,7 @@ class Suite(Strict):
     recipe: Text = "common"
     profile: Literal["strict", "fast"] = "strict"
     fit: Literal["train", "train+val"] = "train"
+    train_images: Count | None = Field(default=None, gt=0)
     seeds: Annotated[int, Field(le=MOST_SEEDS)] | Annotated[list[int], Field(max_length=MOST_SEEDS)] = 3
     parameter_class: Literal["matched", "as-published"] = Field(default="as-published", alias="class")
     reference_parameters: Count | None = Field(default=None, gt=0)
@@ -166,8 +178,9 @@ class Suite(Strict):
     def board(self, hardware_key: str | None = None) -> str:
         """Name of the suite's board; T boards belong to a hardware key."""
         return board_name(
-            self.dataset, self.fit, self.budget, self.recipe, self.profile, hardware_key=hardware_key
-        )
+            self.dataset, self.fit, self.budget, self.recipe, self.profile, hardware_key=hardware_key,
+            train_images=subset_of(self),
+        )  # fmt: skip
 
 
 def _twice(values: Sequence[object]) -> str:
@@ -186,13 +199,23 @@ def find_suite(name: str) -> Suite:
     Raises:
         UserError: it does not exist, or a key or value in it is wrong.
     """
+    where, text = suite_text(name)
+    return parse_suite(Path(name).stem if name.endswith(".toml") else name, text, where)
+
+
+def suite_text(name: str) -> tuple[str, str]:
+    """What to call a suite in messages, and the text of its file.
+
+    Raises:
+        UserError: it does not exist, or cannot be read.
+    """
     if name.endswith(".toml"):
         if not os.path.isfile(name):
             raise UserError(f"there is no suite file {name[:200]}")
-        return parse_suite(Path(name).stem, read_text(Path(name)), name)
+        return name, read_text(Path(name))
     if name not in suite_names():
         raise UserError(f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file")
-    return parse_suite(name, shipped("bench", "suites", f"{name}.toml"), f"suite {name!r}")
+    return f"suite {name!r}", shipped("bench", "suites", f"{name}.toml")
 
 
 def parse_suite(name: str, text: str, where: str) -> Suite:
@@ -204,6 +227,9 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
     values = parse_toml(text, where)
     if "name" in values:
         raise UserError(f"{where}: unknown key 'name'; a suite is called what its file is called")
+    several = next((key for key in ("budget", "train_images") if isinstance(values.get(key), list)), None)
+    if several is not None:
+        raise UserError(f"{where}: {several!r} is a list, so that this is a family of boards, where one board is wanted")
     return parse(Suite, {"name": name, **values}, where)
 
 
@@ -216,6 +242,7 @@ def check_names(suite: Suite) -> None:
     for model in suite.models:
         MODELS.find(model)
     DATASETS.find(suite.dataset)
+    subset_of(suite)
     check_recipe(suite.recipe)
     if find_budget(suite.budget).kind == "P" and suite.recipe != PAPER:
         raise UserError(f"budget {suite.budget!r} is each author's own; it goes with the recipe 'paper' only")
@@ -225,10 +252,27 @@ def check_names(suite: Suite) -> None:
         MODELS.find(suite.reference_model)
 
 
-def training_images(dataset: str, fit: str) -> int:
-    """Number of images that a board trains on."""
+def training_images(dataset: str, fit: str, subset: int | None = None) -> int:
+    """Number of images that a board trains on: `subset` of them, else all."""
     train, val, _ = DATASETS.find(dataset).entry.fields["sizes"]
-    return train + (val if fit == "train+val" else 0)
+    return subset or train + (val if fit == "train+val" else 0)
+
+
+def subset_of(suite: Suite) -> int | None:
+    """How many training images the runs of a suite take; None for all, however that is said.
+
+    Raises:
+        UserError: the data set has fewer, or there are too few for one image of every class.
+    """
+    if suite.train_images is None:
+        return None
+    there, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]
+    where = f"suite {suite.name!r}: train_images {suite.train_images:,}"
+    if suite.train_images > there:
+        raise UserError(f"{where}: data set {suite.dataset!r} has {there:,} training images (fit {suite.fit}); take at most so many")
+    if suite.train_images < classes:
+        raise UserError(f"{where}: data set {suite.dataset!r} has {classes:,} classes; take at least one image of each")
+    return None if suite.train_images == there else suite.train_images
 
 
 def tuned_file(root: Path, board: str) -> Path:
@@ -252,7 +296,7 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
 
 def examples_of(suite: Suite) -> int | None:
     """Training images that all runs of a suite see; None where calibration decides (T boards), or tuning is to come."""
-    budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit)
+    budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
     if budget.kind == "T":
         return None
     try:
@@ -283,12 +327,13 @@ def plan(
     budget = find_budget(suite.budget).model_copy(update={"note": ""})
     recipes = {model: recipe_of(suite, model, root, hardware_key) for model in suite.models}
     if steps is None:
-        images = training_images(suite.dataset, suite.fit)
+        images = training_images(suite.dataset, suite.fit, subset_of(suite))
         steps = {model: budget.steps_for(images, r.batch, r.epochs) for model, r in recipes.items()}
     return [
         RunSpec(
             model=model, dataset=suite.dataset, fit=suite.fit, budget=budget, steps=steps[model],
             recipe=recipes[model].bare, profile=suite.profile, seed=seed, protocol=PROTOCOL, hardware_key=hardware_key,
+            train_images=subset_of(suite),
         )
         for seed in suite.seed_list
         for model in suite.models

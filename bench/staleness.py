@@ -153,7 +153,7 @@ def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) ->
 def _published_steps(spec: RunSpec, today: Recipe) -> int:
     """Steps of a budget of published epochs, which belong to the recipe and not to the spec."""
     try:
-        return spec.budget.steps_for(training_images(spec.dataset, spec.fit), today.batch, today.epochs)
+        return spec.budget.steps_for(training_images(spec.dataset, spec.fit, spec.train_images), today.batch, today.epochs)
     except UserError:  # a data set that is not registered here
         return spec.steps
 

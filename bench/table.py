@@ -84,7 +84,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
             "parameters": _number(row["parameters"], "{:,.0f}"),
             "frozen": _count(row["frozen"]),
             "MFLOPs": _mflops(row),
-            "test acc %": _accuracy(row, board.samples.get(row["model"])),
+            "test acc %": accuracy_text(row, board.samples.get(row["model"])),
             "C4 error": _error(row["eq_exact_c4"]),
             "rotation error": _error(row["eq_rot_analytic"]),
             "status": "" if row["status"] == "ok" and not row["stale"] else _status(row),
@@ -208,11 +208,15 @@ def board_heading(board: Board) -> str:
     """One line: what the board is."""
     spec = board.chosen[0][0].spec
     budget = spec.budget
-    spent = f"{budget.seconds:.15g} device-seconds" if budget.seconds else f"{budget.epochs or 0:.15g} {'epoch' if budget.epochs == 1 else 'epochs'}"
+    epochs = f"{budget.epochs or 0:.15g} {'epoch' if budget.epochs == 1 else 'epochs'}"
+    spent = f"{budget.seconds:.15g} device-seconds" if budget.seconds else epochs
+    spent = f"{budget.examples:,} examples" if budget.examples else spent
     if budget.kind == "P":
         spent = "as published: each author's own number of epochs, so budgets differ"
-    images = next((r.results.train_images for r, _ in board.chosen if r.results), None)
-    of = f" of {images:,} images" if images and budget.epochs else ""
+    subset = board.chosen[0][0].spec.train_images
+    images = subset or next((r.results.train_images for r, _ in board.chosen if r.results), None)
+    of = f" of {images:,} images" if images and (budget.kind == "E" or subset) else ""
+    of += ", drawn by the seed" if subset else ""
     trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
     old = f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
     return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}{old}"
@@ -230,7 +234,7 @@ def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, 
         "frozen": _count(row["frozen"]),
         "buffers": _number(row["buffers"], "{:,.0f}"),
         "MFLOPs": _mflops(row),
-        "test acc %": _accuracy(row, sample),
+        "test acc %": accuracy_text(row, sample),
         "C4 error": _before_after(row, "eq_exact_c4"),
         "rotation error": _before_after(row, "eq_rot_analytic"),
         **({"examples": _number(row["examples"], "{:,.0f}")} if unequal else {}),
@@ -255,7 +259,7 @@ def _count(value: Any) -> str:
     return _number(value or None, "{:,.0f}")
 
 
-def _accuracy(row: dict[str, Any], sample: Sample | None) -> str:
+def accuracy_text(row: dict[str, Any], sample: Sample | None) -> str:
     if sample is None:
         return ""
     if not sample.has_interval:

@@ -12,10 +12,12 @@ from pathlib import Path
 from ...registry import UserError, nearest
 from ..across import Side, side_of
 from ..api import find_board
+from ..families import BoardFamily, find_points, load_family
 from ..files import ensure_writable, write_atomically
-from ..leaderboard import write_board
+from ..leaderboard import load_board, write_board
 from ..record import Refused, board_names, without_collection
 from ..schema import visible
+from ..spec import suite_names
 from .bibtex import bibliography, cited
 from .figures import PLOTS, Drawn
 from .style import FORMATS as PICTURES
@@ -33,16 +35,19 @@ def publish(
     jobs: int | None = None,
     refused: list[Refused] | None = None,
     reference_parameters: int | None = None,
+    suites: Sequence[str] = (),
 ) -> list[str]:
     """Publish boards into a folder; what is there already under the same names is replaced.
 
     Args:
         root: results folder.
-        boards: their names; all that have a table without.
+        boards: their names; all that have a table without, or those of the `suites`.
         formats: of `FORMATS`; ``html`` alone draws the plots as SVG, ``plots`` in all of `style.FORMATS`.
         jobs: boards at a time, each in its own process; as many as cores, four at most, without.
         refused: gets the files that were refused, of all boards.
         reference_parameters: as for `leaderboard.load_board`.
+        suites: whose boards are published together, each family of boards with a table, plots and a page of its own;
+            without, and without `boards`, the shipped families of which two boards are there.
 
     Returns:
         Names of the boards that were published.
@@ -53,7 +58,9 @@ def publish(
     for each in formats:
         if each not in FORMATS:
             raise UserError(f"--format {each!r}: {nearest(each, FORMATS)}")
-    names = [find_board(b, root) for b in boards] if boards else board_names(root)
+    families = _families(root, suites, shipped=not boards and not suites)
+    names = [find_board(b, root) for b in boards] if boards else [] if suites else board_names(root)
+    names += [b for f in families if suites for p in f.measured if p.board and (b := p.board.name) not in names]
     if not names:
         raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
     ensure_writable(out)
@@ -77,11 +84,27 @@ def publish(
     if "latex" in formats or "html" in formats:
         sources = (s for own in done.values() for s in own)
         write_atomically(out / "tables" / "models.bib", bibliography(sources).encode())
+    pages = {}
+    for family in (f for f in families if len(f.points) > 1):
+        from .family_page import publish_family
+
+        pages[f"{publish_family(out, family, formats)}.html"] = family.name
     if "html" in formats:
         from .site import write_across_page, write_page
 
-        write_page(out, list(done), write_across_page(out, [side for _, _, side in shown if side is not None]))
+        across = write_across_page(out, [side for _, _, side in shown if side is not None])
+        write_page(out, list(done), pages, across)
     return list(done)
+
+
+def _families(root: Path, suites: Sequence[str], shipped: bool) -> list[BoardFamily]:
+    """The families of boards of some suites, else the shipped ones of which two boards are there."""
+    there, found = set(board_names(root)), []
+    for name in suites or (suite_names() if shipped else ()):
+        points = find_points(name)
+        if suites or (len(points) > 1 and sum(p.board() in there for p in points) > 1):
+            found.append(load_family(root, points, load_board))
+    return found
 
 
 def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:

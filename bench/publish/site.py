@@ -18,14 +18,18 @@ from .payload import payload, script
 from .style import FAMILIES, OTHER
 
 
-def write_page(out: Path, boards: list[str], across: bool = False) -> None:
+def write_page(
+    out: Path, boards: list[str], board_families: dict[str, str] | None = None, across: bool = False
+) -> None:
     """Write ``index.html``; the first board is shown at first.
 
     Args:
+        board_families: names of the families of boards that have a page of their own, by its file's name.
         across: whether there is a page over several boards to link to.
     """
     families = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER[0]}
-    _write(out / "index.html", ("theme.js", "site.js"), boards=boards, families=families, across=across)
+    content = {"boards": boards, "families": families, "board_families": board_families or {}, "across": across}
+    write_from_template(out / "index.html", "index.html.j2", ("theme.js", "site.js"), **content)
 
 
 def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
@@ -36,19 +40,18 @@ def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
     """
     found = groups_document(sides)
     if found:
-        _write(out / "across.html", ("theme.js",), groups=found)
+        write_from_template(out / "across.html", "across.html.j2", groups=found)
     else:
         (out / "across.html").unlink(missing_ok=True)
     return bool(found)
 
 
-def _write(path: Path, scripts: tuple[str, ...], **content: Any) -> None:
-    """Write a page from the template of its name, with its style and scripts in it."""
-    environment = Environment(
-        loader=PackageLoader("equibench.bench.publish", "templates"), autoescape=True, undefined=StrictUndefined
-    )
+def write_from_template(path: Path, template: str, scripts: tuple[str, ...] = ("theme.js",), **content: Any) -> None:
+    """Write a page with its style and scripts in it."""
+    loader = PackageLoader("equibench.bench.publish", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     style, *parts = (shipped("bench", "publish", "templates", name) for name in ("site.css", *scripts))
-    page = environment.get_template(f"{path.name}.j2").render(**content, style=style, script="".join(parts))
+    page = environment.get_template(template).render(**content, style=style, script="".join(parts))
     write_atomically(path, page.encode())
 
 

@@ -9,7 +9,8 @@ from equibench.bench.cli import cli
 from equibench.bench.estimate import estimate, step_times
 from equibench.source import source_hash
 from equibench.bench.record import write_record
-from equibench.bench.spec import Suite, examples_of, find_suite, plan, suite_names
+from equibench.bench.families import find_points
+from equibench.bench.spec import Suite, examples_of, plan, suite_names
 from equibench.bench.table import cost_table
 from equibench.registry import MODELS, UserError
 
@@ -66,6 +67,5 @@ def test_the_listing_shows_runs_and_examples_of_every_suite() -> None:
     rows = json.loads(CliRunner().invoke(cli, ["list", "suites", "--json"]).output)
     assert [r["name"] for r in rows] == suite_names()
     for row in rows:
-        suite = find_suite(row["name"])
-        specs = plan(suite)
+        specs = [spec for suite in find_points(row["name"]) for spec in plan(suite)]
         assert row["runs"] == len(specs) and row["examples"] == sum(s.steps * s.recipe.batch for s in specs)

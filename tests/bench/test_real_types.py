@@ -14,11 +14,12 @@ from equibench.bench.cli import cli
 from equibench.bench.equivariance import measure_core
 from equibench.bench.equivariance_full import measure_full
 from equibench.bench.equivariance_report import Sample, at_size
+from equibench.bench.families import find_points
 from equibench.bench.job import Events, Stopwatch
 from equibench.bench.prepare import Loaded, build_from_seed, rehearse, warm_up
 from equibench.bench.recipe import named_recipes
 from equibench.bench.revisit import inputs_of
-from equibench.bench.spec import RunSpec, Suite, find_suite, plan, suite_names
+from equibench.bench.spec import RunSpec, Suite, plan, suite_names
 from equibench.bench.train import optimizer_for, train_step
 from equibench.datasets.batches import AUGMENTATIONS, as_tensors
 from equibench.datasets.images import ImageData, Split, load
@@ -29,7 +30,7 @@ from .small import MAXIMUM, small
 
 CPU = torch.device("cpu")
 PROFILES = ("strict", "fast")
-SUITES = [find_suite(name) for name in suite_names()]
+SUITES = [find_points(name)[0] for name in suite_names()]
 
 
 @pytest.fixture(scope="module")

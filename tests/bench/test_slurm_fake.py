@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,21 @@ def test_what_is_on_its_way_or_finished_is_not_submitted_again(fake: Fake, tmp_p
     assert more.folder is not None and more.folder.name == "trial-2" and more.active == {"trial-1": 2}
     assert [t.model for t in more.folder.sweep.tasks] == ["tiny-dropout"] * 2
     assert folder.sweep.job_name != more.folder.sweep.job_name
+
+
+def test_every_point_of_a_family_is_a_sweep_of_its_own(fake: Fake, tmp_path: Path) -> None:
+    lines = []
+    for images, board in ((120, "bars-e2-common-n120img-v2"), (200, "bars-e2-common-n200img-v2"), (240, "bars-e2-common-v2")):
+        usual = wish("tiny", budget="e2")
+        asked = replace(usual, suite=usual.suite.model_copy(update={"train_images": images}))
+        folder = submit_suite(asked, tmp_path).folder
+        assert folder is not None and read_sweep(folder.path).sweep.suite.train_images == images
+        spec = job(folder, 0).spec
+        assert spec.board == board and spec.train_images == (None if images == 240 else images)
+        assert spec.steps == 2 * images // spec.recipe.batch
+        lines += [f"{folder.sweep.job_name}|{i}|PENDING|Resources" for i in range(2)]
+        (fake.here / "queue").write_text("\n".join(lines))
+        assert submit_suite(asked, tmp_path).active == {folder.name: 2}
 
 
 def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -> None:

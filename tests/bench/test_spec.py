@@ -9,6 +9,7 @@ from equibench.bench.budget import Budget, drifted, find_budget, must_stop, name
 from equibench.bench.recipe import Recipe, find_recipe, named_recipes
 from equibench.bench.schema import parse
 from equibench.bench.classes import limits
+from equibench.bench.families import check_points, find_points
 from equibench.bench.spec import RunSpec, check_names, find_suite, parse_suite, plan, suite_names
 from equibench.registry import UserError
 from hypothesis import example, given
@@ -19,7 +20,7 @@ SUITE = 'dataset = "digits-rot"\nbudget = "e5"\nmodels = ["p4cnn", "z2cnn"]\n'
 
 @pytest.mark.parametrize("name", suite_names())
 def test_every_shipped_suite_names_what_exists(name: str) -> None:
-    check_names(find_suite(name))
+    check_points(find_points(name))
 
 
 @pytest.mark.parametrize(

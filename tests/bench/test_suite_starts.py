@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.estimate import step_flops
-from equibench.bench.spec import Suite, find_suite, plan, suite_names
+from equibench.bench.families import find_points
+from equibench.bench.spec import Suite, plan, suite_names
 from equibench.bench.train import optimizer_for, train_step
 from equibench.datasets.batches import Normalise, as_tensors
 from equibench.datasets.images import ImageData, Split, balanced_order
@@ -20,7 +21,7 @@ from equibench.registry import DATASETS, build_model
 
 from .small import archive, digits
 
-SUITES = [find_suite(name) for name in suite_names()]
+SUITES = [find_points(name)[0] for name in suite_names()]
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-lossless"
 SIZES = (256, 100, 100)
 #: Operations of a step that a whole run in a test may have, if any model of the suite has as few.
@@ -107,6 +108,7 @@ def test_every_suite_runs_on_a_slice(suite: Suite, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "equibench.bench.cli", "run", suite.name, "--dataset", "slice", "--budget", "smoke"]
     command += ["--seeds", "1", "--include", str(file), "--models", ",".join(models), "--jobs", "1", "--json"]
     command += ["--results", str(tmp_path / "results"), "--data-root", str(tmp_path / "data")]
+    command += ["--train-images", "100,200"] if suite.train_images else []  # there are fewer than in the data set
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     json.loads(done.stdout)

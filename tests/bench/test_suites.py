@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from equibench.bench.classes import limits
 from equibench.bench.estimate import step_flops
+from equibench.bench.families import find_points
 from equibench.bench.operations import Operations, unfused
 from equibench.bench.spec import find_suite, plan, suite_names
 from equibench.registry import DATASETS, MODELS, build_model
@@ -12,7 +13,7 @@ from torch import nn
 
 torch.set_num_threads(1)
 
-SUITES = [find_suite(name) for name in suite_names()]
+SUITES = [point for name in suite_names() for point in find_points(name)]
 #: Rows of the tables of PDO-eConv, and the suite that each must stand in with counterparts of these families.
 ROWS = {
     "mnist-rot": ["pdo-econv-p8-paper"],

@@ -105,6 +105,7 @@ def test_boards_without_a_table_are_left_out_and_named(root: Path) -> None:
         (("--across", "*", "--model", "p4cn"), "did you mean 'p4cnn'"),
         (("--across", "*", "--sort", "model"), "--across and --sort do not go together"),
         (("--across", "*", "--all-pairs"), "--across and --all-pairs do not go together"),
+        (("--across", "*", "--suite", "quickstart"), "--across and --suite do not go together"),
         ((BOARD, "--across", "*"), "leave out the name"),
     ],
 )

@@ -1,0 +1,72 @@
+"""What is published of a family of boards: tables, plots, and a page of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..families import BoardFamily
+from ..family_table import (
+    SPENT, family_csv, file_name, heading, latex_page, markdown_page, notes, rows_of, slope_rows,
+)  # fmt: skip
+from ..files import write_atomically
+from ..leaderboard import csv_text
+from .family_plots import draw
+from .style import FORMATS as PICTURES
+from .style import house_style, save
+
+#: Before a cell that the page shows in bold.
+_MARK = "\0"
+
+
+def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> str:
+    """Write the files of a family below `out`; what is there under the same names is replaced.
+
+    Args:
+        formats: of `publish.FORMATS`.
+
+    Returns:
+        The beginning of the names of its files.
+    """
+    name, html, downloads = file_name(family), "html" in formats, []
+    texts = {".md": markdown_page, ".tex": latex_page, ".csv": family_csv, ".slopes.csv": lambda f: csv_text(slope_rows(f))}
+    wanted = {".md": "md" in formats, ".tex": "latex" in formats, ".csv": False, ".slopes.csv": False}
+    for ending, make in texts.items():
+        if html or wanted[ending]:
+            path = f"tables/{name}{ending}"
+            write_atomically(out / path, make(family).encode())
+            downloads.append(path)
+    figures, same = [], []
+    if html or "plots" in formats:
+        with house_style():
+            for what, title in SPENT.items():
+                figure = draw(family, what)
+                if figure is None:
+                    same.append(title)
+                    continue
+                kinds = PICTURES if "plots" in formats else PICTURES[:1]
+                save(figure, out / "figures" / name, f"error-{what}", kinds)
+                figures.append({"title": f"Error against {title}", "base": f"figures/{name}/error-{what}"})
+    if html:
+        _write_page(out, name, family, figures, same, downloads)
+    return name
+
+
+def _write_page(
+    out: Path, name: str, family: BoardFamily, figures: list[dict[str, str]], same: list[str], downloads: list[str]
+) -> None:
+    from .site import write_from_template
+
+    write_from_template(
+        out / f"{name}.html",
+        "family.html.j2",
+        name=family.name,
+        title=family.title,
+        heading=heading(family),
+        rows=rows_of(family, lambda text: _MARK + text),
+        mark=_MARK,
+        notes=notes(family, "bold"),
+        figures=figures,
+        left_out=f"Left out, since it is the same at all points: error against {' and '.join(same)}." if same else "",
+        downloads=downloads,
+    )

@@ -1,0 +1,110 @@
+"""How fast the error falls: its slope on logarithmic axes, error ∝ x^-α, with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .statistics import Sample
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The slope of a model's error.
+
+    Attributes:
+        exponent: α, the mean over the seeds; above 0 where the error falls. None where there is none.
+        interval: half-width of its 95 % interval; None below 3 seeds.
+        over: what the interval is over, ``seeds and images`` or ``seeds``; empty without one.
+        seeds, points: of how many.
+        why_not: why there is no slope; empty where there is one.
+    """
+
+    exponent: float | None
+    interval: float | None
+    over: str
+    seeds: int
+    points: int
+    why_not: str = ""
+
+
+def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
+    """The slope of a model's error over the points of a line.
+
+    For each seed, the least-squares line of log(error) over log(x) is drawn; α is the mean of -slope over the seeds. This
+    takes for granted that the error is a power of x over the range that was measured.
+
+    Args:
+        x: what was spent at each point, above 0 and not all alike.
+        samples: the runs at each point.
+    """
+    import numpy as np
+
+    from .statistics import SMALLEST_SAMPLE
+
+    seeds = sorted(set.intersection(*(set(s.values) for s in samples)))
+    void = next((s.void for s in samples if s.void), "")
+    if void or not seeds:
+        return Slope(None, None, "", len(seeds), len(x), void or "no seed has a result at all points")
+    errors = np.array([[100 - s.values[seed] for s in samples] for seed in seeds]) / 100
+    if (errors <= 0).any():
+        zero = x[int(np.argwhere(errors <= 0)[0][1])]
+        return Slope(None, None, "", len(seeds), len(x), f"an error is 0 (at {zero:,.6g}), which has no logarithm")
+    by_image = all(s.is_by_image and s.right for s in samples) and len({s.test_set for s in samples}) == 1
+    wrong = np.stack([[1 - s.right[seed] for s in samples] for seed in seeds]) if by_image else None
+    each = exponents(np.asarray(x, dtype=float), errors)
+    if len(seeds) < SMALLEST_SAMPLE:
+        return Slope(float(each.mean()), None, "", len(seeds), len(x))
+    half = half_width(np.asarray(x, dtype=float), errors, wrong, samples[0].images)
+    return Slope(float(each.mean()), half, "seeds and images" if by_image else "seeds", len(seeds), len(x))
+
+
+def weights(x: np.ndarray) -> np.ndarray:
+    """By which the logarithms of the errors at the points (k,) are summed to α: -(l - mean l) / Σ(l - mean l)², l = log x."""
+    import numpy as np
+
+    centred = np.log(x) - np.log(x).mean()
+    return np.asarray(-centred / (centred**2).sum())
+
+
+def exponents(x: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """α of each seed, (n,), from what was spent (k,) and the errors (n, k) above 0."""
+    import numpy as np
+
+    return np.asarray(np.log(errors) @ weights(x))
+
+
+def half_width(x: np.ndarray, errors: np.ndarray, wrong: np.ndarray | None, images: int) -> float:
+    """Half-width of the 95 % interval of the mean of α.
+
+    Over new seeds it is the t-interval. Over new images as well where outcomes are known: α is a smooth function of the
+    errors, so that near them an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (the delta method; see van der
+    Vaart, Asymptotic Statistics, 1998, chapter 3). The seeds by images table of these parts is read as crossed random
+    effects, exactly as the table of an accuracy (`crossed.half_widths`).
+
+    Args:
+        x: (k,).
+        errors: (n, k), above 0.
+        wrong: (n, k, m) of 0 and 1; None where outcomes by image are not known.
+        images: m.
+    """
+    import numpy as np
+
+    from .crossed import Spread, half_widths
+
+    count, w = len(errors), weights(x)
+    of_seeds = images * exponents(x, errors).var(ddof=1)
+    # Errors move in steps of an image; seeds that agree to the last one may still differ by less.
+    of_seeds = max(of_seeds, float((w**2 / errors.mean(axis=0) ** 2).sum()) / (12 * images))
+    of_images = 0.0
+    if wrong is not None:
+        parts = np.einsum("k,nkm->nm", w, wrong / errors[:, :, None])
+        rest = parts - parts.mean(axis=1, keepdims=True)
+        by_image = rest.mean(axis=0)
+        of_rest = ((rest - by_image) ** 2).sum() / ((count - 1) * max(images - 1, 1))
+        of_images = max(count * (by_image**2).sum() / max(images - 1, 1) - of_rest, 0.0)
+    return float(half_widths(Spread(count, images, np.array(of_seeds), np.array(of_images))))
