@@ -165,7 +165,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
 
 
 def _check(points: list[Any], options: dict[str, Any]) -> None:
-    """Of a family, see that all points can be planned before the first of them is run; one suite alone is looked at as it is run."""
+    """Of a family, see that all points can be planned before the first is run; one suite is looked at as it is run."""
     from .families import check_points
     from .files import results_root
 
@@ -205,7 +205,8 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
     if missing:
         raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
-    changed = any(options[key] is not None for key in ("models", "dataset", "budget", "train_images", "recipe", "profile", "fit", "seeds"))
+    replaced = ("models", "dataset", "budget", "train_images", "recipe", "profile", "fit", "seeds")
+    changed = any(options[key] is not None for key in replaced)
     where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
     return points_of(values, where)
 

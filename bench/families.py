@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..registry import UserError
 from .budget import find_budget
 from .record import board_names, read_board
-from .schema import parse, parse_toml, read_text
+from .schema import parse, parse_toml
 from .slopes import Slope, slope_of
 from .spec import PROTOCOL, Suite, check_names, find_suite, plan, suite_text, training_images
 

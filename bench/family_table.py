@@ -13,7 +13,7 @@ from .families import BoardFamily, Point
 from .leaderboard import csv_text
 from .slopes import Slope
 from .statistics import SMALLEST_SAMPLE
-from .table import accuracy_text, in_cell, in_text, rank_text
+from .table import accuracy_text, in_cell, in_text
 from .words import some
 
 if TYPE_CHECKING:

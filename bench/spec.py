@@ -269,7 +269,8 @@ def subset_of(suite: Suite) -> int | None:
     there, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]
     where = f"suite {suite.name!r}: train_images {suite.train_images:,}"
     if suite.train_images > there:
-        raise UserError(f"{where}: data set {suite.dataset!r} has {there:,} training images (fit {suite.fit}); take at most so many")
+        has = f"data set {suite.dataset!r} has {there:,} training images (fit {suite.fit})"
+        raise UserError(f"{where}: {has}; take at most so many")
     if suite.train_images < classes:
         raise UserError(f"{where}: data set {suite.dataset!r} has {classes:,} classes; take at least one image of each")
     return None if suite.train_images == there else suite.train_images

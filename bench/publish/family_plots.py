@@ -65,7 +65,9 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     figure, axes = new(LABELS[what], "test error in %")
     _scales(axes, all_marks, ticks=sorted({m.x for m in all_marks}) if what == "images" else [])
     names = {m: str(r["family"] or "other") for p in family.measured for m, r in p.rows.items()}
-    styles, alpha, handles, of_colour = family_styles(names.get(m, "other") for m in family.models), slopes(family, what), [], {}
+    styles, alpha = family_styles(names.get(m, "other") for m in family.models), slopes(family, what)
+    handles: list[Line2D] = []
+    of_colour: dict[str, int] = {}
     for (model, line), marks in found.items():
         colour, shape = styles[names.get(model, "other")]
         of_colour[colour] = of_colour.get(colour, -1) + 1
