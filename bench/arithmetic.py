@@ -7,6 +7,7 @@ that it raises for nobody.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ def set_float32_precision(values: Precision) -> None:
         owner.fp32_precision = values[name]
 
 
+def flushes_denormals() -> bool:
+    """Whether numbers below the smallest normal one become zero."""
+    return sys.float_info.min / 2 == 0
+
+
 #: Profile and threads that this process works under, once they are set.
 _held: tuple[str, int] | None = None
 
@@ -72,6 +78,10 @@ def set_profile(profile: str, threads: int) -> None:
     _backends.cudnn.deterministic = False
     for device in _AUTOCAST:
         torch.set_autocast_enabled(device, False)
+    _backends.mkldnn.enabled = True
+    _backends.cudnn.enabled = True
+    torch.set_flush_denormal(False)
+    torch.set_default_dtype(torch.float32)
     set_float32_precision(FULL if strict else REDUCED)
     _held = profile, threads
     check_profile()
@@ -115,6 +125,10 @@ def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:
         "fill_uninitialized_memory": (torch.utils.deterministic.fill_uninitialized_memory, False),
         "cudnn.benchmark": (_backends.cudnn.benchmark, not strict),
         "cudnn.deterministic": (_backends.cudnn.deterministic, False),
+        "mkldnn.enabled": (_backends.mkldnn.enabled, True),
+        "cudnn.enabled": (_backends.cudnn.enabled, True),
+        "whether denormal numbers become zero": (flushes_denormals(), False),
+        "torch's default dtype": (torch.get_default_dtype(), torch.float32),
         **{f"autocast on {device}": (torch.is_autocast_enabled(device), False) for device in _AUTOCAST},
         **{f"float32 precision of {name}": (now, precision[name]) for name, now in float32_precision().items()},
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arithmetic import flushes_denormals
 
 Getter = Callable[[], Any]
 Setter = Callable[[Any], Any]
@@ -77,12 +78,6 @@ def _precisions() -> dict[str, str]:
 def _set_precisions(values: dict[str, str]) -> None:
     for b, operation in _PRECISIONS:
         torch._C._set_fp32_precision_setter(b, operation, values[f"{b}.{operation}"])
-
-
-def _flushes() -> bool:
-    """Whether numbers below the smallest normal one become zero."""
-    smallest = sys.float_info.min
-    return smallest / 2 == 0
 
 
 def _autocast() -> dict[str, Any]:
@@ -159,7 +154,7 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     # The first also sets the second: so it is put back first.
     "torch's backends": (_flags, _set_flags),
     "torch's precision of float32": (_precisions, _set_precisions),
-    "the treatment of denormal numbers as zero": (_flushes, torch.set_flush_denormal),
+    "the treatment of denormal numbers as zero": (flushes_denormals, torch.set_flush_denormal),
     "numpy's random generator": (_numpy_state, lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:]))),
     "numpy's error handling": (np.geterr, lambda value: np.seterr(**value)),
     "Python's random generator": (random.getstate, random.setstate),

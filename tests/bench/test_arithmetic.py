@@ -101,10 +101,28 @@ def test_the_check_of_global_state_sees_every_interface(statement: str) -> None:
     before = snapshot()
     exec(statement)
     found = changes(before)
-    assert bool(found) == (float32_precision() != FULL)
-    assert all("float32 precision" in change for change in found)
+    assert float32_precision() == FULL or any(c.startswith("torch's precision of float32 (") for c in found)
     restore(before)
     assert changes(before) == [] and float32_precision() == FULL
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("torch.backends.mkldnn.enabled = False", "mkldnn.enabled is False, not True"),
+        ("torch.backends.cudnn.enabled = False", "cudnn.enabled is False"),
+        ("torch.set_flush_denormal(True)", "denormal numbers become zero is True"),
+        ("torch.set_default_dtype(torch.float64)", "default dtype is torch.float64"),
+    ],
+)
+@pytest.mark.parametrize("profile", ["strict", "fast"])
+def test_switches_that_decide_which_code_computes_belong_to_the_profile(profile: str, statement: str, said: str) -> None:
+    set_profile(profile, 1)
+    exec(statement)
+    with pytest.raises(ProfileChanged, match=said):
+        check_profile()
+    arithmetic.renew_profile()
+    check_profile()
 
 
 def test_a_process_without_a_profile_is_left_alone() -> None:
@@ -116,6 +134,8 @@ def test_a_process_without_a_profile_is_left_alone() -> None:
 
 
 MODELS = '''
+import sys
+
 import torch
 from equibench import register_model
 from torch import nn
@@ -131,11 +151,16 @@ class Net(nn.Module):
         self.convolution, self.head, self.late = nn.Conv2d(channels, 8, 5), nn.Linear(8, classes), late
         torch.set_float32_matmul_precision("medium")
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False
+        torch.set_flush_denormal(True)
 
     def forward(self, images):
         if self.training:
             own = [b.fp32_precision for b in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)]
             assert self.late or (own == 3 * ["ieee"] and torch.get_num_threads() == 1), own
+            # Operations are counted with few images, and without libraries.
+            libraries = torch.backends.mkldnn.enabled and torch.backends.cudnn.enabled
+            assert (libraries or len(images) < 4) and sys.float_info.min / 2 > 0
             if self.late:
                 torch.backends.cuda.matmul.fp32_precision = "tf32"
         return self.head(self.convolution(images).relu().amax((2, 3)))
