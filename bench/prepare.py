@@ -15,7 +15,7 @@ from torch import nn
 
 from ..datasets.batches import Batches, Normalise, as_tensors
 from ..datasets.images import ImageData, Split, balanced_order
-from ..datasets.subsets import balanced_subset
+from ..datasets.subsets import balanced_subset, split_stratified
 from ..opened import watching
 from ..registry import MODELS, UserError, build_model
 from .arithmetic import renew_profile, set_profile as set_profile

@@ -9,7 +9,7 @@ import numpy as np
 from ..registry import register_dataset
 from .fetch import downloads
 from .images import ImageData, Split
-from .rotation import split_stratified
+from .subsets import split_stratified
 from .vision import CIFAR10, CIFAR100
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .images import ImageData, Split
+from .subsets import split_stratified
 
 
 def make_rotated(
@@ -34,33 +35,6 @@ def make_rotated(
     rows = split_stratified(labels, sizes, random)
     angles = random.uniform(0.0, 2 * math.pi, len(labels))
     return ImageData(name, *(Split(rotate_images(images[r], angles[r], disc), labels[r]) for r in rows), classes, 255)
-
-
-def split_stratified(
-    labels: np.ndarray, sizes: tuple[int, ...], random: np.random.RandomState
-) -> list[np.ndarray]:
-    """Disjoint, shuffled index sets of the given sizes whose classes are in the same proportions as in `labels`.
-
-    Every part takes of each class its share, rounded down or up (largest remainders first, then smaller classes).
-
-    Raises:
-        ValueError: more images are asked for than there are.
-    """
-    if sum(sizes) > len(labels):
-        raise ValueError(f"{sum(sizes)} images cannot be taken from {len(labels)}")
-    classes = np.unique(labels)
-    left = {c: random.permutation(np.flatnonzero(labels == c)) for c in classes}
-    parts = []
-    for size in sizes:
-        counts = np.array([len(left[c]) for c in classes])
-        share = counts * (size / max(counts.sum(), 1))
-        take = np.floor(share).astype(int)
-        first = np.lexsort((counts, -(share - take).round(9)))
-        take[first[: size - take.sum()]] += 1
-        chosen = np.concatenate([left[c][:n] for c, n in zip(classes, take, strict=True)])
-        left = {c: left[c][n:] for c, n in zip(classes, take, strict=True)}
-        parts.append(random.permutation(chosen))
-    return parts
 
 
 def rotate_images(images: np.ndarray, angles: np.ndarray, disc: bool = False) -> np.ndarray:

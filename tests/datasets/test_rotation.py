@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from equibench.datasets import digits, rotation
 from equibench.datasets.images import Split
-from equibench.datasets.rotation import make_rotated, rotate_images, split_stratified
+from equibench.datasets.rotation import make_rotated, rotate_images
+from equibench.datasets.subsets import split_stratified
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
