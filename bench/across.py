@@ -12,7 +12,7 @@ from functools import cached_property
 from statistics import fmean
 
 from ..registry import UserError
-from .leaderboard import Board
+from .board import Board
 from .record import FINAL
 from .statistics import compare
 from .table import board_heading

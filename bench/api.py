@@ -17,7 +17,8 @@ from .classes import counts_of, refuse_unmatched
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
-from .leaderboard import Board, load_board, model_rows, write_board
+from .board import Board, load_board
+from .leaderboard import model_rows, write_board
 from .leftover import discard
 from .machine import Machine
 from .provenance import code_facts, hardware_key_elsewhere, host_facts, shared, versions

@@ -20,7 +20,7 @@ from .cost import count_numbers, evaluation_operations, learned_buffers
 from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
 from .evaluate import logits
 from .invariance import judge
-from .leaderboard import Board, load_board
+from .board import Board, load_board
 from .lean import spare_compiler
 from .operations import real_numbers
 from .publish.bibtex import entry, sources_of

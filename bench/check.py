@@ -250,7 +250,8 @@ def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
 
 def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The row of the board, by column and as the table shows it; empty what only training tells."""
-    from .leaderboard import Board, model_rows
+    from .board import Board
+    from .leaderboard import model_rows
     from .table import table_rows
 
     spec = plan(board, {resolved.name: job.steps or 1})[0]

@@ -22,7 +22,7 @@ from .spec import PROTOCOL, Suite, check_names, find_suite, plan, suite_text, tr
 
 if TYPE_CHECKING:
     from .api import Outcome
-    from .leaderboard import Board
+    from .board import Board
     from .statistics import Sample
 
 #: Keys of a suite that may be a list: the axes of a family.

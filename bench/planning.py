@@ -9,7 +9,7 @@ from ..registry import UserError
 from .budget import find_budget
 from .crossed import Spread, detectable, power
 from .estimate import estimate
-from .leaderboard import Board, load_board
+from .board import Board, load_board
 from .record import board_names
 from .spec import Suite
 from .statistics import LEVEL, SMALLEST_SAMPLE, spreads

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..registry import UserError, nearest
 from .api import Listener, find_board
 from .api import run as run_suite
-from .leaderboard import Board, load_board
+from .board import Board, load_board
 from .machine import Machine
 from .provenance import hardware_key_elsewhere
 from .record import Context, RunRecord

@@ -15,7 +15,7 @@ from ..registry import UserError, include
 from .engines.local import LocalEngine
 from .files import ensure_writable
 from .job import Job
-from .leaderboard import load_board
+from .board import load_board
 from .provenance import cpu_name, versions
 from .record import FINAL, RunRecord, attempts_of, board_folder, board_names, read_record
 from .spec import PROTOCOL

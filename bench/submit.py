@@ -19,7 +19,7 @@ from .cluster import ACTIVE, look, settle
 from .engines.slurm import Request, cancel, script, submit
 from .files import ensure_writable, write_atomically
 from .job import Job
-from .leaderboard import load_board
+from .board import load_board
 from .machine import Machine
 from .record import board_names
 from .spec import RunSpec, Suite, check_names, plan

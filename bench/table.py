@@ -13,7 +13,7 @@ from tabulate import tabulate
 from .checked import checked_notes
 from .claims import claim_notes, is_broken
 from .escape import for_latex, latex, markdown_text
-from .leaderboard import Board
+from .board import Board
 from .provenance import machine_of
 from .record import FINAL
 from .schema import visible

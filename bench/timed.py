@@ -23,7 +23,7 @@ from .calibrate import (
 )
 from .engines.local import end, events_of, start
 from .job import Stopwatch
-from .leaderboard import Board
+from .board import Board
 from .provenance import hardware_key_elsewhere
 from .spec import RunSpec, Suite, plan, recipe_of
 

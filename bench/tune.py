@@ -15,7 +15,7 @@ from typing import Any
 from ..registry import DATASETS, UserError, include
 from .api import Listener, Outcome, run
 from .files import results_root, write_atomically
-from .leaderboard import Board
+from .board import Board
 from .machine import Machine
 from .recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from .record import FINAL

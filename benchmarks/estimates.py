@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from equibench.bench.estimate import estimate, this_device
-from equibench.bench.leaderboard import load_board
+from equibench.bench.board import load_board
 from equibench.bench.record import RunRecord, board_folder
 from equibench.bench.spec import Suite, find_suite
 from side_by_side import parser, show

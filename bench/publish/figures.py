@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..leaderboard import Board
+from ..board import Board
 from ..statistics import LEVEL
 from ..table import chances
 from ..words import some

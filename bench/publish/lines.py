@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..leaderboard import Board
+from ..board import Board
 from ..record import RunRecord
 from ..sidecar import Sidecar
 from ..words import some

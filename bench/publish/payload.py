@@ -6,7 +6,8 @@ import json
 import math
 from typing import Any
 
-from ..leaderboard import COMPARED, Board
+from ..board import Board
+from ..leaderboard import COMPARED
 from ..record import RunRecord
 from ..reported import reported_rows
 from ..table import board_heading, board_notes

@@ -14,7 +14,8 @@ from ..across import Side, side_of
 from ..api import find_board
 from ..families import BoardFamily, find_points, load_family
 from ..files import ensure_writable, write_atomically
-from ..leaderboard import load_board, write_board
+from ..board import load_board
+from ..leaderboard import write_board
 from ..record import Refused, board_names, without_collection
 from ..schema import visible
 from ..spec import suite_names

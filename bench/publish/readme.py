@@ -21,7 +21,7 @@ from ...registry import UserError, nearest
 from ..api import find_board
 from ..escape import markdown_text
 from ..files import write_atomically
-from ..leaderboard import Board, load_board
+from ..board import Board, load_board
 from ..record import Refused
 from ..reported import reported_table
 from ..table import accuracy_notes, board_heading, narrow_notes, narrow_rows, rank_notes, table_rows

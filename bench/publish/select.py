@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from ...registry import UserError, nearest
 from ..escape import for_latex
-from ..leaderboard import COMPARED, Board, compared_columns, write_board
+from ..board import Board
+from ..leaderboard import COMPARED, compared_columns, write_board
 from ..record import Refused, board_names, without_collection
 from ..statistics import Comparison, compare
 from ..table import board_heading, board_table, in_cell, in_text

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..across import Side
 from ..files import shipped, write_atomically
-from ..leaderboard import Board
+from ..board import Board
 from ..record import board_folder
 from .across import groups_document
 from .payload import payload, script

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from ..claims import claim_notes
 from ..escape import latex, markdown_text
-from ..leaderboard import Board
+from ..board import Board
 from ..reported import reported_table
 from ..table import (
     accuracy_notes, alignment, board_heading, board_notes, detectable_note, rank_notes, rank_text, table_rows,

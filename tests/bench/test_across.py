@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from equibench.bench.across import NOT_THERE, Entry, Side, groups, short_names, side_of, sum_up
-from equibench.bench.leaderboard import load_board
+from equibench.bench.board import load_board
 from equibench.bench.record import write_record
 from equibench.bench.statistics import compare
 from equibench.registry import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from equibench.beside import MANY, contents, files_beside
-from equibench.bench.leaderboard import load_board
+from equibench.bench.board import load_board
 from equibench.bench.record import read_board
 from equibench.bench.staleness import staleness
 from equibench.datasets.images import load

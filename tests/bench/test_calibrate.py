@@ -10,7 +10,8 @@ from equibench.bench.calibrate import (
     BLOCK_STEPS, BLOCKS, Block, Calibration, calibrate, latest, read_calibrations, spread, take_turns, time_block,
     write_calibration,
 )  # fmt: skip
-from equibench.bench.leaderboard import load_board, model_rows
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import model_rows
 from equibench.bench.record import write_record
 from equibench.bench.spec import find_suite
 from equibench.bench.timed import TimedBoard

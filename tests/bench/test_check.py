@@ -23,7 +23,8 @@ from equibench.bench.checks.subject import Subject
 from equibench.bench.checks.verdict import NAMES, Finding, clipped
 from equibench.bench.cost import measure_cost
 from equibench.bench.job import Check
-from equibench.bench.leaderboard import load_board, model_rows
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import model_rows
 from equibench.bench.record import write_record
 from equibench.registry import include
 

@@ -9,7 +9,8 @@ import torch
 from equibench.bench.claims import CLAIMS, EXACT, claim_columns, exact_part
 from equibench.bench.equivariance import GRID, claimed_elements, measure_core
 from equibench.bench.invariance import claim_errors
-from equibench.bench.leaderboard import load_board, run_rows, write_board
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import run_rows, write_board
 from equibench.bench.publish.payload import payload
 from equibench.bench.publish.tables import latex_page, markdown_page
 from equibench.bench.record import write_record

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from equibench.bench.leaderboard import load_board, model_rows, run_rows
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import model_rows, run_rows
 from equibench.bench.record import write_record
 
 from . import records as made

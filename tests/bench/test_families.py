@@ -12,7 +12,7 @@ import torch
 from equibench.bench.budget import Budget, find_budget
 from equibench.bench.families import BoardFamily, check_points, find_points, load_family, points_of
 from equibench.bench.family_table import cell, family_csv, family_document, family_text, rows_of, slope_rows
-from equibench.bench.leaderboard import load_board
+from equibench.bench.board import load_board
 from equibench.bench.prepare import BN_IMAGES, Loaded, border_median
 from equibench.bench.record import RunRecord, write_record
 from equibench.bench.refresh import _suites, stale_runs

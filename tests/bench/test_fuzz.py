@@ -14,7 +14,8 @@ import pytest
 from equibench.bench.budget import Budget, find_budget
 from equibench.bench.calibrate import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.cli import _seeds
-from equibench.bench.leaderboard import csv_text, load_board, model_rows, run_rows
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import csv_text, model_rows, run_rows
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import board_folder, read_record, write_record
 from equibench.bench.reported import COLUMNS, read_reported, shipped

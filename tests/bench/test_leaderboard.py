@@ -9,7 +9,8 @@ import pytest
 from equibench.bench import staleness
 from equibench.bench.api import Outcome, find_board, load_leaderboard
 from equibench.bench.budget import find_budget
-from equibench.bench.leaderboard import csv_text, load_board, model_rows, run_rows, write_board
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import csv_text, model_rows, run_rows, write_board
 from equibench.bench.publish.payload import payload
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import CurvePoint, board_folder, write_record

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.bench.leaderboard import load_board, model_rows
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import model_rows
 from equibench.bench.outcomes import outcomes_path, read_distances, read_predictions, write_outcomes
 from equibench.bench.record import RunRecord, write_record
 from equibench.bench.schema import short_hash

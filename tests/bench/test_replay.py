@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from equibench.bench.leaderboard import load_board, model_rows
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import model_rows
 from equibench.bench.provenance import cpu_name, versions
 from equibench.bench.record import RunRecord, read_record, write_record
 from equibench.bench.replay import differences_now, find_run, judge, replay

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from equibench.bench.leaderboard import load_board, model_rows, run_rows, write_board
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import model_rows, run_rows, write_board
 from equibench.bench.record import write_record
 from equibench.bench.sidecar import (
     FullPoint,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.api import run
-from equibench.bench.leaderboard import Board
+from equibench.bench.board import Board
 from equibench.bench.machine import Machine
 from equibench.bench.recipe import find_recipe, named_recipes
 from equibench.bench.record import board_names, read_board, write_record

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from equibench.bench import leaderboard
-from equibench.bench.leaderboard import load_board, write_board
+from equibench.bench.board import load_board
+from equibench.bench.leaderboard import write_board
 from equibench.bench.record import attempts_of, board_folder, write_record
 
 from .. import records as made

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from equibench.bench.leaderboard import Board, load_board
+from equibench.bench.board import Board, load_board
 from equibench.bench.record import Context, CurvePoint, RunRecord, write_record
 
 from .. import records as made

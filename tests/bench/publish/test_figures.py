@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.bench.leaderboard import load_board
+from equibench.bench.board import load_board
 from equibench.bench.publish.figures import PLOTS, Drawn, front
 from equibench.bench.publish.style import DARK, FAMILIES, OTHER, OTHER_MARKS, PAPER, dark, family_styles, house_style, save
 from equibench.bench.record import write_record

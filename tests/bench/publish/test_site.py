@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
-from equibench.bench.leaderboard import Board, load_board
+from equibench.bench.board import Board, load_board
 from equibench.bench.publish.payload import payload, script
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.site import page_weight, write_board_data, write_page

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from equibench.bench import staleness
 from equibench.bench.cli import cli
 from equibench.bench.escape import latex, markdown_text
-from equibench.bench.leaderboard import load_board
+from equibench.bench.board import load_board
 from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, sources_of
 from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
