@@ -106,9 +106,9 @@ def test_running_again_runs_nothing(done: Path) -> None:
 
 
 def test_one_more_seed_runs_only_that(done: Path) -> None:
-    before = set((done / "results").rglob("*.json"))
+    before = set((done / "results" / "runs").glob("*/*.json"))
     assert head_to_head(done, "tiny", seeds="3", budget="e20").returncode == 0
-    new = set((done / "results").rglob("*.json")) - before
+    new = set((done / "results" / "runs").glob("*/*.json")) - before
     assert [read_record(p).spec.seed for p in new] == [2]
 
 

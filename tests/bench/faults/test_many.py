@@ -71,7 +71,7 @@ def test_a_damaged_record_is_run_again_beside_it(whole: tuple, tmp_path: Path) -
     one = job(tmp_path)
     process = equibench(tmp_path)
     assert process.communicate(timeout=900) and process.returncode == 0
-    (path,) = Path(one.results).rglob("*.json")
+    (path,) = Path(one.results).glob("runs/*/*.json")
     data = bytearray(path.read_bytes())
     data[200] ^= 4
     path.write_bytes(data)
