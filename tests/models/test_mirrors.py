@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.claims import EXACT
-from equibench.bench.equivariance_report import claim_error, claimed_elements
+from equibench.bench.equivariance import GRID, claimed_elements
+from equibench.bench.invariance import claim_error
 from equibench.models import escnn_adapter, g_conv
 from equibench.models.groups import PlanarGroup
 from equibench.models.pdo.fields import FibreBatchNorm
@@ -93,8 +94,10 @@ def test_every_d_n_is_the_same_group(network: Callable[[str], nn.Module], group:
 
 def test_a_claim_holds_the_same_mirror() -> None:
     """A reflection, if any, swaps the columns before the turns: left and right."""
-    assert claimed_elements("D1") == claimed_elements("D3") == [(0, False), (0, True)]
-    assert (2, True) in claimed_elements("D2")  # upside down
+    matrices = {claim: [GRID.matrix(g).round().tolist() for g in claimed_elements(claim)] for claim in ("D1", "D2", "D3")}
+    identity, left_right, upside_down = [[1, 0], [0, 1]], [[-1, 0], [0, 1]], [[1, 0], [0, -1]]
+    assert matrices["D1"] == matrices["D3"] == [identity, left_right]
+    assert left_right in matrices["D2"] and upside_down in matrices["D2"] and len(matrices["D2"]) == 4
 
 
 @pytest.mark.parametrize(("network", "group"), NETWORKS)
