@@ -1,23 +1,27 @@
 """Every registered model passes the checks that a contribution has to pass.
 
-Up to 100 thousand parameters all of them, at every declared input: about a minute on one core. Larger ones are counted and
-return logits on the `meta` device in test_registered.py, and have the whole check under the mark ``slow``, which the widest
-make long: choose with -k.
+One small model of each kind of layer is checked whole here; the others are under the mark ``slow``, which the widest make
+long: choose with -k. Of every model up to 100 thousand parameters the verdict on its present source is shipped. All are
+counted and return logits on the `meta` device in test_registered.py.
 """
 
 import pytest
 import torch
+from equibench.bench.checked import SHIPPED, YES, checked
 from equibench.bench.checks.runner import findings
 from equibench.bench.checks.subject import Subject
 from equibench.bench.checks.verdict import NAMES
 from equibench.bench.job import Check
 from equibench.registry import MODELS, WRAPPERS
+from equibench.source import source_hash
 
 torch.set_num_threads(1)
 
 #: Parameters up to which a model is small.
 SMALL = 100_000
 MODELS_HERE = [e for e in MODELS.match() if e.fields.get("params")]
+#: One of each kind of layer.
+KINDS = ("e2cnn-c8-25k", "p4cnn", "pdo-econv-p8", "wrn-10-b9")
 #: A small member of each family whose template builds more than its published networks.
 MEMBERS = {
     "p4cnn-12": "1x28x28->10",
@@ -49,9 +53,15 @@ def faults(name: str, inputs: list[str]) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if is_small(e)])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_small_model_passes_the_whole_check(name: str) -> None:
     assert faults(name, list(MODELS.entries()[name].fields["params"])) == {}
+
+
+@pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if is_small(e)])
+def test_the_verdict_on_a_small_model_is_shipped(name: str) -> None:
+    """After a change of its source: ``equibench check NAME --results models``."""
+    assert checked(SHIPPED, name, source_hash(MODELS.find(name))) == YES
 
 
 @pytest.mark.parametrize("name", WRAPPED)
@@ -67,6 +77,6 @@ def test_a_member_of_a_family_passes_the_whole_check(name: str, shape: str) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if not is_small(e)])
-def test_a_large_model_passes_the_whole_check(name: str) -> None:
+@pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if e.name not in KINDS])
+def test_another_model_passes_the_whole_check(name: str) -> None:
     assert faults(name, list(MODELS.entries()[name].fields["params"])) == {}
