@@ -51,6 +51,8 @@ def flushes_denormals() -> bool:
     return sys.float_info.min / 2 == 0
 
 
+#: Whether the libraries are used, as it was before any model was imported: on, unless torch has none.
+_LIBRARIES = {"mkldnn": _backends.mkldnn.enabled, "cudnn": _backends.cudnn.enabled}
 #: Profile and threads that this process works under, once they are set.
 _held: tuple[str, int] | None = None
 
@@ -78,8 +80,8 @@ def set_profile(profile: str, threads: int) -> None:
     _backends.cudnn.deterministic = False
     for device in _AUTOCAST:
         torch.set_autocast_enabled(device, False)
-    _backends.mkldnn.enabled = True
-    _backends.cudnn.enabled = True
+    for name, enabled in _LIBRARIES.items():
+        getattr(_backends, name).enabled = enabled
     torch.set_flush_denormal(False)
     torch.set_default_dtype(torch.float32)
     set_float32_precision(FULL if strict else REDUCED)
@@ -125,8 +127,7 @@ def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:
         "fill_uninitialized_memory": (torch.utils.deterministic.fill_uninitialized_memory, False),
         "cudnn.benchmark": (_backends.cudnn.benchmark, not strict),
         "cudnn.deterministic": (_backends.cudnn.deterministic, False),
-        "mkldnn.enabled": (_backends.mkldnn.enabled, True),
-        "cudnn.enabled": (_backends.cudnn.enabled, True),
+        **{f"{name}.enabled": (getattr(_backends, name).enabled, wanted) for name, wanted in _LIBRARIES.items()},
         "whether denormal numbers become zero": (flushes_denormals(), False),
         "torch's default dtype": (torch.get_default_dtype(), torch.float32),
         **{f"autocast on {device}": (torch.is_autocast_enabled(device), False) for device in _AUTOCAST},

@@ -35,6 +35,9 @@ def layers() -> ModuleType:
         return import_module("layers")
     finally:
         sys.path.remove(str(FOLDER))
+        # Other tests have files of these names.
+        for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", None)).startswith(str(FOLDER))]:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("group", ["C4", "C6", "D4", "C8"])

@@ -18,6 +18,8 @@ import torch
 from equibench import register_model
 from torch import nn
 
+#: The twin that is measured before the training, and thrown away, is trained for fewer steps than these.
+TWIN = 10
 MOMENT, _, HARM = os.environ.get("EQUIBENCH_FAULT", "never nothing").partition(" ")
 
 
@@ -36,16 +38,15 @@ class Fragile(nn.Module):
         self.steps += self.training
         if self.training and f"train:{self.steps}" == MOMENT:
             harm()
-        if self.training and HARM == "dawdle" and self.steps > 2:
+        if self.training and HARM == "dawdle" and self.steps > TWIN:
             time.sleep(0.2)
-        # Its twin, which is thrown away, is trained for two steps only.
-        if not self.training and self.steps > 2 and MOMENT == "evaluate":
+        if not self.training and self.steps > TWIN and MOMENT == "evaluate":
             self.steps = 0
             harm()
         if not self.training and HARM == "fill-a-while":
             (Path(os.environ["EQUIBENCH_FAULT_DISK"]) / "filler").unlink(missing_ok=True)
         out = self.head(self.dropout(self.norm(self.convolution(images)).relu().amax((2, 3))))
-        return out * float("nan") if HARM == "nan" and self.training and self.steps > 2 else out
+        return out * float("nan") if HARM == "nan" and self.training and self.steps > TWIN else out
 
 
 @register_model("fragile", group="none", invariant="none", source="made up")
