@@ -38,7 +38,8 @@ def test_killed_then_asked_to_end_then_finished_gives_the_same_bits(tmp_path: Pa
     assert code == 0 and {"event": "resumed", "step": stopped_at, "steps": cut.spec.steps} in events
     record = the_record(cut)
     assert figures(record) == figures(the_record(whole))
-    assert not checkpoints(cut) and not leftovers(cut)
+    # A kill may come in the middle of a write: that file is removed when it is an hour old.
+    assert not checkpoints(cut) and len(leftovers(cut)) <= 1
     _tells_of_two_interruptions(record, [killed_at, stopped_at])
     assert not the_record(whole).warnings
     # A finished run is not run again.
