@@ -13,9 +13,9 @@ from statistics import fmean
 
 from ..registry import UserError
 from .board import Board
+from .notes import board_heading
 from .record import FINAL
 from .statistics import compare
-from .table import board_heading
 
 #: So many names of models or boards stand in one sentence.
 _NAMED = 6

@@ -11,18 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from ..registry import DATASETS, MODELS, UserError, include
 from ..source import libraries, source_hash
+from .board import Board, load_board
 from .budget import find_budget
 from .checked import checked
 from .classes import counts_of, refuse_unmatched
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
 from .job import Job, Probe
-from .board import Board, load_board
 from .leaderboard import model_rows, write_board
 from .leftover import discard
 from .machine import Machine
 from .provenance import code_facts, hardware_key_elsewhere, host_facts, shared, versions
-from .record import FINAL, Context, Provenance, RunRecord, Status, attempts_of, board_names, read_board, write_record
+from .record import (
+    FINAL,
+    Context,
+    Provenance,
+    RunRecord,
+    Status,
+    attempts_of,
+    board_names,
+    read_board,
+    write_record,
+)
 from .sidecar import has_sidecar
 from .spec import RunSpec, Suite, check_names, find_suite, plan
 from .staleness import Among

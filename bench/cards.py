@@ -15,23 +15,31 @@ import torch
 from torch import nn
 
 from ..registry import MODELS, Resolved, UserError, build_model, parse_shape
+from .board import Board, load_board
 from .claims import claim_columns
 from .cost import count_numbers, evaluation_operations, learned_buffers
-from .equivariance import ANGLES, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
+from .equivariance import (
+    ANGLES,
+    Prepare,
+    draw_blobs,
+    reference_arithmetic,
+    relative_error,
+    zero_logits,
+)
 from .evaluate import logits
 from .invariance import judge
-from .board import Board, load_board
 from .lean import spare_compiler
+from .notes import refresh_command
 from .operations import real_numbers
-from .publish.bibtex import entry, sources_of
 from .prepare import check_output
+from .publish.bibtex import entry, sources_of
 from .recipe import PAPER, Recipe, find_recipe
 from .record import FINAL, board_folder, board_names
 from .schema import read_text, visible
 from .seeds import derive
-from .statistics import mean
 from .staleness import included_files
-from .table import rank_text, refresh_command
+from .statistics import mean
+from .table import rank_text
 from .words import command
 
 #: Of models that declare no input.

@@ -14,14 +14,21 @@ import click
 
 from ..registry import PluginWarning, UserError, include
 from .cli_boards import board_document, leaderboard, publish, replay, show
-from .cli_cluster import collect, engine_options, status, submit_command, wants_cluster
 from .cli_check import check
+from .cli_cluster import collect, engine_options, status, submit_command, wants_cluster
 from .cli_list import list_
 from .cli_measure import equivariance, verify
 from .cli_plan import plan
 from .cli_refresh import refresh
 from .options import (
-    command_line, include_option, json_option, machine_of, machine_options, positive, results_option, seeds_in_parallel_option,
+    command_line,
+    include_option,
+    json_option,
+    machine_of,
+    machine_options,
+    positive,
+    results_option,
+    seeds_in_parallel_option,
 )  # fmt: skip
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -261,7 +268,7 @@ def _print_board(outcome: Any, as_json: bool) -> None:
 
 def _tell(outcome: Any) -> None:
     """What a reader must know of runs that were not made, or have no result; on standard error."""
-    from .table import refresh_command
+    from .notes import refresh_command
 
     again = refresh_command(outcome.board, [name.partition(" ")[0] for name in outcome.stale])
     for name, what in outcome.stale.items():

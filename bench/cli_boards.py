@@ -10,7 +10,15 @@ from typing import Any
 import click
 
 from ..registry import UserError, include
-from .options import command_line, include_option, json_option, positive, reference_option, results_option
+from .options import (
+    command_line,
+    include_option,
+    json_option,
+    positive,
+    reference_option,
+    results_option,
+)
+
 
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     from .leaderboard import model_rows, run_rows
@@ -109,7 +117,14 @@ def leaderboard(
     from ..registry import nearest
     from .files import results_root
     from .leaderboard import csv_text
-    from .publish.select import View, check_models, select_boards, select_columns, select_rows, view_text
+    from .publish.select import (
+        View,
+        check_models,
+        select_boards,
+        select_columns,
+        select_rows,
+        view_text,
+    )
 
     formats = [*tabulate_formats, "csv", "json", "md"]
     if style not in formats:

@@ -10,6 +10,7 @@ import click
 from ..registry import DATASETS, MODELS, Entry, UserError, include
 from .options import include_option, json_option, results_option
 
+
 @click.group(name="list")
 def list_() -> None:
     """List models, datasets, budgets or suites; patterns as in a shell: equibench list models 'pdo-*'"""

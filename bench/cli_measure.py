@@ -12,6 +12,7 @@ import click
 from ..registry import UserError, include
 from .options import command_line, include_option, json_option, positive, results_option
 
+
 @click.command()
 @click.argument("name")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plot.")

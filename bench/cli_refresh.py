@@ -10,7 +10,13 @@ import click
 
 from ..registry import include
 from .options import (
-    command_line, include_option, json_option, machine_of, machine_options, results_option, seeds_in_parallel_option,
+    command_line,
+    include_option,
+    json_option,
+    machine_of,
+    machine_options,
+    results_option,
+    seeds_in_parallel_option,
 )  # fmt: skip
 
 

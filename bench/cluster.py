@@ -17,7 +17,15 @@ from .engines.slurm import Queue, ask_queue
 from .job import Job
 from .leaderboard import write_board
 from .leftover import last_step
-from .record import FINAL, Provenance, RunRecord, Status, attempts_of, read_board, write_record
+from .record import (
+    FINAL,
+    Provenance,
+    RunRecord,
+    Status,
+    attempts_of,
+    read_board,
+    write_record,
+)
 from .sweep import Beat, Folder, find_sweeps, now
 
 #: A task that left the queue without a record counts as lost this many seconds after its last sign of life: file

@@ -18,7 +18,15 @@ from .budget import find_budget
 from .record import board_names, read_board
 from .schema import parse, parse_toml
 from .slopes import Slope, slope_of
-from .spec import PROTOCOL, Suite, check_names, find_suite, plan, suite_text, training_images
+from .spec import (
+    PROTOCOL,
+    Suite,
+    check_names,
+    find_suite,
+    plan,
+    suite_text,
+    training_images,
+)
 
 if TYPE_CHECKING:
     from .api import Outcome

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..registry import UserError
+from .board import Board, load_board
 from .budget import find_budget
 from .crossed import Spread, detectable, power
 from .estimate import estimate
-from .board import Board, load_board
 from .record import board_names
 from .spec import Suite
 from .statistics import LEVEL, SMALLEST_SAMPLE, spreads

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ..registry import UserError, include
+from .board import load_board
 from .engines.local import LocalEngine
 from .files import ensure_writable
 from .job import Job
-from .board import load_board
 from .provenance import cpu_name, versions
-from .record import FINAL, RunRecord, attempts_of, board_folder, board_names, read_record
+from .record import (
+    FINAL,
+    RunRecord,
+    attempts_of,
+    board_folder,
+    board_names,
+    read_record,
+)
 from .spec import PROTOCOL
 from .staleness import staleness
 from .statistics import SMALLEST_SAMPLE, prediction_interval

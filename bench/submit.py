@@ -12,6 +12,7 @@ from typing import Literal
 
 from ..registry import DATASETS, MODELS, UserError, include
 from .api import HeadToHead, Listener
+from .board import load_board
 from .budget import find_budget
 from .calibrate import read_calibrations
 from .classes import counts_of, refuse_unmatched
@@ -19,11 +20,20 @@ from .cluster import ACTIVE, look, settle
 from .engines.slurm import Request, cancel, script, submit
 from .files import ensure_writable, write_atomically
 from .job import Job
-from .board import load_board
 from .machine import Machine
 from .record import board_names
 from .spec import RunSpec, Suite, check_names, plan
-from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name, now, sweeps_folder
+from .sweep import (
+    Folder,
+    Submitted,
+    Sweep,
+    Task,
+    all_sweeps,
+    create,
+    new_name,
+    now,
+    sweeps_folder,
+)
 from .timed import TimedBoard
 
 

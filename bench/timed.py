@@ -11,6 +11,7 @@ from typing import Any
 from ..beside import contents, lines_of
 from ..registry import MODELS, UserError
 from ..source import source_hash
+from .board import Board
 from .budget import find_budget, steps_in
 from .calibrate import (
     Block,
@@ -23,7 +24,6 @@ from .calibrate import (
 )
 from .engines.local import end, events_of, start
 from .job import Stopwatch
-from .board import Board
 from .provenance import hardware_key_elsewhere
 from .spec import RunSpec, Suite, plan, recipe_of
 

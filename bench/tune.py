@@ -14,8 +14,8 @@ from typing import Any
 
 from ..registry import DATASETS, UserError, include
 from .api import Listener, Outcome, run
-from .files import results_root, write_atomically
 from .board import Board
+from .files import results_root, write_atomically
 from .machine import Machine
 from .recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from .record import FINAL

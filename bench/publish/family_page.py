@@ -7,7 +7,15 @@ from pathlib import Path
 
 from ..families import BoardFamily
 from ..family_table import (
-    SPENT, family_csv, file_name, heading, latex_page, markdown_page, notes, rows_of, slope_rows,
+    SPENT,
+    family_csv,
+    file_name,
+    heading,
+    latex_page,
+    markdown_page,
+    notes,
+    rows_of,
+    slope_rows,
 )  # fmt: skip
 from ..files import write_atomically
 from ..leaderboard import csv_text

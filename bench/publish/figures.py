@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..board import Board
+from ..notes import chances
 from ..statistics import LEVEL
-from ..table import chances
 from ..words import some
 from . import lines
 from .axes import above, by_size, finished, new

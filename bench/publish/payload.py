@@ -8,9 +8,9 @@ from typing import Any
 
 from ..board import Board
 from ..leaderboard import COMPARED
+from ..notes import board_heading, board_notes
 from ..record import RunRecord
 from ..reported import reported_rows
-from ..table import board_heading, board_notes
 from .select import comparison_note
 
 #: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.

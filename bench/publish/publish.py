@@ -12,9 +12,9 @@ from pathlib import Path
 from ...registry import UserError, nearest
 from ..across import Side, side_of
 from ..api import find_board
+from ..board import load_board
 from ..families import BoardFamily, find_points, load_family
 from ..files import ensure_writable, write_atomically
-from ..board import load_board
 from ..leaderboard import write_board
 from ..record import Refused, board_names, without_collection
 from ..schema import visible

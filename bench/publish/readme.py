@@ -19,12 +19,13 @@ from urllib.parse import quote
 
 from ...registry import UserError, nearest
 from ..api import find_board
+from ..board import Board, load_board
 from ..escape import markdown_text
 from ..files import write_atomically
-from ..board import Board, load_board
+from ..notes import accuracy_notes, board_heading, narrow_notes, rank_notes
 from ..record import Refused
 from ..reported import reported_table
-from ..table import accuracy_notes, board_heading, narrow_notes, narrow_rows, rank_notes, table_rows
+from ..table import narrow_rows, table_rows
 from .figures import PLOTS, Drawn
 from .publish import nothing_to_show
 from .style import house_style, save

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..escape import for_latex
 from ..board import Board
+from ..escape import for_latex
 from ..leaderboard import COMPARED, compared_columns, write_board
+from ..notes import board_heading
 from ..record import Refused, board_names, without_collection
 from ..statistics import Comparison, compare
-from ..table import board_heading, board_table, in_cell, in_text
+from ..table import board_table, in_cell, in_text
 from ..words import some
 
 if TYPE_CHECKING:

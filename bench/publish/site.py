@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..across import Side
-from ..files import shipped, write_atomically
 from ..board import Board
+from ..files import shipped, write_atomically
 from ..record import board_folder
 from .across import groups_document
 from .payload import payload, script

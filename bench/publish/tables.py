@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from ..board import Board
 from ..claims import claim_notes
 from ..escape import latex, markdown_text
-from ..board import Board
+from ..notes import (
+    accuracy_notes,
+    board_heading,
+    board_notes,
+    detectable_note,
+    rank_notes,
+)
 from ..reported import reported_table
-from ..table import (
-    accuracy_notes, alignment, board_heading, board_notes, detectable_note, rank_notes, rank_text, table_rows,
-)  # fmt: skip
+from ..table import alignment, rank_text, table_rows
 from ..words import some
 from .bibtex import cited, key_of
 from .select import View, comparison_table, p_text

@@ -15,7 +15,8 @@ from equibench.bench.publish.payload import payload
 from equibench.bench.publish.tables import latex_page, markdown_page
 from equibench.bench.record import write_record
 from equibench.bench.show import run_card, run_text
-from equibench.bench.table import board_notes, board_table, narrow_rows
+from equibench.bench.notes import board_notes
+from equibench.bench.table import board_table, narrow_rows
 from equibench.models.groups import PlanarGroup, transform_image
 from equibench.models.pdo.layers import PDOConv, PDOLift
 from equibench.registry import build_model

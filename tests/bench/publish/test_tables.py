@@ -18,7 +18,8 @@ from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
 from equibench.bench.record import write_record
-from equibench.bench.table import board_notes, narrow_notes, narrow_rows, rank_text
+from equibench.bench.notes import board_notes, narrow_notes
+from equibench.bench.table import narrow_rows, rank_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
