@@ -196,7 +196,8 @@ def _step_mib(subject: Subject, model: nn.Module, count: int) -> float:
 
     A second and larger batch tells what an image adds; expanded filters and constants are there once.
     """
-    fewer = max(1, count // 2)
+    fewer = max(2, count // 2)  # of a single image normalisation may have no variance
+    count = max(count, fewer + 1)
     less, more = _kept_for_backward(subject, model, fewer), _kept_for_backward(subject, model, count)
     kept = more + (more - less) / (count - fewer) * (subject.recipe.batch - count)
     return (kept + 4 * sum(p.numel() * p.element_size() for p in model.parameters())) / 2**20

@@ -17,7 +17,7 @@ from ..lean import spare_compiler
 from ..place import place_of
 from . import behaviour, costs, structure, symmetry, traces
 from .state import kept
-from .subject import Subject, digest
+from .subject import FEW_EVAL_IMAGES, Subject, digest
 from .traces import opening_key
 from .verdict import Finding, failed, first_line, skipped
 
@@ -168,7 +168,8 @@ def _late_logits(subject: Subject) -> list[list[float]] | None:
     try:
         model = subject.build()
         subject.evaluate(model, subject.images(1, seed=2))
-        return subject.evaluate(model).tolist()
+        # So many are shown to heavy models too: both processes must show the same.
+        return subject.evaluate(model, subject.images(FEW_EVAL_IMAGES), FEW_EVAL_IMAGES).tolist()
     except Exception:  # what the model raises is found by the checks
         traceback.print_exc()
         return None

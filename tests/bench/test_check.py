@@ -17,7 +17,7 @@ import pytest
 import torch
 from equibench.bench.check import check_model
 from equibench.bench.checks.costs import _figures, _step_mib
-from equibench.bench.checks.runner import CHECKS, NEEDS, findings
+from equibench.bench.checks.runner import CHECKS, NEEDS, findings, perform
 from equibench.bench.checks.state import changes, kept
 from equibench.bench.checks.subject import Subject
 from equibench.bench.checks.verdict import NAMES, Finding, clipped
@@ -161,6 +161,29 @@ def test_a_heavy_model_is_shown_few_images_and_a_sound_one_passes(monkeypatch: p
     found = dict(findings(heavy, ("cost", "budget", "other angles", "other sizes")))
     assert (light.batch, light.shown, heavy.batch, heavy.shown) == (8, 7, 2, 3)
     assert {f.status for f in found.values() if f is not None} == {"pass"}
+
+
+def test_the_other_process_shows_a_heavy_model_the_same_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equibench.bench.checks.subject.HEAVY_FLOPS", 0)
+    sent: dict[str, dict] = {}
+
+    class Sink:
+        def send(self, event: str, **values: object) -> None:
+            sent[event] = values
+
+    job = subject("sound").job
+    seen = []
+    for only_weights in (False, True):
+        perform(job.model_copy(update={"only_weights": only_weights}), Sink())
+        seen.append(sent["weights"])
+    assert len(seen[0]["logits"]) == 3 and seen[0] == seen[1]
+
+
+def test_the_cost_of_a_heavy_model_that_normalises_single_values_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalisation of a vector has no variance over one image."""
+    monkeypatch.setattr("equibench.bench.checks.subject.HEAVY_FLOPS", 0)
+    found = look_at("e2cnn-bench-c1", "training", "cost", inputs=("1x28x28->10",))
+    assert failures(found) == {} and "MiB" in found["cost"].says
 
 
 def test_a_network_that_says_that_it_is_random_in_evaluation_passes_as_it_is_scored() -> None:
