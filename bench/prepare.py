@@ -27,7 +27,7 @@ from .spec import RunSpec
 from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
-BN_IMAGES = 1000
+BN_IMAGES = 500
 #: Images that `rehearse` tries the estimation of such statistics on.
 REHEARSED = 16
 

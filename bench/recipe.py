@@ -67,7 +67,7 @@ class Recipe(Strict):
         l1: factor of the signs of the decayed weights in their gradient.
         batch: images a step.
         augment: names of augmentations in `datasets.batches`, applied in this order.
-        batch_norm: ``reestimate`` the statistics after the last step by one pass over 1,000 unaugmented training
+        batch_norm: ``reestimate`` the statistics after the last step by one pass over 500 unaugmented training
             images, drawn by the seed with each class in its share, or keep the ``running`` averages of training.
         batch_norm_momentum: torch's momentum of the running averages; the model's own if absent.
         epochs: passes over the training set that its authors trained for; what P budgets spend.
