@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from .spec import Suite
+
 
 @dataclass
 class Board:
@@ -47,6 +50,8 @@ class Board:
         outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
             by the id of the run.
         asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
+        asked_reference: the model that the others are compared with, instead of what most runs' suites say.
+        suite: the suite whose rows these are; empty where all rows of the board are there.
     """
 
     name: str
@@ -58,6 +63,21 @@ class Board:
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
     outcomes: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
     asked_parameters: int | None = None
+    asked_reference: str | None = None
+    suite: str = ""
+
+    def of_suite(self, suite: Suite) -> Board:
+        """The rows of a suite alone: its models and seeds, its reference, and comparisons corrected over these rows."""
+        kept = [(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list]
+        parameters = self.asked_parameters or suite.reference_parameters
+        return replace(
+            self, chosen=kept, asked_parameters=parameters, asked_reference=suite.reference_model, suite=suite.name
+        )
+
+    def without(self, patterns: Sequence[str]) -> Board:
+        """The board without the models that fit a pattern, as in a shell; they leave the comparisons as well."""
+        kept = [(r, s) for r, s in self.chosen if not any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
+        return replace(self, chosen=kept)
 
     @property
     def is_table(self) -> bool:
@@ -126,7 +146,9 @@ class Board:
 
     @cached_property
     def reference(self) -> str | None:
-        """The model that the others are compared with: what most runs' suites say, of those that have a result."""
+        """The model that the others are compared with, if it has a result: as asked, else what most runs' suites say."""
+        if self.asked_reference in self.values:
+            return self.asked_reference
         named = Counter(r.context.reference_model for r, _ in self.chosen)
         there = [(-count, name) for name, count in named.items() if name in self.values]
         return min(there)[1] if there else None

@@ -119,7 +119,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
         )
         for point in chosen
     ]
-    _print_outcomes(outcomes, as_json)
+    _print_outcomes(outcomes, as_json, whole=suite is None or bool(options["models"] or options["seeds"]))
     sys.exit(1 if any(o.failed or o.unrecorded for o in outcomes) else 0)
 
 
@@ -233,8 +233,11 @@ def _seeds(text: str) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _print_outcomes(outcomes: list[Any], as_json: bool) -> None:
+def _print_outcomes(outcomes: list[Any], as_json: bool, whole: bool) -> None:
+    """Print what was run: of a suite its rows, or the `whole` board where the options say which models or seeds."""
     if len(outcomes) == 1:
+        if not whole:
+            outcomes[0].board = outcomes[0].board.of_suite(outcomes[0].suite)
         _print_board(outcomes[0], as_json)
     else:
         from .families import family_of_outcomes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,14 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.option("--dataset", help="Boards of this data set only.")
 @click.option("--budget", help="Boards of this budget only.")
 @click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out models that fit, from comparisons too; may be repeated.")
 @click.option("--sort", default="", metavar="COLUMN", help="Sort by a column of the CSV; -COLUMN: the largest first.")
 @click.option("--columns", default="", help="Columns of the CSV instead of the usual ones, separated by commas.")
 @click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
 @click.option("--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated.")
 @click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
-@click.option("--suite", metavar="SUITE", help="The boards of a suite; of a family of boards, one table of all.")
+@click.option("--suite", metavar="SUITE", help="The rows of a suite alone; of a family of boards, one table of all.")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @reference_option
 @results_option
@@ -147,12 +149,17 @@ def leaderboard(
             raise UserError("give a BOARD or --suite, not both")
         others = [f"--{o.replace('_', '-')}" for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs") if options[o]]
         others += ["--reported"] if with_reported else []
-        board = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
-        if board is None:
+        others += ["--exclude"] if options["exclude"] else []
+        shown = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
+        if shown is None:
             _tell(refused)
             sys.exit(1 if refused else 0)
-        refused.clear()
-    boards = select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
+        boards = [replace(shown, asked_parameters=count or shown.asked_parameters)]
+        refused += shown.refused
+    else:
+        boards = select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
+    check_models(boards, View(options["exclude"]), "--exclude")
+    boards = [b.without(options["exclude"]) for b in boards]
     if across:
         _show_across(boards, view, "json" if as_json else style)
         _tell(refused)

@@ -1,4 +1,4 @@
-"""What ``equibench leaderboard --suite`` shows: a family of boards as one table."""
+"""What ``equibench leaderboard --suite`` shows: the rows of a suite, or a family of boards as one table."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import fnmatch
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..registry import UserError, nearest
 
+if TYPE_CHECKING:
+    from .board import Board
+
 
 def show_suite(
     name: str, root: Path, patterns: Sequence[str], style: str, others: Sequence[str], refused: list[Any]
-) -> str | None:
+) -> Board | None:
     """Rebuild the boards of a family and print its table.
 
     Args:
@@ -25,7 +28,7 @@ def show_suite(
         refused: gets the files that were refused.
 
     Returns:
-        The name of the board of an ordinary suite, of which nothing is printed; None for a family.
+        The board of an ordinary suite with the suite's rows, of which nothing is printed; None for a family.
 
     Raises:
         UserError: an option does not go with a family, no model fits, or nothing is measured yet.
@@ -36,7 +39,7 @@ def show_suite(
 
     family = load_family(root, points := find_points(name), write_board)
     if len(points) == 1 and family.points[0].board is not None:
-        return family.points[0].board.name
+        return family.points[0].board
     if others:
         raise UserError(f"{others[0]} does not go with a family of boards, which --suite shows in one table")
     refused += [r for p in family.measured if p.board is not None for r in p.board.refused]

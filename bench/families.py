@@ -118,10 +118,10 @@ class Point:
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The row of each model of the suite on the board; see `leaderboard.model_rows`."""
+        """The row of each model on the board; see `leaderboard.model_rows`."""
         if self.board is None:
             return {}
-        return {r["model"]: r for r in self.board.rows_of(self.board.frame) if r["model"] in self.suite.models}
+        return {r["model"]: r for r in self.board.rows_of(self.board.frame)}
 
     def sample(self, model: str) -> Sample | None:
         """The measured runs of a model."""
@@ -210,8 +210,8 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
     points = []
     for suite in suites:
         name = _board_of(suite, root, boards)
-        board = load(root, name) if name else None
-        points.append(Point(suite, _images(suite), board if board is not None and board.chosen and board.is_table else None))
+        board = load(root, name).of_suite(suite) if name else None
+        points.append(Point(suite, _images(suite), board if board is not None and board.is_table else None))
     family = BoardFamily(suites[0].name, suites[0].title, points, list(suites[0].models))
     if not family.measured:
         raise UserError(f"no board of suite {family.name!r} is in {root}; equibench run measures them")
@@ -220,7 +220,10 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
 
 def family_of_outcomes(outcomes: Sequence[Outcome]) -> BoardFamily:
     """The family that has just been run, with the boards as they are now."""
-    points = [Point(o.suite, _images(o.suite), o.board if o.board.chosen and o.board.is_table else None) for o in outcomes]
+    boards = [o.board.of_suite(o.suite) for o in outcomes]
+    points = [
+        Point(o.suite, _images(o.suite), board if board.is_table else None) for o, board in zip(outcomes, boards, strict=True)
+    ]
     suite = outcomes[0].suite
     return BoardFamily(suite.name, suite.title, points, list(suite.models))
 

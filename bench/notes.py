@@ -124,7 +124,8 @@ def board_heading(board: Board) -> str:
     of += ", drawn by the seed" if subset else ""
     trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
     old = f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
-    return f"{board.name}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}{old}"
+    of_suite = f", suite {board.suite}" if board.suite else ""
+    return f"{board.name}{of_suite}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}{old}"
 
 
 def is_missing(value: Any) -> bool:

@@ -5,7 +5,7 @@
     <!-- /equibench -->
 
 After the name of the board may follow ``columns=model,parameters,test acc %`` (of the usual table, instead of the
-narrow one), ``reference_parameters=25700`` (the count that classes are told beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
+narrow one), ``suite=digits-pdo`` (its rows alone), ``reference_parameters=25700`` (the count that classes are told beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
 ``reported`` (below, apart: what papers report for the data set). Pictures lie in ``<results>/figures/``, which must be
 kept beside the file.
 """
@@ -25,6 +25,7 @@ from ..files import write_atomically
 from ..notes import accuracy_notes, board_heading, narrow_notes, rank_notes
 from ..record import Refused
 from ..reported import reported_table
+from ..spec import find_suite
 from ..table import narrow_rows, table_rows
 from .figures import PLOTS, Drawn
 from .publish import nothing_to_show
@@ -34,7 +35,7 @@ from .tables import ACCURACY, markdown_table, sentences
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)
 _OPTION = re.compile(r"(?:^|\s+)(\w+)(?:=((?:(?!\s+\w+=|\s+reported\b).)*))?")
-OPTIONS = ("columns", "plot", "reported", "reference_parameters")
+OPTIONS = ("columns", "plot", "reported", "reference_parameters", "suite")
 
 
 def refresh(path: Path, root: Path, refused: list[Refused] | None = None, reference_parameters: int | None = None) -> list[str]:
@@ -66,6 +67,10 @@ def refresh(path: Path, root: Path, refused: list[Refused] | None = None, refere
         board = _board(opening["board"], root, where, _count(options, where) or reference_parameters)
         if refused is not None:
             refused += board.refused
+        if len(wanted := options.get("suite", ())) == 1:
+            board = _of_suite(board, wanted[0], where)
+        elif "suite" in options:
+            raise UserError(f"{where}: suite is the name of one suite, as suite=digits-pdo")
         pictures += [(board, stem) for stem in options.get("plot", ())]
         block = _block(board, options, root, path, where)
         parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
@@ -93,6 +98,18 @@ def _board(name: str, root: Path, where: str, reference_parameters: int | None) 
     if not board.chosen or not board.is_table:
         raise UserError(f"{where}: {nothing_to_show(name, board.refused)}")
     return board
+
+
+def _of_suite(board: Board, name: str, where: str) -> Board:
+    """The rows of the suite alone.
+
+    Raises:
+        UserError: it has none on this board.
+    """
+    narrowed = board.of_suite(find_suite(name))
+    if not narrowed.is_table:
+        raise UserError(f"{where}: suite {name!r} has no rows on the board {board.name}")
+    return narrowed
 
 
 def _options(text: str, where: str) -> dict[str, tuple[str, ...]]:
@@ -131,7 +148,7 @@ def _notes_of(board: Board, columns: tuple[str, ...]) -> list[str]:
 
 
 def _picture(board: Board, stem: str, root: Path) -> Path:
-    return root / "figures" / f"{board.name}-{stem}.svg"
+    return root / "figures" / f"{'-'.join(filter(None, (board.name, board.suite, stem)))}.svg"
 
 
 def _image(board: Board, stem: str, root: Path, readme: Path) -> str:

@@ -104,7 +104,7 @@ def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     return sorted(set(found))
 
 
-def check_models(boards: Iterable[Board], view: View) -> None:
+def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
     """See that every pattern fits a model, and that the model to compare with has results, on some board.
 
     Raises:
@@ -113,7 +113,7 @@ def check_models(boards: Iterable[Board], view: View) -> None:
     known = sorted({r.spec.model for b in boards for r, _ in b.chosen})
     for pattern in view.models:
         if not fnmatch.filter(known, pattern):
-            raise UserError(f"--model {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
+            raise UserError(f"{option} {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
     measured = sorted({m for b in boards for m in b.values})
     if view.against and view.against not in measured:
         raise UserError(f"--against {view.against!r}: no such model has results here; {nearest(view.against, measured)}")
