@@ -6,7 +6,8 @@
 
 After the name of the board may follow ``columns=model,parameters,test acc %`` (of the usual table, instead of the
 narrow one), ``suite=digits-pdo`` (its rows alone), ``reference_parameters=25700`` (the count that classes are told beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
-``reported`` (below, apart: what papers report for the data set). Pictures lie in ``<results>/figures/``, which must be
+``reported`` (below, apart: what papers report for the data set). Instead of a board stands ``family=mnist-rot-gen-data``
+for the table of a family of boards, with ``plot=images`` and the other things that were spent. Pictures lie in ``<results>/figures/``, which must be
 kept beside the file.
 """
 
@@ -21,12 +22,15 @@ from ...registry import UserError, nearest
 from ..api import find_board
 from ..board import Board, load_board
 from ..escape import markdown_text
+from ..families import BoardFamily, find_points, load_family
+from ..family_table import SPENT, family_text, file_name
 from ..files import write_atomically
 from ..notes import accuracy_notes, board_heading, narrow_notes, rank_notes
 from ..record import Refused
 from ..reported import reported_table
 from ..spec import find_suite
 from ..table import narrow_rows, table_rows
+from .family_plots import draw
 from .figures import PLOTS, Drawn
 from .publish import nothing_to_show
 from .style import house_style, save
@@ -64,6 +68,13 @@ def refresh(path: Path, root: Path, refused: list[Refused] | None = None, refere
         if opening.start() < end or closing is None or (following and following.start() < closing.start()):
             raise UserError(f"{where}: this marker is not followed by <!-- /equibench -->")
         options = _options(opening["options"], where)
+        if opening["board"].startswith("family="):
+            family = _family(opening["board"].removeprefix("family="), root, where)
+            block = _family_block(family, options, root, path, where)
+            parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
+            end = closing.start()
+            boards += [p.board.name for p in family.measured if p.board is not None]
+            continue
         board = _board(opening["board"], root, where, _count(options, where) or reference_parameters)
         if refused is not None:
             refused += board.refused
@@ -119,9 +130,10 @@ def _options(text: str, where: str) -> dict[str, tuple[str, ...]]:
         if name not in OPTIONS:
             raise UserError(f"{where}: a marker has no {name!r}; {nearest(name, OPTIONS)}")
         found[name] = tuple(v.strip() for v in values.split(",") if v.strip())
+        known = [*SPENT, *(p.stem for p in PLOTS)]
         for value in found[name] if name == "plot" else ():
-            if value not in {p.stem for p in PLOTS}:
-                raise UserError(f"{where}: there is no plot {value!r}; {nearest(value, [p.stem for p in PLOTS])}")
+            if value not in known:
+                raise UserError(f"{where}: there is no plot {value!r}; {nearest(value, known)}")
     return found
 
 
@@ -140,6 +152,34 @@ def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme
     return "\n\n".join(part for part in parts if part)
 
 
+def _family(name: str, root: Path, where: str) -> BoardFamily:
+    try:
+        return load_family(root, find_points(name), load_board)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _family_block(
+    family: BoardFamily, options: dict[str, tuple[str, ...]], root: Path, readme: Path, where: str
+) -> str:
+    """Heading, pictures, table and notes of a family; its pictures are drawn at once."""
+    wrong = next((o for o in options if o != "plot"), None) or next((p for p in options.get("plot", ()) if p not in SPENT), None)
+    if wrong is not None:
+        raise UserError(f"{where}: a family of boards takes plot={','.join(SPENT)}, not {wrong!r}")
+    head, table, *rest = family_text(family, "github").split("\n\n")
+    images = []
+    for what in options.get("plot", ()):
+        with house_style():
+            figure = draw(family, what)
+            if figure is None:
+                raise UserError(f"{where}: {SPENT[what]} are the same at all points of {family.name}: there is nothing to draw")
+            path = root / "figures" / f"{file_name(family)}-{what}.svg"
+            save(figure, path.parent, path.stem, ("svg",), both=False)
+        images.append(_link(f"Error against {SPENT[what]}, {family.name}", path, readme))
+    said = ". ".join(line[:1].upper() + line[1:] for line in "\n".join(rest).splitlines() if line.strip())
+    return "\n\n".join([markdown_text(head), *images, table, markdown_text(f"{said}.")])
+
+
 def _notes_of(board: Board, columns: tuple[str, ...]) -> list[str]:
     """The notes that a reader of these columns needs: what ± is, which ranks are possible, and what bold means."""
     is_bold = "model" in columns or ACCURACY in columns
@@ -153,9 +193,13 @@ def _picture(board: Board, stem: str, root: Path) -> Path:
 
 def _image(board: Board, stem: str, root: Path, readme: Path) -> str:
     """The picture as Markdown, by its path from the file's folder."""
-    path = PurePath(os.path.relpath(_picture(board, stem, root), readme.absolute().parent)).as_posix()
     title = next(p.title for p in PLOTS if p.stem == stem)
-    return f"![{title}, {markdown_text(board.name)}]({quote(path)})"
+    return _link(f"{title}, {markdown_text(board.name)}", _picture(board, stem, root), readme)
+
+
+def _link(title: str, picture: Path, readme: Path) -> str:
+    path = PurePath(os.path.relpath(picture, readme.absolute().parent)).as_posix()
+    return f"![{title}]({quote(path)})"
 
 
 def _draw(board: Board, stem: str, root: Path, where: str) -> None:

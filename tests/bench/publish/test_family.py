@@ -1,5 +1,6 @@
 """What is published of a family of boards: plots, a page in both themes, tables that LaTeX and Markdown take."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,9 +13,11 @@ from equibench.bench.board import load_board
 from equibench.bench.publish.family_page import publish_family
 from equibench.bench.publish.family_plots import SHORTEST, curves, draw
 from equibench.bench.publish.publish import publish
+from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.style import house_style
 from equibench.bench.record import write_record
 from equibench.bench.spec import plan
+from equibench.registry import UserError
 
 from ..test_families import FAMILY, record_of
 
@@ -110,3 +113,28 @@ def test_the_page_is_whole_in_both_themes(tmp_path: Path) -> None:
         browser.close()
 
 
+
+
+def test_a_readme_shows_a_family_between_its_markers(tmp_path: Path) -> None:
+    filled(tmp_path)
+    suite = tmp_path / "curve.toml"
+    lines = {**FAMILY, "train_images": [100, 400, 3000]}
+    lines.pop("name", None)
+    suite.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in lines.items()), "utf-8")
+    readme = tmp_path / "README.md"
+
+    def fresh(options: str) -> str:
+        readme.write_text(f"before\n<!-- equibench: family={suite}{options} -->\nlast week\n<!-- /equibench -->\nafter\n", "utf-8")
+        refresh(readme, tmp_path)
+        return readme.read_text("utf-8")
+
+    text = fresh(" plot=images")
+    picture = re.search(r"!\[Error against training images, .*\]\((figures/.*\.svg)\)", text)
+    assert picture is not None and (tmp_path / picture[1]).read_text("utf-8").startswith("<?xml")
+    assert "last week" not in text and text.startswith("before\n") and text.endswith("after\n")
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(table) == 3 and all("±" in line for line in table[1:])
+    for wrong, said in ((" plot=examples", "the same at all points"), (" columns=model", "takes plot="), (" plot=differences", "takes plot=")):
+        with pytest.raises(UserError, match=said):
+            fresh(wrong)
+        assert "last week" in readme.read_text("utf-8")  # left as it was
