@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (6.4, 4.2)  # inches
-#: Characters of a line above a frame; two lines have place there.
-_WIDEST = 100
+#: Characters an inch of the line above a frame; two lines have place there.
+_NOTE_DENSITY = 17.5
 
 
 def new(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Figure, Axes]:
@@ -62,7 +62,8 @@ def _short(value: float, _position: int | None = None) -> str:
 
 def above(axes: Axes, note: str) -> None:
     """Write the note above the frame, in as many lines as its width needs."""
-    axes.set_title("\n".join(textwrap.fill(line, _WIDEST) for line in note.split("\n")), loc="left", fontsize=7.5)
+    width = int(_NOTE_DENSITY * (1 - axes.get_position().x0) * SIZE[0])
+    axes.set_title("\n".join(textwrap.fill(line, width) for line in note.split("\n")), loc="left", fontsize=7.5)
 
 
 def finished(

@@ -76,6 +76,16 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
         assert ends.x1 <= figure.bbox.x1 and ends.y1 <= figure.bbox.y1, "nothing of it is cut off"
 
 
+@pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance"])
+def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str) -> None:
+    long = {f"pdo-econv-p8-with-a-long-name-{i}": [70.0 + i, 71.0 + i, 69.0 + i] for i in range(6)}
+    figure = next(p for p in PLOTS if p.stem == stem).draw(Drawn(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]})))
+    axes = figure.axes[0]
+    for text in (axes._left_title, *axes.get_yticklabels(), axes.xaxis.label):
+        ends = text.get_window_extent()
+        assert ends.x0 >= -1 and ends.x1 <= figure.bbox.x1 + 1 and ends.y1 <= figure.bbox.y1 + 1, text.get_text()
+
+
 def test_no_label_covers_the_note_above_the_frame(tmp_path: Path) -> None:
     close = {f"model-{i}": [99.5 + 0.01 * i, 99.6, 99.4 - 0.01 * i] for i in range(6)}
     axes = PLOTS[0].draw(Drawn(boards.board(tmp_path, accuracies=close | {"z2cnn-22": [60.0, 61.0, 62.0]}))).axes[0]
