@@ -201,10 +201,25 @@ def host_facts(device: str) -> dict[str, str]:
     return {**known, "system": platform.platform()}
 
 
+def gpu_of(device: str) -> str:
+    """The UUID of a GPU; empty for a processor."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid) if device.startswith("cuda") else ""
+
+
 def hardware_key_elsewhere(device: str) -> str:
     """The hardware key of a device, asked of another process, so that this one stays free of torch."""
+    return devices_elsewhere([device])[device][0]
+
+
+def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
+    """The hardware key and UUID of each device, asked of another process, so that this one stays free of torch."""
+    import json
     import subprocess
     import sys
 
-    code = f"from equibench.bench.provenance import hardware; print(hardware({device!r})['hardware_key'])"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
+    code = f"import json; from equibench.bench.provenance import gpu_of, hardware; print(json.dumps({told}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return {device: (key, gpu) for device, (key, gpu) in json.loads(out).items()}
