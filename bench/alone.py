@@ -10,7 +10,7 @@ listed; else it is unknown. The driver's utilisation adds nothing: it does not s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from . import driver
@@ -46,6 +46,7 @@ def judge(
     used_mib: float | None,
     before_mib: float | None = None,
     grown_mib: float = 0.0,
+    partners: Collection[int] = (),
 ) -> Company:
     """Who else is on a GPU on which this process holds a context.
 
@@ -55,11 +56,13 @@ def judge(
         used_mib: memory in use on the GPU now; None is unknown.
         before_mib: the same before this process had a context; None is unknown.
         grown_mib: by how much the memory that torch knows nothing of has grown while this process trained.
+        partners: numbers of other processes that compute there only in turns with this one.
     """
     computing = [p for p in processes or () if p.computes]
-    others = [p for p in computing if p.pid != own]
-    if len(others) == len(computing) == 1:
-        others = []  # one process, under another number: this one, if it accounts for all memory
+    ours = {own, *partners}
+    others = [p for p in computing if p.pid not in ours]
+    if all(p.pid != own for p in computing) and len(computing) <= len(ours):
+        others = []  # known under other numbers: they are ours, if they account for all memory
     if others:
         shown = ", ".join(f"{driver.process_name(p.pid)} ({p.pid})" for p in others[:3]) + (", …" if len(others) > 3 else "")
         return Company(f"not alone on its GPU: {shown}", count=max(len(computing), 2))

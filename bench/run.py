@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from .budget import drifted
 from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
-from .cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib
+from .cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib, reset_peak_memory
 from .equivariance import Core, measure_core
 from .evaluate import accuracy_pct, logits, predictions
 from .files import WriteError, remove_parts
@@ -248,6 +249,7 @@ class _Run:
         )  # fmt: skip
 
     def _peak(self) -> float:
+        """Largest memory of the training so far, whichever process did it."""
         return max(self.peak_mib, peak_memory_mib(self.device))
 
     @property
@@ -319,7 +321,9 @@ class _Run:
             train_images=len(loaded.labels),
             train_s=done.device_s,
             step_ms=1000 * done.device_s / max(done.steps, 1),
-            peak_mib=self._peak(),
+            host_ms=1000 * median(launches) if (launches := [p.host_s for p in self.curve if p.host_s is not None]) else None,
+            peak_mib=self.peak_mib,
+            evaluation_peak_mib=peak_memory_mib(self.device),
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",
             init=CorePoint(**asdict(self.init)),
             trained=CorePoint(**asdict(trained)),
@@ -344,8 +348,7 @@ class _Run:
         return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum, claim)
 
     def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         torch.manual_seed(derive(self.spec.seed, "training"))  # dropout
         with self.stop.patient():
             done = train(
@@ -360,6 +363,9 @@ class _Run:
                 checkpoints,
             )
         self.curve = curve_points(done)
+        if not checkpoints.finished:  # else nothing was trained here, and the checkpoint knows the peak
+            self.peak_mib = self._peak()
+        reset_peak_memory(self.device)
         return done
 
     def _report(self, done: Training) -> None:

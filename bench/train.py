@@ -25,12 +25,19 @@ BLOCKS = 40
 
 @dataclass
 class Point:
-    """One point of the learning curve, at the end of a block."""
+    """One point of the learning curve, at the end of a block.
+
+    Attributes:
+        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to do.
+            Later steps say nothing of the host: the device takes on about a thousand launches ahead, and then the host
+            waits for it. None on a CPU, which is host and device.
+    """
 
     step: int
     loss: float
     lr: float
     device_s: float
+    host_s: float | None = None
 
 
 @dataclass
@@ -158,18 +165,21 @@ def train(
     block = max(1, math.ceil(steps / BLOCKS))
     left = done.steps < steps and not done.stopped
     while done.steps < steps and not done.stopped:
-        border, start = min((done.steps // block + 1) * block, steps), clock.mark()
+        border, first = min((done.steps // block + 1) * block, steps), done.steps
+        start = launched = clock.mark()
         while done.steps < border:
             rate = recipe.rate(done.steps, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             done.losses.append(train_step(model, optimizer, *batches(done.steps), profile))
             done.steps += 1
+            if done.steps == first + 1:
+                launched = clock.mark()
             if keeper is not None and keeper.due():
                 break
         done.device_s += clock.seconds(start, clock.mark())
         if done.steps == border:
-            _close_block(done, rate, steps, seconds)
+            _close_block(done, rate, steps, seconds, clock.host_seconds(start, launched))
             on_block(done)
         if keeper is not None and keeper.due() and done.steps < steps and not done.stopped:
             keeper.keep(model, optimizer, done)
@@ -178,11 +188,11 @@ def train(
     return done
 
 
-def _close_block(done: Training, rate: float, steps: int, seconds: float | None) -> None:
+def _close_block(done: Training, rate: float, steps: int, seconds: float | None, host_s: float | None) -> None:
     """Read the losses of a block, and see whether the training must stop."""
     loss = float(torch.stack(done.losses).mean())
     done.losses = []
-    done.curve.append(Point(done.steps, loss, rate, done.device_s))
+    done.curve.append(Point(done.steps, loss, rate, done.device_s, host_s))
     if not math.isfinite(loss):
         done.stopped = "diverged"
     elif done.steps < steps and must_stop(done.device_s, seconds):
