@@ -165,9 +165,9 @@ def hardware(device: str) -> dict[str, str]:
 @cache
 def _driver_facts(device: str) -> dict[str, str]:
     """What the driver says of a GPU, asked once a process."""
-    from .driver import driver_version, find_gpu, uuid_of
+    from .driver import driver_version, find_gpu
 
-    uuid = uuid_of(device)
+    uuid = gpu_of(device)
     gpu = find_gpu(uuid)
     limit = gpu.power_limit_w if gpu is not None else None
     known = {"gpu": uuid, "driver": driver_version() or "unknown"}
@@ -199,10 +199,25 @@ def host_facts(device: str) -> dict[str, str]:
     return {**known, "system": platform.platform()}
 
 
+def gpu_of(device: str) -> str:
+    """The UUID of a GPU; empty for a processor."""
+    from .driver import uuid_of
+
+    return uuid_of(device) if device.startswith("cuda") else ""
+
+
 def hardware_key_elsewhere(device: str) -> str:
     """The hardware key of a device, asked of another process, so that this one stays free of torch."""
+    return devices_elsewhere([device])[device][0]
+
+
+def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
+    """The hardware key and UUID of each device, asked of another process, so that this one stays free of torch."""
+    import json
     import subprocess
     import sys
 
-    code = f"from equibench.bench.provenance import hardware; print(hardware({device!r})['hardware_key'])"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
+    code = f"import json; from equibench.bench.provenance import gpu_of, hardware; print(json.dumps({told}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return {device: (key, gpu) for device, (key, gpu) in json.loads(out).items()}

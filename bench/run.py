@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
 from ..source import libraries
 from .alone import Company, Watch
-from .arithmetic import check_profile
+from .arithmetic import begin, check_profile
 from .budget import drifted
 from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
@@ -33,7 +34,7 @@ from .leftover import discard
 from .norms import reestimate_batch_norm
 from .outcomes import outcomes_folder, write_outcomes
 from .place import place_of
-from .prepare import Loaded, build_from_seed, rehearse, save_weights, set_profile, tensors_of, warm_up, weights_digest
+from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of, warm_up, weights_digest
 from .provenance import ALONE, code_facts, hardware, made_from, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
@@ -65,7 +66,7 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
     phases.add("startup", until_import - start)
     include(job.include)
     run = _Run(job, events, phases, stop or Stop())
-    status, reason = _outcome(run)
+    status, reason = outcome_of(run.go, job.spec.model)
     record = run.record(status, reason)
     try:
         path = write_record(Path(job.results), record)
@@ -90,10 +91,10 @@ def _unwritten(record: RunRecord, error: WriteError, safe: bool) -> str:
     return f"{what}; the next start goes on from its last checkpoint, if there is one"
 
 
-def _outcome(run: _Run) -> tuple[Status, str]:
-    """Run it, and turn whatever it raises into a status and a reason."""
+def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status, str]:
+    """Do `go`, and turn whatever it raises into a status and a reason."""
     try:
-        return run.go()
+        return go()
     except torch.OutOfMemoryError as error:
         return "oom", str(error).splitlines()[0]
     except MemoryError:
@@ -105,7 +106,7 @@ def _outcome(run: _Run) -> tuple[Status, str]:
         # What torch raises where the host gives it no memory is a plain RuntimeError.
         if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
             return "oom", f"the host has no memory left: {lines[0]}"
-        where = place_of(error, MODELS.find(run.spec.model).files)
+        where = place_of(error, MODELS.find(model).files)
         return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}{where}"
 
 
@@ -135,7 +136,7 @@ class _Run:
         if self.device.type == "cuda":
             with self.phases.phase("alone"):  # before this process takes memory of the device itself
                 self.watch = Watch(self.job.device)
-        set_profile(self.spec.profile, self.job.threads)
+        begin(self.job.device, self.spec.profile, self.job.threads)
         phase = self.phases.phase
         with phase("import"):
             MODELS.find(self.spec.model).load()
@@ -149,12 +150,17 @@ class _Run:
         with phase("checkpoint"):
             self.checkpoints = self._open_checkpoints(self.data.digest())
         if not self.checkpoints.finished:
-            self._prepare(twin, loaded)
-        del twin
+            self._measure(twin, loaded)
         with phase("build"):
             model = self._build()
             # Not on the device, whose memory is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
+        if not self.checkpoints.finished:
+            # After all that takes the host long: a device with nothing to do slows down.
+            with phase("warmup"):
+                warm_up(twin, loaded, self.spec)
+                rehearse(twin, loaded, self.spec)
+        del twin
         others = self._company()
         if others:
             return "invalid", others
@@ -188,17 +194,13 @@ class _Run:
         """Who was found on the device so far; None where nobody has looked."""
         return self.watch.found if self.watch is not None else None
 
-    def _prepare(self, twin: nn.Module, loaded: Loaded) -> None:
-        """What is measured before the training, and a warm-up, on a twin that is thrown away."""
-        phase = self.phases.phase
+    def _measure(self, twin: nn.Module, loaded: Loaded) -> None:
+        """What is measured before the training, on a twin that is thrown away."""
         if self.init is None:
-            with phase("equivariance"):
+            with self.phases.phase("equivariance"):
                 self.init = self._core(twin, loaded)
-            with phase("cost"):
+            with self.phases.phase("cost"):
                 self.size = Size(**asdict(measure_cost(twin, *loaded.batches(0))))
-        with phase("warmup"):
-            warm_up(twin, loaded, self.spec)
-            rehearse(twin, loaded, self.spec)
 
     def _note_learned(self, buffers: int) -> None:
         """Some buffers learn later than in the few steps by which the cost was measured."""

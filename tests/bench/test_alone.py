@@ -56,3 +56,28 @@ def test_what_draws_was_there_before_and_is_no_company() -> None:
     screen = Process(7, 400.0, computes=False)
     assert not judge([screen], OWN, 1000.0, 402.0).others
     assert judge([screen], OWN, 1000.0, 402.0 + MUCH_MIB).others
+
+
+@pytest.mark.parametrize(
+    ("listed", "company"),
+    [
+        ([OWN], ""),
+        ([OWN, 8, 9], ""),
+        ([OWN, 8, 9, 5], "(5)"),
+        ([OWN, 5], "(5)"),
+        ([107, 108, 109], ""),  # a container's own numbers
+        ([107, 108, 109, 105], "(107)"),
+    ],
+)
+def test_whoever_takes_turns_is_no_company(listed: list[int], company: str) -> None:
+    there = [Process(number, CONTEXT) for number in listed]
+    found = judge(there, OWN, REST + CONTEXT * len(listed), partners=[OWN, 8, 9])
+    assert company in found.others and bool(found.others) == bool(company)
+    hidden = judge(there, OWN, REST + CONTEXT * (len(listed) + 1), partners=[OWN, 8, 9])
+    assert hidden.others, "memory that is held by none of them is somebody else's"
+
+
+@pytest.mark.parametrize("listed", [None, []])
+def test_whoever_is_shown_nobody_measures_and_knows_nothing(listed: list[Process] | None) -> None:
+    found = judge(listed, OWN, 5 * CONTEXT, partners=[8, 9])
+    assert not found.others and found.unknown

@@ -416,7 +416,7 @@ def test_a_budget_of_seconds_calibrates_on_the_node_before_the_array(
     fake.lists(done.folder, **{f"_{i}": "PENDING|Dependency" for i in range(4)})
     assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_wish(), tmp_path).active == {"trial-1": 4}
     # On the node: what is known of the device is not measured again.
-    monkeypatch.setattr(timed, "hardware_key_elsewhere", lambda device: KEY)
+    monkeypatch.setattr(timed, "devices_elsewhere", lambda devices: {device: (KEY, "GPU-0") for device in devices})
     calibrated(tmp_path)
     write_timed_jobs(done.folder)
     assert [job(done.folder, i).spec.steps for i in range(4)] == [1000] * 4
