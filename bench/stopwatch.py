@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TextIO
 
 import torch
@@ -13,7 +13,8 @@ import torch
 from ..beside import files_beside
 from ..datasets.images import data_root, load
 from ..registry import MODELS, include
-from .alone import company, processes_on
+from . import driver
+from .alone import judge
 from .arithmetic import begin, check_profile
 from .calibrate import BLOCK_SECONDS, BLOCK_STEPS, Block
 from .clock import clock_for
@@ -52,24 +53,6 @@ def piece_of(budget_s: float | None, step_s: float) -> int:
     return max(1, min(run, int(1.0 / step_s)))
 
 
-def strangers(processes: list[tuple[int, str]] | None, own: int, partners: Collection[int]) -> str:
-    """Who computes on the GPU beside the processes of this calibration, for a reason; empty if nobody does.
-
-    Args:
-        processes: as `processes_on` gives them.
-        own: number of this process.
-        partners: numbers of the processes that take turns on this GPU, this one included. In a container the driver may
-            know them under others; then as many are taken for them.
-    """
-    if processes is None:
-        return ""
-    rest = [p for p in processes if p[0] == own or p[0] not in partners]
-    unrecognised = len(partners) - 1 - (len(processes) - len(rest))
-    if not any(p[0] == own for p in processes):
-        rest = rest[unrecognised:]
-    return company(rest, own)
-
-
 def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None:
     """Measure one block for every line of `requests`, which names the processes that take turns.
 
@@ -105,7 +88,9 @@ def _measure(job: Stopwatch, events: Events, requests: TextIO) -> None:
         return done.device_s - before
 
     def others(partners: list[int]) -> str:
-        return strangers(processes_on(job.device), os.getpid(), partners) if device.type == "cuda" else ""
+        if device.type != "cuda":
+            return ""
+        return judge(driver.processes_on(gpu), os.getpid(), driver.memory_used_mib(gpu), partners=partners).others
 
     built = MODELS.find(spec.model)
     events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))

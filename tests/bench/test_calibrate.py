@@ -17,7 +17,7 @@ from equibench.bench.board import load_board
 from equibench.bench.leaderboard import model_rows
 from equibench.bench.record import write_record
 from equibench.bench.spec import find_suite
-from equibench.bench.stopwatch import piece_of, strangers, time_block
+from equibench.bench.stopwatch import piece_of, time_block
 from equibench.bench.timed import TimedBoard
 from equibench.registry import UserError
 from hypothesis import given
@@ -170,24 +170,6 @@ def test_a_model_that_fails_on_one_device_has_no_calibration_and_a_cause() -> No
     first = calibrate([subject("a")], [], measuring({"a": 0.01}), ONE).calibrations
     done = calibrate([], first, measuring({"a": None}), TWO, kept=first)
     assert done.calibrations == [] and done.failed["a"].reason == "a is too large"
-
-
-@pytest.mark.parametrize(
-    ("there", "said"),
-    [
-        (None, ""),
-        ([], ""),
-        ([(7, "python")], ""),
-        ([(7, "python"), (8, "python"), (9, "python")], ""),  # all take turns
-        ([(7, "python"), (8, "python"), (9, "python"), (5, "other")], "other (5)"),
-        ([(7, "python"), (5, "other")], "other (5)"),
-        ([(107, "python"), (108, "python"), (109, "python")], ""),  # a container's own numbers
-        ([(107, "python"), (108, "python"), (109, "python"), (105, "python")], "python (10"),
-    ],
-)
-def test_whoever_takes_turns_is_no_stranger(there: list[tuple[int, str]] | None, said: str) -> None:
-    found = strangers(there, 7, [7, 8, 9])
-    assert said in found and bool(found) == bool(said)
 
 
 def test_calibrations_are_written_once_and_read_strictly(tmp_path: Path) -> None:
