@@ -31,7 +31,10 @@ def _only_what_is_shipped() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`)."""
+    """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`).
+
+    Names given as keywords become variables of its environment.
+    """
     import torch
 
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
@@ -41,8 +44,9 @@ def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc to build the stand-in for CUDA")
 
-    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-W", "ignore", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+        environment = {**os.environ, **variables}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
