@@ -15,10 +15,9 @@ from statistics import median
 from typing import Any, Literal
 
 from ...registry import MODELS, UserError
-from ..alone import company
+from ..driver import SLOWDOWNS, memory_used_mib
 from ..record import RunRecord
 from ..spec import find_suite
-from .driver import CAPPED, SLOWED, memory_used_mib
 from .place import Failed, LeftOut, NotApplicable, Place
 from .process import Unanswered
 from .report import Finding, State
@@ -39,6 +38,8 @@ RUN_S, RUN_SHARE = 10, 0.01
 RUN_MODEL = "p4cnn"
 #: Seconds of load, whole and quick, and how far its speed may fall.
 LOAD_S, QUICK_LOAD_S, SLOWER = 90.0, 10.0, 0.03
+#: The power limit lowers the clock as long as it is set, on every run alike; the other reasons come and go.
+POWER_CAP = "power cap"
 #: Memory in use on a GPU that nobody computes on, at most, in MiB. The smallest context needs more.
 IDLE_MIB = 100.0
 #: From this share of a step's device time on, the host is still submitting it: its time is the host's.
@@ -163,34 +164,29 @@ def placement(place: Place) -> str:
         raise Failed(f"the current device of a process on {place.device} is cuda:{place.facts['current']}")
     place.leave()
     with place.fresh() as process:
-        seen = process.ask("company", place.left(60))["processes"]
-        return judge_placement(place.device, seen, process.pid)
+        seen = process.ask("company", place.left(60))
+        return judge_placement(seen["uuid"], seen["processes"], process.pid)
 
 
-def judge_placement(device: str, seen: dict[str, list[list[Any]] | None], pid: int) -> str:
-    """Judge the processes that the driver names on every device while ours holds memory of one.
-
-    In a container numbers of processes may be others, or none may be shown.
-    """
-    own = [tuple(p) for p in seen.get(device) or ()]
-    if not own:
-        raise NotApplicable("the driver shows no processes here, as in most containers")
-    elsewhere = [name for name, found in seen.items() if name != device and any(p[0] == pid for p in found or ())]
+def judge_placement(uuid: str, seen: dict[str, list[int] | None], own: int) -> str:
+    """Judge the processes that the driver names on every GPU while ours, number `own`, holds memory of one."""
+    if own not in (seen.get(uuid) or ()):
+        raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
+    elsewhere = [name for name, found in seen.items() if name != uuid and own in (found or ())]
     if elsewhere:
-        raise Failed(f"a process on {device} has a context on {', '.join(elsewhere)} as well")
-    return f"seen on {device} and on no other of {len(seen)}"
+        raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
+    return f"seen there, and on no other of {len(seen)}"
 
 
 def alone(place: Place) -> str:
-    """Nobody else computes on the device: by the processes that the driver names, and by the memory in use without us."""
+    """Nobody else computes on the device: by the memory in use without us, and by the processes that the driver names."""
     place.need_gpu("times of a CPU count nowhere")
     uuid = place.facts["uuid"]
+    place.leave()
+    used = _settled_memory(uuid, place)
     with place.fresh() as process:
-        place.leave()
-        seen = process.ask("company", place.left(60))["processes"].get(place.device)
-        pid = process.pid
-    others = company([(p[0], p[1]) for p in seen] if seen is not None else None, pid)
-    return judge_alone(others, bool(seen), _settled_memory(uuid, place))
+        seen = process.ask("company", place.left(60))["processes"].get(uuid)
+        return judge_alone(seen, process.pid, used)
 
 
 def _settled_memory(uuid: str, place: Place) -> float | None:
@@ -203,22 +199,22 @@ def _settled_memory(uuid: str, place: Place) -> float | None:
     return used
 
 
-def judge_alone(others: str, named: bool, used_mib: float | None) -> str:
-    """Judge who else is on a device.
+def judge_alone(seen: list[int] | None, own: int, used_mib: float | None) -> str:
+    """Judge who else is on a GPU.
 
     Args:
-        others: see `alone.company`.
-        named: whether the driver names processes here.
-        used_mib: memory in use while nothing of ours is on the device.
+        seen: numbers of the processes that compute there beside ours, `own`, which is among them if the driver knows it so.
+        used_mib: memory in use while nothing of ours is on the GPU; None is unknown.
     """
-    if others:
-        raise Failed(others)
-    if used_mib is not None and used_mib > IDLE_MIB:
+    others = [pid for pid in seen or () if pid != own]
+    if len(others) > (own not in (seen or ())):  # one under another number is ours
+        raise Failed(f"not alone: beside ours {len(others)} processes compute there ({', '.join(map(str, others[:4]))})")
+    if used_mib is None:
+        raise LeftOut("the driver does not say how much memory is in use: whether a run is alone cannot be seen here")
+    if used_mib > IDLE_MIB:
         raise Failed(f"{used_mib:,.0f} MiB are in use while nothing of ours is on the GPU: somebody else is there")
-    if not named and used_mib is None:
-        raise LeftOut("the driver names neither processes nor memory: whether a run is alone cannot be seen here")
-    how = "the driver names our process alone" if named else "the driver names no processes, and no memory is in use"
-    return f"{how}; {used_mib:.0f} MiB in use without us" if named and used_mib is not None else how
+    named = "the driver names ours alone" if seen else "the driver names no processes"
+    return f"{used_mib:.0f} MiB in use without us; {named}"
 
 
 def clock(place: Place) -> str:
@@ -402,27 +398,28 @@ def load(place: Place) -> str:
     return words
 
 
-def judge_load(blocks: list[float], flops: float, samples: list[dict[str, float]]) -> str:
+def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]]) -> str:
     """Judge the times of equal blocks of work in their order, and what the driver said meanwhile."""
     if len(blocks) < 6 or min(blocks) <= 0:
         raise Failed(f"of the blocks of work {len(blocks)} were timed, the shortest {min(blocks, default=0):.3f} s")
     third = len(blocks) // 3
     slower = median(blocks[-third:]) / median(blocks[:third]) - 1
-    reasons = {words for bit, words in SLOWED.items() if any(int(s["reasons"]) & bit for s in samples)}
+    reasons = {reason for s in samples for reason in s["reasons"] or () if reason in SLOWDOWNS}
     seen = _span(samples)
-    if reasons:
-        raise Failed(f"the clock was lowered by {', '.join(sorted(reasons))}{seen}")
+    if reasons - {POWER_CAP}:
+        raise Failed(f"the clock was lowered: {', '.join(sorted(reasons - {POWER_CAP}))}{seen}")
     if slower > SLOWER:
         raise Failed(f"blocks took {100 * slower:.1f} % longer at the end than at the beginning{seen}")
-    return f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the last{seen}"
+    capped = "; the power cap lowered the clock" if reasons else ""
+    return f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the last{seen}{capped}"
 
 
-def _span(samples: list[dict[str, float]]) -> str:
-    if not samples:
-        return "; the driver says nothing of clock and power"
-    clocks, watts, heat = ([s[key] for s in samples] for key in ("mhz", "watts", "degrees"))
-    capped = "; the power limit lowered the clock" if any(int(s["reasons"]) & CAPPED for s in samples) else ""
-    return f"; {min(clocks):.0f}–{max(clocks):.0f} MHz, up to {max(watts):.0f} W and {max(heat):.0f} °C{capped}"
+def _span(samples: list[dict[str, Any]]) -> str:
+    parts = []
+    for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
+        known = [s[key] for s in samples if s[key] is not None]
+        parts += [f"{min(known):.0f}–{max(known):.0f} {unit}"] if known else []
+    return "; " + (", ".join(parts) or "the driver says nothing of clock and power")
 
 
 #: In the order in which they are done: what the others need first, what takes longest last.

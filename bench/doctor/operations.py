@@ -6,16 +6,17 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, TextIO
 
 import torch
 from torch import nn
 
 from ...datasets.images import data_root, load
-from ..alone import processes_on
 from ..arithmetic import set_profile
 from ..checkpoint import put_back, state_of
 from ..clock import clock_for
+from ..driver import load_of, memory_used_mib, processes_on, uuid_of
 from ..evaluate import logits
 from ..job import Events, Examination
 from ..prepare import Loaded, build_from_seed, tensors_of, weights_digest
@@ -23,7 +24,6 @@ from ..provenance import hardware, versions
 from ..seeds import derive
 from ..spec import RunSpec, find_suite, plan
 from ..train import Training, optimizer_for, train, train_step
-from .driver import sample
 
 #: Side of the matrices of the load, on a GPU and on a CPU.
 LOAD_SIDE = {"cuda": 8192, "cpu": 512}
@@ -93,9 +93,8 @@ def facts(here: Device) -> dict[str, Any]:
     found: dict[str, Any] = {"hardware": hardware(here.name), "versions": versions(), "torch": torch.__version__}
     found |= {"hip": torch.version.hip, "cuda": torch.version.cuda, "devices": [], "uuid": ""}
     if here.is_gpu:
-        all_of_them = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        found["devices"] = [f"GPU-{p.uuid}" for p in all_of_them]
-        found["uuid"] = f"GPU-{torch.cuda.get_device_properties(here.device).uuid}"
+        found["devices"] = [uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count())]
+        found["uuid"] = uuid_of(here.name)
         found["capability"] = list(torch.cuda.get_device_capability(here.device))
         found["built_for"] = torch.cuda.get_arch_list()
         found["current"] = torch.cuda.current_device()
@@ -105,12 +104,15 @@ def facts(here: Device) -> dict[str, Any]:
 
 
 def company(here: Device) -> dict[str, Any]:
-    """While this process holds memory of its device: the processes that the driver names on every device."""
+    """Memory in use before this process computes, and while it holds some the processes that the driver names, by UUID."""
+    uuid = uuid_of(here.name)
+    before = memory_used_mib(uuid)
     held = torch.ones(1 << 20, device=here.device)
     here.wait()
-    found = {f"cuda:{i}": processes_on(f"cuda:{i}") for i in range(torch.cuda.device_count())}
+    found = {name: processes_on(name) for name in (uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count()))}
     del held
-    return {"processes": found}
+    processes = {name: None if seen is None else [p.pid for p in seen if p.computes] for name, seen in found.items()}
+    return {"uuid": uuid, "before_mib": before, "processes": processes}
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:
@@ -239,15 +241,18 @@ def pace(here: Device, model: str, steps: int, batch: int | None = None) -> dict
 
 
 def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
-    """Kernels of each of three steps, by torch's profiler; empty where it sees none."""
+    """Kernels of each of three steps, by torch's profiler; empty where it sees none.
+
+    The first profile of a process may miss what is launched while the profiler starts, so it is not counted.
+    """
     found = []
-    for _ in range(3):
+    for _ in range(4):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
             step()
             here.wait()
         on_device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         found.append(sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device))
-    return found if all(found) else []
+    return found[1:] if all(found[1:]) else []
 
 
 def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
@@ -272,8 +277,8 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
     waiting = block()
     while time.monotonic() < until:
         following = block()
-        if uuid and (seen := sample(uuid)) is not None:
-            samples.append(seen)
+        if uuid:
+            samples.append(asdict(load_of(uuid)))
         blocks.append(device_clock.seconds(*waiting))
         waiting = following
     here.wait()

@@ -79,8 +79,10 @@ class Process:
     def _how_it_ended(self) -> str:
         with suppress(Exception):
             self._process.wait(10)
-        self._log.seek(0)
-        lines = self._log.read()[-4000:].strip().splitlines()
+        lines = []
+        if not self._log.closed:
+            self._log.seek(0)
+            lines = self._log.read()[-4000:].strip().splitlines()
         self.end()
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

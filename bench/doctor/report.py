@@ -7,7 +7,7 @@ the newest one of each device that their runs were made on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -116,17 +116,20 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def newest_report(root: Path, host: str, device: str, hardware_key: str) -> Report | None:
-    """The newest report on a device of a host, as long as it is the same hardware under the same torch."""
-    found = []
-    folder = _folder(root, host)
-    for path in sorted(folder.glob(f"{_safe(device)}.*.json")) if not folder.is_symlink() else []:
+def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
+    """The newest report on the device of a run, as long as it is the same hardware under the same torch.
+
+    Args:
+        facts: `hardware` of the run's provenance. A GPU is known by its UUID where that is there, else by its number.
+    """
+    folder, found = _folder(root, facts.get("host", "")), []
+    for path in sorted(folder.glob("*.json")) if not folder.is_symlink() else []:
         try:
             report = read_report(path)
         except UserError:
             continue  # a damaged report vouches for nothing
-        of = (report.hardware.get("host"), report.device, report.hardware.get("hardware_key"))
-        if of == (host, device, hardware_key):
+        same = all(report.hardware.get(key) == facts.get(key) for key in ("host", "hardware_key"))
+        if same and (report.uuid == facts["gpu"] if "gpu" in facts else report.device == facts.get("device")):
             found.append(report)
     return max(found, key=lambda r: datetime.fromisoformat(r.started), default=None)
 
@@ -159,20 +162,18 @@ def doctor_notes(board: Board) -> list[str]:
     if board.root is None:
         return []
     made = [r for own in board.counted.values() for r in own if r.status in FINAL]
-    places: dict[tuple[str, str, str], str] = {}
-    for record in made:
-        facts = record.provenance.hardware
-        key = (facts.get("host", ""), facts.get("device", ""), facts.get("hardware_key", ""))
-        places[key] = machine_of(facts).split(";")[0]
+    keys = ("host", "device", "hardware_key", "gpu")
+    places = {tuple(r.provenance.hardware.get(k) for k in keys): r.provenance.hardware for r in made}
     said: dict[str, list[str]] = {}
-    for (host, device, key), machine in places.items():
-        report = newest_report(board.root, host, device, key)
+    for facts in places.values():
+        report = newest_report(board.root, facts)
+        where = f"{facts.get('device', '')} ({machine_of(facts).split(';')[0]})"
         if report is not None:
-            why = f" ({report.why})" if report.verdict != TRUSTED and device != "cpu" else ""
-            said.setdefault(f"{report.verdict}{why}", []).append(f"{device} ({machine}), {report.started[:10]}")
-        elif any(r.spec.budget.seconds is not None for r in made):
-            said.setdefault("not yet asked", []).append(f"{device} ({machine})")
-    return [f"equibench doctor: {verdict}: {_listed(where)}" for verdict, where in said.items()]
+            why = f" ({report.why})" if report.device != "cpu" and report.why else ""
+            said.setdefault(f"{report.verdict}{why}", []).append(f"{where}, {report.started[:10]}")
+        elif made[0].spec.budget.seconds is not None:
+            said.setdefault("not asked yet", []).append(where)
+    return [f"equibench doctor: {verdict}: {_listed(names)}" for verdict, names in said.items()]
 
 
 def _listed(names: Iterable[str]) -> str:
