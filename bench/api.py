@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from .job import Job, Probe
 from .leaderboard import model_rows, write_board
 from .leftover import discard
 from .machine import Machine
-from .provenance import code_facts, hardware_key_elsewhere, host_facts, shared, versions
+from .provenance import code_facts, host_facts, shared, versions
 from .record import (
     FINAL,
     Context,
@@ -40,6 +40,8 @@ from .words import some
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .calibrate import Failed
 
 
 class Listener:
@@ -207,20 +209,23 @@ class HeadToHead:
             self.listener.closed()
 
     def _go_timed(self) -> Outcome:
-        from .timed import TimedBoard
+        from .timed import TimedBoard, one_kind
 
         if self.machine.device == "cpu":
             self._refuse_cpu()
         self._prepare()
         if self.slots[0] == "cpu":
             self._refuse_cpu()
-        key = self._one_kind_of_device()
-        timed = TimedBoard(self.suite, self.root, self.slots[0], self.machine.threads, self.data_root, self.includes, key)
+        key, devices = one_kind(self.slots)
+        timed = TimedBoard(self.suite, self.root, devices, self.machine.threads, self.data_root, self.includes, key)
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
+        told: set[str] = set()
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
         for _ in range(2):
             specs = self.trials(timed.plan())
             outcome, pending = self.split(specs)
+            pending = self.write_failures([one for one in pending if one[0].model not in told], outcome, timed.failed)
+            told |= set(timed.failed)
             if pending:
                 self._execute(pending, outcome)
             board = specs[0].board
@@ -229,16 +234,17 @@ class HeadToHead:
         outcome.board = write_board(self.root, board, self.suite.reference_parameters)
         return outcome
 
-    def _one_kind_of_device(self) -> str:
-        """The hardware key that all devices share: steps that one kind needs seconds for are others on another."""
-        keys = {name: hardware_key_elsewhere(name) for name in dict.fromkeys(self.slots)}
-        if len(set(keys.values())) > 1:
-            shown = "; ".join(f"{name} is {key!r}" for name, key in keys.items())
-            raise UserError(
-                f"budget {self.suite.budget!r} counts device-seconds, so its board belongs to one kind of device: {shown};"
-                " name devices of one kind with --device"
-            )
-        return keys[self.slots[0]]
+    def write_failures(
+        self, pending: list[tuple[RunSpec, int]], outcome: Outcome, failed: Mapping[str, Failed]
+    ) -> list[tuple[RunSpec, int]]:
+        """Write the records of runs whose model cannot be trained, as its calibration has shown; returns the other runs."""
+        for spec, attempt in pending:
+            if spec.model in failed:
+                why = failed[spec.model]
+                reason = f"{why.reason} (while its step was measured, before any training)"
+                _crash_record(self.root, self.job(spec, attempt), why.status, reason)
+                outcome.ran[f"{spec.digest()}.{attempt}"] = (why.status, reason)
+        return [one for one in pending if one[0].model not in failed]
 
     def _refuse_cpu(self) -> None:
         raise UserError(

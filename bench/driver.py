@@ -197,6 +197,12 @@ def processes_on(uuid: str) -> list[Process] | None:
     return [found[pid] for pid in sorted(found)]
 
 
+def process_name(pid: int) -> str:
+    """What the driver calls a process: the last part of its program's path."""
+    name = _ask(lambda nvml: str(nvml.nvmlSystemGetProcessName(pid))) or ""
+    return name.split(" ")[0].rpartition("/")[2] or "a process"
+
+
 def memory_used_mib(uuid: str) -> float | None:
     """Memory of a GPU that contexts take, whoever's they are and whether or not we are shown them, in MiB.
 

@@ -36,12 +36,11 @@ def main() -> None:
 
         perform(Check.model_validate_json(text), events)
     elif kind == "doctor":
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as in a run
         from .doctor.operations import serve
 
         serve(Examination.model_validate_json(text), events, sys.stdin)
     else:
-        from .calibrate import measure_on_request
+        from .stopwatch import measure_on_request
 
         measure_on_request(Stopwatch.model_validate_json(text), events, sys.stdin)
 
@@ -90,7 +89,6 @@ def _locked(job: Job, events: Events, stop: Stop) -> None:
 
 def _measure(job: Job, events: Events, stop: Stop) -> None:
     begun: dict[str, Any] = {"start": STARTED, "until_import": time.perf_counter()}
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it
     from .run import execute
 
     execute(job, events, **begun, stop=stop)

@@ -15,8 +15,9 @@ from statistics import median
 from typing import Any, Literal
 
 from ...registry import MODELS, UserError
+from ..alone import LITTLE_MIB, MUCH_MIB
 from ..driver import SLOWDOWNS, memory_used_mib
-from ..record import RunRecord
+from ..record import LAUNCH_BOUND, RunRecord
 from ..spec import find_suite
 from .place import Failed, LeftOut, NotApplicable, Place
 from .process import Unanswered
@@ -40,10 +41,6 @@ RUN_MODEL = "p4cnn"
 LOAD_S, QUICK_LOAD_S, SLOWER = 90.0, 10.0, 0.03
 #: The power limit lowers the clock as long as it is set, on every run alike; the other reasons come and go.
 POWER_CAP = "power cap"
-#: Memory in use on a GPU that nobody computes on, at most, in MiB. The smallest context needs more.
-IDLE_MIB = 100.0
-#: From this share of a step's device time on, the host is still submitting it: its time is the host's.
-LAUNCH_BOUND = 0.9
 
 
 @dataclass(frozen=True)
@@ -165,56 +162,47 @@ def placement(place: Place) -> str:
     place.leave()
     with place.fresh() as process:
         seen = process.ask("company", place.left(60))
-        return judge_placement(seen["uuid"], seen["processes"], process.pid)
+    return judge_placement(seen["uuid"], seen["named_on"], seen["gpus"])
 
 
-def judge_placement(uuid: str, seen: dict[str, list[int] | None], own: int) -> str:
-    """Judge the processes that the driver names on every GPU while ours, number `own`, holds memory of one."""
-    if own not in (seen.get(uuid) or ()):
-        raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
-    elsewhere = [name for name, found in seen.items() if name != uuid and own in (found or ())]
+def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
+    """Judge the GPUs on which the driver names a process that holds memory of one of them."""
+    elsewhere = [name for name in named_on if name != uuid]
     if elsewhere:
         raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
-    return f"seen there, and on no other of {len(seen)}"
+    if uuid not in named_on:
+        raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
+    return f"seen there, and on no other of {gpus}"
 
 
 def alone(place: Place) -> str:
-    """Nobody else computes on the device: by the memory in use without us, and by the processes that the driver names."""
+    """Nobody else computes on the device: by the processes that the driver names, and by the memory in use without us."""
     place.need_gpu("times of a CPU count nowhere")
     uuid = place.facts["uuid"]
     place.leave()
-    used = _settled_memory(uuid, place)
-    with place.fresh() as process:
-        seen = process.ask("company", place.left(60))["processes"].get(uuid)
-        return judge_alone(seen, process.pid, used)
-
-
-def _settled_memory(uuid: str, place: Place) -> float | None:
-    """Memory in use once our own process is gone from the device, which takes the driver a moment."""
     until = time.monotonic() + place.left(5)
-    used = memory_used_mib(uuid)
-    while used is not None and used > IDLE_MIB and time.monotonic() < until:
-        time.sleep(0.5)
-        used = memory_used_mib(uuid)
-    return used
+    while (memory_used_mib(uuid) or 0.0) > LITTLE_MIB and time.monotonic() < until:
+        time.sleep(0.5)  # the driver takes a moment to forget our own process
+    with place.fresh() as process:
+        seen = process.ask("company", place.left(60))
+    return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
 
 
-def judge_alone(seen: list[int] | None, own: int, used_mib: float | None) -> str:
+def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
     """Judge who else is on a GPU.
 
     Args:
-        seen: numbers of the processes that compute there beside ours, `own`, which is among them if the driver knows it so.
-        used_mib: memory in use while nothing of ours is on the GPU; None is unknown.
+        others, unknown: as of `alone.Company`, while a process of ours holds memory there.
+        before_mib: memory in use while nothing of ours was there; None is unknown.
     """
-    others = [pid for pid in seen or () if pid != own]
-    if len(others) > (own not in (seen or ())):  # one under another number is ours
-        raise Failed(f"not alone: beside ours {len(others)} processes compute there ({', '.join(map(str, others[:4]))})")
-    if used_mib is None:
-        raise LeftOut("the driver does not say how much memory is in use: whether a run is alone cannot be seen here")
-    if used_mib > IDLE_MIB:
-        raise Failed(f"{used_mib:,.0f} MiB are in use while nothing of ours is on the GPU: somebody else is there")
-    named = "the driver names ours alone" if seen else "the driver names no processes"
-    return f"{used_mib:.0f} MiB in use without us; {named}"
+    if others:
+        raise Failed(others)
+    if before_mib is not None and before_mib >= MUCH_MIB:
+        raise Failed(f"not alone: {before_mib:,.0f} MiB are in use while nothing of ours is on the GPU")
+    if unknown and (before_mib is None or before_mib > LITTLE_MIB):
+        raise LeftOut(f"whether a run is alone cannot be seen here: {unknown}")
+    memory = "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
+    return ("the driver names no processes" if unknown else "the driver names ours alone") + memory
 
 
 def clock(place: Place) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 from ...datasets.images import data_root, load
-from ..arithmetic import set_profile
+from ..alone import judge
+from ..arithmetic import begin, set_profile
 from ..checkpoint import put_back, state_of
 from ..clock import clock_for
 from ..driver import load_of, memory_used_mib, processes_on, uuid_of
@@ -33,11 +35,12 @@ class Device:
     """The device of this process, and what its requests share.
 
     Attributes:
-        batch: images a step; None for the recipe's own.
+        before_mib: memory in use on a GPU before this process had a context; None is unknown.
     """
 
-    def __init__(self, job: Examination) -> None:
+    def __init__(self, job: Examination, before_mib: float | None = None) -> None:
         self.name, self.device, self.data_root = job.device, torch.device(job.device), job.data_root
+        self.before_mib = before_mib
 
     @property
     def is_gpu(self) -> bool:
@@ -62,10 +65,10 @@ class Device:
 
 def serve(job: Examination, events: Events, requests: TextIO) -> None:
     """Answer the requests on standard input until it closes. What raises is an answer too."""
-    set_profile("strict", job.threads)
-    here = Device(job)
-    if here.is_gpu:
-        torch.cuda.set_device(here.device)
+    # Before this process has a context of its own.
+    uuid = uuid_of(job.device) if job.device != "cpu" else ""
+    here = Device(job, memory_used_mib(uuid) if uuid else None)
+    begin(job.device, "strict", job.threads)
     for line in requests:
         arguments = json.loads(line)
         try:
@@ -104,15 +107,15 @@ def facts(here: Device) -> dict[str, Any]:
 
 
 def company(here: Device) -> dict[str, Any]:
-    """Memory in use before this process computes, and while it holds some the processes that the driver names, by UUID."""
+    """While this process holds memory: what `alone.judge` says of its GPU, and on which GPUs the driver names it, by UUID."""
     uuid = uuid_of(here.name)
-    before = memory_used_mib(uuid)
     held = torch.ones(1 << 20, device=here.device)
     here.wait()
-    found = {name: processes_on(name) for name in (uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count()))}
+    seen = {name: processes_on(name) for name in (uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count()))}
+    found = judge(seen[uuid], os.getpid(), memory_used_mib(uuid), here.before_mib)
     del held
-    processes = {name: None if seen is None else [p.pid for p in seen if p.computes] for name, seen in found.items()}
-    return {"uuid": uuid, "before_mib": before, "processes": processes}
+    named = [name for name, processes in seen.items() if any(p.pid == os.getpid() for p in processes or ())]
+    return {"uuid": uuid, "named_on": named, "gpus": len(seen), "before_mib": here.before_mib, **asdict(found)}
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:

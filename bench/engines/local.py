@@ -25,7 +25,7 @@ from typing import IO, Any
 from ..files import WriteError
 from ..job import Check, Examination, Job, Probe, Stopwatch
 from ..leftover import last_step
-from ..record import board_folder
+from ..record import Status, board_folder
 
 #: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
 Listener = Callable[[Job, dict[str, Any]], None]
@@ -246,15 +246,22 @@ class LocalEngine:
         kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
             return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
-        if code < 0:
-            memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-            return "lost", f"killed by {signal.Signals(-code).name}{memory}{kept}"
-        return "error", f"the process ended with exit code {code}{_last_line(one)}{kept}"
+        status, reason = ending(code, last_line(one.log, one.logged))
+        return status, f"{reason}{kept}"
 
 
-def _last_line(one: _Running) -> str:
-    with one.log.open("rb") as file:
+def ending(code: int, said: str) -> tuple[Status, str]:
+    """Status and reason of a process that ended without a word, by its exit code and the last line of its log."""
+    if code < 0:
+        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+        return "lost", f"killed by {signal.Signals(-code).name}{memory}"
+    return "error", f"the process ended with exit code {code}{said}"
+
+
+def last_line(log: Path, since: int = 0) -> str:
+    """The last line of a log from a byte on, after a colon; empty where there is none."""
+    with log.open("rb") as file:
         # A model may have written any amount.
-        file.seek(max(one.logged, file.seek(0, 2) - LAST_BYTES))
+        file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
     return f": {lines[-1]}" if lines else ""

@@ -91,10 +91,11 @@ def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
         (checks.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.98, 1.0, 10**9, 1e-4), "by the host's clock"),
         (checks.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.0, 1.0, 10**9, 1e-4), "not on its device"),
         (checks.judge_clock, (1.001, 1.0, 10**9, 1e-4), (1.0, 1.0, 10**9, 0.99), "the host waits"),
-        (checks.judge_placement, ("A", {"A": [7], "B": [8]}, 7), ("A", {"A": [7], "B": [7, 8]}, 7), "context on B"),
-        (checks.judge_alone, ([7], 7, 10.0), ([7, 8], 7, 10.0), "not alone.*8"),
-        (checks.judge_alone, ([123], 7, 10.0), ([123, 124], 7, 10.0), "not alone"),
-        (checks.judge_alone, ([], 7, 10.0), ([], 7, 600.0), "600 MiB.*somebody else"),
+        (checks.judge_placement, ("A", ["A"], 2), ("A", ["A", "B"], 2), "context on B"),
+        (checks.judge_placement, ("A", ["A"], 2), ("A", ["B"], 2), "context on B"),
+        (checks.judge_alone, ("", "", 10.0), ("not alone: python (8)", "", 10.0), r"python \(8\)"),
+        (checks.judge_alone, ("", "no processes are named", 10.0), ("", "no processes are named", 600.0), "600 MiB"),
+        (checks.judge_alone, ("", "", None), ("", "", 600.0), "600 MiB"),
         (checks.judge_load, ([1.0] * 9, 1e12, []), ([1.0] * 6 + [1.05] * 3, 1e12, []), "5.0 % longer"),
         (checks.judge_load, ([1.05] * 3 + [1.0] * 6, 1e12, []), ([], 1e12, []), "0 were timed"),
     ],
@@ -118,10 +119,11 @@ def test_heat_fails_the_load_and_the_power_limit_is_only_named() -> None:
 
 
 def test_what_cannot_be_seen_is_never_taken_for_good() -> None:
-    with pytest.raises(LeftOut, match="cannot be seen"):
-        checks.judge_alone(None, 7, None)
+    for before in (None, 100.0):
+        with pytest.raises(LeftOut, match="cannot be seen here: nobody says"):
+            checks.judge_alone("", "nobody says", before)
     with pytest.raises(NotApplicable, match="containers"):
-        checks.judge_placement("A", {"A": [123], "B": None}, 7)
+        checks.judge_placement("A", [], 2)
 
 
 def test_tf32_is_found_in_a_product_and_in_a_convolution() -> None:

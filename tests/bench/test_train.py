@@ -24,6 +24,9 @@ class HandClock:
     def seconds(self, start: float, end: float) -> float:
         return end - start
 
+    def host_seconds(self, start: float, end: float) -> None:
+        return None
+
 
 def source(clock: HandClock, step_s: float | Callable[[int], float], loss_is_nan_at: int = -1) -> Callable:
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
