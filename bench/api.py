@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from .checked import checked
 from .classes import counts_of, refuse_unmatched
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
+from .gpus import Gpus, refuse_modes, unused
 from .job import Job, Probe
 from .leaderboard import model_rows, write_board
 from .leftover import discard
@@ -45,10 +47,14 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears how a head-to-head goes on; the methods do nothing here."""
+    """Hears how a head-to-head goes on; most methods do nothing here."""
 
     def preparing(self, what: str) -> None:
         """Something that takes seconds is being done before the first run."""
+
+    def note(self, text: str) -> None:
+        """Something that a user must know, and that is no error."""
+        warnings.warn(text, stacklevel=2)
 
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         """The runs that are about to start, how many are finished already, the work of each model (FLOPs)."""
@@ -311,8 +317,14 @@ class HeadToHead:
         load(self.suite.dataset, data_root(self.data_root))
 
     def _check_probe(self, events: list[dict[str, Any]]) -> None:
-        cuda = next((e["cuda"] for e in events if e["event"] == "devices"), 0)
-        self.slots = self.machine.slots(cuda)
+        found = next((e for e in events if e["event"] == "devices"), {"why": "the process that looks for GPUs died", "expected": True})
+        here = Gpus.model_validate({key: value for key, value in found.items() if key != "event"})
+        self.slots = self.machine.slots(len(here.uuids), here.why)
+        refuse_modes(self.slots, here)
+        if note := unused(here, self.machine.device, self.slots):
+            if find_budget(self.suite.budget).kind == "T":
+                raise UserError(f"budget {self.suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here: {here.why}")
+            self.listener.note(note)
         self._refuse_sharing(self.machine.sharing(self.slots))
         for event in (e for e in events if e["event"] == "model"):
             name = event["model"]

@@ -295,15 +295,3 @@ def shown(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.3g}"
-
-
-def one_device(name: str) -> str:
-    """``auto`` as the device that is there; any other is checked.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    from .machine import Machine
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Machine(name).slots(count)[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .board import Board
 from .checked import checked_notes
 from .claims import claim_notes
+from .doctor.report import doctor_notes
 from .provenance import POWER_LIMIT, machine_of
 from .record import FINAL
 from .schema import visible
@@ -155,7 +156,7 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
             " time, whose times are no measure of a model"
         )
     notes += _launch_bound(board, frame)
-    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
+    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board) + doctor_notes(board)
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:

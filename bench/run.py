@@ -38,6 +38,7 @@ from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of
 from .provenance import ALONE, code_facts, hardware, made_from, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
+from .shortage import shortage
 from .stopping import Stop
 from .train import Training, train
 
@@ -95,17 +96,13 @@ def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status
     """Do `go`, and turn whatever it raises into a status and a reason."""
     try:
         return go()
-    except torch.OutOfMemoryError as error:
-        return "oom", str(error).splitlines()[0]
-    except MemoryError:
-        return "oom", "the host has no memory left"
     except Exception as error:  # a model may raise anything; it becomes a row, and the others go on
+        short = shortage(error)
+        if short:
+            return "oom", short
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         lines = str(error).strip().splitlines()
-        # What torch raises where the host gives it no memory is a plain RuntimeError.
-        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-            return "oom", f"the host has no memory left: {lines[0]}"
         where = place_of(error, MODELS.find(model).files)
         return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}{where}"
 

@@ -29,6 +29,7 @@ from .calibrate import (
 )
 from .engines.local import GRACE_S, end, ending, events_of, last_line, start
 from .job import Stopwatch
+from .gpus import refuse_for_seconds
 from .provenance import devices_elsewhere
 from .record import board_folder
 from .spec import RunSpec, Suite, plan, recipe_of
@@ -52,7 +53,7 @@ def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
     """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on another.
 
     Raises:
-        UserError: they are of several kinds.
+        UserError: they are of several kinds, or seconds of one of them are no equal budget.
     """
     found = devices_elsewhere(list(dict.fromkeys(devices)))
     keys = {device: key for device, (key, _) in found.items()}
@@ -61,6 +62,8 @@ def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
         raise UserError(
             f"a board of device-seconds belongs to one kind of device: {shown}; name devices of one kind with --device"
         )
+    for device, (_, gpu) in found.items():
+        refuse_for_seconds(device, gpu)
     return next(iter(keys.values())), {device: gpu for device, (_, gpu) in found.items()}
 
 

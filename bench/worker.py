@@ -14,7 +14,7 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from .job import Check, Events, Job, Probe, Stopwatch  # noqa: E402
+from .job import Check, Events, Examination, Job, Probe, Stopwatch  # noqa: E402
 from .stopping import Stop, Stopped, end_by  # noqa: E402
 
 
@@ -35,6 +35,10 @@ def main() -> None:
         from .checks.runner import perform
 
         perform(Check.model_validate_json(text), events)
+    elif kind == "doctor":
+        from .doctor.operations import serve
+
+        serve(Examination.model_validate_json(text), events, sys.stdin)
     else:
         from .stopwatch import measure_on_request
 

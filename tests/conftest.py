@@ -18,6 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process for tests on a GPU: beside each other they would not be alone on it."""
+    chosen = config.option.markexpr or ""
+    return 1 if "gpu" in chosen.replace("not gpu", "") else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _only_what_is_shipped() -> Iterator[None]:
     """Files that a module of tests includes are forgotten after it."""

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..files import WriteError
-from ..job import Check, Job, Probe, Stopwatch
+from ..job import Check, Examination, Job, Probe, Stopwatch
 from ..leftover import last_step
 from ..record import Status, board_folder
 
@@ -58,10 +58,15 @@ class _Running:
     overdue: bool = False
 
 
-def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subprocess.Popen[str]:
+def start(
+    job: Job | Probe | Stopwatch | Check | Examination, log: IO[str] | int, also: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Start a fresh interpreter for a job; its events come on standard output, all else goes to `log`.
 
     It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order.
+
+    Args:
+        also: variables of its environment beside `environment`.
     """
     process = subprocess.Popen(
         # -P: files of the current folder stand in for no module.
@@ -70,7 +75,7 @@ def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subproces
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env=environment(None if isinstance(job, Probe) else job.threads),
+        env={**environment(None if isinstance(job, Probe) else job.threads), **(also or {})},
         start_new_session=True,
     )
     assert process.stdin is not None

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.fakecuda
 def run(fake_cuda: Any, tmp_path: Path) -> Any:
     """Makes a run with a budget, and returns its record."""
 
-    def make(budget: str, device: str = "cuda:0", **variables: str) -> dict[str, Any]:
+    def make(budget: str, device: str = "cuda:0", model: str = "tiny", **variables: str) -> dict[str, Any]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        done = fake_cuda("tests/fakecuda/one_run.py", str(folder), budget, device, **variables)
+        done = fake_cuda("tests/fakecuda/one_run.py", str(folder), budget, device, model, **variables)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 
@@ -57,3 +57,20 @@ def test_the_hardware_key_is_the_same_whether_the_driver_answers_or_not(run: Any
     assert heard["hardware_key"] == silent["hardware_key"]
     assert (heard["driver"], heard["power_limit"]) == ("580.65.06", "700 W")
     assert silent["driver"] == silent["power_limit"] == "unknown" and silent["gpu"] == heard["gpu"]
+
+
+def test_memory_of_evaluation_is_told_from_that_of_training(run: Any) -> None:
+    """Before the training the same network was evaluated, for its equivariance and in rehearsal."""
+    results = run("e0.2", model="hog")["results"]
+    assert 200 <= results["peak_mib"] < 300 <= results["evaluation_peak_mib"] < 400
+
+
+def test_the_time_of_the_host_is_recorded(run: Any) -> None:
+    record = run("e0.2")
+    assert all(point["host_s"] > 0 for point in record["curve"]) and record["results"]["host_ms"] > 0
+
+
+def test_a_library_without_memory_for_its_own_is_a_lack_of_memory(run: Any) -> None:
+    record = run("e0.2", FAKE_CUBLAS="3")
+    assert record["status"] == "oom" and "CUBLAS_STATUS_ALLOC_FAILED" in record["reason"]
+    assert run("e0.2", FAKE_CUBLAS="1")["status"] == "error", "cuBLAS can fail otherwise"
