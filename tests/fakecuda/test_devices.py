@@ -71,8 +71,9 @@ def both(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_every_process_is_on_one_device_alone(both: tuple[Path, Any]) -> None:
     found = lines(both[0] / "log")
     assert all(len(one.devices) == 1 for one in found)
-    # A calibration of each model on each device, two runs of each model; what was killed writes nothing.
-    assert Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10) == {0: 4, 1: 4}
+    # A calibration of each model on each device, and four runs, the first two at a time; what was killed writes nothing.
+    where = Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10)
+    assert sum(where.values()) == 8 and min(where[0], where[1]) >= 3
     assert all(sum(one.launches) > 0 for one in found)
 
 
@@ -100,7 +101,8 @@ def test_a_calibration_is_made_as_a_run_is(both: tuple[Path, Any]) -> None:
     """Two calibrations and two runs of the witness, each on one device, all under the same settings."""
     found = [[json.loads(line) for line in p.read_text().splitlines()] for p in (both[0] / "witness").iterdir()]
     trained = [[one for one in process if one["images"] == 64] for process in found]
-    assert sorted(tuple({one.pop("device") for one in process}) for process in trained) == [(0,), (0,), (1,), (1,)]
+    devices = [{one.pop("device") for one in process} for process in trained]
+    assert len(devices) == 4 and all(len(own) == 1 for own in devices) and set.union(*devices) == {0, 1}
     first, *others = trained
     assert first and all(sorted(map(str, process)) == sorted(map(str, first)) for process in others)
     for one in first:
