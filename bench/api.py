@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,11 +18,12 @@ from .checked import checked
 from .classes import counts_of, refuse_unmatched
 from .engines.local import LocalEngine, end, events_of, start
 from .files import WriteError, ensure_writable, results_root
+from .gpus import Gpus, refuse_modes, unused
 from .job import Job, Probe
 from .leaderboard import model_rows, write_board
 from .leftover import discard
 from .machine import Machine
-from .provenance import code_facts, hardware_key_elsewhere, host_facts, shared, versions
+from .provenance import code_facts, host_facts, shared, versions
 from .record import (
     FINAL,
     Context,
@@ -41,12 +43,22 @@ from .words import some
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .calibrate import Failed
+
+
+#: Why there is no GPU where nobody can say it.
+_DIED = "the process that looks for GPUs ended before it had an answer"
+
 
 class Listener:
-    """Hears how a head-to-head goes on; the methods do nothing here."""
+    """Hears how a head-to-head goes on; most methods do nothing here."""
 
     def preparing(self, what: str) -> None:
         """Something that takes seconds is being done before the first run."""
+
+    def note(self, text: str) -> None:
+        """Something that a user must know, and that is no error."""
+        warnings.warn(text, stacklevel=2)
 
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         """The runs that are about to start, how many are finished already, the work of each model (FLOPs)."""
@@ -207,20 +219,23 @@ class HeadToHead:
             self.listener.closed()
 
     def _go_timed(self) -> Outcome:
-        from .timed import TimedBoard
+        from .timed import TimedBoard, one_kind
 
         if self.machine.device == "cpu":
             self._refuse_cpu()
         self._prepare()
         if self.slots[0] == "cpu":
             self._refuse_cpu()
-        key = self._one_kind_of_device()
-        timed = TimedBoard(self.suite, self.root, self.slots[0], self.machine.threads, self.data_root, self.includes, key)
+        key, devices = one_kind(self.slots)
+        timed = TimedBoard(self.suite, self.root, devices, self.machine.threads, self.data_root, self.includes, key)
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
+        told: set[str] = set()
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
         for _ in range(2):
             specs = self.trials(timed.plan())
             outcome, pending = self.split(specs)
+            pending = self.write_failures([one for one in pending if one[0].model not in told], outcome, timed.failed)
+            told |= set(timed.failed)
             if pending:
                 self._execute(pending, outcome)
             board = specs[0].board
@@ -229,16 +244,17 @@ class HeadToHead:
         outcome.board = write_board(self.root, board, self.suite.reference_parameters)
         return outcome
 
-    def _one_kind_of_device(self) -> str:
-        """The hardware key that all devices share: steps that one kind needs seconds for are others on another."""
-        keys = {name: hardware_key_elsewhere(name) for name in dict.fromkeys(self.slots)}
-        if len(set(keys.values())) > 1:
-            shown = "; ".join(f"{name} is {key!r}" for name, key in keys.items())
-            raise UserError(
-                f"budget {self.suite.budget!r} counts device-seconds, so its board belongs to one kind of device: {shown};"
-                " name devices of one kind with --device"
-            )
-        return keys[self.slots[0]]
+    def write_failures(
+        self, pending: list[tuple[RunSpec, int]], outcome: Outcome, failed: Mapping[str, Failed]
+    ) -> list[tuple[RunSpec, int]]:
+        """Write the records of runs whose model cannot be trained, as its calibration has shown; returns the other runs."""
+        for spec, attempt in pending:
+            if spec.model in failed:
+                why = failed[spec.model]
+                reason = f"{why.reason} (while its step was measured, before any training)"
+                _crash_record(self.root, self.job(spec, attempt), why.status, reason)
+                outcome.ran[f"{spec.digest()}.{attempt}"] = (why.status, reason)
+        return [one for one in pending if one[0].model not in failed]
 
     def _refuse_cpu(self) -> None:
         raise UserError(
@@ -305,8 +321,15 @@ class HeadToHead:
         load(self.suite.dataset, data_root(self.data_root))
 
     def _check_probe(self, events: list[dict[str, Any]]) -> None:
-        cuda = next((e["cuda"] for e in events if e["event"] == "devices"), 0)
-        self.slots = self.machine.slots(cuda)
+        here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), Gpus(why=_DIED, expected=True))
+        self.slots = self.machine.slots(len(here.uuids), here.why)
+        refuse_modes(self.slots, here)
+        if note := unused(here, self.machine.device, self.slots):
+            if find_budget(self.suite.budget).kind == "T":
+                raise UserError(
+                    f"budget {self.suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here: {here.why}"
+                )
+            self.listener.note(note)
         self._refuse_sharing(self.machine.sharing(self.slots))
         for event in (e for e in events if e["event"] == "model"):
             name = event["model"]

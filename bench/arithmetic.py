@@ -1,4 +1,4 @@
-"""Precision, determinism and threads of a process: set in one place, and looked at again after a model's code has run.
+"""Device, precision, determinism and threads of a process: set in one place, and looked at again after a model's code has run.
 
 torch has two interfaces to the precision of float32 products, which contradict each other where both are used. The newer
 one, a setting for each library and kind of operation, is what counts here; the older one is brought into line with it, so
@@ -7,6 +7,7 @@ that it raises for nobody.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -55,10 +56,36 @@ def flushes_denormals() -> bool:
 _LIBRARIES = {"mkldnn": _backends.mkldnn.enabled, "cudnn": _backends.cudnn.enabled}
 #: Profile and threads that this process works under, once they are set.
 _held: tuple[str, int] | None = None
+#: The GPU that this process measures on, once it has begun.
+_gpu: torch.device | None = None
+#: cuBLAS is deterministic only with buffers of a fixed size: here eight of 4 MiB. It reads them when it starts.
+WORKSPACE = ":4096:8"
 
 
 class ProfileChanged(RuntimeError):
     """The code of a model changed what an execution profile fixes for all models."""
+
+
+def begin(device: str, profile: str, threads: int) -> torch.device:
+    """Make of this process one that measures: the same for runs, calibrations, sidecars and benchmarks.
+
+    The device becomes the current one before anything else, so that contexts, events and launches without a named device
+    are there and on no other. Call it before anything is computed.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:<i>``.
+        profile: execution profile.
+        threads: of torch.
+
+    Raises:
+        ProfileChanged: a setting does not keep its value.
+    """
+    global _gpu
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = WORKSPACE
+    chosen = torch.device(device)
+    _gpu = torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else None
+    set_profile(profile, threads)
+    return chosen
 
 
 def set_profile(profile: str, threads: int) -> None:
@@ -68,6 +95,8 @@ def set_profile(profile: str, threads: int) -> None:
         ProfileChanged: a setting does not keep its value.
     """
     global _held
+    if _gpu is not None:
+        torch.cuda.set_device(_gpu)
     torch.set_num_threads(threads)
     strict = profile == "strict"
     if strict:
@@ -76,7 +105,8 @@ def set_profile(profile: str, threads: int) -> None:
     torch.set_deterministic_debug_mode("warn" if strict else "default")
     # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    _backends.cudnn.benchmark = not strict
+    # Not by trying: each process would choose for itself, and a run's step would not be the one that was calibrated.
+    _backends.cudnn.benchmark = False
     _backends.cudnn.deterministic = False
     for device in _AUTOCAST:
         torch.set_autocast_enabled(device, False)
@@ -121,11 +151,13 @@ def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:
     """Each setting as it is, and as a profile wants it."""
     strict = profile == "strict"
     precision = FULL if strict else REDUCED
+    current = {} if _gpu is None else {"the current GPU": (torch.device("cuda", torch.cuda.current_device()), _gpu)}
     return {
+        **current,
         "the number of threads": (torch.get_num_threads(), threads),
         "torch's deterministic debug mode": (torch.get_deterministic_debug_mode(), int(strict)),
         "fill_uninitialized_memory": (torch.utils.deterministic.fill_uninitialized_memory, False),
-        "cudnn.benchmark": (_backends.cudnn.benchmark, not strict),
+        "cudnn.benchmark": (_backends.cudnn.benchmark, False),
         "cudnn.deterministic": (_backends.cudnn.deterministic, False),
         **{f"{name}.enabled": (getattr(_backends, name).enabled, wanted) for name, wanted in _LIBRARIES.items()},
         "whether denormal numbers become zero": (flushes_denormals(), False),

@@ -1,39 +1,41 @@
 """Step times on a device, and from them the number of steps that a budget of device-seconds buys.
 
-Each model is measured in a process of its own; the processes take turns, block by block, so that a slow
-minute of the machine meets all of them. What was measured is written once and never changed.
+Each model is measured in a process of its own (`stopwatch`); the processes take turns, block by block, so that a slow
+minute of the machine meets all of them. Every GPU that runs a model's seeds is measured. What was measured is written
+once and never changed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from pydantic import Field
 
 from ..registry import UserError
 from .budget import exact
-from .clock import Clock
 from .files import write_exclusively
-from .job import Events, Stopwatch
+from .record import Status
 from .schema import Amount, Hash, Strict, Text, Version, parse_json, read_text, short_hash
 
 BLOCKS = 3
 BLOCK_STEPS = 30
 BLOCK_SECONDS = 2.0
-#: A reference model measured again must agree with its record within this share.
+#: A model measured again, or on another device, must agree with its record within this share.
 AGREEMENT = 0.03
 
 
 class Block(Strict):
-    """One block of steps: how many, and the device-seconds they took."""
+    """One block of steps: how many, the device-seconds they took, and on which GPU (its UUID)."""
 
     steps: int = Field(gt=0, le=10**9)
     seconds: Amount = Field(gt=0)
+    gpu: Text = ""
 
 
 class Calibration(Strict):
@@ -42,6 +44,7 @@ class Calibration(Strict):
     Attributes:
         sequence: 1 for the first calibration, higher after runs that drifted.
         beside: the other models that took turns with it.
+        confirms: hash of the calibration that this one confirms on further GPUs; it decides no number of steps.
         opened: files beside the code that the model is made from, as `record.Provenance` has them; part of `source_hash`.
     """
 
@@ -56,6 +59,7 @@ class Calibration(Strict):
     blocks: list[Block] = Field(max_length=1000)
     beside: list[Text] = Field(max_length=10_000)
     opened: dict[Text, Hash] = {}
+    confirms: Text = ""
 
     @property
     def step_s(self) -> float:
@@ -73,36 +77,63 @@ class Calibration(Strict):
         return left == right
 
 
+class Failed(Exception):
+    """A model cannot be trained, so that its step has no time: `status` and `reason` of its runs."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
 class Session(Protocol):
     """A process that measures one model's step whenever it is asked."""
 
+    def ready(self) -> None:
+        """Wait until all is loaded.
+
+        Raises:
+            Failed: the model cannot be built.
+        """
+
     def block(self) -> Block:
-        """Measure at least 30 steps and 2 s."""
+        """Measure at least 30 steps and 2 s.
+
+        Raises:
+            Failed: the model cannot be trained.
+        """
 
 
-def time_block(step: Callable[[], None], clock: Clock) -> Block:
-    """Run at least `BLOCK_STEPS` steps and `BLOCK_SECONDS` device-seconds between two marks."""
-    steps, start = 0, clock.mark()
-    while True:
-        for _ in range(BLOCK_STEPS):
-            step()
-        steps += BLOCK_STEPS
-        seconds = clock.seconds(start, clock.mark())
-        if seconds >= BLOCK_SECONDS:
-            return Block(steps=steps, seconds=seconds)
+@dataclass
+class Turns:
+    """What sessions came to: the blocks of each model, and of those that failed why."""
+
+    blocks: dict[str, list[Block]] = field(default_factory=dict)
+    failed: dict[str, Failed] = field(default_factory=dict)
 
 
-def take_turns(sessions: Mapping[str, Session]) -> dict[str, list[Block]]:
-    """`BLOCKS` blocks of every session, one of each in turn."""
-    blocks: dict[str, list[Block]] = {name: [] for name in sessions}
-    for _ in range(BLOCKS):
+def take_turns(sessions: Mapping[str, Session]) -> Turns:
+    """`BLOCKS` blocks of every session, one of each in turn; one that fails takes no further turn."""
+    turns = Turns({name: [] for name in sessions})
+    for turn in range(BLOCKS + 1):
         for name, session in sessions.items():
-            blocks[name].append(session.block())
-    return blocks
+            if name in turns.failed:
+                continue
+            try:
+                # Nothing is measured before all have loaded.
+                if turn == 0:
+                    session.ready()
+                else:
+                    turns.blocks[name].append(session.block())
+            except Failed as failed:
+                turns.failed[name] = failed
+    return turns
 
 
-def check_reference(old: Calibration, new: Calibration) -> None:
+def check_reference(old: Calibration, new: Calibration, where: str = "") -> None:
     """See that a reference model still has the step time of its record.
+
+    Args:
+        where: the device in words, where there are several.
 
     Raises:
         UserError: it differs by more than 3 %: the device is not what it was.
@@ -110,7 +141,7 @@ def check_reference(old: Calibration, new: Calibration) -> None:
     ratio = new.step_s / old.step_s
     if not math.isclose(ratio, 1.0, abs_tol=AGREEMENT):
         raise UserError(
-            f"{new.model} now takes {1000 * new.step_s:.3f} ms a step where this board's record says"
+            f"{new.model} now takes {1000 * new.step_s:.3f} ms a step{where} where this board's record says"
             f" {1000 * old.step_s:.3f} ms ({100 * (ratio - 1):+.1f} %, allowed ±3 %): the device is busy or was"
             " changed; free it, or start a new board with another --results folder"
         )
@@ -147,79 +178,97 @@ def read_calibrations(root: Path, board: str) -> list[Calibration]:
 
 
 def latest(calibrations: list[Calibration]) -> dict[str, Calibration]:
-    """The last calibration of each model."""
-    return {c.model: c for c in sorted(calibrations, key=lambda c: c.sequence)}
+    """The last calibration of each model; those that only confirm one are left out."""
+    return {c.model: c for c in sorted(calibrations, key=lambda c: c.sequence) if not c.confirms}
+
+
+def gpus_of(calibration: Calibration, known: Iterable[Calibration]) -> set[str]:
+    """The GPUs that a calibration was measured or confirmed on."""
+    own = short_hash(calibration.canonical())
+    return {b.gpu for c in (calibration, *(c for c in known if c.confirms == own)) for b in c.blocks}
+
+
+@dataclass
+class Measured:
+    """What `calibrate` came to: new calibrations, and of the models that cannot be trained why."""
+
+    calibrations: list[Calibration] = field(default_factory=list)
+    failed: dict[str, Failed] = field(default_factory=dict)
 
 
 def calibrate(
     wanted: list[Calibration],
     known: list[Calibration],
-    open_sessions: Callable[[list[str]], Mapping[str, Session]],
+    measure: Callable[[dict[str, list[str]]], Mapping[str, Turns]],
+    devices: Mapping[str, str],
     comparable: Callable[[Calibration], bool] = lambda _: True,
-) -> list[Calibration]:
-    """Measure the models that `wanted` describes (without blocks), beside a reference that is known.
+    kept: Iterable[Calibration] = (),
+) -> Measured:
+    """Measure the models that `wanted` describes (without blocks) on all devices, beside a reference that is known.
 
     Args:
         wanted: what to measure; `sequence`, `blocks` and `beside` are filled in here.
         known: calibrations of the board; the first model of them that is not wanted becomes the reference.
-        open_sessions: starts one process a model.
+        measure: makes of devices with their models what these came to there.
+        devices: as torch names them, with their UUIDs; without one (empty), no other calibration is confirmed there.
         comparable: whether a known model is today what it was: another program takes another time on the same device.
+        kept: known calibrations whose models run on these devices too; they are confirmed where they have not been.
 
     Raises:
-        UserError: the reference no longer has the step time of its record.
+        UserError: a step time is not that of its record, or differs between the devices.
     """
-    if not wanted:
-        return []
     names = [c.model for c in wanted]
     others = [c for name, c in latest(known).items() if name not in names and comparable(c)]
-    reference = others[:1]
-    blocks = take_turns(open_sessions([*names, *(r.model for r in reference)]))
+    reference = others[:1] if wanted else []
+    unseen = {d: [c for c in kept if gpu and gpu not in gpus_of(c, known)] for d, gpu in devices.items()}
+    asked = {d: list(dict.fromkeys([*names, *(c.model for c in (*reference, *unseen[d]))])) for d in devices}
+    turns = measure({d: models for d, models in asked.items() if models}) if any(asked.values()) else {}
+    done = Measured(failed={name: why for one in turns.values() for name, why in one.failed.items()})
     for old in reference:
-        check_reference(old, old.model_copy(update={"blocks": blocks[old.model]}))
-    measured = []
+        if old.model in done.failed:
+            raise UserError(f"{old.model}, which new models are measured beside, failed: {done.failed[old.model].reason}")
+
+    def again(old: Calibration, device: str) -> Calibration:
+        new = _with_blocks(old, {device: turns[device]}, old.sequence)
+        check_reference(old, new, f" on {device}" if len(devices) > 1 else "")
+        return new.model_copy(update={"confirms": short_hash(old.canonical())})
+
+    for device in turns:
+        for old in reference:
+            again(old, device)
+        done.calibrations += [again(c, device) for c in unseen[device] if c.model not in done.failed]
     for calibration in wanted:
-        before = [c.sequence for c in known if c.model == calibration.model]
-        beside = sorted(n for n in blocks if n != calibration.model)
-        update = {"blocks": blocks[calibration.model], "beside": beside, "sequence": max(before, default=0) + 1}
-        measured.append(calibration.model_copy(update=update))
-    return measured
+        if calibration.model not in done.failed:
+            before = [c.sequence for c in known if c.model == calibration.model]
+            new = _with_blocks(calibration, turns, max(before, default=0) + 1)
+            _check_devices(new, turns)
+            done.calibrations.append(new)
+    return done
+
+
+def _with_blocks(calibration: Calibration, turns: Mapping[str, Turns], sequence: int) -> Calibration:
+    """A calibration with the blocks of its model, of all devices."""
+    blocks = [b for one in turns.values() for b in one.blocks[calibration.model]]
+    beside = sorted({n for one in turns.values() for n in one.blocks} - {calibration.model})
+    return calibration.model_copy(update={"blocks": blocks, "beside": beside, "sequence": sequence})
+
+
+def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None:
+    """See that all devices are as fast: all seeds of a model train the same number of steps.
+
+    Raises:
+        UserError: one differs from their mean by more than 3 %.
+    """
+    times = {d: calibration.model_copy(update={"blocks": t.blocks[calibration.model]}).step_s for d, t in turns.items()}
+    if any(not math.isclose(own / calibration.step_s, 1.0, abs_tol=AGREEMENT) for own in times.values()):
+        shown = ", ".join(f"{1000 * own:.3f} ms on {device}" for device, own in times.items())
+        raise UserError(
+            f"a step of {calibration.model} takes {shown}: devices of a board of device-seconds may differ by 3 % from their"
+            " mean; name those that agree with --device"
+        )
 
 
 def spread(calibration: Calibration) -> float:
     """Largest relative difference of a block's step time from the mean."""
     times = [b.seconds / b.steps for b in calibration.blocks]
     return max(abs(t / fmean(times) - 1) for t in times)
-
-
-def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None:
-    """The process side of a session: one block for every line on standard input."""
-    import torch
-
-    from ..datasets.images import data_root, load
-    from ..beside import files_beside
-    from ..registry import MODELS, include
-    from .arithmetic import check_profile
-    from .clock import clock_for
-    from .prepare import Loaded, build_from_seed, set_profile, warm_up
-    from .train import optimizer_for, train_step
-
-    include(job.include)
-    set_profile(job.spec.profile, job.threads)
-    device = torch.device(job.device)
-    data = load(job.spec.dataset, data_root(job.data_root))
-    loaded = Loaded(data, job.spec, device)
-    model = build_from_seed(job.spec, data, device)
-    warm_up(model, loaded, job.spec)
-    optimizer, clock = optimizer_for(model, job.spec.recipe), clock_for(job.device)
-    model.train()
-    count = iter(range(10**9))
-
-    def step() -> None:
-        train_step(model, optimizer, *loaded.batches(next(count)), job.spec.profile)
-
-    built = MODELS.find(job.spec.model)
-    events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))
-    for _ in requests:
-        block = time_block(step, clock)
-        check_profile()
-        events.send("block", steps=block.steps, seconds=block.seconds)

@@ -68,7 +68,7 @@ class Facts(Strict):
         phases: seconds of all processes of this run so far, as `clock.Phases.total` gives them.
         resumed: the steps at which processes of this run went on from a checkpoint.
         init, cost: what was measured before the training.
-        peak_mib: largest memory so far.
+        peak_mib: largest memory of the training so far.
         started: when the first process of this run started.
         sharing: the most runs at a time that a process of this run had on its GPU.
         unkept: attributes of modules that training changed and that a checkpoint does not hold.
@@ -193,7 +193,7 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
 
 def curve_points(done: Training) -> list[CurvePoint]:
     """The learning curve as records and checkpoints hold it."""
-    return [CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s) for p in done.curve]
+    return [CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s, host_s=p.host_s) for p in done.curve]
 
 
 def finite(value: float) -> float | None:
@@ -301,7 +301,7 @@ class Checkpoints:
             self.saved = None
             return Training()
         losses = put_back(self.saved.tensors, model, optimizer)
-        curve = [Point(p.step, math.nan if p.loss is None else p.loss, p.lr, p.device_s) for p in facts.curve]
+        curve = [Point(p.step, math.nan if p.loss is None else p.loss, p.lr, p.device_s, p.host_s) for p in facts.curve]
         self.saved.tensors = {}  # as large as the model and its optimiser
         return Training(facts.step, facts.device_s, facts.stopped, curve, losses)
 

@@ -16,6 +16,7 @@ from ..registry import PluginWarning, UserError, include
 from .cli_boards import board_document, leaderboard, publish, replay, show
 from .cli_check import check
 from .cli_cluster import collect, engine_options, status, submit_command, wants_cluster
+from .cli_doctor import doctor
 from .cli_list import list_
 from .cli_measure import equivariance, verify
 from .cli_plan import plan
@@ -51,11 +52,12 @@ def cli() -> None:
     equibench check my-net --include my.py    may a model enter the registry?
     equibench show p4cnn                      what is known of a model, or of a run
     equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
+    equibench doctor                          what figures of this machine are worth, GPU by GPU
     equibench verify pdo-econv                the proof of the claims about PDO-eConv, computed afresh
     """
 
 
-for _command in (check, collect, equivariance, leaderboard, list_, plan, publish, refresh, replay, show, status, verify):
+for _command in (check, collect, doctor, equivariance, leaderboard, list_, plan, publish, refresh, replay, show, status, verify):
     cli.add_command(_command)
 
 

@@ -95,7 +95,8 @@ def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
 
 def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
 
-    from .equivariance_report import initial_report, one_device, run_report
+    from .equivariance_report import initial_report, run_report
+    from .gpus import one_device
 
     out, root = Path(options["out"]), options["data_root"]
     threads, device = positive("--threads", options["threads"]), one_device(options["device"])

@@ -17,6 +17,9 @@ class Clock(Protocol):
     def seconds(self, start: Any, end: Any) -> float:
         """Seconds between two marks; waits until the device has passed both."""
 
+    def host_seconds(self, start: Any, end: Any) -> float | None:
+        """Seconds that the host took from one mark to the other, whatever the device did; None where it is the device."""
+
 
 class HostClock:
     """The clock of a CPU, where work is done when a call returns."""
@@ -27,20 +30,29 @@ class HostClock:
     def seconds(self, start: float, end: float) -> float:
         return end - start
 
+    def host_seconds(self, start: float, end: float) -> None:
+        return None
+
 
 class CudaClock:
-    """The clock of a CUDA device: events in its stream, so that no step is synchronised to be timed."""
+    """The clock of a CUDA device: events in its stream, so that no step is synchronised to be timed.
+
+    A mark is such an event, and the host's time when it was put into the stream.
+    """
 
     def mark(self) -> Any:
         import torch
 
         event = torch.cuda.Event(enable_timing=True)
         event.record()
-        return event
+        return event, time.perf_counter()
 
     def seconds(self, start: Any, end: Any) -> float:
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000.0
+        end[0].synchronize()
+        return float(start[0].elapsed_time(end[0])) / 1000.0
+
+    def host_seconds(self, start: Any, end: Any) -> float:
+        return float(end[1] - start[1])
 
 
 def clock_for(device: str) -> Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,15 @@ def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
     with torch.no_grad(), unfused(), Operations() as operations:
         model(images)
     return operations.flops
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mib` start anew; on a CPU only where the system can forget a process' peak, as Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of resident memory, nothing else
 
 
 def peak_memory_mib(device: torch.device) -> float:

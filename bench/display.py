@@ -24,6 +24,9 @@ class Quiet(Listener):
         if event["event"] == "done":
             self._done(job, event)
 
+    def note(self, text: str) -> None:
+        self._say(text)
+
     def _done(self, job: Job, event: dict[str, Any]) -> None:
         name, status = f"{job.spec.model} seed {job.spec.seed}", event["status"]
         if status == "busy":

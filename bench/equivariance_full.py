@@ -29,6 +29,7 @@ from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_er
 from .evaluate import EVAL_BATCH, accuracy_pct, logits
 from .lie import lie_errors
 from .resample import ORBIT_DEGREES, Turntable
+from .shortage import shortage
 
 #: Closed-form and real images that errors are measured on.
 FULL_DRAWS = 256
@@ -189,7 +190,7 @@ def _lie(
         device = inputs.images.device
         return lie_errors(model, blobs, size, inputs.prepare, inputs.background, inputs.maximum, device, origin), ""
     except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if shortage(error):
             raise
         # A stranger's layer may have no forward-mode derivative; the other figures stand.
         return (None, None), f"no Lie derivative: {str(error).strip().splitlines()[0]}"

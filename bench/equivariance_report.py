@@ -13,12 +13,12 @@ from torch import nn
 from ..datasets.batches import Normalise, as_tensors
 from ..datasets.images import balanced_order, data_root, load
 from ..registry import MODELS, UserError, build_model
-from .arithmetic import renew_profile
+from .arithmetic import begin, renew_profile
 from .curves import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
 from .equivariance import claimed_elements, measure_core
 from .files import ensure_writable
 from .invariance import Judgement, claim_error, move_weights
-from .prepare import border_median, check_output, set_profile
+from .prepare import border_median, check_output
 from .run import CORE_IMAGES
 from .seeds import derive
 
@@ -145,8 +145,7 @@ def initial_report(
     if size is not None and size < 2:
         raise UserError(f"--size {size}: an image has at least 2 pixels a side")
     ensure_writable(out)
-    set_profile("strict", threads)
-    sample = Sample.of(dataset, data_folder, torch.device(device))
+    sample = Sample.of(dataset, data_folder, begin(device, "strict", threads))
     middle = size or sample.images.shape[-1]
     outcomes = [at_size(name, sample, n, invariant) for n in (middle - 1, middle, middle + 1)]
     curves = {f"{o.size} px": o.curve for o in outcomes if o.built}
@@ -296,15 +295,3 @@ def shown(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.3g}"
-
-
-def one_device(name: str) -> str:
-    """``auto`` as the device that is there; any other is checked.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    from .machine import Machine
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Machine(name).slots(count)[0]

@@ -15,6 +15,7 @@ from ..source import source_hash
 from .apart import apart
 from .budget import find_budget
 from .cost import count_parameters, step_operations
+from .gpus import one_device
 from .lean import spare_compiler
 from .prepare import check_output
 from .provenance import hardware
@@ -25,8 +26,7 @@ from .spec import RunSpec, Suite, plan
 
 def this_device(device: str = "auto") -> str:
     """Hardware key of a device, by default the first GPU if there is one, else the processor."""
-    name = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return hardware(name)["hardware_key"]
+    return hardware(one_device(device))["hardware_key"]
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,15 @@ class Stopwatch(Strict):
     include: list[str]
 
 
+class Examination(Strict):
+    """Do what the doctor asks for, request by request, on one device; see `doctor.operations`."""
+
+    kind: Literal["doctor"] = "doctor"
+    device: str
+    threads: int
+    data_root: str | None
+
+
 class Events:
     """Lines of JSON from the process of a run to its parent.
 

@@ -60,7 +60,9 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row["equivariance_full_s"] = sidecar.phases["equivariance_full_s"] if sidecar else None
     for name in SIZES:
         row[name] = getattr(cost, name, None)
-    row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "peak_mib", "peak_kind")}
+    row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "host_ms")}
+    row["launch_bound"] = getattr(results, "is_launch_bound", None)
+    row |= {name: getattr(results, name, None) for name in ("peak_mib", "evaluation_peak_mib", "peak_kind")}
     steps = record.steps_done
     row |= {"steps": steps, "examples": None if steps is None else steps * spec.recipe.batch}
     row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
@@ -72,6 +74,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= {"runs_on_device": record.runs_on_device, "checked": record.provenance.checked}
     made = record.provenance
     row |= {"commit": made.commit, "harness_hash": made.harness_hash, "machine": machine_of(made.hardware)}
+    row["processor"] = made.hardware.get("cpu", "")
     row |= {"torch": made.versions.get("torch", ""), "started": made.started}
     return row
 
@@ -131,7 +134,11 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_timed"] = len(alone)
     row["train_s_mean"] = mean([r.train_s for r in alone])
     row["step_ms_mean"] = mean([r.step_ms for r in alone])
+    row["host_ms_mean"] = mean([r.host_ms for r in alone if r.host_ms is not None])
+    row["runs_launch_bound"] = sum(r.is_launch_bound for r in alone)
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
+    apart = [r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None]
+    row["evaluation_peak_mib_max"] = max(apart, default=None)
     spent = next((r.spec for r, _ in completed), None)
     row |= {"steps": spent and spent.steps, "examples": spent and spent.steps * spent.recipe.batch}
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}

@@ -28,8 +28,12 @@ class Machine:
     checkpoint_s: float = 60.0
     seeds_in_parallel: int = 1
 
-    def slots(self, cuda_devices: int) -> list[str]:
+    def slots(self, cuda_devices: int, why: str = "") -> list[str]:
         """A device for every process at a time.
+
+        Args:
+            cuda_devices: how many there are.
+            why: why there is none, where there is none.
 
         Raises:
             UserError: a device does not exist.
@@ -42,7 +46,7 @@ class Machine:
             if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdigit()):
                 raise UserError(f"--device {name!r}: use auto, cpu, cuda or cuda:<number>, several with commas")
             if kind == "cuda" and int(index or 0) >= cuda_devices:
-                raise UserError(f"--device {name!r}: torch sees {cuda_devices} CUDA devices here; use --device cpu")
+                raise UserError(f"--device {name!r}: torch sees {cuda_devices} CUDA devices here{f' ({why})' if why else ''}; use --device cpu")
             names[place] = f"cuda:{int(index or 0)}" if kind == "cuda" else kind
         if names == ["cpu"]:
             if self.seeds_in_parallel > 1:

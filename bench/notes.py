@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .board import Board
 from .checked import checked_notes
 from .claims import claim_notes
-from .provenance import machine_of
+from .doctor.report import doctor_notes
+from .provenance import ALONE, POWER_LIMIT, machine_of
 from .record import FINAL
 from .schema import visible
 from .spec import PROTOCOL
@@ -34,6 +35,8 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         " degrees of closed-form images, after training; 0 is invariant",
         *_uncounted(board, frame),
         *_classes(board, frame),
+        *_launch_bound(board, frame, "" if board.chosen[0][0].spec.budget.kind == "E" else "device-seconds: "),
+        *_company(board),
         *claim_notes(board.rows_of(frame)),
         *board.mixed.values(),
     ]
@@ -154,7 +157,8 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
             f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
-    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
+    notes += _launch_bound(board, frame) + _company(board)
+    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board) + doctor_notes(board)
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:
@@ -188,15 +192,37 @@ def _mixture(board: Board) -> list[str]:
         "commits": {p.commit[:7] for p in made},
         "harness hashes": {p.harness_hash[:7] for p in made},
         "processors": {machine_of(p.hardware) for p in made},
+        "power limits": {p.hardware.get(POWER_LIMIT, "") for p in made},
         "versions of torch": {p.versions.get("torch", "") for p in made},
     }
     parts = []
     for noun, found in kinds.items():
-        names = sorted(found - {""})
+        names = sorted(found - {"", "unknown"})
         if len(names) > 1:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             parts.append(f"{len(names)} {noun} ({', '.join(names[:3])}{more})")
     return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
+
+
+def _launch_bound(board: Board, frame: pd.DataFrame, what: str = "step ms (*): ") -> list[str]:
+    """Which models' steps are limited by the host, and by which; nothing where no time is shown that depends on it.
+
+    Args:
+        what: the times that are shown; empty where none are.
+    """
+    names = [row["model"] for row in board.rows_of(frame) if row["runs_launch_bound"]]
+    if not names or not what:
+        return []
+    made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]
+    hosts = " and ".join(sorted({hardware["cpu"] for hardware in made if "cpu" in hardware})) or "unknown"
+    return [f"{what}limited by the launches of kernels, so that they depend on the host's processor ({hosts}): {_listed(names)}"]
+
+
+def _company(board: Board) -> list[str]:
+    """A sentence where nobody knows whether runs that count device-seconds had their GPU to themselves."""
+    timed = [r for r, _ in board.chosen if r.spec.budget.seconds is not None and r.status == "ok"]
+    unknown = [r for r in timed if r.provenance.hardware.get(ALONE, "unknown").startswith("unknown")]
+    return [f"whether {some(len(unknown), 'run')} of {len(timed)} had their GPU to themselves is unknown"] if unknown else []
 
 
 def _classes(board: Board, frame: pd.DataFrame) -> list[str]:

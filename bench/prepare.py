@@ -19,6 +19,7 @@ from ..datasets.subsets import balanced_subset, split_stratified
 from ..opened import watching
 from ..registry import MODELS, UserError, build_model
 from .arithmetic import renew_profile, set_profile as set_profile
+from .clock import clock_for
 from .evaluate import EVAL_BATCH, logits
 from .files import write_atomically
 from .norms import check_statistics, reestimate_batch_norm
@@ -28,6 +29,8 @@ from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
 BN_IMAGES = 500
+#: Device-seconds that a GPU is warmed up for, at least.
+WARM_S = 1.0
 #: Images that `rehearse` tries the estimation of such statistics on.
 REHEARSED = 16
 
@@ -151,17 +154,27 @@ class WrongShape(ValueError):
     """A model does not return logits of the shape that its contract asks for."""
 
 
-def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
-    """A few steps on random images and labels with a twin that is thrown away."""
-    steps = 10 if loaded.device.type == "cuda" else 1
-    optimizer = optimizer_for(twin, spec.recipe)
+def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
+    """Steps on random images and labels with a twin that is thrown away; returns the seconds of the last ones, each.
+
+    On a GPU they go on for `WARM_S`, so that its clock rate is that of the training that follows, or of the block of steps
+    that is calibrated. From the eleventh on the weights stay as they are: a network that diverges is other work.
+    """
+    steps, least = (10, WARM_S) if loaded.device.type == "cuda" else (1, 0.0)
+    optimizer, clock, total = optimizer_for(twin, spec.recipe), clock_for(str(loaded.device)), 0.0
     images, labels = loaded.batches(0)
     twin.train()
-    for _ in range(steps):
-        noise, shuffled = torch.randn_like(images), labels[torch.randperm(len(labels), device=labels.device)]
-        train_step(twin, optimizer, noise, shuffled, spec.profile)
-    if loaded.device.type == "cuda":
-        torch.cuda.synchronize(loaded.device)
+    while True:
+        start = clock.mark()
+        for _ in range(steps):
+            noise, shuffled = torch.randn_like(images), labels[torch.randperm(len(labels), device=labels.device)]
+            train_step(twin, optimizer, noise, shuffled, spec.profile)
+        seconds = clock.seconds(start, clock.mark())
+        total += seconds
+        if total >= least:
+            return seconds / steps
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
 
 
 def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:

@@ -10,6 +10,7 @@ import torch
 from ..registry import build_model, include
 from .apart import Died, apart
 from .cost import count_numbers, forward_flops, learned_buffers
+from .gpus import usable
 from .job import Events, Probe
 from .lean import spare_compiler
 from .prepare import WrongShape, check_output
@@ -30,7 +31,7 @@ def probe(job: Probe, events: Events) -> None:
         except (Died, RuntimeError) as error:  # whatever happens to a model here, its runs will meet it and record it
             events.send("model", model=name, error=str(error))
     # After the forks: a process that has looked for a GPU may leave its children none.
-    events.send("devices", cuda=torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    events.send("devices", gpus=usable().model_dump())
     events.send("done", status="ok")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..beside import files_beside, lines_of
-from ..registry import DATASETS, Entry, Resolved
+from ..registry import DATASETS, Entry, Resolved, UserError
 from ..source import data_hash, source_hash
 
 if TYPE_CHECKING:
@@ -145,8 +145,9 @@ def cpu_name() -> str:
 def hardware(device: str) -> dict[str, str]:
     """Device, its key, and what is recorded beside the key.
 
-    The hardware key holds what a T board must agree on: GPU name, memory, power limit, torch and CUDA
-    major.minor. On a CPU it names the processor.
+    The hardware key holds what a T board must agree on: GPU name, memory, torch and CUDA major.minor. All of it is known
+    to a process that uses the GPU at all, so that the key is always the same. What the driver is asked may fail to come, so
+    driver and power limit stand beside the key. On a CPU the key names the processor.
     """
     import torch
 
@@ -156,12 +157,25 @@ def hardware(device: str) -> dict[str, str]:
         return {**known, "hardware_key": f"{cpu_name()}; torch {torch_version}"}
     properties = torch.cuda.get_device_properties(device)
     cuda = ".".join((torch.version.cuda or "?").split(".")[:2])
-    power, driver = _nvidia_smi(device)
-    key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; {power}; torch {torch_version}; CUDA {cuda}"
-    known |= {"driver": driver, "cuda": torch.version.cuda or "unknown", "cudnn": str(torch.backends.cudnn.version())}
+    key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; torch {torch_version}; CUDA {cuda}"
+    known |= {"cuda": torch.version.cuda or "unknown", "cudnn": str(torch.backends.cudnn.version()), **_driver_facts(device)}
     return {**known, "hardware_key": key}
 
 
+@cache
+def _driver_facts(device: str) -> dict[str, str]:
+    """What the driver says of a GPU, asked once a process."""
+    from .driver import driver_version, find_gpu
+
+    uuid = gpu_of(device)
+    gpu = find_gpu(uuid)
+    limit = gpu.power_limit_w if gpu is not None else None
+    known = {"gpu": uuid, "driver": driver_version() or "unknown"}
+    return {**known, POWER_LIMIT: "unknown" if limit is None else f"{limit:.0f} W"}
+
+
+#: Under these names `Provenance.hardware` says the GPU's power limit, and whether the run was alone on its GPU.
+POWER_LIMIT, ALONE = "power_limit", "alone"
 #: Under this name `Provenance.hardware` says how many runs at a time shared the device, where there was more than one.
 SHARED = "runs_on_device"
 
@@ -169,22 +183,6 @@ SHARED = "runs_on_device"
 def shared(runs: int) -> dict[str, str]:
     """What is recorded of a device that several runs share."""
     return {SHARED: str(runs)} if runs > 1 else {}
-
-
-def _nvidia_smi(device: str) -> tuple[str, str]:
-    """Power limit and driver version, as the driver's own tool prints them."""
-    import subprocess
-
-    import torch
-
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    command = ["nvidia-smi", f"--id={uuid}", "--query-gpu=power.limit,driver_version", "--format=csv,noheader"]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-        power, driver = (part.strip() for part in out.strip().splitlines()[0].split(","))
-        return power, driver
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return "power limit unknown", "unknown"
 
 
 def host_facts(device: str) -> dict[str, str]:
@@ -201,10 +199,32 @@ def host_facts(device: str) -> dict[str, str]:
     return {**known, "system": platform.platform()}
 
 
+def gpu_of(device: str) -> str:
+    """The UUID of a GPU; empty for a processor."""
+    from .driver import uuid_of
+
+    return uuid_of(device) if device.startswith("cuda") else ""
+
+
 def hardware_key_elsewhere(device: str) -> str:
     """The hardware key of a device, asked of another process, so that this one stays free of torch."""
+    return devices_elsewhere([device])[device][0]
+
+
+def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
+    """The hardware key and UUID of each device, asked of another process, so that this one stays free of torch.
+
+    Raises:
+        UserError: torch cannot use one of them; by its own explanation.
+    """
+    import json
     import subprocess
     import sys
 
-    code = f"from equibench.bench.provenance import hardware; print(hardware({device!r})['hardware_key'])"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
+    code = f"import json; from equibench.bench.provenance import gpu_of, hardware; print(json.dumps({told}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UserError(f"torch cannot use {' and '.join(devices)} here: {said}; use --device cpu, or another machine")
+    return {device: (key, gpu) for device, (key, gpu) in json.loads(done.stdout).items()}

@@ -51,12 +51,13 @@ class CorePoint(Strict):
 
 
 class CurvePoint(Strict):
-    """One point of the learning curve, at the end of a block of steps."""
+    """One point of the learning curve, at the end of a block of steps; see `train.Point`."""
 
     step: Count
     loss: float | None
     lr: Amount
     device_s: Amount
+    host_s: Amount | None = None
 
 
 class Size(Strict):
@@ -79,7 +80,11 @@ class Results(Strict):
         test_acc_pct, val_acc_pct: accuracy of the final weights; chance level where the run ended in NaN.
             Validation is None where it was trained on.
         train_s: device-seconds of training; `step_ms` is their mean per step.
-        peak_mib: largest memory, of the kind that `peak_kind` says.
+        host_ms: milliseconds that the host takes to launch a step, when the device has nothing left to do; the median of
+            all blocks. None on a CPU, and in records that are older than this field.
+        peak_mib: largest memory of the training, of the kind that `peak_kind` says; in records without
+            `evaluation_peak_mib` of all that the process did.
+        evaluation_peak_mib: the same of what comes after it: statistics of normalisation, evaluation, equivariance errors.
         init, trained: equivariance errors before and after training.
         weights_sha256: of all final parameters and buffers.
         outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty where none was
@@ -98,6 +103,17 @@ class Results(Strict):
     trained: CorePoint
     weights_sha256: Sha256
     outcomes_sha256: Sha256 = ""
+    host_ms: Amount | None = None
+    evaluation_peak_mib: Amount | None = None
+
+    @property
+    def is_launch_bound(self) -> bool:
+        """Whether the host takes as long to launch a step as the step takes: the device waits for it."""
+        return self.host_ms is not None and self.host_ms >= LAUNCH_BOUND * self.step_ms
+
+
+#: From this share of host time in the time of a step on, a step is limited by its launches.
+LAUNCH_BOUND = 0.9
 
 
 class Provenance(Strict):
@@ -109,7 +125,7 @@ class Provenance(Strict):
         started: date and time with their zone, ISO 8601.
         versions: of Python, of packages and of the state of this checkout, by name.
         hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
-            there where several runs shared the GPU, or the cores.
+            there where several runs shared the GPU, or the cores; ``alone`` where others were looked for, see `alone`.
         threads: of torch on the CPU.
         command: the command line that asked for the run.
         commit: of the checkout of equibench; empty where it is installed without one.

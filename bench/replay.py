@@ -123,10 +123,9 @@ def _check_device(device: str) -> None:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise UserError(f"--device {device!r}: use cpu, cuda or cuda:<number>")
     if kind == "cuda":
-        import torch
+        from .gpus import one_device
 
-        if int(index or 0) >= torch.cuda.device_count():
-            raise UserError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu")
+        one_device(device)
 
 
 def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:

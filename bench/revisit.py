@@ -16,11 +16,12 @@ from ..datasets.batches import as_tensors
 from ..datasets.images import ImageData, balanced_order, data_root, load
 from ..registry import DATASETS, MODELS, UserError
 from ..source import libraries, source_hash
+from .arithmetic import begin
 from .clock import Phases
 from .curves import CURVE_DEGREES, Scene, angle_curve, feature_errors
 from .equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, measure_full
 from .job import Job
-from .prepare import Loaded, build_from_seed, set_profile, weights_digest
+from .prepare import Loaded, build_from_seed, weights_digest
 from .provenance import code_facts, hardware, versions
 from .record import Provenance, RunRecord, board_folder, board_names, read_record
 from .resample import ORBIT_DEGREES
@@ -83,7 +84,7 @@ def measure_sidecar(
         UserError: weights are missing, or source or data are not those of the run any more.
     """
     started, phases = datetime.now(UTC).isoformat(timespec="seconds"), Phases(time.perf_counter())
-    set_profile("strict", threads)
+    chosen = begin(device, "strict", threads)
     resolved, made = MODELS.find(record.spec.model), record.provenance
     source = source_hash(resolved, lines_of(contents(resolved.files, made.opened)))
     if source != record.provenance.source_hash:
@@ -92,7 +93,7 @@ def measure_sidecar(
         data = load(record.spec.dataset, data_root(data_folder))
         if data.digest() != record.provenance.data_digest:
             raise UserError(f"the data set {record.spec.dataset!r} has changed since run {record.run_id}")
-        loaded = Loaded(data, record.spec, torch.device(device))
+        loaded = Loaded(data, record.spec, chosen)
         inputs = inputs_of(loaded, data)
     with phases.phase("build"):
         model = build_from_seed(record.spec, data, loaded.device)

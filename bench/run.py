@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,13 +19,13 @@ from ..datasets.batches import as_tensors
 from ..datasets.images import ImageData, Split, data_root, load
 from ..registry import MODELS, include
 from ..source import libraries
-from .alone import company, processes_on
-from .arithmetic import check_profile
+from .alone import Company, Watch
+from .arithmetic import begin, check_profile
 from .budget import drifted
 from .checked import checked
 from .checkpoint import Checkpoints, Facts, Origin, curve_points, finite
 from .clock import Phases, clock_for
-from .cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib
+from .cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib, reset_peak_memory
 from .equivariance import Core, measure_core
 from .evaluate import accuracy_pct, logits, predictions
 from .files import WriteError, remove_parts
@@ -33,10 +34,11 @@ from .leftover import discard
 from .norms import reestimate_batch_norm
 from .outcomes import outcomes_folder, write_outcomes
 from .place import place_of
-from .prepare import Loaded, build_from_seed, rehearse, save_weights, set_profile, tensors_of, warm_up, weights_digest
-from .provenance import code_facts, hardware, made_from, shared, versions
+from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of, warm_up, weights_digest
+from .provenance import ALONE, code_facts, hardware, host_facts, made_from, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
+from .shortage import shortage
 from .stopping import Stop
 from .train import Training, train
 
@@ -65,7 +67,7 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
     phases.add("startup", until_import - start)
     include(job.include)
     run = _Run(job, events, phases, stop or Stop())
-    status, reason = _outcome(run)
+    status, reason = outcome_of(run.go, job.spec.model)
     record = run.record(status, reason)
     try:
         path = write_record(Path(job.results), record)
@@ -90,22 +92,18 @@ def _unwritten(record: RunRecord, error: WriteError, safe: bool) -> str:
     return f"{what}; the next start goes on from its last checkpoint, if there is one"
 
 
-def _outcome(run: _Run) -> tuple[Status, str]:
-    """Run it, and turn whatever it raises into a status and a reason."""
+def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status, str]:
+    """Do `go`, and turn whatever it raises into a status and a reason."""
     try:
-        return run.go()
-    except torch.OutOfMemoryError as error:
-        return "oom", str(error).splitlines()[0]
-    except MemoryError:
-        return "oom", "the host has no memory left"
+        return go()
     except Exception as error:  # a model may raise anything; it becomes a row, and the others go on
+        short = shortage(error)
+        if short:
+            return "oom", short
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         lines = str(error).strip().splitlines()
-        # What torch raises where the host gives it no memory is a plain RuntimeError.
-        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-            return "oom", f"the host has no memory left: {lines[0]}"
-        where = place_of(error, MODELS.find(run.spec.model).files)
+        where = place_of(error, MODELS.find(model).files)
         return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}{where}"
 
 
@@ -126,13 +124,16 @@ class _Run:
         self.curve: list[CurvePoint] = []
         self.resumed: list[int] = []
         self.peak_mib = 0.0
-        self.unseen = False
+        self.watch: Watch | None = None
         self.notes: list[str] = []
         self.sharing = job.sharing
 
     def go(self) -> tuple[Status, str]:
         """Measure; returns status and reason."""
-        set_profile(self.spec.profile, self.job.threads)
+        if self.device.type == "cuda":
+            with self.phases.phase("alone"):  # before this process takes memory of the device itself
+                self.watch = Watch(self.job.device)
+        begin(self.job.device, self.spec.profile, self.job.threads)
         phase = self.phases.phase
         with phase("import"):
             MODELS.find(self.spec.model).load()
@@ -146,12 +147,17 @@ class _Run:
         with phase("checkpoint"):
             self.checkpoints = self._open_checkpoints(self.data.digest())
         if not self.checkpoints.finished:
-            self._prepare(twin, loaded)
-        del twin
+            self._measure(twin, loaded)
         with phase("build"):
             model = self._build()
             # Not on the device, whose memory is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
+        if not self.checkpoints.finished:
+            # After all that takes the host long: a device with nothing to do slows down.
+            with phase("warmup"):
+                warm_up(twin, loaded, self.spec)
+                rehearse(twin, loaded, self.spec)
+        del twin
         others = self._company()
         if others:
             return "invalid", others
@@ -167,32 +173,31 @@ class _Run:
         return self._finish(model, loaded, done)
 
     def _company(self) -> str:
-        """Who else computes on the device of a run that counts its seconds; empty if nobody does.
+        """Who else computes on the device of a run that counts its seconds; empty if nobody was found so far.
 
         Of others it is only recorded: their times are then no measure of the model, and all else is.
         """
-        if self.device.type != "cuda":
+        if self.watch is None:
             return ""
-        with self.phases.phase("alone"):
-            processes = processes_on(self.job.device)
-        others = company(processes, os.getpid())
-        if self.spec.budget.seconds is None:
-            self.sharing = max(self.sharing, len(processes or ()) if others else 1)
-            return ""
-        self.unseen |= not processes
-        return others
+        with self.phases.instead("alone"):
+            found = self.watch.look()
+        if self.spec.budget.seconds is not None:
+            return found.others
+        self.sharing = max(self.sharing, found.count)
+        return ""
 
-    def _prepare(self, twin: nn.Module, loaded: Loaded) -> None:
-        """What is measured before the training, and a warm-up, on a twin that is thrown away."""
-        phase = self.phases.phase
+    @property
+    def _found(self) -> Company | None:
+        """Who was found on the device so far; None where nobody has looked."""
+        return self.watch.found if self.watch is not None else None
+
+    def _measure(self, twin: nn.Module, loaded: Loaded) -> None:
+        """What is measured before the training, on a twin that is thrown away."""
         if self.init is None:
-            with phase("equivariance"):
+            with self.phases.phase("equivariance"):
                 self.init = self._core(twin, loaded)
-            with phase("cost"):
+            with self.phases.phase("cost"):
                 self.size = Size(**asdict(measure_cost(twin, *loaded.batches(0))))
-        with phase("warmup"):
-            warm_up(twin, loaded, self.spec)
-            rehearse(twin, loaded, self.spec)
 
     def _note_learned(self, buffers: int) -> None:
         """Some buffers learn later than in the few steps by which the cost was measured."""
@@ -243,6 +248,7 @@ class _Run:
         )  # fmt: skip
 
     def _peak(self) -> float:
+        """Largest memory of the training so far, whichever process did it."""
         return max(self.peak_mib, peak_memory_mib(self.device))
 
     @property
@@ -260,7 +266,7 @@ class _Run:
             data_digest=self.data.digest() if self.data else "",
             started=self.started,
             versions=origin.versions if origin else versions(libraries(model)),
-            hardware={**hardware(self.job.device), **shared(self.sharing)},
+            hardware={**self._hardware(), **shared(self.sharing), **({ALONE: self._found.alone} if self._found else {})},
             threads=torch.get_num_threads(),
             command=self.job.command,
             **code_facts(model),
@@ -272,6 +278,12 @@ class _Run:
             context=self.job.context, warnings=self._warnings(seconds),
         )  # fmt: skip
 
+    def _hardware(self) -> dict[str, str]:
+        try:
+            return hardware(self.job.device)
+        except RuntimeError:  # torch cannot use the device, which is why the run failed
+            return host_facts(self.job.device)
+
     def _warnings(self, seconds: dict[str, float]) -> list[str]:
         found = [*(self.checkpoints.notes if self.checkpoints else []), *self.notes]
         if self.resumed:
@@ -282,8 +294,8 @@ class _Run:
             )
         if self.sharing > 1:
             found.append(f"up to {self.sharing} runs shared the device: its times are no measure of the model")
-        if self.unseen:
-            found.append("nvidia-smi does not name the processes on the GPU: whether the run was alone there is unknown")
+        if self._found is not None and self._found.unknown:
+            found.append(f"whether the run was alone on its GPU is unknown: {self._found.unknown}")
         if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
             found.append(f"{seconds['other_s']:.2f} s of {seconds['total_s']:.2f} s belong to no named phase")
         return found
@@ -314,7 +326,9 @@ class _Run:
             train_images=len(loaded.labels),
             train_s=done.device_s,
             step_ms=1000 * done.device_s / max(done.steps, 1),
-            peak_mib=self._peak(),
+            host_ms=1000 * median(launches) if (launches := [p.host_s for p in self.curve if p.host_s is not None]) else None,
+            peak_mib=self.peak_mib,
+            evaluation_peak_mib=peak_memory_mib(self.device),
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",
             init=CorePoint(**asdict(self.init)),
             trained=CorePoint(**asdict(trained)),
@@ -339,8 +353,7 @@ class _Run:
         return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum, claim)
 
     def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         torch.manual_seed(derive(self.spec.seed, "training"))  # dropout
         with self.stop.patient():
             done = train(
@@ -355,10 +368,15 @@ class _Run:
                 checkpoints,
             )
         self.curve = curve_points(done)
+        if not checkpoints.finished:  # else nothing was trained here, and the checkpoint knows the peak
+            self.peak_mib = self._peak()
+        reset_peak_memory(self.device)
         return done
 
     def _report(self, done: Training) -> None:
         check_profile()  # before the end of a training is kept, which nobody would look at again
+        if self.spec.budget.seconds is not None:
+            self._company()  # somebody may come and go
         point = done.curve[-1]
         self.events.send(
             "step", step=point.step, steps=self.spec.steps, loss=finite(point.loss), lr=point.lr, seconds=point.device_s

@@ -173,7 +173,11 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
             found["validation accuracy"] = f"{results['val_acc_pct']:.2f} %"
         found["trained on"] = f"{results['train_images']:,} images"
         found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms a step"
+        if results["host_ms"] is not None:
+            found["launches"] = f"{results['host_ms']:.3f} ms of the host a step"
         found["peak memory"] = f"{results['peak_mib']:.1f} MiB, {results['peak_kind']}"
+        if results["evaluation_peak_mib"] is not None:
+            found["peak memory"] += f"; {results['evaluation_peak_mib']:.1f} MiB in evaluation"
         for name in ("eq_claimed", *CORE_ERRORS):
             before, after = (results[moment][name] for moment in ("init", "trained"))
             found[name] = " → ".join("-" if v is None else f"{v:.3g}" for v in (before, after))

@@ -34,7 +34,7 @@ from .sweep import (
     now,
     sweeps_folder,
 )
-from .timed import TimedBoard
+from .timed import TimedBoard, one_kind
 
 
 @dataclass
@@ -172,7 +172,8 @@ def _submit_timed(wish: Wish, root: Path) -> Submission:
 
 def _timed(wish: Wish, root: Path, key: str) -> TimedBoard:
     head = wish.head(root)
-    return TimedBoard(wish.suite, root, wish.device, wish.request.threads, head.data_root, head.includes, key)
+    # Nothing is measured on this node.
+    return TimedBoard(wish.suite, root, {}, wish.request.threads, head.data_root, head.includes, key)
 
 
 def _submit_with_calibration(wish: Wish, root: Path, forgotten: list[str]) -> Submission:
@@ -242,7 +243,9 @@ def _check_parameters(suite: Suite) -> None:
 def write_timed_jobs(folder: Folder) -> None:
     """On the node: calibrate what is missing, then write the jobs of the runs that are not finished."""
     sweep, root = folder.sweep, folder.path.parents[1]
-    timed = TimedBoard(sweep.suite, root, sweep.device, sweep.threads, sweep.data_root, sweep.include)
+    key, devices = one_kind([sweep.device])
+    # The scheduler chooses other devices for the runs: no other calibration is confirmed on this one.
+    timed = TimedBoard(sweep.suite, root, dict.fromkeys(devices, ""), sweep.threads, sweep.data_root, sweep.include, key)
     timed.forgotten |= set(sweep.forgotten)
     specs = timed.plan()
     request = Request(gpus=1 if sweep.device != "cpu" else 0, threads=sweep.threads)
@@ -252,7 +255,8 @@ def write_timed_jobs(folder: Folder) -> None:
     )  # fmt: skip
     head = wish.head(root)
     numbers = {(task.model, task.seed): index for index, task in enumerate(sweep.tasks)}
-    for spec, attempt in head.split(specs)[1]:
+    outcome, pending = head.split(specs)
+    for spec, attempt in head.write_failures(pending, outcome, timed.failed):
         folder.write_job(numbers[spec.model, spec.seed], head.job(spec, attempt))
     folder.write_calibrated()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +15,24 @@ from ..beside import contents, lines_of
 from ..registry import MODELS, UserError
 from ..source import source_hash
 from .board import Board
-from .budget import find_budget, steps_in
+from .budget import drifted, exact, find_budget
 from .calibrate import (
     Block,
     Calibration,
+    Failed,
     Session,
+    Turns,
     calibrate,
     latest,
     read_calibrations,
+    take_turns,
     write_calibration,
 )
-from .engines.local import end, events_of, start
+from .engines.local import GRACE_S, end, ending, events_of, last_line, start
 from .job import Stopwatch
-from .provenance import hardware_key_elsewhere
+from .gpus import refuse_for_seconds
+from .provenance import devices_elsewhere
+from .record import board_folder
 from .spec import RunSpec, Suite, plan, recipe_of
 
 
@@ -42,55 +50,86 @@ def _hash_now(model: str, opened: Iterable[str]) -> str:
     return source_hash(resolved, lines_of(contents(resolved.files, opened)))
 
 
+def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on another.
+
+    Raises:
+        UserError: they are of several kinds, or seconds of one of them are no equal budget.
+    """
+    found = devices_elsewhere(list(dict.fromkeys(devices)))
+    keys = {device: key for device, (key, _) in found.items()}
+    if len(set(keys.values())) > 1:
+        shown = "; ".join(f"{device} is {key!r}" for device, key in keys.items())
+        raise UserError(
+            f"a board of device-seconds belongs to one kind of device: {shown}; name devices of one kind with --device"
+        )
+    for device, (_, gpu) in found.items():
+        refuse_for_seconds(device, gpu)
+    return next(iter(keys.values())), {device: gpu for device, (_, gpu) in found.items()}
+
+
 class TimedBoard:
-    """The plan of a suite with a T budget on one device.
+    """The plan of a suite with a T budget on the devices of one kind.
 
     Args:
-        device: as torch names it.
-        hardware_key: of the device; asked of a process of its own where absent.
+        devices: as torch names them, with their UUIDs (see `calibrate.calibrate`); none where nothing can be measured.
+        hardware_key: of the devices.
 
     Attributes:
         forgotten: models that are measured again although their step time is known.
+        failed: models that could not be trained when their step was to be measured, or whose step is too long for the
+            budget, and why.
     """
 
     def __init__(
         self,
         suite: Suite,
         root: Path,
-        device: str,
+        devices: Mapping[str, str],
         threads: int,
         data_root: str | None,
         includes: list[str],
-        hardware_key: str | None = None,
+        hardware_key: str,
     ) -> None:
-        self.suite, self.root, self.device, self.threads = suite, root, device, threads
-        self.data_root, self.includes = data_root, includes
-        self.hardware_key = hardware_key or hardware_key_elsewhere(device)
+        self.suite, self.root, self.devices, self.threads = suite, root, devices, threads
+        self.data_root, self.includes, self.hardware_key = data_root, includes, hardware_key
         self.board = suite.board(self.hardware_key)
         self.forgotten: set[str] = set()
+        self.failed: dict[str, Failed] = {}
         self._opened: dict[str, dict[str, str]] = {}
 
     def plan(self) -> list[RunSpec]:
-        """The runs of the suite; models without a calibration on this device are measured first."""
+        """The runs of the suite; what has no calibration on these devices is measured first.
+
+        Those of models in `failed` are there too, with the steps of an earlier calibration or, without one, a single step.
+        """
         seconds = find_budget(self.suite.budget).seconds
         assert seconds is not None
         known, current = self._known()
         missing = self.missing()
-        with ExitStack() as stack:
-            subjects = [self._subject(m) for m in missing]
-            measured = calibrate(subjects, known, lambda names: self._open(names, stack), _is_unchanged)
-        measured = [self._with_files(c) for c in measured]
-        for calibration in measured:
-            write_calibration(self.root, self.board, calibration)
+        kept = [c for m, c in current.items() if m not in missing and m not in self.failed]
+        subjects = [self._subject(m) for m in missing]
+        done = calibrate(subjects, known, self._measure, self.devices, _is_unchanged, kept)
+        for calibration in done.calibrations:
+            write_calibration(self.root, self.board, calibration if calibration.confirms else self._with_files(calibration))
+        self.failed |= done.failed
         self.forgotten.clear()
-        current |= {c.model: c for c in measured}
-        steps = {m: steps_in(seconds, current[m].exact_step_s) for m in self.suite.models}
+        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
+        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
         return plan(self.suite, steps, self.hardware_key, self.root)
+
+    def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
+        """Steps of a budget; a model whose whole steps cannot spend it, within what is allowed, is one of `failed`."""
+        steps = int(exact(seconds) // step_s)
+        if drifted(float(steps * step_s), seconds):
+            reason = f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s: {100 * float(steps * step_s) / seconds:.1f} % of it,"
+            self.failed.setdefault(model, Failed("invalid", f"{reason} where ±3 % are allowed; give a longer one"))
+        return max(1, steps)
 
     def missing(self) -> list[str]:
         """The models of the suite whose step has yet to be measured."""
         _, current = self._known()
-        return [m for m in self.suite.models if m not in current or m in self.forgotten]
+        return [m for m in self.suite.models if m not in self.failed and (m not in current or m in self.forgotten)]
 
     def _known(self) -> tuple[list[Calibration], dict[str, Calibration]]:
         """All calibrations of the board, and those of the suite's models as they are now."""
@@ -129,39 +168,82 @@ class TimedBoard:
             beside=[],
         )
 
-    def _open(self, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
-        return {model: self._open_one(model, stack) for model in models}
+    def _measure(self, asked: Mapping[str, list[str]]) -> dict[str, Turns]:
+        """Blocks of models on devices: all devices are busy at a time, as in the runs, and on each the models take turns."""
+        with ThreadPoolExecutor(len(asked)) as pool, ExitStack() as stack:
+            sessions = {device: self._open(device, models, stack) for device, models in asked.items()}
+            return dict(zip(sessions, pool.map(take_turns, sessions.values()), strict=True))
 
-    def _open_one(self, model: str, stack: ExitStack) -> Session:
+    def _open(self, device: str, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
+        """Start a process for each model, all at a time."""
+        sessions = {model: self._open_one(device, model, stack) for model in models}
+        for session in sessions.values():
+            session.beside = sessions
+        return sessions
+
+    def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
         job = Stopwatch(
-            spec=spec, device=self.device, threads=self.threads, data_root=self.data_root, include=self.includes
+            spec=spec, device=device, threads=self.threads, data_root=self.data_root, include=self.includes
         )
-        process = start(job, subprocess.DEVNULL)
-        stack.callback(end, process)
-        session = _ProcessSession(model, process)
-        self._opened[model] = session.opened
+        name = f"calibration.{model}.{device.replace(':', '-')}.log"
+        log = board_folder(self.root, self.board) / "logs" / name
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as file:
+            process = start(job, file)
+        session = _ProcessSession(process, log, self._opened.setdefault(model, {}))
+        stack.push(session.close)
         return session
 
 
 class _ProcessSession:
-    """A process that measures a block for every line that it is sent."""
+    """A process that measures a block for every line that it is sent.
 
-    def __init__(self, model: str, process: subprocess.Popen[str]) -> None:
-        self._model, self._process = model, process
+    Args:
+        log: where it writes what went wrong.
+        opened: gets the files that it has seen the model open.
+
+    Attributes:
+        beside: the sessions on the same device, this one included.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], log: Path, opened: dict[str, str]) -> None:
+        self._process, self._log, self._opened = process, log, opened
         self._events = events_of(process)
-        self.opened: dict[str, str] = self._next("ready")["opened"]
+        self.beside: Mapping[str, _ProcessSession] = {}
+
+    def ready(self) -> None:
+        self._opened.update(self._next("ready")["opened"])
 
     def block(self) -> Block:
         assert self._process.stdin is not None
-        self._process.stdin.write("block\n")
-        self._process.stdin.flush()
+        running = [s._process.pid for s in self.beside.values() if s._process.poll() is None]
+        try:
+            self._process.stdin.write(json.dumps({"processes": running}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its exit says so
         event = self._next("block")
-        return Block(steps=event["steps"], seconds=event["seconds"])
+        return Block(steps=event["steps"], seconds=event["seconds"], gpu=event["gpu"])
+
+    def close(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the process end, as there are no more requests; at once where something was raised here."""
+        if kind is None:
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+        end(self._process)
 
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
-        if event is None or event["event"] != kind:
-            raise UserError(f"model {self._model!r} failed while its step was measured; try it with --budget smoke")
+        if event is None:
+            raise Failed(*ending(self._process.wait(), last_line(self._log)))
+        if event["event"] == "failed":
+            raise Failed(event["status"], event["reason"])
+        if event["event"] == "company":
+            raise UserError(f"{event['reason']}; steps cannot be measured beside other work: free the GPU and start again")
+        assert event["event"] == kind
         return event

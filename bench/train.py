@@ -25,12 +25,19 @@ BLOCKS = 40
 
 @dataclass
 class Point:
-    """One point of the learning curve, at the end of a block."""
+    """One point of the learning curve, at the end of a block.
+
+    Attributes:
+        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to do.
+            Later steps say nothing of the host: the device takes on about a thousand launches ahead, and then the host
+            waits for it. None on a CPU, which is host and device.
+    """
 
     step: int
     loss: float
     lr: float
     device_s: float
+    host_s: float | None = None
 
 
 @dataclass
@@ -158,18 +165,10 @@ def train(
     block = max(1, math.ceil(steps / BLOCKS))
     left = done.steps < steps and not done.stopped
     while done.steps < steps and not done.stopped:
-        border, start = min((done.steps // block + 1) * block, steps), clock.mark()
-        while done.steps < border:
-            rate = recipe.rate(done.steps, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            done.losses.append(train_step(model, optimizer, *batches(done.steps), profile))
-            done.steps += 1
-            if keeper is not None and keeper.due():
-                break
-        done.device_s += clock.seconds(start, clock.mark())
+        border = min((done.steps // block + 1) * block, steps)
+        host_s = timed_steps(model, optimizer, batches, recipe, steps, clock, profile, done, border, keeper)
         if done.steps == border:
-            _close_block(done, rate, steps, seconds)
+            _close_block(done, optimizer.param_groups[0]["lr"], steps, seconds, host_s)
             on_block(done)
         if keeper is not None and keeper.due() and done.steps < steps and not done.stopped:
             keeper.keep(model, optimizer, done)
@@ -178,11 +177,53 @@ def train(
     return done
 
 
-def _close_block(done: Training, rate: float, steps: int, seconds: float | None) -> None:
-    """Read the losses of a block, and see whether the training must stop."""
+def timed_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Source,
+    recipe: Recipe,
+    steps: int,
+    clock: Clock,
+    profile: str,
+    done: Training,
+    border: int,
+    keeper: Keeper | None = None,
+) -> float | None:
+    """Train up to step `border` of `steps`, between two marks of the clock: all that is timed, in runs and calibrations.
+
+    Returns the seconds that the host took for the first of them, as `Point.host_s`.
+
+    Args:
+        done: what was done before; steps, losses and device-seconds are added to it.
+        keeper: ends the steps early where it is time to keep a checkpoint.
+    """
+    start = launched = clock.mark()
+    first = done.steps
+    while done.steps < border:
+        rate = recipe.rate(done.steps, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        done.losses.append(train_step(model, optimizer, *batches(done.steps), profile))
+        done.steps += 1
+        if done.steps == first + 1:
+            launched = clock.mark()
+        if keeper is not None and keeper.due():
+            break
+    done.device_s += clock.seconds(start, clock.mark())
+    return clock.host_seconds(start, launched)
+
+
+def take_loss(done: Training) -> float:
+    """The mean loss of the steps since it was last taken; waits for the device."""
     loss = float(torch.stack(done.losses).mean())
     done.losses = []
-    done.curve.append(Point(done.steps, loss, rate, done.device_s))
+    return loss
+
+
+def _close_block(done: Training, rate: float, steps: int, seconds: float | None, host_s: float | None) -> None:
+    """Read the losses of a block, and see whether the training must stop."""
+    loss = take_loss(done)
+    done.curve.append(Point(done.steps, loss, rate, done.device_s, host_s))
     if not math.isfinite(loss):
         done.stopped = "diverged"
     elif done.steps < steps and must_stop(done.device_s, seconds):

@@ -14,7 +14,7 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from .job import Check, Events, Job, Probe, Stopwatch  # noqa: E402
+from .job import Check, Events, Examination, Job, Probe, Stopwatch  # noqa: E402
 from .stopping import Stop, Stopped, end_by  # noqa: E402
 
 
@@ -35,8 +35,12 @@ def main() -> None:
         from .checks.runner import perform
 
         perform(Check.model_validate_json(text), events)
+    elif kind == "doctor":
+        from .doctor.operations import serve
+
+        serve(Examination.model_validate_json(text), events, sys.stdin)
     else:
-        from .calibrate import measure_on_request
+        from .stopwatch import measure_on_request
 
         measure_on_request(Stopwatch.model_validate_json(text), events, sys.stdin)
 
@@ -85,7 +89,6 @@ def _locked(job: Job, events: Events, stop: Stop) -> None:
 
 def _measure(job: Job, events: Events, stop: Stop) -> None:
     begun: dict[str, Any] = {"start": STARTED, "until_import": time.perf_counter()}
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it
     from .run import execute
 
     execute(job, events, **begun, stop=stop)

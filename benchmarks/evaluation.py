@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from unittest.mock import patch
 
-import torch
 from equibench.bench import evaluate, norms, prepare
+from equibench.bench.arithmetic import begin
 from equibench.bench.equivariance import measure_core
-from equibench.bench.prepare import Loaded, build_from_seed, set_profile
+from equibench.bench.prepare import Loaded, build_from_seed
 from equibench.bench.run import CORE_IMAGES
 from equibench.bench.spec import find_suite, plan
 from equibench.datasets.batches import as_tensors
@@ -68,9 +68,8 @@ def main() -> None:
     parse.add_argument("--rounds", type=int, default=5)
     options = parse.parse_args()
     warnings.simplefilter("ignore")
-    set_profile("strict", 1)
     suite = find_suite("quickstart").model_copy(update={"models": [options.model]})
-    spec, device = plan(suite)[0], torch.device("cpu")
+    spec, device = plan(suite)[0], begin("cpu", suite.profile, 1)
     data = load(spec.dataset)
     model = build_from_seed(spec, data, device)
     now = parts(model, Loaded(data, spec, device), evaluate.EVAL_BATCH)

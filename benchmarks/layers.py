@@ -29,6 +29,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from equibench.bench.arithmetic import begin, renew_profile
 from equibench.models.escnn_adapter import SteerableConv2d
 from equibench.models.g_conv import GroupConv2d
 from equibench.models.pdo.layers import PDOConv
@@ -248,6 +249,7 @@ def run_case(name: str, device: str, rounds: int) -> tuple[list[tuple[object, ..
     seconds = {}
     for phase in ("step", "forward"):
         models = {"ours": copy.deepcopy(base), **{other: make(base) for other, make in case.contenders.items()}}
+        renew_profile()  # as after the build of a run's model
         act = {k: step(m.to(device), images, labels) if phase == "step" else forward(m.to(device), images)
                for k, m in models.items()}  # fmt: skip
         result = side_by_side(act, rounds=rounds, device=device)
@@ -271,7 +273,7 @@ def main() -> None:
     parse.add_argument("--threads", type=int, default=1)
     options = parse.parse_args()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(options.threads)
+    begin(options.device, "strict", options.threads)
     print(hardware(options.device))
     found = [run_case(name, options.device, options.rounds) for name in options.only or CASES]
     rows = [row for own, _ in found for row in own]

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from equibench.bench.arithmetic import begin, renew_profile
 from equibench.bench.cost import peak_memory_mib
 from layers import CASES, step
 from side_by_side import hardware, parser, show
@@ -26,11 +27,12 @@ LIMIT = 1.3
 def peak_mib(name: str, contender: str, device: str) -> float:
     """Measure one network in this process, in MiB."""
     case = CASES[name]
+    begin(device, "strict", 1)
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     model, shape = case.make(), case.shape
     if contender != "ours":
         model = case.contenders[contender](model)
+    renew_profile()
     model = model.to(device)
     train = step(model, torch.randn(shape, device=device), torch.arange(shape[0], device=device) % 10)
     if device.startswith("cuda"):

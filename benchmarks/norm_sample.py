@@ -15,10 +15,11 @@ from unittest.mock import patch
 
 import torch
 from equibench.bench import prepare
+from equibench.bench.arithmetic import begin
 from equibench.bench.clock import clock_for
 from equibench.bench.evaluate import accuracy_pct, logits
 from equibench.bench.norms import reestimate_batch_norm
-from equibench.bench.prepare import Loaded, build_from_seed, set_profile
+from equibench.bench.prepare import Loaded, build_from_seed
 from equibench.bench.seeds import derive
 from equibench.bench.spec import find_suite, plan
 from equibench.bench.statistics import binomial_error_pct
@@ -37,9 +38,8 @@ def main() -> None:
     parse.add_argument("--draws", type=int, default=8)
     options = parse.parse_args()
     warnings.simplefilter("ignore")
-    set_profile("strict", 1)
     suite = find_suite("quickstart").model_copy(update={"models": options.models.split(","), "seeds": 1})
-    device, data = torch.device("cpu"), load(suite.dataset)
+    device, data = begin("cpu", suite.profile, 1), load(suite.dataset)
     images, labels = as_tensors(data.test, device)
     print(f"{hardware('cpu')}; {data.name}, {suite.budget}")
     rows = []

@@ -18,6 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process for tests on a GPU: beside each other they would not be alone on it."""
+    chosen = config.option.markexpr or ""
+    return 1 if "gpu" in chosen.replace("not gpu", "") else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _only_what_is_shipped() -> Iterator[None]:
     """Files that a module of tests includes are forgotten after it."""
@@ -31,7 +37,10 @@ def _only_what_is_shipped() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`)."""
+    """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`).
+
+    Names given as keywords become variables of its environment.
+    """
     import torch
 
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
@@ -41,8 +50,9 @@ def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc to build the stand-in for CUDA")
 
-    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-W", "ignore", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+        environment = {**os.environ, **variables}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run

@@ -16,16 +16,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..files import WriteError
-from ..job import Check, Job, Probe, Stopwatch
+from ..job import Check, Examination, Job, Probe, Stopwatch
 from ..leftover import last_step
-from ..record import board_folder
+from ..record import Status, board_folder
 
 #: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
 Listener = Callable[[Job, dict[str, Any]], None]
@@ -58,10 +58,15 @@ class _Running:
     overdue: bool = False
 
 
-def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subprocess.Popen[str]:
+def start(
+    job: Job | Probe | Stopwatch | Check | Examination, log: IO[str] | int, also: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Start a fresh interpreter for a job; its events come on standard output, all else goes to `log`.
 
     It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order.
+
+    Args:
+        also: variables of its environment beside `environment`.
     """
     process = subprocess.Popen(
         # -P: files of the current folder stand in for no module.
@@ -70,7 +75,7 @@ def start(job: Job | Probe | Stopwatch | Check, log: IO[str] | int) -> subproces
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env=environment(None if isinstance(job, Probe) else job.threads),
+        env={**environment(None if isinstance(job, Probe) else job.threads), **(also or {})},
         start_new_session=True,
     )
     assert process.stdin is not None
@@ -241,15 +246,22 @@ class LocalEngine:
         kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
             return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
-        if code < 0:
-            memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-            return "lost", f"killed by {signal.Signals(-code).name}{memory}{kept}"
-        return "error", f"the process ended with exit code {code}{_last_line(one)}{kept}"
+        status, reason = ending(code, last_line(one.log, one.logged))
+        return status, f"{reason}{kept}"
 
 
-def _last_line(one: _Running) -> str:
-    with one.log.open("rb") as file:
+def ending(code: int, said: str) -> tuple[Status, str]:
+    """Status and reason of a process that ended without a word, by its exit code and the last line of its log."""
+    if code < 0:
+        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+        return "lost", f"killed by {signal.Signals(-code).name}{memory}"
+    return "error", f"the process ended with exit code {code}{said}"
+
+
+def last_line(log: Path, since: int = 0) -> str:
+    """The last line of a log from a byte on, after a colon; empty where there is none."""
+    with log.open("rb") as file:
         # A model may have written any amount.
-        file.seek(max(one.logged, file.seek(0, 2) - LAST_BYTES))
+        file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
     return f": {lines[-1]}" if lines else ""

@@ -11,6 +11,7 @@ from equibench.bench.api import Outcome, find_board, load_leaderboard
 from equibench.bench.budget import find_budget
 from equibench.bench.board import load_board
 from equibench.bench.leaderboard import csv_text, model_rows, run_rows, write_board
+from equibench.bench.notes import narrow_notes
 from equibench.bench.publish.payload import payload
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import CurvePoint, board_folder, write_record
@@ -368,3 +369,40 @@ def test_every_text_that_pandas_takes_for_a_missing_value_is_known() -> None:
     for text in STR_NA_VALUES - {""}:
         (row,) = pd.read_csv(io.StringIO(csv_text(pd.DataFrame({"a": [text]}))))["a"]
         assert row == f"'{text}"
+
+
+def test_steps_that_wait_for_the_host_are_marked_with_its_processor(tmp_path: Path) -> None:
+    """Where the host needs as long for a step as the step takes, another processor would make another step."""
+    for model, host_ms in (("small", 7.5), ("large", 2.0), ("on-a-cpu", None)):
+        record = made.record(90.0, model=model)
+        results = record.results.model_copy(update={"host_ms": host_ms})
+        hardware = {"device": "cuda:0", "cpu": f"Processor of {model}", "hardware_key": "GPU"}
+        provenance = record.provenance.model_copy(update={"hardware": hardware})
+        put(tmp_path, record.model_copy(update={"results": results, "provenance": provenance}))
+    board = load_board(tmp_path, BOARD)
+    rows = {row["model"]: row for row in board.rows_of(board.frame)}
+    assert {m: r["runs_launch_bound"] for m, r in rows.items()} == {"small": 1, "large": 0, "on-a-cpu": 0}
+    text = board_table(board)
+    (marked,) = [line for line in text.splitlines() if " *" in line and "small" in line and "step ms" not in line]
+    assert "8.0 *" in marked and text.count("8.0 *") == 1
+    (note,) = [line for line in text.splitlines() if line.startswith("step ms (*)")]
+    assert "the host's processor (Processor of small): small" in note and "large" not in note
+    assert not any("launches" in note for note in narrow_notes(board, board.frame)), "no time is shown there"
+    assert run_rows(board).set_index("model")["launch_bound"].to_dict()["small"]
+
+
+def test_what_nobody_knows_of_the_company_of_timed_runs_is_said(tmp_path: Path) -> None:
+    """Runs that were known to be alone need no word, and runs of equal examples none either."""
+    said = []
+    for number, alone in enumerate(("yes", "unknown: the driver says nothing", None)):
+        record = made.record(90.0, budget=find_budget("t2"), steps=5, hardware_key="GPU")
+        hardware = {"device": "cuda:0", "hardware_key": "GPU", **({"alone": alone} if alone else {})}
+        record = record.model_copy(update={"provenance": record.provenance.model_copy(update={"hardware": hardware})})
+        root = tmp_path / str(number)
+        put(root, record)
+        board = load_board(root, record.spec.board)
+        said.append([[n for n in notes if "to themselves" in n] for notes in (narrow_notes(board, board.frame), board_table(board).splitlines())])
+    note = ["whether 1 run of 1 had their GPU to themselves is unknown"]
+    assert said == [[[], []], [note, note], [note, note]]
+    put(tmp_path, made.record(90.0))
+    assert "to themselves" not in board_table(load_board(tmp_path, BOARD))

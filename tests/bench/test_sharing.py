@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from equibench.bench import api
+from equibench.bench import timed
 from equibench.bench.api import HeadToHead, Listener, Outcome, run
 from equibench.bench.cli import cli
 from equibench.bench.leaderboard import model_rows, run_rows
@@ -96,14 +96,11 @@ def test_boards_that_compare_device_seconds_are_refused() -> None:
 
 
 def test_a_board_of_device_seconds_belongs_to_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "hardware_key_elsewhere", {"cuda:0": "GPU A", "cuda:1": "GPU B", "cuda:2": "GPU A"}.get)
-    suite = Suite(name="s", dataset="digits-rot", budget="t20", seeds=2, models=["p4cnn"])
-    head = HeadToHead(suite, Path("nowhere"), Machine("cuda"), None, [], Listener(), "", list)
-    head.slots = ["cuda:0", "cuda:2"]
-    assert head._one_kind_of_device() == "GPU A"
-    head.slots = ["cuda:0", "cuda:1"]
+    known = {"cuda:0": ("GPU A", "GPU-0"), "cuda:1": ("GPU B", "GPU-1"), "cuda:2": ("GPU A", "GPU-2")}
+    monkeypatch.setattr(timed, "devices_elsewhere", lambda devices: {device: known[device] for device in devices})
+    assert timed.one_kind(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
     with pytest.raises(UserError, match="one kind of device: cuda:0 is 'GPU A'; cuda:1 is 'GPU B'"):
-        head._one_kind_of_device()
+        timed.one_kind(["cuda:0", "cuda:1"])
 
 
 def test_seeds_of_a_model_go_together_and_the_longest_models_first() -> None:

@@ -10,12 +10,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from equibench.bench import cluster, submit, sweep, timed
-from equibench.bench.alone import company, parse_processes
+from equibench.bench.alone import Company
 from equibench.bench.calibrate import Block, write_calibration
 from equibench.bench.cluster import GRACE_S, SETTLE_S, look
 from equibench.bench.engines import slurm_task
@@ -28,7 +28,7 @@ from equibench.bench.sweep import Beat, Folder, read_sweep
 from equibench.registry import UserError, include
 
 TINY = Path(__file__).parent / "tiny.py"
-KEY = "Some GPU; 80 GiB; 700 W; torch 2.12; CUDA 13.0"
+KEY = "Some GPU; 80 GiB; torch 2.12; CUDA 13.0"
 
 SBATCH = """
 import json, os, sys
@@ -416,7 +416,7 @@ def test_a_budget_of_seconds_calibrates_on_the_node_before_the_array(
     fake.lists(done.folder, **{f"_{i}": "PENDING|Dependency" for i in range(4)})
     assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_wish(), tmp_path).active == {"trial-1": 4}
     # On the node: what is known of the device is not measured again.
-    monkeypatch.setattr(timed, "hardware_key_elsewhere", lambda device: KEY)
+    monkeypatch.setattr(timed, "devices_elsewhere", lambda devices: {device: (KEY, "GPU-0") for device in devices})
     calibrated(tmp_path)
     write_timed_jobs(done.folder)
     assert [job(done.folder, i).spec.steps for i in range(4)] == [1000] * 4
@@ -479,17 +479,6 @@ def test_a_node_of_another_kind_makes_no_row_of_the_board(
     assert record.status == "invalid" and "this node has Another GPU" in record.reason
 
 
-def test_company_on_a_gpu_is_read_from_what_the_driver_prints() -> None:
-    # As nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader prints it.
-    one, two = "4242, /opt/venv/bin/python\n", "4242, /opt/venv/bin/python\n977, python, with a comma\n"
-    assert parse_processes(one) == [(4242, "/opt/venv/bin/python")] and parse_processes("") == []
-    assert parse_processes("[Not Supported]\n") is None and parse_processes("No running processes found\n") is None
-    assert company(parse_processes(one), 4242) == "" and company(parse_processes(one), 1) == "", "one: it is this one"
-    assert company(None, 1) == "" and company([], 1) == ""
-    assert company(parse_processes(two), 4242) == "not alone on its GPU: python, with a comma (977)"
-    assert "4242" in company(parse_processes(two), 1), "in a container this process has another number"
-
-
 def test_company_makes_a_run_that_counts_seconds_invalid(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,13 +490,14 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
     calibrated(tmp_path)
     timed_run, other = submit_suite(timed_wish(), tmp_path).folder, submit_suite(wish(), tmp_path).folder
     assert timed_run is not None and other is not None
-    seen: list[tuple[int, str]] | None = [(os.getpid(), "python"), (7, "neighbour")]
-    monkeypatch.setattr(run_module, "processes_on", lambda device: seen)
     runs = [run_module._Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
-    assert runs[0]._company() == "not alone on its GPU: neighbour (7)" and not runs[0].unseen
-    runs[1].device = torch.device("cuda:0")
+    seen = Company("not alone on its GPU: neighbour (7)", count=2)
+    for run in runs:
+        run.watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
+    assert runs[0]._company() == "not alone on its GPU: neighbour (7)"
     assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
     assert runs[1].sharing == 2 and "up to 2 runs shared the device" in runs[1]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
-    for seen in ([(os.getpid(), "python")], None):
-        assert runs[0]._company() == ""
-    assert "whether the run was alone there is unknown" in runs[0]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+    seen = Company(unknown="nobody says")
+    runs[0].watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
+    assert runs[0]._company() == "", "what is unknown makes no run invalid"
+    assert "is unknown: nobody says" in runs[0]._warnings({"other_s": 0.0, "total_s": 1.0})[0]

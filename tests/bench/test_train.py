@@ -24,6 +24,9 @@ class HandClock:
     def seconds(self, start: float, end: float) -> float:
         return end - start
 
+    def host_seconds(self, start: float, end: float) -> None:
+        return None
+
 
 def source(clock: HandClock, step_s: float | Callable[[int], float], loss_is_nan_at: int = -1) -> Callable:
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,6 +35,32 @@ def source(clock: HandClock, step_s: float | Callable[[int], float], loss_is_nan
         return images, torch.tensor([0, 1, 0, 1])
 
     return batch
+
+
+class QueueClock(HandClock):
+    """A host that launches a step in `host_s`, and a device that takes `device_s` for it and holds `room` steps at most."""
+
+    def __init__(self, host_s: float, device_s: float, room: int = 5) -> None:
+        super().__init__()
+        self.host_s, self.device_s, self.room, self.done_at = host_s, device_s, room, 0.0
+
+    def launch(self, _: int = 0) -> float:
+        """One step; returns how long the host was busy with it, waiting for room included."""
+        before, self.time = self.time, self.time + self.host_s
+        self.done_at = max(self.done_at, self.time) + self.device_s
+        self.time = max(self.time, self.done_at - self.room * self.device_s)
+        busy, self.time = self.time - before, before
+        return busy
+
+    def mark(self) -> tuple[float, float]:
+        return max(self.done_at, self.time), self.time
+
+    def seconds(self, start: tuple[float, float], end: tuple[float, float]) -> float:
+        self.time = max(self.time, end[0])
+        return end[0] - start[0]
+
+    def host_seconds(self, start: tuple[float, float], end: tuple[float, float]) -> float:
+        return end[1] - start[1]
 
 
 def net() -> nn.Module:
@@ -45,6 +74,20 @@ def test_exactly_n_steps_are_trained_and_timed(steps: int) -> None:
     done = train(net(), source(clock, 0.125), RECIPE, steps, clock)
     assert done.steps == steps and done.device_s == 0.125 * steps and not done.stopped
     assert done.curve[-1].step == steps and len(done.curve) <= BLOCKS
+
+
+@pytest.mark.parametrize(("host_s", "device_s"), [(0.25, 1.0), (0.75, 1.0), (1.0, 0.125), (2.0, 1.0)])
+def test_the_time_of_the_host_is_told_from_its_waiting(host_s: float, device_s: float) -> None:
+    """In the long run both take the same time: a host that is far ahead waits for the device."""
+    clock = QueueClock(host_s, device_s)
+    done = train(net(), source(clock, clock.launch), RECIPE, 4000, clock)
+    assert {p.host_s for p in done.curve} == {host_s} and len(done.curve) == BLOCKS
+    assert done.device_s / 4000 == pytest.approx(max(host_s, device_s), rel=0.02)
+
+
+def test_a_processor_that_is_the_device_has_no_time_of_the_host() -> None:
+    clock = HandClock()
+    assert {p.host_s for p in train(net(), source(clock, 0.5), RECIPE, 100, clock).curve} == {None}
 
 
 def test_what_happens_between_blocks_is_not_timed() -> None:

@@ -1,0 +1,1 @@
+"""``equibench doctor``: what a machine must do right before its figures can be trusted."""

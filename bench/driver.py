@@ -1,0 +1,241 @@
+"""What NVIDIA's driver says of its GPUs, through NVML; without torch, and without a context on any of them.
+
+A GPU is named by its UUID (``GPU-…``, or ``MIG-…`` for an instance of one), because its number depends on
+``CUDA_VISIBLE_DEVICES``. NVML may be absent, as in containers without the driver's tools, and single questions may fail.
+Such an answer is None: unknown, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+MIB = 2**20
+
+#: Why a GPU does not run at its highest clock, by NVML's bits. An idle GPU and clocks that were asked for are no fault.
+_REASONS = {
+    0x1: "idle", 0x2: "clocks set by an administrator", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
+    0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake", 0x100: "display clock",
+}  # fmt: skip
+#: Those of them that make a step slower than the GPU's settings say.
+SLOWDOWNS = ("power cap", "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake")
+_MODES = {0: "default", 2: "prohibited", 3: "exclusive process"}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, or an instance of one that is divided by MIG.
+
+    Attributes:
+        uuid: as ``CUDA_VISIBLE_DEVICES`` takes it.
+        memory_mib: all there is.
+        power_limit_w: in watts; of an instance, that of its whole GPU.
+        compute_mode: ``default``, ``exclusive process`` (one process at a time) or ``prohibited``.
+        is_instance: whether it is a MIG instance: clocks and power are shared with the other instances.
+    """
+
+    uuid: str
+    name: str
+    memory_mib: float | None
+    power_limit_w: float | None
+    compute_mode: str | None
+    is_instance: bool
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process with a context on a GPU.
+
+    Attributes:
+        pid: as the driver counts, which in a container may be another number than our own.
+        memory_mib: of the GPU, its context included; None where the driver does not say.
+        computes: whether it computes; else it only draws.
+    """
+
+    pid: int
+    memory_mib: float | None
+    computes: bool = True
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a GPU does at this moment; None is unknown.
+
+    Attributes:
+        sm_mhz, memory_mhz: clocks; `sm_max_mhz` the highest that there is.
+        power_w, temperature_c: watts, degrees Celsius.
+        busy_pct: share of the last moments (up to a second) in which some kernel ran, whoever's it was.
+        reasons: why it is not at its highest clock, see `SLOWDOWNS`.
+    """
+
+    sm_mhz: int | None
+    sm_max_mhz: int | None
+    memory_mhz: int | None
+    power_w: float | None
+    temperature_c: int | None
+    busy_pct: int | None
+    reasons: tuple[str, ...] | None
+
+
+@cache
+def _nvml() -> tuple[ModuleType | None, str]:
+    """NVML, started once a process; None and the reason where that is not possible."""
+    try:
+        import pynvml
+    except ImportError:
+        return None, "the package nvidia-ml-py is not installed"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return None, str(error)
+    return pynvml, ""
+
+
+def why_silent() -> str:
+    """Why the driver says nothing at all; empty where it answers."""
+    return _nvml()[1]
+
+
+def _ask(question: Callable[[Any], T]) -> T | None:
+    """The answer of NVML to a question; None where there is none.
+
+    Args:
+        question: is called with NVML.
+    """
+    nvml, _ = _nvml()
+    if nvml is None:
+        return None
+    try:
+        return question(nvml)
+    except (nvml.NVMLError, nvml.NVMLLibraryMismatchError, UnicodeDecodeError):
+        return None
+
+
+def driver_version() -> str | None:
+    """Version of the driver, as ``580.65.06``."""
+    return _ask(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
+
+
+def driver_cuda() -> str | None:
+    """The newest CUDA that the driver can carry, as ``13.0``."""
+    found = _ask(lambda nvml: int(nvml.nvmlSystemGetCudaDriverVersion()))
+    return None if found is None else f"{found // 1000}.{found % 1000 // 10}"
+
+
+def _handle(uuid: str) -> Any:
+    return _ask(lambda nvml: nvml.nvmlDeviceGetHandleByUUID(uuid))
+
+
+def _ask_of(uuid: str, question: Callable[[Any, Any], T]) -> T | None:
+    """As `_ask`, of one GPU; `question` is called with NVML and the GPU's handle."""
+    handle = _handle(uuid)
+    return None if handle is None else _ask(lambda nvml: question(nvml, handle))
+
+
+def gpus() -> list[Gpu]:
+    """Every GPU that the driver knows, whatever ``CUDA_VISIBLE_DEVICES`` says, with the instances of divided ones."""
+    found = []
+    for index in range(_ask(lambda nvml: int(nvml.nvmlDeviceGetCount())) or 0):
+        uuid = _ask(lambda nvml, i=index: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))))  # type: ignore[misc]
+        if uuid is None:
+            continue
+        found += [gpu for name in (uuid, *_instances(uuid)) if (gpu := find_gpu(name)) is not None]
+    return found
+
+
+def _instances(uuid: str) -> list[str]:
+    """UUIDs of the MIG instances of a GPU."""
+    count = _ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))) or 0
+
+    def name(index: int) -> str | None:
+        return _ask_of(uuid, lambda nvml, gpu: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))))
+
+    return [found for found in map(name, range(count)) if found is not None]
+
+
+def find_gpu(uuid: str) -> Gpu | None:
+    """What is fixed of a GPU, as somebody has set it; None where the driver does not know it."""
+    if _handle(uuid) is None:
+        return None
+    instance = bool(_ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceIsMigDeviceHandle(gpu).value))
+    whole = _whole(uuid) if instance else uuid
+    limit = _ask_of(whole, lambda nvml, gpu: nvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1000)
+    mode = _ask_of(whole, lambda nvml, gpu: _MODES.get(nvml.nvmlDeviceGetComputeMode(gpu)))
+    memory = _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu, nvml.nvmlMemory_v2).total / MIB)
+    name = _ask_of(uuid, lambda nvml, gpu: str(nvml.nvmlDeviceGetName(gpu)))
+    return Gpu(uuid, name or "unknown", memory, limit, mode, instance)
+
+
+def _whole(uuid: str) -> str:
+    """UUID of the GPU that an instance is a part of; its own where the driver does not say."""
+
+    def ask(nvml: Any, instance: Any) -> str:
+        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)))
+
+    return _ask_of(uuid, ask) or uuid
+
+
+def processes_on(uuid: str) -> list[Process] | None:
+    """The processes with a context on a GPU that we are shown, by number.
+
+    In a container these may be none, or only our own, or those of the host under other numbers.
+    """
+    computing = _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetComputeRunningProcesses(gpu))
+    if computing is None:
+        return None
+    drawing = _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu)) or []
+
+    def process(one: Any, computes: bool) -> Process:
+        return Process(int(one.pid), None if one.usedGpuMemory is None else one.usedGpuMemory / MIB, computes)
+
+    # One that does both is in both lists.
+    found = {one.pid: process(one, False) for one in drawing} | {one.pid: process(one, True) for one in computing}
+    return [found[pid] for pid in sorted(found)]
+
+
+def process_name(pid: int) -> str:
+    """What the driver calls a process: the last part of its program's path."""
+    name = _ask(lambda nvml: str(nvml.nvmlSystemGetProcessName(pid))) or ""
+    return name.split(" ")[0].rpartition("/")[2] or "a process"
+
+
+def memory_used_mib(uuid: str) -> float | None:
+    """Memory of a GPU that contexts take, whoever's they are and whether or not we are shown them, in MiB.
+
+    What the driver keeps for itself is not in it.
+    """
+    return _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu, nvml.nvmlMemory_v2).used / MIB)
+
+
+def load_of(uuid: str) -> Load:
+    """Clocks, power, temperature and slowdowns of a GPU at this moment."""
+
+    def reasons(nvml: Any, gpu: Any) -> tuple[str, ...]:
+        bits = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        return tuple(words for bit, words in _REASONS.items() if bits & bit)
+
+    return Load(
+        sm_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+        sm_max_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+        memory_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))),
+        power_w=_ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
+        temperature_c=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))),
+        busy_pct=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)),
+        reasons=_ask_of(uuid, reasons),
+    )
+
+
+def uuid_of(device: str) -> str:
+    """UUID of a device as torch names it, ``cuda[:i]``; needs torch, and makes no context.
+
+    torch leaves out whether it is that of a GPU or of an instance; where the driver knows neither it is taken for a GPU's.
+    """
+    import torch
+
+    bare = str(torch.cuda.get_device_properties(device).uuid)
+    names = [f"{kind}-{bare}" for kind in ("GPU", "MIG")]
+    return next((name for name in names if _handle(name) is not None), names[0])

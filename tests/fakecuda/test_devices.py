@@ -1,0 +1,176 @@
+"""On which of two GPUs everything is, and a budget of seconds from its calibration to the board, seen without one.
+
+The clock of the stand-in is a fixed time a launch, so that device-seconds are known exactly.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from equibench.bench.board import load_board
+from equibench.bench.calibrate import latest, read_calibrations
+from equibench.bench.leaderboard import model_rows
+from equibench.bench.record import board_names
+from equibench.registry import MODELS
+
+pytestmark = pytest.mark.fakecuda
+
+TINY, WITNESS = "tests/bench/tiny.py", "tests/fakecuda/witness.py"
+GPUS = ["GPU-11111111-1111-1111-1111-111111111111", "GPU-22222222-2222-2222-2222-222222222222"]
+BUDGET_S, KERNEL_US = 5, 300
+
+
+class Line:
+    """What a process did on each device, as the stand-in writes it down."""
+
+    def __init__(self, text: str) -> None:
+        counts = {what: [int(n) for n in re.findall(r"dev\d=(\d+)", text.split(what)[1].split("contexts")[0])] for what in ("launches", "events")}
+        self.launches, self.events = counts["launches"][:2], counts["events"][:2]
+        self.contexts = [int(n) for n in re.findall(r"dev(\d)", text.split("contexts")[1])]
+
+    @property
+    def devices(self) -> set[int]:
+        """Where it launched anything, recorded an event or had a context."""
+        return {d for d in (0, 1) if self.launches[d] or self.events[d]} | set(self.contexts)
+
+
+def lines(log: Path) -> list[Line]:
+    """Of all processes that used a GPU."""
+    return [one for one in map(Line, log.read_text().splitlines()) if one.devices]
+
+
+def equibench(fake_cuda: Any, folder: Path, *arguments: str, kernel_us: str = str(KERNEL_US)) -> CompletedProcess[str]:
+    """A command line; every piece of memory is fresh, so that values are zero rather than garbage."""
+    (folder / "witness").mkdir(exist_ok=True)
+    variables = {
+        "FAKE_CUDA_LOG": str(folder / "log"), "FAKE_CUDA_KERNEL_US": kernel_us, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
+        "EQUIBENCH_TEST_WITNESS": str(folder / "witness"),
+    }  # fmt: skip
+    return fake_cuda("-m", "equibench.bench.cli", *arguments, "--include", TINY, "--include", WITNESS, timeout=900, **variables)
+
+
+def run(fake_cuda: Any, folder: Path, *arguments: str, **changes: str) -> CompletedProcess[str]:
+    data = ["--dataset", "bars", "--data-root", str(folder / "data"), "--results", str(folder / "results")]
+    return equibench(fake_cuda, folder, "run", *data, *arguments, **changes)
+
+
+@pytest.fixture(scope="module")
+def both(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
+    """A board of device-seconds on two GPUs, with two models that cannot be trained."""
+    folder = tmp_path_factory.mktemp("both")
+    models = "tiny,witness,bad-oom,bad-killed"
+    arguments = ["--models", models, "--budget", f"t{BUDGET_S}", "--seeds", "2", "--device", "cuda:0,cuda:1"]
+    return folder, run(fake_cuda, folder, *arguments)
+
+
+def test_every_process_is_on_one_device_alone(both: tuple[Path, Any]) -> None:
+    found = lines(both[0] / "log")
+    assert all(len(one.devices) == 1 for one in found)
+    # A calibration of each model on each device, and four runs, the first two at a time; what was killed writes nothing.
+    where = Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10)
+    assert sum(where.values()) == 8 and min(where[0], where[1]) >= 3
+    assert all(sum(one.launches) > 0 for one in found)
+
+
+def test_a_budget_of_seconds_is_spent_exactly(both: tuple[Path, Any]) -> None:
+    """N = floor(budget / step), the same for all seeds, on whichever device; each run takes the budget, less a step."""
+    results = both[0] / "results"
+    (name,) = board_names(results)
+    known = latest(read_calibrations(results, name))
+    assert set(known) == {"tiny", "witness"}
+    board = load_board(results, name)
+    for model, calibration in known.items():
+        assert [b.gpu for b in calibration.blocks] == [GPUS[0]] * 3 + [GPUS[1]] * 3
+        runs = [r for r, _ in board.chosen if r.spec.model == model]
+        assert [r.status for r in runs] == ["ok", "ok"]
+        assert {r.spec.steps for r in runs} == {math.floor(BUDGET_S / calibration.step_s)}
+        for record in runs:
+            # Launches that do not belong to every step, as a new order of the images, are a part in a thousand.
+            assert record.results.train_s == pytest.approx(record.spec.steps * calibration.step_s, rel=2e-3)
+            assert BUDGET_S - 2 * calibration.step_s < record.results.train_s < 1.002 * BUDGET_S
+            assert record.curve[-1].step == record.spec.steps
+    assert {r.provenance.hardware["device"] for r, _ in board.chosen if r.status == "ok"} == {"cuda:0", "cuda:1"}
+
+
+def test_a_calibration_is_made_as_a_run_is(both: tuple[Path, Any]) -> None:
+    """Two calibrations and two runs of the witness, each on one device, all under the same settings."""
+    found = [[json.loads(line) for line in p.read_text().splitlines()] for p in (both[0] / "witness").iterdir()]
+    trained = [[one for one in process if one["images"] == 64] for process in found]
+    devices = [{one.pop("device") for one in process} for process in trained]
+    assert len(devices) == 4 and all(len(own) == 1 for own in devices) and set.union(*devices) == {0, 1}
+    first, *others = trained
+    assert first and all(sorted(map(str, process)) == sorted(map(str, first)) for process in others)
+    for one in first:
+        assert one["environment"] == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        assert one["cudnn"] == [False, False] and one["deterministic"] == 1
+
+
+def test_a_model_that_cannot_be_calibrated_is_a_row_with_its_cause(both: tuple[Path, CompletedProcess[str]]) -> None:
+    folder, done = both
+    (name,) = board_names(folder / "results")
+    rows = model_rows(load_board(folder / "results", name)).set_index("model")
+    assert rows["status"].to_dict() == {"tiny": "ok", "witness": "ok", "bad-oom": "oom", "bad-killed": "lost"}
+    assert rows["runs"].tolist() == [2] * 4
+    assert "bad-oom: oom: CUDA out of memory. Tried to allocate 1 TiB (while its step was measured" in done.stdout
+    assert "bad-killed: lost: killed by SIGKILL" in done.stdout and done.returncode == 1
+
+
+def test_devices_of_different_speed_are_no_board(fake_cuda: Any, tmp_path: Path) -> None:
+    arguments = ["--models", "tiny", "--budget", "t5", "--seeds", "1", "--device", "cuda:0,cuda:1"]
+    done = run(fake_cuda, tmp_path, *arguments, kernel_us="300,324")
+    assert done.returncode == 2 and re.search(r"a step of tiny takes .* ms on cuda:0, .* ms on cuda:1", done.stderr)
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_no_step_is_measured_beside_a_stranger(fake_cuda: Any, tmp_path: Path) -> None:
+    """The model's own file lets another process appear on the first GPU, when it is imported."""
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import os, pathlib\nfrom equibench import register_model\nfrom torch import nn\n"
+        "pathlib.Path(os.environ['FAKE_CUDA_CONTEXTS'], '0.1').write_text('')\n"
+        "@register_model('crowded', group='none', invariant='none', source='made up')\n"
+        "def crowded(in_channels, num_classes, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))\n"
+    )
+    arguments = ["--models", "crowded", "--budget", "t5", "--seeds", "1", "--include", str(net)]
+    done = run(fake_cuda, tmp_path, *arguments, "--device", "cuda:0")
+    assert done.returncode == 2 and "not alone on its GPU" in done.stderr and "cannot be measured beside" in done.stderr
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_a_second_device_alone_gets_it_all(fake_cuda: Any, tmp_path: Path) -> None:
+    """A run with its sidecar; and the sidecar once more, by a command of its own, on the other device."""
+    suite = tmp_path / "suite.toml"
+    suite.write_text('dataset = "bars"\nbudget = "e1"\nseeds = 1\nmodels = ["tiny"]\nequivariance = "full"\n')
+    data = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    done = equibench(fake_cuda, tmp_path, "run", str(suite), *data, "--device", "cuda:1")
+    (record,) = (json.loads(p.read_text()) for p in (tmp_path / "results").glob("runs/*/*.json"))
+    assert (done.returncode, record["status"]) == (0, "ok"), done.stderr
+    assert [one.devices for one in lines(tmp_path / "log")] == [{1}]
+    (sidecar,) = (tmp_path / "results").rglob("equivariance/*.json")
+    sidecar.unlink()
+    run_id = ".".join(sidecar.name.split(".")[:2])
+    done = equibench(fake_cuda, tmp_path, "equivariance", "--run", run_id, *data, "--out", str(tmp_path), "--device", "cuda:0")
+    assert done.returncode == 0 and any(sidecar.parent.glob("*.json")), done.stderr
+    assert [one.devices for one in lines(tmp_path / "log")] == [{1}, {0}]
+
+
+def test_the_report_of_a_model_is_made_on_its_device(fake_cuda: Any, tmp_path: Path) -> None:
+    arguments = ["tiny", "--dataset", "bars", "--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    done = equibench(fake_cuda, tmp_path, "equivariance", *arguments, "--device", "cuda:1")
+    assert done.returncode == 0, done.stderr
+    assert [one.devices for one in lines(tmp_path / "log")] == [{1}]
+
+
+def test_benchmarks_are_on_their_device_and_ask_all_families_for_waits(fake_cuda: Any, tmp_path: Path) -> None:
+    arguments = ["--device", "cuda:1", "--model", "z2cnn-2", "--steps", "2", "--rounds", "1"]
+    done = fake_cuda("benchmarks/loop.py", *arguments, timeout=900, FAKE_CUDA_LOG=str(tmp_path / "log"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    families = {e.fields["family"] for e in MODELS.match() if e.fields.get("params")}
+    assert re.search(f"families of {len(families)} with a step that waits for the device +none +none +yes", done.stdout)
+    assert {d for one in lines(tmp_path / "log") for d in one.devices} == {1}

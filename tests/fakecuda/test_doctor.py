@@ -1,0 +1,75 @@
+"""The doctor beside a runtime that computes nothing: what is about devices, waits and launches holds, and all else fails.
+
+So it shows both: that the checks work without values, and that a device which computes nonsense gets the verdict "no".
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from equibench.bench.doctor.checks import CHECKS
+
+pytestmark = pytest.mark.fakecuda
+
+
+WITHOUT_VALUES = ("devices by UUID", "on its device only", "alone", "no waits")
+WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
+LOOK = """
+import json, sys
+from equibench.bench.doctor.checks import CHECKS, perform
+from equibench.bench.doctor.place import Place
+with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=500) as place:
+    print(json.dumps({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in sys.argv[1:]}))
+"""
+
+
+def look(fake_cuda: Any, *checks: str, **variables: str) -> dict[str, dict[str, Any]]:
+    done = fake_cuda("-c", LOOK, *checks, timeout=590, **variables)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def found(fake_cuda: Any) -> dict[str, dict[str, Any]]:
+    return look(fake_cuda, *WITHOUT_VALUES, *WITH_VALUES)
+
+
+@pytest.mark.parametrize("check", WITHOUT_VALUES)
+def test_what_needs_no_values_passes(found: dict[str, Any], check: str) -> None:
+    assert found[check]["state"] == "passed", found[check]["detail"]
+
+
+@pytest.mark.parametrize("check", WITH_VALUES)
+def test_a_device_that_computes_nonsense_is_found_out(found: dict[str, Any], check: str) -> None:
+    assert found[check]["state"] == "failed" and "broke" not in found[check]["detail"], found[check]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "check", "state", "words"),
+    [
+        ({"FAKE_NVML_OTHER": "1:500"}, "alone", "failed", "not alone"),
+        ({"FAKE_NVML_OTHER": "0:500"}, "alone", "failed", "MiB"),  # by memory alone: no list shows it
+        ({"FAKE_NVML_HIDES": "1"}, "alone", "passed", "names no processes"),
+        ({"FAKE_NVML_HIDES": "1"}, "on its device only", "not applicable", "containers"),
+        ({"FAKE_NVML_SILENT": "1"}, "alone", "left out", "cannot be seen"),
+        ({"FAKE_NVML_NUMBERS": "1000000"}, "alone", "passed", "ours alone"),
+    ],
+)
+def test_company_is_judged_by_what_the_driver_shows(
+    fake_cuda: Any, variables: dict[str, str], check: str, state: str, words: str
+) -> None:
+    seen = look(fake_cuda, check, **variables)[check]
+    assert seen["state"] == state and words in seen["detail"], seen
+
+
+@pytest.mark.slow
+def test_a_whole_examination_comes_to_an_end_and_the_verdict_is_no(fake_cuda: Any, tmp_path: Path) -> None:
+    arguments = ("doctor", "--device", "cuda:1", "--quick", "--json", "--results", str(tmp_path))
+    done = fake_cuda("-m", "equibench.bench.cli", *arguments, timeout=590)
+    assert done.returncode == 1, done.stderr[-2000:]
+    examined = json.loads(done.stdout)
+    found = {f["check"]: (f["state"], f["detail"]) for f in examined["findings"]}
+    assert list(found) == [c.name for c in CHECKS] and examined["verdict"] == "no"
+    assert found["launches"][0] == "passed" and not [d for _, d in found.values() if "broke" in d], found
+    assert len(list((tmp_path / "doctor").rglob("cuda-1.*.json"))) == 1
