@@ -21,8 +21,8 @@ from equibench.registry import MODELS
 pytestmark = pytest.mark.fakecuda
 
 TINY = "tests/bench/tiny.py"
-GPUS = ["11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"]
-BUDGET_S, KERNEL_US = 10, 100
+GPUS = ["GPU-11111111-1111-1111-1111-111111111111", "GPU-22222222-2222-2222-2222-222222222222"]
+BUDGET_S, KERNEL_US = 5, 300
 
 
 class Line:
@@ -50,7 +50,7 @@ def equibench(fake_cuda: Any, folder: Path, *arguments: str, kernel_us: str = st
         environment.setenv("FAKE_CUDA_LOG", str(folder / "log"))
         environment.setenv("FAKE_CUDA_KERNEL_US", kernel_us)
         environment.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
-        return fake_cuda("-m", "equibench.bench.cli", *arguments, "--include", TINY)
+        return fake_cuda("-m", "equibench.bench.cli", *arguments, "--include", TINY, timeout=900)
 
 
 def run(fake_cuda: Any, folder: Path, *arguments: str, **changes: str) -> CompletedProcess[str]:
@@ -107,8 +107,24 @@ def test_a_model_that_cannot_be_calibrated_is_a_row_with_its_cause(both: tuple[P
 
 def test_devices_of_different_speed_are_no_board(fake_cuda: Any, tmp_path: Path) -> None:
     arguments = ["--models", "tiny", "--budget", "t5", "--seeds", "1", "--device", "cuda:0,cuda:1"]
-    done = run(fake_cuda, tmp_path, *arguments, kernel_us="100,108")
+    done = run(fake_cuda, tmp_path, *arguments, kernel_us="300,324")
     assert done.returncode == 2 and re.search(r"a step of tiny takes .* ms on cuda:0, .* ms on cuda:1", done.stderr)
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_no_step_is_measured_beside_a_stranger(fake_cuda: Any, tmp_path: Path) -> None:
+    """The model's own file lets another process appear on the first GPU, when it is imported."""
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import os, pathlib\nfrom equibench import register_model\nfrom torch import nn\n"
+        "pathlib.Path(os.environ['FAKE_CUDA_CONTEXTS'], '0.1').write_text('')\n"
+        "@register_model('crowded', group='none', invariant='none', source='made up')\n"
+        "def crowded(in_channels, num_classes, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))\n"
+    )
+    arguments = ["--models", "crowded", "--budget", "t5", "--seeds", "1", "--include", str(net)]
+    done = run(fake_cuda, tmp_path, *arguments, "--device", "cuda:0")
+    assert done.returncode == 2 and "not alone on its GPU" in done.stderr and "cannot be measured beside" in done.stderr
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
