@@ -179,11 +179,11 @@ def alone(place: Place) -> str:
     uuid = place.facts["uuid"]
     place.leave()
     until = time.monotonic() + place.left(5)
-    while (memory_used_mib(uuid) or 0.0) > LITTLE_MIB and time.monotonic() < until:
+    while ((before := memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
         time.sleep(0.5)  # the driver takes a moment to forget our own process
     with place.fresh() as process:
-        seen = process.ask("company", place.left(60))
-    return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
+        seen = process.ask("company", place.left(60), before_mib=before)
+    return judge_alone(seen["others"], seen["unknown"], before)
 
 
 def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:

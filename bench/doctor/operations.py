@@ -33,15 +33,10 @@ LOAD_SIDE = {"cuda": 8192, "cpu": 512}
 
 
 class Device:
-    """The device of this process, and what its requests share.
+    """The device of this process, and what its requests share."""
 
-    Attributes:
-        before_mib: memory in use on a GPU before this process had a context; None is unknown.
-    """
-
-    def __init__(self, job: Examination, before_mib: float | None = None) -> None:
+    def __init__(self, job: Examination) -> None:
         self.name, self.device, self.data_root = job.device, torch.device(job.device), job.data_root
-        self.before_mib = before_mib
 
     @property
     def is_gpu(self) -> bool:
@@ -66,10 +61,8 @@ class Device:
 
 def serve(job: Examination, events: Events, requests: TextIO) -> None:
     """Answer the requests on standard input until it closes. What raises is an answer too."""
-    # Before this process has a context of its own.
-    uuid = uuid_of(job.device) if job.device != "cpu" else ""
-    here = Device(job, memory_used_mib(uuid) if uuid else None)
     begin(job.device, "strict", job.threads)
+    here = Device(job)
     for line in requests:
         arguments = json.loads(line)
         try:
@@ -100,16 +93,20 @@ def facts(here: Device) -> dict[str, Any]:
     return found
 
 
-def company(here: Device) -> dict[str, Any]:
-    """While this process holds memory: what `alone.judge` says of its GPU, and on which GPUs the driver names it, by UUID."""
+def company(here: Device, before_mib: float | None = None) -> dict[str, Any]:
+    """While this process holds memory: what `alone.judge` says of its GPU, and on which GPUs the driver names it, by UUID.
+
+    Args:
+        before_mib: memory in use there before this process began; None is unknown.
+    """
     uuid = uuid_of(here.name)
     held = torch.ones(1 << 20, device=here.device)
     here.wait()
     seen = {name: processes_on(name) for name in (uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count()))}
-    found = judge(seen[uuid], os.getpid(), memory_used_mib(uuid), here.before_mib)
+    found = judge(seen[uuid], os.getpid(), memory_used_mib(uuid), before_mib)
     del held
     named = [name for name, processes in seen.items() if any(p.pid == os.getpid() for p in processes or ())]
-    return {"uuid": uuid, "named_on": named, "gpus": len(seen), "before_mib": here.before_mib, **asdict(found)}
+    return {"uuid": uuid, "named_on": named, "gpus": len(seen), **asdict(found)}
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:
@@ -244,9 +241,12 @@ def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
     """
     found = []
     for _ in range(4):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            step()
-            here.wait()
+        try:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                step()
+                here.wait()
+        except RuntimeError:  # many containers forbid profiling
+            return []
         on_device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         found.append(sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device))
     return found[1:] if all(found[1:]) else []
