@@ -113,8 +113,6 @@ def driver(place: Place) -> str:
     if not place.is_gpu:
         reason = f"; no GPU: {place.explanation}" if place.explanation else ""
         return f"torch {found['torch']} on the CPU{reason}"
-    if found["hip"]:
-        raise Failed(f"torch is built for ROCm {found['hip']}; figures here are defined for CUDA")
     why = why_not_built(tuple(found["capability"]), found["built_for"])
     if why:
         raise Failed(why)

@@ -20,6 +20,7 @@ from ..checkpoint import put_back, state_of
 from ..clock import clock_for
 from ..driver import load_of, memory_used_mib, processes_on, uuid_of
 from ..evaluate import logits
+from ..gpus import usable
 from ..job import Events, Examination
 from ..prepare import Loaded, build_from_seed, tensors_of, weights_digest
 from ..provenance import hardware, versions
@@ -80,23 +81,16 @@ def serve(job: Examination, events: Events, requests: TextIO) -> None:
             events.send("answer", answer=answer)
 
 
-def count_devices(here: Device) -> dict[str, Any]:
-    """Number of CUDA devices that torch sees, and torch's explanation where there is none."""
-    if torch.cuda.is_available():
-        return {"count": torch.cuda.device_count(), "why": ""}
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return {"count": 0, "why": str(error).strip().splitlines()[0]}
-    return {"count": 0, "why": "torch gives no reason"}
+def gpus(here: Device) -> dict[str, Any]:
+    """See `gpus.usable`."""
+    return usable().model_dump()
 
 
 def facts(here: Device) -> dict[str, Any]:
     """Hardware and versions as records have them, all devices with their UUID, and what this torch was built for."""
     found: dict[str, Any] = {"hardware": hardware(here.name), "versions": versions(), "torch": torch.__version__}
-    found |= {"hip": torch.version.hip, "cuda": torch.version.cuda, "devices": [], "uuid": ""}
+    found |= {"devices": usable().uuids, "uuid": ""}
     if here.is_gpu:
-        found["devices"] = [uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count())]
         found["uuid"] = uuid_of(here.name)
         found["capability"] = list(torch.cuda.get_device_capability(here.device))
         found["built_for"] = torch.cuda.get_arch_list()
@@ -291,5 +285,5 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
 #: What a process can be asked for. Functions of `here` and of what the request says.
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f
-    for f in (count_devices, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
+    for f in (gpus, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
 }
