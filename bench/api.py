@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from .calibrate import Failed
 
 
+#: Why there is no GPU where nobody can say it.
+_DIED = "the process that looks for GPUs ended before it had an answer"
+
+
 class Listener:
     """Hears how a head-to-head goes on; most methods do nothing here."""
 
@@ -317,13 +321,14 @@ class HeadToHead:
         load(self.suite.dataset, data_root(self.data_root))
 
     def _check_probe(self, events: list[dict[str, Any]]) -> None:
-        found = next((e for e in events if e["event"] == "devices"), {"why": "the process that looks for GPUs died", "expected": True})
-        here = Gpus.model_validate({key: value for key, value in found.items() if key != "event"})
+        here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), Gpus(why=_DIED, expected=True))
         self.slots = self.machine.slots(len(here.uuids), here.why)
         refuse_modes(self.slots, here)
         if note := unused(here, self.machine.device, self.slots):
             if find_budget(self.suite.budget).kind == "T":
-                raise UserError(f"budget {self.suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here: {here.why}")
+                raise UserError(
+                    f"budget {self.suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here: {here.why}"
+                )
             self.listener.note(note)
         self._refuse_sharing(self.machine.sharing(self.slots))
         for event in (e for e in events if e["event"] == "model"):

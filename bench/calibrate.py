@@ -113,15 +113,19 @@ class Turns:
 
 def take_turns(sessions: Mapping[str, Session]) -> Turns:
     """`BLOCKS` blocks of every session, one of each in turn; one that fails takes no further turn."""
-    turns = Turns()
-    for what in ("ready", *["block"] * BLOCKS):
-        for name in [n for n in sessions if n not in turns.failed]:
+    turns = Turns({name: [] for name in sessions})
+    for turn in range(BLOCKS + 1):
+        for name, session in sessions.items():
+            if name in turns.failed:
+                continue
             try:
-                block = getattr(sessions[name], what)()
+                # Nothing is measured before all have loaded.
+                if turn == 0:
+                    session.ready()
+                else:
+                    turns.blocks[name].append(session.block())
             except Failed as failed:
                 turns.failed[name] = failed
-            else:
-                turns.blocks.setdefault(name, []).extend([block] if what == "block" else [])
     return turns
 
 

@@ -68,7 +68,9 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
         gpu = driver.find_gpu(here.uuids[int(name.partition(":")[2])])
         mode = gpu.compute_mode if gpu is not None else None
         if mode == "prohibited":
-            raise UserError(f"--device {name}: the compute mode of this GPU is PROHIBITED, so that nothing may compute on it; {_CHANGE}")
+            raise UserError(
+                f"--device {name}: the compute mode of this GPU is PROHIBITED, so that nothing may compute on it; {_CHANGE}"
+            )
         if mode == "exclusive process" and slots.count(name) > 1:
             raise UserError(
                 f"--device {name}: the compute mode of this GPU is EXCLUSIVE_PROCESS, so that one run at a time may use it; leave"

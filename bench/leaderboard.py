@@ -137,7 +137,8 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["host_ms_mean"] = mean([r.host_ms for r in alone if r.host_ms is not None])
     row["runs_launch_bound"] = sum(r.is_launch_bound for r in alone)
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
-    row["evaluation_peak_mib_max"] = max((r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None), default=None)
+    apart = [r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None]
+    row["evaluation_peak_mib_max"] = max(apart, default=None)
     spent = next((r.spec for r, _ in completed), None)
     row |= {"steps": spent and spent.steps, "examples": spent and spent.steps * spent.recipe.batch}
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}

@@ -11,7 +11,7 @@ from .board import Board
 from .checked import checked_notes
 from .claims import claim_notes
 from .doctor.report import doctor_notes
-from .provenance import POWER_LIMIT, machine_of
+from .provenance import ALONE, POWER_LIMIT, machine_of
 from .record import FINAL
 from .schema import visible
 from .spec import PROTOCOL
@@ -36,6 +36,7 @@ def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         *_uncounted(board, frame),
         *_classes(board, frame),
         *_launch_bound(board, frame, "" if board.chosen[0][0].spec.budget.kind == "E" else "device-seconds: "),
+        *_company(board),
         *claim_notes(board.rows_of(frame)),
         *board.mixed.values(),
     ]
@@ -155,7 +156,7 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
             f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
-    notes += _launch_bound(board, frame)
+    notes += _launch_bound(board, frame) + _company(board)
     notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board) + doctor_notes(board)
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
@@ -214,6 +215,13 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str = "step ms (*): "
     made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]
     hosts = " and ".join(sorted({hardware["cpu"] for hardware in made if "cpu" in hardware})) or "unknown"
     return [f"{what}limited by the launches of kernels, so that they depend on the host's processor ({hosts}): {_listed(names)}"]
+
+
+def _company(board: Board) -> list[str]:
+    """A sentence where nobody knows whether runs that count device-seconds had their GPU to themselves."""
+    timed = [r for r, _ in board.chosen if r.spec.budget.seconds is not None and r.status == "ok"]
+    unknown = [r for r in timed if r.provenance.hardware.get(ALONE, "unknown").startswith("unknown")]
+    return [f"whether {some(len(unknown), 'run')} of {len(timed)} had their GPU to themselves is unknown"] if unknown else []
 
 
 def _classes(board: Board, frame: pd.DataFrame) -> list[str]:

@@ -31,7 +31,7 @@ def probe(job: Probe, events: Events) -> None:
         except (Died, RuntimeError) as error:  # whatever happens to a model here, its runs will meet it and record it
             events.send("model", model=name, error=str(error))
     # After the forks: a process that has looked for a GPU may leave its children none.
-    events.send("devices", **usable().model_dump())
+    events.send("devices", gpus=usable().model_dump())
     events.send("done", status="ok")
 
 

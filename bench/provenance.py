@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..beside import files_beside, lines_of
-from ..registry import DATASETS, Entry, Resolved
+from ..registry import DATASETS, Entry, Resolved, UserError
 from ..source import data_hash, source_hash
 
 if TYPE_CHECKING:
@@ -212,12 +212,19 @@ def hardware_key_elsewhere(device: str) -> str:
 
 
 def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
-    """The hardware key and UUID of each device, asked of another process, so that this one stays free of torch."""
+    """The hardware key and UUID of each device, asked of another process, so that this one stays free of torch.
+
+    Raises:
+        UserError: torch cannot use one of them; by its own explanation.
+    """
     import json
     import subprocess
     import sys
 
     told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
     code = f"import json; from equibench.bench.provenance import gpu_of, hardware; print(json.dumps({told}))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    return {device: (key, gpu) for device, (key, gpu) in json.loads(out).items()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UserError(f"torch cannot use {' and '.join(devices)} here: {said}; use --device cpu, or another machine")
+    return {device: (key, gpu) for device, (key, gpu) in json.loads(done.stdout).items()}

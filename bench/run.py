@@ -35,7 +35,7 @@ from .norms import reestimate_batch_norm
 from .outcomes import outcomes_folder, write_outcomes
 from .place import place_of
 from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of, warm_up, weights_digest
-from .provenance import ALONE, code_facts, hardware, made_from, shared, versions
+from .provenance import ALONE, code_facts, hardware, host_facts, made_from, shared, versions
 from .record import CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, Status, board_folder, write_record
 from .seeds import derive
 from .shortage import shortage
@@ -266,7 +266,7 @@ class _Run:
             data_digest=self.data.digest() if self.data else "",
             started=self.started,
             versions=origin.versions if origin else versions(libraries(model)),
-            hardware={**hardware(self.job.device), **shared(self.sharing), **({ALONE: self._found.alone} if self._found else {})},
+            hardware={**self._hardware(), **shared(self.sharing), **({ALONE: self._found.alone} if self._found else {})},
             threads=torch.get_num_threads(),
             command=self.job.command,
             **code_facts(model),
@@ -277,6 +277,12 @@ class _Run:
             results=self.results, cost=self.size, curve=self.curve, phases=seconds, provenance=provenance,
             context=self.job.context, warnings=self._warnings(seconds),
         )  # fmt: skip
+
+    def _hardware(self) -> dict[str, str]:
+        try:
+            return hardware(self.job.device)
+        except RuntimeError:  # torch cannot use the device, which is why the run failed
+            return host_facts(self.job.device)
 
     def _warnings(self, seconds: dict[str, float]) -> list[str]:
         found = [*(self.checkpoints.notes if self.checkpoints else []), *self.notes]

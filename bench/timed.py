@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..beside import contents, lines_of
 from ..registry import MODELS, UserError
 from ..source import source_hash
 from .board import Board
-from .budget import find_budget, steps_in
+from .budget import drifted, exact, find_budget
 from .calibrate import (
     Block,
     Calibration,
@@ -76,7 +77,8 @@ class TimedBoard:
 
     Attributes:
         forgotten: models that are measured again although their step time is known.
-        failed: models that could not be trained when their step was to be measured, and why.
+        failed: models that could not be trained when their step was to be measured, or whose step is too long for the
+            budget, and why.
     """
 
     def __init__(
@@ -113,8 +115,16 @@ class TimedBoard:
         self.failed |= done.failed
         self.forgotten.clear()
         times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
-        steps = {m: steps_in(seconds, times[m]) if m in times else 1 for m in self.suite.models}
+        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
         return plan(self.suite, steps, self.hardware_key, self.root)
+
+    def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
+        """Steps of a budget; a model whose whole steps cannot spend it, within what is allowed, is one of `failed`."""
+        steps = int(exact(seconds) // step_s)
+        if drifted(float(steps * step_s), seconds):
+            reason = f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s: {100 * float(steps * step_s) / seconds:.1f} % of it,"
+            self.failed.setdefault(model, Failed("invalid", f"{reason} where ±3 % are allowed; give a longer one"))
+        return max(1, steps)
 
     def missing(self) -> list[str]:
         """The models of the suite whose step has yet to be measured."""

@@ -259,6 +259,18 @@ def test_a_calibrated_model_that_fails_later_stays_in_view(tmp_path: Path, monke
     assert timed.plan()[0].steps == 10_000 and set(timed.failed) == {"p4cnn"}
 
 
+@pytest.mark.parametrize(("step_s", "steps", "fits"), [(0.55, 36, True), (0.65, 30, True), (0.68, 29, True), (0.69, 28, False), (25, 1, False)])
+def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, steps: int, fits: bool
+) -> None:
+    """20 s hold 28 steps of 0.69 s, which are 3.4 % too short: every run would be invalid, and calibrated anew for ever."""
+    timed = timed_board(tmp_path, monkeypatch, {"p4cnn": step_s, "z2cnn": 0.001})
+    assert {(s.model, s.steps) for s in timed.plan()} == {("p4cnn", steps), ("z2cnn", 20_000)}
+    assert set(timed.failed) == (set() if fits else {"p4cnn"})
+    for why in timed.failed.values():
+        assert why.status == "invalid" and "give a longer one" in why.reason and not why.reason.startswith("drift")
+
+
 def test_a_changed_source_is_calibrated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003}).plan()
     monkeypatch.setattr(timed_module, "source_hash", lambda *_: "changed")

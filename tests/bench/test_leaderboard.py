@@ -389,3 +389,20 @@ def test_steps_that_wait_for_the_host_are_marked_with_its_processor(tmp_path: Pa
     assert "the host's processor (Processor of small): small" in note and "large" not in note
     assert not any("launches" in note for note in narrow_notes(board, board.frame)), "no time is shown there"
     assert run_rows(board).set_index("model")["launch_bound"].to_dict()["small"]
+
+
+def test_what_nobody_knows_of_the_company_of_timed_runs_is_said(tmp_path: Path) -> None:
+    """Runs that were known to be alone need no word, and runs of equal examples none either."""
+    said = []
+    for number, alone in enumerate(("yes", "unknown: the driver says nothing", None)):
+        record = made.record(90.0, budget=find_budget("t2"), steps=5, hardware_key="GPU")
+        hardware = {"device": "cuda:0", "hardware_key": "GPU", **({"alone": alone} if alone else {})}
+        record = record.model_copy(update={"provenance": record.provenance.model_copy(update={"hardware": hardware})})
+        root = tmp_path / str(number)
+        put(root, record)
+        board = load_board(root, record.spec.board)
+        said.append([[n for n in notes if "to themselves" in n] for notes in (narrow_notes(board, board.frame), board_table(board).splitlines())])
+    note = ["whether 1 run of 1 had their GPU to themselves is unknown"]
+    assert said == [[[], []], [note, note], [note, note]]
+    put(tmp_path, made.record(90.0))
+    assert "to themselves" not in board_table(load_board(tmp_path, BOARD))

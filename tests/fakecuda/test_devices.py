@@ -20,7 +20,7 @@ from equibench.registry import MODELS
 
 pytestmark = pytest.mark.fakecuda
 
-TINY = "tests/bench/tiny.py"
+TINY, WITNESS = "tests/bench/tiny.py", "tests/fakecuda/witness.py"
 GPUS = ["GPU-11111111-1111-1111-1111-111111111111", "GPU-22222222-2222-2222-2222-222222222222"]
 BUDGET_S, KERNEL_US = 5, 300
 
@@ -46,11 +46,12 @@ def lines(log: Path) -> list[Line]:
 
 def equibench(fake_cuda: Any, folder: Path, *arguments: str, kernel_us: str = str(KERNEL_US)) -> CompletedProcess[str]:
     """A command line; every piece of memory is fresh, so that values are zero rather than garbage."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("FAKE_CUDA_LOG", str(folder / "log"))
-        environment.setenv("FAKE_CUDA_KERNEL_US", kernel_us)
-        environment.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
-        return fake_cuda("-m", "equibench.bench.cli", *arguments, "--include", TINY, timeout=900)
+    (folder / "witness").mkdir(exist_ok=True)
+    variables = {
+        "FAKE_CUDA_LOG": str(folder / "log"), "FAKE_CUDA_KERNEL_US": kernel_us, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
+        "EQUIBENCH_TEST_WITNESS": str(folder / "witness"),
+    }  # fmt: skip
+    return fake_cuda("-m", "equibench.bench.cli", *arguments, "--include", TINY, "--include", WITNESS, timeout=900, **variables)
 
 
 def run(fake_cuda: Any, folder: Path, *arguments: str, **changes: str) -> CompletedProcess[str]:
@@ -62,7 +63,7 @@ def run(fake_cuda: Any, folder: Path, *arguments: str, **changes: str) -> Comple
 def both(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
     """A board of device-seconds on two GPUs, with two models that cannot be trained."""
     folder = tmp_path_factory.mktemp("both")
-    models = "tiny,tiny-dropout,bad-oom,bad-killed"
+    models = "tiny,witness,bad-oom,bad-killed"
     arguments = ["--models", models, "--budget", f"t{BUDGET_S}", "--seeds", "2", "--device", "cuda:0,cuda:1"]
     return folder, run(fake_cuda, folder, *arguments)
 
@@ -70,8 +71,9 @@ def both(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_every_process_is_on_one_device_alone(both: tuple[Path, Any]) -> None:
     found = lines(both[0] / "log")
     assert all(len(one.devices) == 1 for one in found)
-    # A calibration of each model on each device, two runs of each model; what was killed writes nothing.
-    assert Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10) == {0: 4, 1: 4}
+    # A calibration of each model on each device, and four runs, the first two at a time; what was killed writes nothing.
+    where = Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10)
+    assert sum(where.values()) == 8 and min(where[0], where[1]) >= 3
     assert all(sum(one.launches) > 0 for one in found)
 
 
@@ -80,7 +82,7 @@ def test_a_budget_of_seconds_is_spent_exactly(both: tuple[Path, Any]) -> None:
     results = both[0] / "results"
     (name,) = board_names(results)
     known = latest(read_calibrations(results, name))
-    assert set(known) == {"tiny", "tiny-dropout"}
+    assert set(known) == {"tiny", "witness"}
     board = load_board(results, name)
     for model, calibration in known.items():
         assert [b.gpu for b in calibration.blocks] == [GPUS[0]] * 3 + [GPUS[1]] * 3
@@ -95,11 +97,24 @@ def test_a_budget_of_seconds_is_spent_exactly(both: tuple[Path, Any]) -> None:
     assert {r.provenance.hardware["device"] for r, _ in board.chosen if r.status == "ok"} == {"cuda:0", "cuda:1"}
 
 
+def test_a_calibration_is_made_as_a_run_is(both: tuple[Path, Any]) -> None:
+    """Two calibrations and two runs of the witness, each on one device, all under the same settings."""
+    found = [[json.loads(line) for line in p.read_text().splitlines()] for p in (both[0] / "witness").iterdir()]
+    trained = [[one for one in process if one["images"] == 64] for process in found]
+    devices = [{one.pop("device") for one in process} for process in trained]
+    assert len(devices) == 4 and all(len(own) == 1 for own in devices) and set.union(*devices) == {0, 1}
+    first, *others = trained
+    assert first and all(sorted(map(str, process)) == sorted(map(str, first)) for process in others)
+    for one in first:
+        assert one["environment"] == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        assert one["cudnn"] == [False, False] and one["deterministic"] == 1
+
+
 def test_a_model_that_cannot_be_calibrated_is_a_row_with_its_cause(both: tuple[Path, CompletedProcess[str]]) -> None:
     folder, done = both
     (name,) = board_names(folder / "results")
     rows = model_rows(load_board(folder / "results", name)).set_index("model")
-    assert rows["status"].to_dict() == {"tiny": "ok", "tiny-dropout": "ok", "bad-oom": "oom", "bad-killed": "lost"}
+    assert rows["status"].to_dict() == {"tiny": "ok", "witness": "ok", "bad-oom": "oom", "bad-killed": "lost"}
     assert rows["runs"].tolist() == [2] * 4
     assert "bad-oom: oom: CUDA out of memory. Tried to allocate 1 TiB (while its step was measured" in done.stdout
     assert "bad-killed: lost: killed by SIGKILL" in done.stdout and done.returncode == 1
@@ -153,10 +168,8 @@ def test_the_report_of_a_model_is_made_on_its_device(fake_cuda: Any, tmp_path: P
 
 
 def test_benchmarks_are_on_their_device_and_ask_all_families_for_waits(fake_cuda: Any, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("FAKE_CUDA_LOG", str(tmp_path / "log"))
-        arguments = ["--device", "cuda:1", "--model", "z2cnn-2", "--steps", "2", "--rounds", "1"]
-        done = fake_cuda("benchmarks/loop.py", *arguments)
+    arguments = ["--device", "cuda:1", "--model", "z2cnn-2", "--steps", "2", "--rounds", "1"]
+    done = fake_cuda("benchmarks/loop.py", *arguments, timeout=900, FAKE_CUDA_LOG=str(tmp_path / "log"))
     assert done.returncode == 0, done.stderr[-2000:]
     families = {e.fields["family"] for e in MODELS.match() if e.fields.get("params")}
     assert re.search(f"families of {len(families)} with a step that waits for the device +none +none +yes", done.stdout)

@@ -73,3 +73,16 @@ def test_a_whole_examination_comes_to_an_end_and_the_verdict_is_no(fake_cuda: An
     assert list(found) == [c.name for c in CHECKS] and examined["verdict"] == "no"
     assert found["launches"][0] == "passed" and not [d for _, d in found.values() if "broke" in d], found
     assert len(list((tmp_path / "doctor").rglob("cuda-1.*.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("microseconds", "state", "words"),
+    [("20", "passed", "cuda:1"), ("20,22", "failed", "cuda:1")],  # of a kernel, on both devices or on each
+)
+def test_device_seconds_hold_on_all_devices_at_once_if_they_are_alike(
+    fake_cuda: Any, microseconds: str, state: str, words: str
+) -> None:
+    """From calibration to record by the clock of the stand-in, which counts kernels."""
+    seen = look(fake_cuda, "all devices busy", FAKE_CUDA_KERNEL_US=microseconds)["all devices busy"]
+    assert seen["state"] == state and words in seen["detail"], seen

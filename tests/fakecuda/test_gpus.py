@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,14 @@ def test_only_what_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for uuid in ("GPU-0", "GPU-2", "GPU-3"):
         gpus.refuse_for_seconds("cuda:0", uuid)
     assert gpus.unused(Gpus(why="x"), "auto", ["cpu"]) == gpus.unused(Gpus(why="x", expected=True), "cpu", ["cpu"]) == ""
+
+
+def test_a_run_on_a_device_that_fails_it_says_why(fake_cuda: Any, tmp_path: Path) -> None:
+    """As on a node of a cluster, which nobody could look at before."""
+    done = fake_cuda("tests/fakecuda/one_run.py", str(tmp_path), "e0.2", "cuda:0", FAKE_CUDA_DRIVER="12040")
+    record = json.loads(done.stdout)
+    assert record["status"] == "error" and OLD in record["reason"] and record["provenance"]["hardware"]["device"] == "cuda:0"
+    asked = "from equibench.bench.provenance import hardware_key_elsewhere as ask; from equibench.registry import UserError\n"
+    asked += "try: ask('cuda:0')\nexcept UserError as error: print(error)"
+    said = fake_cuda("-c", asked, FAKE_CUDA_DRIVER="12040").stdout
+    assert said.startswith("torch cannot use cuda:0 here: ") and OLD in said
