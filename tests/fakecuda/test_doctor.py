@@ -19,7 +19,7 @@ LOOK = """
 import json, sys
 from equibench.bench.doctor.checks import CHECKS, perform
 from equibench.bench.doctor.place import Place
-with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=500) as place:
+with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
     print(json.dumps({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in sys.argv[1:]}))
 """
 
