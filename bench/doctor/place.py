@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..alone import LITTLE_MIB
+from ..driver import memory_used_mib
 from ..record import RunRecord, board_names, read_board
 from .process import Process, Unanswered
 
@@ -93,14 +95,30 @@ class Place:
         """See `operations.facts`."""
         return self.ask("facts", 90)
 
+    @cached_property
+    def company(self) -> dict[str, Any]:
+        """See `operations.company`, of a process that is alone on the device as far as this program goes."""
+        uuid = self.facts["uuid"]
+        self.leave()
+        until = time.monotonic() + self.left(5)
+        while ((before := memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
+            time.sleep(0.5)  # the driver takes a moment to forget our own process
+        return {**self.ask("company", 60, before_mib=before), "before_mib": before}
+
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        """The answer of a process that checks share; a new one where the last one has failed."""
+        """The answer of a process that checks share; a new one where the last one has failed.
+
+        Raises:
+            Unanswered: there is none within the limit.
+            LeftOut: the time of the whole examination is over.
+        """
         if self._kept is None:
             self._kept = self.fresh()
         try:
             return self._kept.ask(do, self.left(limit_s), **arguments)
         except Unanswered:
             self.leave()
+            self.left(1)
             raise
 
     def fresh(self, also: dict[str, str] | None = None, device: str | None = None) -> Process:
@@ -120,6 +138,7 @@ class Place:
 
         Raises:
             Unanswered: it took longer than it may.
+            LeftOut: the time of the whole examination is over.
         """
         self.leave()
         root = Path(tempfile.mkdtemp(dir=self.folder))
@@ -137,6 +156,7 @@ class Place:
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=15)
             process.kill()
+            self.left(1)
             raise Unanswered(f"no result after {limit:.0f} s") from None
         except BaseException:
             process.terminate()
