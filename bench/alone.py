@@ -18,6 +18,8 @@ from .driver import Process
 
 #: MiB that nobody listed holds: up to the first number they are the driver's own, from the second on somebody's context.
 LITTLE_MIB, MUCH_MIB = 64, 256
+#: Lets several processes compute at the same time; it computes nothing itself, but beside it nobody knows who else may begin.
+SERVER = "nvidia-cuda-mps-server"
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ def judge(
     if all(p.pid != own for p in computing) and len(computing) <= len(ours):
         others = []  # known under other numbers: they are ours, if they account for all memory
     if others:
-        shown = ", ".join(f"{driver.process_name(p.pid)} ({p.pid})" for p in others[:3]) + (", …" if len(others) > 3 else "")
-        return Company(f"not alone on its GPU: {shown}", count=max(len(computing), 2))
+        names = [driver.process_name(p.pid) for p in others]
+        shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False)) + (", …" if len(others) > 3 else "")
+        servers = names.count(SERVER)
+        return Company(f"not alone on its GPU: {shown}", count=max(len(computing) - servers, 1 if servers == len(others) else 2))
     known = [p.memory_mib for p in processes or () if p.memory_mib is not None]
     if used_mib is None:
         return Company(unknown="the driver does not say how much memory of the GPU is in use")

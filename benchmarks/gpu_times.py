@@ -10,6 +10,7 @@ profile strict: 25 of its 67 float32 TFLOPS outside tensor cores. `equibench doc
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def main() -> None:
         costs = [c for point in find_points(name) for c in estimate(point, Path("nowhere"), "")]
         taken = hours(costs, options.tflops, options.least_ms, options.start_s)
         rows.append((name, sum(c.runs for c in costs), sum(c.flops for c in costs) / 1e15, taken))
+        print(f"{name}: {taken:.2f} h", file=sys.stderr)  # counting the operations of large networks takes minutes
     show(rows, ["suite", "runs", "PFLOPs", "hours (estimate)"], ("", "", ",.1f", ",.1f"), options.format)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from ...registry import UserError
 from ..engines.local import quiet_end
+from ..gpus import Gpus, refuse_modes
 from ..machine import Machine
 from .checks import CHECKS, perform
 from .place import Place
@@ -15,20 +16,20 @@ from .report import Finding, Report
 
 
 def devices_of(device: str) -> tuple[list[str], str]:
-    """The devices that ``--device`` names, each once, and torch's explanation where it sees no GPU.
+    """The devices that ``--device`` names, each once, and why torch sees no GPU, where it sees none.
 
     Raises:
-        UserError: one is not there; with torch's own explanation.
+        UserError: one is not there, or cannot be used; with torch's own explanation.
     """
     with Process("cpu") as process:
         try:
-            found = process.ask("count_devices", 90)
+            here = Gpus.model_validate(process.ask("gpus", 90))
         except Unanswered as error:
             raise UserError(f"torch does not start here: {error}") from None
-    if device.startswith("cuda") and not found["count"]:
-        raise UserError(f"--device {device!r}: torch sees no CUDA device here: {found['why']}")
-    names = Machine("cuda" if device == "auto" and found["count"] else device, jobs=None).slots(found["count"])
-    return list(dict.fromkeys(names)), found["why"]
+    every = Machine("cuda" if device == "auto" and here.uuids else device)
+    names = list(dict.fromkeys(every.slots(len(here.uuids), here.why)))
+    refuse_modes(names, here)
+    return names, here.why
 
 
 def examine(

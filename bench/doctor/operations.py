@@ -20,6 +20,7 @@ from ..checkpoint import put_back, state_of
 from ..clock import clock_for
 from ..driver import load_of, memory_used_mib, processes_on, uuid_of
 from ..evaluate import logits
+from ..gpus import usable
 from ..job import Events, Examination
 from ..prepare import Loaded, build_from_seed, tensors_of, weights_digest
 from ..provenance import hardware, versions
@@ -32,15 +33,10 @@ LOAD_SIDE = {"cuda": 8192, "cpu": 512}
 
 
 class Device:
-    """The device of this process, and what its requests share.
+    """The device of this process, and what its requests share."""
 
-    Attributes:
-        before_mib: memory in use on a GPU before this process had a context; None is unknown.
-    """
-
-    def __init__(self, job: Examination, before_mib: float | None = None) -> None:
+    def __init__(self, job: Examination) -> None:
         self.name, self.device, self.data_root = job.device, torch.device(job.device), job.data_root
-        self.before_mib = before_mib
 
     @property
     def is_gpu(self) -> bool:
@@ -65,10 +61,8 @@ class Device:
 
 def serve(job: Examination, events: Events, requests: TextIO) -> None:
     """Answer the requests on standard input until it closes. What raises is an answer too."""
-    # Before this process has a context of its own.
-    uuid = uuid_of(job.device) if job.device != "cpu" else ""
-    here = Device(job, memory_used_mib(uuid) if uuid else None)
     begin(job.device, "strict", job.threads)
+    here = Device(job)
     for line in requests:
         arguments = json.loads(line)
         try:
@@ -80,23 +74,16 @@ def serve(job: Examination, events: Events, requests: TextIO) -> None:
             events.send("answer", answer=answer)
 
 
-def count_devices(here: Device) -> dict[str, Any]:
-    """Number of CUDA devices that torch sees, and torch's explanation where there is none."""
-    if torch.cuda.is_available():
-        return {"count": torch.cuda.device_count(), "why": ""}
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return {"count": 0, "why": str(error).strip().splitlines()[0]}
-    return {"count": 0, "why": "torch gives no reason"}
+def gpus(here: Device) -> dict[str, Any]:
+    """See `gpus.usable`."""
+    return usable().model_dump()
 
 
 def facts(here: Device) -> dict[str, Any]:
     """Hardware and versions as records have them, all devices with their UUID, and what this torch was built for."""
     found: dict[str, Any] = {"hardware": hardware(here.name), "versions": versions(), "torch": torch.__version__}
-    found |= {"hip": torch.version.hip, "cuda": torch.version.cuda, "devices": [], "uuid": ""}
+    found |= {"devices": usable().uuids, "uuid": ""}
     if here.is_gpu:
-        found["devices"] = [uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count())]
         found["uuid"] = uuid_of(here.name)
         found["capability"] = list(torch.cuda.get_device_capability(here.device))
         found["built_for"] = torch.cuda.get_arch_list()
@@ -106,16 +93,20 @@ def facts(here: Device) -> dict[str, Any]:
     return found
 
 
-def company(here: Device) -> dict[str, Any]:
-    """While this process holds memory: what `alone.judge` says of its GPU, and on which GPUs the driver names it, by UUID."""
+def company(here: Device, before_mib: float | None = None) -> dict[str, Any]:
+    """While this process holds memory: what `alone.judge` says of its GPU, and on which GPUs the driver names it, by UUID.
+
+    Args:
+        before_mib: memory in use there before this process began; None is unknown.
+    """
     uuid = uuid_of(here.name)
     held = torch.ones(1 << 20, device=here.device)
     here.wait()
     seen = {name: processes_on(name) for name in (uuid_of(f"cuda:{i}") for i in range(torch.cuda.device_count()))}
-    found = judge(seen[uuid], os.getpid(), memory_used_mib(uuid), here.before_mib)
+    found = judge(seen[uuid], os.getpid(), memory_used_mib(uuid), before_mib)
     del held
     named = [name for name, processes in seen.items() if any(p.pid == os.getpid() for p in processes or ())]
-    return {"uuid": uuid, "named_on": named, "gpus": len(seen), "before_mib": here.before_mib, **asdict(found)}
+    return {"uuid": uuid, "named_on": named, "gpus": len(seen), **asdict(found)}
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:
@@ -250,9 +241,12 @@ def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
     """
     found = []
     for _ in range(4):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            step()
-            here.wait()
+        try:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                step()
+                here.wait()
+        except RuntimeError:  # many containers forbid profiling
+            return []
         on_device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         found.append(sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device))
     return found[1:] if all(found[1:]) else []
@@ -291,5 +285,5 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
 #: What a process can be asked for. Functions of `here` and of what the request says.
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f
-    for f in (count_devices, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
+    for f in (gpus, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
 }

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..alone import LITTLE_MIB
+from ..driver import memory_used_mib
 from ..record import RunRecord, board_names, read_board
 from .process import Process, Unanswered
 
@@ -42,6 +44,7 @@ class Place:
         quick: whether long checks are shortened.
         explanation: torch's, where it sees no CUDA device.
         bound_s: seconds that all checks may take.
+        patience: how many times as long as usual each check may take, as on a machine whose cores are busy.
     """
 
     def __init__(
@@ -52,9 +55,10 @@ class Place:
         data_root: str | None = None,
         explanation: str = "",
         bound_s: float = BOUND_S,
+        patience: float = 1.0,
     ) -> None:
         self.device, self.devices, self.quick, self.data_root = device, devices, quick, data_root
-        self.explanation = explanation
+        self.explanation, self._patience = explanation, patience
         self._until = time.monotonic() + bound_s
         self._kept: Process | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="equibench-doctor-"))
@@ -84,21 +88,37 @@ class Place:
         left = self._until - time.monotonic()
         if left < 1:
             raise LeftOut("the time of the examination was over")
-        return min(limit_s, left)
+        return min(self._patience * limit_s, left)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """See `operations.facts`."""
         return self.ask("facts", 90)
 
+    @cached_property
+    def company(self) -> dict[str, Any]:
+        """See `operations.company`, of a process that is alone on the device as far as this program goes."""
+        uuid = self.facts["uuid"]
+        self.leave()
+        until = time.monotonic() + self.left(5)
+        while ((before := memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
+            time.sleep(0.5)  # the driver takes a moment to forget our own process
+        return {**self.ask("company", 60, before_mib=before), "before_mib": before}
+
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        """The answer of a process that checks share; a new one where the last one has failed."""
+        """The answer of a process that checks share; a new one where the last one has failed.
+
+        Raises:
+            Unanswered: there is none within the limit.
+            LeftOut: the time of the whole examination is over.
+        """
         if self._kept is None:
             self._kept = self.fresh()
         try:
             return self._kept.ask(do, self.left(limit_s), **arguments)
         except Unanswered:
             self.leave()
+            self.left(1)
             raise
 
     def fresh(self, also: dict[str, str] | None = None, device: str | None = None) -> Process:
@@ -118,6 +138,7 @@ class Place:
 
         Raises:
             Unanswered: it took longer than it may.
+            LeftOut: the time of the whole examination is over.
         """
         self.leave()
         root = Path(tempfile.mkdtemp(dir=self.folder))
@@ -135,6 +156,7 @@ class Place:
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=15)
             process.kill()
+            self.left(1)
             raise Unanswered(f"no result after {limit:.0f} s") from None
         except BaseException:
             process.terminate()

@@ -81,3 +81,13 @@ def test_whoever_takes_turns_is_no_company(listed: list[int], company: str) -> N
 def test_whoever_is_shown_nobody_measures_and_knows_nothing(listed: list[Process] | None) -> None:
     found = judge(listed, OWN, 5 * CONTEXT, partners=[8, 9])
     assert not found.others and found.unknown
+
+
+def test_a_server_for_many_processes_is_company_and_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under MPS the driver lists the server beside its clients."""
+    monkeypatch.setattr(driver, "process_name", lambda pid: "nvidia-cuda-mps-server" if pid == 5 else "python")
+    server, neighbour = Process(5, 30.0), Process(8, CONTEXT)
+    only = judge([ME, server], OWN, CONTEXT + 130 + REST)
+    assert "nvidia-cuda-mps-server (5)" in only.others and only.count == 1
+    assert judge([ME, server, neighbour], OWN, 2 * CONTEXT + 130 + REST).count == 2
+    assert judge([Process(71, CONTEXT), Process(72, CONTEXT), server], OWN, 2 * CONTEXT + 30).count == 2, "under other numbers"

@@ -29,6 +29,14 @@ static void uuid(gpu g, char *text, unsigned size) {
 }
 int nvmlInitWithFlags(unsigned flags) {return has("FAKE_NVML_SILENT") ? 9 : OK;}
 int nvmlInit(void) {return nvmlInitWithFlags(0);} /* torch calls this one */
+/* torch looks for these where it says that a device has no memory left, and for whose processes have it: nobody's here */
+int nvmlInit_v2(void) {return nvmlInitWithFlags(0);}
+int nvmlSystemGetCudaDriverVersion_v2(int *v) {*v = 13000; return OK;}
+int nvmlDeviceGetHandleByPciBusId_v2(const char *name, gpu *g) {*g = 1; return OK;}
+int nvmlDeviceGetComputeRunningProcesses(gpu g, unsigned *n, void *found) {*n = 0; return OK;}
+int nvmlDeviceGetNvLinkRemoteDeviceType(gpu g, unsigned link, int *kind) {return NOT_SUPPORTED;}
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(gpu g, unsigned link, void *found) {return NOT_SUPPORTED;}
+int nvmlDeviceGetGpuFabricInfoV(gpu g, void *found) {return NOT_SUPPORTED;}
 int nvmlShutdown(void) {return OK;}
 const char *nvmlErrorString(int code) {return code == 9 ? "Driver Not Loaded" : "fake error";}
 int nvmlSystemGetDriverVersion(char *text, unsigned size) {snprintf(text, size, "580.65.06"); return OK;}

@@ -44,6 +44,29 @@ def hog(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
 
 
 
+class Visited(nn.Module):
+    """While it trains, from its 20th step to its 30th, another process is on the GPU: the one that started this one."""
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__()
+        self.linear, self.steps = nn.Linear(pixels, classes), 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        guest = Path(os.environ["FAKE_CUDA_CONTEXTS"]) / f"0.{os.getppid()}"
+        self.steps += self.training
+        if self.training and self.steps == 20:
+            guest.write_text("0")
+        if self.training and self.steps == 30:
+            guest.unlink()
+        return self.linear(images.flatten(1))
+
+
+@register_model("visited", group="none", invariant="none", source="made up")
+def visited(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """See `Visited`."""
+    return Visited(in_channels * image_size**2, num_classes)
+
+
 def job(results: str, budget: str, device: str = "cuda:0", model: str = "tiny") -> Job:
     include([TINY, __file__])
     suite = Suite(name="s", dataset="digits-rot", budget=budget, seeds=1, models=[model])

@@ -19,7 +19,7 @@ LOOK = """
 import json, sys
 from equibench.bench.doctor.checks import CHECKS, perform
 from equibench.bench.doctor.place import Place
-with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=500) as place:
+with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
     print(json.dumps({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in sys.argv[1:]}))
 """
 
@@ -73,3 +73,16 @@ def test_a_whole_examination_comes_to_an_end_and_the_verdict_is_no(fake_cuda: An
     assert list(found) == [c.name for c in CHECKS] and examined["verdict"] == "no"
     assert found["launches"][0] == "passed" and not [d for _, d in found.values() if "broke" in d], found
     assert len(list((tmp_path / "doctor").rglob("cuda-1.*.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("microseconds", "state", "words"),
+    [("20", "passed", "cuda:1"), ("20,22", "failed", "cuda:1")],  # of a kernel, on both devices or on each
+)
+def test_device_seconds_hold_on_all_devices_at_once_if_they_are_alike(
+    fake_cuda: Any, microseconds: str, state: str, words: str
+) -> None:
+    """From calibration to record by the clock of the stand-in, which counts kernels."""
+    seen = look(fake_cuda, "all devices busy", FAKE_CUDA_KERNEL_US=microseconds)["all devices busy"]
+    assert seen["state"] == state and words in seen["detail"], seen

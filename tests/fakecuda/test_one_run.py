@@ -39,7 +39,7 @@ def run(fake_cuda: Any, tmp_path: Path) -> Any:
     ],
 )
 def test_a_run_claims_to_be_alone_only_where_that_is_known(run: Any, variables: dict[str, str], alone: str, company: bool) -> None:
-    record = run("t1", **variables)
+    record = run("t900", **variables)
     assert record["provenance"]["hardware"]["alone"] == alone
     assert record["status"] == "invalid" and record["reason"].startswith("not alone" if company else "drift"), record["reason"]
     assert any("whether the run was alone" in w for w in record["warnings"]) == alone.startswith("unknown")
@@ -74,3 +74,8 @@ def test_a_library_without_memory_for_its_own_is_a_lack_of_memory(run: Any) -> N
     record = run("e0.2", FAKE_CUBLAS="3")
     assert record["status"] == "oom" and "CUBLAS_STATUS_ALLOC_FAILED" in record["reason"]
     assert run("e0.2", FAKE_CUBLAS="1")["status"] == "error", "cuBLAS can fail otherwise"
+
+
+def test_whoever_comes_and_goes_while_a_run_trains_was_company(run: Any) -> None:
+    record = run("t900", model="visited")
+    assert record["status"] == "invalid" and record["reason"].startswith("not alone on its GPU: "), record["reason"]
