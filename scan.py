@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
 _EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
+_SIZES = re.compile(r"any|even|([2-9]|[1-9][0-9])k")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
 #: What programs that read CSV files take for a missing value.
 _MISSING = ("na", "nan", "null", "none")
@@ -118,7 +119,7 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
             return
         tree = ast.parse(text, filename=str(path))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # too deep for Python's parser, …
-        raise UserError(f"{path}: this is not a Python file that can be read: {error or type(error).__name__}") from error
+        raise UserError(f"{path}: this is not a Python file that can be read: {str(error) or type(error).__name__}") from error
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -178,9 +179,11 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
 
 
 _ALLOWED = {
-    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation"},
+    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation", "sizes"},
     "wrapper": {"source", "invariant", "treatment", "note"},
-    "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note"},
+    "dataset": {
+        "shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note", "package",
+    },
 }
 _REQUIRED = {
     "model": ("group", "invariant", "source"),
@@ -194,7 +197,7 @@ def _counts(value: Any, count: int, least: int) -> bool:
     return isinstance(value, tuple | list) and len(value) == count and all(type(v) is int and v >= least for v in value)
 
 
-#: What the value of a field must be; of those that are not here, text.
+#: What the value of a field must be, of those that two kinds have by the kind as well; of those that are not here, text.
 _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "": (lambda v: isinstance(v, str), "text"),
     "params": (
@@ -206,7 +209,11 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _counts(v, 3, 1) and v[1] == v[2],
         "three whole numbers above zero: channels, height, width, where height and width are equal (images are square)",
     ),
-    "sizes": (
+    "model sizes": (
+        lambda v: bool(_SIZES.fullmatch(v)) if isinstance(v, str) else isinstance(v, list) and bool(v) and _counts(v, len(v), 1),
+        "'any', 'even', multiples as '4k', or a list of sizes in pixels, as [28, 32]",
+    ),
+    "dataset sizes": (
         lambda v: _counts(v, 3, 0) and v[0] > 0 and v[2] > 0,
         "three whole numbers: images in train, validation, test; only validation may have none",
     ),
@@ -231,7 +238,7 @@ def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> N
         if key not in values:
             raise UserError(f"{where}: {name!r} must say its {key!r}")
     for key, value in values.items():
-        fits, what = _FITS.get(key, _FITS[""])
+        fits, what = _FITS.get(f"{kind} {key}") or _FITS.get(key, _FITS[""])
         if value is not None and not fits(value):
             raise UserError(f"{where}: {key}={value!r:.80} must be {what}")
         # These texts are listed without running the file: they must not move a terminal's cursor.
@@ -244,6 +251,13 @@ def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> N
         raise UserError(f"{where}: status={values['status']!r}; it is one of {', '.join(STATUSES)}")
     for shape in values.get("params") or {}:
         parse_shape(shape, where)
+
+
+def allows(sizes: str | Sequence[int], size: int) -> bool:
+    """Whether what a model registers as its `sizes` holds images of `size` pixels."""
+    if not isinstance(sizes, str):
+        return size in sizes
+    return size % ({"any": 1, "even": 2}.get(sizes) or int(sizes.removesuffix("k"))) == 0
 
 
 def parse_shape(text: str, where: str) -> tuple[int, int, int]:

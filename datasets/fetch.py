@@ -258,7 +258,7 @@ def _receive(url: str, file: Download, part: Path, tell: Progress) -> str:
             return ""
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Unreachable(str(getattr(error, "reason", "") or error or type(error).__name__)) from error
+        raise _Unreachable(str(getattr(error, "reason", "") or error) or type(error).__name__) from error
     with response:
         start = _start(response, start)
         length = response.headers.get("Content-Length", "")
