@@ -107,8 +107,9 @@ def register_dataset(
     citation: str = "",
     note: str = "",
     package: str = "",
+    members: dict[str, dict[str, Any]] | None = None,
 ) -> Callable[[F], F]:
-    """Register a function ``f(root: Path) -> ImageData`` that returns a data set. Arguments are literals.
+    """Register a function ``f(root: Path, **arguments) -> ImageData`` that returns a data set. Arguments are literals.
 
     Args:
         name: unique name.
@@ -122,7 +123,10 @@ def register_dataset(
         licence: under which the images may be used.
         citation: what to cite for them.
         note: one sentence on what a reader must know.
-        package: that must be installed for it, and that is not installed with the package that registers it.
+        package: that it needs, by the name of its import, and that is not there wherever this file is. Of ours it is
+            called as the extra that brings it.
+        members: further data sets of the same function, each a dictionary with ``args`` (its keyword arguments) and any
+            of the fields above that differ.
     """
     return _mark(name)
 

@@ -87,6 +87,15 @@ class Entry:
     def where(self) -> str:
         return f"{self.path}:{self.line}"
 
+    @property
+    def missing(self) -> str:
+        """What has to be installed for it first, in words; empty where it is."""
+        package = self.fields.get("package")
+        if not package or importlib.util.find_spec(package):
+            return ""
+        extra = f"start equibench with uv run --extra {package}, or " if self.origin == "equibench" else ""
+        return f"needs the package {package}, which is not installed: {extra}pip install {package}"
+
     def load(self) -> Callable[..., Any]:
         """Import the file and return the registered function."""
         return getattr(_import(self), self.function)
@@ -157,7 +166,7 @@ def _entries_of(
     for member, own in members.items():
         own = dict(own)
         arguments = own.pop("args", None) or fit(entry, member) or {}
-        fields = {**values, "params": None, **own}
+        fields = {**values, **({"params": None} if kind == "model" else {}), **own}
         _check_fields(kind, member, fields, where)
         yield replace(entry, name=member, fields=fields, arguments=arguments)
 
@@ -183,6 +192,7 @@ _ALLOWED = {
     "wrapper": {"source", "invariant", "treatment", "note"},
     "dataset": {
         "shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note", "package",
+        "members",
     },
 }
 _REQUIRED = {
@@ -223,12 +233,15 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "'random:' and the number of passes that are averaged, from 1 to 999, as 'random:16'",
     ),
     "rotation": (lambda v: isinstance(v, bool), "True or False"),
+    "package": (lambda v: isinstance(v, str) and v.isidentifier(), "the name that a package is imported under"),
 }
 
 
 def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(f"{where}: {name!r:.80} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
+    if kind == "dataset" and _FIELD.search(name):
+        raise UserError(f"{where}: the name of a data set has no fields; list its versions as members, not {name!r}")
     if name.lower() in _MISSING:
         raise UserError(f"{where}: {name!r} is what tables write for a missing value; take another name")
     for key in values:

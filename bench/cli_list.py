@@ -64,7 +64,12 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= {"train": train, "val": val, "test": test}
         row |= {key: fields.get(key, "") for key in ("task", "licence", "citation")} if as_json else {"task": fields.get("task", "")}
-        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
+        row |= {"source": fields["source"], "note": fields.get("note", "")}
+        if as_json:
+            row["missing"] = entry.missing
+        elif entry.missing:  # what there is to do comes first
+            row["note"] = "; ".join(filter(None, (entry.missing, row["note"])))
+        rows.append(row)
     _show(rows, as_json, patterns, "data set")
 
 

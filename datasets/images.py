@@ -152,9 +152,11 @@ def _key(entry: Entry) -> str:
 
 def _made(entry: Entry, folder: Path) -> ImageData:
     key = f"dataset {entry.name}"
+    if entry.missing:
+        raise UserError(f"the data set {entry.name} {entry.missing}")
     try:
         with watching(key):
-            data = entry.load()(folder)
+            data = entry.load()(folder, **entry.arguments)
     except (UserError, OSError):
         raise
     except Exception as error:  # whoever registered it may raise anything

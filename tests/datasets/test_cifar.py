@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from equibench.datasets import rotation
-from equibench.datasets.cifar import cifar10, cifar100
+from equibench.datasets.cifar import PUBLISHED
+from equibench.datasets.cifar import cifar as published
 from equibench.datasets.images import ImageData
 from equibench.datasets.rotated import cifar10_rot_gen
-from equibench.datasets.vision import CIFAR10, CIFAR100
+from equibench.datasets.vision import CIFAR10
 from equibench.registry import UserError
 from torchvision import datasets as theirs
 
@@ -96,7 +97,7 @@ def test_planes_rows_and_labels_are_where_they_belong(
     counts = [20] * 6 if classes == 10 else [100, 20]
     cifar(tmp_path, monkeypatch, classes, batches(classes, counts, rows), archive=archive)
     before = files_below(tmp_path)
-    train, test = (CIFAR10 if classes == 10 else CIFAR100).parts(tmp_path)
+    train, test = PUBLISHED[classes].parts(tmp_path)
     assert train.images.shape == (100, 3, 32, 32) and test.images.shape == (20, 3, 32, 32)
     assert (np.concatenate([train.images, test.images]).transpose(0, 2, 3, 1) == images).all()
     assert (np.concatenate([train.labels, test.labels]) == np.arange(120) % classes).all()  # the fine ones
@@ -122,12 +123,12 @@ def test_no_pickle_is_loaded_whose_digest_is_wrong(
     root.mkdir()
     cifar(root, monkeypatch, 10, batches(10, [20] * 6), (place, code), archive)
     with pytest.raises(UserError, match=r"cifar-10-.*: this is not CIFAR10 \(Dataset .*corrupted.*delete it"):
-        cifar10(root)
+        published(root)
     assert not marker.exists()
     if archive:  # as what is published is another archive, it is not even unpacked
         monkeypatch.setattr(theirs.CIFAR10, "tgz_md5", "0" * 32)
         with pytest.raises(UserError, match=r"cifar-10-python.tar.gz is not the published file: expected MD5 0{32}, got"):
-            cifar10(root)
+            published(root)
         assert not marker.exists()
 
 
@@ -144,7 +145,7 @@ def numbers(data: ImageData) -> list[np.ndarray]:
 def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
     counts = [10_000] * 6 if classes == 10 else [50_000, 10_000]
     cifar(tmp_path, monkeypatch, classes, batches(classes, counts), archive=False)
-    data = (cifar10 if classes == 10 else cifar100)(tmp_path)
+    data = published(tmp_path, classes=classes)
     found = numbers(data)
     assert [len(n) for n in found] == [45_000, 5_000, 10_000] and data.maximum == 255
     assert (np.bincount(data.train.labels) == 45_000 // classes).all()
