@@ -119,8 +119,7 @@ def load(name: str, root: Path | None = None) -> ImageData:
             promises, or the folder cannot be written.
     """
     entry, folder = DATASETS.find(name).entry, root or data_root()
-    path = folder / "cache" / f"{entry.name}-{_key(entry)}.npz"
-    found = _read(path, entry)
+    path, found = _place(entry, folder), cached(entry, folder)
     if found is not None:
         return found
     try:
@@ -138,6 +137,15 @@ def load(name: str, root: Path | None = None) -> ImageData:
             " folder with --data-root DIR or EQUIBENCH_DATA"
         ) from error
     return found
+
+
+def cached(entry: Entry, folder: Path) -> ImageData | None:
+    """The data set as it lies below the folder of the data sets, ready for runs; None where it is not."""
+    return _read(_place(entry, folder), entry)
+
+
+def _place(entry: Entry, folder: Path) -> Path:
+    return folder / "cache" / f"{entry.name}-{_key(entry)}.npz"
 
 
 def _key(entry: Entry) -> str:
