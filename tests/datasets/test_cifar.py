@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from equibench.datasets.cifar import cifar as published
 from equibench.datasets.images import ImageData
 from equibench.datasets.rotated import cifar10_rot_gen
 from equibench.datasets.vision import CIFAR10
-from equibench.registry import UserError
+from equibench.datasets.fetch import fetch
+from equibench.datasets.images import load
+from equibench.registry import UserError, include
 from torchvision import datasets as theirs
 
 from .conftest import files_below
@@ -42,15 +45,21 @@ def python2(value: object) -> bytes:
     return file.getvalue()
 
 
-def batches(classes: int, counts: list[int], pixels: np.ndarray | None = None) -> list[bytes]:
-    """Files of CIFAR's archive for Python: pickled dictionaries, images as rows of a red, a green and a blue plane."""
+def batches(
+    classes: int, counts: list[int], pixels: np.ndarray | None = None, label: Callable[[int], int] = lambda label: label
+) -> list[bytes]:
+    """Files of CIFAR's archive for Python: pickled dictionaries, images as rows of a red, a green and a blue plane.
+
+    Args:
+        label: what is written in place of the right label.
+    """
     random, start, files = np.random.RandomState(0), 0, []
     for count in counts:
         number = start + np.arange(count)
         data = np.repeat(random.randint(0, 256, (count, 1), dtype=np.uint8), 3072, axis=1)
         data[:, 0], data[:, 1] = number // 256, number % 256
         data = data if pixels is None else pixels[start : start + count]
-        labels = [int(n) % classes for n in number]
+        labels = [label(int(n) % classes) for n in number]
         kind = {"labels": labels} if classes == 10 else {"coarse_labels": [n // 5 for n in labels], "fine_labels": labels}
         files.append(python2({"batch_label": "a batch", "data": data, "filenames": ["x.png"] * count} | kind))
         start += count
@@ -130,6 +139,59 @@ def test_no_pickle_is_loaded_whose_digest_is_wrong(
         with pytest.raises(UserError, match=r"cifar-10-python.tar.gz is not the published file: expected MD5 0{32}, got"):
             published(root)
         assert not marker.exists()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A registered data set of 120 images in the format of CIFAR-10."""
+    (path := tmp_path_factory.mktemp("set") / "small_cifar.py").write_text(
+        "from equibench import register_dataset\nfrom equibench.datasets.cifar import with_validation\n"
+        "from equibench.datasets.fetch import downloads\nfrom equibench.datasets.vision import CIFAR10\n"
+        "@register_dataset('small-cifar', shape=(3, 32, 32), classes=10, sizes=(90, 10, 20), source='a test')\n"
+        "@downloads(CIFAR10.files)\n"
+        "def small(root):\n    return with_validation('small-cifar', *CIFAR10.parts(root), 10)\n"
+    )
+    include([path])
+    return "small-cifar"
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "unpacked"])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (lambda: batches(10, [20] * 6, label=lambda n: 4 if n == 3 else n), "has no train images of class 3"),
+        (lambda: batches(10, [20] * 6, label=lambda n: 10 if n == 3 else n), "labels outside 0…9"),
+        (lambda: batches(10, [20] * 6, label=lambda n: n - 1), "labels outside 0…9"),
+        (lambda: batches(10, [20] * 6, np.zeros((120, 3 * 31 * 31), np.uint8)), "this is not CIFAR10 .*reshape"),
+        (lambda: batches(10, [20] * 5 + [19]), r"test images \(19, 3, 32, 32\)"),
+        (lambda: [*batches(10, [20] * 5), python2({"data": np.zeros((20, 3072), np.uint8)})], "this is not CIFAR10"),
+    ],
+)
+def test_what_no_digest_tells_the_registration_does(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files, expected: str, archive: bool
+) -> None:
+    cifar(tmp_path, monkeypatch, 10, files(), archive=archive)
+    before = files_below(tmp_path)
+    with pytest.raises(UserError, match=expected):
+        load(small, tmp_path)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("fault", [lambda data: data[:-9], lambda data: data[:-1] + b"x"], ids=["cut short", "another"])
+def test_a_wrong_archive_from_a_server_is_refused_and_the_right_one_goes_on(
+    small: str, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault
+) -> None:
+    (there := tmp_path / "there").mkdir()
+    cifar(there, monkeypatch, 10, batches(10, [20] * 6))
+    right, root = (there / theirs.CIFAR10.filename).read_bytes(), tmp_path / "root"
+    monkeypatch.setattr(theirs.CIFAR10, "url", f"{server.url}/{theirs.CIFAR10.filename}")
+    server.files = {theirs.CIFAR10.filename: fault(right)}
+    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz could not be downloaded .*expected MD5 \w+, got"):
+        fetch(small, root)
+    assert files_below(root) == {}
+    server.files, server.breaks = {theirs.CIFAR10.filename: right}, [1000]
+    fetch(small, root)
+    assert server.requests[-1][1] == "bytes=1000-" and len(load(small, root).test.labels) == 20
 
 
 def parts(data: ImageData) -> tuple:
