@@ -191,3 +191,57 @@ def test_an_error_without_a_text_is_named_by_its_kind(tmp_path: Path, monkeypatc
     monkeypatch.setattr(scan.ast, "parse", fail)
     with pytest.raises(UserError, match=rf"mine.py: this is not a Python file that can be read: {type(error).__name__}$"):
         list(scan_file(write(tmp_path, GOOD), "model", "mine"))
+
+
+SETS = '''
+import nothing_of_this_name
+from equibench import register_dataset
+
+@register_dataset("squares", shape=(1, 28, 28), classes=10, sizes=(10, 0, 10), source="here", digest="ab", licence="mine",
+    package="nothing_of_this_name", members={"squares-64": {"args": {"size": 64}, "shape": (1, 64, 64), "digest": "cd"}})
+def squares(root, *, size: int = 28):
+    """Squares."""
+'''
+
+
+def sets_with(path: Path) -> Registry:
+    registry = Registry("dataset", "datasets")
+    registry.include(path)
+    return registry
+
+
+def test_a_data_set_may_have_further_ones_of_the_same_function(tmp_path: Path) -> None:
+    registry = sets_with(write(tmp_path, SETS))
+    small, large = registry.find("squares").entry, registry.find("squares-64").entry
+    assert (small.arguments, large.arguments) == ({}, {"size": 64}) and small.function == large.function
+    assert large.fields == small.fields | {"shape": (1, 64, 64), "digest": "cd"}
+    assert data_hash(small) != data_hash(large)
+    # What a set is does not depend on whether others stand beside it.
+    alone = SETS.replace(', members={"squares-64": {"args": {"size": 64}, "shape": (1, 64, 64), "digest": "cd"}}', "")
+    (folder := tmp_path / "alone").mkdir()
+    assert data_hash(sets_with(write(folder, alone)).find("squares").entry) == data_hash(small)
+
+
+def test_a_package_that_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
+    entry = sets_with(write(tmp_path, SETS)).find("squares-64").entry
+    assert entry.missing == "needs the package nothing_of_this_name, which is not installed: pip install nothing_of_this_name"
+    assert replace(entry, fields=entry.fields | {"package": "numpy"}).missing == ""
+    ours = replace(entry, origin="equibench")
+    assert "uv run --extra nothing_of_this_name, or pip install" in ours.missing
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"squares",', '"squares-{size}",', "the name of a data set has no fields; list its versions as members"),
+        ('"squares-64": ', '"squares-{size}": ', "the name of a data set has no fields; list its versions as members"),
+        ('"nothing_of_this_name"', '"no name"', "package='no name' must be the name that a package is imported under"),
+        ('"shape": (1, 64, 64)', '"shape": (64, 64)', r"shape=\(64, 64\) must be three whole numbers"),
+        ('"shape": (1, 64, 64)', '"shapes": (1, 64, 64)', "register_dataset has no argument 'shapes'; did you mean 'shape'"),
+        ('members={"squares-64": {', 'members={"squares-64": 64, "b": {', "must be a dictionary of dictionaries"),
+    ],
+)
+def test_a_wrong_registration_of_a_data_set_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in SETS
+    with pytest.raises(UserError, match=rf"mine.py:5: .*{expected}"):
+        sets_with(write(tmp_path, SETS.replace(old, new))).entries()
