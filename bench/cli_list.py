@@ -55,7 +55,7 @@ def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
 @include_option
 @json_option
 def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
-    """Data sets: shape, classes, sizes of the splits, source."""
+    """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
     include(includes)
     rows = []
     for entry in DATASETS.match(patterns):
@@ -63,11 +63,12 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         train, val, test = fields["sizes"]
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= {"train": train, "val": val, "test": test}
-        row |= {key: fields.get(key, "") for key in ("task", "licence", "citation")} if as_json else {"task": fields.get("task", "")}
-        row |= {"source": fields["source"], "note": fields.get("note", "")}
+        row |= {key: fields.get(key, "") for key in ("task", "licence")}
         if as_json:
-            row["missing"] = entry.missing
-        elif entry.missing:  # what there is to do comes first
+            row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
+            row |= {key: fields.get(key, "") for key in ("citation", "digest")}
+        row |= {"source": fields["source"], "note": fields.get("note", "")}
+        if entry.missing and not as_json:  # what there is to do comes first
             row["note"] = "; ".join(filter(None, (entry.missing, row["note"])))
         rows.append(row)
     _show(rows, as_json, patterns, "data set")

@@ -235,6 +235,7 @@ def test_without_the_package_listings_say_what_to_install_and_the_cache_serves(s
     before = files_below(root)
     done = equibench("list", "datasets", "*mnist*", "small-cells", path=blocked)
     assert done.returncode == 0 and done.stdout.count("needs the package medmnist, which is not installed") == 5, done.stdout
+    assert done.stdout.count("CC BY 4.0") == 4
     rows = json.loads(equibench("list", "datasets", "bloodmnist*", "--json", path=blocked).stdout)
     assert [(row["name"], row["licence"]) for row in rows] == [("bloodmnist", "CC BY 4.0"), ("bloodmnist-64", "CC BY 4.0")]
     assert all("uv run --extra medmnist" in row["missing"] for row in rows)
