@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 from .opened import Opened, opened_by, watching
 from .scan import (
-    GONE, LONGEST, PLUGIN, STATUSES, Entry, Stamp, UserError, fit, include_name, nearest, parse_shape, scan_file, stamp,
+    GONE, LONGEST, PLUGIN, STATUSES, Entry, Stamp, UserError, allows, fit, include_name, nearest, parse_shape, scan_file, stamp,
 )  # fmt: skip
 
 __all__ = [
-    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
+    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError", "allows",
     "build_model", "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
@@ -50,6 +50,7 @@ def register_model(
     status: str = "ours",
     note: str = "",
     evaluation: str = "",
+    sizes: str | list[int] = "",
 ) -> Callable[[F], F]:
     """Register a function that builds a model. All arguments are literals.
 
@@ -71,6 +72,8 @@ def register_model(
         note: one sentence on what a reader must know.
         evaluation: ``"random:16"`` for a network that draws random numbers in evaluation as well: it is scored by the
             mean of its logits over so many passes, seeded; see `bench.evaluate.RandomEvaluation`.
+        sizes: of the images that it can be built for, in pixels: ``"any"``, ``"even"``, multiples of a number as
+            ``"4k"``, or a list as ``[28, 32]``. Where nothing is said, building it tells.
     """
     return _mark(name)
 
@@ -103,8 +106,10 @@ def register_dataset(
     licence: str = "",
     citation: str = "",
     note: str = "",
+    package: str = "",
+    members: dict[str, dict[str, Any]] | None = None,
 ) -> Callable[[F], F]:
-    """Register a function ``f(root: Path) -> ImageData`` that returns a data set. Arguments are literals.
+    """Register a function ``f(root: Path, **arguments) -> ImageData`` that returns a data set. Arguments are literals.
 
     Args:
         name: unique name.
@@ -118,6 +123,10 @@ def register_dataset(
         licence: under which the images may be used.
         citation: what to cite for them.
         note: one sentence on what a reader must know.
+        package: that it needs, by the name of its import, and that is not there wherever this file is. Of ours it is
+            called as the extra that brings it.
+        members: further data sets of the same function, each a dictionary with ``args`` (its keyword arguments) and any
+            of the fields above that differ.
     """
     return _mark(name)
 

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
 _EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
+_SIZES = re.compile(r"any|even|([2-9]|[1-9][0-9])k")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
 #: What programs that read CSV files take for a missing value.
 _MISSING = ("na", "nan", "null", "none")
@@ -86,6 +87,15 @@ class Entry:
     def where(self) -> str:
         return f"{self.path}:{self.line}"
 
+    @property
+    def missing(self) -> str:
+        """What has to be installed for it first, in words; empty where it is."""
+        package = self.fields.get("package")
+        if not package or importlib.util.find_spec(package):
+            return ""
+        extra = f"start equibench with uv run --extra {package}, or " if self.origin == "equibench" else ""
+        return f"needs the package {package}, which is not installed: {extra}pip install {package}"
+
     def load(self) -> Callable[..., Any]:
         """Import the file and return the registered function."""
         return getattr(_import(self), self.function)
@@ -118,7 +128,7 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
             return
         tree = ast.parse(text, filename=str(path))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # too deep for Python's parser, …
-        raise UserError(f"{path}: this is not a Python file that can be read: {error or type(error).__name__}") from error
+        raise UserError(f"{path}: this is not a Python file that can be read: {str(error) or type(error).__name__}") from error
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -156,7 +166,7 @@ def _entries_of(
     for member, own in members.items():
         own = dict(own)
         arguments = own.pop("args", None) or fit(entry, member) or {}
-        fields = {**values, "params": None, **own}
+        fields = {**values, **({"params": None} if kind == "model" else {}), **own}
         _check_fields(kind, member, fields, where)
         yield replace(entry, name=member, fields=fields, arguments=arguments)
 
@@ -178,9 +188,12 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
 
 
 _ALLOWED = {
-    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation"},
+    "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation", "sizes"},
     "wrapper": {"source", "invariant", "treatment", "note"},
-    "dataset": {"shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note"},
+    "dataset": {
+        "shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note", "package",
+        "members",
+    },
 }
 _REQUIRED = {
     "model": ("group", "invariant", "source"),
@@ -194,7 +207,7 @@ def _counts(value: Any, count: int, least: int) -> bool:
     return isinstance(value, tuple | list) and len(value) == count and all(type(v) is int and v >= least for v in value)
 
 
-#: What the value of a field must be; of those that are not here, text.
+#: What the value of a field must be, of those that two kinds have by the kind as well; of those that are not here, text.
 _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "": (lambda v: isinstance(v, str), "text"),
     "params": (
@@ -206,7 +219,11 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _counts(v, 3, 1) and v[1] == v[2],
         "three whole numbers above zero: channels, height, width, where height and width are equal (images are square)",
     ),
-    "sizes": (
+    "model sizes": (
+        lambda v: bool(_SIZES.fullmatch(v)) if isinstance(v, str) else isinstance(v, list) and bool(v) and _counts(v, len(v), 1),
+        "'any', 'even', multiples as '4k', or a list of sizes in pixels, as [28, 32]",
+    ),
+    "dataset sizes": (
         lambda v: _counts(v, 3, 0) and v[0] > 0 and v[2] > 0,
         "three whole numbers: images in train, validation, test; only validation may have none",
     ),
@@ -216,12 +233,15 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "'random:' and the number of passes that are averaged, from 1 to 999, as 'random:16'",
     ),
     "rotation": (lambda v: isinstance(v, bool), "True or False"),
+    "package": (lambda v: isinstance(v, str) and v.isidentifier(), "the name that a package is imported under"),
 }
 
 
 def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(f"{where}: {name!r:.80} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
+    if kind == "dataset" and _FIELD.search(name):
+        raise UserError(f"{where}: the name of a data set has no fields; list its versions as members, not {name!r}")
     if name.lower() in _MISSING:
         raise UserError(f"{where}: {name!r} is what tables write for a missing value; take another name")
     for key in values:
@@ -231,7 +251,7 @@ def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> N
         if key not in values:
             raise UserError(f"{where}: {name!r} must say its {key!r}")
     for key, value in values.items():
-        fits, what = _FITS.get(key, _FITS[""])
+        fits, what = _FITS.get(f"{kind} {key}") or _FITS.get(key, _FITS[""])
         if value is not None and not fits(value):
             raise UserError(f"{where}: {key}={value!r:.80} must be {what}")
         # These texts are listed without running the file: they must not move a terminal's cursor.
@@ -244,6 +264,13 @@ def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> N
         raise UserError(f"{where}: status={values['status']!r}; it is one of {', '.join(STATUSES)}")
     for shape in values.get("params") or {}:
         parse_shape(shape, where)
+
+
+def allows(sizes: str | Sequence[int], size: int) -> bool:
+    """Whether what a model registers as its `sizes` holds images of `size` pixels."""
+    if not isinstance(sizes, str):
+        return size in sizes
+    return size % ({"any": 1, "even": 2}.get(sizes) or int(sizes.removesuffix("k"))) == 0
 
 
 def parse_shape(text: str, where: str) -> tuple[int, int, int]:

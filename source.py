@@ -157,17 +157,21 @@ def _parsed(path: Path, _changed: Stamp) -> _Program:
 
 
 #: What a registration says to readers alone: it changes neither how something is built nor how it is scored or claimed.
-_WORDS = {"note", "source", "family", "status", "task", "licence", "citation"}
+_WORDS = {"note", "source", "family", "status", "task", "licence", "citation", "package"}
+#: As is the images that a model can be built for: one that cannot is not built at all.
+_WORDS_OF_MODELS = _WORDS | {"sizes"}
 
 
 def _leave_out_words(call: ast.expr) -> None:
     """Take the words from a decorator that registers, also from the members of a family."""
-    if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2].startswith("register_"):
-        call.keywords = [k for k in call.keywords if k.arg not in _WORDS]
+    name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
+    if isinstance(call, ast.Call) and name.startswith("register_"):
+        words = _WORDS_OF_MODELS if name == "register_model" else _WORDS
+        call.keywords = [k for k in call.keywords if k.arg not in words]
         for members in (k.value for k in call.keywords if k.arg == "members" and isinstance(k.value, ast.Dict)):
             for own in (value for value in members.values if isinstance(value, ast.Dict)):
                 pairs = zip(own.keys, own.values, strict=True)
-                kept = [(k, v) for k, v in pairs if not (isinstance(k, ast.Constant) and k.value in _WORDS)]
+                kept = [(k, v) for k, v in pairs if not (isinstance(k, ast.Constant) and k.value in words)]
                 own.keys, own.values = [k for k, _ in kept], [v for _, v in kept]
 
 

@@ -36,7 +36,7 @@ from .record import (
     write_record,
 )
 from .sidecar import has_sidecar
-from .spec import RunSpec, Suite, check_names, find_suite, plan
+from .spec import RunSpec, Suite, check_names, find_suite, plan, refuse_sizes
 from .staleness import Among
 from .words import some
 
@@ -331,7 +331,10 @@ class HeadToHead:
                 )
             self.listener.note(note)
         self._refuse_sharing(self.machine.sharing(self.slots))
-        for event in (e for e in events if e["event"] == "model"):
+        seen = [e for e in events if e["event"] == "model"]
+        other = {e["model"]: f"cannot be built for them ({e['error']}), but for {e['builds_at']} pixels it can" for e in seen if "builds_at" in e}
+        refuse_sizes(self.suite.dataset, DATASETS.find(self.suite.dataset).entry.fields["shape"][1], other)
+        for event in seen:
             name = event["model"]
             if "wrong_shape" in event:
                 raise UserError(f"model {name!r} breaks its contract: {event['wrong_shape']}")

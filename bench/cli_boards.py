@@ -271,16 +271,33 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("name")
+@click.option("--out", metavar="FILE.png", help="Of a data set: draw some images of each class.")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @results_option
 @include_option
 @json_option
-def show(name: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
-    """What is known of a model (by name) or of a run (the beginning of its id)."""
-    from .show import model_card, run_card, run_text
+def show(
+    name: str, out: str | None, data_root: str | None, results: str | None, includes: tuple[str, ...], as_json: bool
+) -> None:
+    """What is known of a model or a data set (by name) or of a run (the beginning of its id).
+
+    \b
+    equibench show z2cnn-22
+    equibench show digits-rot --out digits.png
+    """
+    from .show import is_data_set, model_card, run_card, run_text
 
     include(includes)
     run = run_card(name, results)
+    if not run and is_data_set(name):
+        from .data_cards import data_card, data_card_text
+
+        found = data_card(name, results, data_root, out)
+        click.echo(json.dumps(found) if as_json else data_card_text(found))
+        return
     card = run or model_card(name, results)
+    if out is not None:
+        raise UserError(f"--out draws images of a data set, and {name!r} is none")
     if as_json:
         click.echo(json.dumps(card))
         return

@@ -18,20 +18,33 @@ def list_() -> None:
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
+@click.option("--for", "dataset", metavar="DATASET", help="Only those that its images fit: as registered, else as building tells.")
 @include_option
 @json_option
-def models(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
-    """Models: name, group of the layers, group of exact invariance, parameters, source."""
+def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """Models: name, group of the layers, group of exact invariance, parameters, source.
+
+    \b
+    equibench list models 'pdo-*'
+    equibench list models --for eurosat
+    """
     include(includes)
-    rows = [_model_row(entry) for entry in MODELS.match(patterns)]
+    found = MODELS.match(patterns)
+    if dataset is not None:
+        from .sizes import fitting  # with torch, since something may have to be built
+
+        fields = DATASETS.find(dataset).entry.fields
+        found = fitting(found, fields["shape"][0], fields["classes"], fields["shape"][1])
+    rows = [_model_row(entry, as_json) for entry in found]
     for row in rows if not as_json else []:
         row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
     _show(rows, as_json, patterns, "model")
 
 
-def _model_row(entry: Entry) -> dict[str, Any]:
+def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.name}
     row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant")}
+    row |= {"sizes": entry.fields.get("sizes", "")} if as_json else {}
     row["parameters"] = entry.fields.get("params") or {}
     row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
     return row
@@ -42,7 +55,7 @@ def _model_row(entry: Entry) -> dict[str, Any]:
 @include_option
 @json_option
 def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
-    """Data sets: shape, classes, sizes of the splits, source."""
+    """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
     include(includes)
     rows = []
     for entry in DATASETS.match(patterns):
@@ -50,8 +63,14 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         train, val, test = fields["sizes"]
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= {"train": train, "val": val, "test": test}
-        row |= {key: fields.get(key, "") for key in ("task", "licence", "citation")} if as_json else {"task": fields.get("task", "")}
-        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
+        row |= {key: fields.get(key, "") for key in ("task", "licence")}
+        if as_json:
+            row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
+            row |= {key: fields.get(key, "") for key in ("citation", "digest")}
+        row |= {"source": fields["source"], "note": fields.get("note", "")}
+        if entry.missing and not as_json:  # what there is to do comes first
+            row["note"] = "; ".join(filter(None, (entry.missing, row["note"])))
+        rows.append(row)
     _show(rows, as_json, patterns, "data set")
 
 

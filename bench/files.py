@@ -102,7 +102,9 @@ def _temporary(path: Path, data: Data) -> Iterator[str]:
         os.chmod(temporary, 0o644)
         yield temporary
         _sync_folder(path.parent)
-    except FileExistsError:
+    except FileExistsError as error:
+        if not temporary:  # what should be its folder is a file
+            raise WriteError(path, error) from error
         raise
     except OSError as error:
         raise WriteError(path, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -14,13 +15,14 @@ from .gpus import usable
 from .job import Events, Probe
 from .lean import spare_compiler
 from .prepare import WrongShape, check_output
+from .sizes import size_that_builds, why_not
 
 
 def probe(job: Probe, events: Events) -> None:
     """Build every model and send one event each: ``flops`` and the counts of its class, or what went wrong.
 
-    An event with ``wrong_shape`` says that the model breaks its contract. Any other error is left to the
-    model's own runs, whose rows will say it.
+    An event with ``wrong_shape`` says that the model breaks its contract, one with ``builds_at`` that it can be built for
+    images of that size, but not for these. Any other error is left to the model's own runs, whose rows will say it.
     """
     torch.set_num_threads(1)
     spare_compiler()
@@ -29,10 +31,20 @@ def probe(job: Probe, events: Events) -> None:
         try:
             events.send("model", model=name, **apart(_look, name, job.channels, job.classes, job.size))
         except (Died, RuntimeError) as error:  # whatever happens to a model here, its runs will meet it and record it
-            events.send("model", model=name, error=str(error))
+            events.send("model", model=name, error=str(error), **_size(name, job))
     # After the forks: a process that has looked for a GPU may leave its children none.
     events.send("devices", gpus=usable().model_dump())
     events.send("done", status="ok")
+
+
+def _size(name: str, job: Probe) -> dict[str, Any]:
+    """``builds_at``, another size of images, where it is their size alone that keeps a model from being built."""
+    if not why_not(name, job.channels, job.classes, job.size):
+        return {}  # something else went wrong
+    with suppress(Died, RuntimeError):
+        if other := apart(size_that_builds, name, job.channels, job.classes, job.size):
+            return {"builds_at": other}
+    return {}
 
 
 def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What is known of a run: its record, where its files lie, and what has changed since. Cards of models: `model_card`."""
+"""What is known of a run: its record, where its files lie, and what has changed since. Cards of models: `model_card`;
+those of data sets: `data_cards`."""
 
 from __future__ import annotations
 
@@ -6,11 +7,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..registry import MODELS, UserError
+from ..registry import DATASETS, MODELS, UserError, nearest
 from .claims import claim_columns
 from .files import results_root
 from .record import CORE_ERRORS, RunRecord, board_folder, board_names, read_record
 from .schema import visible
+
+
+def is_data_set(name: str) -> bool:
+    """Whether a name that stands for no model is that of a data set."""
+    try:
+        MODELS.find(name)
+    except UserError:
+        return name in DATASETS.entries()
+    return False
 
 
 def model_card(name: str, results: str | None = None) -> dict[str, Any]:
@@ -24,7 +34,7 @@ def model_card(name: str, results: str | None = None) -> dict[str, Any]:
     except UserError as error:
         if re.fullmatch("[0-9a-f]{1,16}", name):
             raise UserError(f"no run's id begins with {name!r}, and {error}") from None
-        raise
+        raise UserError(f"{error}; of data sets: {nearest(name, DATASETS.entries())}") from None
     from .cards import model_card as card
 
     return card(name, results_root(results))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..registry import DATASETS, MODELS, UserError, nearest
+from ..registry import DATASETS, MODELS, UserError, allows, nearest
 from .budget import Budget, find_budget
 from .files import results_root, shipped, shipped_names
 from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
@@ -234,14 +234,14 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
 
 
 def check_names(suite: Suite) -> None:
-    """See that everything that a suite names exists.
+    """See that everything that a suite names exists, and that no model registers other sizes of images than it asks for.
 
     Raises:
         UserError: the first that does not.
     """
-    for model in suite.models:
-        MODELS.find(model)
-    DATASETS.find(suite.dataset)
+    said = {model: MODELS.find(model).get("sizes") for model in suite.models}
+    size = DATASETS.find(suite.dataset).entry.fields["shape"][1]
+    refuse_sizes(suite.dataset, size, {m: f"is for {_sizes_text(s)}" for m, s in said.items() if s and not allows(s, size)})
     subset_of(suite)
     check_recipe(suite.recipe)
     if find_budget(suite.budget).kind == "P" and suite.recipe != PAPER:
@@ -250,6 +250,31 @@ def check_names(suite: Suite) -> None:
         find_recipe(PAPER, model)
     if suite.reference_model is not None:
         MODELS.find(suite.reference_model)
+
+
+def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
+    """See that no model is asked for images of a size that it cannot be built for.
+
+    Args:
+        size: of the images of the data set, in pixels.
+        why: what it says, or does, of models that cannot.
+
+    Raises:
+        UserError: there is one.
+    """
+    if why:
+        shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
+        raise UserError(
+            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit (equibench list models --for"
+            f" {dataset} shows what does), or take another data set"
+        )
+
+
+def _sizes_text(sizes: str | Sequence[int]) -> str:
+    """What a model registers as its `sizes`, in words."""
+    if not isinstance(sizes, str):
+        return f"{', '.join(map(str, sizes))} pixels"
+    return "even sizes" if sizes == "even" else f"multiples of {sizes.removesuffix('k')} pixels"
 
 
 def training_images(dataset: str, fit: str, subset: int | None = None) -> int:

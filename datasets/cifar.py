@@ -12,6 +12,8 @@ from .images import ImageData, Split
 from .subsets import split_stratified
 from .vision import CIFAR10, CIFAR100
 
+PUBLISHED = {10: CIFAR10, 100: CIFAR100}
+
 
 @register_dataset(
     "cifar10",
@@ -23,36 +25,23 @@ from .vision import CIFAR10, CIFAR100
     licence="none stated; drawn from 80 Million Tiny Images, which its authors withdrew in 2020",
     citation="Krizhevsky, Learning multiple layers of features from tiny images, 2009",
     note="500 images of each class are kept apart for validation, drawn with seed 0",
+    members={
+        "cifar100": {
+            "args": {"classes": 100},
+            "classes": 100,
+            "source": "CIFAR-100, Krizhevsky 2009",
+            "note": "fine labels; 50 images of each class are kept apart for validation, drawn with seed 0",
+        }
+    },
 )
-@downloads(CIFAR10.files)
-def cifar10(root: Path) -> ImageData:
-    """CIFAR-10: 10 classes of colour photographs.
+@downloads(lambda root, classes=10: PUBLISHED[classes].files(root))
+def cifar(root: Path, *, classes: int = 10) -> ImageData:
+    """CIFAR-10 or CIFAR-100: classes of colour photographs, with their fine labels.
 
     Raises:
         UserError: the archive is missing and cannot be downloaded, or is not the published one.
     """
-    return with_validation("cifar10", *CIFAR10.parts(root), 10)
-
-
-@register_dataset(
-    "cifar100",
-    shape=(3, 32, 32),
-    classes=100,
-    sizes=(45_000, 5_000, 10_000),
-    source="CIFAR-100, Krizhevsky 2009",
-    task="photographs",
-    licence="none stated; drawn from 80 Million Tiny Images, which its authors withdrew in 2020",
-    citation="Krizhevsky, Learning multiple layers of features from tiny images, 2009",
-    note="fine labels; 50 images of each class are kept apart for validation, drawn with seed 0",
-)
-@downloads(CIFAR100.files)
-def cifar100(root: Path) -> ImageData:
-    """CIFAR-100: 100 classes of colour photographs, with their fine labels.
-
-    Raises:
-        UserError: the archive is missing and cannot be downloaded, or is not the published one.
-    """
-    return with_validation("cifar100", *CIFAR100.parts(root), 100)
+    return with_validation(f"cifar{classes}", *PUBLISHED[classes].parts(root), classes)
 
 
 def with_validation(name: str, fit: Split, test: Split, classes: int) -> ImageData:

@@ -30,7 +30,7 @@ from typing import IO, TypeVar
 
 from filelock import FileLock
 
-from ..registry import DATASETS, UserError
+from ..registry import DATASETS, Entry, UserError
 
 F = TypeVar("F", bound=Callable[..., object])
 #: Told (bytes that are here, bytes in all or None where no one knows).
@@ -76,8 +76,8 @@ class Download:
         return digest if self.size is None else f"{self.size:,} bytes, {digest}"
 
 
-#: Says which files are needed beside what is below a root.
-Wanted = Callable[[Path], Sequence[Download]]
+#: Says which files are needed beside what is below a root, given also the arguments of a member.
+Wanted = Callable[..., Sequence[Download]]
 
 
 def downloads(*files: Download | Wanted) -> Callable[[F], F]:
@@ -88,6 +88,18 @@ def downloads(*files: Download | Wanted) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def needed(entry: Entry, root: Path) -> list[Download]:
+    """The files that a data set is made from, whether they are below `root` or not.
+
+    Raises:
+        UserError: a package is missing that knows them.
+    """
+    if entry.missing:
+        raise UserError(f"the data set {entry.name} {entry.missing}")
+    named: Sequence[Download | Wanted] = getattr(entry.load(), "downloads", ())
+    return [file for some in named for file in ([some] if isinstance(some, Download) else some(root, **entry.arguments))]
 
 
 def fetch(name: str, root: Path, progress: Progress | None = None) -> None:
@@ -104,8 +116,7 @@ def fetch(name: str, root: Path, progress: Progress | None = None) -> None:
     Raises:
         UserError: the name is unknown, no address gives the file, it is not the published one, or it cannot be written.
     """
-    named: Sequence[Download | Wanted] = getattr(DATASETS.find(name).entry.load(), "downloads", ())
-    files = [file for some in named for file in ([some] if isinstance(some, Download) else some(root))]
+    files = needed(DATASETS.find(name).entry, root)
     done, sizes = dict.fromkeys(files, 0), {file: file.size for file in files}
     for file in files:
 
@@ -258,7 +269,7 @@ def _receive(url: str, file: Download, part: Path, tell: Progress) -> str:
             return ""
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Unreachable(str(getattr(error, "reason", "") or error or type(error).__name__)) from error
+        raise _Unreachable(str(getattr(error, "reason", "") or error) or type(error).__name__) from error
     with response:
         start = _start(response, start)
         length = response.headers.get("Content-Length", "")

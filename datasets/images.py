@@ -119,8 +119,7 @@ def load(name: str, root: Path | None = None) -> ImageData:
             promises, or the folder cannot be written.
     """
     entry, folder = DATASETS.find(name).entry, root or data_root()
-    path = folder / "cache" / f"{entry.name}-{_key(entry)}.npz"
-    found = _read(path, entry)
+    path, found = _place(entry, folder), cached(entry, folder)
     if found is not None:
         return found
     try:
@@ -140,6 +139,15 @@ def load(name: str, root: Path | None = None) -> ImageData:
     return found
 
 
+def cached(entry: Entry, folder: Path) -> ImageData | None:
+    """The data set as it lies below the folder of the data sets, ready for runs; None where it is not."""
+    return _read(_place(entry, folder), entry)
+
+
+def _place(entry: Entry, folder: Path) -> Path:
+    return folder / "cache" / f"{entry.name}-{_key(entry)}.npz"
+
+
 def _key(entry: Entry) -> str:
     """What tells versions of a data set apart: its digest, or the files that make it, those that they import included."""
     if entry.fields.get("digest"):  # it says what is right, whatever the files are
@@ -152,9 +160,11 @@ def _key(entry: Entry) -> str:
 
 def _made(entry: Entry, folder: Path) -> ImageData:
     key = f"dataset {entry.name}"
+    if entry.missing:
+        raise UserError(f"the data set {entry.name} {entry.missing}")
     try:
         with watching(key):
-            data = entry.load()(folder)
+            data = entry.load()(folder, **entry.arguments)
     except (UserError, OSError):
         raise
     except Exception as error:  # whoever registered it may raise anything

@@ -1,12 +1,13 @@
-"""Data sets that come through torchvision: `MNIST`, `FASHION_MNIST`, `CIFAR10`, `CIFAR100`, and others of their kinds.
+"""Data sets as they were published, through the packages that know them: most through `torchvision.datasets`.
 
-torchvision's tables say what is published where; its classes unpack and parse. Archives are fetched by `fetch`, so that
-they are resumed, taken from a mirror, and fetched once. They lie where torchvision keeps them, so that its copies serve.
-torchvision is imported when data are fetched or unpacked, and by nothing else: runs read the cache.
+The packages say what is published where, and unpack and parse it. Archives are fetched by `fetch`, so that they are
+resumed, taken from a mirror, and fetched once. They lie where the packages keep them, so that copies of theirs serve.
+These packages are imported when data are fetched or unpacked, and by nothing else: runs read the cache.
 """
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,12 @@ from .images import Split, digest_of
 
 
 @dataclass(frozen=True)
-class Vision:
-    """A data set of `torchvision.datasets`, of the kind of MNIST (gzipped files) or of CIFAR (one archive of pickles).
+class Published:
+    """A published data set.
 
     Attributes:
-        name: of its class there.
-        digest: `digest_of` its images and labels, training before test; empty where nobody has computed it.
+        name: of its class in the package that knows it.
+        digest: `digest_of` its images and labels, part by part; empty where nobody has computed it.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Vision:
     def files(self, root: Path) -> list[Download]:
         """Archives that must be there; none where they lie unpacked below `root`."""
         unpacked, archives = self._places()
-        return [] if all((root / place).exists() for place in unpacked) else archives
+        return [] if unpacked and all((root / place).exists() for place in unpacked) else archives
 
-    def parts(self, root: Path) -> tuple[Split, Split]:
-        """Training and test images as published, uint8 (n, channels, size, size), from below `root`.
+    def parts(self, root: Path) -> list[Split]:
+        """Its parts (training before test) as published, uint8 (n, channels, size, size), from below `root`.
 
         Unpacked files are used where all are there, else the archives, which are downloaded if need be. What is
         unpacked here is removed again.
@@ -58,34 +59,42 @@ class Vision:
                     link = scratch / path.relative_to(root)
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(path.absolute())
-                train, test = self._read(scratch, bool(files), ", ".join(map(str, used)))
+                return self._verified(scratch, bool(files), ", ".join(map(str, used)))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-        return train, test
 
-    def _read(self, folder: Path, packed: bool, where: str) -> tuple[Split, Split]:
-        """What torchvision finds in a folder. It loads no pickle whose MD5 is not in its table."""
-        kind, repair = _kind(self.name), "delete it, and it is downloaded again, or put the right files there"
+    def _verified(self, folder: Path, packed: bool, where: str) -> list[Split]:
+        repair = "delete it, and it is downloaded again, or put the right files there"
         try:
-            # The archives are there and verified: what is called a download only unpacks them.
-            train, test = (_split(kind(folder, train=part, download=packed)) for part in (True, False))
-        except OSError as error:
-            if isinstance(error, PermissionError):
-                raise UserError(f"{where} cannot be read ({error.strerror}); make it readable") from error
-            raise
+            found = self._read(folder, packed)
+        except PermissionError as error:
+            raise UserError(f"{where} cannot be read ({error.strerror}); make it readable") from error
         except Exception as error:  # of the many kinds that a parser raises
+            if isinstance(error, UserError) or getattr(error, "errno", None):  # a full disk, …
+                raise
             raise UserError(f"{where}: this is not {self.name} ({str(error) or type(error).__name__}); {repair}") from error
-        found = digest_of([train.images, train.labels, test.images, test.labels])
-        if self.digest and found != self.digest:
+        digest = digest_of(array for part in found for array in (part.images, part.labels))
+        if self.digest and digest != self.digest:
             raise UserError(
-                f"{where}: this is not {self.name} as published: the arrays have the digest {found} instead of {self.digest};"
+                f"{where}: this is not {self.name} as published: the arrays have the digest {digest} instead of {self.digest};"
                 f" {repair}"
             )
-        return train, test
+        return found
 
     def _places(self) -> tuple[list[str], list[Download]]:
         """Below the root: what lies there unpacked, and the archives that it comes in."""
-        kind = _kind(self.name)
+        raise NotImplementedError
+
+    def _read(self, folder: Path, packed: bool) -> list[Split]:
+        """The parts from a folder, where archives still have to be unpacked or not."""
+        raise NotImplementedError
+
+
+class Vision(Published):
+    """A data set of `torchvision.datasets`, of the kind of MNIST (gzipped files) or of CIFAR (one archive of pickles)."""
+
+    def _places(self) -> tuple[list[str], list[Download]]:
+        kind = kind_of(self.name)
         if hasattr(kind, "resources"):
             raw = f"{self.name}/raw/"
             archives = [
@@ -95,6 +104,12 @@ class Vision:
             return [file.path.removesuffix(".gz") for file in archives], archives
         return [kind.base_folder], [Download(kind.filename, (kind.url,), kind.tgz_md5, folder="")]
 
+    def _read(self, folder: Path, packed: bool) -> list[Split]:
+        """What torchvision finds there. It loads no pickle whose MD5 is not in its table."""
+        # The archives are there and verified: what is called a download only unpacks them.
+        found = (kind_of(self.name)(folder, train=part, download=packed) for part in (True, False))
+        return [split_of(data.data, data.targets) for data in found]
+
 
 MNIST = Vision("MNIST", "eb2a04068f8ba924ccbdd7d9e02e30252e4feaad5678d237ba080d9e22c7f19e")
 FASHION_MNIST = Vision("FashionMNIST", "cefe8ddfcfd2309ae9e9a00d57ebc19696ad14205c63cd989ac6c11196bf3091")
@@ -102,18 +117,22 @@ CIFAR10 = Vision("CIFAR10")
 CIFAR100 = Vision("CIFAR100")
 
 
-def _kind(name: str) -> Any:
-    """The class of that name in torchvision."""
+def kind_of(name: str, module: str = "torchvision.datasets") -> Any:
+    """What a module of another package calls by that name.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    package = module.partition(".")[0]
     try:
-        from torchvision import datasets
+        importlib.import_module(package)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
-        raise UserError(
-            f"torchvision cannot be imported ({error}); install the release that belongs to the installed torch"
-        ) from error
-    return getattr(datasets, name)
+        raise UserError(f"{package} cannot be imported ({error}); install the release that belongs to the installed torch") from error
 
 
-def _split(data: Any) -> Split:
-    images, labels = np.asarray(data.data), np.asarray(data.targets, np.int64)
+def split_of(images: Any, labels: Any) -> Split:
+    """A part of (n, height, width) or (n, height, width, channels) images and of as many labels, as arrays or lists."""
+    images, labels = np.asarray(images), np.asarray(labels, np.int64).reshape(-1)
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return Split(np.ascontiguousarray(images), labels)

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from equibench.registry import MODELS, Registry, UserError, parse_shape
+from equibench import scan
+from equibench.registry import MODELS, Entry, Registry, UserError, parse_shape
 from equibench.scan import scan_file
-from equibench.source import source_hash
+from equibench.source import data_hash, source_hash
 
 GOOD = '''
 import nothing_of_this_name
@@ -150,3 +152,96 @@ def test_a_file_that_begins_with_a_mark_of_its_encoding_is_read_and_hashed_witho
     found = [registry_with(path).find("tiny-7") for path in (with_mark, without)]
     assert found[0].arguments == found[1].arguments == {"width": 7}
     assert source_hash(found[0]) == source_hash(found[1])
+
+
+def test_the_sizes_of_images_that_a_model_is_for_are_words(tmp_path: Path) -> None:
+    """They leave its hash alone, where those of a data set are what it is."""
+    said = GOOD.replace('source="arXiv', 'sizes="4k", source="arXiv').replace('"params"', '"sizes": [28, 32], "params"')
+    assert said.count("sizes") == 2
+    hashes = set()
+    for number, text in enumerate((GOOD, said)):
+        (folder := tmp_path / str(number)).mkdir()
+        registry = registry_with(write(folder, text))
+        hashes |= {(name, source_hash(registry.find(name))) for name in ("tiny", "tiny-5")}
+    assert len(hashes) == 2
+    assert registry.find("tiny").get("sizes") == [28, 32] and registry.find("tiny-5").get("sizes") == "4k"
+
+    declared = {"shape": (1, 28, 28), "classes": 10, "sizes": (10, 5, 5), "source": "here"}
+    whole = Entry("dataset", "some", tmp_path, 1, "some", "some", declared)
+    assert data_hash(whole) == data_hash(replace(whole, fields=declared | {"package": "some", "licence": "none"}))
+    assert data_hash(whole) != data_hash(replace(whole, fields=declared | {"sizes": (11, 5, 5)}))
+
+
+@pytest.mark.parametrize("sizes", ["'odd'", "'1k'", "'k'", "28", "[]", "['28']", "[0]", "(28.0,)", "'4k+1'", "True"])
+def test_sizes_that_are_none(tmp_path: Path, sizes: str) -> None:
+    with pytest.raises(UserError, match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples as '4k', or a list"):
+        registry_with(write(tmp_path, GOOD.replace('source="arXiv', f'sizes={sizes}, source="arXiv'))).entries()
+
+
+class Silent(SyntaxError):
+    def __str__(self) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("error", [Silent(), RecursionError(), MemoryError()])
+def test_an_error_without_a_text_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scan.ast, "parse", fail)
+    with pytest.raises(UserError, match=rf"mine.py: this is not a Python file that can be read: {type(error).__name__}$"):
+        list(scan_file(write(tmp_path, GOOD), "model", "mine"))
+
+
+SETS = '''
+import nothing_of_this_name
+from equibench import register_dataset
+
+@register_dataset("squares", shape=(1, 28, 28), classes=10, sizes=(10, 0, 10), source="here", digest="ab", licence="mine",
+    package="nothing_of_this_name", members={"squares-64": {"args": {"size": 64}, "shape": (1, 64, 64), "digest": "cd"}})
+def squares(root, *, size: int = 28):
+    """Squares."""
+'''
+
+
+def sets_with(path: Path) -> Registry:
+    registry = Registry("dataset", "datasets")
+    registry.include(path)
+    return registry
+
+
+def test_a_data_set_may_have_further_ones_of_the_same_function(tmp_path: Path) -> None:
+    registry = sets_with(write(tmp_path, SETS))
+    small, large = registry.find("squares").entry, registry.find("squares-64").entry
+    assert (small.arguments, large.arguments) == ({}, {"size": 64}) and small.function == large.function
+    assert large.fields == small.fields | {"shape": (1, 64, 64), "digest": "cd"}
+    assert data_hash(small) != data_hash(large)
+    # What a set is does not depend on whether others stand beside it.
+    alone = SETS.replace(', members={"squares-64": {"args": {"size": 64}, "shape": (1, 64, 64), "digest": "cd"}}', "")
+    (folder := tmp_path / "alone").mkdir()
+    assert data_hash(sets_with(write(folder, alone)).find("squares").entry) == data_hash(small)
+
+
+def test_a_package_that_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
+    entry = sets_with(write(tmp_path, SETS)).find("squares-64").entry
+    assert entry.missing == "needs the package nothing_of_this_name, which is not installed: pip install nothing_of_this_name"
+    assert replace(entry, fields=entry.fields | {"package": "numpy"}).missing == ""
+    ours = replace(entry, origin="equibench")
+    assert "uv run --extra nothing_of_this_name, or pip install" in ours.missing
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"squares",', '"squares-{size}",', "the name of a data set has no fields; list its versions as members"),
+        ('"squares-64": ', '"squares-{size}": ', "the name of a data set has no fields; list its versions as members"),
+        ('"nothing_of_this_name"', '"no name"', "package='no name' must be the name that a package is imported under"),
+        ('"shape": (1, 64, 64)', '"shape": (64, 64)', r"shape=\(64, 64\) must be three whole numbers"),
+        ('"shape": (1, 64, 64)', '"shapes": (1, 64, 64)', "register_dataset has no argument 'shapes'; did you mean 'shape'"),
+        ('members={"squares-64": {', 'members={"squares-64": 64, "b": {', "must be a dictionary of dictionaries"),
+    ],
+)
+def test_a_wrong_registration_of_a_data_set_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in SETS
+    with pytest.raises(UserError, match=rf"mine.py:5: .*{expected}"):
+        sets_with(write(tmp_path, SETS.replace(old, new))).entries()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...registry import allows
 from ..cost import count_parameters
+from ..sizes import USUAL
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
 from .verdict import Finding, failed, first_line, noted, passed
 
@@ -41,9 +44,19 @@ def citation(subject: Subject) -> Finding:
 
 
 def built(subject: Subject) -> Finding:
-    """It can be built for every declared input."""
+    """It can be built for every declared input, and for images of the sizes that it registers."""
     subject.load()
     counts = {str(of): count_parameters(subject.build(of=of)) for of in subject.inputs}
+    said = subject.resolved.get("sizes")
+    for size in said if isinstance(said, list) else [n for n in USUAL if said and allows(said, n)]:
+        of = replace(subject.input, size=size)
+        try:
+            found = wrong_output(subject.build(of=of).eval(), subject, 1, of)
+            wrong = found.says if found else ""
+        except Exception as error:  # a model may raise anything
+            wrong = f"it cannot be built for {of}: {first_line(error) or type(error).__name__}"
+        if wrong:
+            return failed(f"sizes={said!r} is registered, but {wrong}", "register the sizes that it can be built for")
     return passed("; ".join(f"{of}: {count:,} parameters" for of, count in counts.items()))
 
 

@@ -121,7 +121,7 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
         key = f"the data set {entry.name} in a check"
         with _offline(), watching(key), tempfile.TemporaryDirectory() as folder:
             with suppress(Exception):  # it may need a connection; what it opened until then is known
-                entry.load()(Path(folder))
+                entry.load()(Path(folder), **entry.arguments)
         seen = map(str, opened_by(key).read)
         yield entry.name, {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
 

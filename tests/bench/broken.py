@@ -52,6 +52,16 @@ def bad_size(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return Sound(in_channels, num_classes)
 
 
+@register_model("bad-sizes", group="none", invariant="none", source="https://example.org/broken", sizes=[12, 13])
+def bad_sizes(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return bad_size(in_channels, num_classes, image_size)
+
+
+@register_model("good-sizes", group="none", invariant="none", source="https://example.org/broken", sizes="even")
+def good_sizes(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return bad_size(in_channels, num_classes, image_size)
+
+
 @register_model("bad-build", group="none", invariant="none", source="https://example.org/broken")
 def bad_build(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     raise ValueError("there is no such thing")

@@ -362,6 +362,13 @@ def test_sizes_and_angles_are_reported_and_never_failed() -> None:
     assert found["other angles"].status == "note" and "at 45°" in found["other angles"].says
 
 
+def test_registered_sizes_are_built() -> None:
+    found = look_at("bad-sizes")["build"]
+    assert found.status == "fail" and "register the sizes" in found.do
+    assert found.says.startswith("sizes=[12, 13] is registered, but it cannot be built for 1x13x13->2: image_size=13")
+    assert look_at("good-sizes", "build")["build"].status == "pass"
+
+
 def test_an_invariance_that_is_not_claimed_is_pointed_out() -> None:
     found = look_at("has-c4", "invariance")["invariance"]
     assert found.status == "note" and "invariant under C4" in found.says and "'C4'" in found.do

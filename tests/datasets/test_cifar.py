@@ -5,16 +5,20 @@ import io
 import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from equibench.datasets import rotation
-from equibench.datasets.cifar import cifar10, cifar100
+from equibench.datasets.cifar import PUBLISHED
+from equibench.datasets.cifar import cifar as published
 from equibench.datasets.images import ImageData
 from equibench.datasets.rotated import cifar10_rot_gen
-from equibench.datasets.vision import CIFAR10, CIFAR100
-from equibench.registry import UserError
+from equibench.datasets.vision import CIFAR10
+from equibench.datasets.fetch import fetch
+from equibench.datasets.images import load
+from equibench.registry import UserError, include
 from torchvision import datasets as theirs
 
 from .conftest import files_below
@@ -41,15 +45,21 @@ def python2(value: object) -> bytes:
     return file.getvalue()
 
 
-def batches(classes: int, counts: list[int], pixels: np.ndarray | None = None) -> list[bytes]:
-    """Files of CIFAR's archive for Python: pickled dictionaries, images as rows of a red, a green and a blue plane."""
+def batches(
+    classes: int, counts: list[int], pixels: np.ndarray | None = None, label: Callable[[int], int] = lambda label: label
+) -> list[bytes]:
+    """Files of CIFAR's archive for Python: pickled dictionaries, images as rows of a red, a green and a blue plane.
+
+    Args:
+        label: what is written in place of the right label.
+    """
     random, start, files = np.random.RandomState(0), 0, []
     for count in counts:
         number = start + np.arange(count)
         data = np.repeat(random.randint(0, 256, (count, 1), dtype=np.uint8), 3072, axis=1)
         data[:, 0], data[:, 1] = number // 256, number % 256
         data = data if pixels is None else pixels[start : start + count]
-        labels = [int(n) % classes for n in number]
+        labels = [label(int(n) % classes) for n in number]
         kind = {"labels": labels} if classes == 10 else {"coarse_labels": [n // 5 for n in labels], "fine_labels": labels}
         files.append(python2({"batch_label": "a batch", "data": data, "filenames": ["x.png"] * count} | kind))
         start += count
@@ -96,7 +106,7 @@ def test_planes_rows_and_labels_are_where_they_belong(
     counts = [20] * 6 if classes == 10 else [100, 20]
     cifar(tmp_path, monkeypatch, classes, batches(classes, counts, rows), archive=archive)
     before = files_below(tmp_path)
-    train, test = (CIFAR10 if classes == 10 else CIFAR100).parts(tmp_path)
+    train, test = PUBLISHED[classes].parts(tmp_path)
     assert train.images.shape == (100, 3, 32, 32) and test.images.shape == (20, 3, 32, 32)
     assert (np.concatenate([train.images, test.images]).transpose(0, 2, 3, 1) == images).all()
     assert (np.concatenate([train.labels, test.labels]) == np.arange(120) % classes).all()  # the fine ones
@@ -122,13 +132,66 @@ def test_no_pickle_is_loaded_whose_digest_is_wrong(
     root.mkdir()
     cifar(root, monkeypatch, 10, batches(10, [20] * 6), (place, code), archive)
     with pytest.raises(UserError, match=r"cifar-10-.*: this is not CIFAR10 \(Dataset .*corrupted.*delete it"):
-        cifar10(root)
+        published(root)
     assert not marker.exists()
     if archive:  # as what is published is another archive, it is not even unpacked
         monkeypatch.setattr(theirs.CIFAR10, "tgz_md5", "0" * 32)
         with pytest.raises(UserError, match=r"cifar-10-python.tar.gz is not the published file: expected MD5 0{32}, got"):
-            cifar10(root)
+            published(root)
         assert not marker.exists()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A registered data set of 120 images in the format of CIFAR-10."""
+    (path := tmp_path_factory.mktemp("set") / "small_cifar.py").write_text(
+        "from equibench import register_dataset\nfrom equibench.datasets.cifar import with_validation\n"
+        "from equibench.datasets.fetch import downloads\nfrom equibench.datasets.vision import CIFAR10\n"
+        "@register_dataset('small-cifar', shape=(3, 32, 32), classes=10, sizes=(90, 10, 20), source='a test')\n"
+        "@downloads(CIFAR10.files)\n"
+        "def small(root):\n    return with_validation('small-cifar', *CIFAR10.parts(root), 10)\n"
+    )
+    include([path])
+    return "small-cifar"
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "unpacked"])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (lambda: batches(10, [20] * 6, label=lambda n: 4 if n == 3 else n), "has no train images of class 3"),
+        (lambda: batches(10, [20] * 6, label=lambda n: 10 if n == 3 else n), "labels outside 0…9"),
+        (lambda: batches(10, [20] * 6, label=lambda n: n - 1), "labels outside 0…9"),
+        (lambda: batches(10, [20] * 6, np.zeros((120, 3 * 31 * 31), np.uint8)), "this is not CIFAR10 .*reshape"),
+        (lambda: batches(10, [20] * 5 + [19]), r"test images \(19, 3, 32, 32\)"),
+        (lambda: [*batches(10, [20] * 5), python2({"data": np.zeros((20, 3072), np.uint8)})], "this is not CIFAR10"),
+    ],
+)
+def test_what_no_digest_tells_the_registration_does(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files, expected: str, archive: bool
+) -> None:
+    cifar(tmp_path, monkeypatch, 10, files(), archive=archive)
+    before = files_below(tmp_path)
+    with pytest.raises(UserError, match=expected):
+        load(small, tmp_path)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("fault", [lambda data: data[:-9], lambda data: data[:-1] + b"x"], ids=["cut short", "another"])
+def test_a_wrong_archive_from_a_server_is_refused_and_the_right_one_goes_on(
+    small: str, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault
+) -> None:
+    (there := tmp_path / "there").mkdir()
+    cifar(there, monkeypatch, 10, batches(10, [20] * 6))
+    right, root = (there / theirs.CIFAR10.filename).read_bytes(), tmp_path / "root"
+    monkeypatch.setattr(theirs.CIFAR10, "url", f"{server.url}/{theirs.CIFAR10.filename}")
+    server.files = {theirs.CIFAR10.filename: fault(right)}
+    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz could not be downloaded .*expected MD5 \w+, got"):
+        fetch(small, root)
+    assert files_below(root) == {}
+    server.files, server.breaks = {theirs.CIFAR10.filename: right}, [1000]
+    fetch(small, root)
+    assert server.requests[-1][1] == "bytes=1000-" and len(load(small, root).test.labels) == 20
 
 
 def parts(data: ImageData) -> tuple:
@@ -144,7 +207,7 @@ def numbers(data: ImageData) -> list[np.ndarray]:
 def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
     counts = [10_000] * 6 if classes == 10 else [50_000, 10_000]
     cifar(tmp_path, monkeypatch, classes, batches(classes, counts), archive=False)
-    data = (cifar10 if classes == 10 else cifar100)(tmp_path)
+    data = published(tmp_path, classes=classes)
     found = numbers(data)
     assert [len(n) for n in found] == [45_000, 5_000, 10_000] and data.maximum == 255
     assert (np.bincount(data.train.labels) == 45_000 // classes).all()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from equibench.datasets.eurosat import ARCHIVE, EUROSAT
 from equibench.datasets.mnist_rot import AMAT_ARCHIVE
 from equibench.datasets.vision import CIFAR10, CIFAR100, FASHION_MNIST, MNIST
 from equibench.registry import DATASETS
@@ -27,7 +28,8 @@ def test_every_data_set_stands_there_with_its_sizes_and_digest() -> None:
 
 def test_what_is_read_stands_there_with_its_place_and_digest(tmp_path: Path) -> None:
     assert f"| `{AMAT_ARCHIVE.name}` | MD5 `{AMAT_ARCHIVE.md5}` |" in PAGE and f"| `raw/{AMAT_ARCHIVE.path}` |" in PAGE
-    for source in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100):
+    assert f"| `EuroSAT.zip` | MD5 `{ARCHIVE.md5}`" in PAGE
+    for source in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, EUROSAT):
         assert source.digest in PAGE
         unpacked, archives = source._places()
         for file in archives:
