@@ -21,7 +21,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
 _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
 _EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
-_SIZES = re.compile(r"any|even|([2-9]|[1-9][0-9])k")
+_SIZES = re.compile(r"any|even|([2-9]|[1-9][0-9])k|[1-9][0-9]{0,4}\+")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
 #: What programs that read CSV files take for a missing value.
 _MISSING = ("na", "nan", "null", "none")
@@ -221,7 +221,7 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "model sizes": (
         lambda v: bool(_SIZES.fullmatch(v)) if isinstance(v, str) else isinstance(v, list) and bool(v) and _counts(v, len(v), 1),
-        "'any', 'even', multiples as '4k', or a list of sizes in pixels, as [28, 32]",
+        "'any', 'even', multiples as '4k', so many or more as '28+', or a list of sizes in pixels, as [28, 32]",
     ),
     "dataset sizes": (
         lambda v: _counts(v, 3, 0) and v[0] > 0 and v[2] > 0,
@@ -270,6 +270,8 @@ def allows(sizes: str | Sequence[int], size: int) -> bool:
     """Whether what a model registers as its `sizes` holds images of `size` pixels."""
     if not isinstance(sizes, str):
         return size in sizes
+    if sizes.endswith("+"):
+        return size >= int(sizes[:-1])
     return size % ({"any": 1, "even": 2}.get(sizes) or int(sizes.removesuffix("k"))) == 0
 
 

@@ -332,8 +332,9 @@ class HeadToHead:
             self.listener.note(note)
         self._refuse_sharing(self.machine.sharing(self.slots))
         seen = [e for e in events if e["event"] == "model"]
-        other = {e["model"]: f"cannot be built for them ({e['error']}), but for {e['builds_at']} pixels it can" for e in seen if "builds_at" in e}
-        refuse_sizes(self.suite.dataset, DATASETS.find(self.suite.dataset).entry.fields["shape"][1], other)
+        other = [e for e in seen if "builds_at" in e]
+        why = {e["model"]: f"cannot be built for them ({e['error']}), but for {e['builds_at']} pixels it can" for e in other}
+        refuse_sizes(self.suite.dataset, DATASETS.find(self.suite.dataset).entry.fields["shape"][1], why)
         for event in seen:
             name = event["model"]
             if "wrong_shape" in event:

@@ -18,7 +18,7 @@ def list_() -> None:
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
-@click.option("--for", "dataset", metavar="DATASET", help="Only those that its images fit: as registered, else as building tells.")
+@click.option("--for", "dataset", metavar="DATASET", help="Only those that can be built for its images.")
 @include_option
 @json_option
 def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], as_json: bool) -> None:

@@ -65,7 +65,8 @@ def _images(name: str, folder: Path) -> tuple[ImageData | None, str]:
 def _numbers(data: ImageData) -> dict[str, Any]:
     means, deviations = data.statistics()
     counts = {part: np.bincount(getattr(data, part).labels, minlength=data.classes).tolist() for part in PARTS}
-    return {"mean": means, "deviation": deviations, "counts": counts, "bits": 8 if data.maximum < 256 else 16, "digest": data.digest()}
+    facts = {"bits": 8 if data.maximum < 256 else 16, "digest": data.digest()}
+    return {"mean": means, "deviation": deviations, "counts": counts, **facts}
 
 
 def boards_on(name: str, root: Path) -> list[dict[str, Any]]:

@@ -274,6 +274,8 @@ def _sizes_text(sizes: str | Sequence[int]) -> str:
     """What a model registers as its `sizes`, in words."""
     if not isinstance(sizes, str):
         return f"{', '.join(map(str, sizes))} pixels"
+    if sizes.endswith("+"):
+        return f"{sizes[:-1]} pixels or more"
     return "even sizes" if sizes == "even" else f"multiples of {sizes.removesuffix('k')} pixels"
 
 

@@ -172,9 +172,9 @@ def test_the_sizes_of_images_that_a_model_is_for_are_words(tmp_path: Path) -> No
     assert data_hash(whole) != data_hash(replace(whole, fields=declared | {"sizes": (11, 5, 5)}))
 
 
-@pytest.mark.parametrize("sizes", ["'odd'", "'1k'", "'k'", "28", "[]", "['28']", "[0]", "(28.0,)", "'4k+1'", "True"])
+@pytest.mark.parametrize("sizes", ["'odd'", "'1k'", "'k'", "28", "[]", "['28']", "[0]", "'0+'", "'+28'", "(28.0,)", "'4k+1'", "True"])
 def test_sizes_that_are_none(tmp_path: Path, sizes: str) -> None:
-    with pytest.raises(UserError, match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples as '4k', or a list"):
+    with pytest.raises(UserError, match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples as '4k', so many or more as '28\+', or a list"):
         registry_with(write(tmp_path, GOOD.replace('source="arXiv', f'sizes={sizes}, source="arXiv'))).entries()
 
 

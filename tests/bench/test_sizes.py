@@ -24,7 +24,8 @@ def listed(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return net(in_channels, num_classes)
 
 @register_model("sized-{width}", group="none", invariant="none", source="a test", sizes="8k",
-    members={"sized-even": {"args": {"width": 3}, "sizes": "even"}, "sized-8": {"args": {"width": 3}}})
+    members={"sized-even": {"args": {"width": 3}, "sizes": "even"}, "sized-8": {"args": {"width": 3}},
+             "sized-large": {"args": {"width": 3}, "sizes": "30+"}})
 def template(in_channels: int, num_classes: int, image_size: int, *, width: int) -> nn.Module:
     return net(in_channels, num_classes)
 
@@ -73,7 +74,7 @@ def names(entries: list[Entry]) -> set[str]:
 @pytest.mark.parametrize(
     ("sizes", "fitting", "others"),
     [("any", (1, 28, 33), ()), ("even", (28, 64), (29, 33)), ("4k", (28, 64), (30, 33)), ("16k", (32, 64), (28, 40)),
-     ([28, 33], (28, 33), (32, 29))],
+     ("28+", (28, 29, 64), (27, 3)), ([28, 33], (28, 33), (32, 29))],
 )  # fmt: skip
 def test_what_a_registration_says_of_sizes(sizes: str | list[int], fitting: tuple[int, ...], others: tuple[int, ...]) -> None:
     assert all(allows(sizes, n) for n in fitting) and not any(allows(sizes, n) for n in others)
@@ -83,7 +84,7 @@ def test_those_that_fit_are_as_registered_or_as_built(file: Path) -> None:
     known = MODELS.match(["sized-*", "unsized-*"])
     at_28 = {"sized-listed", "sized-even", "unsized-reads-numbers"}
     assert names(fitting(known, 1, 10, 28)) == at_28
-    at_32 = {"sized-{width}", "sized-8", "sized-even", "unsized-reads-numbers", "unsized-refuses", "unsized-flat"}
+    at_32 = {"sized-{width}", "sized-8", "sized-large", "sized-even", "unsized-reads-numbers", "unsized-refuses", "unsized-flat"}
     assert names(fitting(known, 3, 10, 32)) == at_32
 
 
@@ -93,10 +94,13 @@ def test_where_it_is_the_size_alone_that_keeps_a_model_from_being_built(file: Pa
     assert "exit code 3" in why_not("unsized-ends", 1, 10, 28)
 
 
-@pytest.mark.parametrize("model", ["sized-8", "sized-16"])
-def test_a_suite_is_held_to_what_is_registered(file: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("sized-8", "multiples of 8 pixels"), ("sized-16", "multiples of 8 pixels"), ("sized-large", "30 pixels or more")],
+)
+def test_a_suite_is_held_to_what_is_registered(file: Path, model: str, words: str) -> None:
     suite = Suite(name="s", dataset="digits-rot", budget="smoke", models=["z2cnn-22", model])
-    with pytest.raises(UserError, match=rf"digits-rot have 28 pixels, and {model} is for multiples of 8 pixels; .*--for digits-rot"):
+    with pytest.raises(UserError, match=rf"digits-rot have 28 pixels, and {model} is for {words}; .*--for digits-rot"):
         check_names(suite)
     check_names(suite.model_copy(update={"dataset": "cifar10"}))
 
