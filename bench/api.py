@@ -263,11 +263,9 @@ class HeadToHead:
         )
 
     def _refuse_sharing(self, runs: int) -> None:
-        kind = find_budget(self.suite.budget).kind
-        if runs > 1 and kind in ("T", "P"):
-            shown = "counts device-seconds" if kind == "T" else "is compared by device-seconds"
+        if runs > 1 and find_budget(self.suite.budget).kind == "T":
             raise UserError(
-                f"budget {self.suite.budget!r} {shown}, which runs on one device take from each other: one run a GPU"
+                f"budget {self.suite.budget!r} counts device-seconds, which runs on one device take from each other: one run a GPU"
                 " there, without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget (--budget e20)"
             )
 
