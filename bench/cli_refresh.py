@@ -33,8 +33,8 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
     """Run the stale rows of a BOARD again, and only these; old records stay.
 
     \b
-    equibench refresh digits-rot-e4-common --dry-run
-    equibench refresh digits-rot-e4-common --model 'pdo-*'
+    equibench refresh digits-rot-e10-common --dry-run
+    equibench refresh digits-rot-e10-common --model 'pdo-*'
 
     Stale is a run whose model, data or recipe has changed since; comments, docstrings and layout are no change. Exit
     code 1: some of them failed or are stale still.
