@@ -330,7 +330,7 @@ def busy(place: Place) -> str:
     """The same on all devices at once."""
     place.need_gpu("there is no GPU")
     if len(place.devices) < 2:
-        raise NotApplicable("there is one device")
+        raise NotApplicable("one device is examined")
     return _timed_run(place, place.devices, 150)
 
 
