@@ -122,7 +122,7 @@ def find_run(run: str, root: Path) -> RunRecord:
 
 def _check_device(device: str) -> None:
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
         raise UserError(f"--device {device!r}: use cpu, cuda or cuda:<number>")
     if kind == "cuda":
         from .gpus import one_device
