@@ -144,7 +144,7 @@ def test_a_wrong_unpacked_file_is_refused_and_left(tmp_path: Path, name: str, fa
     put(tmp_path, files)
     before = files_below(tmp_path)
     expected = expected if "digest" in expected else rf"{expected} \([^)]+"  # a reason, whatever the parser raised
-    with pytest.raises(UserError, match=rf"FashionMNIST/raw/.*{expected}.*delete it.*or put the right files there"):
+    with pytest.raises(UserError, match=rf"FashionMNIST/raw \(.*{name}.*{expected}.*delete them.*or put the right files there"):
         Vision("FashionMNIST", digest(arrays)).parts(tmp_path)
     assert files_below(tmp_path) == before and not (tmp_path / "cache" / ".FashionMNIST").exists()
 
