@@ -18,6 +18,7 @@ from equibench.models.g_conv import GroupConv2d
 from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
 from equibench.models.pdo.networks import MnistTrunk
 from equibench.models.pdo.split import SplitPDOConv, split_frames
+from equibench.models.relaxed_g_conv import RelaxedGroupConv2d
 from equibench.registry import MODELS, WRAPPERS, build_model, parse_shape
 
 torch.set_num_threads(1)
@@ -147,6 +148,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "PDO split": split_layer,
     "G-CNN": lambda: GroupConv2d(2, 3, 3, group="D4"),
     "G-CNN lift": lambda: GroupConv2d(2, 3, 3, group="C4", lifting=True),
+    "relaxed": lambda: RelaxedGroupConv2d(2, 3, 3, group="C4", banks=2),
     "escnn": lambda: SteerableConv2d(2, 3, 3, group="C4", bias=True),
     "escnn lift": lambda: SteerableConv2d(2, 3, 3, group="D3", in_kind="trivial"),
 }
