@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -12,12 +13,13 @@ from equibench.bench import staleness
 from equibench.bench.cli import cli
 from equibench.bench.escape import latex, markdown_text
 from equibench.bench.board import load_board
-from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, sources_of
+from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, own_entry, sources_of
 from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
 from equibench.bench.record import write_record
+from equibench.bench.spec import PROTOCOL
 from equibench.bench.notes import board_notes, narrow_notes
 from equibench.bench.table import narrow_rows, rank_text
 from equibench.registry import MODELS, UserError
@@ -130,6 +132,15 @@ def test_every_registered_source_has_an_entry_with_balanced_braces() -> None:
 def test_an_unknown_source_becomes_an_entry_with_its_address(source: str) -> None:
     text = entry(source)
     assert text.startswith("@misc{") and text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
+
+
+def test_every_bibliography_cites_equibench_with_its_version_and_protocol_first() -> None:
+    pyproject = tomllib.loads((Path(__file__).resolve().parents[3] / "pyproject.toml").read_text())
+    for sources in ([], ["arXiv:1602.07576"], ["arXiv:1602.07576", "https://example.org/net"]):
+        entries = bibliography(sources).rstrip("\n").split("\n\n")
+        assert entries[0] == own_entry() and len(entries) == 1 + len(sources)
+    assert f"Version {pyproject['project']['version']}, protocol {PROTOCOL}" in own_entry()
+    assert own_entry().startswith("@misc{equibench,\n") and own_entry().count("{") == own_entry().count("}")
 
 
 def test_a_wrapped_model_cites_its_wrapper_too() -> None:
