@@ -21,7 +21,20 @@ from typing import Any, TypeVar
 
 from .opened import Opened, opened_by, watching
 from .scan import (
-    GONE, LONGEST, PLUGIN, STATUSES, Entry, Stamp, UserError, allows, fit, include_name, nearest, parse_shape, scan_file, stamp,
+    GONE,
+    LONGEST,
+    PLUGIN,
+    STATUSES,
+    Entry,
+    Stamp,
+    UserError,
+    allows,
+    fit,
+    include_name,
+    nearest,
+    parse_shape,
+    scan_file,
+    stamp,
 )  # fmt: skip
 
 __all__ = [

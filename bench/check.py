@@ -20,10 +20,10 @@ from .budget import find_budget
 from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
 from .classes import counts_of, why_not_in
 from .engines.local import end, events_of, quiet_end, start
+from .families import find_points
 from .job import Check
 from .recipe import PAPER
 from .record import Context, Provenance, RunRecord, Size
-from .families import find_points
 from .spec import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
 
 #: The data set of a model that declares no input.

@@ -220,7 +220,7 @@ def compare(samples: Samples, reference: str) -> list[Comparison]:
     Raises:
         KeyError: the reference has no values.
     """
-    samples[reference]  # noqa: B018  an unknown reference is an error even where it is alone
+    samples[reference]  # an unknown reference is an error even where it is alone
     return _family(samples, [(model, reference) for model in samples if model != reference], plan=True)
 
 

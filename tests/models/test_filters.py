@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from equibench.models.escnn_adapter import SteerableConv2d
 from equibench.models.filters import ExpandedLayer, gather, gather_tables
 from equibench.models.g_conv import GroupConv2d
@@ -19,6 +15,9 @@ from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
 from equibench.models.pdo.networks import MnistTrunk
 from equibench.models.pdo.split import SplitPDOConv, split_frames
 from equibench.registry import MODELS, WRAPPERS, build_model, parse_shape
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 torch.set_num_threads(1)
 
