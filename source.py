@@ -147,9 +147,10 @@ def _parsed(path: Path, _changed: Stamp) -> _Program:
     tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     nodes = list(ast.walk(tree))
     for node in nodes:
-        documented = isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+        match node:
+            case ast.Module() | ast.FunctionDef() | ast.ClassDef() | ast.AsyncFunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:]
         if isinstance(node, ast.FunctionDef):
             for call in node.decorator_list:
                 _leave_out_words(call)

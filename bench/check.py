@@ -70,7 +70,7 @@ def check_model(
         steps=_steps(board),
         recipe=board.recipe if board else "common",
         reference=board.reference_model if board else None,
-        include=includes,
+        include=includes,  # type: ignore[arg-type]
     )
     with quiet_end():
         found = _run(job, deadline_s, listen)
@@ -92,7 +92,7 @@ def _board_of(resolved: Resolved, dataset: str | None, budget: str) -> tuple[Sui
     declared = list(resolved.get("params") or {})
     find_budget(budget)
     if dataset is not None:
-        chosen = DATASETS.find(dataset).entry
+        chosen: Entry | None = DATASETS.find(dataset).entry
     else:
         fitting = [e for e in DATASETS.match() if _input(e) in declared[:1]]
         chosen = fitting[0] if fitting else None

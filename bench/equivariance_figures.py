@@ -38,6 +38,8 @@ class RadialNet(nn.Module):
         (B, 1, H, W) -> (B, 10), float64.
     """
 
+    filters: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         axis = torch.arange(-5, 6, dtype=torch.float64)

@@ -26,7 +26,7 @@ FLOOR = 1e-8
 #: Below this an error is rounding, in the picture of grid parity.
 ROUNDING = 1e-5
 
-_STYLE = {
+_STYLE: Any = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
     "font.size": 10,
