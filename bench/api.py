@@ -147,7 +147,7 @@ def run(
     root = results_root(results)
     is_new = not root.exists()
     ensure_writable(root)
-    head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
+    head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)  # type: ignore[arg-type]
     head.refresh = refresh
     try:
         return head.go()

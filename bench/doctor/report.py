@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
+from ...registry import UserError
 from ..files import write_exclusively
 from ..provenance import machine_of
 from ..record import FINAL
 from ..schema import Amount, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from ...registry import UserError
 
 if TYPE_CHECKING:
     from ..board import Board

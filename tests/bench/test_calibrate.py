@@ -6,15 +6,26 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from equibench.bench import timed as timed_module, train
+from equibench.bench import timed as timed_module
+from equibench.bench import train
+from equibench.bench.api import HeadToHead, Listener, Outcome
+from equibench.bench.board import load_board
 from equibench.bench.budget import steps_in
 from equibench.bench.calibrate import (
-    BLOCK_STEPS, BLOCKS, Block, Calibration, Failed, Turns, calibrate, gpus_of, latest, read_calibrations, spread,
+    BLOCK_STEPS,
+    BLOCKS,
+    Block,
+    Calibration,
+    Failed,
+    Turns,
+    calibrate,
+    gpus_of,
+    latest,
+    read_calibrations,
+    spread,
     take_turns,
     write_calibration,
 )  # fmt: skip
-from equibench.bench.api import HeadToHead, Listener, Outcome
-from equibench.bench.board import load_board
 from equibench.bench.leaderboard import model_rows
 from equibench.bench.machine import Machine
 from equibench.bench.record import write_record

@@ -235,7 +235,7 @@ def test_a_failing_neighbour_needs_the_right_status_and_reason() -> None:
     for model in wanted:
         with pytest.raises(Failed, match=f"{model} is 'lost'"):
             checks.judge_failures(wanted, {**good, model: ("lost", "killed")}, "", True)
-    with pytest.raises(Failed, match="no record.*it is broken"):
+    with pytest.raises(Failed, match=r"no record.*it is broken"):
         checks.judge_failures(wanted, {}, "it is broken", True)
     with pytest.raises(Failed, match="device-side assert"):
         checks.judge_failures(wanted, {**good, "doctor-index-outside": ("error", "something else")}, "", True)

@@ -192,7 +192,7 @@ def test_every_point_of_a_family_is_a_sweep_of_its_own(fake: Fake, tmp_path: Pat
 
 def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="^sbatch refused the sweep: invalid partition specified: nope; Batch job .* specified$"
+        UserError, match=r"^sbatch refused the sweep: invalid partition specified: nope; Batch job .* specified$"
     ):
         submit_suite(wish(request=Request("nope", gpus=0)), tmp_path / "r")
     assert not list((tmp_path / "r").rglob("*.json")) and not list((tmp_path / "r" / ".sweeps").glob("*-*"))
@@ -299,7 +299,7 @@ def test_without_an_answer_nothing_is_guessed(
     starts(folder, 2, ago=600 + GRACE_S - 60)
     starts(folder, 3, ago=600 + GRACE_S + 60)
     assert kinds(tmp_path) == [["unknown", "unknown", "unknown", "lost"]]
-    code, out, err = in_process(["status", "--results", str(tmp_path)], tmp_path, monkeypatch, capsys)
+    code, _, err = in_process(["status", "--results", str(tmp_path)], tmp_path, monkeypatch, capsys)
     assert code == 0 and "unknown, as no squeue answers" in err and "Unable to contact slurm controller" in err
     again = submit_suite(wish(), tmp_path)
     assert again.folder and [(t.model, t.seed) for t in again.folder.sweep.tasks] == [("bad-raises", 1)]
@@ -431,7 +431,7 @@ def test_known_step_times_are_used_and_must_be_of_one_device(fake: Fake, tmp_pat
         done.submitted and done.submitted.calibration is None and done.folder and job(done.folder, 0).spec.steps == 1000
     )
     calibrated(tmp_path, KEY.replace("Some", "Other"), 0.02)
-    with pytest.raises(UserError, match="several kinds of device: .*--hardware"):
+    with pytest.raises(UserError, match=r"several kinds of device: .*--hardware"):
         submit_suite(timed_wish(), tmp_path)
     with pytest.raises(UserError, match="no calibration of this suite"):
         submit_suite(timed_wish(hardware="third"), tmp_path)

@@ -219,7 +219,7 @@ def test_many_at_once_and_after_one_who_was_killed(tmp_path: Path, monkeypatch: 
 
 def test_torchvision_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(UserError, match="torchvision cannot be imported .*; install the release that belongs to"):
+    with pytest.raises(UserError, match=r"torchvision cannot be imported .*; install the release that belongs to"):
         fetch("fashion-rot-gen", tmp_path)
 
 

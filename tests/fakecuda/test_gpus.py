@@ -84,7 +84,7 @@ def test_only_what_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Gpus(uuids=["GPU-0", "GPU-1", "GPU-2", "GPU-3"])
     for slots in (["cpu", "cpu"], ["cuda:0", "cuda:0"], ["cuda:0", "cuda:1"], ["cuda:2", "cuda:2"], ["cuda:3", "cuda:3"]):
         gpus.refuse_modes(slots, here)
-    with pytest.raises(UserError, match="--device cuda:1: .*EXCLUSIVE_PROCESS"):
+    with pytest.raises(UserError, match=r"--device cuda:1: .*EXCLUSIVE_PROCESS"):
         gpus.refuse_modes(["cuda:0", "cuda:1", "cuda:0", "cuda:1"], here)
     for uuid in ("GPU-0", "GPU-2", "GPU-3"):
         gpus.refuse_for_seconds("cuda:0", uuid)

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from equibench.models.escnn_adapter import SteerableConv2d
 from equibench.models.filter_basis import BasisConv
 from equibench.models.filters import ExpandedLayer, gather, gather_tables
@@ -23,6 +19,9 @@ from equibench.models.pdo.split import SplitPDOConv, split_frames
 from equibench.models.relaxed_g_conv import RelaxedGroupConv2d
 from equibench.models.steerable_pdo import operator_basis
 from equibench.registry import MODELS, WRAPPERS, build_model, parse_shape
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 torch.set_num_threads(1)
 
