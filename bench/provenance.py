@@ -222,7 +222,8 @@ def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
 
     told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
     code = f"import json; from equibench.bench.provenance import gpu_of, hardware; print(json.dumps({told}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # -P: files of the current folder stand in for no module.
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
         raise UserError(f"torch cannot use {' and '.join(devices)} here: {said}; use --device cpu, or another machine")

@@ -10,7 +10,7 @@ import pytest
 from equibench.bench import driver
 from equibench.bench.alone import judge
 from equibench.bench.board import load_board
-from equibench.bench.doctor import checks
+from equibench.bench.doctor import checks, judges
 from equibench.bench.doctor.checks import CHECKS, Check, perform
 from equibench.bench.doctor.place import Failed, LeftOut, NotApplicable, Place
 from equibench.bench.doctor.process import Process, Unanswered
@@ -91,16 +91,16 @@ def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
 @pytest.mark.parametrize(
     ("judge", "good", "bad", "reason"),
     [
-        (checks.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.98, 1.0, 10**9, 1e-4), "by the host's clock"),
-        (checks.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.0, 1.0, 10**9, 1e-4), "not on its device"),
-        (checks.judge_clock, (1.001, 1.0, 10**9, 1e-4), (1.0, 1.0, 10**9, 0.99), "the host waits"),
-        (checks.judge_placement, ("A", ["A"], 2), ("A", ["A", "B"], 2), "context on B"),
-        (checks.judge_placement, ("A", ["A"], 2), ("A", ["B"], 2), "context on B"),
-        (checks.judge_alone, ("", "", 10.0), ("not alone: python (8)", "", 10.0), r"python \(8\)"),
+        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.98, 1.0, 10**9, 1e-4), "by the host's clock"),
+        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.0, 1.0, 10**9, 1e-4), "not on its device"),
+        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (1.0, 1.0, 10**9, 0.99), "the host waits"),
+        (judges.judge_placement, ("A", ["A"], 2), ("A", ["A", "B"], 2), "context on B"),
+        (judges.judge_placement, ("A", ["A"], 2), ("A", ["B"], 2), "context on B"),
+        (judges.judge_alone, ("", "", 10.0), ("not alone: python (8)", "", 10.0), r"python \(8\)"),
         # A screen's memory belongs to a process that is named and computes nothing: runs beside it are alone.
-        (checks.judge_alone, ("", "", 600.0), ("not alone: 600 MiB were held before", "", 600.0), "600 MiB"),
-        (checks.judge_load, ([1.0] * 9, 1e12, []), ([1.0] * 6 + [1.05] * 3, 1e12, []), "5.0 % longer"),
-        (checks.judge_load, ([1.05] * 3 + [1.0] * 6, 1e12, []), ([], 1e12, []), "0 were timed"),
+        (judges.judge_alone, ("", "", 600.0), ("not alone: 600 MiB were held before", "", 600.0), "600 MiB"),
+        (judges.judge_load, ([1.0] * 9, 1e12, []), ([1.0] * 6 + [1.05] * 3, 1e12, []), "5.0 % longer"),
+        (judges.judge_load, ([1.05] * 3 + [1.0] * 6, 1e12, []), ([], 1e12, []), "0 were timed"),
     ],
 )
 def test_a_judge_lets_good_figures_pass_and_names_what_is_wrong_with_bad_ones(
@@ -113,20 +113,20 @@ def test_a_judge_lets_good_figures_pass_and_names_what_is_wrong_with_bad_ones(
 
 def test_heat_fails_the_load_and_the_power_limit_is_only_named() -> None:
     sample = {"sm_mhz": 1980, "power_w": 650.0, "temperature_c": 60}
-    capped = checks.judge_load([1.0] * 9, 1e12, [{**sample, "reasons": ("power cap",)}])
+    capped = judges.judge_load([1.0] * 9, 1e12, [{**sample, "reasons": ("power cap",)}])
     assert "power cap" in capped and "1980" in capped and "650" in capped
     with pytest.raises(Failed, match="hardware thermal slowdown"):
-        checks.judge_load([1.0] * 9, 1e12, [{**sample, "reasons": ("power cap", "hardware thermal slowdown")}])
+        judges.judge_load([1.0] * 9, 1e12, [{**sample, "reasons": ("power cap", "hardware thermal slowdown")}])
     unknown = {key: None for key in (*sample, "reasons")}
-    assert "says nothing" in checks.judge_load([1.0] * 9, 1e12, [unknown])
+    assert "says nothing" in judges.judge_load([1.0] * 9, 1e12, [unknown])
 
 
 def test_what_cannot_be_seen_is_never_taken_for_good() -> None:
     for before in (None, 0.0, 10.0, 100.0):
         with pytest.raises(LeftOut, match="cannot be seen here: nobody says"):
-            checks.judge_alone("", "nobody says", before)
+            judges.judge_alone("", "nobody says", before)
     with pytest.raises(NotApplicable, match="containers"):
-        checks.judge_placement("A", [], 2)
+        judges.judge_placement("A", [], 2)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_doctor_and_a_run_say_the_same_of_company(
 ) -> None:
     found = judge(None if listed is None else [driver.Process(*one) for one in listed], OWN, used, before)
     try:
-        checks.judge_alone(found.others, found.unknown, before)
+        judges.judge_alone(found.others, found.unknown, before)
         said = "yes"
     except Failed:
         said = "no"
@@ -159,15 +159,15 @@ def test_the_doctor_and_a_run_say_the_same_of_company(
 
 def test_tf32_is_found_in_a_product_and_in_a_convolution() -> None:
     exact, rounded = {"matmul": 0.0, "conv": 1e-7}, {"matmul": 2.0**-12, "conv": 2.0**-12}
-    assert checks.judge_rounding({"strict": exact, "fast": rounded}, True)
+    assert judges.judge_rounding({"strict": exact, "fast": rounded}, True)
     for kind in exact:
         with pytest.raises(Failed, match=kind):
-            checks.judge_rounding({"strict": {**exact, kind: 2.0**-12}, "fast": rounded}, True)
+            judges.judge_rounding({"strict": {**exact, kind: 2.0**-12}, "fast": rounded}, True)
     with pytest.raises(Failed, match="would not see it"):
-        checks.judge_rounding({"strict": exact, "fast": exact}, True)
-    assert "no TF32" in checks.judge_rounding({"strict": exact, "fast": exact}, False)
+        judges.judge_rounding({"strict": exact, "fast": exact}, True)
+    assert "no TF32" in judges.judge_rounding({"strict": exact, "fast": exact}, False)
     with pytest.raises(Failed, match="conv"):
-        checks.judge_rounding({"strict": {**exact, "conv": float("nan")}, "fast": rounded}, True)
+        judges.judge_rounding({"strict": {**exact, "conv": float("nan")}, "fast": rounded}, True)
 
 
 @pytest.mark.parametrize(
@@ -180,16 +180,16 @@ def test_tf32_is_found_in_a_product_and_in_a_convolution() -> None:
     ],
 )
 def test_three_trainings_of_one_network_must_end_alike(trained: tuple, wrong: str) -> None:
-    found = checks.why_other_bits(*trained)
+    found = judges.why_other_bits(*trained)
     assert wrong in found and bool(found) == bool(wrong)
 
 
 def test_steps_that_launch_unequal_numbers_of_kernels_are_found_and_launch_bound_ones_named() -> None:
-    assert checks.judge_pace(1e-3, 2e-3, [90, 91, 90])[0]
-    assert checks.judge_pace(1e-3, 0.0, [])[0]
-    wrong, words = checks.judge_pace(1e-3, 2e-3, [90, 90, 90])
+    assert judges.judge_pace(1e-3, 2e-3, [90, 91, 90])[0]
+    assert judges.judge_pace(1e-3, 0.0, [])[0]
+    wrong, words = judges.judge_pace(1e-3, 2e-3, [90, 90, 90])
     assert not wrong and "90 kernels" in words and "limited" not in words
-    assert "limited by launches" in checks.judge_pace(2e-3, 2e-3, [])[1]
+    assert "limited by launches" in judges.judge_pace(2e-3, 2e-3, [])[1]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_steps_that_launch_unequal_numbers_of_kernels_are_found_and_launch_bound
     ],
 )
 def test_a_build_without_kernels_for_the_gpu_is_found(capability: tuple, built_for: list[str], fits: bool) -> None:
-    assert (checks.why_not_built(capability, built_for) == "") == fits
+    assert (judges.why_not_built(capability, built_for) == "") == fits
 
 
 def test_runs_off_their_budget_on_the_wrong_device_or_failed_are_found() -> None:
@@ -216,8 +216,8 @@ def test_runs_off_their_budget_on_the_wrong_device_or_failed_are_found() -> None
         provenance = record.provenance.model_copy(update={"hardware": {"device": device}})
         return record.model_copy(update={"provenance": provenance})
 
-    assert "+0.50 %" in checks.judge_runs([run(10.05)], ["cuda:0"])
-    assert checks.judge_runs([run(), run(device="cuda:1", seed=1)], ["cuda:0", "cuda:1"])
+    assert "+0.50 %" in judges.judge_runs([run(10.05)], ["cuda:0"])
+    assert judges.judge_runs([run(), run(device="cuda:1", seed=1)], ["cuda:0", "cuda:1"])
     for records, names, reason in (
         ([run(10.2)], ["cuda:0"], r"\+2.00 %"),
         ([run(9.8)], ["cuda:0"], r"-2.00 %"),
@@ -225,20 +225,20 @@ def test_runs_off_their_budget_on_the_wrong_device_or_failed_are_found() -> None
         ([run(status="error", reason="it fell")], ["cuda:0"], "it fell"),
     ):
         with pytest.raises(Failed, match=reason):
-            checks.judge_runs(records, names)
+            judges.judge_runs(records, names)
 
 
 def test_a_failing_neighbour_needs_the_right_status_and_reason() -> None:
     wanted = {"doctor-out-of-memory": "oom", "doctor-index-outside": "error", "doctor-healthy": "ok"}
     good = {m: (status, "CUDA error: device-side assert triggered") for m, status in wanted.items()}
-    assert checks.judge_failures(wanted, good, "", True)
+    assert judges.judge_failures(wanted, good, "", True)
     for model in wanted:
         with pytest.raises(Failed, match=f"{model} is 'lost'"):
-            checks.judge_failures(wanted, {**good, model: ("lost", "killed")}, "", True)
+            judges.judge_failures(wanted, {**good, model: ("lost", "killed")}, "", True)
     with pytest.raises(Failed, match=r"no record.*it is broken"):
-        checks.judge_failures(wanted, {}, "it is broken", True)
+        judges.judge_failures(wanted, {}, "it is broken", True)
     with pytest.raises(Failed, match="device-side assert"):
-        checks.judge_failures(wanted, {**good, "doctor-index-outside": ("error", "something else")}, "", True)
+        judges.judge_failures(wanted, {**good, "doctor-index-outside": ("error", "something else")}, "", True)
 
 
 def test_reports_are_kept_by_host_and_device_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from equibench.bench.provenance import versions
+from equibench.bench.provenance import devices_elsewhere, hardware, versions
 from equibench.registry import MODELS, Registry
 from equibench.source import closure, libraries, source_hash
 
@@ -122,3 +122,12 @@ def test_the_library_that_makes_the_kernels_counts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(source, "_version", lambda name: "9.9" if name in ("escnn", "torch") else "")
     after = [source_hash(m) for m in (e2cnn, *others)]
     assert after[0] != before[0] and after[1:] == before[1:]
+
+
+def test_files_of_the_current_folder_stand_in_for_no_module_where_a_device_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "torch", "statistics"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('another file')\n")
+    monkeypatch.chdir(tmp_path)
+    assert devices_elsewhere(["cpu"]) == {"cpu": (hardware("cpu")["hardware_key"], "")}
