@@ -156,7 +156,9 @@ class Late(nn.Module):
     def __init__(self, channels, classes, how):
         super().__init__()
         self.how, self.steps = how, 0
-        self.body = nn.Sequential(nn.Conv2d(channels, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
         if how == "sparse":
             self.register_buffer("table", torch.eye(3).to_sparse())
@@ -175,7 +177,8 @@ class Late(nn.Module):
 
 class Pace(nn.BatchNorm2d):
     def forward(self, x):
-        return nn.functional.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, 0.1, self.eps)
+        mean, var = self.running_mean, self.running_var
+        return nn.functional.batch_norm(x, mean, var, None, None, self.training, 0.1, self.eps)
 
 @register_model("late-{how}", group="none", invariant="none", source="made up")
 def late(in_channels, num_classes, image_size, *, how: str):
