@@ -37,7 +37,8 @@ from torch import nn
 
 class Net(nn.Sequential):
     def __init__(self, channels, classes):
-        super().__init__(nn.Conv2d(channels, 7, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(7, classes))
+        head = (nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(7, classes))
+        super().__init__(nn.Conv2d(channels, 7, 3), nn.ReLU(), *head)
 """
 LATE = """
 from equibench import register_model

@@ -197,8 +197,9 @@ SETS = '''
 import nothing_of_this_name
 from equibench import register_dataset
 
-@register_dataset("squares", shape=(1, 28, 28), classes=10, sizes=(10, 0, 10), source="here", digest="ab", licence="mine",
-    package="nothing_of_this_name", members={"squares-64": {"args": {"size": 64}, "shape": (1, 64, 64), "digest": "cd"}})
+@register_dataset("squares", shape=(1, 28, 28), classes=10, sizes=(10, 0, 10), source="here", digest="ab",
+  licence="mine",
+  package="nothing_of_this_name", members={"squares-64": {"args": {"size": 64}, "shape": (1, 64, 64), "digest": "cd"}})
 def squares(root, *, size: int = 28):
     """Squares."""
 '''

@@ -156,7 +156,8 @@ class Net(nn.Module):
 
     def forward(self, images):
         if self.training:
-            own = [b.fp32_precision for b in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)]
+            b = torch.backends
+            own = [x.fp32_precision for x in (b.cuda.matmul, b.cudnn.conv, b.mkldnn.matmul)]
             assert self.late or (own == 3 * ["ieee"] and torch.get_num_threads() == 1), own
             # Operations are counted with few images, and without libraries.
             libraries = torch.backends.mkldnn.enabled and torch.backends.cudnn.enabled

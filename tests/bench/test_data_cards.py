@@ -23,7 +23,8 @@ from equibench import register_dataset
 from equibench.datasets.fetch import Download, downloads
 from equibench.datasets.images import ImageData, Split
 
-@register_dataset("carded", shape=(2, 20, 20), classes=3, sizes=(60, 0, 30), source="a test", licence="mine", task="noise",
+@register_dataset("carded", shape=(2, 20, 20), classes=3, sizes=(60, 0, 30), source="a test", licence="mine",
+    task="noise",
     citation="Somebody, Something, 2026", note="in 16 bits", rotation=True)
 def carded(root):
     \"\"\"Noise, in classes.\"\"\"

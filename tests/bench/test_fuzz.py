@@ -40,7 +40,7 @@ fuzzed = settings.get_profile("fuzz")
 
 PIECES = [
     "../", "..", "/", "\x00", "\x1b[31m", "\u202e", "\u200b", "\n", "\r", "\t", "=", "+", "-", "@", "'", '"', "[red]", "<b>", "|",
-    "\\", "{", "}", "%s", "{depth}", "٣", "９", "²", "𝟗", "K", "ſ", "é", "e", "t", "nan", "inf", "1e999", "0", "00", "9" * 20,  # noqa: RUF001
+    "\\", "{", "}", "%s", "{depth}", "٣", "９", "²", "𝟗", "K", "ſ", "é", "e", "t", "nan", "inf", "1e999", "0", "00", "9" * 20,
     "9" * 5000, "_", ",", ".", "p4cnn", "wrn-", "16", "-4", "+frame-c4", "+rot", "pdo-econv-p8", "e2cnn-", "digits-rot", "e20",
 ]  # fmt: skip
 TEXT = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(PIECES), max_size=8).map("".join))

@@ -142,7 +142,7 @@ def test_the_sample_has_each_class_in_its_share_and_follows_the_seed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     _, counts = np.unique(torch.cat(one)[:, 0, 0, 0].numpy(), return_counts=True)
-    assert sorted(counts, reverse=True) == pytest.approx([1000 * n / 4500 for n in (3000, 900, 600)], abs=1)
+    assert sorted(counts, reverse=True) == pytest.approx([BN_IMAGES * n / 4500 for n in (3000, 900, 600)], abs=1)
 
 
 LATE = '''
@@ -156,7 +156,9 @@ class Late(nn.Module):
     def __init__(self, channels, classes, how):
         super().__init__()
         self.how, self.steps = how, 0
-        self.body = nn.Sequential(nn.Conv2d(channels, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 8, 5), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
         if how == "sparse":
             self.register_buffer("table", torch.eye(3).to_sparse())
@@ -175,7 +177,8 @@ class Late(nn.Module):
 
 class Pace(nn.BatchNorm2d):
     def forward(self, x):
-        return nn.functional.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, 0.1, self.eps)
+        mean, var = self.running_mean, self.running_var
+        return nn.functional.batch_norm(x, mean, var, None, None, self.training, 0.1, self.eps)
 
 @register_model("late-{how}", group="none", invariant="none", source="made up")
 def late(in_channels, num_classes, image_size, *, how: str):

@@ -28,7 +28,8 @@ REAL = importlib.util.find_spec("medmnist") is not None
 STAND_IN = {
     "__init__": "",
     "info": """
-INFO = {name: {key + ending: "none" for key in ("url", "MD5") for ending in ("", "_64")} for name in ("bloodmnist", "pathmnist")}
+KEYS = [key + ending for key in ("url", "MD5") for ending in ("", "_64")]
+INFO = {name: dict.fromkeys(KEYS, "none") for name in ("bloodmnist", "pathmnist")}
 """,
     "dataset": """
 import os
