@@ -31,7 +31,6 @@ from .record import (
     RunRecord,
     Status,
     attempts_of,
-    board_names,
     read_board,
     write_record,
 )

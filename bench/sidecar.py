@@ -7,7 +7,7 @@ A sidecar is as immutable as a record. It lies in ``runs/<board>/equivariance/``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
