@@ -21,7 +21,20 @@ from typing import Any, TypeVar
 
 from .opened import Opened, opened_by, watching
 from .scan import (
-    GONE, LONGEST, PLUGIN, STATUSES, Entry, Stamp, UserError, allows, fit, include_name, nearest, parse_shape, scan_file, stamp,
+    GONE,
+    LONGEST,
+    PLUGIN,
+    STATUSES,
+    Entry,
+    Stamp,
+    UserError,
+    allows,
+    fit,
+    include_name,
+    nearest,
+    parse_shape,
+    scan_file,
+    stamp,
 )  # fmt: skip
 
 __all__ = [
@@ -234,7 +247,8 @@ class Registry:
             UserError: two registrations of ours or of included files share a name, or an argument is not a literal.
         """
         if self._entries is None or any(stamp(path) not in (seen, GONE) for path, seen in self._read.items()):
-            self._entries, found = None, {}
+            self._entries = None
+            found: dict[str, Entry] = {}
             before = {path: stamp(path) for path in self._included}
             for entry in self._scan():
                 self._add(found, entry)

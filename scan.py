@@ -98,7 +98,8 @@ class Entry:
 
     def load(self) -> Callable[..., Any]:
         """Import the file and return the registered function."""
-        return getattr(_import(self), self.function)
+        found: Callable[..., Any] = getattr(_import(self), self.function)
+        return found
 
 
 #: Time of change in nanoseconds and size in bytes of a file.

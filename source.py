@@ -147,9 +147,10 @@ def _parsed(path: Path, _changed: Stamp) -> _Program:
     tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     nodes = list(ast.walk(tree))
     for node in nodes:
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        match node:
+            case ast.Module() | ast.FunctionDef() | ast.ClassDef() | ast.AsyncFunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:]
         if isinstance(node, ast.FunctionDef):
             for call in node.decorator_list:
                 _leave_out_words(call)
@@ -226,8 +227,8 @@ def _version(name: str) -> str:
 def _requirements(entry: Entry) -> list[str]:
     """Normalised names of what the distribution of a plug-in requires, extras included."""
     points = importlib.metadata.entry_points(group="equibench.models")
-    lists = [p.dist.requires or [] for p in points if p.module == entry.module and p.dist is not None]
-    words = [re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in sum(lists, [])]
+    ours = [p.dist for p in points if p.module == entry.module and p.dist is not None]
+    words = [re.match(r"[A-Za-z0-9._-]+", requirement) for dist in ours for requirement in dist.requires or []]
     return [_normalised(word[0]) for word in words if word]
 
 

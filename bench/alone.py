@@ -101,7 +101,7 @@ class Watch:
         self._device = torch.device(device)
         self._uuid = driver.uuid_of(device)
         # Once this process has a context of its own, what was used before cannot be told any more.
-        begun = torch._C._cuda_hasPrimaryContext(self._device.index or 0)
+        begun = torch._C._cuda_hasPrimaryContext(self._device.index or 0)  # type: ignore[attr-defined]
         self._before = None if begun else driver.memory_used_mib(self._uuid)
         self._loose: float | None = None
         #: What was found so far: of several looks, company counts more than none, and unknown more than alone.

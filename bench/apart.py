@@ -30,7 +30,7 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
         Died: the process ended without an answer.
         UserError, RuntimeError: what the function raised; other errors as a RuntimeError with type and message.
     """
-    context = multiprocessing.get_context(_START)
+    context: Any = multiprocessing.get_context(_START)  # the base class has no Process in its types
     receive, send = context.Pipe(duplex=False)
     files = [str(path) for registry in (MODELS, WRAPPERS, DATASETS) for path in registry.included]
     process = context.Process(target=_answer, args=(send, files, function, arguments), daemon=True)

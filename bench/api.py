@@ -146,7 +146,7 @@ def run(
     root = results_root(results)
     is_new = not root.exists()
     ensure_writable(root)
-    head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)
+    head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)  # type: ignore[arg-type]
     head.refresh = refresh
     try:
         return head.go()
@@ -213,6 +213,7 @@ class HeadToHead:
         timed = TimedBoard(self.suite, self.root, devices, self.machine.threads, self.data_root, self.includes, key)
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
         told: set[str] = set()
+        first: Outcome | None = None
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
         for _ in range(2):
             specs = self.trials(timed.plan())
@@ -222,6 +223,9 @@ class HeadToHead:
             if pending:
                 self._execute(pending, outcome)
             board = specs[0].board
+            if first is not None:
+                outcome.ran, outcome.skipped = first.ran | outcome.ran, first.skipped
+            first = outcome
             if not timed.forget_drifted(load_board(self.root, board)):
                 break
         outcome.board = write_board(self.root, board, self.suite.reference_parameters)

@@ -22,11 +22,11 @@ _backends = torch.backends
 #: What has a precision of its own.
 _OWNERS: dict[str, Any] = {
     "cuda.matmul": _backends.cuda.matmul,
-    "cudnn.conv": _backends.cudnn.conv,
+    "cudnn.conv": _backends.cudnn.conv,  # type: ignore[attr-defined]
     "cudnn.rnn": _backends.cudnn.rnn,
-    "mkldnn.matmul": _backends.mkldnn.matmul,
-    "mkldnn.conv": _backends.mkldnn.conv,
-    "mkldnn.rnn": _backends.mkldnn.rnn,
+    "mkldnn.matmul": _backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    "mkldnn.conv": _backends.mkldnn.conv,  # type: ignore[attr-defined]
+    "mkldnn.rnn": _backends.mkldnn.rnn,  # type: ignore[attr-defined]
 }
 #: Float32 throughout, on every device.
 FULL: Precision = dict.fromkeys(_OWNERS, "ieee")
@@ -104,7 +104,7 @@ def set_profile(profile: str, threads: int) -> None:
     # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
     torch.set_deterministic_debug_mode("warn" if strict else "default")
     # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Not by trying: each process would choose for itself, and a run's step would not be the one that was calibrated.
     _backends.cudnn.benchmark = False
     _backends.cudnn.deterministic = False
@@ -156,7 +156,7 @@ def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:
         **current,
         "the number of threads": (torch.get_num_threads(), threads),
         "torch's deterministic debug mode": (torch.get_deterministic_debug_mode(), int(strict)),
-        "fill_uninitialized_memory": (torch.utils.deterministic.fill_uninitialized_memory, False),
+        "fill_uninitialized_memory": (torch.utils.deterministic.fill_uninitialized_memory, False),  # type: ignore[attr-defined]
         "cudnn.benchmark": (_backends.cudnn.benchmark, False),
         "cudnn.deterministic": (_backends.cudnn.deterministic, False),
         **{f"{name}.enabled": (getattr(_backends, name).enabled, wanted) for name, wanted in _LIBRARIES.items()},

@@ -61,7 +61,7 @@ class Board:
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
-    outcomes: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    outcomes: dict[str, tuple[str, np.ndarray[Any, Any]]] = field(default_factory=dict)
     asked_parameters: int | None = None
     asked_reference: str | None = None
     suite: str = ""
@@ -189,7 +189,8 @@ class Board:
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        return self.frame.to_dict("records")
+        rows: list[dict[str, Any]] = self.frame.to_dict("records")
+        return rows
 
     def agreement(self, model: str, other: str) -> float | None:
         """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
@@ -203,7 +204,7 @@ class Board:
         return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
 
     @cached_property
-    def told(self) -> np.ndarray:
+    def told(self) -> np.ndarray[Any, Any]:
         """See `statistics.told_apart`, in the order of `values`."""
         return told_apart(self.samples)
 

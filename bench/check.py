@@ -20,10 +20,10 @@ from .budget import find_budget
 from .checks.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
 from .classes import counts_of, why_not_in
 from .engines.local import end, events_of, quiet_end, start
+from .families import find_points
 from .job import Check
 from .recipe import PAPER
 from .record import Context, Provenance, RunRecord, Size
-from .families import find_points
 from .spec import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
 
 #: The data set of a model that declares no input.
@@ -70,7 +70,7 @@ def check_model(
         steps=_steps(board),
         recipe=board.recipe if board else "common",
         reference=board.reference_model if board else None,
-        include=includes,
+        include=includes,  # type: ignore[arg-type]
     )
     with quiet_end():
         found = _run(job, deadline_s, listen)
@@ -92,7 +92,7 @@ def _board_of(resolved: Resolved, dataset: str | None, budget: str) -> tuple[Sui
     declared = list(resolved.get("params") or {})
     find_budget(budget)
     if dataset is not None:
-        chosen = DATASETS.find(dataset).entry
+        chosen: Entry | None = DATASETS.find(dataset).entry
     else:
         fitting = [e for e in DATASETS.match() if _input(e) in declared[:1]]
         chosen = fitting[0] if fitting else None

@@ -12,7 +12,6 @@ from ..registry import UserError
 from .record import Size
 from .spec import MATCHED, Suite
 
-
 _COUNTS = ("parameters", "frozen", "learned_buffers")
 
 

@@ -301,7 +301,7 @@ def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
 
 def main() -> NoReturn:
     """Run the command line; every wrong input ends with one sentence and exit code 2."""
-    warnings.formatwarning = _warning
+    warnings.formatwarning = _warning  # type: ignore[assignment]
     try:
         cli(standalone_mode=False)
     except UserError as error:

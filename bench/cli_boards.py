@@ -241,8 +241,8 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 def replay(run: str, as_json: bool, **options: Any) -> None:
     """Run a recorded RUN (the beginning of its id) again, and say whether it agrees.
 
-    To the bit on a CPU with the same versions, processor and threads; else within the interval in which one further
-    run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the first attempt.
+    To the bit on a CPU with the same versions, processor and threads. Elsewhere to the bit, or within the interval in which
+    one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the first attempt.
     """
     from dataclasses import asdict
 

@@ -196,7 +196,7 @@ def _print_tasks(view: View, every: bool) -> None:
     rows = [
         (f"{task.model} seed {task.seed}", state)
         for task, state in zip(view.folder.sweep.tasks, view.states, strict=True)
-        if every or state.kind not in ("ok", "finished") and (state.kind != "queued" or state.detail)
+        if every or (state.kind not in ("ok", "finished") and (state.kind != "queued" or state.detail))
     ]
     width = max((len(name) for name, _ in rows), default=0)
     for name, state in rows if every else rows[:_SHOWN]:

@@ -16,7 +16,6 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ..models.random_evaluation import one_sample
-
 from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numbers, tensors, unfused
 
 

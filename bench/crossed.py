@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,9 @@ def spread_of_pairs(right: Iterable[np.ndarray], first: np.ndarray, second: np.n
     import numpy as np
 
     # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are products of matrices.
-    sums, together, by_image = [], 0.0, 0.0
+    sums: list[np.ndarray] = []
+    together: Any = 0.0
+    by_image: Any = 0.0
     for seed in right:
         rows = seed.astype(np.float32)
         sums.append(rows.sum(axis=1, dtype=np.float64))
@@ -199,7 +201,7 @@ def _density(t: np.ndarray, freedom: int) -> np.ndarray:
     return np.exp(log - (freedom + 1) / 2 * np.log1p(t**2 / freedom))
 
 
-def power(differences: np.ndarray, spread: Spread, level: float = 0.05) -> np.ndarray:
+def power(differences: np.ndarray | float, spread: Spread, level: float = 0.05) -> np.ndarray:
     """Chance that a true difference is told from 0 at this level, if the mean squares are what `spread` says.
 
     The mean is normal, and MS_seeds is independent of it, as chi-square with n - 1 degrees of freedom; averaged over

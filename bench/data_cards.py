@@ -75,7 +75,7 @@ def boards_on(name: str, root: Path) -> list[dict[str, Any]]:
     for board in (n for n in board_names(root) if n.startswith(f"{name}-")):
         loaded = load_board(root, board)
         if loaded.is_table and loaded.chosen[0][0].spec.dataset == name:
-            means = {model: mean(own.values()) for model, own in loaded.values.items()}
+            means = {model: mean(list(own.values())) for model, own in loaded.values.items()}
             first = max(means, key=lambda model: means[model] or 0.0, default="")
             row = {"board": board, "models": len(loaded.runs), "runs": len(loaded.chosen), "highest": first}
             found.append(row | {"highest_acc_mean_pct": means.get(first), "may_be_best": sorted(loaded.best)})

@@ -11,11 +11,11 @@ from torch import nn
 from .equivariance import draw_blobs, relative_error
 from .equivariance_report import Sample, built
 from .evaluate import logits
-from .invariance import claim_error
 from .figures import plot_interpolation, plot_parity
 from .files import ensure_writable
-from .resample import Turntable, soft_disc, turn
+from .invariance import claim_error
 from .prepare import set_profile
+from .resample import Turntable, soft_disc, turn
 
 DATASET = "digits-rot"
 DEGREES = tuple(range(5, 90, 5))
@@ -37,6 +37,8 @@ class RadialNet(nn.Module):
     Shapes:
         (B, 1, H, W) -> (B, 10), float64.
     """
+
+    filters: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class AtSize:
     eq_rot_analytic: float | None = None
     curve: list[float | None] = field(default_factory=list)
     layers: list[LayerError] = field(default_factory=list)
-    judgement: Judgement = Judgement(None, None)
+    judgement: Judgement = field(default_factory=lambda: Judgement(None, None))
 
     @property
     def built(self) -> bool:

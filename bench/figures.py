@@ -14,9 +14,9 @@ import matplotlib
 
 matplotlib.use("Agg")  # draws into files, without a display
 
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from .files import write_atomically  # noqa: E402
+from .files import write_atomically
 
 #: Colours that people with any colour vision tell apart (Okabe & Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,7 +26,7 @@ FLOOR = 1e-8
 #: Below this an error is rounding, in the picture of grid parity.
 ROUNDING = 1e-5
 
-_STYLE = {
+_STYLE: Any = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
     "font.size": 10,

@@ -70,7 +70,7 @@ def derivative(
     values, slopes = [], []
     with torch.no_grad():  # parameters need no graph; forward mode goes on inside
         for image, tangent in zip(images.split(batch), tangents.split(batch), strict=True):
-            value, slope = torch.func.jvp(lambda x: model(prepare(x)), (image,), (tangent,))
+            value, slope = torch.func.jvp(lambda x: model(prepare(x)), (image,), (tangent,))  # type: ignore[misc]
             values.append(value)
             slopes.append(slope)
     return torch.cat(values), torch.cat(slopes)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ..registry import UserError
+from .words import some
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,13 @@ class Machine:
             names = [f"cuda:{i}" for i in range(cuda_devices)] or ["cuda:0"]
         for place, name in enumerate(names):
             kind, _, index = name.partition(":")
-            if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdigit()):
+            if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdecimal()):
                 raise UserError(f"--device {name!r}: use auto, cpu, cuda or cuda:<number>, several with commas")
             if kind == "cuda" and int(index or 0) >= cuda_devices:
-                raise UserError(f"--device {name!r}: torch sees {cuda_devices} CUDA devices here{f' ({why})' if why else ''}; use --device cpu")
+                last = f" to cuda:{cuda_devices - 1}" if cuda_devices > 1 else ""
+                use = f"cuda:0{last}" if cuda_devices else "--device cpu"
+                seen = some(cuda_devices, "CUDA device")
+                raise UserError(f"--device {name!r}: torch sees {seen} here{f' ({why})' if why else ''}; use {use}")
             names[place] = f"cuda:{int(index or 0)}" if kind == "cuda" else kind
         if names == ["cpu"]:
             if self.seeds_in_parallel > 1:

@@ -136,9 +136,11 @@ def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[s
     best: tuple[Board, dict[str, dict[str, Spread]]] | None = None
     for name in (n for n in names if n.startswith(f"{suite.dataset}-")):
         board = load_board(root, name)
-        if board.is_table and board.chosen[0][0].spec.dataset == suite.dataset and (found := _spreads(board)):
-            if best is None or len(found) >= len(best[1]):
-                best = board, found
+        if not board.is_table or board.chosen[0][0].spec.dataset != suite.dataset:
+            continue
+        found = _spreads(board)
+        if found and (best is None or len(found) >= len(best[1])):
+            best = board, found
     if best is None:
         raise UserError(
             f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so that the spread"

@@ -18,7 +18,8 @@ from ..datasets.images import ImageData, Split, balanced_order
 from ..datasets.subsets import balanced_subset, split_stratified
 from ..opened import watching
 from ..registry import MODELS, UserError, build_model
-from .arithmetic import renew_profile, set_profile as set_profile
+from .arithmetic import renew_profile
+from .arithmetic import set_profile as set_profile
 from .clock import clock_for
 from .evaluate import EVAL_BATCH, logits
 from .files import write_atomically

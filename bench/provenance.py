@@ -9,6 +9,7 @@ import platform
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,10 +191,8 @@ def host_facts(device: str) -> dict[str, str]:
     known = {"device": device, "host": socket.gethostname(), "cpu": cpu_name(), "cores": str(os.cpu_count())}
     if hasattr(os, "sched_getaffinity"):
         known["usable_cores"] = str(len(os.sched_getaffinity(0)))
-    try:
+    with suppress(ValueError, OSError):  # a system without these
         known["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
-    except (ValueError, OSError):
-        pass  # a system without these
     if "SLURM_JOB_ID" in os.environ:  # the scheduler's logs know it by this number
         known["slurm_job"] = os.environ["SLURM_JOB_ID"]
     return {**known, "system": platform.platform()}

@@ -90,7 +90,7 @@ def refresh(
                 includes=includes,
                 listener=listener,
                 command=command,
-                trials=lambda specs, wanted=wanted: _only(specs, wanted, name),
+                trials=lambda specs, wanted=wanted: _only(specs, wanted, name),  # type: ignore[misc]
                 refresh=True,
             )
             done.ran |= outcome.ran

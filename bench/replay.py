@@ -1,7 +1,8 @@
 """Run one recorded row again, and say whether it agrees.
 
-Same versions, processor and threads on a CPU make an E run bit-exact. Elsewhere a run is another draw from what the
-model's seeds are draws from, and must lie where one further draw lies with probability 95 %.
+Same versions, processor and threads on a CPU make an E run bit-exact. Elsewhere the bits may be the same too, and then
+nothing more needs to be asked. If they are not, a run is another draw from what the model's seeds are draws from, and
+must lie where one further draw lies with probability 95 %.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Verdict:
 
     Attributes:
         agrees: whether the new attempt confirms the recorded one.
-        rule: ``bit-exact``, ``interval``, or ``failed`` where the new attempt has no result.
+        rule: ``bit-exact`` where the bits are the same, or should be; ``interval`` where they differ, as they may;
+            ``failed`` where the new attempt has no result.
         why: one sentence.
         differences: what differs between then and now, so that bits may differ.
         recorded, replayed: test accuracies in %.
@@ -72,8 +74,8 @@ def replay(
         device, threads: as recorded without.
 
     Raises:
-        UserError: there is no such run, it has no result, it is stale, or nothing could be said whatever comes out;
-            nothing was trained.
+        UserError: there is no such run, it has no result, it is stale, or nothing could be said if its bits differed, as
+            they may; nothing was trained.
     """
     includes = [str(Path(p).resolve()) for p in includes]
     include(includes)
@@ -120,7 +122,7 @@ def find_run(run: str, root: Path) -> RunRecord:
 
 def _check_device(device: str) -> None:
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
         raise UserError(f"--device {device!r}: use cpu, cuda or cuda:<number>")
     if kind == "cuda":
         from .gpus import one_device
@@ -136,7 +138,7 @@ def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:
         found.append(f"a {record.spec.budget.kind} budget is not reproducible to the bit")
     before = then.hardware.get("device", "unknown")
     if device != "cpu" or before != "cpu":
-        found.append(f"only runs on a CPU are bit-exact (then {before}, now {device})")
+        found.append(f"only of runs on a CPU are the same bits certain (then {before}, now {device})")
     elif then.hardware.get("cpu") != cpu_name():
         found.append(f"processor {then.hardware.get('cpu', 'unknown')} then, {cpu_name()} now")
     if threads != then.threads:
@@ -190,8 +192,8 @@ def judge(
     if (was.source_hash, was.data_digest) != (now.source_hash, now.data_digest):
         what = "source" if was.source_hash != now.source_hash else "data"
         return Verdict(False, "failed", f"the {what} changed since: not the same run", differences, before, after, None, None, run)
-    if not differences:
-        same = record.results.weights_sha256 == again.results.weights_sha256 and before == after
+    same = record.results.weights_sha256 == again.results.weights_sha256 and before == after
+    if same or not differences:
         why = "the final weights are the same to the bit" if same else "nothing that matters differs, but the final weights do"
         return Verdict(same, "bit-exact", why, differences, before, after, None, None, run)
     expected = prediction_interval(values)

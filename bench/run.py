@@ -241,7 +241,7 @@ class _Run:
         """What a checkpoint says of this run so far."""
         assert self.origin is not None and self.init is not None and self.size is not None and self.checkpoints is not None
         return Facts(
-            schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,
+            schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,  # type: ignore[arg-type]
             finished=finished, device_s=done.device_s, curve=curve_points(done), phases=self.phases.total(),
             resumed=self.resumed, init=CorePoint(**asdict(self.init)), cost=self.size, peak_mib=self._peak(),
             started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing,

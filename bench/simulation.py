@@ -60,6 +60,8 @@ class World:
         self.case = case
         self.rng = np.random.Generator(np.random.PCG64(start))
         unequal = case.difficulty == UNEQUAL
+        self._shared: np.ndarray
+        self._own: np.ndarray
         self._shared, self._own = (_SHARED, _OWN) if unequal else (np.zeros(1), np.zeros(1))
         # x of every kind of image, the shared part first; without networks and seeds.
         self._kinds = (self._shared[:, None] + self._own).ravel()
@@ -90,7 +92,7 @@ class World:
         effects = self._effects(case.seeds, networks)
         here = 100 * np.array([np.bincount(k, minlength=len(self._kinds)) @ b for k, b in zip(kinds, self.by_kind, strict=True)])
         places = kinds + len(self._kinds) * np.arange(networks)[:, None]
-        right = []
+        right: list[np.ndarray] = []
         for seed in range(case.seeds):
             if case.effects == ALIKE and right:
                 right.append(right[0])

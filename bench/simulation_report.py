@@ -40,7 +40,7 @@ def _table(rows: list[Row]) -> list[Row]:
         lines.setdefault(tuple(row.get(key) for key in named), []).append(row)
     table = []
     for key, own in lines.items():
-        line: Row = {name: f"{value:,}" if name == "images" else value for name, value in zip(named, key) if value is not None}
+        line: Row = {name: f"{value:,}" if name == "images" else value for name, value in zip(named, key, strict=True) if value is not None}
         if "power" in own[0]:
             line["planned"] = "" if key[-1] is None else f"{100 * key[-1]:g}"
         for name in own[0]:

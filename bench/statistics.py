@@ -220,7 +220,7 @@ def compare(samples: Samples, reference: str) -> list[Comparison]:
     Raises:
         KeyError: the reference has no values.
     """
-    samples[reference]  # noqa: B018  an unknown reference is an error even where it is alone
+    samples[reference]  # an unknown reference is an error even where it is alone
     return _family(samples, [(model, reference) for model in samples if model != reference], plan=True)
 
 
@@ -236,8 +236,9 @@ def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
     couples = [(model, reference) for model in samples if model != reference]
     found = {}
     for g in _groups(samples, couples):
-        for place, index in enumerate(g.rows) if g.spread is not None else ():
-            s = g.spread
+        if (s := g.spread) is None:
+            continue
+        for place, index in enumerate(g.rows):
             found[couples[index][0]] = Spread(s.seeds, s.images, s.of_seeds[place], s.of_images[place])
     return found
 

@@ -6,6 +6,7 @@ Nothing here loads torch or data, so that a login node does no work.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from ..registry import DATASETS, MODELS, UserError, include
 from .api import HeadToHead, Listener
 from .board import load_board
 from .budget import find_budget
-from .calibrate import read_calibrations
+from .calibrate import Failed, read_calibrations
 from .classes import counts_of, refuse_unmatched
 from .cluster import ACTIVE, look, settle
 from .engines.slurm import Request, cancel, script, submit
@@ -125,12 +126,14 @@ def submit_suite(wish: Wish, root: Path) -> Submission:
         raise UserError(f"another process has been submitting to {root} for two minutes; try again later") from None
 
 
-def _submit(wish: Wish, root: Path, specs: list[RunSpec]) -> Submission:
+def _submit(wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, Failed] | None = None) -> Submission:
     views, silence = look(root, all_sweeps(root)[0])
     done = Submission(settled=settle(root, views))
     head = wish.head(root)
     outcome, pending = head.split(specs)
     done.finished, done.stale = len(specs) - len(pending), outcome.stale
+    pending = head.write_failures(pending, outcome, failed or {})
+    done.note = "; ".join(f"not submitted: {model}: {why.reason}" for model, why in (failed or {}).items())
     busy = {
         job.spec.digest(): view.name
         for view in views
@@ -143,7 +146,8 @@ def _submit(wish: Wish, root: Path, specs: list[RunSpec]) -> Submission:
             done.active[name] = done.active.get(name, 0) + 1
     jobs = [head.job(spec, attempt) for spec, attempt in pending if spec.digest() not in busy]
     if silence and done.active:
-        done.note = f"whether they still run is unknown, as no squeue answers ({silence})"
+        unknown = f"whether they still run is unknown, as no squeue answers ({silence})"
+        done.note = f"{done.note}; {unknown}" if done.note else unknown
     if jobs:
         sweep = _sweep(wish, root, [Task(model=j.spec.model, seed=j.spec.seed) for j in jobs])
         _send(root, done, sweep, jobs, wish.request)
@@ -165,7 +169,7 @@ def _submit_timed(wish: Wish, root: Path) -> Submission:
         known = fitting[0]
         drifted = known.forget_drifted(load_board(root, known.board))
         if not drifted and not known.missing():
-            return _submit(wish, root, known.plan())
+            return _submit(wish, root, known.plan(), known.failed)
         return _submit_with_calibration(wish, root, sorted(known.forgotten))
     return _submit_with_calibration(wish, root, [])
 

@@ -29,8 +29,8 @@ from .calibrate import (
     write_calibration,
 )
 from .engines.local import GRACE_S, end, ending, events_of, last_line, start
-from .job import Stopwatch
 from .gpus import refuse_for_seconds
+from .job import Stopwatch
 from .provenance import devices_elsewhere
 from .record import board_folder
 from .spec import RunSpec, Suite, plan, recipe_of

@@ -77,7 +77,8 @@ def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
     Normalisation layers and biases are not decayed. They are told by their module and name, not by their
     dimension: layers that expand filters from a basis keep their weights as vectors.
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for module in model.modules():
         norm = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
         for name, parameter in module.named_parameters(recurse=False):

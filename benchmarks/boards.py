@@ -22,7 +22,15 @@ import numpy as np
 from equibench.bench.leaderboard import write_board
 from equibench.bench.outcomes import write_outcomes
 from equibench.bench.record import (
-    Context, CorePoint, CurvePoint, Provenance, Results, RunRecord, Size, board_folder, board_names,
+    Context,
+    CorePoint,
+    CurvePoint,
+    Provenance,
+    Results,
+    RunRecord,
+    Size,
+    board_folder,
+    board_names,
 )  # fmt: skip
 from equibench.bench.spec import RunSpec, find_suite, plan
 from equibench.registry import MODELS

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from equibench.bench.arithmetic import begin, renew_profile
 from equibench.bench.clock import clock_for
-from equibench.bench.recipe import Recipe, find_recipe
 from equibench.bench.prepare import Loaded, warm_up
+from equibench.bench.recipe import Recipe, find_recipe
 from equibench.bench.spec import RunSpec, find_suite, plan
 from equibench.bench.train import Source, optimizer_for, set_batch_norm, train, train_step
 from equibench.datasets.batches import Batches, Normalise

@@ -76,8 +76,11 @@ class ImageData:
         """
         levels = np.arange(self.maximum + 1) / self.maximum
         means, deviations = [], []
-        for channel in range(self.train.images.shape[1]):
-            counts = np.bincount(self.train.images[:, channel].ravel(), minlength=self.maximum + 1)
+        images = self.train.images
+        for channel in range(images.shape[1]):
+            # Numpy counts 64-bit copies: some images at a time.
+            blocks = (images[i : i + 1000, channel].ravel() for i in range(0, len(images), 1000))
+            counts = sum((np.bincount(block, minlength=self.maximum + 1) for block in blocks), np.zeros(1, np.int64))
             mean = float(counts @ levels / counts.sum())
             means.append(mean)
             deviations.append(float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())))

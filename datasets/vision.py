@@ -59,12 +59,14 @@ class Published:
                     link = scratch / path.relative_to(root)
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(path.absolute())
-                return self._verified(scratch, bool(files), ", ".join(map(str, used)))
+                return self._verified(scratch, bool(files), used)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
-    def _verified(self, folder: Path, packed: bool, where: str) -> list[Split]:
-        repair = "delete it, and it is downloaded again, or put the right files there"
+    def _verified(self, folder: Path, packed: bool, used: list[Path]) -> list[Split]:
+        one = len(used) == 1
+        where = str(used[0]) if one else f"{used[0].parent} ({', '.join(path.name for path in used)})"
+        repair = f"delete {'it' if one else 'them'}, and a new copy is downloaded, or put the right files there"
         try:
             found = self._read(folder, packed)
         except PermissionError as error:

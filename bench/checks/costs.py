@@ -179,7 +179,8 @@ def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
         network.train()
     first = max(min(step(name, few) for _ in range(2)) for name in models)
     count = batch if first * batch / few < LONG_STEP_S else few
-    begun, times = time.perf_counter(), {name: [] for name in models}
+    begun = time.perf_counter()
+    times: dict[str, list[float]] = {name: [] for name in models}
     for done in range(ROUNDS):
         for name in models:
             times[name].append(step(name, count))

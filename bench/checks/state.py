@@ -99,7 +99,7 @@ def _set_interop_threads(count: int) -> None:
 
 def _numpy_state() -> tuple[Any, ...]:
     kind, keys, *rest = np.random.get_state()
-    return (kind, tuple(keys.tolist()), *rest)
+    return (kind, tuple(keys.tolist()), *rest)  # type: ignore[attr-defined]
 
 
 def _environment() -> dict[str, str]:
@@ -124,7 +124,7 @@ def _broad_filters() -> list[Any]:
 
 def _set_filters(values: list[Any]) -> None:
     for added in [f for f in _broad_filters() if f not in values]:
-        warnings.filters.remove(added)
+        warnings.filters.remove(added)  # type: ignore[attr-defined]
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
@@ -146,7 +146,7 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's deterministic mode": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     "torch's filling of fresh memory": (
-        lambda: torch.utils.deterministic.fill_uninitialized_memory,
+        lambda: torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         lambda value: setattr(torch.utils.deterministic, "fill_uninitialized_memory", value),
     ),
     "torch's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),

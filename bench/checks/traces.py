@@ -119,9 +119,8 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
         if entry.is_template or (entry.name != subject.job.dataset and entry.origin == "equibench"):
             continue
         key = f"the data set {entry.name} in a check"
-        with _offline(), watching(key), tempfile.TemporaryDirectory() as folder:
-            with suppress(Exception):  # it may need a connection; what it opened until then is known
-                entry.load()(Path(folder), **entry.arguments)
+        with _offline(), watching(key), tempfile.TemporaryDirectory() as folder, suppress(Exception):
+            entry.load()(Path(folder), **entry.arguments)  # it may need a connection; what it opened until then is known
         seen = map(str, opened_by(key).read)
         yield entry.name, {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
 

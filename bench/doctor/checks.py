@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any, Literal
 
 from ...registry import MODELS, UserError
-from ..alone import LITTLE_MIB, MUCH_MIB
 from ..driver import SLOWDOWNS
 from ..record import LAUNCH_BOUND, RunRecord
 from ..spec import find_suite
@@ -172,14 +171,14 @@ def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
 
 
 def alone(place: Place) -> str:
-    """Nobody else computes on the device: by the processes that the driver names, and by the memory in use without us."""
+    """Nobody else computes on the device: the processes that the driver names are ours, and account for all memory."""
     place.need_gpu("times of a CPU count nowhere")
     seen = place.company
     return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
 
 
 def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
-    """Judge who else is on a GPU.
+    """Judge who else is on a GPU, by the rule that runs are judged by.
 
     Args:
         others, unknown: as of `alone.Company`, while a process of ours holds memory there.
@@ -187,12 +186,9 @@ def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
     """
     if others:
         raise Failed(others)
-    if before_mib is not None and before_mib >= MUCH_MIB:
-        raise Failed(f"not alone: {before_mib:,.0f} MiB are in use while nothing of ours is on the GPU")
-    if unknown and (before_mib is None or before_mib > LITTLE_MIB):
+    if unknown:
         raise LeftOut(f"whether a run is alone cannot be seen here: {unknown}")
-    memory = "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
-    return ("the driver names no processes" if unknown else "the driver names ours alone") + memory
+    return "the driver names ours alone" + ("" if before_mib is None else f"; {before_mib:.0f} MiB in use without us")
 
 
 def clock(place: Place) -> str:
@@ -334,7 +330,7 @@ def busy(place: Place) -> str:
     """The same on all devices at once."""
     place.need_gpu("there is no GPU")
     if len(place.devices) < 2:
-        raise NotApplicable("there is one device")
+        raise NotApplicable("one device is examined")
     return _timed_run(place, place.devices, 150)
 
 

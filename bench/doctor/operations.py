@@ -247,7 +247,7 @@ def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
                 here.wait()
         except RuntimeError:  # many containers forbid profiling
             return []
-        on_device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        on_device = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]  # type: ignore[attr-defined]
         found.append(sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device))
     return found[1:] if all(found[1:]) else []
 

@@ -29,7 +29,7 @@ class Process:
     """
 
     def __init__(self, device: str, data_root: str | None = None, also: Mapping[str, str] | None = None) -> None:
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  as long as the process
         self._process = start(Examination(device=device, threads=1, data_root=data_root), self._log, also or {})
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()

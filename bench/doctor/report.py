@@ -14,11 +14,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ...registry import UserError
 from ..files import write_exclusively
 from ..provenance import machine_of
 from ..record import FINAL, RunRecord
 from ..schema import Amount, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from ...registry import UserError
 
 #: What the checks of a device come to.
 TRUSTED, E_ONLY, NO = "T boards: trusted", "E boards only", "no"

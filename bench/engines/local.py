@@ -167,7 +167,8 @@ class LocalEngine:
 
     def run(self, jobs: list[Job], listen: Listener) -> None:
         """Run all jobs; returns when the last has ended. On an interrupt, ends the children first."""
-        waiting, running, free = list(reversed(jobs)), [], list(self._slots)
+        running: list[_Running] = []
+        waiting, free = list(reversed(jobs)), list(self._slots)
         try:
             with quiet_end():
                 while waiting or running:

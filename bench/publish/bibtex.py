@@ -11,6 +11,8 @@ from typing import Any
 from ...registry import MODELS, UserError
 from ..escape import latex
 from ..files import shipped
+from ..provenance import versions
+from ..spec import PROTOCOL
 
 _KEY = re.compile(r"@\w+\{([^,\s]+),")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?")
@@ -49,6 +51,17 @@ def entry(source: str) -> str:
     return f"@misc{{{key},\n{body}\n}}"
 
 
+def own_entry() -> str:
+    """The BibTeX entry of equibench itself, with the version that is running and the protocol that it measures by."""
+    body = (
+        "  title = {equibench: fair head-to-heads of equivariant image architectures},\n"
+        "  author = {{the equibench developers}},\n"
+        "  year = {2026},\n"
+        f"  note = {{Version {versions()['equibench']}, protocol {PROTOCOL}}},"
+    )
+    return f"@misc{{equibench,\n{body}\n}}"
+
+
 def key_of(source: str) -> str:
     """The key by which LaTeX cites a source."""
     found = _KEY.match(entry(source))
@@ -62,8 +75,8 @@ def cited(row: dict[str, Any]) -> list[str]:
 
 
 def bibliography(sources: Iterable[str]) -> str:
-    """A BibTeX file: one entry a source, in the order of their keys."""
-    return "\n\n".join(entry(s) for s in sorted(set(sources), key=key_of)) + "\n"
+    """A BibTeX file: equibench's own entry, then one entry a source, in the order of their keys."""
+    return "\n\n".join([own_entry(), *(entry(s) for s in sorted(set(sources), key=key_of))]) + "\n"
 
 
 @cache

@@ -114,7 +114,7 @@ def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: 
     there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
     if not there.any():
         return None
-    figure, axes = new(label, "test accuracy in %")
+    _, axes = new(label, "test accuracy in %")
     by_size(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     shown = {}

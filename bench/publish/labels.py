@@ -37,7 +37,7 @@ def place_labels(
     figure = axes.figure
     frame = axes.get_window_extent()
     points_a_pixel = 72 / figure.dpi
-    marks = [_pixels(axes, *p[:2], points_a_pixel) for p in (*points, *obstacles)]
+    marks = [_pixels(axes, float(p[0]), float(p[1]), points_a_pixel) for p in (*points, *obstacles)]
     taken: list[Box] = [(px - 3, py - 3, px + 3, py + 3) for px, py in marks]
     right, left, top = (edge * points_a_pixel for edge in (frame.x1, frame.x0, frame.y1))
     for x, y, text in points:

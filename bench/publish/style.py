@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_atomically
 
@@ -33,7 +33,7 @@ DARK = {INK: "#e6e6e7", PAPER: "#17191d", GRID: "#3b3e44", "#0072b2": "#3d9bd6"}
 
 FORMATS = ("svg", "pdf", "png")
 
-_RC = {
+_RC: Any = {
     "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.facecolor": PAPER, "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "axes.grid": True,

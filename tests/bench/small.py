@@ -12,9 +12,8 @@ from equibench.registry import DATASETS
 
 #: The largest intensity of each registered data set, and with it the bits of an intensity.
 MAXIMUM = {
-    "digits-rot": 255, "mnist-rot": 65_535, "mnist-rot-gen": 255, "fashion-rot-gen": 255, "cifar10": 255, "cifar10-rot-gen": 255,
-    "cifar100": 255,
-}  # fmt: skip
+    name: 65_535 if name == "mnist-rot" else 255 for name, entry in DATASETS.entries().items() if entry.origin == "equibench"
+}
 
 HEAD = """
 from pathlib import Path

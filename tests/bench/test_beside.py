@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from equibench.beside import MANY, contents, files_beside
 from equibench.bench.board import load_board
 from equibench.bench.record import read_board
 from equibench.bench.staleness import staleness
+from equibench.beside import MANY, contents, files_beside
 from equibench.datasets.images import load
 from equibench.opened import Opened, opened_by, watching
 from equibench.registry import DATASETS, MODELS, build_model, include

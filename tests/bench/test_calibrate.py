@@ -6,17 +6,30 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from equibench.bench import timed as timed_module, train
+from equibench.bench import timed as timed_module
+from equibench.bench import train
+from equibench.bench.api import HeadToHead, Listener, Outcome
+from equibench.bench.board import load_board
 from equibench.bench.budget import steps_in
 from equibench.bench.calibrate import (
-    BLOCK_STEPS, BLOCKS, Block, Calibration, Failed, Turns, calibrate, gpus_of, latest, read_calibrations, spread,
+    BLOCK_STEPS,
+    BLOCKS,
+    Block,
+    Calibration,
+    Failed,
+    Turns,
+    calibrate,
+    gpus_of,
+    latest,
+    read_calibrations,
+    spread,
     take_turns,
     write_calibration,
 )  # fmt: skip
-from equibench.bench.board import load_board
 from equibench.bench.leaderboard import model_rows
+from equibench.bench.machine import Machine
 from equibench.bench.record import write_record
-from equibench.bench.spec import find_suite
+from equibench.bench.spec import RunSpec, find_suite
 from equibench.bench.stopwatch import piece_of, time_block
 from equibench.bench.timed import TimedBoard
 from equibench.registry import UserError
@@ -225,6 +238,36 @@ def test_after_drift_the_model_is_calibrated_anew_and_all_its_seeds_repeat(
         if spec.model == "p4cnn":
             write_record(tmp_path, base.model_copy(update={"spec": spec}))
     assert model_rows(load_board(tmp_path, timed.board))["runs_ok"].tolist() == [2, 2]
+
+
+def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed drifts in the first round; in the second both seeds of its model have other steps, and are other runs."""
+    suite = timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003, "z2cnn": 0.001}).suite
+    head = HeadToHead(suite, tmp_path, Machine("cuda"), None, [], Listener(), "", list)
+    rounds: list[list[str]] = []
+
+    def prepare() -> None:
+        head.slots = ["cuda:0"]
+
+    def execute(pending: list[tuple[RunSpec, int]], outcome: Outcome) -> None:
+        rounds.append([spec.model for spec, _ in pending])
+        for spec, attempt in pending:
+            drifts = len(rounds) == 1 and (spec.model, spec.seed) == ("p4cnn", 1)
+            status, reason = ("invalid", "drift: 21 s") if drifts else ("ok", "")
+            record = made.record(90.0, train_s=20.0).model_copy(update={"spec": spec, "attempt": attempt, "status": status, "reason": reason})
+            write_record(tmp_path, record)
+            outcome.ran[f"{spec.digest()}.{attempt}"] = (status, reason)
+        if len(rounds) == 1:
+            timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
+
+    monkeypatch.setattr(timed_module, "one_kind", lambda slots: (KEY, ONE))
+    monkeypatch.setattr(head, "_prepare", prepare)
+    monkeypatch.setattr(head, "_execute", execute)
+    outcome = head.go()
+    assert [sorted(models) for models in rounds] == [["p4cnn"] * 2 + ["z2cnn"] * 2, ["p4cnn"] * 2]
+    assert len(outcome.ran) == 6 and outcome.skipped == 0
+    assert sorted(status for status, _ in outcome.ran.values()) == ["invalid"] + ["ok"] * 5
+    assert not outcome.failed, "the board shows the repetition alone"
 
 
 def test_a_model_that_fails_while_it_is_measured_is_a_row_and_the_others_are_planned(

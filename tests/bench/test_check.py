@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from equibench.bench.board import load_board
 from equibench.bench.check import check_model
 from equibench.bench.checks.costs import _figures, _step_mib
 from equibench.bench.checks.runner import CHECKS, NEEDS, findings, perform
@@ -23,7 +24,6 @@ from equibench.bench.checks.subject import Subject
 from equibench.bench.checks.verdict import NAMES, Finding, clipped
 from equibench.bench.cost import measure_cost
 from equibench.bench.job import Check
-from equibench.bench.board import load_board
 from equibench.bench.leaderboard import model_rows
 from equibench.bench.record import write_record
 from equibench.registry import include

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from equibench.bench.board import load_board
 from equibench.bench.checked import NO, SHIPPED, YES, checked, keep, worst
 from equibench.bench.checks.verdict import Finding, Verdict
-from equibench.bench.board import load_board
 from equibench.bench.record import read_board, write_record
 from equibench.bench.table import board_table
 from equibench.registry import MODELS

@@ -216,7 +216,7 @@ def test_between_checkpoints_nothing_is_written(tmp_path: Path) -> None:
 def test_the_older_one_is_used_where_the_newer_is_damaged(damage: str, tmp_path: Path) -> None:
     interrupt(tmp_path, 20)
     interrupt(tmp_path, 50)
-    older, newer = checkpoints_of(tmp_path, BOARD, ORIGIN.spec)
+    _, newer = checkpoints_of(tmp_path, BOARD, ORIGIN.spec)
     _damage(newer, damage, random.Random(3))
     keeper = opened(tmp_path)
     assert keeper.saved.facts.step == 21

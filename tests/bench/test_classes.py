@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from equibench.bench.api import HeadToHead, Listener
+from equibench.bench.board import load_board
 from equibench.bench.classes import counts_of, limits, why_not_in, why_not_matched
 from equibench.bench.cli import cli
-from equibench.bench.board import load_board
 from equibench.bench.leaderboard import write_board
 from equibench.bench.machine import Machine
 from equibench.bench.publish.readme import refresh

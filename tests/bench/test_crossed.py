@@ -50,7 +50,7 @@ def test_the_half_widths_are_the_form_entry_by_entry(seed: int, seeds: int, imag
     right = bits(np.random.RandomState(seed), 3, seeds, images)
     first, second = np.array([0, 0, 1]), np.array([1, 2, 2])
     halves = half_widths(spread_of_pairs(right, first, second), level)
-    for half, a, b in zip(halves, first, second):
+    for half, a, b in zip(halves, first, second, strict=True):
         table = np.array([r[a].astype(float) - r[b] for r in right])
         assert half == pytest.approx(100 * slow_half(table, level), rel=1e-9)
     for model in range(3):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from equibench.bench import driver
+from equibench.bench.alone import judge
 from equibench.bench.board import load_board
 from equibench.bench.doctor import checks
 from equibench.bench.doctor.checks import CHECKS, Check, perform
@@ -19,6 +21,7 @@ from equibench.registry import UserError
 
 from . import records as made
 
+OWN = 4242
 HARDWARE = {"host": "node 7", "hardware_key": "Some GPU; 80 GiB", "device": "cuda:1"}
 TRAINED = {"digest": "a", "finite": True}
 OTHER = {"digest": "b", "finite": True}
@@ -95,8 +98,8 @@ def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
         (checks.judge_placement, ("A", ["A"], 2), ("A", ["A", "B"], 2), "context on B"),
         (checks.judge_placement, ("A", ["A"], 2), ("A", ["B"], 2), "context on B"),
         (checks.judge_alone, ("", "", 10.0), ("not alone: python (8)", "", 10.0), r"python \(8\)"),
-        (checks.judge_alone, ("", "no processes are named", 10.0), ("", "no processes are named", 600.0), "600 MiB"),
-        (checks.judge_alone, ("", "", None), ("", "", 600.0), "600 MiB"),
+        # A screen's memory belongs to a process that is named and computes nothing: runs beside it are alone.
+        (checks.judge_alone, ("", "", 600.0), ("not alone: 600 MiB were held before", "", 600.0), "600 MiB"),
         (checks.judge_load, ([1.0] * 9, 1e12, []), ([1.0] * 6 + [1.05] * 3, 1e12, []), "5.0 % longer"),
         (checks.judge_load, ([1.05] * 3 + [1.0] * 6, 1e12, []), ([], 1e12, []), "0 were timed"),
     ],
@@ -120,11 +123,39 @@ def test_heat_fails_the_load_and_the_power_limit_is_only_named() -> None:
 
 
 def test_what_cannot_be_seen_is_never_taken_for_good() -> None:
-    for before in (None, 100.0):
+    for before in (None, 0.0, 10.0, 100.0):
         with pytest.raises(LeftOut, match="cannot be seen here: nobody says"):
             checks.judge_alone("", "nobody says", before)
     with pytest.raises(NotApplicable, match="containers"):
         checks.judge_placement("A", [], 2)
+
+
+@pytest.mark.parametrize(
+    ("listed", "used", "before"),
+    [
+        ([(OWN, 600.0, True)], 604.0, 4.0),
+        ([(OWN, 600.0, True), (7, 400.0, False)], 1004.0, 404.0),
+        ([(OWN, 600.0, True), (8, 500.0, True)], 1104.0, 504.0),
+        ([(OWN, 600.0, True)], 1104.0, 504.0),
+        ([(OWN, 600.0, True)], 700.0, 100.0),
+        ([], 604.0, 4.0),
+        ([], 704.0, 104.0),
+        ([], 1104.0, 504.0),
+        (None, None, None),
+    ],
+)
+def test_the_doctor_and_a_run_say_the_same_of_company(
+    listed: list[tuple] | None, used: float | None, before: float | None
+) -> None:
+    found = judge(None if listed is None else [driver.Process(*one) for one in listed], OWN, used, before)
+    try:
+        checks.judge_alone(found.others, found.unknown, before)
+        said = "yes"
+    except Failed:
+        said = "no"
+    except LeftOut:
+        said = "unknown"
+    assert said == found.alone.partition(":")[0]
 
 
 def test_tf32_is_found_in_a_product_and_in_a_convolution() -> None:
@@ -205,7 +236,7 @@ def test_a_failing_neighbour_needs_the_right_status_and_reason() -> None:
     for model in wanted:
         with pytest.raises(Failed, match=f"{model} is 'lost'"):
             checks.judge_failures(wanted, {**good, model: ("lost", "killed")}, "", True)
-    with pytest.raises(Failed, match="no record.*it is broken"):
+    with pytest.raises(Failed, match=r"no record.*it is broken"):
         checks.judge_failures(wanted, {}, "it is broken", True)
     with pytest.raises(Failed, match="device-side assert"):
         checks.judge_failures(wanted, {**good, "doctor-index-outside": ("error", "something else")}, "", True)

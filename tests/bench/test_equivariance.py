@@ -147,7 +147,7 @@ def test_closed_form_inputs_turn_exactly_by_quarter_turns() -> None:
 def test_closed_form_inputs_are_what_they_say() -> None:
     blobs = draw_blobs(64, 2, 28)
     assert blobs.centres.norm(dim=-1).max() <= 0.28 * 28
-    assert 1 <= blobs.widths.min() and blobs.widths.max() <= 1.5
+    assert blobs.widths.min() >= 1 and blobs.widths.max() <= 1.5
     assert (blobs.heights > 0).any() and (blobs.heights < 0).any()
     assert not blobs.heights[:, 0].equal(blobs.heights[:, 1])  # colours of their own
     # One blob alone, rotated: its peak moves as the rotation says, counter-clockwise with y up.

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
 from equibench.bench.estimate import cost_table, estimate, step_times
-from equibench.source import source_hash
-from equibench.bench.record import write_record
 from equibench.bench.families import find_points
+from equibench.bench.record import write_record
 from equibench.bench.spec import Suite, examples_of, plan, suite_names
 from equibench.registry import MODELS, UserError
+from equibench.source import source_hash
 
 from . import records as made
 

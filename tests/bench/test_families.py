@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from equibench.bench.board import load_board
 from equibench.bench.budget import Budget, find_budget
 from equibench.bench.families import BoardFamily, check_points, find_points, load_family, points_of
 from equibench.bench.family_table import cell, family_csv, family_document, family_text, rows_of, slope_rows
-from equibench.bench.board import load_board
 from equibench.bench.prepare import BN_IMAGES, Loaded, border_median
 from equibench.bench.record import RunRecord, write_record
 from equibench.bench.refresh import _suites, stale_runs
@@ -250,7 +250,7 @@ def test_the_table_has_models_by_points_and_the_slope(tmp_path: Path) -> None:
 
 
 def test_a_family_that_is_half_measured_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no board of suite 'f' is in .*; equibench run measures them"):
+    with pytest.raises(UserError, match=r"no board of suite 'f' is in .*; equibench run measures them"):
         load_family(tmp_path, family(), load_board)
     found = filled(tmp_path, {("p4cnn", 100): [40.0, 41.0, 42.0], ("p4cnn", 400): [20.0, 21.0, 22.0], ("z2cnn-22", 100): [60.0, 61.0, 62.0]})
     text = family_text(found)

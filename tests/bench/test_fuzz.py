@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from equibench.bench.board import load_board
 from equibench.bench.budget import Budget, find_budget
 from equibench.bench.calibrate import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.cli import _seeds
-from equibench.bench.board import load_board
 from equibench.bench.leaderboard import csv_text, model_rows, run_rows
 from equibench.bench.recipe import find_recipe
 from equibench.bench.record import board_folder, read_record, write_record
@@ -40,7 +40,7 @@ fuzzed = settings.get_profile("fuzz")
 
 PIECES = [
     "../", "..", "/", "\x00", "\x1b[31m", "\u202e", "\u200b", "\n", "\r", "\t", "=", "+", "-", "@", "'", '"', "[red]", "<b>", "|",
-    "\\", "{", "}", "%s", "{depth}", "٣", "９", "²", "𝟗", "K", "ſ", "é", "e", "t", "nan", "inf", "1e999", "0", "00", "9" * 20,
+    "\\", "{", "}", "%s", "{depth}", "٣", "９", "²", "𝟗", "K", "ſ", "é", "e", "t", "nan", "inf", "1e999", "0", "00", "9" * 20,  # noqa: RUF001
     "9" * 5000, "_", ",", ".", "p4cnn", "wrn-", "16", "-4", "+frame-c4", "+rot", "pdo-econv-p8", "e2cnn-", "digits-rot", "e20",
 ]  # fmt: skip
 TEXT = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(PIECES), max_size=8).map("".join))

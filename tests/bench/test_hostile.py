@@ -219,7 +219,7 @@ def test_text_cells_of_a_csv_are_no_formulas_and_come_back_as_they_were(
         cells = [c for row in rows.values() for c in row.values()]
         assert not [c for c in cells if c.lstrip().startswith(("=", "@", "+", "＝"))]
         assert all(float(c) < 0 for c in cells if c.startswith("-"))
-        accuracy = [r for m, r in rows.items() if m == "made-up"][0]
+        accuracy = next(r for m, r in rows.items() if m == "made-up")
         assert float(accuracy.get("test_acc_pct") or accuracy["test_acc_mean_pct"]) == 90.0
 
 
@@ -237,7 +237,7 @@ def test_published_files_hold_no_markup_of_strangers(
     hostile: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("publish", "--out", str(tmp_path), "--format", "html,md,latex", "--results", str(hostile), "--jobs", "1")
-    code, out, err = equibench(capfd, monkeypatch, *arguments)
+    code, _, err = equibench(capfd, monkeypatch, *arguments)
     assert code == 0, err
     for path in [p for p in tmp_path.rglob("*") if p.suffix in (".html", ".js", ".md", ".tex", ".bib", ".csv")]:
         text = path.read_text()
@@ -280,10 +280,10 @@ def test_nothing_is_read_or_written_through_a_linked_board(
     (root / "runs").mkdir(parents=True)
     (root / "runs" / BOARD).symlink_to(path.parent, target_is_directory=True)
     before = sorted(p.name for p in elsewhere.rglob("*"))
-    code, out, err = equibench(capfd, monkeypatch, "leaderboard", "--results", str(root))
+    code, _, err = equibench(capfd, monkeypatch, "leaderboard", "--results", str(root))
     assert code == 2 and "symbolic link" in err
     arguments = ("--dataset", "digits-rot", "--models", "z2cnn-22", "--budget", "e2", "--seeds", "1")
-    code, out, err = equibench(capfd, monkeypatch, "run", *arguments, "--quiet", "--results", str(root))
+    code, _, err = equibench(capfd, monkeypatch, "run", *arguments, "--quiet", "--results", str(root))
     assert code == 2 and "symbolic link" in err and err.count("\n") == 1
     assert sorted(p.name for p in elsewhere.rglob("*")) == before
 
@@ -355,7 +355,7 @@ def test_a_suite_with_a_hostile_name_is_shown_harmlessly(
 ) -> None:
     (tmp_path / name).write_text(SUITE + "surprise = 1\n")
     monkeypatch.chdir(tmp_path)
-    code, out, err = equibench(capfd, monkeypatch, "run", name, "--results", "r")
+    code, _, err = equibench(capfd, monkeypatch, "run", name, "--results", "r")
     assert code == 2 and "unknown key 'surprise'" in err and err.count("\n") == 1 and not CONTROL.search(err)
     (tmp_path / "link.toml").symlink_to("/dev/zero")
     code, _, err = equibench(capfd, monkeypatch, "run", "link.toml", "--results", "r")
@@ -458,10 +458,10 @@ def test_weights_of_a_stranger_execute_nothing_and_must_be_those_of_the_record(t
         {**state, "weight": vast}, {**state, "weight": state["weight"].double()}, {**state, "bias": state["bias"] + 1},
     ):  # fmt: skip
         torch.save(hostile, path)
-        with pytest.raises(UserError, match="holds no weights|does not hold the weights"):
+        with pytest.raises(UserError, match=r"holds no weights|does not hold the weights"):
             load_weights(tmp_path, record, model)
     for damaged in (b"", good[: len(good) // 2], good[:-300] + bytes(300), b"\x80\x04\x95", os.urandom(1000)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="holds no weights|does not hold the weights"):
+        with pytest.raises(UserError, match=r"holds no weights|does not hold the weights"):
             load_weights(tmp_path, record, model)
     assert not mark.exists()

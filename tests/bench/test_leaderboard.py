@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from equibench.bench import staleness
 from equibench.bench.api import Outcome, load_leaderboard
-from equibench.bench.budget import find_budget
 from equibench.bench.board import find_board, load_board
+from equibench.bench.budget import find_budget
 from equibench.bench.leaderboard import csv_text, model_rows, run_rows, write_board
 from equibench.bench.notes import narrow_notes
 from equibench.bench.publish.payload import payload
@@ -358,7 +358,7 @@ def test_pandas_takes_no_text_for_a_missing_value(tmp_path: Path, text: str) -> 
     write_board(tmp_path, BOARD)
     for path in (tmp_path / f"{BOARD}.csv", tmp_path / f"{BOARD}.runs.csv"):
         frame = pd.read_csv(path)
-        texts = frame[["model", "reason"]].iloc[[i for i, s in enumerate(frame["status"]) if s == "error"][0]].tolist()
+        texts = frame[["model", "reason"]].iloc[next(i for i, s in enumerate(frame["status"]) if s == "error")].tolist()
         assert not frame["model"].isna().any()
         assert [t.removeprefix("'") for t in texts] in ([name, text], [name, f"error: {text}"])
 

@@ -121,7 +121,7 @@ def test_labels_that_are_missing_or_changed_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not match 'labels_sha256'"):
         read_predictions(tmp_path, record)
     path.unlink()
-    with pytest.raises(UserError, match="labels.*cannot be read"):
+    with pytest.raises(UserError, match=r"labels.*cannot be read"):
         read_predictions(tmp_path, record)
     assert load_board(tmp_path, BOARD).outcomes, "what is right is known without the labels"
 
@@ -156,7 +156,7 @@ def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Pat
     card = run_card(first.run_id, str(tmp_path))
     confusion = np.array(card["outcomes"]["confusion"])
     expected = np.zeros((CLASSES, CLASSES + 1), dtype=int)
-    for label, guess in zip(LABELS, predicted):
+    for label, guess in zip(LABELS, predicted, strict=True):
         expected[label, guess] += 1
     assert confusion.tolist() == expected.tolist()
     assert card["outcomes"]["by_class_pct"] == pytest.approx([100 * 149 / 150] * 2 + [100.0] * 8)

@@ -84,7 +84,7 @@ def test_apart_is_another_process_however_it_starts(start: str, monkeypatch: pyt
     assert apart(os.getpid) != os.getpid()
     with pytest.raises(UserError, match="'six' is no input"):
         apart(parse_shape, "six", "here")
-    with pytest.raises(RuntimeError, match="ValueError: .*'six'"):
+    with pytest.raises(RuntimeError, match=r"ValueError: .*'six'"):
         apart(int, "six")
     with pytest.raises(Died, match="exit code 5"):
         apart(os._exit, 5)

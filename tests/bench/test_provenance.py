@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.provenance import versions
-from equibench.source import closure, libraries, source_hash
 from equibench.registry import MODELS, Registry
+from equibench.source import closure, libraries, source_hash
 
 MODEL = '''"""About."""
 from equibench import register_model

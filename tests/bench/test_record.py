@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.budget import find_budget
-from equibench.bench.record import RunRecord, attempts_of, board_folder, board_names, read_board, read_record, write_record
+from equibench.bench.record import (
+    RunRecord,
+    attempts_of,
+    board_folder,
+    board_names,
+    read_board,
+    read_record,
+    write_record,
+)
 from equibench.bench.schema import short_hash
 from equibench.registry import UserError
 

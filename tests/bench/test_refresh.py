@@ -12,9 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 from equibench.bench import staleness
+from equibench.bench.board import load_board
 from equibench.bench.cli import cli
 from equibench.bench.machine import Machine
-from equibench.bench.board import load_board
 from equibench.bench.record import write_record
 from equibench.bench.refresh import _only, _suites, refresh, stale_runs
 from equibench.bench.spec import plan

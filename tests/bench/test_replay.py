@@ -1,4 +1,4 @@
-"""Replays: the same bits on the same machine, an interval elsewhere, a verdict either way."""
+"""Replays: the same bits on the same machine, the same bits or an interval elsewhere, a verdict either way."""
 
 import json
 from pathlib import Path
@@ -66,8 +66,8 @@ def test_other_weights_on_the_same_machine_are_no_agreement() -> None:
     [
         ({"versions": {**versions(), "torch": "1.0"}}, "cpu", 1, "torch 1.0 then"),
         ({"hardware": {"device": "cpu", "cpu": "Another"}}, "cpu", 1, "processor Another then"),
-        ({"hardware": {"device": "cuda:0", "cpu": cpu_name()}}, "cpu", 1, "only runs on a CPU"),
-        ({}, "cuda:0", 1, "only runs on a CPU"),
+        ({"hardware": {"device": "cuda:0", "cpu": cpu_name()}}, "cpu", 1, "only of runs on a CPU"),
+        ({}, "cuda:0", 1, "only of runs on a CPU"),
         ({}, "cpu", 3, "1 threads then, 3 now"),
     ],
 )
@@ -79,13 +79,28 @@ def test_what_differs_is_named_and_an_interval_decides(changes: dict, device: st
     for accuracy, agrees in ((low + 0.01, True), (high - 0.01, True), (low - 0.01, False), (high + 0.01, False)):
         verdict = judge(record, with_weights(made.record(accuracy), "1" * 64), "", differences, SEEDS)
         assert verdict.agrees == agrees and verdict.rule == "interval"
+    # The same bits are the same bits, on whatever device, and far from all other seeds as well.
+    for values in (SEEDS, [10.0, 11.0, 12.0], []):
+        verdict = judge(record, made.record(90.0), "", differences, values)
+        assert verdict.agrees and verdict.rule == "bit-exact" and "to the bit" in verdict.why and verdict.low is None
+        assert verdict.differences == differences
+
+
+def test_the_same_weights_that_score_otherwise_are_not_the_same_to_the_bit() -> None:
+    record = made.record(90.0)
+    again = made.record(89.9)
+    assert record.results.weights_sha256 == again.results.weights_sha256
+    verdict = judge(record, again, "", ["another device"], SEEDS)
+    assert verdict.agrees and verdict.rule == "interval"
+    verdict = judge(record, made.record(50.0), "", ["another device"], SEEDS)
+    assert not verdict.agrees and verdict.rule == "interval"
 
 
 def test_seeds_without_spread_leave_room_for_one_image() -> None:
     record = made.record(90.0)
     one = 100 / record.results.test_images
     for accuracy, agrees in ((90 + 0.9 * one, True), (90 + 1.1 * one, False)):
-        assert judge(record, made.record(accuracy), "", ["something"], [90.0] * 3).agrees == agrees
+        assert judge(record, with_weights(made.record(accuracy), "1" * 64), "", ["something"], [90.0] * 3).agrees == agrees
 
 
 def test_a_failed_attempt_or_another_source_is_no_agreement() -> None:

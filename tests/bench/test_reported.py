@@ -80,9 +80,9 @@ def test_rows_of_other_lengths_are_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_columns_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the columns must be method, .*not a, b"):
+    with pytest.raises(UserError, match=r"the columns must be method, .*not a, b"):
         read_reported(write(tmp_path, {"a": "1", "b": "2"}, header="a,b"))
-    with pytest.raises(UserError, match="nowhere.csv cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere.csv cannot be read"):
         read_reported(tmp_path / "nowhere.csv")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(UserError, match="is no table"):

@@ -70,6 +70,22 @@ def test_slots_stand_for_every_run_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
+    ("device", "there", "says"),
+    [
+        ("cuda:5", 2, r"'cuda:5': torch sees 2 CUDA devices here; use cuda:0 to cuda:1$"),
+        ("cuda:0,cuda:1", 1, r"'cuda:1': torch sees 1 CUDA device here; use cuda:0$"),
+        ("cuda", 0, r"'cuda:0': torch sees 0 CUDA devices here \(too old\); use --device cpu$"),
+        ("cuda:²", 2, "use auto, cpu, cuda or cuda:<number>"),
+        ("cuda:-1", 2, "use auto, cpu, cuda or cuda:<number>"),
+        ("mps", 2, "use auto, cpu, cuda or cuda:<number>"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device: str, there: int, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Machine(device).slots(there, "" if there else "too old")
+
+
+@pytest.mark.parametrize(
     ("more", "says"),
     [
         (["--budget", "t20", "--seeds-in-parallel", "2"], "budget 't20' counts device-seconds"),

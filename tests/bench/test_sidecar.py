@@ -8,6 +8,7 @@ import pytest
 from equibench.bench.board import load_board
 from equibench.bench.leaderboard import model_rows, run_rows, write_board
 from equibench.bench.record import write_record
+from equibench.bench.schema import short_hash
 from equibench.bench.sidecar import (
     FullPoint,
     LayerPoint,
@@ -18,7 +19,6 @@ from equibench.bench.sidecar import (
     sidecar_folder,
     write_sidecar,
 )
-from equibench.bench.schema import short_hash
 from equibench.registry import UserError
 from pydantic import ValidationError
 

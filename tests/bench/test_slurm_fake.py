@@ -21,7 +21,7 @@ from equibench.bench.cluster import GRACE_S, SETTLE_S, look
 from equibench.bench.engines import slurm_task
 from equibench.bench.engines.slurm import Request, ask_queue, parse_time_limit
 from equibench.bench.job import Job
-from equibench.bench.record import attempts_of
+from equibench.bench.record import attempts_of, read_board
 from equibench.bench.spec import Suite
 from equibench.bench.submit import Wish, submit_suite, write_timed_jobs
 from equibench.bench.sweep import Beat, Folder, read_sweep
@@ -192,7 +192,7 @@ def test_every_point_of_a_family_is_a_sweep_of_its_own(fake: Fake, tmp_path: Pat
 
 def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="^sbatch refused the sweep: invalid partition specified: nope; Batch job .* specified$"
+        UserError, match=r"^sbatch refused the sweep: invalid partition specified: nope; Batch job .* specified$"
     ):
         submit_suite(wish(request=Request("nope", gpus=0)), tmp_path / "r")
     assert not list((tmp_path / "r").rglob("*.json")) and not list((tmp_path / "r" / ".sweeps").glob("*-*"))
@@ -299,7 +299,7 @@ def test_without_an_answer_nothing_is_guessed(
     starts(folder, 2, ago=600 + GRACE_S - 60)
     starts(folder, 3, ago=600 + GRACE_S + 60)
     assert kinds(tmp_path) == [["unknown", "unknown", "unknown", "lost"]]
-    code, out, err = in_process(["status", "--results", str(tmp_path)], tmp_path, monkeypatch, capsys)
+    code, _, err = in_process(["status", "--results", str(tmp_path)], tmp_path, monkeypatch, capsys)
     assert code == 0 and "unknown, as no squeue answers" in err and "Unable to contact slurm controller" in err
     again = submit_suite(wish(), tmp_path)
     assert again.folder and [(t.model, t.seed) for t in again.folder.sweep.tasks] == [("bad-raises", 1)]
@@ -395,11 +395,11 @@ def timed_wish(**changes: Any) -> Wish:
     return wish("tiny tiny-dropout", budget="t10", request=Request("gpu"), **changes)
 
 
-def calibrated(root: Path, key: str = KEY, step_s: float = 0.01) -> None:
+def calibrated(root: Path, key: str = KEY, step_s: float = 0.01, models: str = "tiny tiny-dropout") -> None:
     """Write calibrations of both models for a device."""
     include([TINY])
     board = submit._timed(timed_wish(), root, key)
-    for model in ("tiny", "tiny-dropout"):
+    for model in models.split():
         subject = board._subject(model).model_copy(update={"blocks": [Block(steps=100, seconds=100 * step_s)]})
         write_calibration(root, board.board, subject)
 
@@ -431,12 +431,27 @@ def test_known_step_times_are_used_and_must_be_of_one_device(fake: Fake, tmp_pat
         done.submitted and done.submitted.calibration is None and done.folder and job(done.folder, 0).spec.steps == 1000
     )
     calibrated(tmp_path, KEY.replace("Some", "Other"), 0.02)
-    with pytest.raises(UserError, match="several kinds of device: .*--hardware"):
+    with pytest.raises(UserError, match=r"several kinds of device: .*--hardware"):
         submit_suite(timed_wish(), tmp_path)
     with pytest.raises(UserError, match="no calibration of this suite"):
         submit_suite(timed_wish(hardware="third"), tmp_path)
     other = submit_suite(timed_wish(hardware="other gpu"), tmp_path)
     assert other.folder and job(other.folder, 0).spec.steps == 500
+
+
+def test_a_step_known_to_be_too_long_is_a_row_and_is_not_submitted(fake: Fake, tmp_path: Path) -> None:
+    """10 s hold one step of 6 s, which is 60 % of them: its run could only be invalid, after hours in the queue."""
+    calibrated(tmp_path, models="tiny")
+    calibrated(tmp_path, models="tiny-dropout", step_s=6.0)
+    done = submit_suite(timed_wish(), tmp_path)
+    assert done.folder and [task.model for task in done.folder.sweep.tasks] == ["tiny", "tiny"]
+    assert done.note.startswith("not submitted: tiny-dropout: a budget of 10 s holds 1 steps of 6 s: 60.0 %")
+    board = submit._timed(timed_wish(), tmp_path, KEY).board
+    rows = {r.spec.seed: r for r in read_board(tmp_path, board)[0]}
+    assert set(rows) == {0, 1} and {(r.spec.model, r.status) for r in rows.values()} == {("tiny-dropout", "invalid")}
+    assert all("give a longer one" in r.reason for r in rows.values())
+    nothing = submit_suite(wish("tiny-dropout", budget="t10", request=Request("gpu")), tmp_path)
+    assert nothing.folder is None and "not submitted: tiny-dropout" in nothing.note
 
 
 def test_a_run_that_drifted_is_calibrated_anew_and_a_refused_array_takes_its_calibration_along(

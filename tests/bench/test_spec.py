@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in, whole_batches
-from equibench.bench.recipe import Recipe, find_recipe, named_recipes
-from equibench.bench.schema import parse
 from equibench.bench.classes import limits
 from equibench.bench.families import check_points, find_points
+from equibench.bench.recipe import Recipe, find_recipe, named_recipes
+from equibench.bench.schema import parse
 from equibench.bench.spec import RunSpec, check_names, find_suite, parse_suite, plan, suite_names
 from equibench.registry import UserError
 from hypothesis import example, given

@@ -84,7 +84,7 @@ def test_the_mean_leaves_out_what_is_missing() -> None:
 def test_the_sign_flip_test_counts_all_signs(d: list[float]) -> None:
     """Counted in whole tenths, where equal sums are equal."""
     tenths = [round(10 * x) for x in d]
-    hits = [abs(sum(s * x for s, x in zip(signs, tenths))) >= abs(sum(tenths)) for signs in product((1, -1), repeat=len(d))]
+    hits = [abs(sum(s * x for s, x in zip(signs, tenths, strict=True))) >= abs(sum(tenths)) for signs in product((1, -1), repeat=len(d))]
     assert sign_flip(d) == pytest.approx(np.mean(hits), abs=1e-12)
 
 

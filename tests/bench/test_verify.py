@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
 from equibench.bench import verify
 from equibench.bench.cli import cli
 from equibench.models.pdo import verify as pdo

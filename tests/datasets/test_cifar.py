@@ -13,11 +13,10 @@ import pytest
 from equibench.datasets import rotation
 from equibench.datasets.cifar import PUBLISHED
 from equibench.datasets.cifar import cifar as published
-from equibench.datasets.images import ImageData
+from equibench.datasets.fetch import fetch
+from equibench.datasets.images import ImageData, load
 from equibench.datasets.rotated import cifar10_rot_gen
 from equibench.datasets.vision import CIFAR10
-from equibench.datasets.fetch import fetch
-from equibench.datasets.images import load
 from equibench.registry import UserError, include
 from torchvision import datasets as theirs
 

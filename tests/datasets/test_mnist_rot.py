@@ -86,11 +86,11 @@ def test_a_text_that_is_cut_off_or_too_long_is_named() -> None:
     text = amat(*noise(20))
     with pytest.raises(UserError, match=r"some.amat: line 20 has \d+ numbers instead of 785, and is cut off"):
         parsed(text[:-500], 20)
-    with pytest.raises(UserError, match="some.amat ends after line 19; expected 20 lines"):
+    with pytest.raises(UserError, match=r"some.amat ends after line 19; expected 20 lines"):
         parsed(line(text, 20, b""), 20)
-    with pytest.raises(UserError, match="some.amat: line 20 is one too many; expected 19 lines"):
+    with pytest.raises(UserError, match=r"some.amat: line 20 is one too many; expected 19 lines"):
         parsed(text, 19)
-    with pytest.raises(UserError, match="some.amat ends after line 0; expected 20 lines"):
+    with pytest.raises(UserError, match=r"some.amat ends after line 0; expected 20 lines"):
         parsed(b"", 20)
 
 

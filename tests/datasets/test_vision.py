@@ -144,7 +144,7 @@ def test_a_wrong_unpacked_file_is_refused_and_left(tmp_path: Path, name: str, fa
     put(tmp_path, files)
     before = files_below(tmp_path)
     expected = expected if "digest" in expected else rf"{expected} \([^)]+"  # a reason, whatever the parser raised
-    with pytest.raises(UserError, match=rf"FashionMNIST/raw/.*{expected}.*delete it.*or put the right files there"):
+    with pytest.raises(UserError, match=rf"FashionMNIST/raw \(.*{name}.*{expected}.*delete them.*or put the right files there"):
         Vision("FashionMNIST", digest(arrays)).parts(tmp_path)
     assert files_below(tmp_path) == before and not (tmp_path / "cache" / ".FashionMNIST").exists()
 
@@ -219,7 +219,7 @@ def test_many_at_once_and_after_one_who_was_killed(tmp_path: Path, monkeypatch: 
 
 def test_torchvision_that_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(UserError, match="torchvision cannot be imported .*; install the release that belongs to"):
+    with pytest.raises(UserError, match=r"torchvision cannot be imported .*; install the release that belongs to"):
         fetch("fashion-rot-gen", tmp_path)
 
 

@@ -40,7 +40,7 @@ def head_to_head(fake_cuda: Any, tmp_path: Path) -> Any:
         ("auto", ["--budget", "t1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch cannot use the one here: {OLD}"),
         ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "0"}, "(Found no NVIDIA driver on your system"),
         ("cuda:0", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": ""}, "(No CUDA GPUs are available)"),
-        ("cuda:1", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": "1"}, "torch sees 1 CUDA devices here;"),
+        ("cuda:1", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": "1"}, "torch sees 1 CUDA device here; use cuda:0"),
         ("cuda:1", ["--budget", "e0.1"], {"FAKE_NVML_MODE": "2"}, "--device cuda:1: the compute mode of this GPU is PROHIBITED"),
         ("cuda:0", ["--budget", "e0.1", "--seeds-in-parallel", "2"], {"FAKE_NVML_MODE": "3"}, "EXCLUSIVE_PROCESS"),
         ("cuda:0", ["--budget", "t1"], {"FAKE_NVML_MODE": "3"}, "processes that take turns"),
@@ -84,7 +84,7 @@ def test_only_what_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Gpus(uuids=["GPU-0", "GPU-1", "GPU-2", "GPU-3"])
     for slots in (["cpu", "cpu"], ["cuda:0", "cuda:0"], ["cuda:0", "cuda:1"], ["cuda:2", "cuda:2"], ["cuda:3", "cuda:3"]):
         gpus.refuse_modes(slots, here)
-    with pytest.raises(UserError, match="--device cuda:1: .*EXCLUSIVE_PROCESS"):
+    with pytest.raises(UserError, match=r"--device cuda:1: .*EXCLUSIVE_PROCESS"):
         gpus.refuse_modes(["cuda:0", "cuda:1", "cuda:0", "cuda:1"], here)
     for uuid in ("GPU-0", "GPU-2", "GPU-3"):
         gpus.refuse_for_seconds("cuda:0", uuid)

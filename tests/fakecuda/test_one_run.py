@@ -37,6 +37,7 @@ def run(fake_cuda: Any, tmp_path: Path) -> Any:
         ({"FAKE_NVML_HIDES": "1"}, "unknown: the driver does not name the processes on the GPU, or not what they hold", False),
         ({"FAKE_NVML_SILENT": "1"}, "unknown: the driver does not say how much memory of the GPU is in use", False),
     ],
+    ids=["alone", "renumbered", "other", "hidden-other", "held-before", "held-little", "hidden", "silent"],
 )
 def test_a_run_claims_to_be_alone_only_where_that_is_known(run: Any, variables: dict[str, str], alone: str, company: bool) -> None:
     record = run("t900", **variables)

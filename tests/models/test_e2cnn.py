@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
-
 from equibench.models import e2cnn_wide
 from equibench.models.escnn_adapter import SteerableConv2d, _gspace, escnn_nn, tamed
 from equibench.registry import MODELS, build_model, parse_shape
+from torch import nn
 
 ENTRIES = [e for e in MODELS.entries().values() if e.path.stem in ("e2cnn", "e2cnn_wide")]
 #: Kernels of D16 take a few seconds; the counts of these nets are checked in the slow run (15 s).
@@ -120,7 +119,7 @@ def test_sizes_of_the_maps() -> None:
         model = build_model(name, 1, 10, 28).eval()
         for module in model.modules():
             if isinstance(module, SteerableConv2d):
-                module.register_forward_hook(lambda m, x, y: sides.append(y.shape[-1]))
+                module.register_forward_hook(lambda m, x, y, seen=sides: seen.append(y.shape[-1]))
         model(torch.zeros(1, 1, 28, 28))
         assert sides == expected
 

@@ -2,23 +2,26 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from equibench.models.escnn_adapter import SteerableConv2d
+from equibench.models.filter_basis import BasisConv
 from equibench.models.filters import ExpandedLayer, gather, gather_tables
 from equibench.models.g_conv import GroupConv2d
 from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
 from equibench.models.pdo.networks import MnistTrunk
 from equibench.models.pdo.split import SplitPDOConv, split_frames
+from equibench.models.relaxed_g_conv import RelaxedGroupConv2d
+from equibench.models.steerable_pdo import operator_basis
 from equibench.registry import MODELS, WRAPPERS, build_model, parse_shape
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 torch.set_num_threads(1)
 
@@ -140,13 +143,17 @@ def split_layer() -> nn.Module:
     return next(m for m in split_frames(trunk).modules() if isinstance(m, SplitPDOConv))
 
 
+OPERATORS = partial(operator_basis, rotations=8, order=2, discretisation="gauss", kernel_size=3)
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "PDO lift": lambda: PDOLift(2, 3, group="p6m"),
     "PDO": lambda: PDOConv(2, 3, group="p8", stencil="gauss"),
     "PDO 1x1": lambda: GroupConv1x1(2, 3, group="p3"),
+    "PDO steerable": lambda: BasisConv(2, 3, group="C8", basis=OPERATORS),
+    "PDO steerable lift": lambda: BasisConv(2, 3, group="C8", basis=OPERATORS, lifting=True),
     "PDO split": split_layer,
     "G-CNN": lambda: GroupConv2d(2, 3, 3, group="D4"),
     "G-CNN lift": lambda: GroupConv2d(2, 3, 3, group="C4", lifting=True),
+    "relaxed": lambda: RelaxedGroupConv2d(2, 3, 3, group="C4", banks=2),
     "escnn": lambda: SteerableConv2d(2, 3, 3, group="C4", bias=True),
     "escnn lift": lambda: SteerableConv2d(2, 3, 3, group="D3", in_kind="trivial"),
 }

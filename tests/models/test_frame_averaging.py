@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
-from torch import nn
-
 from equibench.models.frame_averaging import FrameAverage, eighth_turn_taps
 from equibench.registry import MODELS, build_model
+from scipy.ndimage import map_coordinates
+from torch import nn
 
 
 def probe(size: int, group: str, channels: int = 2) -> FrameAverage:

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
-
 from equibench.models import g_cnn
 from equibench.registry import MODELS, UserError, build_model, parse_shape
+from torch import nn
 
 ENTRIES = [e for e in MODELS.entries().values() if e.path.name == "g_cnn.py" and not e.is_template]
 
@@ -99,7 +98,7 @@ def test_bad_sizes_and_depths_are_named() -> None:
         build_model("p4cnn", 1, 10, 27)
     with pytest.raises(ValueError, match="depth=20: published depths are 44, 26"):
         build_model("p4m-resnet-20", 3, 10, 32)
-    with pytest.raises(ValueError, match="depth=9: .*6n"):
+    with pytest.raises(ValueError, match=r"depth=9: .*6n"):
         g_cnn.GroupResNet(3, 10, group="C4", depth=9, widths=(1, 1, 1))
     with pytest.raises(UserError, match="there is no model 'p4cnn-x'"):
         build_model("p4cnn-x", 1, 10, 28)

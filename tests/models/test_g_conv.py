@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from equibench.models.g_conv import FibreBatchNorm2d, GroupConv2d, GroupPool, order_of, relative_elements
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-
-from equibench.models.g_conv import FibreBatchNorm2d, GroupConv2d, GroupPool, order_of, relative_elements
 
 TURN = np.array([[0, -1], [1, 0]])  # counter-clockwise, x to the right, y up
 MIRROR = np.array([[1, 0], [0, -1]])  # reverses the rows
@@ -170,7 +169,7 @@ def test_group_pool_turns_the_action_into_that_on_images(mode: str) -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="'C6'.*'C4'"):
+    with pytest.raises(ValueError, match=r"'C6'.*'C4'"):
         GroupConv2d(1, 1, 3, group="C6")
-    with pytest.raises(ValueError, match="'sum'.*'max' or 'mean'"):
+    with pytest.raises(ValueError, match=r"'sum'.*'max' or 'mean'"):
         GroupPool(4, "sum")

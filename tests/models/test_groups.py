@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from equibench.models.groups import PlanarGroup, permute_fields, rotation, transform_fields, transform_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from equibench.models.groups import PlanarGroup, permute_fields, rotation, transform_fields, transform_image
 
 GROUPS = st.builds(PlanarGroup, st.integers(1, 13), st.booleans())
 
@@ -142,7 +141,7 @@ def test_names_that_are_none(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["C0", "D0", "p0", "p0m"])
 def test_an_order_below_one_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match="0 rotations.*from 1 on"):
+    with pytest.raises(ValueError, match=r"0 rotations.*from 1 on"):
         PlanarGroup.parse(name)
 
 
@@ -157,9 +156,9 @@ def test_bad_elements_channels_and_symmetries() -> None:
     for element in (8, -1):
         with pytest.raises(ValueError, match=f"{element}.*from 0 to 7"):
             group.matrix(element)
-    with pytest.raises(ValueError, match="12 channels.*multiple of 8"):
+    with pytest.raises(ValueError, match=r"12 channels.*multiple of 8"):
         group.fields(12)
-    with pytest.raises(ValueError, match="12 channels.*multiple of 8"):
+    with pytest.raises(ValueError, match=r"12 channels.*multiple of 8"):
         permute_fields(torch.zeros(1, 12, 2, 2), group, 1)
     with pytest.raises(ValueError, match=r"element 1 of C8.*\[0, 2, 4, 6\]"):
         transform_image(torch.zeros(3, 3), group, 1)

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from equibench.models.groups import PlanarGroup, rotation, transform_fields, transform_image
 from equibench.models.pdo.fields import FibreBatchNorm, GroupPool
 from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
 from equibench.models.pdo.operators import PAPER_OPERATORS
 from equibench.models.pdo.stencils import stencil_2d
+from torch import Tensor, nn
 
 GROUPS = ["p1", "p3", "p4", "p6", "p8", "p1m", "p4m", "p6m", "p8m"]
 LAYERS = {"lift": PDOLift, "group": PDOConv, "1x1": GroupConv1x1}
@@ -380,11 +379,11 @@ def test_bad_channels() -> None:
         PDOConv(2, 2, group="p8")(torch.zeros(1, 12, 5, 5))
     with pytest.raises(ValueError, match="3 channels: this layer takes 1, 1 fields of 1"):
         PDOLift(1, 2, group="p8")(torch.zeros(1, 3, 5, 5))
-    with pytest.raises(ValueError, match="12 channels.*multiple of 8"):
+    with pytest.raises(ValueError, match=r"12 channels.*multiple of 8"):
         GroupPool("p8")(torch.zeros(1, 12, 5, 5))
-    with pytest.raises(ValueError, match="12 channels.*multiple of 8"):
+    with pytest.raises(ValueError, match=r"12 channels.*multiple of 8"):
         FibreBatchNorm(2, group="p8")(torch.zeros(1, 12, 5, 5))
-    with pytest.raises(ValueError, match="24 channels are 3 fields over C8.*normalises 2, 16 channels"):
+    with pytest.raises(ValueError, match=r"24 channels are 3 fields over C8.*normalises 2, 16 channels"):
         FibreBatchNorm(2, group="p8")(torch.zeros(1, 24, 5, 5))
-    with pytest.raises(ValueError, match="mode='sum'.*'max' or 'mean'"):
+    with pytest.raises(ValueError, match=r"mode='sum'.*'max' or 'mean'"):
         GroupPool("p8", "sum")

@@ -6,11 +6,10 @@ Parameter counts, and the claims at the declared sizes of the small networks, ar
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
-
 from equibench.bench.files import shipped
 from equibench.bench.recipe import find_recipe
 from equibench.bench.train import decayed_parameters
@@ -19,6 +18,7 @@ from equibench.models.pdo.fields import FibreBatchNorm, GroupPool
 from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
 from equibench.models.pdo.networks import InvariantHead, MnistTrunk, PDOResNet
 from equibench.registry import MODELS, build_model
+from torch import nn
 
 torch.set_num_threads(1)
 
@@ -131,7 +131,7 @@ def test_the_cifar_networks_differ_in_what_is_said(
 def test_the_corrected_mnist_network_has_the_declared_size() -> None:
     """25,696 by hand: taps 9 in out |G|, norms 2 fields, head."""
     widths = (4, 6, 8, 9, 9, 9)
-    taps = 9 * (widths[0] + 8 * sum(a * b for a, b in zip(widths, widths[1:], strict=False)))
+    taps = 9 * (widths[0] + 8 * sum(a * b for a, b in pairwise(widths)))
     head = 8 * 9 * 42 + 2 * 42 + 42 * 10 + 10
     assert taps + 2 * sum(widths) + head == 25_696
     assert sum(p.numel() for p in empty("pdo-econv-p8").parameters()) == 25_696

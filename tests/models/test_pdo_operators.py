@@ -7,9 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from equibench.models.groups import PlanarGroup, rotation
 from equibench.models.pdo.operators import (
     PAPER_OPERATORS,
@@ -23,6 +20,8 @@ from equibench.models.pdo.operators import (
     taps_to_coefficients,
 )
 from equibench.models.pdo.stencils import DEFAULT_WIDTHS, stencil_2d
+from hypothesis import given
+from hypothesis import strategies as st
 
 ANGLES = st.floats(-7, 7)
 ALL = [op for n in range(5) for op in monomials(n)]

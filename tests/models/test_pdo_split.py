@@ -9,15 +9,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from equibench.models.groups import rotation
 from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
 from equibench.models.pdo.networks import InvariantHead, MnistTrunk
 from equibench.models.pdo.split import SplitPDOConv, first_spread, split_frames
 from equibench.registry import build_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 #: Groups, offsets and stencils whose layers can be split, and the first element with taps far from the centre.
 SPLIT = {("C8", 0.0, "fd"): 1, ("D8", 0.0, "fd"): 1, ("C8", math.pi / 4, "fd"): 0}

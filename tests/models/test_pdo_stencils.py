@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from equibench.models.pdo.stencils import DEFAULT_WIDTHS, SIGMA, check_stencil, stencil_1d, stencil_2d
 from hypothesis import given
 from hypothesis import strategies as st
-
-from equibench.models.pdo.stencils import DEFAULT_WIDTHS, SIGMA, check_stencil, stencil_1d, stencil_2d
 
 ORDERS = [(s, n) for s in DEFAULT_WIDTHS for n in range(5)]
 PAIRS = [(i, j) for i in range(5) for j in range(5 - i)]

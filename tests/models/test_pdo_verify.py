@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from equibench.models.groups import rotation
 from equibench.models.pdo import operators, report, verify
 from equibench.models.pdo.closed_form import field_samples, patch_points, waves
@@ -130,7 +129,7 @@ def test_patches_are_centred_with_y_up() -> None:
 def test_bad_names() -> None:
     with pytest.raises(ValueError, match="kind='both'"):
         verify.convergence_error("both", "p4", "fd", np.eye(2), 0.1)
-    with pytest.raises(ValueError, match="part 'slopes'.*'convergence', 'exactness', 'pitch'"):
+    with pytest.raises(ValueError, match=r"part 'slopes'.*'convergence', 'exactness', 'pitch'"):
         verify.verify(["slopes"])
 
 

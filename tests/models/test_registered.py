@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from equibench.source import source_hash
 from equibench.registry import MODELS, build_model, parse_shape
+from equibench.source import source_hash
 
 torch.set_num_threads(1)
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from equibench.models.wide_resnet import PreActBlock
 from equibench.registry import MODELS, build_model, parse_shape
+from torch import nn
 
 ENTRIES = [e for e in MODELS.entries().values() if e.path.name == "wide_resnet.py" and not e.is_template]
 

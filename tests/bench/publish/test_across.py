@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from equibench.bench.cli import cli
 from equibench.bench.board import load_board
+from equibench.bench.cli import cli
 from equibench.bench.publish.across import no_test
 from equibench.bench.publish.publish import publish
 from equibench.bench.record import write_record

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from equibench.bench.board import load_board
 from equibench.bench.families import BoardFamily, load_family, points_of
 from equibench.bench.family_table import latex_page, markdown_page
-from equibench.bench.board import load_board
 from equibench.bench.publish.family_page import publish_family
 from equibench.bench.publish.family_plots import SHORTEST, curves, draw
 from equibench.bench.publish.publish import publish

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from equibench.bench.board import load_board
 from equibench.bench.publish.figures import PLOTS, Drawn, front
-from equibench.bench.publish.style import DARK, FAMILIES, OTHER, OTHER_MARKS, PAPER, dark, family_styles, house_style, save
+from equibench.bench.publish.style import (
+    DARK,
+    FAMILIES,
+    OTHER,
+    OTHER_MARKS,
+    PAPER,
+    dark,
+    family_styles,
+    house_style,
+    save,
+)
 from equibench.bench.record import write_record
 from equibench.registry import MODELS
 from hypothesis import given
@@ -38,7 +48,7 @@ def test_the_front_holds_whoever_nobody_cheap_beats_beyond_noise(count: int, see
 
 def test_noise_dominates_nobody(tmp_path: Path) -> None:
     drawn = Drawn(boards.board(tmp_path))
-    on = dict(zip([r["model"] for r in drawn.rows], front(drawn.column("parameters"), drawn.told)))
+    on = dict(zip([r["model"] for r in drawn.rows], front(drawn.column("parameters"), drawn.told), strict=True))
     # pdo-econv-p8 costs more than p4cnn and is not better, but the seeds cannot tell them apart.
     assert on == {"p4cnn": True, "pdo-econv-p8": True, "z2cnn-22": False, "wrn-10-b9": False}
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from equibench.bench.cli import cli
 from equibench.bench.board import Board, load_board
+from equibench.bench.cli import cli
 from equibench.bench.publish.payload import payload, script
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.site import page_weight, write_board_data, write_page
@@ -123,7 +123,8 @@ def test_filters_narrow_the_rows(page: SimpleNamespace) -> None:
 def test_differences_to_any_reference_are_those_of_python(page: SimpleNamespace, reference: str) -> None:
     page.select_option("#reference", reference)
     expected = {c.model: c for c in compare({m: Sample(dict(enumerate(v)), 1500) for m, v in ACCURACIES.items()}, reference)}
-    shown = dict(zip(column(page, "model"), zip(*(column(page, c) for c in ("difference", "p (Holm)", "p (signs)")))))
+    columns = [column(page, c) for c in ("difference", "p (Holm)", "p (signs)")]
+    shown = dict(zip(column(page, "model"), zip(*columns, strict=True), strict=True))
     assert shown.pop(reference) == shown.pop("resnet-26") == ("", "", "")
     for model, (difference, p, signs) in shown.items():
         value, half = (float(part) for part in difference.split("±"))

@@ -3,22 +3,24 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
 from equibench.bench import staleness
+from equibench.bench.board import load_board
 from equibench.bench.cli import cli
 from equibench.bench.escape import latex, markdown_text
-from equibench.bench.board import load_board
-from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, sources_of
+from equibench.bench.notes import board_notes, narrow_notes
+from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, own_entry, sources_of
 from equibench.bench.publish.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
 from equibench.bench.record import write_record
-from equibench.bench.notes import board_notes, narrow_notes
+from equibench.bench.spec import PROTOCOL
 from equibench.bench.table import narrow_rows, rank_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
@@ -132,6 +134,15 @@ def test_an_unknown_source_becomes_an_entry_with_its_address(source: str) -> Non
     assert text.startswith("@misc{") and text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
 
 
+def test_every_bibliography_cites_equibench_with_its_version_and_protocol_first() -> None:
+    pyproject = tomllib.loads((Path(__file__).resolve().parents[3] / "pyproject.toml").read_text())
+    for sources in ([], ["arXiv:1602.07576"], ["arXiv:1602.07576", "https://example.org/net"]):
+        entries = bibliography(sources).rstrip("\n").split("\n\n")
+        assert entries[0] == own_entry() and len(entries) == 1 + len(sources)
+    assert f"Version {pyproject['project']['version']}, protocol {PROTOCOL}" in own_entry()
+    assert own_entry().startswith("@misc{equibench,\n") and own_entry().count("{") == own_entry().count("}")
+
+
 def test_a_wrapped_model_cites_its_wrapper_too() -> None:
     assert len(sources_of(["p4cnn+frame-c4"])) == 2 and sources_of(["nobody"]) == []
 
@@ -232,12 +243,12 @@ def test_a_board_whose_files_are_all_refused_says_why(tmp_path: Path) -> None:
     boards.fill(tmp_path, {"p4cnn": [90.0, 91.0]})
     for path in (tmp_path / "runs" / BOARD).glob("*.json"):
         path.write_text(path.read_text().replace('"status":"ok"', '"status":"fine"'))
-    with pytest.raises(UserError, match="status.*2 files were refused"):
+    with pytest.raises(UserError, match=r"status.*2 files were refused"):
         publish(tmp_path, tmp_path / "out", jobs=1)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     readme = tmp_path / "README.md"
     readme.write_text(f"<!-- equibench: {BOARD} -->\n<!-- /equibench -->\n")
-    with pytest.raises(UserError, match="line 1: .*status"):
+    with pytest.raises(UserError, match=r"line 1: .*status"):
         refresh(readme, tmp_path)
 
 
