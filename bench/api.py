@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..registry import DATASETS, MODELS, UserError, include
 from ..source import libraries, source_hash
-from .board import Board, load_board
+from .board import Board, find_board, load_board
 from .budget import find_budget
 from .checked import checked
 from .classes import counts_of, refuse_unmatched
@@ -31,7 +31,6 @@ from .record import (
     RunRecord,
     Status,
     attempts_of,
-    board_names,
     read_board,
     write_record,
 )
@@ -165,22 +164,6 @@ def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFr
         UserError: there is no such board.
     """
     return model_rows(load_board(results_root(results), find_board(board, results_root(results))))
-
-
-def find_board(name: str, root: Path) -> str:
-    """A board's name as given, or with its version left out.
-
-    Raises:
-        UserError: there is no such board in the results folder.
-    """
-    from ..registry import nearest
-
-    names = board_names(root)
-    fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
-    if not fits:
-        known = nearest(name, names) if names else "there is none at all yet: equibench run makes them"
-        raise UserError(f"there is no board {name!r} in {root}; {known}")
-    return fits[-1]
 
 
 class HeadToHead:

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..registry import UserError
+from ..registry import UserError, nearest
 from .budget import steps_in
 from .calibrate import folder, latest, read_calibrations
 from .classes import counts_of, why_not_matched
 from .outcomes import outcomes_path, read_distances
-from .record import FINAL, Refused, RunRecord, Size, read_board
+from .record import FINAL, Refused, RunRecord, Size, board_names, read_board
 from .sidecar import Sidecar, read_sidecars, sidecar_of
 from .staleness import Among, when
 from .statistics import (
@@ -233,6 +233,20 @@ def _how_they_differ(model: str, sizes: list[Size]) -> str:
     if not parts:
         return ""
     return f"no mean is formed: the runs of {model} are of different networks, of {'; of '.join(parts)}"
+
+
+def find_board(name: str, root: Path) -> str:
+    """A board's name as given, or with its version left out.
+
+    Raises:
+        UserError: there is no such board in the results folder.
+    """
+    names = board_names(root)
+    fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
+    if not fits:
+        known = nearest(name, names) if names else "there is none at all yet: equibench run makes them"
+        raise UserError(f"there is no board {name!r} in {root}; {known}")
+    return fits[-1]
 
 
 def load_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:

@@ -11,13 +11,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .record import CorePoint, RunRecord
+from .record import EXACT, CorePoint, RunRecord
 from .statistics import mean
 
 #: What a claim may be: groups that carry the square grid into itself.
 CLAIMS = ("none", "C2", "C4", "D1", "D2", "D4")
-#: Largest error that counts as exact: rounding in float32.
-EXACT = 1e-4
 #: Groups that every run is measured under, whatever its claim.
 _ALWAYS = {"C4": "eq_exact_c4", "D4": "eq_exact_d4"}
 

@@ -242,10 +242,10 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, whole: bool) -> None:
             outcomes[0].board = outcomes[0].board.of_suite(outcomes[0].suite)
         _print_board(outcomes[0], as_json)
     else:
-        from .families import family_of_outcomes
+        from .families import family_of_boards
         from .family_table import family_document, family_text
 
-        family = family_of_outcomes(outcomes)
+        family = family_of_boards([(o.suite, o.board) for o in outcomes])
         if as_json:
             click.echo(json.dumps(family_document(family)))
         elif family.measured:

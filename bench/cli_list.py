@@ -121,10 +121,9 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: 
 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
     """What the runs of suites cost on this device, one table a board."""
-    from .estimate import estimate, this_device
+    from .estimate import cost_table, estimate, this_device
     from .families import point_name
     from .files import results_root
-    from .table import cost_table
 
     key, root = this_device(), results_root(results)
     document = {}

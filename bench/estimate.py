@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
 from ..beside import files_beside, lines_of
 from ..datasets.images import data_root
@@ -121,3 +122,35 @@ def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
                 key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
                 found[key] = min(seconds, found.get(key, seconds))
     return found
+
+
+def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
+    """What a suite costs, one row a model, and the sum."""
+    rows = [
+        {
+            "model": c.model,
+            "parameters": f"{c.parameters:,}",
+            "runs": c.runs,
+            "steps": f"{c.steps:,}",
+            "examples": f"{c.examples:,}",
+            "GFLOPs a step": f"{c.step_flops / 1e9:,.2f}",
+            "TFLOPs": f"{c.flops / 1e12:,.1f}",
+            "time": "unknown" if c.train_s is None else _duration(c.train_s),
+        }
+        for c in costs
+    ]
+    known = [c.train_s for c in costs if c.train_s is not None]
+    total = f"{sum(c.runs for c in costs)} runs, {sum(c.examples for c in costs):,} examples"
+    total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
+    time = ""
+    if known:
+        time = f"; {_duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
+    unknown = "" if len(known) == len(costs) else "; time is known after a first run on this device (--seeds 1)"
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

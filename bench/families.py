@@ -29,7 +29,6 @@ from .spec import (
 )
 
 if TYPE_CHECKING:
-    from .api import Outcome
     from .board import Board
     from .statistics import Sample
 
@@ -218,13 +217,11 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
     return family
 
 
-def family_of_outcomes(outcomes: Sequence[Outcome]) -> BoardFamily:
-    """The family that has just been run, with the boards as they are now."""
-    boards = [o.board.of_suite(o.suite) for o in outcomes]
-    points = [
-        Point(o.suite, _images(o.suite), board if board.is_table else None) for o, board in zip(outcomes, boards, strict=True)
-    ]
-    suite = outcomes[0].suite
+def family_of_boards(boards: Sequence[tuple[Suite, Board]]) -> BoardFamily:
+    """The family that has just been run, with the boards of its suites as they are now."""
+    rows = [(suite, board.of_suite(suite)) for suite, board in boards]
+    points = [Point(suite, _images(suite), board if board.is_table else None) for suite, board in rows]
+    suite = boards[0][0]
     return BoardFamily(suite.name, suite.title, points, list(suite.models))
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ..models.groups import transform_image
-from .claims import EXACT
 from .equivariance import GRID, Prepare, claimed_elements, reference_arithmetic, relative_error, zero_logits
 from .evaluate import logits
 from .norms import reestimate_batch_norm
+from .record import EXACT
 
 #: How far weights are moved, as a share of their root mean square.
 MOVE = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from .record import (
     board_folder,
     without_collection,
 )
-from .sidecar import Sidecar, full_columns
+from .sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ def run_rows(board: Board) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame([_run_row(record, stale, board.sidecars) for record, stale in board.chosen])
+
+
+def full_columns(sidecars: Sequence[Sidecar]) -> dict[str, float | None]:
+    """The columns of the full profile, ``<metric>_init`` before and ``<metric>`` after training: means over runs."""
+    columns: dict[str, float | None] = {}
+    for metric in FULL_ERRORS:
+        columns[f"{metric}_init"] = mean([getattr(s.init, metric) for s in sidecars])
+        columns[metric] = mean([getattr(s.trained, metric) for s in sidecars])
+    return columns | {metric: mean([getattr(s.trained, metric) for s in sidecars]) for metric in FULL_PREDICTIONS}
 
 
 #: Columns of a model's size, as `record.Size` has them.

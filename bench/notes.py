@@ -158,7 +158,9 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
             " time, whose times are no measure of a model"
         )
     notes += _launch_bound(board, frame) + _company(board)
-    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board) + doctor_notes(board)
+    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
+    if board.root is not None:
+        notes += doctor_notes(board.root, (record for own in board.counted.values() for record in own))
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
     stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
     if stale:

@@ -33,6 +33,8 @@ Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
 
 
+#: Largest equivariance error that counts as exact: rounding in float32.
+EXACT = 1e-4
 #: Columns of a `CorePoint`, measured before and after training; that of the claim is among `claims.claim_columns`.
 CORE_ERRORS = ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic", "scale", "scale_analytic")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..registry import UserError, nearest
-from .api import Listener, find_board
+from .api import Listener
 from .api import run as run_suite
-from .board import Board, load_board
+from .board import Board, find_board, load_board
 from .machine import Machine
 from .provenance import hardware_key_elsewhere
 from .record import Context, RunRecord

@@ -7,7 +7,7 @@ A sidecar is as immutable as a record. It lies in ``runs/<board>/equivariance/``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +17,6 @@ from ..registry import UserError
 from .files import write_exclusively
 from .record import Provenance, Refused, RunRecord, Seconds, Sha256, board_folder, check_name
 from .schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from .statistics import mean
 
 #: Columns of the errors, measured before and after training, and of the predictions, after training only.
 FULL_ERRORS = (
@@ -176,12 +175,3 @@ def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None
 def has_sidecar(root: Path, record: RunRecord) -> bool:
     """Whether the full profile of a run has been measured."""
     return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0]) is not None
-
-
-def full_columns(sidecars: Sequence[Sidecar]) -> dict[str, float | None]:
-    """The columns of the full profile, ``<metric>_init`` before and ``<metric>`` after training: means over runs."""
-    columns: dict[str, float | None] = {}
-    for metric in FULL_ERRORS:
-        columns[f"{metric}_init"] = mean([getattr(s.init, metric) for s in sidecars])
-        columns[metric] = mean([getattr(s.trained, metric) for s in sidecars])
-    return columns | {metric: mean([getattr(s.trained, metric) for s in sidecars]) for metric in FULL_PREDICTIONS}

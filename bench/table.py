@@ -16,8 +16,6 @@ from .statistics import Sample
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .estimate import ModelCost
-
 #: Floor below which an equivariance error is float32 rounding.
 ROUNDING = 1e-5
 #: Formats of tabulate that Markdown reads.
@@ -176,35 +174,3 @@ def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str,
         notes.append(f"best at the edge of the grid, so that a better rate may lie outside: {', '.join(edge)}")
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return "\n".join([table, "", *notes])
-
-
-def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
-    """What a suite costs, one row a model, and the sum."""
-    rows = [
-        {
-            "model": c.model,
-            "parameters": f"{c.parameters:,}",
-            "runs": c.runs,
-            "steps": f"{c.steps:,}",
-            "examples": f"{c.examples:,}",
-            "GFLOPs a step": f"{c.step_flops / 1e9:,.2f}",
-            "TFLOPs": f"{c.flops / 1e12:,.1f}",
-            "time": "unknown" if c.train_s is None else _duration(c.train_s),
-        }
-        for c in costs
-    ]
-    known = [c.train_s for c in costs if c.train_s is not None]
-    total = f"{sum(c.runs for c in costs)} runs, {sum(c.examples for c in costs):,} examples"
-    total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
-    time = ""
-    if known:
-        time = f"; {_duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
-    unknown = "" if len(known) == len(costs) else "; time is known after a first run on this device (--seeds 1)"
-    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
-    return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

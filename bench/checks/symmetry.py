@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..claims import CLAIMS, EXACT
+from ..claims import CLAIMS
 from ..equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
 from ..evaluate import logits
 from ..invariance import claim_error, claim_errors, move_weights
+from ..record import EXACT
 from .subject import Input, Subject
 from .verdict import Finding, failed, first_line, noted, passed
 

@@ -10,18 +10,15 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from ...registry import UserError
 from ..files import write_exclusively
 from ..provenance import machine_of
-from ..record import FINAL
+from ..record import FINAL, RunRecord
 from ..schema import Amount, Message, Strict, Text, Version, parse_json, read_text, short_hash
-
-if TYPE_CHECKING:
-    from ..board import Board
 
 #: What the checks of a device come to.
 TRUSTED, E_ONLY, NO = "T boards: trusted", "E boards only", "no"
@@ -157,16 +154,14 @@ def report_text(report: Report) -> str:
     return f"{heading}\n\n{table}\n\nverdict: {report.verdict}{why}"
 
 
-def doctor_notes(board: Board) -> list[str]:
-    """What the doctor says of the devices that a board's runs were made on; of a T board also that he says nothing."""
-    if board.root is None:
-        return []
-    made = [r for own in board.counted.values() for r in own if r.status in FINAL]
+def doctor_notes(root: Path, records: Iterable[RunRecord]) -> list[str]:
+    """What the doctor says of the devices that runs of a board were made on; of a T board also that nothing is said."""
+    made = [r for r in records if r.status in FINAL]
     keys = ("host", "device", "hardware_key", "gpu")
     places = {tuple(r.provenance.hardware.get(k) for k in keys): r.provenance.hardware for r in made}
     said: dict[str, list[str]] = {}
     for facts in places.values():
-        report = newest_report(board.root, facts)
+        report = newest_report(root, facts)
         where = f"{facts.get('device', '')} ({machine_of(facts).split(';')[0]})"
         if report is not None:
             why = f" ({report.why})" if report.device != "cpu" and report.why else ""

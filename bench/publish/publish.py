@@ -11,8 +11,7 @@ from pathlib import Path
 
 from ...registry import UserError, nearest
 from ..across import Side, side_of
-from ..api import find_board
-from ..board import load_board
+from ..board import find_board, load_board
 from ..families import BoardFamily, find_points, load_family
 from ..files import ensure_writable, write_atomically
 from ..leaderboard import write_board

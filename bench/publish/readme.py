@@ -19,8 +19,7 @@ from pathlib import Path, PurePath
 from urllib.parse import quote
 
 from ...registry import UserError, nearest
-from ..api import find_board
-from ..board import Board, load_board
+from ..board import Board, find_board, load_board
 from ..escape import markdown_text
 from ..families import BoardFamily, find_points, load_family
 from ..family_table import SPENT, family_text, file_name

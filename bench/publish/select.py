@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..board import Board
+from ..board import Board, find_board
 from ..escape import for_latex
 from ..leaderboard import COMPARED, compared_columns, write_board
 from ..notes import board_heading
@@ -62,8 +62,6 @@ def select_boards(
     Raises:
         UserError: there is none.
     """
-    from ..api import find_board
-
     names = [find_board(name, root)] if name else board_names(root)
     names = boards_that_fit(patterns, names) if patterns else names
     if not names:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from equibench.bench.board import load_board
-from equibench.bench.claims import CLAIMS, EXACT, claim_columns, exact_part
+from equibench.bench.claims import CLAIMS, claim_columns, exact_part
 from equibench.bench.equivariance import GRID, claimed_elements, measure_core
 from equibench.bench.invariance import claim_errors
 from equibench.bench.leaderboard import run_rows, write_board
 from equibench.bench.notes import board_notes
 from equibench.bench.publish.payload import payload
 from equibench.bench.publish.tables import latex_page, markdown_page
-from equibench.bench.record import write_record
+from equibench.bench.record import EXACT, write_record
 from equibench.bench.show import run_card, run_text
 from equibench.bench.table import board_table, narrow_rows
 from equibench.models.groups import PlanarGroup, transform_image

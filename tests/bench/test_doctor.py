@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,7 @@ def test_boards_of_a_machine_show_the_newest_verdict_on_its_device(tmp_path: Pat
         write_record(root, record.model_copy(update={"provenance": provenance}))
         write_report(root, report(finding("failed", check="load")))
         write_report(root, report(finding("passed"), started="2026-11-27T05:00:00+00:00"))
-        return doctor_notes(load_board(root, record.spec.board))
+        return doctor_notes(root, chain.from_iterable(load_board(root, record.spec.board).counted.values()))
 
     assert board(HARDWARE, "same") == ["equibench doctor: T boards: trusted: cuda:1 (Some GPU), 2026-11-27"]
     assert board({**HARDWARE, "gpu": "GPU-1", "device": "cuda:0"}, "renumbered")[0].startswith("equibench doctor: T boards")

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equibench.bench.cli import cli
-from equibench.bench.estimate import estimate, step_times
+from equibench.bench.estimate import cost_table, estimate, step_times
 from equibench.bench.families import find_points
 from equibench.bench.record import write_record
 from equibench.bench.spec import Suite, examples_of, plan, suite_names
-from equibench.bench.table import cost_table
 from equibench.registry import MODELS, UserError
 from equibench.source import source_hash
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from equibench.bench import staleness
-from equibench.bench.api import Outcome, find_board, load_leaderboard
-from equibench.bench.board import load_board
+from equibench.bench.api import Outcome, load_leaderboard
+from equibench.bench.board import find_board, load_board
 from equibench.bench.budget import find_budget
 from equibench.bench.leaderboard import csv_text, model_rows, run_rows, write_board
 from equibench.bench.notes import narrow_notes
