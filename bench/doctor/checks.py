@@ -15,7 +15,15 @@ from typing import Any, Literal
 from ...registry import MODELS, UserError
 from ..spec import find_suite
 from .judges import (
-    RUN_MODEL, RUN_S, judge_alone, judge_clock, judge_failures, judge_load, judge_pace, judge_placement, judge_rounding,
+    RUN_MODEL,
+    RUN_S,
+    judge_alone,
+    judge_clock,
+    judge_failures,
+    judge_load,
+    judge_pace,
+    judge_placement,
+    judge_rounding,
     judge_runs,
     why_not_built,
     why_other_bits,

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from equibench.models.f_conv import fourier_basis, fourier_functions, wave_numbers
 from equibench.models.filter_basis import BasisConv
 from equibench.models.groups import PlanarGroup, rotation, transform_fields
 from equibench.registry import MODELS, UserError, build_model
+from torch import nn
 
 torch.set_num_threads(1)
 

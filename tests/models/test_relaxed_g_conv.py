@@ -5,12 +5,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from equibench.models.g_cnn import GroupResNet
 from equibench.models.g_conv import GroupConv2d, relative_elements
 from equibench.models.relaxed_g_conv import RelaxedGroupConv2d, relaxed
 from equibench.registry import UserError, build_model
+from torch import nn
 
 torch.set_num_threads(1)
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from equibench.models.filter_basis import BasisConv
 from equibench.models.groups import PlanarGroup, transform_fields
 from equibench.models.pdo.operators import PAPER_OPERATORS, filter_basis
 from equibench.models.steerable_pdo import DISCRETISATIONS, SIGMAS, operator_basis, stencil
 from equibench.registry import MODELS, UserError, build_model
+from torch import nn
 
 torch.set_num_threads(1)
 
@@ -65,7 +64,7 @@ def test_rbf_stencils_differentiate_the_interpolant(size: int) -> None:
         solution = torch.from_numpy(np.linalg.solve(system, np.concatenate([data, np.zeros(len(powers))])))
         tx, ty = torch.from_numpy(x), torch.from_numpy(y)
 
-        def interpolant(a, b, solution=solution, powers=powers):
+        def interpolant(a, b, solution=solution, powers=powers, tx=tx, ty=ty):
             value = (solution[: size**2] * torch.exp(-((a - tx) ** 2) - (b - ty) ** 2)).sum()
             return value + sum(s * a**p * b**q for s, (p, q) in zip(solution[size**2 :], powers, strict=True))
 
@@ -229,6 +228,6 @@ def test_what_cannot_be_built_is_named() -> None:
     ):
         with pytest.raises(UserError, match=words):
             build_model(name, 1, 10, 28)
-    with pytest.raises(UserError, match="image_size=20: .* 22 or more"):
+    with pytest.raises(UserError, match=r"image_size=20: .* 22 or more"):
         build_model("steerable-pdo-c8-3-gauss", 1, 10, 20)
     assert build_model("steerable-pdo-c8-o2-fd-k3-w2", 3, 5, 24)(torch.zeros(2, 3, 24, 24)).shape == (2, 5)

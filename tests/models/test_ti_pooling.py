@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-
 from equibench.models.frame_averaging import FrameAverage
 from equibench.models.ti_pooling import TIPooling
 from equibench.registry import MODELS, UserError, build_model
+from torch import nn
 
 torch.set_num_threads(1)
 
