@@ -142,7 +142,7 @@ def test_the_sample_has_each_class_in_its_share_and_follows_the_seed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     _, counts = np.unique(torch.cat(one)[:, 0, 0, 0].numpy(), return_counts=True)
-    assert sorted(counts, reverse=True) == pytest.approx([1000 * n / 4500 for n in (3000, 900, 600)], abs=1)
+    assert sorted(counts, reverse=True) == pytest.approx([BN_IMAGES * n / 4500 for n in (3000, 900, 600)], abs=1)
 
 
 LATE = '''
