@@ -12,8 +12,8 @@ _PUBLIC = {
     "register_model": "registry",
     "register_wrapper": "registry",
     "register_dataset": "registry",
-    "run": "bench.api",
-    "load_leaderboard": "bench.api",
+    "run": "bench.runner.head_to_head",
+    "load_leaderboard": "bench.runner.head_to_head",
 }
 
 __all__ = list(_PUBLIC)

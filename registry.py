@@ -84,7 +84,7 @@ def register_model(
         status: ``"published"`` (exact by code or paper), ``"inferred"``, ``"unverified"`` or ``"ours"``.
         note: one sentence on what a reader must know.
         evaluation: ``"random:16"`` for a network that draws random numbers in evaluation as well: it is scored by the
-            mean of its logits over so many passes, seeded; see `bench.evaluate.RandomEvaluation`.
+            mean of its logits over so many passes, seeded; see `bench.measures.accuracy.RandomEvaluation`.
         sizes: of the images that it can be built for, in pixels: ``"any"``, ``"even"``, multiples of a number as
             ``"4k"``, so many or more as ``"28+"``, or a list as ``[28, 32]``. Where nothing is said, building it tells.
     """

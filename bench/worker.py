@@ -14,8 +14,8 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from .job import Check, Events, Examination, Job, Probe, Stopwatch  # noqa: E402
-from .stopping import Stop, Stopped, end_by  # noqa: E402
+from .training.job import Check, Events, Examination, Job, Probe, Stopwatch  # noqa: E402
+from .training.stopping import Stop, Stopped, end_by  # noqa: E402
 
 
 def main() -> None:
@@ -28,19 +28,19 @@ def main() -> None:
     if kind == "run":
         run_job(Job.model_validate_json(text), events, attached="--attached" in sys.argv)
     elif kind == "probe":
-        from .probe import probe
+        from .training.probe import probe
 
         probe(Probe.model_validate_json(text), events)
     elif kind == "check":
-        from .checks.runner import perform
+        from .check.runner import perform
 
         perform(Check.model_validate_json(text), events)
     elif kind == "doctor":
-        from .doctor.operations import serve
+        from .check.doctor.operations import serve
 
         serve(Examination.model_validate_json(text), events, sys.stdin)
     else:
-        from .stopwatch import measure_on_request
+        from .training.stopwatch import measure_on_request
 
         measure_on_request(Stopwatch.model_validate_json(text), events, sys.stdin)
 
@@ -64,7 +64,7 @@ def run_job(job: Job, events: Events, attached: bool = False) -> None:
 def _locked(job: Job, events: Events, stop: Stop) -> None:
     from filelock import FileLock, Timeout
 
-    from .record import FINAL, attempts_of, board_folder
+    from .records.record import FINAL, attempts_of, board_folder
 
     root = Path(job.results)
     folder = board_folder(root, job.spec.board) / ".locks"
@@ -78,7 +78,7 @@ def _locked(job: Job, events: Events, stop: Stop) -> None:
             warning = ""
             if job.equivariance == "full":
                 from ..registry import include
-                from .revisit import add_sidecar
+                from .training.full_profile import add_sidecar
 
                 include(job.include)
                 warning = add_sidecar(job, finished[0])
@@ -89,7 +89,7 @@ def _locked(job: Job, events: Events, stop: Stop) -> None:
 
 def _measure(job: Job, events: Events, stop: Stop) -> None:
     begun: dict[str, Any] = {"start": STARTED, "until_import": time.perf_counter()}
-    from .run import execute
+    from .training.run import execute
 
     execute(job, events, **begun, stop=stop)
 

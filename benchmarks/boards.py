@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from equibench.bench.leaderboard import write_board
-from equibench.bench.outcomes import write_outcomes
-from equibench.bench.record import (
+from equibench.bench.boards.rows import write_board
+from equibench.bench.records.outcomes import write_outcomes
+from equibench.bench.records.record import (
     Context,
     CorePoint,
     CurvePoint,
@@ -32,7 +32,7 @@ from equibench.bench.record import (
     board_folder,
     board_names,
 )  # fmt: skip
-from equibench.bench.spec import RunSpec, find_suite, plan
+from equibench.bench.spec.suite import RunSpec, find_suite, plan
 from equibench.registry import MODELS
 
 TRAIN_IMAGES = 3000

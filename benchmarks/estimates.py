@@ -14,10 +14,10 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from equibench.bench.board import load_board
-from equibench.bench.estimate import estimate, this_device
-from equibench.bench.record import RunRecord, board_folder
-from equibench.bench.spec import Suite, find_suite
+from equibench.bench.boards.board import load_board
+from equibench.bench.records.record import RunRecord, board_folder
+from equibench.bench.reports.estimate import estimate, this_device
+from equibench.bench.spec.suite import Suite, find_suite
 from side_by_side import parser, show
 
 FACTOR = 1.5

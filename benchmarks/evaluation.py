@@ -14,12 +14,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from unittest.mock import patch
 
-from equibench.bench import evaluate, norms, prepare
-from equibench.bench.arithmetic import begin
-from equibench.bench.equivariance import measure_core
-from equibench.bench.prepare import Loaded, build_from_seed
-from equibench.bench.run import CORE_IMAGES
-from equibench.bench.spec import find_suite, plan
+from equibench.bench.measures import accuracy as evaluate
+from equibench.bench.measures import norms
+from equibench.bench.measures.arithmetic import begin
+from equibench.bench.measures.equivariance import measure_core
+from equibench.bench.spec.suite import find_suite, plan
+from equibench.bench.training import prepare
+from equibench.bench.training.prepare import Loaded, build_from_seed
+from equibench.bench.training.run import CORE_IMAGES
 from equibench.datasets.batches import as_tensors
 from equibench.datasets.images import load
 from side_by_side import hardware, parser, show, side_by_side

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from equibench.bench.estimate import ModelCost, estimate
-from equibench.bench.families import find_points
-from equibench.bench.spec import suite_names
+from equibench.bench.boards.families import find_points
+from equibench.bench.reports.estimate import ModelCost, estimate
+from equibench.bench.spec.suite import suite_names
 from side_by_side import parser, show
 
 

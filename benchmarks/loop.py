@@ -19,12 +19,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from equibench.bench.arithmetic import begin, renew_profile
-from equibench.bench.clock import clock_for
-from equibench.bench.prepare import Loaded, warm_up
-from equibench.bench.recipe import Recipe, find_recipe
-from equibench.bench.spec import RunSpec, find_suite, plan
-from equibench.bench.train import Source, optimizer_for, set_batch_norm, train, train_step
+from equibench.bench.measures.arithmetic import begin, renew_profile
+from equibench.bench.measures.clock import clock_for
+from equibench.bench.spec.recipe import Recipe, find_recipe
+from equibench.bench.spec.suite import RunSpec, find_suite, plan
+from equibench.bench.training.prepare import Loaded, warm_up
+from equibench.bench.training.train import Source, optimizer_for, set_batch_norm, train, train_step
 from equibench.datasets.batches import Batches, Normalise
 from equibench.datasets.images import ImageData
 from equibench.registry import DATASETS, MODELS, Entry, build_model, parse_shape

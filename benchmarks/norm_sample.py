@@ -14,16 +14,16 @@ from statistics import fmean, stdev
 from unittest.mock import patch
 
 import torch
-from equibench.bench import prepare
-from equibench.bench.arithmetic import begin
-from equibench.bench.clock import clock_for
-from equibench.bench.evaluate import accuracy_pct, logits
-from equibench.bench.norms import reestimate_batch_norm
-from equibench.bench.prepare import Loaded, build_from_seed
-from equibench.bench.seeds import derive
-from equibench.bench.spec import find_suite, plan
-from equibench.bench.statistics import binomial_error_pct
-from equibench.bench.train import train
+from equibench.bench.boards.statistics import binomial_error_pct
+from equibench.bench.measures.accuracy import accuracy_pct, logits
+from equibench.bench.measures.arithmetic import begin
+from equibench.bench.measures.clock import clock_for
+from equibench.bench.measures.norms import reestimate_batch_norm
+from equibench.bench.spec.seeds import derive
+from equibench.bench.spec.suite import find_suite, plan
+from equibench.bench.training import prepare
+from equibench.bench.training.prepare import Loaded, build_from_seed
+from equibench.bench.training.train import train
 from equibench.datasets.batches import as_tensors
 from equibench.datasets.images import load
 from side_by_side import hardware, parser, show

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from boards import TRAIN_IMAGES, made_up, write_quickly
-from equibench.bench.spec import find_suite, plan
+from equibench.bench.spec.suite import find_suite, plan
 from side_by_side import hardware, parser, show
 
 #: Phases that are no fixed cost: they grow with the budget or the data, or are torch's own.

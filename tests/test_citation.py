@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from equibench.bench.publish.bibtex import own_entry
-from equibench.bench.spec import PROTOCOL
+from equibench.bench.spec.suite import PROTOCOL
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -183,7 +183,7 @@ def test_its_model_wrapper_and_data_set_run_and_a_late_failure_is_a_row(site: Pa
     assert "a_library_that_is_not_there" in rows["late-net"]
 
 
-@pytest.mark.slow  # seconds; tests/bench/test_cards.py has the same in its own process
+@pytest.mark.slow  # seconds; tests/bench/reports/test_model_card.py has the same in its own process
 def test_the_card_of_a_model_that_cannot_be_imported(site: Path, tmp_path: Path) -> None:
     done = equibench(tmp_path, site, "show", "late-net", "--json")
     assert done.returncode == 0 and "a_library_that_is_not_there" in json.loads(done.stdout)["problem"]

@@ -49,11 +49,14 @@ def without_card(entries: Iterable[Entry], shown: set[str]) -> list[str]:
 
 
 def module_of(path: Path) -> ModuleType:
-    """A module of tests with its neighbours, imported to read its lists."""
-    package = ModuleType(f"{__name__}_{path.parent.name}")
-    package.__path__ = [str(path.parent)]
-    sys.modules[package.__name__] = package
-    return importlib.import_module(f"{package.__name__}.{path.stem}")
+    """A module of tests with its neighbours and the packages above it, imported to read its lists."""
+    name = __name__ + "_of"
+    for folder in reversed([p for p in path.parents if TESTS in p.parents]):
+        name = f"{name}.{folder.name}" if name in sys.modules else f"{name}_{folder.name}"
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    return importlib.import_module(f"{name}.{path.stem}")
 
 
 def listed(test: Callable[..., None]) -> set[str]:
@@ -93,7 +96,7 @@ def test_everything_names_its_source(room: str) -> None:
 
 
 def test_every_model_has_a_card() -> None:
-    module = module_of(TESTS / "bench" / "test_cards.py")
+    module = module_of(TESTS / "bench" / "reports" / "test_model_card.py")
     shown = listed(module.test_a_card_says_everything) | listed(module.test_every_card_says_everything)
     assert without_card(MODELS.match(), shown) == []
     assert without_card(MODELS.match()[:1], set()) == [MODELS.match()[0].name]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from equibench.bench.spec import find_suite
+from equibench.bench.spec.suite import find_suite
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 

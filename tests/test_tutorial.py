@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from equibench.bench.classes import limits
-from equibench.bench.spec import find_suite
+from equibench.bench.records.size_classes import limits
+from equibench.bench.spec.suite import find_suite
 from equibench.registry import build_model, include
 
 torch.set_num_threads(1)

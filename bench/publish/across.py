@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..across import NOT_THERE, Across, Entry, Side, groups, short_names, sum_up
-from ..escape import for_latex
-from ..statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
-from ..table import in_cell, in_text, ranks_text
-from ..words import some
-from .select import difference_text
+from ..boards.across import NOT_THERE, Across, Entry, Side, groups, short_names, sum_up
+from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
+from ..boards.table import in_cell, in_text, ranks_text
+from ..tools.markup import for_latex
+from ..tools.text import some
+from .view import difference_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any
 
 from ...registry import MODELS, UserError
-from ..escape import latex
-from ..files import shipped
-from ..provenance import versions
-from ..spec import PROTOCOL
+from ..records.provenance import versions
+from ..spec.suite import PROTOCOL
+from ..tools.files import shipped
+from ..tools.markup import latex
 
 _KEY = re.compile(r"@\w+\{([^,\s]+),")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?")

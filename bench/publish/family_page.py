@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..families import BoardFamily
-from ..family_table import (
+from ..boards.families import BoardFamily
+from ..boards.family_table import (
     SPENT,
     family_csv,
     file_name,
@@ -17,11 +17,11 @@ from ..family_table import (
     rows_of,
     slope_rows,
 )  # fmt: skip
-from ..files import write_atomically
-from ..leaderboard import csv_text
-from .family_plots import draw
-from .style import FORMATS as PICTURES
-from .style import house_style, save
+from ..boards.rows import csv_text
+from ..tools.files import write_atomically
+from .plots.family_plots import draw
+from .plots.style import FORMATS as PICTURES
+from .plots.style import house_style, save
 
 #: Before a cell that the page shows in bold.
 _MARK = "\0"

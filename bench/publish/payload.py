@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any
 
-from ..board import Board
-from ..leaderboard import COMPARED
-from ..notes import board_heading, board_notes
-from ..record import RunRecord
-from ..reported import reported_rows
-from .select import comparison_note
+from ..boards.board import Board
+from ..boards.notes import board_heading, board_notes
+from ..boards.reported import reported_rows
+from ..boards.rows import COMPARED
+from ..records.record import RunRecord
+from .view import comparison_note
 
 #: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.
 SHOWN: tuple[tuple[str, str, int | None, float], ...] = (

@@ -10,18 +10,18 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from ...registry import UserError, nearest
-from ..across import Side, side_of
-from ..board import find_board, load_board
-from ..families import BoardFamily, find_points, load_family
-from ..files import ensure_writable, write_atomically
-from ..leaderboard import write_board
-from ..record import Refused, board_names, without_collection
-from ..schema import visible
-from ..spec import suite_names
+from ..boards.across import Side, side_of
+from ..boards.board import find_board, load_board
+from ..boards.families import BoardFamily, find_points, load_family
+from ..boards.rows import write_board
+from ..records.record import Refused, board_names, without_collection
+from ..spec.suite import suite_names
+from ..tools.files import ensure_writable, write_atomically
+from ..tools.schema import visible
 from .bibtex import bibliography, cited
-from .figures import PLOTS, Drawn
-from .style import FORMATS as PICTURES
-from .style import house_style, save
+from .plots.figures import PLOTS, Drawn
+from .plots.style import FORMATS as PICTURES
+from .plots.style import house_style, save
 from .tables import latex_page, markdown_page
 
 FORMATS = ("html", "md", "latex", "plots")
@@ -45,7 +45,7 @@ def publish(
         formats: of `FORMATS`; ``html`` alone draws the plots as SVG, ``plots`` in all of `style.FORMATS`.
         jobs: boards at a time, each in its own process; as many as cores, four at most, without.
         refused: gets the files that were refused, of all boards.
-        reference_parameters: as for `leaderboard.load_board`.
+        reference_parameters: as for `board.load_board`.
         suites: whose boards are published together, each family of boards with a table, plots and a page of its own;
             without, and without `boards`, the shipped families of which two boards are there.
 

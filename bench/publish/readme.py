@@ -19,20 +19,20 @@ from pathlib import Path, PurePath
 from urllib.parse import quote
 
 from ...registry import UserError, nearest
-from ..board import Board, find_board, load_board
-from ..escape import markdown_text
-from ..families import BoardFamily, find_points, load_family
-from ..family_table import SPENT, family_text, file_name
-from ..files import write_atomically
-from ..notes import accuracy_notes, board_heading, narrow_notes, rank_notes
-from ..record import Refused
-from ..reported import reported_table
-from ..spec import find_suite
-from ..table import narrow_rows, table_rows
-from .family_plots import draw
-from .figures import PLOTS, Drawn
+from ..boards.board import Board, find_board, load_board
+from ..boards.families import BoardFamily, find_points, load_family
+from ..boards.family_table import SPENT, family_text, file_name
+from ..boards.notes import accuracy_notes, board_heading, narrow_notes, rank_notes
+from ..boards.reported import reported_table
+from ..boards.table import narrow_rows, table_rows
+from ..records.record import Refused
+from ..spec.suite import find_suite
+from ..tools.files import write_atomically
+from ..tools.markup import markdown_text
+from .plots.family_plots import draw
+from .plots.figures import PLOTS, Drawn
+from .plots.style import house_style, save
 from .publish import nothing_to_show
-from .style import house_style, save
 from .tables import ACCURACY, markdown_table, sentences
 
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
@@ -47,7 +47,7 @@ def refresh(path: Path, root: Path, refused: list[Refused] | None = None, refere
     Args:
         root: results folder.
         refused: gets the files among the records that were refused.
-        reference_parameters: as for `leaderboard.load_board`, where a marker does not say it.
+        reference_parameters: as for `board.load_board`, where a marker does not say it.
 
     Raises:
         UserError: the file cannot be read, has no or unmatched markers, or names what is not there. It is then

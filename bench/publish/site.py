@@ -9,13 +9,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..across import Side
-from ..board import Board
-from ..files import shipped, write_atomically
-from ..record import board_folder
+from ..boards.across import Side
+from ..boards.board import Board
+from ..records.record import board_folder
+from ..tools.files import shipped, write_atomically
 from .across import groups_document
 from .payload import payload, script
-from .style import FAMILIES, OTHER
+from .plots.style import FAMILIES, OTHER
 
 
 def write_page(

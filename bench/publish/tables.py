@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ..board import Board
-from ..claims import claim_notes
-from ..escape import latex, markdown_text
-from ..notes import (
+from ..boards.board import Board
+from ..boards.claims import claim_notes
+from ..boards.notes import (
     accuracy_notes,
     board_heading,
     board_notes,
     detectable_note,
     rank_notes,
 )
-from ..reported import reported_table
-from ..table import alignment, rank_text, table_rows
-from ..words import some
+from ..boards.reported import reported_table
+from ..boards.table import alignment, rank_text, table_rows
+from ..tools.markup import latex, markdown_text
+from ..tools.text import some
 from .bibtex import cited, key_of
-from .select import View, comparison_table, p_text
+from .view import View, comparison_table, p_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from equibench.bench.board import load_board
-from equibench.bench.budget import Budget, find_budget
-from equibench.bench.calibrate import Block, Calibration, read_calibrations, write_calibration
-from equibench.bench.cli import _seeds
-from equibench.bench.leaderboard import csv_text, model_rows, run_rows
-from equibench.bench.recipe import find_recipe
-from equibench.bench.record import board_folder, read_record, write_record
-from equibench.bench.reported import COLUMNS, read_reported, shipped
-from equibench.bench.schema import parse, parse_json, short_hash, visible
-from equibench.bench.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
-from equibench.bench.spec import RunSpec, Suite, parse_suite, plan
-from equibench.bench.table import board_table
+from equibench.bench.boards.board import load_board
+from equibench.bench.boards.reported import COLUMNS, read_reported, shipped
+from equibench.bench.boards.rows import csv_text, model_rows, run_rows
+from equibench.bench.boards.table import board_table
+from equibench.bench.cli.main import _seeds
+from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
+from equibench.bench.records.record import board_folder, read_record, write_record
+from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
+from equibench.bench.spec.budget import Budget, find_budget
+from equibench.bench.spec.recipe import find_recipe
+from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan
+from equibench.bench.tools.schema import parse, parse_json, short_hash, visible
 from equibench.registry import DATASETS, MODELS, UserError
 from equibench.scan import fit, scan_file
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from . import records as made
+from . import made
 
 settings.register_profile(
     "fuzz",

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from equibench.bench.cli import main
-from equibench.bench.provenance import REGISTERED
-from equibench.bench.record import RunRecord, board_folder, write_record
-from equibench.bench.schema import short_hash, visible
-from equibench.bench.sidecar import sidecar_folder
+from equibench.bench.cli.main import main
+from equibench.bench.records.provenance import REGISTERED
+from equibench.bench.records.record import RunRecord, board_folder, write_record
+from equibench.bench.records.sidecar import sidecar_folder
+from equibench.bench.tools.schema import short_hash, visible
 
-from . import records as made
+from . import made
 
 BOARD = made.spec().board
 #: What a stranger may write where a text is allowed, and what must not come out of it.
@@ -225,7 +225,7 @@ def test_text_cells_of_a_csv_are_no_formulas_and_come_back_as_they_were(
 
 def test_numbers_stay_numbers(tmp_path: Path) -> None:
     import pandas as pd
-    from equibench.bench.leaderboard import csv_text
+    from equibench.bench.boards.rows import csv_text
 
     frame = pd.DataFrame({"a": [-1.5, 2.0, None], "b": [-3, None, 4], "c": ["-3", "'x", None], "d": [True, False, True]})
     back = pd.read_csv(io.StringIO(csv_text(frame)))
@@ -438,8 +438,8 @@ class _Evil:
 
 def test_weights_of_a_stranger_execute_nothing_and_must_be_those_of_the_record(tmp_path: Path) -> None:
     import torch
-    from equibench.bench.revisit import load_weights
-    from equibench.bench.run import save_weights
+    from equibench.bench.training.full_profile import load_weights
+    from equibench.bench.training.run import save_weights
     from equibench.registry import UserError
 
     model, mark = torch.nn.Linear(3, 2), tmp_path / "executed"

@@ -4,10 +4,10 @@ from functools import cache
 
 import pytest
 import torch
-from equibench.bench.evaluate import logits
-from equibench.bench.prepare import Loaded, build_from_seed, set_profile
-from equibench.bench.spec import find_suite, plan
-from equibench.bench.train import optimizer_for, train_step
+from equibench.bench.measures.accuracy import logits
+from equibench.bench.spec.suite import find_suite, plan
+from equibench.bench.training.prepare import Loaded, build_from_seed, set_profile
+from equibench.bench.training.train import optimizer_for, train_step
 from equibench.datasets.images import ImageData, load
 from equibench.registry import MODELS
 

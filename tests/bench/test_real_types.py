@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from equibench.bench import stopwatch
-from equibench.bench.cli import cli
-from equibench.bench.equivariance import measure_core
-from equibench.bench.equivariance_full import measure_full
-from equibench.bench.equivariance_report import Sample, at_size
-from equibench.bench.families import find_points
-from equibench.bench.job import Events, Stopwatch
-from equibench.bench.prepare import Loaded, build_from_seed, rehearse, warm_up
-from equibench.bench.recipe import named_recipes
-from equibench.bench.revisit import inputs_of
-from equibench.bench.spec import RunSpec, Suite, plan, suite_names
-from equibench.bench.train import optimizer_for, train_step
+from equibench.bench.boards.families import find_points
+from equibench.bench.cli.main import cli
+from equibench.bench.measures.equivariance import measure_core
+from equibench.bench.measures.equivariance_full import measure_full
+from equibench.bench.reports.equivariance import Sample, at_size
+from equibench.bench.spec.recipe import named_recipes
+from equibench.bench.spec.suite import RunSpec, Suite, plan, suite_names
+from equibench.bench.training import stopwatch
+from equibench.bench.training.full_profile import inputs_of
+from equibench.bench.training.job import Events, Stopwatch
+from equibench.bench.training.prepare import Loaded, build_from_seed, rehearse, warm_up
+from equibench.bench.training.train import optimizer_for, train_step
 from equibench.datasets.batches import AUGMENTATIONS, as_tensors
 from equibench.datasets.images import ImageData, Split, load
 from equibench.registry import DATASETS, include
 
-from . import test_run as runs
 from .small import MAXIMUM, small
+from .training import test_run as runs
 
 CPU = torch.device("cpu")
 PROFILES = ("strict", "fast")

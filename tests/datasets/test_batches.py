@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from equibench.bench.seeds import derive
+from equibench.bench.spec.seeds import derive
 from equibench.datasets.batches import AUGMENTATIONS, Batches, Normalise
 from equibench.registry import UserError
 from hypothesis import given, settings

@@ -130,7 +130,7 @@ def test_a_killed_writer_leaves_a_lock_that_is_released_and_nothing_that_is_read
 
 def fetch(root: Path, script: Path, before: str) -> subprocess.CompletedProcess[str]:
     """``equibench data fetch`` in a process that a limit is set on first."""
-    code = f"import sys; {before}; from equibench.bench.cli import main; main()"
+    code = f"import sys; {before}; from equibench.bench.cli.main import main; main()"
     command = [sys.executable, "-c", code, "data", "fetch", "packed", "--include", str(script), "--data-root", str(root)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 

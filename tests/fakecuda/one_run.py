@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from equibench import register_model
-from equibench.bench.job import Events, Job
-from equibench.bench.record import Context
-from equibench.bench.spec import Suite, plan
+from equibench.bench.records.record import Context
+from equibench.bench.spec.suite import Suite, plan
+from equibench.bench.training.job import Events, Job
 from equibench.registry import include
 from torch import nn
 
@@ -81,8 +81,8 @@ def job(results: str, budget: str, device: str = "cuda:0", model: str = "tiny") 
 
 if __name__ == "__main__":
     start = time.perf_counter()
-    from equibench.bench import run
-    from equibench.bench.equivariance import Core
+    from equibench.bench.measures.equivariance import Core
+    from equibench.bench.training import run
 
     # Logits are garbage here, and what is made of them may be no number that a record takes.
     run.measure_core = lambda *_: Core(None, None, None, collapsed=True)

@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
-from equibench.bench.prepare import set_profile
-from equibench.bench.recipe import Recipe, find_recipe
-from equibench.bench.train import optimizer_for, train_step
+from equibench.bench.spec.recipe import Recipe, find_recipe
+from equibench.bench.training.prepare import set_profile
+from equibench.bench.training.train import optimizer_for, train_step
 from equibench.datasets.batches import AUGMENTATIONS, Batches, Normalise
 from equibench.registry import MODELS, WRAPPERS, Entry, build_model, parse_shape
 

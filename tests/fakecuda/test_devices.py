@@ -12,10 +12,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from equibench.bench.board import load_board
-from equibench.bench.calibrate import latest, read_calibrations
-from equibench.bench.leaderboard import model_rows
-from equibench.bench.record import board_names
+from equibench.bench.boards.board import load_board
+from equibench.bench.boards.rows import model_rows
+from equibench.bench.records.calibration import latest, read_calibrations
+from equibench.bench.records.record import board_names
 from equibench.registry import MODELS
 
 pytestmark = pytest.mark.fakecuda

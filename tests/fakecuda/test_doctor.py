@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from equibench.bench.doctor.checks import CHECKS
+from equibench.bench.check.doctor.checks import CHECKS
 
 pytestmark = pytest.mark.fakecuda
 
@@ -17,8 +17,8 @@ WITHOUT_VALUES = ("devices by UUID", "on its device only", "alone", "no waits")
 WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
 LOOK = """
 import json, sys
-from equibench.bench.doctor.checks import CHECKS, perform
-from equibench.bench.doctor.place import Place
+from equibench.bench.check.doctor.checks import CHECKS, perform
+from equibench.bench.check.doctor.device import Place
 with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
     print(json.dumps({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in sys.argv[1:]}))
 """

@@ -13,7 +13,7 @@ GPUS = [f"GPU-{d * 8}-{d * 4}-{d * 4}-{d * 4}-{d * 12}" for d in "12"]
 LOOK = """
 import json, os, sys, torch
 from dataclasses import asdict
-from equibench.bench import driver
+from equibench.bench.tools import driver
 device = sys.argv[1]
 uuid = driver.uuid_of(device)
 found = {"uuid": uuid, "before": driver.memory_used_mib(uuid), "silent": driver.why_silent(), "pid": os.getpid()}
@@ -63,7 +63,7 @@ def test_what_the_driver_does_not_say_is_unknown(fake_cuda: Any) -> None:
 
 def test_without_a_driver_nothing_is_said_and_nothing_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     pynvml = pytest.importorskip("pynvml")
-    from equibench.bench import driver
+    from equibench.bench.tools import driver
 
     def no_library(*_: Any) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from equibench.bench import driver, gpus
-from equibench.bench.driver import Gpu
-from equibench.bench.gpus import Gpus
+from equibench.bench.tools import driver, gpus
+from equibench.bench.tools.driver import Gpu
+from equibench.bench.tools.gpus import Gpus
 from equibench.registry import UserError
 
 pytestmark = pytest.mark.fakecuda
@@ -96,7 +96,7 @@ def test_a_run_on_a_device_that_fails_it_says_why(fake_cuda: Any, tmp_path: Path
     done = fake_cuda("tests/fakecuda/one_run.py", str(tmp_path), "e0.2", "cuda:0", FAKE_CUDA_DRIVER="12040")
     record = json.loads(done.stdout)
     assert record["status"] == "error" and OLD in record["reason"] and record["provenance"]["hardware"]["device"] == "cuda:0"
-    asked = "from equibench.bench.provenance import hardware_key_elsewhere as ask; from equibench.registry import UserError\n"
+    asked = "from equibench.bench.records.provenance import hardware_key_elsewhere as ask; from equibench.registry import UserError\n"
     asked += "try: ask('cuda:0')\nexcept UserError as error: print(error)"
     said = fake_cuda("-c", asked, FAKE_CUDA_DRIVER="12040").stdout
     assert said.startswith("torch cannot use cuda:0 here: ") and OLD in said

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from equibench.bench.doctor.checks import CHECKS, Check, perform
-from equibench.bench.doctor.examine import devices_of
-from equibench.bench.doctor.place import Place
-from equibench.bench.record import RunRecord, board_names, read_board
+from equibench.bench.check.doctor.checks import CHECKS, Check, perform
+from equibench.bench.check.doctor.device import Place
+from equibench.bench.check.doctor.examine import devices_of
+from equibench.bench.records.record import RunRecord, board_names, read_board
 from equibench.registry import UserError
 
 pytestmark = pytest.mark.gpu
@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WAITING = """
 import json, sys
 import torch
-from equibench.bench.doctor import operations
-from equibench.bench.job import Examination
+from equibench.bench.check.doctor import operations
+from equibench.bench.training.job import Examination
 from torch import nn
 
 class Reads(nn.Module):

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from equibench.bench.budget import find_budget
-from equibench.bench.recipe import named_recipes
-from equibench.bench.spec import suite_names
+from equibench.bench.spec.budget import find_budget
+from equibench.bench.spec.recipe import named_recipes
+from equibench.bench.spec.suite import suite_names
 from equibench.registry import MODELS, WRAPPERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "baselines.md").read_text(encoding="utf-8")

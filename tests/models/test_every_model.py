@@ -7,11 +7,11 @@ counted and return logits on the `meta` device in test_registered.py.
 
 import pytest
 import torch
-from equibench.bench.checked import SHIPPED, YES, checked
-from equibench.bench.checks.runner import findings
-from equibench.bench.checks.subject import Subject
-from equibench.bench.checks.verdict import NAMES
-from equibench.bench.job import Check
+from equibench.bench.check.runner import findings
+from equibench.bench.check.subject import Subject
+from equibench.bench.records.kept_verdicts import SHIPPED, YES, checked
+from equibench.bench.records.verdict import NAMES
+from equibench.bench.training.job import Check
 from equibench.registry import MODELS, WRAPPERS
 from equibench.source import source_hash
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from equibench.bench.equivariance import GRID, claimed_elements
-from equibench.bench.invariance import claim_error
-from equibench.bench.record import EXACT
+from equibench.bench.measures.equivariance import GRID, claimed_elements
+from equibench.bench.measures.invariance import claim_error
+from equibench.bench.records.record import EXACT
 from equibench.models import escnn_adapter, g_conv
 from equibench.models.groups import PlanarGroup
 from equibench.models.pdo.fields import FibreBatchNorm

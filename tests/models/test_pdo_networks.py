@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from equibench.bench.files import shipped
-from equibench.bench.recipe import find_recipe
-from equibench.bench.train import decayed_parameters
+from equibench.bench.spec.recipe import find_recipe
+from equibench.bench.tools.files import shipped
+from equibench.bench.training.train import decayed_parameters
 from equibench.models.groups import PlanarGroup, permute_fields, transform_fields, transform_image
 from equibench.models.pdo.fields import FibreBatchNorm, GroupPool
 from equibench.models.pdo.layers import GroupConv1x1, PDOConv, PDOLift
@@ -243,7 +243,7 @@ def test_published_statistics_for_published_networks(name: str) -> None:
 
 
 def test_every_value_has_a_source_beside_it() -> None:
-    for line in shipped("bench", "recipes_pdo.toml").splitlines():
+    for line in shipped("bench", "spec", "recipes_pdo.toml").splitlines():
         key = line.partition(" = ")[0]
         if " = " in line and not line.startswith("#") and key not in ("models", "note", "schedule"):
             assert re.search(r"#.*(\[(mnist|cifar|tf1|ours)\]|unverified)", line), line

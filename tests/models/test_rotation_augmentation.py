@@ -1,7 +1,7 @@
 """Rotation augmentation is a treatment of the training: base batches stay what they are for all other models."""
 
 import torch
-from equibench.bench.seeds import derive
+from equibench.bench.spec.seeds import derive
 from equibench.datasets.batches import Batches, Normalise
 from equibench.registry import MODELS, build_model
 

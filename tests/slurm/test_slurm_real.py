@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from equibench.bench.cluster import SETTLE_S
-from equibench.bench.record import attempts_of
-from equibench.bench.sweep import Folder, read_sweep
+from equibench.bench.records.record import attempts_of
+from equibench.bench.runner.slurm.status import SETTLE_S
+from equibench.bench.runner.slurm.sweep import Folder, read_sweep
 
 HERE = Path(__file__).parent
 TOOLS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "scontrol")

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from equibench.bench.engines.local import end, events_of, start
-from equibench.bench.job import Job
-from equibench.bench.leftover import checkpoints_of, last_step
-from equibench.bench.record import Context, RunRecord, board_folder, read_record
-from equibench.bench.schema import parse
-from equibench.bench.spec import Suite, plan
+from equibench.bench.records.checkpoint_files import checkpoints_of, last_step
+from equibench.bench.records.record import Context, RunRecord, board_folder, read_record
+from equibench.bench.runner.local import end, events_of, start
+from equibench.bench.spec.suite import Suite, plan
+from equibench.bench.tools.schema import parse
+from equibench.bench.training.job import Job
 from equibench.registry import include
 
 HERE = Path(__file__).parent

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from equibench.bench import leaderboard
-from equibench.bench.board import load_board
-from equibench.bench.leaderboard import write_board
-from equibench.bench.record import attempts_of, board_folder, write_record
+from equibench.bench.boards import rows as leaderboard
+from equibench.bench.boards.board import load_board
+from equibench.bench.boards.rows import write_board
+from equibench.bench.records.record import attempts_of, board_folder, write_record
 
-from .. import records as made
+from .. import made
 from .process import checkpoints, equibench, figures, job, records, run
 from .writers import BOARD, EACH, WRITERS, rows
 

@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from equibench.bench.leaderboard import write_board
-from equibench.bench.record import write_record
+from equibench.bench.boards.rows import write_board
+from equibench.bench.records.record import write_record
 
-from .. import records as made
+from .. import made
 
 WRITERS, EACH = 16, 25
 BOARD = made.spec().board

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from equibench.bench.board import Board, load_board
-from equibench.bench.record import Context, CurvePoint, RunRecord, write_record
+from equibench.bench.boards.board import Board, load_board
+from equibench.bench.records.record import Context, CurvePoint, RunRecord, write_record
 
-from .. import records as made
+from .. import made
 
 BOARD = made.spec().board
 #: Accuracies by seed. The first two cannot be told apart; `wrn-10-b9` is clearly worse.

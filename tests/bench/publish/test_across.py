@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from equibench.bench.board import load_board
-from equibench.bench.cli import cli
+from equibench.bench.boards.board import load_board
+from equibench.bench.cli.main import cli
 from equibench.bench.publish.across import no_test
 from equibench.bench.publish.publish import publish
-from equibench.bench.record import write_record
+from equibench.bench.records.record import write_record
 from equibench.registry import UserError
 
-from .. import records as made
+from .. import made
 from . import boards
 from .boards import ACCURACIES, BOARD
 from .test_site import browser  # noqa: F401  a fixture

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.bench.board import load_board
-from equibench.bench.families import BoardFamily, load_family, points_of
-from equibench.bench.family_table import latex_page, markdown_page
+from equibench.bench.boards.board import load_board
+from equibench.bench.boards.families import BoardFamily, load_family, points_of
+from equibench.bench.boards.family_table import latex_page, markdown_page
 from equibench.bench.publish.family_page import publish_family
-from equibench.bench.publish.family_plots import SHORTEST, curves, draw
+from equibench.bench.publish.plots.family_plots import SHORTEST, curves, draw
+from equibench.bench.publish.plots.style import house_style
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
-from equibench.bench.publish.style import house_style
-from equibench.bench.record import write_record
-from equibench.bench.spec import plan
+from equibench.bench.records.record import write_record
+from equibench.bench.spec.suite import plan
 from equibench.registry import UserError
 
-from ..test_families import FAMILY, record_of
+from ..boards.test_families import FAMILY, record_of
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 ERRORS = {"p4cnn": (40.0, 20.0, 8.0), "z2cnn-22": (60.0, 45.0, 30.0)}

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from equibench.bench.board import Board, load_board
-from equibench.bench.cli import cli
+from equibench.bench.boards.board import Board, load_board
+from equibench.bench.boards.statistics import Sample, compare
+from equibench.bench.cli.main import cli
 from equibench.bench.publish.payload import payload, script
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.site import page_weight, write_board_data, write_page
-from equibench.bench.record import write_record
-from equibench.bench.statistics import Sample, compare
+from equibench.bench.records.record import write_record
 from equibench.registry import UserError
 
-from .. import records as made
+from .. import made
 from . import boards
 from .boards import ACCURACIES, BOARD
 

@@ -9,24 +9,24 @@ from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
-from equibench.bench import staleness
-from equibench.bench.board import load_board
-from equibench.bench.cli import cli
-from equibench.bench.escape import latex, markdown_text
-from equibench.bench.notes import board_notes, narrow_notes
+from equibench.bench.boards.board import load_board
+from equibench.bench.boards.notes import board_notes, narrow_notes
+from equibench.bench.boards.table import narrow_rows, rank_text
+from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, own_entry, sources_of
-from equibench.bench.publish.figures import PLOTS
+from equibench.bench.publish.plots.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
 from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
-from equibench.bench.record import write_record
-from equibench.bench.spec import PROTOCOL
-from equibench.bench.table import narrow_rows, rank_text
+from equibench.bench.records import staleness
+from equibench.bench.records.record import write_record
+from equibench.bench.spec.suite import PROTOCOL
+from equibench.bench.tools.markup import latex, markdown_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .. import records as made
+from .. import made
 from . import boards
 from .boards import BOARD
 

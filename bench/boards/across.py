@@ -1,0 +1,248 @@
+"""Several boards side by side: differences to one reference, improvability and rank sets, and no test over boards.
+
+What a board says of a model is taken as the board itself shows it. Means over boards are of models that have a result on
+every board, so that no mean depends on who is missing where; the others are named with what they lack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+
+from ...registry import UserError
+from ..records.record import FINAL
+from .board import Board
+from .notes import board_heading
+from .statistics import compare
+
+#: So many names of models or boards stand in one sentence.
+_NAMED = 6
+#: Why a model has no cell on a board that does not have it.
+NOT_THERE = "not on this board"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a board says of a model.
+
+    Attributes:
+        accuracy: mean test accuracy in %; None without a result.
+        difference: mean of the paired differences to the reference, in points; 0 for the reference itself, None where
+            there is none.
+        interval: half-width of its 95 % interval; None below three seeds and where no normal interval holds.
+        by_image: whether the interval is over new seeds and new test images, not over new seeds alone.
+        rank: lowest and highest possible rank among all models of the board; None where there is none.
+        missing: why there is no difference; empty where there is one.
+        remarks: what a reader of the figures must know: runs that diverged or failed.
+        stale: whether runs of it are stale.
+    """
+
+    accuracy: float | None = None
+    difference: float | None = None
+    interval: float | None = None
+    by_image: bool = False
+    rank: tuple[int, int] | None = None
+    missing: str = ""
+    remarks: tuple[str, ...] = ()
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class Side:
+    """A board as far as a summary needs it.
+
+    Attributes:
+        heading: one line: what the board is.
+        reference: the model that `Entry.difference` is to.
+        kind: what boards that are summed up unasked must agree in: recipe, profile, fit, kind of budget, protocol.
+        entries: by model.
+    """
+
+    name: str
+    heading: str
+    reference: str | None
+    protocol: int
+    kind: tuple[str, ...]
+    entries: Mapping[str, Entry]
+
+
+def side_of(board: Board, against: str = "") -> Side:
+    """What a board, which has a table, says of each of its models.
+
+    Args:
+        against: the reference, instead of the board's own.
+
+    Raises:
+        UserError: `against` has no result there.
+    """
+    if against and against not in board.samples:
+        raise UserError(
+            f"--against {against!r}: it has no result on {board.name}, and the reference needs one on every board"
+        )
+    reference, spec = against or board.reference, board.chosen[0][0].spec
+    own = reference == board.reference
+    family = () if reference is None else board.against_reference if own else compare(board.samples, reference)
+    compared = {c.model: c for c in family}
+    entries = {}
+    for model in board.runs:
+        sample = board.samples.get(model)
+        if sample is None:
+            entries[model] = Entry(missing=_why_no_result(board, model))
+            continue
+        c, accuracy = compared.get(model), fmean(sample.values.values())
+        entry = Entry(accuracy, rank=board.ranks.get(model), remarks=_remarks(board, model), stale=_is_stale(board, model))
+        if model == reference:
+            entries[model] = replace(entry, difference=0.0)
+        elif c is None:
+            entries[model] = replace(entry, missing=f"no seed in common with {reference}" if reference else "no reference")
+        else:
+            entries[model] = replace(entry, difference=c.difference, interval=c.interval, by_image=c.by_image)
+    fit = "trained on train+val" if spec.fit == "train+val" else ""
+    kind = (spec.recipe.name, spec.profile, fit, spec.budget.kind, f"protocol {spec.protocol}")
+    return Side(board.name, board_heading(board), reference, spec.protocol, kind, entries)
+
+
+def _why_no_result(board: Board, model: str) -> str:
+    if model in board.mixed:
+        return "its runs are of different networks"
+    failed = next((r.status for r in board.counted[model] if r.status not in FINAL), "")
+    return f"no result ({failed})" if failed else "no result"
+
+
+def _is_stale(board: Board, model: str) -> bool:
+    return any(stale for _, stale in board.runs[model])
+
+
+def _remarks(board: Board, model: str) -> tuple[str, ...]:
+    sample, counted = board.samples[model], board.counted[model]
+    found = [f"{sample.void}: no normal interval holds"] if sample.void else []
+    failed = [r.status for r in counted if r.status not in FINAL]
+    found += [f"{len(failed)} of {len(counted)} runs failed ({', '.join(sorted(set(failed)))})"] if failed else []
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Across:
+    """Boards that are summed up.
+
+    Attributes:
+        sides: the boards, by name.
+        reference: of all of them.
+        models: those with a cell on every board, the reference among them; the best mean difference first.
+        missing: every other model: why it has no cell, by board.
+    """
+
+    sides: tuple[Side, ...]
+    reference: str
+    models: tuple[str, ...]
+    missing: Mapping[str, Mapping[str, str]]
+
+    def difference(self, model: str) -> float:
+        """Mean over the boards of the difference to the reference, in points; each board counts the same."""
+        return _mean_difference(self.sides, model)
+
+    def improvability(self, model: str, side: Side | None = None) -> float:
+        """How much of a model's error the best of `models` avoids, in %: 1 - error of the best / error of the model.
+
+        0 for the best itself, also where its error is 0; then it is 100 for every other (Erickson et al. 2025, TabArena,
+        arXiv:2506.16791).
+
+        Args:
+            side: a board; the mean over all boards without.
+        """
+        if side is None:
+            return fmean(self.improvability(model, each) for each in self.sides)
+        error, least = _error(side, model), self._least[side.name]
+        return 0.0 if error <= least else 100 * (1 - least / error)
+
+    @cached_property
+    def _least(self) -> dict[str, float]:
+        return {side.name: min(_error(side, m) for m in self.models) for side in self.sides}
+
+    @cached_property
+    def perfect(self) -> tuple[Side, ...]:
+        """Boards on which the best error is 0."""
+        return tuple(side for side in self.sides if self._least[side.name] <= 0)
+
+
+def _error(side: Side, model: str) -> float:
+    accuracy = side.entries[model].accuracy
+    assert accuracy is not None  # of complete models only
+    return 100 - accuracy
+
+
+def _mean_difference(sides: Sequence[Side], model: str) -> float:
+    # fmean is rounded once, so that the order of boards changes no digit.
+    return fmean(d for side in sides if (d := side.entries[model].difference) is not None)
+
+
+def sum_up(boards: Iterable[Side]) -> Across:
+    """The summary of some boards.
+
+    Raises:
+        UserError: it is one board, or the boards have different protocols or references, or share no model.
+    """
+    sides = tuple(sorted(boards, key=lambda side: side.name))
+    if not sides:
+        raise UserError("none of these boards has a table to sum up: smoke runs and trials have none")
+    if len(sides) < 2:
+        only = sides[0].name
+        raise UserError(f"a summary is over several boards, and {only} is one; equibench leaderboard {only} shows it")
+    protocols = sorted({side.protocol for side in sides})
+    if len(protocols) > 1:
+        numbers = " and ".join(map(str, protocols))
+        raise UserError(
+            f"boards of protocols {numbers} cannot be summed up, because their figures are defined otherwise; ask for those"
+            f" of one, as '*-v{protocols[-1]}'"
+        )
+    names = _listed(side.name for side in sides)
+    shared = set.intersection(*({m for m, e in side.entries.items() if e.accuracy is not None} for side in sides))
+    if not shared:
+        raise UserError(f"boards that share no model cannot be summed up: no model has a result on all of {names}")
+    references = {side.reference for side in sides}
+    if len(references) > 1 or None in references:
+        named = _listed(f"{side.name}: {side.reference or 'none'}" for side in sides)
+        raise UserError(
+            f"these boards have no common reference ({named}); equibench leaderboard --across PATTERN --against MODEL chooses"
+            f" one; all of them have {_listed(sorted(shared))}"
+        )
+    reference = sides[0].reference or ""
+    complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]
+    if not set(complete) - {reference}:
+        raise UserError(
+            f"boards that share no model cannot be summed up: no model but the reference {reference} has a difference to"
+            f" it on all of {names}"
+        )
+    every = sorted({m for side in sides for m in side.entries} - set(complete))
+    lacks = {m: {side.name: _lacks(side, m) for side in sides if _lacks(side, m)} for m in every}
+    complete.sort(key=lambda m: (-_mean_difference(sides, m), m))
+    return Across(sides, reference, tuple(complete), lacks)
+
+
+def _lacks(side: Side, model: str) -> str:
+    return side.entries[model].missing if model in side.entries else NOT_THERE
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:_NAMED]) + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
+
+
+def groups(sides: Iterable[Side]) -> dict[tuple[str, ...], list[Side]]:
+    """Boards that agree in everything but data set and budget, where there are at least two, by what they agree in."""
+    found: dict[tuple[str, ...], list[Side]] = {}
+    for side in sorted(sides, key=lambda s: s.name):
+        found.setdefault(side.kind, []).append(side)
+    return {kind: own for kind, own in found.items() if len(own) > 1}
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of boards without the words that all of them begin or end with, as long as each keeps one."""
+    words = [name.split("-") for name in names]
+    least = min(len(own) for own in words)
+    start = next((i for i in range(least) if len({own[i] for own in words}) > 1), least)
+    end = next((i for i in range(least) if len({own[-1 - i] for own in words}) > 1), least)
+    short = {name: "-".join(own[start : len(own) - end]) for name, own in zip(names, words, strict=True)}
+    return short if all(short.values()) else {name: name for name in names}

@@ -1,0 +1,340 @@
+"""A board as its records say it: which of them count, and what they say together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import UserError, nearest
+from ..records.calibration import folder, latest, read_calibrations
+from ..records.outcomes import outcomes_path, read_distances
+from ..records.record import FINAL, Refused, RunRecord, Size, board_names, read_board
+from ..records.sidecar import Sidecar, read_sidecars, sidecar_of
+from ..records.size_classes import counts_of, why_not_matched
+from ..records.staleness import Among, when
+from ..spec.budget import steps_in
+from ..tools.text import some
+from .statistics import (
+    Comparison,
+    Sample,
+    compare,
+    compare_all,
+    mean,
+    rank_sets,
+    told_apart,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from ..spec.suite import Suite
+
+
+@dataclass
+class Board:
+    """A board as its records say it.
+
+    Attributes:
+        chosen: the record of each (model, seed) that counts, with the reason why it is stale (or "").
+        later: number of further attempts of the same runs.
+        refused: files among the records that are none.
+        sidecars: full equivariance profiles, by the id of the run whose row they join.
+        root: results folder that it was read from.
+        verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
+        outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
+            by the id of the run.
+        asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
+        asked_reference: the model that the others are compared with, instead of what most runs' suites say.
+        suite: the suite whose rows these are; empty where all rows of the board are there.
+    """
+
+    name: str
+    chosen: list[tuple[RunRecord, str]] = field(default_factory=list)
+    later: int = 0
+    refused: list[Refused] = field(default_factory=list)
+    sidecars: dict[str, Sidecar] = field(default_factory=dict)
+    root: Path | None = None
+    verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
+    outcomes: dict[str, tuple[str, np.ndarray[Any, Any]]] = field(default_factory=dict)
+    asked_parameters: int | None = None
+    asked_reference: str | None = None
+    suite: str = ""
+
+    def of_suite(self, suite: Suite) -> Board:
+        """The rows of a suite alone: its models and seeds, its reference, and comparisons corrected over these rows."""
+        kept = [(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list]
+        parameters = self.asked_parameters or suite.reference_parameters
+        return replace(
+            self, chosen=kept, asked_parameters=parameters, asked_reference=suite.reference_model, suite=suite.name
+        )
+
+    def without(self, patterns: Sequence[str]) -> Board:
+        """The board without the models that fit a pattern, as in a shell; they leave the comparisons as well."""
+        kept = [(r, s) for r, s in self.chosen if not any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
+        return replace(self, chosen=kept)
+
+    @property
+    def is_table(self) -> bool:
+        """Smoke runs, and trials that chose a rate, are barred from tables."""
+        return any(r.spec.budget.kind != "smoke" and not r.spec.is_trial for r, _ in self.chosen)
+
+    @cached_property
+    def values(self) -> dict[str, dict[int, float]]:
+        """Test accuracy in % of every measured run, by model and seed."""
+        return {model: dict(sample.values) for model, sample in self.samples.items()}
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """The measured runs of every model that has any, as `statistics` takes them."""
+        measured = {model: [r for r in own if _is_measured(r)] for model, own in self.averaged.items()}
+        return {model: self._sample(own) for model, own in measured.items() if own}
+
+    def _sample(self, records: list[RunRecord]) -> Sample:
+        results = {r.spec.seed: r.results for r in records if r.results is not None}
+        known = {r.spec.seed: self.outcomes[r.run_id] for r in records if r.run_id in self.outcomes}
+        sets = {name for name, _ in known.values()}
+        # Outcomes of two test sets make no table.
+        right = {seed: (own == 0).view("u1") for seed, (_, own) in known.items()} if len(sets) == 1 else {}
+        diverged = sum(r.status == "diverged" for r in records)
+        collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
+        void = f"{diverged} of {some(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
+        void = f"the logits of {collapsed} of {some(len(records), 'run')} hardly depend on the image" if collapsed else void
+        return Sample(
+            {seed: r.test_acc_pct for seed, r in results.items()}, min(r.test_images for r in results.values()), right,
+            next(iter(sets)) if right else "", void,
+        )  # fmt: skip
+
+    @cached_property
+    def counted(self) -> dict[str, list[RunRecord]]:
+        """The runs that the figures of each model are of: those that are current; where none is measured, the newest.
+
+        So no mean is of runs of two programs, two recipes or two sets of data.
+        """
+        current = {model: [r for r, stale in own if not stale] for model, own in self.runs.items()}
+        return {
+            model: current[model] if any(r.status in FINAL for r in current[model]) else _newest([r for r, _ in own])
+            for model, own in self.runs.items()
+        }
+
+    @cached_property
+    def mixed(self) -> dict[str, str]:
+        """Models whose counted runs trained networks of different size, each with a sentence: of them there is no mean.
+
+        The sources agree, so that something that nobody sees decides what is built: the environment, the clock, a file.
+        """
+        sizes = {model: [r.cost for r in own if r.status in FINAL and r.cost] for model, own in self.counted.items()}
+        return {model: sentence for model, own in sizes.items() if (sentence := _how_they_differ(model, own))}
+
+    @cached_property
+    def averaged(self) -> dict[str, list[RunRecord]]:
+        """What is `counted`, without the models that are `mixed`."""
+        return {model: [] if model in self.mixed else own for model, own in self.counted.items()}
+
+    @cached_property
+    def runs(self) -> dict[str, list[tuple[RunRecord, str]]]:
+        """What is `chosen`, by model."""
+        found: dict[str, list[tuple[RunRecord, str]]] = {}
+        for record, stale in self.chosen:
+            found.setdefault(record.spec.model, []).append((record, stale))
+        return found
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The model that the others are compared with, if it has a result: as asked, else what most runs' suites say."""
+        if self.asked_reference in self.values:
+            return self.asked_reference
+        named = Counter(r.context.reference_model for r, _ in self.chosen)
+        there = [(-count, name) for name, count in named.items() if name in self.values]
+        return min(there)[1] if there else None
+
+    @cached_property
+    def reference_parameters(self) -> int | None:
+        """The count that a matched model is near to: what was asked for, else that of the reference model."""
+        sizes = (r.cost for r in self.counted.get(self.reference or "", ()) if r.cost is not None)
+        return self.asked_parameters or next((size.parameters for size in sizes), None)
+
+    def why_not_matched(self, model: str) -> str | None:
+        """See `size_classes.why_not_matched`, of all its runs that count; None where there is nothing to compare."""
+        sizes = [r.cost for r in self.counted[model] if r.cost is not None]
+        if self.reference_parameters is None or not sizes:
+            return None
+        return next(filter(None, (why_not_matched(self.reference_parameters, **counts_of(size)) for size in sizes)), "")
+
+    @cached_property
+    def against_reference(self) -> list[Comparison]:
+        """Every model against the reference, one family; empty without a reference."""
+        return compare(self.samples, self.reference) if self.reference else []
+
+    @cached_property
+    def all_pairs(self) -> list[Comparison]:
+        """Every model against every other, one family."""
+        return compare_all(self.samples)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """See `rows.model_rows`; made once, not to be changed."""
+        from .rows import model_rows
+
+        return model_rows(self)
+
+    def rows_of(self, frame: pd.DataFrame) -> list[dict[str, Any]]:
+        """Rows of the `frame`, or of a part of it, as dictionaries, not to be changed."""
+        return self._rows if frame is self.frame else frame.to_dict("records")
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.frame.to_dict("records")
+        return rows
+
+    def agreement(self, model: str, other: str) -> float | None:
+        """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
+
+        None where no common seed has outcomes of the same images for both.
+        """
+        own, his = (
+            {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes} for m in (model, other)
+        )
+        pairs = [(own[s], his[s]) for s in sorted(own.keys() & his.keys())]
+        return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
+
+    @cached_property
+    def told(self) -> np.ndarray[Any, Any]:
+        """See `statistics.told_apart`, in the order of `values`."""
+        return told_apart(self.samples)
+
+    @cached_property
+    def ranks(self) -> dict[str, tuple[int, int] | None]:
+        """Lowest and highest rank of every model that has values, see `statistics.rank_sets`."""
+        return dict(zip(self.samples, rank_sets(self.told), strict=True))
+
+    @cached_property
+    def best(self) -> set[str]:
+        """Models that rank 1 is possible for: the ones that tables show in bold."""
+        return {model for model, rank in self.ranks.items() if rank is not None and rank[0] == 1}
+
+
+def _is_measured(record: RunRecord) -> bool:
+    return record.status in FINAL and record.results is not None and not record.spec.is_trial
+
+
+#: What the runs of a row must agree in; training FLOPs may differ where layers are dropped at random.
+_SAME = {"parameters": "parameters", "frozen": "frozen numbers", "buffers": "buffers", "flops_per_image": "FLOPs an image"}
+
+
+def _how_they_differ(model: str, sizes: list[Size]) -> str:
+    found = {words: sorted({getattr(size, key, 0) for size in sizes}) for key, words in _SAME.items()}
+    parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
+    if not parts:
+        return ""
+    return f"no mean is formed: the runs of {model} are of different networks, of {'; of '.join(parts)}"
+
+
+def find_board(name: str, root: Path) -> str:
+    """A board's name as given, or with its version left out.
+
+    Raises:
+        UserError: there is no such board in the results folder.
+    """
+    names = board_names(root)
+    fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
+    if not fits:
+        known = nearest(name, names) if names else "there is none at all yet: equibench run makes them"
+        raise UserError(f"there is no board {name!r} in {root}; {known}")
+    return fits[-1]
+
+
+def load_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
+    """Read all records of a board and choose those that count.
+
+    Args:
+        reference_parameters: see `Board.asked_parameters`.
+    """
+    records, refused = read_board(root, name)
+    try:
+        records, superseded = _current_steps(root, name, records)
+    except UserError as error:  # a damaged calibration; its records are whole
+        superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
+    board = Board(name, refused=refused, later=superseded, root=root, asked_parameters=reference_parameters)
+    among = Among(records, root)
+    for attempts in _by_run(records).values():
+        board.chosen.append(_choose(attempts, among))
+        board.later += len(attempts) - 1
+    sidecars, more = read_sidecars(root, name)
+    board.refused += more
+    by_run: dict[str, list[Sidecar]] = {}
+    for sidecar in sidecars:
+        by_run.setdefault(sidecar.run, []).append(sidecar)
+    if by_run:
+        found = ((r.run_id, sidecar_of(r, by_run.get(r.run_id, ()))) for r, _ in board.chosen)
+        board.sidecars = {run: sidecar for run, sidecar in found if sidecar is not None}
+    _read_outcomes(root, board)
+    return board
+
+
+def _read_outcomes(root: Path, board: Board) -> None:
+    """Add the outcomes of the runs whose figures are shown; those that are missing are, those that are wrong refused."""
+    for record in (r for own in board.counted.values() for r in own if _is_measured(r)):
+        path = outcomes_path(root, record)
+        if path is None or not path.exists():
+            continue
+        try:
+            found, distances = read_distances(root, record)
+        except UserError as error:
+            board.refused.append(Refused(path, str(error)))
+            continue
+        # The same labels may belong to other images.
+        board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
+
+
+def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:
+    """Leave out what a later calibration of a T board has replaced: all seeds of a model train N steps."""
+    current = latest(read_calibrations(root, name))
+    kept = [
+        r
+        for r in records
+        if r.spec.budget.seconds is None
+        or r.spec.model not in current
+        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].exact_step_s)
+    ]
+    return kept, len(records) - len(kept)
+
+
+def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[RunRecord]]:
+    runs: dict[tuple[str, int, float], list[RunRecord]] = {}
+    # The sort is stable, and records come in the order of their files' names.
+    for record in sorted(records, key=lambda r: (r.spec.model, r.spec.seed, r.attempt)):
+        # The trials of a tuning board differ in their rate as well.
+        rate = record.spec.recipe.lr if record.spec.is_trial else 0.0
+        runs.setdefault((record.spec.model, record.spec.seed, rate), []).append(record)
+    return runs
+
+
+def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str]:
+    """The first finished attempt that is current; else the first of the newest program (stale); else the last failure."""
+    finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
+    if not finished:
+        return attempts[-1], staleness(attempts[-1])
+    current = [attempt for attempt in finished if not attempt[1]]
+    # What was replaced once does not come back when the row becomes stale again.
+    newest = {id(record) for record in _newest([record for record, _ in finished])}
+    return (current or [attempt for attempt in finished if id(attempt[0]) in newest])[0]
+
+
+def _newest(records: list[RunRecord]) -> list[RunRecord]:
+    """Of the measured runs, those of the program and the data of the one that began last; the others as they are."""
+    measured = [r for r in records if r.status in FINAL]
+    if not measured:
+        return records
+    last = max(measured, key=when).provenance
+    return [
+        r
+        for r in records
+        if r.status not in FINAL
+        or (r.provenance.source_hash, r.provenance.data_digest) == (last.source_hash, last.data_digest)
+    ]

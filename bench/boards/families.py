@@ -1,0 +1,242 @@
+"""Families of boards: one suite at several numbers of training images, or with several budgets.
+
+The file of such a suite has a list where an ordinary one has a value: ``train_images = [500, 2000]``, ``budget = ["e5",
+"e20"]``. Every combination is a suite, and so a board, of its own: a point of the family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import UserError
+from ..records.record import board_names, read_board
+from ..spec.budget import find_budget
+from ..spec.suite import (
+    PROTOCOL,
+    Suite,
+    check_names,
+    find_suite,
+    plan,
+    suite_text,
+    training_images,
+)
+from ..tools.schema import parse, parse_toml
+from .slopes import Slope, slope_of
+
+if TYPE_CHECKING:
+    from .board import Board
+    from .statistics import Sample
+
+#: Keys of a suite that may be a list: the axes of a family.
+AXES = ("budget", "train_images")
+#: More points are a mistake.
+MOST_POINTS = 100
+
+
+def find_points(name: str) -> list[Suite]:
+    """The suites of a shipped family, or of a family's file; an ordinary suite is the only one.
+
+    Raises:
+        UserError: see `find_suite`, and `points_of`.
+    """
+    where, text = suite_text(name)
+    values = parse_toml(text, where)
+    if "name" in values or not any(isinstance(values.get(axis), list) for axis in AXES):
+        return [find_suite(name)]
+    stem = Path(name).stem if name.endswith(".toml") else name
+    return points_of({**values, "name": stem}, where)
+
+
+def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
+    """The suites that the keys and values of a family mean: budgets in their order, of each the fewest images first.
+
+    Args:
+        values: as for `Suite`; the keys of `AXES` may be lists.
+        where: what to call them in a message.
+
+    Raises:
+        UserError: a value is wrong, a list is empty or says something twice, or there are too many points.
+    """
+    lists = {axis: values[axis] for axis in AXES if isinstance(values.get(axis), list)}
+    for axis, found in lists.items():
+        if not found:
+            raise UserError(f"{where}: {axis!r} is an empty list; a family of boards needs at least one value there")
+        twice = [value for place, value in enumerate(found) if value in found[:place]]
+        if twice:
+            raise UserError(f"{where}: {axis!r} says {twice[0]!r:.80} twice")
+    points = [dict(zip(lists, chosen, strict=True)) for chosen in product(*lists.values())]
+    if len(points) > MOST_POINTS:
+        raise UserError(f"{where}: {len(points):,} points, where a family has {MOST_POINTS} at the most")
+    suites = [parse(Suite, {**values, **point}, where) for point in points]
+    budgets = {budget: place for place, budget in enumerate(dict.fromkeys(s.budget for s in suites))}
+    suites.sort(key=lambda s: (budgets[s.budget], s.train_images or 0))
+    return suites
+
+
+def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
+    """See that all points can be planned, before the first of them is run.
+
+    Args:
+        root: results folder, which holds tuned recipes.
+
+    Raises:
+        UserError: one cannot.
+    """
+    for suite in suites:
+        check_names(suite)
+        if find_budget(suite.budget).kind != "T":
+            plan(suite, root=root)
+
+
+def point_name(suite: Suite, points: Sequence[Suite]) -> str:
+    """What a point of a family is called beside the others; an ordinary suite by its name."""
+    return suite.name if len(points) == 1 else f"{suite.name} ({suite.budget}, {_images(suite):,} training images)"
+
+
+def _images(suite: Suite) -> int:
+    return training_images(suite.dataset, suite.fit, suite.train_images)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a family, measured or not.
+
+    Attributes:
+        images: number of training images.
+        board: None where nothing of it is recorded yet.
+    """
+
+    suite: Suite
+    images: int
+    board: Board | None = None
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The row of each model on the board; see `rows.model_rows`."""
+        if self.board is None:
+            return {}
+        return {r["model"]: r for r in self.board.rows_of(self.board.frame)}
+
+    def sample(self, model: str) -> Sample | None:
+        """The measured runs of a model."""
+        return self.board.samples.get(model) if self.board is not None else None
+
+    def spent(self, model: str, what: str) -> float | None:
+        """What training the model took: ``images``, ``examples``, ``flops`` (forward and backward) or ``seconds``."""
+        row = self.rows.get(model, {})
+        values = {
+            "images": self.images, "examples": row.get("examples"), "seconds": row.get("train_s_mean"),
+            "flops": _times(row.get("train_flops_per_image"), row.get("examples")),
+        }  # fmt: skip
+        value = values[what]
+        return None if value is None or value != value else float(value)
+
+
+def _times(one: Any, other: Any) -> float | None:
+    return None if one is None or other is None else one * other
+
+
+@dataclass
+class BoardFamily:
+    """Boards that differ in training images or budget alone.
+
+    Attributes:
+        points: budgets in their order, of each the fewest images first.
+    """
+
+    name: str
+    title: str
+    points: list[Point]
+    models: list[str] = field(default_factory=list)
+
+    @property
+    def measured(self) -> list[Point]:
+        """The points that have a board."""
+        return [p for p in self.points if p.board is not None]
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """What differs between its points: ``images``, ``budget``."""
+        images, budgets = {p.images for p in self.points}, {p.suite.budget for p in self.points}
+        return [name for name, values in (("images", images), ("budget", budgets)) if len(values) > 1]
+
+    def label(self, point: Point) -> str:
+        """What a column of the table is called."""
+        parts = [point.suite.budget] if "budget" in self.axes else []
+        parts += [f"{point.images:,} images"] if "images" in self.axes or not parts else []
+        return ", ".join(parts)
+
+    @cached_property
+    def lines(self) -> list[tuple[str, list[Point]]]:
+        """Points that differ in one thing alone, with a name of what they share (empty where all do)."""
+        budgets = list(dict.fromkeys(p.suite.budget for p in self.points))
+        if "images" in self.axes:
+            return [(b if len(budgets) > 1 else "", [p for p in self.points if p.suite.budget == b]) for b in budgets]
+        return [("", self.points)]
+
+    def slope(self, model: str, what: str, points: Sequence[Point]) -> Slope | None:
+        """The slope of a model's error against what was spent; None where that is the same at all points, but for chance.
+
+        Seeds that have a result at all of the measured points count.
+        """
+        if what != "images" and len({p.spent(model, "examples") for p in points}) < 2:
+            return None  # the device-seconds of equal work differ by chance alone
+        found = [(p.spent(model, what), sample) for p in points if (sample := p.sample(model)) is not None]
+        known = [(x, sample) for x, sample in found if x is not None]
+        return slope_of([x for x, _ in known], [s for _, s in known]) if len({x for x, _ in known}) > 1 else None
+
+    @property
+    def own_axis(self) -> str:
+        """What the table's slopes are against."""
+        return "images" if "images" in self.axes else "examples"
+
+
+def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str], Board]) -> BoardFamily:
+    """A family as the records say it.
+
+    Args:
+        load: reads a board, as `rows.write_board` and `board.load_board`.
+
+    Raises:
+        UserError: no point of it is measured, or device-seconds were measured on several kinds of device.
+    """
+    boards = board_names(root)
+    points = []
+    for suite in suites:
+        name = _board_of(suite, root, boards)
+        board = load(root, name).of_suite(suite) if name else None
+        points.append(Point(suite, _images(suite), board if board is not None and board.is_table else None))
+    family = BoardFamily(suites[0].name, suites[0].title, points, list(suites[0].models))
+    if not family.measured:
+        raise UserError(f"no board of suite {family.name!r} is in {root}; equibench run measures them")
+    return family
+
+
+def family_of_boards(boards: Sequence[tuple[Suite, Board]]) -> BoardFamily:
+    """The family that has just been run, with the boards of its suites as they are now."""
+    rows = [(suite, board.of_suite(suite)) for suite, board in boards]
+    points = [Point(suite, _images(suite), board if board.is_table else None) for suite, board in rows]
+    suite = boards[0][0]
+    return BoardFamily(suite.name, suite.title, points, list(suite.models))
+
+
+def _board_of(suite: Suite, root: Path, boards: Sequence[str]) -> str | None:
+    own = suite.board()
+    if find_budget(suite.budget).kind != "T":
+        return own if own in boards else None
+    start = own.rpartition("-v")[0] + "-"
+    fits = [n for n in boards if n.startswith(start) and n.endswith(f"-v{PROTOCOL}") and _is_of(suite, root, n)]
+    if len(fits) > 1:
+        raise UserError(f"suite {suite.name!r} was measured on several kinds of device: {', '.join(fits)}; show them one by one")
+    return fits[0] if fits else None
+
+
+def _is_of(suite: Suite, root: Path, board: str) -> bool:
+    spec = next((r.spec for r in read_board(root, board)[0]), None)
+    return spec is not None and board == suite.board(spec.hardware_key)
+

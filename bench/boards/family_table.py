@@ -1,0 +1,242 @@
+"""A family of boards as one table: models by points, with the slope of the error."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from ..tools.markup import for_latex, latex, markdown_text
+from ..tools.text import some
+from .families import BoardFamily, Point
+from .rows import csv_text
+from .slopes import Slope
+from .statistics import SMALLEST_SAMPLE
+from .table import accuracy_text, in_cell, in_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What was spent, and how plots and columns call it.
+SPENT = {"images": "training images", "examples": "training examples", "flops": "FLOPs of training", "seconds": "device-seconds"}
+#: How a cell is marked where a format has no bold type.
+MARK = " *"
+
+
+def cell(point: Point, model: str) -> str:
+    """The accuracy of a model at a point: mean ± interval, each seed's value below 3 seeds, or what became of its runs."""
+    row = point.rows.get(model)
+    if row is None:
+        return ""
+    return accuracy_text(row, point.sample(model)) or str(row["status"])
+
+
+def slope_text(slope: Slope | None) -> str:
+    """α ± its interval; a dash where there is none."""
+    if slope is None or slope.exponent is None:
+        return "-"
+    return f"{slope.exponent:.2f}" + ("" if slope.interval is None else f" ± {slope.interval:.2f}")
+
+
+def slopes(family: BoardFamily, what: str | None = None) -> dict[tuple[str, str], Slope | None]:
+    """The slope of every model on every line, by (model, line), against `what`; the family's own axis without."""
+    return {
+        (model, line): family.slope(model, what or family.own_axis, points)
+        for line, points in family.lines
+        for model in family.models
+    }
+
+
+def rows_of(family: BoardFamily, mark: Any = None) -> list[dict[str, str]]:
+    """The table as text, one row a model.
+
+    Args:
+        mark: makes of a cell the one of a model that rank 1 is possible for, on the point's board.
+    """
+    found, rows = slopes(family), []
+    for model in family.models:
+        row = {"model": model}
+        for point in family.points:
+            text = cell(point, model)
+            best = text and mark is not None and point.board is not None and model in point.board.best
+            row[family.label(point)] = mark(text) if best else text
+        row |= {f"slope ({line})" if line else "slope": slope_text(found[model, line]) for line, _ in family.lines}
+        rows.append(row)
+    return rows
+
+
+def heading(family: BoardFamily) -> str:
+    """One line: what the family is."""
+    suite = family.points[0].suite
+    budgets = ", ".join(dict.fromkeys(p.suite.budget for p in family.points))
+    images = ", ".join(f"{n:,}" for n in dict.fromkeys(p.images for p in family.points))
+    fit = " (validation images included)" if suite.fit == "train+val" else ""
+    what = f"{family.name}: {suite.dataset} with {images} training images{fit}, budget {budgets}"
+    return f"{what}, recipe {suite.recipe}, profile {suite.profile}"
+
+
+def notes(family: BoardFamily, mark: str) -> list[str]:
+    """The sentences that a reader of the table needs.
+
+    Args:
+        mark: how the models that rank 1 is possible for are shown, ``bold`` or ``*``.
+    """
+    samples = [s for p in family.measured for m in family.models if (s := p.sample(m)) is not None]
+    return [
+        *_accuracy_notes(samples, mark, any(p.board.best for p in family.measured if p.board is not None)),
+        *(["each seed takes its own training images: balanced by class, the fewer among the more, the same for all models"]
+          if any(p.suite.train_images for p in family.points) else []),
+        *_slope_notes(family),
+        *_gaps(family),
+    ]  # fmt: skip
+
+
+def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
+    if not samples:
+        return ["no model has a result"]
+    shown = [s for s in samples if s.has_interval]
+    if not shown:
+        return ["cells: test accuracy in % of each seed"]
+    low, high = min(len(s.values) for s in shown), max(len(s.values) for s in shown)
+    over = "new seeds and new test images" if all(s.is_by_image for s in shown) else "new seeds"
+    if any(s.is_by_image for s in shown) and over == "new seeds":
+        over = "new seeds, and new test images where outcomes by image are known"
+    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
+    if len(shown) < len(samples):
+        text += f"; each seed's value below {SMALLEST_SAMPLE} seeds, or where a run diverged"
+    return [text + (f"; {mark}: rank 1 is possible on that board, with 95 % confidence for all of its models together" if ranked else "")]
+
+
+def _slope_notes(family: BoardFamily) -> list[str]:
+    found = slopes(family)
+    known = {key: s for key, s in found.items() if s is not None and s.exponent is not None}
+    lines = []
+    if known:
+        over = sorted({s.over for s in known.values() if s.over})
+        half = f", ± 95 % interval over new {' or new '.join(over)}" if over else f" (an interval takes {SMALLEST_SAMPLE} seeds)"
+        points = sorted({s.points for s in known.values()})
+        lines.append(
+            f"slope: α of error ∝ {family.own_axis}^-α, by least squares of the logarithms for each seed, mean over the seeds{half};"
+            f" it takes for granted that the error is a power between the first and the last of"
+            f" {' or '.join(map(str, points))} points, and says nothing beyond them"
+        )
+    for (model, line), slope in found.items():
+        if slope is not None and slope.why_not:
+            lines.append(f"{model}{f' ({line})' if line else ''}: no slope, since {slope.why_not}")
+    return lines
+
+
+def _gaps(family: BoardFamily) -> list[str]:
+    missing = [family.label(p) for p in family.points if p.board is None]
+    found = [f"not measured yet: {'; '.join(missing)}"] if missing else []
+    for point in family.measured:
+        for model in family.models:
+            row = point.rows.get(model)
+            if row is None:
+                found.append(f"{model} is not measured at {family.label(point)}")
+            elif row["reason"]:
+                found.append(f"{model} at {family.label(point)}: {row['reason']}")
+        stale = [m for m, row in point.rows.items() if row["stale"]]
+        if stale and point.board is not None:
+            found.append(f"stale (source, data or recipe changed since) on {point.board.name}: {', '.join(stale)}")
+    boards = [p.board.name for p in family.measured if p.board is not None]
+    return [*found, f"{some(len(boards), 'board')}: {', '.join(boards)}"]
+
+
+def family_text(family: BoardFamily, style: str = "simple") -> str:
+    """The table in a format of tabulate, with its heading and notes."""
+    bold = {"github": lambda text: f"**{text}**", "pipe": lambda text: f"**{text}**"}.get(style)
+    rows = rows_of(family, bold or (lambda text: text + MARK))
+    if not bold:
+        rows = [{key: in_cell(text, style) for key, text in row.items()} for row in rows]
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left"] + ["right"] * (len(rows[0]) - 1))
+    lines = [in_text(line, style) for line in (heading(family), *notes(family, "bold" if bold else "*"))]
+    return "\n".join([lines[0], "", for_latex(table, style), "", *lines[1:]])
+
+
+def markdown_page(family: BoardFamily) -> str:
+    """The family as one Markdown page."""
+    head, table, *rest = family_text(family, "github").split("\n\n")
+    title = [markdown_text(family.title)] if family.title else []
+    listed = "\n".join(f"- {line}" for line in "\n\n".join(rest).splitlines())
+    return "\n\n".join([f"## {markdown_text(family.name)}", *title, head, table, listed]) + "\n"
+
+
+def latex_page(family: BoardFamily) -> str:
+    r"""The family as a LaTeX table (booktabs) for ``\input``."""
+    rows = rows_of(family, lambda text: f"\0{text}")
+    lines = [
+        " & ".join(rf"\textbf{{{latex(text[1:])}}}" if text.startswith("\0") else latex(text) for text in row.values()) + r" \\"
+        for row in rows
+    ]
+    said = [heading(family), *(text[:1].upper() + text[1:] for text in notes(family, "bold"))]
+    caption = latex(". ".join(said) + ".")
+    return "\n".join([
+        f"% {file_name(family)}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
+        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\toprule",
+        " & ".join(map(latex, rows[0])) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
+        f"\\caption{{{caption}}}", f"\\label{{tab:{file_name(family)}}}", r"\end{table}", "",
+    ])  # fmt: skip
+
+
+def file_name(family: BoardFamily) -> str:
+    """How its files begin; no board's name does."""
+    return "family-" + re.sub(r"[^A-Za-z0-9._+-]", "-", family.name)
+
+
+def point_rows(family: BoardFamily) -> pd.DataFrame:
+    """One row a model and point, in plain numbers."""
+    import pandas as pd
+
+    kept = ("runs", "runs_ok", "status", "test_acc_mean_pct", "test_acc_ci95_pct", "test_acc_ci95_over", "rank_low", "rank_high")
+    return pd.DataFrame([
+        {
+            "family": family.name, "model": model, "board": point.board.name, "train_images": point.images,
+            "budget": point.suite.budget, "examples": row["examples"], "train_flops": point.spent(model, "flops"),
+            "train_s_mean": row["train_s_mean"], **{key: row[key] for key in kept}, "stale": row["stale"],
+        }
+        for model in family.models
+        for point in family.measured
+        if point.board is not None and (row := point.rows.get(model)) is not None
+    ])  # fmt: skip
+
+
+#: Columns of `slope_rows`, whether or not it has rows.
+_SLOPES = ("family", "model", "against", "line", "slope", "slope_ci95", "slope_ci95_over", "seeds", "points", "reason")
+
+
+def slope_rows(family: BoardFamily) -> pd.DataFrame:
+    """One row a model, line and thing that was spent, where that differs between the points."""
+    import pandas as pd
+
+    return pd.DataFrame([
+        {
+            "family": family.name, "model": model, "against": what, "line": line, "slope": s.exponent, "slope_ci95": s.interval,
+            "slope_ci95_over": s.over, "seeds": s.seeds, "points": s.points, "reason": s.why_not,
+        }
+        for what in SPENT
+        for (model, line), s in slopes(family, what).items()
+        if s is not None
+    ], columns=list(_SLOPES))  # fmt: skip
+
+
+def family_document(family: BoardFamily) -> dict[str, Any]:
+    """The family for programs."""
+    tables = {"points": point_rows(family), "slopes": slope_rows(family)}
+    rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
+    return {"family": family.name, "boards": [p.board.name for p in family.measured if p.board is not None], **rows}
+
+
+def family_csv(family: BoardFamily) -> str:
+    """`point_rows` as CSV, with the slope against the family's own axis as the last columns."""
+    frame, found = point_rows(family), slopes(family)
+    line_of = {id(p.board): line for line, points in family.lines for p in points}
+    names = {p.board.name: line_of[id(p.board)] for p in family.measured if p.board is not None}
+    own = [found[model, names[board]] for model, board in zip(frame["model"], frame["board"], strict=True)]
+    frame["slope_against"] = family.own_axis
+    frame["slope"] = [s.exponent if s is not None else None for s in own]
+    frame["slope_ci95"] = [s.interval if s is not None else None for s in own]
+    return csv_text(frame)

@@ -1,0 +1,258 @@
+"""The sentences that a reader of a board needs: its heading, and the notes under its table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..records.doctor_report import doctor_notes
+from ..records.kept_verdicts import checked_notes
+from ..records.provenance import ALONE, POWER_LIMIT, machine_of
+from ..records.record import FINAL
+from ..records.staleness import included_files
+from ..spec.suite import PROTOCOL
+from ..tools.schema import visible
+from ..tools.text import command, some
+from .board import Board
+from .claims import claim_notes
+from .statistics import SMALLEST_SAMPLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """The notes that a reader of `narrow_rows` needs."""
+    notes = [
+        *accuracy_notes(board, frame),
+        *rank_notes(board),
+        *detectable_note(board),
+        "group: of the layers",
+        "MFLOPs: of an image's forward pass",
+        "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
+        " degrees of closed-form images, after training; 0 is invariant",
+        *_uncounted(board, frame),
+        *_classes(board, frame),
+        *_launch_bound(board, frame, "" if board.chosen[0][0].spec.budget.kind == "E" else "device-seconds: "),
+        *_company(board),
+        *claim_notes(board.rows_of(frame)),
+        *board.mixed.values(),
+    ]
+    if board.refused:
+        notes.append(f"{some(len(board.refused), 'file')} among the records refused and not in the table")
+    return notes
+
+
+def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """What the ± of a table is, of which runs, and where there is none."""
+    samples = board.samples
+    if not samples:
+        return ["no model has a result"]
+    shown = {model: sample for model, sample in samples.items() if sample.has_interval}
+    low, high = (f(len(s.values) for s in (shown or samples).values()) for f in (min, max))
+    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    missing = [model for model, sample in shown.items() if not sample.is_by_image]
+    notes = []
+    if len(missing) < len(shown):
+        images = max(s.images for s in shown.values())
+        notes.append(f"test acc: mean ± 95 % interval over new seeds and new test images ({seeds}, {images:,} images)")
+    elif shown:
+        notes.append(f"test acc: mean ± 95 % interval over new seeds ({seeds})")
+    else:
+        notes.append("test acc: each seed's value")
+    if shown and any(len(s.values) < SMALLEST_SAMPLE for s in samples.values()):
+        notes[0] += f", from {SMALLEST_SAMPLE} seeds on, else each seed's value"
+    errors = [r["test_se_binomial_pct"] for r in board.rows_of(frame) if r["model"] in missing or not shown]
+    errors = [e for e in errors if not is_missing(e)]
+    if errors:
+        whose, their = ("", "") if len(missing) == len(shown) else (f" of {_listed(missing)}", "their ")
+        why = f"; outcomes by image{whose} were not kept, so that {their}± is over new seeds alone:" if shown else ";"
+        notes[0] += f"{why} the choice of test images adds a standard error of {_range(errors)} points"
+    void = {model: sample.void for model, sample in samples.items() if sample.void}
+    return notes + [f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()]
+
+
+def chances(by_image: Iterable[bool]) -> str:
+    """The sources of chance that some intervals are over, by whether outcomes by image are known for each."""
+    known = set(by_image)
+    return "seeds" if True not in known else "seeds and images" if known == {True} else "seeds, and images where outcomes were kept"
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def rank_notes(board: Board, bold: bool = True) -> list[str]:
+    """The rule by which models are ranked, and shown in bold; nothing where none is."""
+    judged = [model for model, rank in board.ranks.items() if rank is not None]
+    if not judged:
+        return []
+    pairs = len(judged) * (len(judged) - 1) // 2
+    rule = "rank: the ranks that are possible with 95 % confidence for all models together: from 1 + those that are surely"
+    rule += f" better to {len(judged)} - those that are surely worse (p of paired differences at most 0.05, Holm over {some(pairs, 'pair')})"
+    return [rule + ("; bold: 1 is among them" if bold else "")]
+
+
+def detectable_note(board: Board) -> list[str]:
+    """How small a difference to the reference this board could find."""
+    sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
+    if not sizes:
+        return []
+    chance = chances(c.by_image for c in board.against_reference if c.detectable is not None)
+    return [
+        f"these {chance} find a true difference to {board.reference} of {_range(sizes)} points with a chance of 80 % (p at most 0.05,"
+        f" Holm over {some(board.against_reference[0].family, 'comparison')}); smaller ones are found less often"
+    ]
+
+
+def board_heading(board: Board) -> str:
+    """One line: what the board is."""
+    spec = board.chosen[0][0].spec
+    budget = spec.budget
+    epochs = f"{budget.epochs or 0:.15g} {'epoch' if budget.epochs == 1 else 'epochs'}"
+    spent = f"{budget.seconds:.15g} device-seconds" if budget.seconds else epochs
+    spent = f"{budget.examples:,} examples" if budget.examples else spent
+    if budget.kind == "P":
+        spent = "as published: each author's own number of epochs, so budgets differ"
+    subset = board.chosen[0][0].spec.train_images
+    images = subset or next((r.results.train_images for r, _ in board.chosen if r.results), None)
+    of = f" of {images:,} images" if images and (budget.kind == "E" or subset) else ""
+    of += ", drawn by the seed" if subset else ""
+    trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
+    old = f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
+    of_suite = f", suite {board.suite}" if board.suite else ""
+    return f"{board.name}{of_suite}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}{old}"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table is empty."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: bool = False) -> list[str]:
+    """The sentences that a reader of the table needs.
+
+    Args:
+        here: the reader is at this machine, so that commands may name its folders.
+        bold: whether the table has models in bold.
+    """
+    notes = [
+        *accuracy_notes(board, frame),
+        *rank_notes(board, bold),
+        *detectable_note(board),
+        "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
+        " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
+    ]
+    notes += _uncounted(board, frame) + _classes(board, frame)
+    shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
+    if shared:
+        notes.append(
+            f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
+            " time, whose times are no measure of a model"
+        )
+    notes += _launch_bound(board, frame) + _company(board)
+    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
+    if board.root is not None:
+        notes += doctor_notes(board.root, (record for own in board.counted.values() for record in own))
+    notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
+    stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
+    if stale:
+        named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
+        notes.append(
+            f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where there"
+            f" are any; to run the others again: {refresh_command(board, stale, here)}"
+        )
+    if board.refused:
+        # Names without their folders, which are nobody's business where a table is published.
+        names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
+        more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
+        notes.append(f"refused, so not in the table: {names}{more}; equibench leaderboard says why")
+    if board.later:
+        notes.append(f"not shown: {some(board.later, 'further attempt')}, or runs that were replaced")
+    return notes
+
+
+def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> str:
+    """What runs the stale rows of these models again, with the files that register them; see `board_notes`."""
+    files = dict.fromkeys(path for model in models for path in included_files(model))
+    if not here:  # folders are nobody's business where a table is published
+        return command("refresh", board.name, include=[Path(path.name) for path in files])
+    return command("refresh", board.name, root=board.root, include=files, trains=True)
+
+
+def _mixture(board: Board) -> list[str]:
+    """A sentence where the runs behind the figures were made in several ways, on which no row's staleness depends."""
+    made = [r.provenance for counted in board.counted.values() for r in counted if r.status in FINAL]
+    kinds = {
+        "commits": {p.commit[:7] for p in made},
+        "harness hashes": {p.harness_hash[:7] for p in made},
+        "processors": {machine_of(p.hardware) for p in made},
+        "power limits": {p.hardware.get(POWER_LIMIT, "") for p in made},
+        "versions of torch": {p.versions.get("torch", "") for p in made},
+    }
+    parts = []
+    for noun, found in kinds.items():
+        names = sorted(found - {"", "unknown"})
+        if len(names) > 1:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{len(names)} {noun} ({', '.join(names[:3])}{more})")
+    return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
+
+
+def _launch_bound(board: Board, frame: pd.DataFrame, what: str = "step ms (*): ") -> list[str]:
+    """Which models' steps are limited by the host, and by which; nothing where no time is shown that depends on it.
+
+    Args:
+        what: the times that are shown; empty where none are.
+    """
+    names = [row["model"] for row in board.rows_of(frame) if row["runs_launch_bound"]]
+    if not names or not what:
+        return []
+    made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]
+    hosts = " and ".join(sorted({hardware["cpu"] for hardware in made if "cpu" in hardware})) or "unknown"
+    return [f"{what}limited by the launches of kernels, so that they depend on the host's processor ({hosts}): {_listed(names)}"]
+
+
+def _company(board: Board) -> list[str]:
+    """A sentence where nobody knows whether runs that count device-seconds had their GPU to themselves."""
+    timed = [r for r, _ in board.chosen if r.spec.budget.seconds is not None and r.status == "ok"]
+    unknown = [r for r in timed if r.provenance.hardware.get(ALONE, "unknown").startswith("unknown")]
+    return [f"whether {some(len(unknown), 'run')} of {len(timed)} had their GPU to themselves is unknown"] if unknown else []
+
+
+def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
+    """Which models are matched in their parameters to what, and why others are not, where it is not their number."""
+    count, notes = board.reference_parameters, []
+    by_class: dict[Any, list[str]] = {}
+    for row in board.rows_of(frame):
+        by_class.setdefault(row["parameter_class"], []).append(row["model"])
+    matched, others = by_class.get("matched", []), by_class.get("not matched", [])
+    if count is not None and matched and not others:
+        notes.append(f"class: matched, parameters within 5 % of {count:,}")
+    elif count is not None and others:
+        # The reference model is always matched to its own count.
+        named = f"matched to {count:,} within 5 %: {', '.join(matched)}; " if set(matched) - {board.reference} else ""
+        notes.append(f"class: {named}" + (f"not matched: {', '.join(others)}" if named else "parameters not matched"))
+    for row in board.rows_of(frame):
+        for column, what in (("frozen", "parameters are frozen"), ("learned_buffers", "numbers in buffers change in training")):
+            if row[column] and not is_missing(row[column]):
+                notes.append(f"{row['model']}: {row[column]:,.0f} {what}, beside those that are counted as parameters")
+    return notes
+
+
+def _uncounted(board: Board, frame: pd.DataFrame) -> list[str]:
+    """What the MFLOPs of some models leave out."""
+    found = [f"{row['model']} ({row['uncounted']})" for row in board.rows_of(frame) if is_text(row["uncounted"])]
+    return [f"MFLOPs (+): some operations are not counted: {', '.join(found)}"] if found else []
+
+
+def is_text(value: Any) -> bool:
+    """Whether a cell of a table has words."""
+    return isinstance(value, str) and value != ""

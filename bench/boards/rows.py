@@ -1,0 +1,257 @@
+"""From boards to tables: one row a run, one row a model, and the CSVs derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import MODELS, UserError
+from ..records.kept_verdicts import NO, checked, worst
+from ..records.provenance import REGISTERED, machine_of, registration
+from ..records.record import (
+    CORE_ERRORS,
+    FINAL,
+    RunRecord,
+    Size,
+    board_folder,
+    without_collection,
+)
+from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
+from ..tools.files import write_atomically
+from .board import Board, load_board
+from .claims import claim_columns
+from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _model_facts(record: RunRecord) -> dict[str, str]:
+    """What the model is registered with here, else what it was registered with where it was trained."""
+    try:
+        return registration(MODELS.find(record.spec.model))
+    except UserError:
+        return {key: record.provenance.registered.get(key, "") for key in REGISTERED}
+
+
+def run_rows(board: Board) -> pd.DataFrame:
+    """One row a run: everything that a record says in numbers."""
+    import pandas as pd
+
+    return pd.DataFrame([_run_row(record, stale, board.sidecars) for record, stale in board.chosen])
+
+
+def full_columns(sidecars: Sequence[Sidecar]) -> dict[str, float | None]:
+    """The columns of the full profile, ``<metric>_init`` before and ``<metric>`` after training: means over runs."""
+    columns: dict[str, float | None] = {}
+    for metric in FULL_ERRORS:
+        columns[f"{metric}_init"] = mean([getattr(s.init, metric) for s in sidecars])
+        columns[metric] = mean([getattr(s.trained, metric) for s in sidecars])
+    return columns | {metric: mean([getattr(s.trained, metric) for s in sidecars]) for metric in FULL_PREDICTIONS}
+
+
+#: Columns of a model's size, as `record.Size` has them.
+SIZES = tuple(Size.model_fields)
+
+
+def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dict[str, Any]:
+    spec, results, cost, run = record.spec, record.results, record.cost, record.run_id
+    sidecar = sidecars.get(run)
+    row: dict[str, Any] = {"model": spec.model, "seed": spec.seed, "status": record.status, "reason": record.reason}
+    row |= {name: getattr(results, name, None) for name in ("test_acc_pct", "val_acc_pct")}
+    row |= claim_columns([record], _model_facts(record)["invariant"])
+    for name in CORE_ERRORS:
+        row[f"{name}_init"] = getattr(getattr(results, "init", None), name, None)
+        row[name] = getattr(getattr(results, "trained", None), name, None)
+    row |= full_columns([sidecar] if sidecar else [])
+    row["collapsed"] = getattr(getattr(results, "trained", None), "collapsed", None)
+    row["equivariance_full_s"] = sidecar.phases["equivariance_full_s"] if sidecar else None
+    for name in SIZES:
+        row[name] = getattr(cost, name, None)
+    row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "host_ms")}
+    row["launch_bound"] = getattr(results, "is_launch_bound", None)
+    row |= {name: getattr(results, name, None) for name in ("peak_mib", "evaluation_peak_mib", "peak_kind")}
+    steps = record.steps_done
+    row |= {"steps": steps, "examples": None if steps is None else steps * spec.recipe.batch}
+    row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
+    row |= {"attempt": record.attempt, "stale": stale, "run": run}
+    # Wall clock of the process; the device-seconds of training above are another thing.
+    row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
+    row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
+    row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
+    row |= {"runs_on_device": record.runs_on_device, "checked": record.provenance.checked}
+    made = record.provenance
+    row |= {"commit": made.commit, "harness_hash": made.harness_hash, "machine": machine_of(made.hardware)}
+    row["processor"] = made.hardware.get("cpu", "")
+    row |= {"torch": made.versions.get("torch", ""), "started": made.started}
+    return row
+
+
+def model_rows(board: Board) -> pd.DataFrame:
+    """One row a model, best mean test accuracy first; failed models at the end, by name."""
+    import pandas as pd
+
+    rows = [_model_row(name, counted, board) for name, counted in board.counted.items()]
+    compared = {c.model: c for c in board.against_reference}
+    for row in rows:
+        row |= _comparison(row["model"], board, compared.get(row["model"]))
+    rows.sort(key=lambda r: (r["test_acc_mean_pct"] is None, -(r["test_acc_mean_pct"] or 0), r["model"]))
+    return pd.DataFrame(rows)
+
+
+def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, Any]:
+    runs, sidecars = board.runs[name], board.sidecars
+    measured = [r for r in board.averaged[name] if r.status in FINAL]
+    results = [r.results for r in measured if r.results is not None]
+    # A run that diverged counts with its accuracy, which is chance level. It spent less than its budget, so that its
+    # time is that of no training, and its weights are those of none.
+    completed = [(r, r.results) for r in measured if r.status == "ok" and r.results is not None]
+    accuracies = [r.test_acc_pct for r in results]
+    failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
+    spec, unmatched = records[0].spec, board.why_not_matched(name)
+    average = mean(accuracies)
+    row: dict[str, Any] = {"model": name, **_model_facts(records[0])}
+    row["parameter_class"] = None if unmatched is None else "not matched" if unmatched else "matched"
+    row["reference_parameters"] = board.reference_parameters
+    row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
+    row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
+    if name in board.mixed:
+        row |= {"status": "error", "reason": board.mixed[name]}
+    row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
+    row["test_acc_mean_pct"] = average
+    sample = board.samples.get(name)
+    halves = accuracy_intervals(sample) if sample is not None else None
+    row["test_acc_ci95_pct"], row["test_acc_ci95_seeds_pct"] = halves or (None, None)
+    row["test_acc_ci95_over"] = _over(sample.is_by_image) if sample is not None and halves else ""
+    row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
+    row["test_se_binomial_pct"] = binomial_error_pct(average, results[0].test_images) if average is not None else None
+    row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
+    row |= claim_columns((r for r, _ in completed), row["invariant"])
+    for metric in CORE_ERRORS:
+        row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
+        row[metric] = mean([getattr(r.trained, metric) for _, r in completed])
+    full = [sidecars[r.run_id] for r in measured if r.run_id in sidecars] if sidecars else []
+    row |= full_columns(full)
+    row["runs_collapsed"] = sum(r.trained.collapsed for _, r in completed)
+    row["runs_equivariance_full"] = len(full)
+    for cost in SIZES:
+        sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
+        row[cost] = max(sizes, default=None)  # of buffers, those that learn late count in every run that came so far
+    # Times of a run that shared its device with others are no measure of the model.
+    alone = [results for r, results in completed if r.runs_on_device == 1]
+    row["runs_timed"] = len(alone)
+    row["train_s_mean"] = mean([r.train_s for r in alone])
+    row["step_ms_mean"] = mean([r.step_ms for r in alone])
+    row["host_ms_mean"] = mean([r.host_ms for r in alone if r.host_ms is not None])
+    row["runs_launch_bound"] = sum(r.is_launch_bound for r in alone)
+    row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
+    apart = [r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None]
+    row["evaluation_peak_mib_max"] = max(apart, default=None)
+    spent = next((r.spec for r, _ in completed), None)
+    row |= {"steps": spent and spent.steps, "examples": spent and spent.steps * spent.recipe.batch}
+    row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}
+    row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
+    row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
+    return row
+
+
+def _checked(record: RunRecord, board: Board) -> str:
+    """The last verdict on the source of a run: it may have been made after the run."""
+    source = record.provenance.source_hash
+    key = (record.spec.model, source)
+    if board.root is not None and key not in board.verdicts:
+        board.verdicts[key] = checked(board.root, record.spec.model, source)
+    found = board.verdicts.get(key, NO)
+    return record.provenance.checked if found == NO else found
+
+
+#: Columns of the comparison with the reference, and the attributes of `Comparison` that they show.
+COMPARED = {
+    "diff_mean_pct": "difference", "diff_ci95_pct": "interval", "diff_ci95_seeds_pct": "interval_seeds",
+    "diff_ci95_over": "by_image", "diff_pairs": "pairs", "p": "p", "p_holm": "p_holm", "comparisons": "family",
+    "p_sign_flip": "p_sign_flip", "p_smallest": "p_smallest", "diff_detectable_pct": "detectable",
+}  # fmt: skip
+
+
+def compared_columns(against: Comparison | None) -> dict[str, Any]:
+    """A comparison as columns, all of them empty without one."""
+    row = {column: getattr(against, attribute, None) for column, attribute in COMPARED.items()}
+    return row | {"diff_ci95_over": _over(against.by_image) if against is not None and against.interval is not None else ""}
+
+
+def _over(by_image: bool) -> str:
+    """What an interval is over: what another experiment would draw anew."""
+    return "seeds and images" if by_image else "seeds"
+
+
+def _comparison(model: str, board: Board, against: Comparison | None) -> dict[str, Any]:
+    low, high = board.ranks.get(model) or (None, None)
+    return {"rank_low": low, "rank_high": high, "reference_model": board.reference, **compared_columns(against)}
+
+
+def _worst(records: list[RunRecord]) -> str:
+    failed = [r.status for r in records if r.status != "ok"]
+    return failed[0] if failed else "ok"
+
+
+def write_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
+    """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run.
+
+    Where others rebuild it too, the last to write may have been the first to read: whoever sees that records came
+    while it wrote does it again, so that no row is left out.
+    """
+    for _ in range(_REBUILDS):
+        files = _files(root, name)
+        with without_collection():
+            board = load_board(root, name)
+            if board.chosen and board.is_table:
+                write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())
+                write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
+        if _files(root, name) == files:
+            break
+    # The files say classes beside the reference model, whoever writes them.
+    return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
+
+
+#: More than enough where a few runs end at once; where records never stop coming, the last of their writers goes on.
+_REBUILDS = 5
+
+
+def _files(root: Path, name: str) -> list[str]:
+    try:
+        folder = board_folder(root, name)
+    except UserError:  # no board's name, or a link: nothing is read there
+        return []
+    return sorted(p.name for part in (folder, folder / "equivariance") for p in part.glob("*.json"))
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as CSV: numbers as numbers, no text that a spreadsheet would take for a formula or pandas for a missing value.
+
+    Such a cell gets an apostrophe before it, and so does one that begins with an apostrophe: whoever takes one away
+    where there is one has every text as it was.
+    """
+    # Whole numbers stay whole where a value is missing.
+    frame = frame.convert_dtypes()
+    for column in frame.select_dtypes(include=["string", "object"]):
+        texts = frame[column].dropna().unique()
+        if any(_as_text(text) != text for text in texts):
+            frame[column] = frame[column].map(_as_text, na_action="ignore")
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _as_text(text: Any) -> Any:
+    special = isinstance(text, str) and (text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) or text in _MISSING)
+    return f"'{text}" if special else text
+
+
+#: What pandas reads as a missing value unless it is told ``keep_default_na=False``, the empty text left out.
+_MISSING = (
+    "#N/A", "#N/A N/A", "#NA", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+
+
+#: How texts begin that spreadsheets take for formulas, some of them after a line end or in full width; and "'".
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")

@@ -1,0 +1,329 @@
+"""How it behaves: gradients, seeds, determinism, batches, modes, precision, manners towards the process."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...models.random_evaluation import RandomEvaluation
+from ..measures.accuracy import EVAL_BATCH, logits
+from ..measures.equivariance import scale_of, zero_logits
+from ..records.verdict import Finding, failed, first_line, noted, passed
+from ..training.train import optimizer_for, train_step
+from .state import changes, kept
+from .structure import wrong_output
+from .subject import Subject, differing, everything, loss_of, names, same_bits, tensors_of
+
+#: Images of the pass under bfloat16, in which many a processor computes ten times as slowly; batch norm needs two.
+REDUCED_IMAGES = 2
+#: Largest difference of logits, relative to their scale, that is rounding and not behaviour.
+ROUNDING = 1e-4
+#: Numbers of a tensor that is called large.
+LARGE = 500
+#: Batches that an image is looked at in: as a cheat may count its images, the size of the scoring is one of them.
+COMPANY = (32, EVAL_BATCH)
+#: Of these a pass that takes longer is left out.
+LONG_PASS_S = 45.0
+
+
+def training(subject: Subject) -> Finding:
+    """A few steps of the recipe: the loss and all gradients are numbers."""
+    if not any(p.requires_grad for p in subject.build().parameters()):
+        return failed("there is nothing to train", "register the weights: nn.Parameter, and layers as attributes")
+    wrong = wrong_output(subject.build().train(), subject, subject.batch, subject.input)
+    if wrong:
+        return replace(wrong, says=f"in training, {wrong.says}")
+    done = subject.trained
+    bad = [n for n, seen in done.gradients.items() if seen == "not finite"]
+    if bad or not all(map(math.isfinite, done.losses)):
+        of = f" of {names(bad)}" if bad else ""
+        return failed(
+            f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are no numbers",
+            "look for a division by zero, the square root or norm of zero, a logarithm; start with smaller weights",
+        )
+    return passed(f"{len(done.losses)} steps of recipe {subject.recipe.name!r}: loss and gradients are numbers")
+
+
+def repeatable(subject: Subject) -> Finding:
+    """In evaluation the same images give the same logits twice, bit for bit."""
+    samples = subject.resolved.samples
+    if samples and not subject.trained.varies:
+        return failed(
+            f"evaluation='random:{samples}' is declared, but two passes in evaluation agree",
+            "leave evaluation= out: what is scored would be the same, in as many times the time",
+        )
+    if not same_bits(*subject.trained.twice):
+        return failed(
+            "in evaluation the same images give other logits the second time",
+            "pass self.training to functions such as F.dropout, and keep nothing from one pass to the next; a network that is"
+            " random in evaluation on purpose draws from torch's generator and declares evaluation='random:16'",
+        )
+    if samples:
+        return passed(f"random in evaluation, as declared; the mean of {samples} seeded passes is the same twice, bit for bit")
+    return passed("in evaluation the same images give the same logits, bit for bit")
+
+
+def gradients(subject: Subject) -> Finding:
+    """Every trainable parameter has a gradient within a few steps that is somewhere not zero."""
+    done = subject.trained
+    bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("none", "zero")}
+    if bad["none"]:
+        return failed(
+            f"{names(bad['none'])}: no gradient arrives, so that it is counted and never trained",
+            "use it in forward(), or remove it; for weights that are fixed on purpose, a buffer",
+        )
+    if bad["zero"]:
+        return failed(
+            f"{names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps",
+            "look for detach(), no_grad(), argmax or rounding behind it, or a factor of zero that never changes",
+        )
+    return passed(f"all {len(done.gradients)} parameter tensors have one that is not zero")
+
+
+def seeds(subject: Subject) -> Finding:
+    """One seed, one set of initial weights; another seed, another; the generator is drawn from and not set."""
+    first, twin = everything(subject.build(0)), everything(subject.build(0))
+    changed = differing(first, twin)
+    if changed:
+        return failed(
+            f"built twice from one seed, {names(changed)} differ",
+            "draw initial weights from torch's global generator only: no numpy, no random, no clock",
+        )
+    subject.build(0)
+    after = torch.get_rng_state()
+    other = everything(subject.build(1))
+    reseeds = torch.equal(after, torch.get_rng_state())
+    if not differing(first, other):
+        return failed(
+            "two seeds give the same initial weights, so that all seeds of a board would be one run",
+            "do not call torch.manual_seed() or use a generator of your own in the model",
+        )
+    if reseeds or _forward_reseeds(subject):
+        return failed(
+            f"{'building' if reseeds else 'the forward pass'} sets the seed of torch's generator",
+            "remove torch.manual_seed() from the model; a run seeds the generator before it builds",
+        )
+    fixed = {n: v.numel() for n, v in first.items() if _random(v) and torch.equal(v, other[n])}
+    if fixed:
+        return noted(
+            f"{sum(fixed.values()):,} numbers that look random are the same for all seeds: {names(list(fixed))}",
+            "say it in note=, if they are a fixed random basis on purpose; else draw them from torch's generator",
+        )
+    return passed("one seed gives the same initial weights, another gives others")
+
+
+def _random(values: torch.Tensor) -> bool:
+    """Whether a tensor is large and looks drawn: no two magnitudes alike, neighbours unrelated.
+
+    Sampled bases have symmetries, so that magnitudes come again, and are smooth.
+    """
+    flat = values.detach().flatten().double() if values.is_floating_point() else values.new_zeros(0).double()
+    if len(flat) < LARGE or not flat.isfinite().all() or flat.abs().unique().numel() < 0.99 * len(flat):
+        return False
+    flat = flat - flat.mean()
+    return float((flat[1:] * flat[:-1]).sum().abs() / flat.square().sum()) < 5 / len(flat) ** 0.5
+
+
+def _forward_reseeds(subject: Subject) -> bool:
+    """Whether a training pass leaves torch's generator in one state, whatever its state before."""
+    model, after = subject.build().train(), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model(subject.images(subject.batch))
+        after.append(torch.get_rng_state())
+    return torch.equal(*after)
+
+
+def deterministic(subject: Subject) -> Finding:
+    """The same weights, images and seed give the same logits and gradients, bit for bit."""
+    state = tensors_of(subject.build())
+    passes = []
+    for _ in range(2):
+        model = subject.loaded(state, seed=0)
+        torch.manual_seed(7)
+        out = model.train()(subject.images(subject.batch))
+        out.square().mean().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        passes.append({"the logits": out.detach(), **gradients})
+    changed = differing(*passes)
+    if changed:
+        return failed(
+            f"two training passes from the same weights, images and seed differ in {names(changed)}",
+            "take random numbers in forward() from torch only; avoid operations that are not deterministic",
+        )
+    return passed("two training passes agree in logits and gradients, bit for bit")
+
+
+def batches(subject: Subject) -> Finding:
+    """In evaluation the logits of an image do not depend on the others, on their number or on their order."""
+    model, images = subject.loaded(subject.trained.state), subject.images(subject.shown)
+    together = subject.evaluate(model, images)
+    scale = scale_of(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
+    order = torch.tensor([place for place in (3, 0, 6, 2, 5, 1, 4) if place < subject.shown])
+    part = 3 if subject.shown > 3 else 2
+    wild = torch.cat([images, 50 * subject.images(1, seed=1)])
+    begun = time.perf_counter()
+    variants = {
+        "alone": subject.evaluate(model, images, 1),
+        f"{part} at a time": subject.evaluate(model, images, part),
+        "in another order": subject.evaluate(model, images[order])[order.argsort()],
+        "beside an image of large values": logits(model, wild, lambda x: x)[: subject.shown],
+        "2 at a time": subject.evaluate(model, images, 2),
+    }
+    second_an_image = (time.perf_counter() - begun) / (5 * subject.shown)
+    sizes = [size for size in COMPANY if size * second_an_image < LONG_PASS_S]
+    for size in sizes:
+        others = 1 + 2 * subject.images(size - subject.shown, seed=2)
+        variants[f"in a batch of {size}"] = subject.evaluate(model, torch.cat([images, others]), size)[: subject.shown]
+    errors = {how: float((out - together).norm(dim=1).max()) / scale for how, out in variants.items()}
+    allowed = ROUNDING + _of_draws(subject, model, together) / scale
+    wrong = [how for how, error in errors.items() if not error <= allowed]
+    if wrong:
+        return failed(
+            f"in evaluation the logits of an image change when it is shown {wrong[0]} (relative change {errors[wrong[0]]:.1e}):"
+            " its score would depend on the size of the batches",
+            "normalise over the batch only in training (nn.BatchNorm2d with running statistics does), and never take a"
+            " mean, maximum or rank over dimension 0",
+        )
+    says = f"alone, in parts, reordered, beside an outlier{_among(sizes)}: the same within {max(errors.values()):.0e}"
+    if sizes == list(COMPANY):
+        return passed(says)
+    return noted(f"{says}; a batch of {EVAL_BATCH} would take {EVAL_BATCH * second_an_image:.0f} s here and was left out")
+
+
+def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
+    """How far logits that are means over random passes may be apart, since an image of another batch gets other draws."""
+    if not isinstance(model, RandomEvaluation):
+        return 0.0
+    seed, drifts = model.seed, []
+    for other in range(4):
+        model.seed = other
+        drifts.append(float((subject.evaluate(model) - together).norm(dim=1).max()))
+    model.seed = seed
+    return 3 * max(drifts)
+
+
+def _among(sizes: list[int]) -> str:
+    return f", in batches of {' and '.join(map(str, sizes))}" if sizes else ""
+
+
+def modes(subject: Subject) -> Finding:
+    """Evaluation changes nothing, and training goes on as if it had not happened."""
+    state = tensors_of(subject.build())
+    model, twin = subject.loaded(state, seed=0), subject.loaded(state, seed=0)
+    images = subject.images(subject.batch)
+    model.train().eval()
+    left = [n or "the model" for n, m in model.named_modules() if m.training]
+    if left:
+        return failed(f"eval() leaves {names(left)} in training mode", "leave train() to torch, or call super().train(mode)")
+    before = everything(model)
+    subject.evaluate(model)
+    changed = differing(before, everything(model))
+    if changed:
+        return failed(
+            f"evaluation changes {names(changed)}",
+            "update running statistics only `if self.training`",
+        )
+    if not same_bits(_training_pass(model, images), _training_pass(twin, images)):
+        return failed(
+            "after an evaluation a training pass differs from that of a model that was never evaluated",
+            "keep nothing from evaluation to training; leave train() to torch",
+        )
+    return passed("evaluation changes nothing; training after it is as before")
+
+
+def _training_pass(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(11)
+    out: torch.Tensor = model.train()(images)
+    return out.detach()
+
+
+def fresh_weights(subject: Subject) -> Finding:
+    """What is computed from the weights follows them: after a step, and when weights are loaded into a used model."""
+    model = subject.build()
+    subject.evaluate(model)
+    model.train()
+    train_step(
+        model, optimizer_for(model, subject.recipe), subject.images(subject.batch), subject.labels(subject.batch), "strict"
+    )
+    stale = _stale(subject, model)
+    if stale:
+        return failed(f"evaluated, trained a step, evaluated again: {stale}", _FRESH)
+    subject.evaluate(model)
+    model.load_state_dict(subject.trained.state)  # in evaluation mode, as the weights of a finished run are loaded
+    stale = _stale(subject, model)
+    if stale:
+        return failed(f"evaluated, then given other weights by load_state_dict(): {stale}", _FRESH)
+    return passed("evaluation follows the weights: after a training step, and after load_state_dict()")
+
+
+_FRESH = (
+    "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before reuse; what"
+    " training learns of images belongs in a buffer"
+)
+
+
+def _stale(subject: Subject, model: nn.Module) -> str:
+    now = subject.evaluate(model)
+    expected = subject.evaluate(subject.loaded(tensors_of(model), seed=0))
+    if same_bits(now, expected):
+        return ""
+    return "the logits are not those of a new model with the same weights"
+
+
+def bfloat16(subject: Subject) -> Finding:
+    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are numbers; nothing of it is left behind."""
+    model = subject.loaded(subject.trained.state)
+    before = subject.evaluate(model)
+    images, labels = subject.images(REDUCED_IMAGES), subject.labels(REDUCED_IMAGES)
+    try:
+        model.train()  # drops what evaluation may have kept
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            model.eval()(images)
+        after = subject.evaluate(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model.train()(images)
+            loss = F.cross_entropy(out.float(), labels)
+        loss.backward()
+    except Exception as error:  # a model may raise anything
+        return failed(
+            f"a step under autocast to bfloat16 raises {type(error).__name__}: {first_line(error)}",
+            "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot run it",
+        )
+    finite = out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if not finite:
+        return failed(
+            "under autocast to bfloat16 the logits or gradients are no numbers",
+            "compute what needs range or precision (norms, exponentials, variances) in float32",
+        )
+    if not same_bits(before, after):
+        return failed(
+            "after a pass under autocast the float32 logits in evaluation are others: a reduced filter was kept",
+            "keep no filter that was computed under autocast, or compare its dtype before reuse",
+        )
+    return passed("a step under autocast to bfloat16: logits and gradients are numbers, nothing of it is left behind")
+
+
+def global_state(subject: Subject) -> Finding:
+    """Importing, building and running it leave the process as it was."""
+    found = [f"importing changes {c}" for c in subject.import_changes]
+    found += ["importing draws from torch's generator, or seeds it"] if subject.import_draws else []
+    found += [f"building changes {c}" for c in subject.build_changes]
+    with kept() as before:
+        model = subject.build()
+        loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
+        with torch.no_grad():
+            model.eval()(subject.images(2))
+        found += [f"running changes {c}" for c in changes(before)]
+    if found:
+        return failed(
+            "; ".join(found),
+            "leave settings of the process to the harness; where one is needed, set it in a `with` block and put it back;"
+            " draw random numbers from torch's generator",
+        )
+    return passed("types, threads, modes, switches, precision, generators, environment and folder are as they were")

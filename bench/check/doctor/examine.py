@@ -1,0 +1,64 @@
+"""All checks of a device, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from ....registry import UserError
+from ...records.doctor_report import Finding, Report
+from ...runner.local import quiet_end
+from ...tools.gpus import Gpus, refuse_modes
+from ...tools.machine import Machine
+from .checks import CHECKS, perform
+from .device import Place
+from .process import Process, Unanswered
+
+
+def devices_of(device: str) -> tuple[list[str], str]:
+    """The devices that ``--device`` names, each once, and why torch sees no GPU, where it sees none.
+
+    Raises:
+        UserError: one is not there, or cannot be used; with torch's own explanation.
+    """
+    with Process("cpu") as process:
+        try:
+            here = Gpus.model_validate(process.ask("gpus", 90))
+        except Unanswered as error:
+            raise UserError(f"torch does not start here: {error}") from None
+    every = Machine("cuda" if device == "auto" and here.uuids else device)
+    names = list(dict.fromkeys(every.slots(len(here.uuids), here.why)))
+    refuse_modes(names, here)
+    return names, here.why
+
+
+def examine(
+    device: str,
+    devices: list[str],
+    quick: bool = False,
+    data_root: str | None = None,
+    explanation: str = "",
+    told: Callable[[Finding], None] = lambda _: None,
+) -> Report:
+    """Do all checks on a device; arguments as of `Place`.
+
+    Args:
+        told: hears every finding as soon as it is there.
+
+    Raises:
+        UserError: not even the device's name can be asked for.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with quiet_end(), Place(device, devices, quick, data_root, explanation) as place:
+        try:
+            facts = place.facts
+        except Unanswered as error:
+            raise UserError(f"no process can use {device}: {error}") from None
+        findings = []
+        for check in CHECKS:
+            findings.append(perform(check, place))
+            told(findings[-1])
+    return Report(
+        device=device, uuid=facts["uuid"], hardware=facts["hardware"], versions=facts["versions"], started=started,
+        quick=quick, findings=findings,
+    )  # fmt: skip

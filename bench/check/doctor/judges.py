@@ -1,0 +1,164 @@
+"""How the doctor judges what was measured: from plain numbers, so that tests can give wrong ones.
+
+A judge says in words what was measured, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…` return
+what is wrong, empty if nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from ...records.record import LAUNCH_BOUND, RunRecord
+from ...tools.driver import SLOWDOWNS
+from .device import Failed, LeftOut, NotApplicable
+
+#: How far the device's clock may be from the host's on a kernel of a second.
+CLOCK = 0.005
+#: Half of what TF32 makes of 1 + 2^-12, which it rounds to 1.
+ROUNDED = 2.0**-13
+#: Device-seconds of the run that is held against its calibration, and how far it may be from them.
+RUN_S, RUN_SHARE = 10, 0.01
+#: Model of that run: of the fast ones, whose step time the host disturbs most.
+RUN_MODEL = "p4cnn"
+#: How far the speed under load may fall.
+SLOWER = 0.03
+#: The power limit lowers the clock as long as it is set, on every run alike; the other reasons come and go.
+POWER_CAP = "power cap"
+
+
+def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
+    """Why a build of torch has no kernels for a GPU; empty if it has.
+
+    Binary code runs on its own major capability from its minor one on; ``compute_XY`` is translated for all that is newer.
+    """
+    major, minor = capability
+    for name in built_for:
+        kind, _, number = name.partition("_")
+        number = number.rstrip("af")
+        if number.isdecimal():
+            own = divmod(int(number), 10)
+            if (kind == "sm" and own[0] == major and own[1] <= minor) or (kind == "compute" and own <= (major, minor)):
+                return ""
+    return f"torch is built for {', '.join(built_for)}, and this GPU has capability {major}.{minor}; install a build that has it"
+
+
+def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
+    """Judge the GPUs on which the driver names a process that holds memory of one of them."""
+    elsewhere = [name for name in named_on if name != uuid]
+    if elsewhere:
+        raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
+    if uuid not in named_on:
+        raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
+    return f"seen there, and on no other of {gpus}"
+
+
+def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
+    """Judge who else is on a GPU, by the rule that runs are judged by.
+
+    Args:
+        others, unknown: as of `gpu_processes.Company`, while a process of ours holds memory there.
+        before_mib: memory in use while nothing of ours was there; None is unknown.
+    """
+    if others:
+        raise Failed(others)
+    if unknown:
+        raise LeftOut(f"whether a run is alone cannot be seen here: {unknown}")
+    return "the driver names ours alone" + ("" if before_mib is None else f"; {before_mib:.0f} MiB in use without us")
+
+
+def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float) -> str:
+    """Judge a kernel that waits for so many cycles: two clocks must agree, and submitting it must not wait for it."""
+    if device_s <= 0:
+        raise Failed(f"by its events a kernel of {cycles:,} cycles took no time: they are not on its device")
+    if abs(device_s / host_s - 1) > CLOCK:
+        raise Failed(f"{device_s:.4f} s by the device's events, {host_s:.4f} s by the host's clock")
+    if submitted_s > 0.5 * host_s:
+        raise Failed(f"submitting a kernel of {host_s:.3f} s took {submitted_s:.3f} s: the host waits for the device")
+    return f"{device_s:.4f} s by events, {host_s:.4f} s by the host ({100 * (device_s / host_s - 1):+.2f} %); {cycles / device_s / 1e6:,.0f} MHz"
+
+
+def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
+    """Judge the errors of 1 + 2^-12 after a product and a convolution, by profile."""
+    wrong = [kind for kind, error in found["strict"].items() if not error < ROUNDED]
+    if wrong:
+        raise Failed(f"{' and '.join(wrong)} round as TF32 does under strict (error {max(found['strict'].values()):.1e})")
+    largest = max(found["strict"].values())
+    if not has_tf32:
+        return f"errors up to {largest:.0e}; this device has no TF32"
+    if not found["fast"]["matmul"] > ROUNDED:
+        raise Failed("under fast a product is not rounded as TF32 does, so that this check would not see it under strict")
+    return f"errors up to {largest:.0e} under strict, {max(found['fast'].values()):.0e} under fast"
+
+
+def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[str, Any]) -> str:
+    """What is wrong with three trainings of one network, of which the last went on from half of the first; empty if nothing."""
+    if not once["finite"]:
+        return "weights that are no numbers"
+    if twice["digest"] != once["digest"]:
+        return "a second process ends with other bits"
+    return "" if resumed["digest"] == once["digest"] else "a resumed training ends with other bits"
+
+
+def judge_pace(host_s: float, device_s: float, kernels: list[int]) -> tuple[str, str]:
+    """What is wrong with a step, and its pace in words."""
+    if device_s <= 0:
+        return "by its events a step takes no time", ""
+    if len(set(kernels)) > 1:
+        return f"steps launch {', '.join(map(str, kernels))} kernels: some do more than others", ""
+    counted = f"{kernels[0]} kernels, " if kernels else ""
+    bound = ", limited by launches" if host_s > LAUNCH_BOUND * device_s else ""
+    return "", f"{counted}{1000 * device_s:.2f} ms, host/device {host_s / device_s:.2f}{bound}"
+
+
+def judge_failures(wanted: dict[str, str], found: dict[str, tuple[str, str]], said: str, is_gpu: bool) -> str:
+    """Judge status and reason of the runs of `faulty`."""
+    for model, status in wanted.items():
+        got, reason = found.get(model, ("no record", said))
+        if got != status:
+            raise Failed(f"{model} is {got!r} ({reason}) where {status!r} is right")
+    word = "device-side assert" if is_gpu else "out of bounds"
+    if word not in found["doctor-index-outside"][1]:
+        raise Failed(f"the reason of an index outside says nothing of {word!r}: {found['doctor-index-outside'][1]}")
+    return f"oom, error ({word}), and the next run ok"
+
+
+def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
+    """Judge runs of `RUN_S` device-seconds, one on each device: all are ok, and near to their budget."""
+    parts = []
+    for record in sorted(records, key=lambda r: r.spec.seed):
+        if record.status != "ok" or record.results is None:
+            raise Failed(f"a run of {record.spec.model} is {record.status!r}: {record.reason}")
+        off = record.results.train_s / RUN_S - 1
+        where = record.provenance.hardware.get("device", "")
+        if abs(off) > RUN_SHARE:
+            raise Failed(f"{record.results.train_s:.3f} s for {RUN_S} s on {where} ({100 * off:+.2f} %, allowed ±1 %)")
+        parts.append((where, f"{where} {100 * off:+.2f} %"))
+    if {where for where, _ in parts} != set(names):
+        raise Failed(f"the runs were on {', '.join(where for where, _ in parts)}, not one on each of {', '.join(names)}")
+    return f"{RUN_MODEL}, {RUN_S} s: " + ", ".join(words for _, words in parts)
+
+
+def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]]) -> str:
+    """Judge the times of equal blocks of work in their order, and what the driver said meanwhile."""
+    if len(blocks) < 6 or min(blocks) <= 0:
+        raise Failed(f"of the blocks of work {len(blocks)} were timed, the shortest {min(blocks, default=0):.3f} s")
+    third = len(blocks) // 3
+    slower = median(blocks[-third:]) / median(blocks[:third]) - 1
+    reasons = {reason for s in samples for reason in s["reasons"] or () if reason in SLOWDOWNS}
+    seen = _span(samples)
+    if reasons - {POWER_CAP}:
+        raise Failed(f"the clock was lowered: {', '.join(sorted(reasons - {POWER_CAP}))}{seen}")
+    if slower > SLOWER:
+        raise Failed(f"blocks took {100 * slower:.1f} % longer at the end than at the beginning{seen}")
+    capped = "; the power cap lowered the clock" if reasons else ""
+    return f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the last{seen}{capped}"
+
+
+def _span(samples: list[dict[str, Any]]) -> str:
+    parts = []
+    for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
+        known = [s[key] for s in samples if s[key] is not None]
+        parts += [f"{min(known):.0f}–{max(known):.0f} {unit}"] if known else []
+    return "; " + (", ".join(parts) or "the driver says nothing of clock and power")

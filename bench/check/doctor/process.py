@@ -1,0 +1,89 @@
+"""Processes that the doctor asks: each started as the process of a run is, and bounded in time."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from ...runner.local import end, events_of, start
+from ...training.job import Examination
+
+
+class Unanswered(RuntimeError):
+    """A process raised, ended or was silent instead of giving an answer."""
+
+
+class Process:
+    """A fresh process on one device that does what it is asked, see `operations`.
+
+    Args:
+        device: as torch names it.
+        also: variables of its environment beside those of a run's process.
+    """
+
+    def __init__(self, device: str, data_root: str | None = None, also: Mapping[str, str] | None = None) -> None:
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  as long as the process
+        self._process = start(Examination(device=device, threads=1, data_root=data_root), self._log, also or {})
+        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
+        """The answer to a request.
+
+        Raises:
+            Unanswered: there is none after `limit_s` seconds, or never.
+        """
+        assert self._process.stdin is not None
+        with suppress(OSError, ValueError):  # it has ended; its silence says so
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+        try:
+            answer = self._answers.get(timeout=limit_s)
+        except queue.Empty:
+            self.end()
+            raise Unanswered(f"no answer after {limit_s:.0f} s") from None
+        if answer is None:
+            raise Unanswered(self._how_it_ended())
+        if answer["event"] == "raised":
+            raise Unanswered(answer["reason"])
+        return answer["answer"]
+
+    def end(self) -> None:
+        """End the process; harmless if it has ended."""
+        end(self._process)
+        if not self._log.closed:
+            self._log.close()
+
+    def _read(self) -> None:
+        for event in events_of(self._process):
+            self._answers.put(event)
+        self._answers.put(None)
+
+    def _how_it_ended(self) -> str:
+        with suppress(Exception):
+            self._process.wait(10)
+        lines = []
+        if not self._log.closed:
+            self._log.seek(0)
+            lines = self._log.read()[-4000:].strip().splitlines()
+        self.end()
+        code = self._process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"the process {how}" + (f": {lines[-1]}" if lines else "")

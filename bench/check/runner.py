@@ -1,0 +1,175 @@
+"""All checks in their order, each guarded: what raises inside the model is a failed check, and the others go on."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+
+from ...beside import files_beside
+from ...datasets.images import data_root
+from ...opened import watching
+from ..measures.compiler import spare_compiler
+from ..records.verdict import Finding, failed, first_line, skipped
+from ..tools.error_location import place_of
+from ..training.job import Check, Events
+from . import behaviour, costs, structure, symmetry, traces
+from .state import kept
+from .subject import FEW_EVAL_IMAGES, Subject, digest
+from .traces import opening_key
+
+#: In the order in which they are made; the name is what a verdict shows.
+CHECKS: dict[str, Callable[[Subject], Finding]] = {
+    "citation": structure.citation,
+    "build": structure.built,
+    "output": structure.output,
+    "parameter count": structure.parameter_count,
+    "state entries": structure.entries,
+    "training": behaviour.training,
+    "repeatable": behaviour.repeatable,
+    "gradients": behaviour.gradients,
+    "accounted for": structure.accounted,
+    "seeds": behaviour.seeds,
+    "deterministic": behaviour.deterministic,
+    "train and eval": behaviour.modes,
+    "batch independence": behaviour.batches,
+    "memory": traces.memory,
+    "fresh weights": behaviour.fresh_weights,
+    "state dictionary": structure.state_dict,
+    "deep copy": structure.deep_copy,
+    "bfloat16": behaviour.bfloat16,
+    "global state": behaviour.global_state,
+    "data files": traces.data_files,
+    "invariance": symmetry.invariance,
+    "other sizes": symmetry.neighbours,
+    "other angles": symmetry.angles,
+    "batch norm": costs.batch_norm,
+    "cost": costs.cost,
+    "budget": costs.budget,
+}
+#: Where a run opens files too: the model is built there, and called first.
+OPENING = ("build", "output")
+#: What a check needs: it says something only where these found no failure, so that one cause is one failure. Without an
+#: entry it needs logits.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "citation": (),
+    "build": (),
+    "output": ("build",),
+    "repeatable": ("training",),
+    "gradients": ("training",),
+    "accounted for": ("training",),
+    "seeds": ("training",),
+    "deterministic": ("state entries", "training"),
+    "train and eval": ("repeatable", "deterministic"),
+    "batch independence": ("repeatable", "train and eval"),
+    "memory": ("repeatable", "train and eval"),
+    "fresh weights": ("repeatable", "train and eval"),
+    "state dictionary": ("state entries", "repeatable"),
+    "deep copy": ("state entries", "repeatable", "memory"),
+    "bfloat16": ("state entries", "repeatable"),
+    "global state": ("training",),
+    "invariance": ("state entries", "repeatable"),
+    "other sizes": ("repeatable",),
+    "other angles": ("repeatable",),
+    "batch norm": ("repeatable",),
+    "cost": ("training",),
+    "budget": ("cost",),
+}
+
+
+def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tuple[str, Finding | None]]:
+    """Make the checks: (name, None) before each, (name, finding) after it."""
+    with watching(opening_key(subject)):
+        yield from _findings(subject, leave_out)
+
+
+def _findings(subject: Subject, leave_out: tuple[str, ...]) -> Iterator[tuple[str, Finding | None]]:
+    causes: dict[str, str] = {}  # of each check that failed or was skipped, the failure that it goes back to
+    for name, check in CHECKS.items():
+        if name in leave_out:
+            continue
+        cause = next((causes[needed] for needed in NEEDS.get(name, ("output",)) if needed in causes), "")
+        if cause:
+            causes[name] = cause
+            yield name, skipped(name, f"not looked at, since {cause!r} failed")
+            continue
+        yield name, None
+        with watching(subject.resolved.key) if name in OPENING else nullcontext():
+            finding = replace(_guarded(check, subject), check=name)
+        yield name, finding
+        if finding.status == "fail":
+            causes[name] = name
+
+
+def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
+    with kept():
+        try:
+            return check(subject)
+        except Exception as error:  # a model may raise anything
+            traceback.print_exc()
+            where = place_of(error, subject.resolved.files)
+            message = first_line(error) or "no message"
+            wanted = (check.__doc__ or "").splitlines()[0]
+            return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, wanted))
+
+
+def _advice(error: Exception, wanted: str) -> str:
+    """What to do about an exception that many a pasted network raises."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return "install what is missing, or import it only where it is used: a model needs no readers of images"
+    if "NVIDIA driver" in text or "not compiled with CUDA" in text or "cuda" in text.lower():
+        return "let tensors follow the input (device=x.device) instead of .cuda() or a named device"
+    if isinstance(error, TypeError) and "np.matrix is not supported" in text:
+        return "escnn cannot solve for this group beside today's scikit-learn; docs/your-model.md says how to build such nets"
+    if isinstance(error, IndexError) and "Dimension out of range" in text:
+        return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
+    return f"correct what raises; wanted: {wanted}"
+
+
+def perform(job: Check, events: Events) -> None:
+    """Make the checks and send an event before and after each, then the digest of the initial weights."""
+    torch.set_num_threads(job.threads)
+    spare_compiler()
+    from ...registry import include
+
+    include(job.include)
+    subject = Subject(job)
+    if job.only_weights:
+        subject.load()
+        events.send("weights", digest=digest(subject.build()), logits=_late_logits(subject))
+        events.send("done", status="ok")
+        return
+    good: set[str] = set()
+    for name, finding in findings(subject):
+        if finding is None:
+            events.send("begin", check=name)
+            continue
+        events.send("finding", check=name, status=finding.status, says=finding.says, do=finding.do)
+        if name == OPENING[-1]:
+            events.send("made", opened=files_beside(subject.resolved.files, subject.resolved.opened, [data_root()]))
+        if finding.status in ("pass", "note"):
+            good.add(name)
+    if "seeds" in good:
+        history = {"repeatable", "train and eval", "memory"} <= good
+        events.send("weights", digest=digest(subject.build()), logits=_late_logits(subject) if history else None)
+    events.send("size", **subject.size)
+    events.send("done", status="ok")
+
+
+def _late_logits(subject: Subject) -> list[list[float]] | None:
+    """Logits of the fixed images by the initial weights, evaluated after whatever this process did before.
+
+    A fresh process has seen one other image then, and that of the checks thousands: to the logits it is the same.
+    """
+    try:
+        model = subject.build()
+        subject.evaluate(model, subject.images(1, seed=2))
+        # So many are shown to heavy models too: both processes must show the same.
+        return subject.evaluate(model, subject.images(FEW_EVAL_IMAGES), FEW_EVAL_IMAGES).tolist()
+    except Exception:  # what the model raises is found by the checks
+        traceback.print_exc()
+        return None

@@ -1,0 +1,278 @@
+"""May a model enter the registry? The checks of `bench.check`, in a process of their own, and the row it would add."""
+
+from __future__ import annotations
+
+import math
+import queue
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from ...beside import lines_of
+from ...registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
+from ...source import source_hash
+from ..boards.families import find_points
+from ..records.record import Context, Provenance, RunRecord, Size
+from ..records.size_classes import counts_of, why_not_in
+from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
+from ..runner.local import end, events_of, quiet_end, start
+from ..spec.budget import find_budget
+from ..spec.recipe import PAPER
+from ..spec.suite import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
+from ..training.job import Check
+
+#: The data set of a model that declares no input.
+DATASET = "digits-rot"
+#: The budget that is looked at where none is named.
+BUDGET = "e20"
+#: Seconds that a single check may take.
+DEADLINE_S = 120.0
+
+Listener = Callable[[str], None]
+
+
+def check_model(
+    name: str,
+    *,
+    dataset: str | None = None,
+    budget: str = BUDGET,
+    includes: Iterable[str | Path] = (),
+    deadline_s: float = DEADLINE_S,
+    listen: Listener = lambda _: None,
+) -> Verdict:
+    """Make all checks of a model on one thread of the CPU.
+
+    Args:
+        dataset: whose board the model is to enter; by default the first with an input that the model declares.
+        budget: of that board.
+        includes: files that register models or data sets.
+        deadline_s: a check that takes longer fails, and the process is ended.
+        listen: is told the name of each check before it begins.
+
+    Raises:
+        UserError: model, data set or budget do not exist.
+    """
+    begun = time.perf_counter()
+    includes = [str(Path(p).resolve()) for p in includes]
+    include(includes)
+    resolved = MODELS.find(name)
+    board, inputs = _board_of(resolved, dataset, budget)
+    job = Check(
+        model=name,
+        inputs=inputs,
+        dataset=board.dataset if board else None,
+        budget=budget,
+        steps=_steps(board),
+        recipe=board.recipe if board else "common",
+        reference=board.reference_model if board else None,
+        include=includes,  # type: ignore[arg-type]
+    )
+    with quiet_end():
+        found = _run(job, deadline_s, listen)
+        if found.digest:
+            listen(OTHER_PROCESS)
+            found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found, deadline_s))
+    if found.size and board:
+        _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size)
+    source = source_hash(resolved, lines_of(found.opened))
+    verdict = Verdict(name, inputs[0], job.dataset or "", budget, source, found.findings)
+    if found.size and board:
+        verdict.row, verdict.cells = _row(board, job, resolved, found.size)
+    verdict.seconds = time.perf_counter() - begun
+    return verdict
+
+
+def _board_of(resolved: Resolved, dataset: str | None, budget: str) -> tuple[Suite | None, list[str]]:
+    """A suite of this one model for the board, and the inputs, the board's first."""
+    declared = list(resolved.get("params") or {})
+    find_budget(budget)
+    if dataset is not None:
+        chosen: Entry | None = DATASETS.find(dataset).entry
+    else:
+        fitting = [e for e in DATASETS.match() if _input(e) in declared[:1]]
+        chosen = fitting[0] if fitting else None
+        if not declared:
+            chosen = DATASETS.find(DATASET).entry
+    if chosen is None:
+        return None, declared
+    first = _input(chosen)
+    parse_shape(first, f"data set {chosen.name!r}")
+    like = _nearest_suite(chosen.name, first, resolved)
+    board = Suite.model_validate(
+        {
+            "name": "check",
+            "dataset": chosen.name,
+            "budget": budget,
+            "recipe": like.recipe if like else "common",
+            "reference_model": like.reference_model if like else None,
+            "models": [resolved.name],
+            "seeds": 1,
+        }
+    )
+    return board, [first, *(text for text in declared if text != first)]
+
+
+def _input(dataset: Entry) -> str:
+    channels, height, width = dataset.fields["shape"]
+    return f"{channels}x{height}x{width}->{dataset.fields['classes']}"
+
+
+def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
+    """The shipped suite of a data set that the model would stand in: its reference model is nearest in size.
+
+    Of those within the 5 % of a matched class, the one whose reference most suites have.
+    """
+    own = (resolved.get("params") or {}).get(text)
+    alone = (points[0] for points in map(find_points, suite_names()) if len(points) == 1)
+    suites = [s for s in alone if s.dataset == dataset and s.recipe != PAPER]
+    named = Counter(s.reference_model for s in suites)
+    found = []
+    for suite in suites:
+        reference = suite.reference_model
+        count = (MODELS.find(reference).get("params") or {}).get(text) if reference else None
+        if count is not None:
+            away = abs(math.log(count / own)) if own else 0.0
+            found.append((away if away > math.log(1 + MATCHED) else 0.0, -named[reference], away, suite.name, suite))
+    return min(found, key=lambda f: f[:4])[-1] if found else None
+
+
+def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, Any]) -> None:
+    """Say beside the count of parameters that a suite of the matched class would refuse the model."""
+    why = why_not_in(suite, **counts_of(size)) if suite else ""
+    if suite and why:
+        place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
+        says = f"{findings[place].says}; suite {suite.name!r} would refuse it: it {why}"
+        do = f"{findings[place].do}; ".removeprefix("; ") + "change it for that suite, or enter it with --class as-published"
+        status = "note" if findings[place].status == "pass" else findings[place].status
+        findings[place] = replace(findings[place], status=status, says=says, do=do)
+
+
+def _steps(board: Suite | None) -> int | None:
+    """Optimiser steps of the board's budget; None where only a calibration can tell."""
+    if board is None or find_budget(board.budget).kind == "T":
+        return None
+    recipe = recipe_of(board, board.models[0])
+    images = training_images(board.dataset, board.fit, subset_of(board))
+    return find_budget(board.budget).steps_for(images, recipe.batch, recipe.epochs)
+
+
+class _Found:
+    """What the process of the checks has sent so far."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.size: dict[str, Any] = {}
+        self.digest = ""
+        self.opened: dict[str, str] = {}
+        self.logits: list[list[float]] | None = None
+        self.current = ""
+        self.done = False
+
+    def take(self, event: dict[str, Any], listen: Listener) -> None:
+        kind = event.pop("event")
+        if kind == "begin":
+            self.current = event["check"]
+            listen(self.current)
+        elif kind == "finding":
+            self.findings.append(Finding(**event))
+            self.current = ""
+        elif kind == "weights":
+            self.digest, self.logits = event["digest"], event["logits"]
+        elif kind == "made":
+            self.opened = event["opened"]
+        elif kind == "size":
+            self.size = event
+        elif kind == "done":
+            self.done = True
+
+    def broke_off(self, how: str, do: str) -> None:
+        """The check in progress failed by ending the process, and those after it were not made."""
+        made = {f.check for f in self.findings}
+        left = [name for name in NAMES if name not in made]
+        current = self.current or (left[0] if left else NAMES[-1])
+        self.findings.append(replace(failed(how, do), check=current))
+        self.findings += [skipped(n, f"not looked at, since {current!r} ended the process") for n in left if n != current]
+
+
+def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _Found:
+    """Start a process for a job and take its events; each must come within the deadline."""
+    found = _Found()
+    events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = start(job, log)
+
+        def read() -> None:
+            for event in events_of(process):
+                events.put(event)
+            events.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            while (event := events.get(timeout=deadline_s)) is not None:
+                found.take(event, listen)
+            if not found.done:
+                found.broke_off(f"the process ended, exit code {process.wait()}{_last_line(log)}", _CRASH)
+        except queue.Empty:
+            found.broke_off(f"took longer than {deadline_s:g} s and was ended", _HANG)
+        finally:
+            end(process)
+    return found
+
+
+_CRASH = "a model must not end its process: look for os._exit, too much memory, or a crash in compiled code"
+_HANG = "look for an endless loop or for waiting on something; a model that is only slow: --deadline SECONDS"
+
+
+def _last_line(log: IO[str]) -> str:
+    log.seek(0)
+    lines = log.read().strip().splitlines()
+    return f" ({clipped(lines[-1])})" if lines else ""
+
+
+def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
+    """Whether initial weights and their logits are the same in a fresh process, as a replay needs them."""
+    again = _run(job.model_copy(update={"only_weights": True}), deadline_s)
+    if again.digest != found.digest:
+        how = "other initial weights from the same seed in another process" if again.done else "cannot be built a second time"
+        do = "draw them from torch's global generator, in an order that no set, hash, address, file or clock decides"
+    elif found.logits and found.logits != again.logits:
+        how = "the same weights give other logits in a process that has evaluated other images before"
+        do = "keep no figure of an image in a global, a class or a closure; what training learns of images belongs in a buffer"
+    else:
+        return replace(passed("the same initial weights in another process, and the same logits"), check=OTHER_PROCESS)
+    return replace(failed(how, do), check=OTHER_PROCESS)
+
+
+def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The row of the board, by column and as the table shows it; empty what only training tells."""
+    from ..boards.board import Board
+    from ..boards.rows import model_rows
+    from ..boards.table import table_rows
+
+    spec = plan(board, {resolved.name: job.steps or 1})[0]
+    nothing = Provenance(
+        source_hash=source_hash(resolved), data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={},
+        threads=job.threads, command="",
+    )  # fmt: skip
+    record = RunRecord(
+        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size), curve=[],
+        phases={}, provenance=nothing, warnings=[],
+        context=Context(
+            suite=board.name, parameter_class="as-published", reference_parameters=None, reference_model=board.reference_model
+        ),
+    )  # fmt: skip
+    made = Board(spec.board, chosen=[(record, "")])
+    frame = model_rows(made)
+    cells = {k: "" if v in ("- → -", "lost", "0/1") else v for k, v in table_rows(made, frame)[0].items()}
+    blank = {"runs": 0, "status": "", "reason": "", "runs_collapsed": None, "parameter_class": None}
+    blank |= {"steps": job.steps, "examples": None if job.steps is None else job.steps * spec.recipe.batch}
+    return {**_plain(frame.to_dict("records")[0]), **blank}, cells
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -1,0 +1,116 @@
+"""Does the claimed invariance hold; what happens at other sizes and at other angles."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..boards.claims import CLAIMS
+from ..measures.accuracy import logits
+from ..measures.equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
+from ..measures.invariance import claim_error, claim_errors, move_weights
+from ..records.record import EXACT
+from ..records.verdict import Finding, failed, first_line, noted, passed
+from .subject import Input, Subject
+
+#: Closed-form images that are rotated.
+DRAWS = 16
+
+
+def invariance(subject: Subject) -> Finding:
+    """The logits are invariant under the claimed group: at every declared input, and for weights that have moved."""
+    claim = str(subject.resolved.get("invariant", "none"))
+    if claim not in CLAIMS:
+        return failed(
+            f"invariant={claim!r}: no grid of pixels is invariant under it, so that it can be nobody's exact group",
+            f"claim one of {', '.join(CLAIMS)}: the part of the group that only moves pixels; group={claim!r} may stay",
+        )
+    if claim == "none":
+        return _unclaimed(subject)
+    errors = {f"{of.size} px": _error(subject, subject.build(of=of), of, claim) for of in subject.inputs}
+    after = f"{subject.input.size} px once the weights have moved"
+    errors[after] = _error(subject, _moved(subject), subject.input, claim)
+    if errors[after] is None:
+        return failed(
+            "the logits hardly depend on the image, so that nothing can be said of their invariance",
+            "see that the forward pass uses its input, and that no factor is zero",
+        )
+    wrong = {where: e for where, e in errors.items() if e is not None and not e <= EXACT}
+    if wrong:
+        where, error = next(iter(wrong.items()))
+        return failed(
+            f"claimed {claim}, but its logits change by {error:.1e} at {where}, where 1 is another image (allowed {EXACT:g})",
+            _advice(where == after and len(wrong) == 1),
+        )
+    return passed(f"{claim}: " + ", ".join(f"{_text(e)} at {where}" for where, e in errors.items()))
+
+
+def _moved(subject: Subject) -> nn.Module:
+    """The model after its few steps, every trainable number moved a little by itself."""
+    return move_weights(subject.loaded(subject.trained.state), subject.images(subject.batch))
+
+
+def _advice(only_after: bool) -> str:
+    if only_after:
+        return (
+            "training breaks it: normalisation, scales and biases must be one for all orientations of a field"
+            " (batch norm over fields, not over channels)"
+        )
+    return (
+        "usual causes: stride or pooling that sits off-centre at this size, padding on one side, a head that does not"
+        " pool over orientations and positions; or claim invariant='none', which is a valid claim"
+    )
+
+
+def _unclaimed(subject: Subject) -> Finding:
+    errors = claim_errors(_moved(subject), subject.images(subject.shown), lambda x: x, ("D4", "C4", "D2", "C2", "D1"))
+    for group, error in errors.items():
+        if error is not None and error <= EXACT:
+            return noted(
+                f"no invariance is claimed, but the logits are invariant under {group} ({error:.0e})",
+                f"invariant={group!r} could be claimed",
+            )
+    return passed(f"none claimed; quarter turns change the logits by {_text(errors['C4'])}, where 1 is another image")
+
+
+def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float | None:
+    return claim_error(model, subject.images(subject.shown, of), lambda x: x, group)
+
+
+def neighbours(subject: Subject) -> Finding:
+    """One pixel less and one more: other strides and paddings decide there. Reported, never failed."""
+    claim = str(subject.resolved.get("invariant", "none"))
+    group = claim if claim in CLAIMS and claim != "none" else "C4"
+    parts = []
+    for size in (subject.input.size - 1, subject.input.size + 1):
+        of = Input(subject.input.channels, size, subject.input.classes)
+        try:
+            error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
+            parts.append(f"{size} px: {_text(error)}")
+        except Exception as error:  # whatever a model raises at a size that it was not made for
+            why = first_line(error, 90) or type(error).__name__
+            parts.append(f"{size} px: cannot be built at this size ({why})")
+    return noted(f"change of the logits under {group} at other sizes: " + "; ".join(parts))
+
+
+def angles(subject: Subject) -> Finding:
+    """Rotation by other angles, of images in closed form. Reported, never failed."""
+    model = subject.build()
+    size, background = subject.input.size, [0.0] * subject.input.channels
+    blobs = draw_blobs(DRAWS, subject.input.channels, size)
+    with reference_arithmetic():
+        origin = zero_logits(model, subject.images(1))
+        plain, *turned = (
+            logits(model, blobs.sample(size, angle, background).to(torch.float32), lambda x: x) for angle in (0.0, *ANGLES)
+        )
+    errors = [relative_error([plain, one], origin) for one in turned]
+    return noted(
+        "change of the logits under rotation at initialisation: "
+        + ", ".join(f"{_text(e)} at {angle:g}°" for angle, e in zip(ANGLES, errors, strict=True))
+    )
+
+
+def _text(error: float | None) -> str:
+    if error is None:
+        return "undefined (the logits hardly depend on the image)"
+    return f"{error:.2f}" if error >= 0.01 else f"{error:.0e}"

@@ -1,0 +1,1 @@
+"""The command line: parse, call, print; one module a command or a family of commands."""

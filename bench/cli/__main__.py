@@ -1,0 +1,5 @@
+"""``python -m equibench.bench.cli`` is the command ``equibench``."""
+
+from .main import main
+
+main()

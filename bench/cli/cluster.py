@@ -1,0 +1,257 @@
+"""Commands for sweeps on a cluster: ``run --engine slurm``, ``status``, ``collect``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...registry import UserError, nearest
+from ..tools.text import command, some
+from .options import command_line, include_option, json_option, positive, results_option
+
+if TYPE_CHECKING:
+    from ..runner.head_to_head import Outcome
+    from ..runner.slurm.status import State, View
+    from ..runner.slurm.submit import Submission
+
+_ENGINES = ("local", "slurm")
+#: Options that only a cluster knows, with their values where they are not given.
+_ONLY_CLUSTER: dict[str, Any] = {
+    "partition": None, "gpus_per_run": None, "time_limit": None, "account": None, "sbatch_options": (),
+    "hardware": None, "calibrate": False,
+}  # fmt: skip
+#: More lines than that are counted, not shown.
+_SHOWN = 40
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``run`` that belong to a cluster."""
+    options = [
+        click.option("--engine", default="local", show_default=True, help="local, or slurm: submit and return."),
+        click.option("--partition", help="Slurm: partition."),
+        click.option("--gpus-per-run", type=int, help="Slurm: 1, or 0 for runs on CPUs [1; with --device cpu 0]."),
+        click.option("--time-limit", metavar="TIME", help="Slurm: of each run, as sbatch --time takes it."),
+        click.option("--account", help="Slurm: account."),
+        click.option(
+            "--sbatch-option",
+            "sbatch_options",
+            multiple=True,
+            metavar="OPTION",
+            help="Slurm: any other, as --sbatch-option=--mem=8G; may be repeated.",
+        ),
+        click.option("--hardware", metavar="TEXT", help="Slurm, T budgets: the calibrated device that is meant."),
+        click.option("--calibrate", is_flag=True, help="Slurm, T budgets: calibrate on the partition's nodes first."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def wants_cluster(options: dict[str, Any]) -> bool:
+    """Whether the runs are to be submitted; the options of ``run`` agree with it.
+
+    Raises:
+        UserError: there is no such engine, or an option belongs to another.
+    """
+    engine = options["engine"]
+    if engine not in _ENGINES:
+        raise UserError(f"--engine {engine!r}: {nearest(engine, _ENGINES)}")
+    given = [name for name, absent in _ONLY_CLUSTER.items() if options[name] != absent]
+    if engine == "local" and given:
+        name = given[0].replace("_", "-").removesuffix("s" if given[0] == "sbatch_options" else "")
+        raise UserError(f"--{name} goes with --engine slurm")
+    if engine == "slurm" and options["seeds_in_parallel"] != 1:
+        raise UserError("--seeds-in-parallel goes with --engine local: the scheduler gives every run a GPU of its own")
+    return bool(engine == "slurm")
+
+
+def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) -> None:
+    """Submit what is missing of a suite, or of the points of a family, and say where it is to be found."""
+    from ..runner.slurm.scheduler import Request
+    from ..runner.slurm.submit import Wish, submit_suite
+    from ..tools.files import results_root
+
+    request = Request(
+        partition=options["partition"],
+        account=options["account"],
+        gpus=_gpus(options),
+        time_limit=options["time_limit"],
+        threads=positive("--threads", options["threads"]) or 1,
+        at_once=positive("--jobs", options["jobs"]),
+        extra=options["sbatch_options"],
+    )
+    wishes = [Wish(
+        suite,
+        request,
+        deadline_s=positive("--deadline", options["deadline"]),
+        checkpoint_s=positive("--checkpoint", options["checkpoint_s"]),
+        data_root=options["data_root"],
+        includes=tuple(options["includes"]),
+        command=command_line(),
+        hardware=options["hardware"] or "",
+        calibrate=options["calibrate"],
+    ) for suite in suites]  # fmt: skip
+    root, facts = results_root(options["results"]), []
+    for wish in wishes:
+        done = submit_suite(wish, root)
+        facts.append(_facts(done))
+        if not as_json:
+            _print_submission(done, root, wish.includes)
+    if as_json:
+        click.echo(json.dumps(facts if len(facts) > 1 else facts[0]))
+
+
+def _gpus(options: dict[str, Any]) -> int:
+    device, gpus = options["device"], options["gpus_per_run"]
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device!r}: on a cluster the scheduler chooses; use auto, cpu or cuda")
+    if gpus is None:
+        return 0 if device == "cpu" else 1
+    if (device == "cpu" and gpus) or (device == "cuda" and not gpus):
+        raise UserError(f"--gpus-per-run {gpus} does not go with --device {device}")
+    return int(gpus)
+
+
+def _sent(done: Submission) -> tuple[str | None, int]:
+    """The sweep that was submitted, if any, and its number of runs."""
+    return (done.folder.name, len(done.folder.sweep.tasks)) if done.folder else (None, 0)
+
+
+def _facts(done: Submission) -> dict[str, Any]:
+    name, tasks = _sent(done)
+    numbers = done.submitted.model_dump() if done.submitted else {"array": None, "calibration": None}
+    facts = {"finished": done.finished, "active": done.active, "lost": done.settled, "note": done.note}
+    return {"sweep": name, "submitted": tasks, **numbers, **facts}
+
+
+def _print_submission(done: Submission, root: Path, includes: tuple[str, ...]) -> None:
+    name, tasks = _sent(done)
+    others = [f"{done.finished} finished before"] if done.finished else []
+    others += [f"{count} on their way in {sweep}" for sweep, count in done.active.items()]
+    others += [f"{done.settled} of earlier sweeps found lost"] if done.settled else []
+    rest = f"; {', '.join(others)}" if others else ""
+    if name is None:
+        click.echo(f"nothing to submit{rest}")
+    else:
+        assert done.submitted is not None
+        first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
+        click.echo(f"{name}: {some(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
+        click.echo(f"{command('status', name, root=root)}   how far they are")
+        click.echo(f"{command('collect', name, root=root, include=includes)}  the table of what is finished")
+    if done.note:
+        click.echo(done.note, err=True)
+    for model, what in done.stale.items():
+        click.echo(f"{model}: not run again although its {what} changed since", err=True)
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@click.option("--all", "every", is_flag=True, help="Show finished runs too.")
+@results_option
+@json_option
+def status(sweep: str | None, every: bool, results: str | None, as_json: bool) -> None:
+    """How far a SWEEP on a cluster is (or those of a suite; all without one).
+
+    From the files of the results folder, and from squeue for what no record settles. Changes nothing.
+    """
+    from ..runner.slurm.status import look
+    from ..runner.slurm.sweep import find_sweeps
+    from ..tools.files import results_root
+
+    root = results_root(results)
+    views, silence = look(root, find_sweeps(root, sweep))
+    if as_json:
+        click.echo(json.dumps({"sweeps": [_document(v) for v in views], "squeue": silence or "answers"}))
+        return
+    for view in views:
+        click.echo(_heading(view))
+        _print_tasks(view, every)
+    _print_silence(views, silence)
+
+
+def _document(view: View) -> dict[str, Any]:
+    submitted = view.folder.submitted
+    tasks = [
+        {"model": t.model, "seed": t.seed, "state": s.kind, "detail": s.detail}
+        for t, s in zip(view.folder.sweep.tasks, view.states, strict=True)
+    ]
+    numbers = submitted.model_dump() if submitted else {"array": None, "calibration": None}
+    facts = {"sweep": view.name, "suite": view.folder.sweep.suite.name, **numbers}
+    return {**facts, "counts": view.counts(), "tasks": tasks}
+
+
+def _heading(view: View) -> str:
+    submitted = view.folder.submitted
+    job = f", job {submitted.array}" if submitted else ", the submission was interrupted"
+    counts = ", ".join(f"{count} {kind}" for kind, count in view.counts().items())
+    return f"{view.name}: {some(len(view.states), 'run')}{job}: {counts}"
+
+
+def _print_tasks(view: View, every: bool) -> None:
+    rows = [
+        (f"{task.model} seed {task.seed}", state)
+        for task, state in zip(view.folder.sweep.tasks, view.states, strict=True)
+        if every or (state.kind not in ("ok", "finished") and (state.kind != "queued" or state.detail))
+    ]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, state in rows if every else rows[:_SHOWN]:
+        click.echo(f"  {name:<{width}}  {_one(state)}".rstrip())
+    if len(rows) > _SHOWN and not every:
+        click.echo(f"  and {len(rows) - _SHOWN} more (--all)")
+
+
+def _one(state: State) -> str:
+    return f"{state.kind:<9}  {state.detail}"
+
+
+def _print_silence(views: list[View], silence: str | None) -> None:
+    if silence and any(s.kind == "unknown" for v in views for s in v.states):
+        click.echo(f"what is unknown is unknown, as no squeue answers: {silence}", err=True)
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@results_option
+@include_option
+@json_option
+def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """Rebuild and show the boards of a SWEEP or SUITE on a cluster (all sweeps without one).
+
+    A task that was killed becomes a row, and the same `equibench run` submits it again. Exit code 1: runs failed.
+    """
+    from ...registry import include
+    from ..runner.slurm.status import collect as collect_sweeps
+    from ..tools.files import results_root
+    from .boards import board_document
+
+    include(includes)
+    root = results_root(results)
+    views, outcomes, silence = collect_sweeps(root, sweep)
+    if as_json:
+        boards = [board_document(o.board, root) for o in outcomes]
+        click.echo(json.dumps({"sweeps": [_document(v) for v in views], "boards": boards}))
+    else:
+        _print_boards(views, outcomes)
+    _print_silence(views, silence)
+    sys.exit(1 if any(o.failed for o in outcomes) else 0)
+
+
+def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
+    from ..boards.table import board_table
+
+    for outcome in outcomes:
+        if outcome.board.is_table:
+            click.echo(board_table(outcome.board) + "\n")
+        else:
+            for record, _ in outcome.board.chosen:
+                click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
+    for view in views:
+        click.echo(_heading(view))
+    for outcome in outcomes:
+        for sentence in outcome.failures("the same equibench run submits again"):
+            click.echo(sentence, err=True)

@@ -1,0 +1,57 @@
+"""What ``equibench leaderboard --suite`` shows: the rows of a suite, or a family of boards as one table."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...registry import UserError, nearest
+
+if TYPE_CHECKING:
+    from ..boards.board import Board
+
+
+def show_suite(
+    name: str, root: Path, patterns: Sequence[str], style: str, others: Sequence[str], refused: list[Any]
+) -> Board | None:
+    """Rebuild the boards of a family and print its table.
+
+    Args:
+        patterns: of models, as in a shell; all of the suite without.
+        style: a table format of tabulate, ``csv``, ``md`` or ``json``.
+        others: options that were given and go with single boards.
+        refused: gets the files that were refused.
+
+    Returns:
+        The board of an ordinary suite with the suite's rows, of which nothing is printed; None for a family.
+
+    Raises:
+        UserError: an option does not go with a family, no model fits, or nothing is measured yet.
+    """
+    from ..boards.families import find_points, load_family
+    from ..boards.family_table import family_csv, family_document, family_text
+    from ..boards.rows import write_board
+
+    family = load_family(root, points := find_points(name), write_board)
+    if len(points) == 1 and family.points[0].board is not None:
+        return family.points[0].board
+    if others:
+        raise UserError(f"{others[0]} does not go with a family of boards, which --suite shows in one table")
+    refused += [r for p in family.measured if p.board is not None for r in p.board.refused]
+    for pattern in patterns:
+        if not fnmatch.filter(family.models, pattern):
+            raise UserError(f"--model {pattern!r}: no model of suite {name!r} fits; {nearest(pattern, family.models)}")
+    if patterns:
+        family.models = [m for m in family.models if any(fnmatch.fnmatchcase(m, p) for p in patterns)]
+    if style == "json":
+        click.echo(json.dumps(family_document(family)))
+    elif style == "csv":
+        click.echo(family_csv(family))
+    else:
+        click.echo(family_text(family, {"md": "github", "latex": "latex_booktabs"}.get(style, style)))
+    return None

@@ -1,0 +1,165 @@
+"""``equibench list``: what there is, read without torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ...registry import DATASETS, MODELS, Entry, UserError, include
+from .options import include_option, json_option, results_option
+
+
+@click.group(name="list")
+def list_() -> None:
+    """List models, datasets, budgets or suites; patterns as in a shell: equibench list models 'pdo-*'"""
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@click.option("--for", "dataset", metavar="DATASET", help="Only those that can be built for its images.")
+@include_option
+@json_option
+def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """Models: name, group of the layers, group of exact invariance, parameters, source.
+
+    \b
+    equibench list models 'pdo-*'
+    equibench list models --for eurosat
+    """
+    include(includes)
+    found = MODELS.match(patterns)
+    if dataset is not None:
+        from ..training.image_sizes import fitting  # with torch, since something may have to be built
+
+        fields = DATASETS.find(dataset).entry.fields
+        found = fitting(found, fields["shape"][0], fields["classes"], fields["shape"][1])
+    rows = [_model_row(entry, as_json) for entry in found]
+    for row in rows if not as_json else []:
+        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
+    _show(rows, as_json, patterns, "model")
+
+
+def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": entry.name}
+    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant")}
+    row |= {"sizes": entry.fields.get("sizes", "")} if as_json else {}
+    row["parameters"] = entry.fields.get("params") or {}
+    row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
+    return row
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@include_option
+@json_option
+def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+    """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
+    include(includes)
+    rows = []
+    for entry in DATASETS.match(patterns):
+        fields = entry.fields
+        train, val, test = fields["sizes"]
+        row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
+        row |= {"train": train, "val": val, "test": test}
+        row |= {key: fields.get(key, "") for key in ("task", "licence")}
+        if as_json:
+            row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
+            row |= {key: fields.get(key, "") for key in ("citation", "digest")}
+        row |= {"source": fields["source"], "note": fields.get("note", "")}
+        if entry.missing and not as_json:  # what there is to do comes first
+            row["note"] = "; ".join(filter(None, (entry.missing, row["note"])))
+        rows.append(row)
+    _show(rows, as_json, patterns, "data set")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@json_option
+def budgets(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Budgets; any e<epochs> and t<seconds> works beside them."""
+    from ..spec.budget import named_budgets
+
+    keys = ("name", "kind", "epochs", "seconds", "steps", "note")
+    rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if _fits(b.name, patterns)]
+    _show(rows, as_json, patterns, "budget")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@click.option("--cost", is_flag=True, help="Every model's operations, and its time where records know its step.")
+@results_option
+@json_option
+def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: bool) -> None:
+    """Suites: the named head-to-heads that are shipped, and what they cost before one starts.
+
+    \b
+    equibench list suites
+    equibench list suites digits-25k --cost
+    """
+    from ..boards.families import find_points
+    from ..spec.suite import examples_of, suite_names
+
+    found = [find_points(n) for n in suite_names() if _fits(n, patterns)]
+    if cost and found:
+        _show_costs(found, results, as_json)
+        return
+    rows = []
+    for points in found:
+        suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
+        row: dict[str, object] = {"name": suite.name, "dataset": suite.dataset, "budget": budgets, "recipe": suite.recipe}
+        row |= {"models": len(suite.models), "seeds": len(suite.seed_list), "boards": len(points)}
+        counts = [examples_of(p) for p in points]
+        examples = None if None in counts else sum(c for c in counts if c is not None)
+        row |= {"runs": sum(len(p.models) * len(p.seed_list) for p in points), "examples": examples}
+        if not as_json:
+            row["examples"] = "" if examples is None else f"{examples / 1e6:,.2f} M"
+        rows.append(row | {"title": suite.title})
+    _show(rows, as_json, patterns, "suite")
+
+
+def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
+    """What the runs of suites cost on this device, one table a board."""
+    from ..boards.families import point_name
+    from ..reports.estimate import cost_table, estimate, this_device
+    from ..tools.files import results_root
+
+    key, root = this_device(), results_root(results)
+    document = {}
+    for suite, name in ((point, point_name(point, points)) for points in suites for point in points):
+        costs = list(estimate(suite, root, key))
+        keys = ("model", "parameters", "runs", "steps", "examples", "step_flops", "flops", "train_s")
+        document[name] = [{k: getattr(c, k) for k in keys} for c in costs]
+        if not as_json:
+            click.echo(cost_table(name, costs, key) + "\n")
+    if as_json:
+        click.echo(json.dumps(document))
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@json_option
+def reported(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Figures that papers report, by method or data set: equibench list reported mnist-rot 'PDO*'"""
+    from ..boards.reported import reported_rows
+
+    rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
+    _show(rows, as_json, patterns, "reported figure")
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    import fnmatch
+
+    return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str) -> None:
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
+    from tabulate import tabulate
+
+    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))

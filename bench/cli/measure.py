@@ -1,0 +1,106 @@
+"""Commands that measure without training: ``verify``, ``equivariance``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...registry import UserError, include
+from .options import command_line, include_option, json_option, positive, results_option
+
+
+@click.command()
+@click.argument("name")
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plot.")
+@click.option(
+    "--only",
+    help="Parts, separated by commas: convergence, exactness, pitch of pdo-econv; coverage, family, power of statistics.",
+)
+@click.option("--quick", is_flag=True, help="statistics: few experiments with small test sets, in seconds; no proof.")
+@json_option
+def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) -> None:
+    """Prove the claims about NAME: tables, and a plot in a file.
+
+    \b
+    equibench verify pdo-econv                the layers of PDO-eConv; a minute
+    equibench verify statistics               intervals, p and ranks by simulation; several minutes on one core
+
+    Exit code 1: some property does not hold; its row says NO.
+    """
+    from ..reports.proofs import prove
+
+    parts = [p for p in (only or "").split(",") if p]
+    proof = prove(name, out, parts, lambda part: click.echo(f"{part} …", err=True), quick)
+    if as_json:
+        plot = str(proof.figure) if proof.figure else None
+        click.echo(json.dumps({"plot": plot, "failed": proof.failed, **proof.rows}))
+    else:
+        click.echo("\n\n".join(f"{title}\n\n{table}" for title, table in proof.tables) + "\n")
+        click.echo(f"{proof.count - proof.failed} of {proof.count} properties hold")
+        if proof.figure:
+            click.echo(f"plot: {proof.figure}")
+    sys.exit(1 if proof.failed else 0)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--run", "run_id", metavar="ID", help="A finished run (the beginning of its id) instead of a model.")
+@click.option("--dataset", help="Data set that the model looks at [digits-rot].")
+@click.option("--size", type=int, metavar="N", help="Pixels of its images [the data set's].")
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the pictures.")
+@click.option("--figures", metavar="DIR", help="Draw the two figures of the documentation into DIR instead.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@results_option
+@include_option
+@json_option
+def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
+    """Equivariance error of a MODEL at initialisation, or the full profile of a finished run.
+
+    \b
+    equibench equivariance p4cnn              at 27, 28 and 29 pixels, and against the angle
+    equibench equivariance --run 2c10b4a0     measured on the kept weights, joined to the board
+
+    What the figures mean: docs/equivariance-error.md.
+    """
+
+    given = {"MODEL": model, "--run": options["run_id"], "--figures": options["figures"]}
+    if sum(value is not None for value in given.values()) != 1:
+        raise UserError("give one of MODEL, --run ID and --figures DIR")
+    if model is None and (options["dataset"] is not None or options["size"] is not None):
+        raise UserError("--dataset and --size go with a MODEL; a run has its own")
+    include(options["includes"])
+    if options["figures"] is not None:
+        from ..reports.documentation_figures import documentation_figures
+
+        for path in documentation_figures(Path(options["figures"]), options["data_root"]):
+            click.echo(path)
+        return
+    report = _equivariance_report(model, options)
+    if as_json:
+        pictures = [str(p) for p in report.pictures]
+        click.echo(json.dumps({**report.extra, "rows": report.rows, "sentence": report.sentence, "pictures": pictures}))
+        return
+    from ..reports.equivariance import table
+
+    click.echo(table(report))
+    for path in report.pictures:
+        click.echo(f"picture: {path}")
+
+
+def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
+
+    from ..reports.equivariance import initial_report, run_report
+    from ..tools.gpus import one_device
+
+    out, root = Path(options["out"]), options["data_root"]
+    threads, device = positive("--threads", options["threads"]), one_device(options["device"])
+    if model is not None:
+        return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, root, device, threads)
+    command = command_line()
+    return run_report(options["run_id"], options["results"], out, root, device, threads, command)

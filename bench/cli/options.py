@@ -1,0 +1,99 @@
+"""Options that several commands of the command line share."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...registry import UserError
+
+if TYPE_CHECKING:
+    from ..tools.machine import Machine
+
+include_option = click.option(
+    "--include", "includes", multiple=True, metavar="FILE", help="A Python file that registers models or data sets."
+)
+reference_option = click.option(
+    "--reference-parameters", type=int, metavar="N",
+    help="Call models matched whose parameters are within 5 % of N [of the reference model's].",
+)  # fmt: skip
+results_option = click.option("--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards].")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+_MACHINE = (
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas."),
+    click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4]."),
+    click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run."),
+    click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache]."),
+    click.option("--quiet", is_flag=True, help="No progress display."),
+)
+seeds_in_parallel_option = click.option(
+    "--seeds-in-parallel",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="S",
+    help="E budgets: so many seeds share one GPU; their times are left out of tables.",
+)
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that trains here: where, how many at a time, and what is shown; see `machine_of`."""
+    for option in reversed(_MACHINE):
+        command = option(command)
+    return command
+
+
+def machine_of(options: dict[str, Any]) -> Machine:
+    """What a command's options say about where and how runs are executed; those that it does not have are as usual.
+
+    Raises:
+        UserError: a number is not above zero.
+    """
+    from ..tools.machine import Machine
+
+    return Machine(
+        options["device"],
+        positive("--jobs", options["jobs"]),
+        positive("--threads", options["threads"]) or 1,
+        positive("--deadline", options.get("deadline")),
+        positive("--checkpoint", options.get("checkpoint_s")) or Machine.checkpoint_s,
+        positive("--seeds-in-parallel", options.get("seeds_in_parallel")) or 1,
+    )
+
+
+def positive(option: str, value: Any) -> Any:
+    if value is not None and not 0 < value < math.inf:
+        raise UserError(f"{option} {value}: it must be a number above zero")
+    return value
+
+
+#: Options whose values say where things lie on one machine. They change no figure, and records are published.
+_PLACES = ("--results", "--data-root")
+
+
+def command_line(arguments: list[str] | None = None) -> str:
+    """The command as records keep it: without folders of this machine, and files by their names.
+
+    Args:
+        arguments: of the command line; by default, those of this process.
+    """
+    kept: list[str] = []
+    rest = iter(sys.argv[1:] if arguments is None else arguments)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in _PLACES:
+            if not equals:
+                next(rest, None)
+        elif option == "--include" and equals:
+            kept.append(f"{option}={Path(value).name}")
+        else:
+            kept.append(Path(word).name if word.endswith((".py", ".toml")) else word)
+    return shlex.join(["equibench", *kept])

@@ -1,0 +1,42 @@
+"""``equibench plan``: how many seeds a suite needs, before they are run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import click
+
+from ...registry import UserError, include
+from .options import include_option, json_option, results_option
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--difference", type=float, required=True, metavar="POINTS", help="In test accuracy, to the suite's reference.")
+@click.option("--device", default="auto", show_default=True, help="Whose time is asked for: auto, cpu or cuda:<i>.")
+@results_option
+@include_option
+@json_option
+def plan(suite: str, difference: float, device: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+    """How many seeds SUITE needs to find a difference, from the spread of earlier records, and what they cost here.
+
+    \b
+    equibench plan digits-25k --difference 0.5
+    """
+    if not 0 < difference < 100:
+        raise UserError(f"--difference {difference:g}: it must be above 0 and below 100 percent points")
+    include(includes)
+    from ..boards.families import find_points, point_name
+    from ..reports.estimate import this_device
+    from ..reports.planning import plan_seeds, plan_text
+    from ..tools.files import results_root
+
+    key = this_device(device)
+    points, root = find_points(suite), results_root(results)
+    found = [replace(plan_seeds(p, root, difference, key), suite=point_name(p, points)) for p in points]
+    documents = [{**asdict(p), "seeds": p.seeds, "hours": p.hours} for p in found]
+    if as_json:
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+    else:
+        click.echo("\n\n".join(plan_text(p, key) for p in found))

@@ -1,0 +1,142 @@
+"""What is seen while runs go on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from ..runner.head_to_head import Listener
+from ..tools.schema import visible
+from ..tools.text import some
+from ..training.job import Job
+
+
+class Quiet(Listener):
+    """Says nothing but failures, on standard error: for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def event(self, job: Job, event: dict[str, Any]) -> None:
+        if event["event"] == "done":
+            self._done(job, event)
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def _done(self, job: Job, event: dict[str, Any]) -> None:
+        name, status = f"{job.spec.model} seed {job.spec.seed}", event["status"]
+        if status == "busy":
+            self._say(f"{name}: another process is running it; left to that")
+        elif status not in ("ok", "elsewhere"):
+            self._say(f"{name}: {status}: {event.get('reason', '')}")
+        if event.get("warning"):
+            self._say(f"{name}: {event['warning']}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(visible(text), markup=False)
+
+
+class Live(Quiet):
+    """A bar for the whole and one for every run under way, on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._whole: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._work: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
+        self._given: dict[str, float] = {}
+        self._failed = 0
+        self._started = 0.0
+
+    def preparing(self, what: str) -> None:
+        self._console.print(f"preparing: {what}", markup=False)
+
+    def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
+        self._started = time.monotonic()
+        self._shares, self._given, self._failed = {}, {}, 0
+        self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
+        if finished:
+            self._console.print(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}", markup=False)
+        self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
+        self._progress.start()
+
+    def event(self, job: Job, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            # Seconds pass before the first block is done: the overview shows what holds a device from the start.
+            device = "" if job.device == "cpu" else f" on {job.device}"
+            name = f"{job.spec.model} seed {job.spec.seed}{device}"
+            self._tasks[key(job)] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
+        elif kind == "resumed":
+            self._given[key(job)] = self._shares[key(job)] = event["step"] / event["steps"]
+            self._show(job, event["step"], f"resumed after step {event['step']:,}")
+        elif kind == "step":
+            self._step(job, event)
+        elif kind == "done":
+            super().event(job, event)
+            self._done_with(job, event["status"])
+
+    def _done_with(self, job: Job, status: str) -> None:
+        task = self._tasks.pop(key(job), None)
+        if task is not None:
+            self._progress.remove_task(task)
+        self._failed += status not in ("ok", "elsewhere", "busy")
+        self._shares[key(job)] = 1.0
+        if status != "ok":  # what took no time promises no speed
+            self._work.pop(key(job), None)
+        if self._whole is not None:
+            self._progress.update(self._whole, advance=1, facts=self._left())
+
+    def _step(self, job: Job, event: dict[str, Any]) -> None:
+        step, steps, seconds = event["step"], event["steps"], event["seconds"]
+        rate = step * job.spec.recipe.batch / max(seconds, 1e-9)
+        loss = "no number" if event["loss"] is None else f"{event['loss']:.3f}"
+        # After the last step come batch-norm statistics, evaluation and equivariance.
+        left = f"{(steps - step) * seconds / step:.0f} s left" if step < steps else "evaluating"
+        self._shares[key(job)] = step / steps
+        self._show(job, step, f"loss {loss}  {rate:,.0f} images/s  {left}")
+
+    def _show(self, job: Job, step: int, facts: str) -> None:
+        if key(job) in self._tasks:
+            self._progress.update(self._tasks[key(job)], completed=step, facts=facts)
+        if self._whole is not None:
+            self._progress.update(self._whole, facts=self._left())
+
+    def _left(self) -> str:
+        """Failures so far, and the time left of the whole, from the work that is done here (FLOPs of training)."""
+        failed = f"{self._failed} failed  " if self._failed else ""
+        given = {k: self._given.get(k, 0.0) for k in self._work}
+        done = sum(self._work.get(k, 0.0) * (share - given.get(k, 0.0)) for k, share in self._shares.items())
+        if done <= 0:
+            return failed
+        total = sum(work * (1 - given[k]) for k, work in self._work.items())
+        seconds = (time.monotonic() - self._started) * (total / done - 1)
+        return failed + (f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left")
+
+    def closed(self) -> None:
+        self._progress.stop()
+
+
+def key(job: Job) -> str:
+    """What identifies a job among those of one call."""
+    return f"{job.spec.digest()}.{job.attempt}"
+
+
+def listener_for(quiet: bool) -> Listener:
+    """A live display on a terminal, else failures only."""
+    return Quiet() if quiet or not Console(stderr=True).is_terminal else Live()

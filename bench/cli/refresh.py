@@ -1,0 +1,92 @@
+"""``equibench refresh``: run again what has changed since."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from ...registry import include
+from .options import (
+    command_line,
+    include_option,
+    json_option,
+    machine_of,
+    machine_options,
+    results_option,
+    seeds_in_parallel_option,
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("board")
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Only say what is stale.")
+@machine_options
+@seeds_in_parallel_option
+@results_option
+@include_option
+@json_option
+def refresh(board: str, as_json: bool, **options: Any) -> None:
+    """Run the stale rows of a BOARD again, and only these; old records stay.
+
+    \b
+    equibench refresh digits-rot-e10-common --dry-run
+    equibench refresh digits-rot-e10-common --model 'pdo-*'
+
+    Stale is a run whose model, data or recipe has changed since; comments, docstrings and layout are no change. Exit
+    code 1: some of them failed or are stale still.
+    """
+    from ..runner.refresh import refresh as run_again
+    from ..tools.files import results_root
+    from .progress import listener_for
+
+    include(options["includes"])
+    done = run_again(
+        board,
+        results_root(options["results"]),
+        patterns=options["models"],
+        machine=machine_of(options),
+        data_root=options["data_root"],
+        includes=options["includes"],
+        listener=listener_for(options["quiet"] or as_json),
+        command=command_line(),
+        only_say=options["dry_run"],
+    )
+    if as_json:
+        keys = ("model", "seed", "changed")
+        rows = {"stale": done.stale, "left": [] if options["dry_run"] else done.left}
+        ran = {run: {"status": status, "reason": reason} for run, (status, reason) in done.ran.items()}
+        document = {key: [dict(zip(keys, row, strict=True)) for row in value] for key, value in rows.items()}
+        click.echo(json.dumps({"board": done.board.name, **document, "ran": ran}))
+    else:
+        _say(done, options["dry_run"])
+    sys.exit(1 if done.left and not options["dry_run"] else 0)
+
+
+def _say(done: Any, only_stale: bool) -> None:
+    from ..boards.table import board_table
+    from ..records.staleness import is_known
+    from ..tools.text import some
+
+    unknown = [model for model in done.board.runs if not is_known(model)]
+    if unknown:
+        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        click.echo(
+            f"not registered here, so nobody can tell whether they are stale: {named}; give their files with --include", err=True
+        )
+    if not done.stale:
+        click.echo(f"nothing on {done.board.name} is stale" + (" of what is registered here" if unknown else ""))
+        return
+    for model, seed, why in done.stale if only_stale else ():
+        click.echo(f"{model}  seed {seed}  {why} changed")
+    if only_stale:
+        click.echo(f"{len(done.stale)} of {len(done.board.chosen)} runs of {done.board.name} are stale")
+        return
+    if done.board.is_table:
+        click.echo(board_table(done.board) + "\n")
+    click.echo(f"{some(len(done.ran), 'run')} made again on {done.board.name}")
+    for model, seed, why in done.left:
+        click.echo(f"{model} seed {seed}: {why}", err=True)

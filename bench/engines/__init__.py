@@ -1,1 +1,0 @@
-"""How runs are dispatched: local processes."""

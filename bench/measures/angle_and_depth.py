@@ -1,0 +1,128 @@
+"""Equivariance error against the angle, and against depth; on closed-form images, so that nothing is resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...models.features import FeatureLayer, feature_layers
+from .accuracy import logits
+from .equivariance import BLOB_DRAWS, Blobs, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
+
+#: Degrees of the angle curve.
+CURVE_DEGREES = tuple(range(0, 360, 5))
+#: Closed-form images that features are compared on; all layers' features are held at once.
+FEATURE_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Equivariance error of the output of one layer; None where collapsed, or where the group has no such rotation.
+
+    Attributes:
+        layer: name of the module.
+        eq_feat_exact: mean over images and the quarter turns g ≠ e in the layer's group of
+            ‖g⁻¹ Φ(gx) − Φ(x)‖ / s over all channels and pixels of the output Φ, with s = mean of ‖Φ(x) − Φ(x′)‖ over the
+            pairs of different images.
+        eq_feat_fibre: the same for the other rotations of the layer's group, over the spatial means of the
+            channels: there g only permutes channels, and nothing is resampled.
+    """
+
+    layer: str
+    eq_feat_exact: float | None
+    eq_feat_fibre: float | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Closed-form images as a model takes them.
+
+    Attributes:
+        size: pixels.
+        prepare, background, maximum: as `equivariance.measure_core` takes them.
+    """
+
+    size: int
+    prepare: Prepare
+    background: Sequence[float]
+    maximum: int
+    device: torch.device
+
+    def blobs(self, draws: int) -> Blobs:
+        return draw_blobs(draws, len(self.background), self.size)
+
+    def image(self, blobs: Blobs, degrees: float) -> torch.Tensor:
+        """The images rotated by an angle, in units of the data's integers: float32 (draws, c, size, size)."""
+        return (blobs.sample(self.size, degrees, self.background) * self.maximum).to(self.device, torch.float32)
+
+
+def angle_curve(
+    model: nn.Module, scene: Scene, degrees: Sequence[float] = CURVE_DEGREES, draws: int = BLOB_DRAWS
+) -> list[float | None]:
+    """Mean of ‖f(R_θ x) − f(x)‖ / s for each angle θ; None where collapsed."""
+    blobs = scene.blobs(draws)
+    with reference_arithmetic():
+        plain = logits(model, scene.image(blobs, 0.0), scene.prepare)
+        origin = zero_logits(model, scene.image(blobs, 0.0))
+        turned = [logits(model, scene.image(blobs, angle), scene.prepare) for angle in degrees]
+    return [relative_error([plain, moved], origin) for moved in turned]
+
+
+def feature_errors(model: nn.Module, scene: Scene, draws: int = FEATURE_DRAWS) -> list[LayerError]:
+    """The error of every layer that says how rotations act on it, from input to output; empty if none does."""
+    layers = list(feature_layers(model))
+    if not layers:
+        return []
+    blobs = scene.blobs(draws)
+    with reference_arithmetic():
+        plain = _outputs(model, layers, scene.prepare(scene.image(blobs, 0.0)))
+        origin = _outputs(model, layers, torch.zeros_like(scene.image(blobs, 0.0)))
+        layers = sorted((la for la in layers if la.name in plain), key=lambda la: list(plain).index(la.name))
+        exact: dict[str, list[torch.Tensor]] = {name: [values] for name, values in plain.items()}
+        fibre = {name: [values.mean((2, 3))] for name, values in plain.items()}
+        for angle in sorted({360 * k / la.rotations for la in layers for k in range(1, la.rotations)}):
+            moved = _outputs(model, layers, scene.prepare(scene.image(blobs, angle)))
+            for layer in layers:
+                steps, rest = divmod(angle * layer.rotations / 360, 1)
+                if rest == 0:
+                    back = layer.permuted(moved[layer.name], -int(steps))
+                    if angle % 90 == 0:
+                        exact[layer.name].append(torch.rot90(back, -int(angle // 90), (-2, -1)))
+                    else:
+                        fibre[layer.name].append(back.mean((2, 3)))
+    return [
+        LayerError(
+            layer.name,
+            _error(exact[layer.name], origin[layer.name]),
+            _error(fibre[layer.name], origin[layer.name].mean((2, 3))),
+        )
+        for layer in layers
+    ]
+
+
+def _error(orbit: list[torch.Tensor], origin: torch.Tensor) -> float | None:
+    return relative_error([o.flatten(1) for o in orbit], origin[:1].flatten(1)) if len(orbit) > 1 else None
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, layers: Sequence[FeatureLayer], images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Outputs of the layers in the order in which they are computed.
+
+    A layer that is called several times, or with another batch than the images (as under a wrapper), is left out.
+    """
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        seen.setdefault(name, []).append(output.detach().clone())  # activations may work in place
+
+    model.eval()
+    hooks = [la.module.register_forward_hook(lambda _m, _i, o, name=la.name: keep(name, o)) for la in layers]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {n: o[0] for n, o in seen.items() if len(o) == 1 and o[0].dim() == 4 and len(o[0]) == len(images)}

@@ -1,0 +1,167 @@
+"""Device, precision, determinism and threads of a process: set in one place, and looked at again after a model's code has run.
+
+torch has two interfaces to the precision of float32 products, which contradict each other where both are used. The newer
+one, a setting for each library and kind of operation, is what counts here; the older one is brought into line with it, so
+that it raises for nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+
+from .compiler import spare_compiler
+
+#: Library and kind of operation -> ``"ieee"`` (float32 throughout), ``"tf32"``, ``"bf16"``, or ``"none"`` (the default).
+Precision = dict[str, str]
+
+_backends = torch.backends
+#: What has a precision of its own.
+_OWNERS: dict[str, Any] = {
+    "cuda.matmul": _backends.cuda.matmul,
+    "cudnn.conv": _backends.cudnn.conv,  # type: ignore[attr-defined]
+    "cudnn.rnn": _backends.cudnn.rnn,
+    "mkldnn.matmul": _backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    "mkldnn.conv": _backends.mkldnn.conv,  # type: ignore[attr-defined]
+    "mkldnn.rnn": _backends.mkldnn.rnn,  # type: ignore[attr-defined]
+}
+#: Float32 throughout, on every device.
+FULL: Precision = dict.fromkeys(_OWNERS, "ieee")
+#: TF32 on GPUs.
+REDUCED: Precision = {**FULL, "cuda.matmul": "tf32", "cudnn.conv": "tf32", "cudnn.rnn": "tf32"}
+
+
+def float32_precision() -> Precision:
+    """The precision of float32 products as it is."""
+    return {name: owner.fp32_precision for name, owner in _OWNERS.items()}
+
+
+def set_float32_precision(values: Precision) -> None:
+    """Set what `float32_precision` reads, whichever interface was used before."""
+    torch.set_float32_matmul_precision("high" if values["cuda.matmul"] == "tf32" else "highest")
+    _backends.cudnn.allow_tf32 = values["cudnn.conv"] == "tf32"
+    for name, owner in _OWNERS.items():
+        owner.fp32_precision = values[name]
+
+
+def flushes_denormals() -> bool:
+    """Whether numbers below the smallest normal one become zero."""
+    return sys.float_info.min / 2 == 0
+
+
+#: Whether the libraries are used, as it was before any model was imported: on, unless torch has none.
+_LIBRARIES = {"mkldnn": _backends.mkldnn.enabled, "cudnn": _backends.cudnn.enabled}
+#: Profile and threads that this process works under, once they are set.
+_held: tuple[str, int] | None = None
+#: The GPU that this process measures on, once it has begun.
+_gpu: torch.device | None = None
+#: cuBLAS is deterministic only with buffers of a fixed size: here eight of 4 MiB. It reads them when it starts.
+WORKSPACE = ":4096:8"
+
+
+class ProfileChanged(RuntimeError):
+    """The code of a model changed what an execution profile fixes for all models."""
+
+
+def begin(device: str, profile: str, threads: int) -> torch.device:
+    """Make of this process one that measures: the same for runs, calibrations, sidecars and benchmarks.
+
+    The device becomes the current one before anything else, so that contexts, events and launches without a named device
+    are there and on no other. Call it before anything is computed.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:<i>``.
+        profile: execution profile.
+        threads: of torch.
+
+    Raises:
+        ProfileChanged: a setting does not keep its value.
+    """
+    global _gpu
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = WORKSPACE
+    chosen = torch.device(device)
+    _gpu = torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else None
+    set_profile(profile, threads)
+    return chosen
+
+
+def set_profile(profile: str, threads: int) -> None:
+    """Set precision and determinism for the process (design: execution profiles).
+
+    Raises:
+        ProfileChanged: a setting does not keep its value.
+    """
+    global _held
+    if _gpu is not None:
+        torch.cuda.set_device(_gpu)
+    torch.set_num_threads(threads)
+    strict = profile == "strict"
+    if strict:
+        spare_compiler()
+    # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
+    torch.set_deterministic_debug_mode("warn" if strict else "default")
+    # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Not by trying: each process would choose for itself, and a run's step would not be the one that was calibrated.
+    _backends.cudnn.benchmark = False
+    _backends.cudnn.deterministic = False
+    for device in _AUTOCAST:
+        torch.set_autocast_enabled(device, False)
+    for name, enabled in _LIBRARIES.items():
+        getattr(_backends, name).enabled = enabled
+    torch.set_flush_denormal(False)
+    torch.set_default_dtype(torch.float32)
+    set_float32_precision(FULL if strict else REDUCED)
+    _held = profile, threads
+    check_profile()
+
+
+def renew_profile() -> None:
+    """Set the profile of the process again, if it has one, after a model was imported and built."""
+    if _held is not None:
+        set_profile(*_held)
+
+
+def check_profile() -> None:
+    """See that the profile of the process, if it has one, holds.
+
+    Raises:
+        ProfileChanged: it does not.
+    """
+    if _held is None:
+        return
+    profile, threads = _held
+    settings = _settings(profile, threads).items()
+    wrong = [f"{name} is {now}, not {wanted}" for name, (now, wanted) in settings if now != wanted]
+    if wrong:
+        raise ProfileChanged(
+            f"the model changed what profile {profile!r} sets for all models ({'; '.join(wrong)}); it must leave these"
+            " settings alone"
+        )
+
+
+#: Devices whose autocast is looked at.
+_AUTOCAST = ("cpu", "cuda")
+
+
+def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:
+    """Each setting as it is, and as a profile wants it."""
+    strict = profile == "strict"
+    precision = FULL if strict else REDUCED
+    current = {} if _gpu is None else {"the current GPU": (torch.device("cuda", torch.cuda.current_device()), _gpu)}
+    return {
+        **current,
+        "the number of threads": (torch.get_num_threads(), threads),
+        "torch's deterministic debug mode": (torch.get_deterministic_debug_mode(), int(strict)),
+        "fill_uninitialized_memory": (torch.utils.deterministic.fill_uninitialized_memory, False),  # type: ignore[attr-defined]
+        "cudnn.benchmark": (_backends.cudnn.benchmark, False),
+        "cudnn.deterministic": (_backends.cudnn.deterministic, False),
+        **{f"{name}.enabled": (getattr(_backends, name).enabled, wanted) for name, wanted in _LIBRARIES.items()},
+        "whether denormal numbers become zero": (flushes_denormals(), False),
+        "torch's default dtype": (torch.get_default_dtype(), torch.float32),
+        **{f"autocast on {device}": (torch.is_autocast_enabled(device), False) for device in _AUTOCAST},
+        **{f"float32 precision of {name}": (now, precision[name]) for name, now in float32_precision().items()},
+    }

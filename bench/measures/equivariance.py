@@ -1,0 +1,230 @@
+"""Equivariance error of logits: the ``core`` profile, in every record, before and after training.
+
+f = logits in float32 and evaluation mode; s = mean of ‖f(x) − f(x′)‖ over all pairs of different inputs. Errors are
+divided by s: an error of 1 means that the logits change as much as if another image were taken, and neither scale nor
+offset of the logits counts. A model whose logits hardly depend on the input (s < 1e-5 · max ‖f(x) − f(0)‖) is
+*collapsed*: its figures are None, not praiseworthy zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...models.groups import PlanarGroup, transform_image
+from ..spec.seeds import derive
+from .accuracy import logits
+from .arithmetic import FULL, float32_precision, set_float32_precision
+
+Prepare = Callable[[torch.Tensor], torch.Tensor]
+
+#: All symmetries of the square grid of pixels: four rotations, then four reflections.
+GRID = PlanarGroup(4, mirrored=True)
+#: Degrees of `Core.eq_rot_analytic`.
+ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
+#: Seed of the closed-form inputs, part of the protocol.
+BLOB_SEED = 20_200_710
+#: Every run pays for them twice.
+BLOB_DRAWS = 32
+
+
+@dataclass(frozen=True)
+class Core:
+    """Relative equivariance errors (0: invariant; 1: as another image), None where collapsed.
+
+    Attributes:
+        eq_exact_c4: over the rotations by 90, 180 and 270 degrees of real images, no interpolation.
+        eq_exact_d4: over these and the four reflections.
+        eq_rot_analytic: over `ANGLES` of closed-form images, no resampling.
+        collapsed: whether the logits hardly depend on the input.
+        scale: s of the real images, in units of the logits: what figures of real images were divided by.
+        scale_analytic: s of the closed-form images.
+        eq_claimed: over the elements that the model's claim names, see `claimed_elements`; None where there are none.
+    """
+
+    eq_exact_c4: float | None
+    eq_exact_d4: float | None
+    eq_rot_analytic: float | None
+    collapsed: bool
+    scale: float | None = None
+    scale_analytic: float | None = None
+    eq_claimed: float | None = None
+
+
+def measure_core(
+    model: nn.Module, images: torch.Tensor, prepare: Prepare, background: Sequence[float], maximum: int, claim: str = "none"
+) -> Core:
+    """The ``core`` profile of a model.
+
+    Args:
+        images: integers (n, c, size, size) of the test set, balanced by class.
+        prepare: normalisation of such integers, or of real values in their units.
+        background: per channel, of the closed-form images, in 0…1.
+        maximum: integer that stands for 1.0.
+        claim: the group under which the model's logits are claimed invariant.
+    """
+    size, device = images.shape[-1], images.device
+    with reference_arithmetic():
+        origin = zero_logits(model, images)
+        orbit = [logits(model, transform_image(images, GRID, g), prepare) for g in GRID.elements]
+        blobs = draw_blobs(BLOB_DRAWS, len(background), size)
+        analytic = [
+            logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
+            for angle in (0.0, *ANGLES)
+        ]
+    return core_of(orbit, analytic, origin, claimed_elements(claim))
+
+
+def core_of(
+    orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor, claimed: Sequence[int]
+) -> Core:
+    """The figures of the ``core`` profile.
+
+    Args:
+        orbit: logits (n, classes) of the images moved by each element of `GRID`.
+        analytic: logits (draws, classes) of the closed-form images at 0 degrees and at each of `ANGLES`.
+        origin: logits (1, classes) of the zero image.
+        claimed: elements of `GRID`, the identity first.
+    """
+    c4, d4 = relative_error(orbit[: GRID.rotations], origin), relative_error(orbit, origin)
+    rotated = relative_error(analytic, origin)
+    return Core(
+        eq_exact_c4=c4,
+        eq_exact_d4=d4,
+        eq_rot_analytic=rotated,
+        collapsed=c4 is None or rotated is None,
+        scale=scale_of(orbit[0], origin),
+        scale_analytic=scale_of(analytic[0], origin),
+        eq_claimed=relative_error([orbit[g] for g in claimed], origin) if len(claimed) > 1 else None,
+    )
+
+
+@contextmanager
+def reference_arithmetic() -> Iterator[None]:
+    """Inside, convolutions and matrix products are float32 throughout, whatever the execution profile."""
+    before = float32_precision()
+    set_float32_precision(FULL)
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        set_float32_precision(before)
+
+
+def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits (1, classes) of the image that is zero after normalisation, shaped as `images`."""
+    return logits(model, torch.zeros(1, *images.shape[1:], device=images.device), lambda x: x)
+
+
+def claimed_elements(claim: str) -> list[int]:
+    """Elements of `GRID` that a claim names, the identity first; empty where nothing is claimed.
+
+    Which reflections a group has is said by `models.groups`. Of a group with elements that move pixels off the grid
+    (``"C8"``, ``"D3"``) they are the others.
+    """
+    if claim in ("", "none"):
+        return []
+    group = PlanarGroup.parse(claim)
+    own = [group.matrix(g) for g in group.grid_symmetries()]
+    return [g for g in GRID.elements if any(np.allclose(GRID.matrix(g), m) for m in own)]
+
+
+def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float | None:
+    """Mean over inputs and g ≠ e of ‖f(gx) − f(x)‖, divided by s.
+
+    Args:
+        orbit: logits (n, classes) of gx for each g, the identity first.
+        origin: logits (1, classes) of the zero image.
+
+    Returns:
+        The error, or None where the model is collapsed or its logits are no numbers.
+    """
+    plain = orbit[0].double()
+    scale = scale_of(plain, origin)
+    drift = torch.stack([(moved.double() - plain).norm(dim=1).mean() for moved in orbit[1:]]).mean()
+    return None if scale is None or not math.isfinite(float(drift)) else float(drift) / scale
+
+
+def scale_of(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
+    """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs, by which errors are divided.
+
+    Args:
+        plain: logits (n, classes) of the inputs.
+        origin: logits (1, classes) of the zero image.
+
+    Returns:
+        s in units of the logits; None where it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
+        or where there is no pair.
+    """
+    plain = plain.double()
+    # From differences, in float64: by way of scalar products a large offset of the logits would cancel digits.
+    scale = float(torch.pdist(plain).mean())
+    reach = float((plain - origin.double()).norm(dim=1).max())
+    return scale if math.isfinite(scale) and scale > 1e-5 * reach else None
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Images in closed form: sums of Gaussian blobs.
+
+    Attributes:
+        centres: (draws, blobs, 2), pixels from the middle of the image, (x right, y up).
+        widths: (draws, blobs), standard deviations in pixels.
+        heights: (draws, channels, blobs), in 0…1 with a sign.
+    """
+
+    centres: torch.Tensor
+    widths: torch.Tensor
+    heights: torch.Tensor
+
+    def sample(self, size: int, degrees: float, background: Sequence[float]) -> torch.Tensor:
+        """The images, rotated counter-clockwise about the middle, sampled at the pixels' centres.
+
+        Returns:
+            float64 (draws, channels, size, size), the first row at the top. Nothing is resampled: the
+            rotated function is evaluated at the grid's points.
+        """
+        cosine, sine = _cos_sin(degrees)
+        x, y = grid(size)
+        # (R f)(p) = f(R⁻¹ p)
+        points = torch.stack([cosine * x + sine * y, -sine * x + cosine * y], dim=-1)
+        images = torch.einsum("dcb,dbhw->dchw", self.heights, self.bumps(points))
+        return images + torch.tensor(background, dtype=torch.float64)[:, None, None]
+
+    def bumps(self, points: torch.Tensor) -> torch.Tensor:
+        """Every blob, of height 1, at `points` (h, w, 2): (draws, blobs, h, w)."""
+        offsets = points[None, None] - self.centres[:, :, None, None]
+        return torch.exp(-offsets.square().sum(-1) / (2 * self.widths[:, :, None, None] ** 2))
+
+
+def grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates x, y (size, size) of the pixels' centres from the middle of the image; y points up. float64."""
+    axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    return axis[None, :].expand(size, size), -axis[:, None].expand(size, size)
+
+
+def draw_blobs(draws: int, channels: int, size: int, blobs: int = 12) -> Blobs:
+    """Blobs from the protocol's seed: σ in 1…1.5 px, centres within 0.28 · size of the middle."""
+    generator = torch.Generator().manual_seed(derive(BLOB_SEED, "blobs", draws, channels, size))
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    radius, angle = 0.28 * size * uniform(draws, blobs).sqrt(), 2 * math.pi * uniform(draws, blobs)
+    centres = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+    signs = torch.where(uniform(draws, channels, blobs) < 0.5, -1.0, 1.0)
+    return Blobs(centres, 1 + 0.5 * uniform(draws, blobs), signs * (0.5 + 0.5 * uniform(draws, channels, blobs)))
+
+
+def _cos_sin(degrees: float) -> tuple[float, float]:
+    """Cosine and sine, exact at multiples of 90 degrees."""
+    turns, rest = divmod(degrees % 360, 90)
+    if rest == 0:
+        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(turns)]
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

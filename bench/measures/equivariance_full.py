@@ -1,0 +1,210 @@
+"""Equivariance error of logits: the ``full`` profile, measured on kept weights.
+
+As in `equivariance`, f = logits in float32 and evaluation mode, s = mean of ‖f(x) − f(x′)‖ over all pairs of different
+inputs, and figures of a collapsed model are None. The definitions:
+
+* ``eq_rot_data``: mean over test images x and the 23 angles θ = 15, 30, …, 345 of ‖f(R_θ x) − f(R_0 x)‖ / s, with
+  R as in `rotation.Turntable`.
+* ``eq_floor``: mean of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖ / s over the same: an image that is rotated and brought back.
+  An ``eq_rot_data`` below twice the floor is not resolvable: interpolation alone may explain it.
+* Bridges to what others publish, of the same images and angles: ``eq_rot_data_abs``, the mean of
+  ‖f(R_θ x) − f(R_0 x)‖ itself; ``nv_rot_data``, see `normalised_variance`; ``kl_rot_data_nats``, see `divergence_nats`.
+* ``lee_rot_per_deg``: mean of ‖d/dθ f(R_θ x)‖ / s at θ = 0 on closed-form images, per degree;
+  ``lee_shift_per_px``: likewise for shifts along x and y, per pixel. See `lie`.
+* ``consistency_pct``: share of pairs (x, θ ≠ 0) whose predictions for R_θ x and R_0 x agree.
+* ``acc_by_angle_pct``: accuracy at each of the 24 angles of `rotation.ORBIT_DEGREES`; ``acc_orbit_pct`` and
+  ``acc_worst_angle_pct``: their mean and the worst of them; where a label survives the rotation of its image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..tools.out_of_memory import shortage
+from .accuracy import EVAL_BATCH, accuracy_pct, logits
+from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, scale_of, zero_logits
+from .lie_derivative import lie_errors
+from .rotation import ORBIT_DEGREES, Turntable
+
+#: Closed-form and real images that errors are measured on.
+FULL_DRAWS = 256
+#: Test images, balanced by class, that consistency and accuracies are measured on (all, where there are fewer).
+ORBIT_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Full:
+    """The figures of the module's docstring; None where collapsed, where not asked for, or without a meaning.
+
+    Attributes:
+        note: why figures are missing that should be there, else empty.
+    """
+
+    eq_rot_data: float | None
+    eq_floor: float | None
+    eq_rot_data_abs: float | None
+    nv_rot_data: float | None
+    kl_rot_data_nats: float | None
+    lee_rot_per_deg: float | None
+    lee_shift_per_px: float | None
+    consistency_pct: float | None
+    acc_orbit_pct: float | None
+    acc_worst_angle_pct: float | None
+    acc_by_angle_pct: list[float]
+    collapsed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the full profile looks at, on the device.
+
+    Attributes:
+        images: integers (n, c, size, size), any prefix of them balanced by class.
+        labels: int64 (n,).
+        prepare: normalisation of such integers, or of real values in their units.
+        background: per channel, in 0…1.
+        maximum: integer that stands for 1.0.
+        rotation: whether a label survives any rotation of its image.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    prepare: Prepare
+    background: list[float]
+    maximum: int
+    rotation: bool
+
+
+def measure_full(
+    model: nn.Module, inputs: Inputs, predictions: bool = True, draws: int = FULL_DRAWS, batch: int = EVAL_BATCH
+) -> Full:
+    """The ``full`` profile of a model.
+
+    Args:
+        predictions: whether consistency and accuracies are asked for, which take most of the time.
+        draws: number of closed-form images, and of real images for the errors.
+        batch: images a forward pass.
+    """
+    with reference_arithmetic():
+        origin = zero_logits(model, inputs.images)
+        images = inputs.images if predictions else inputs.images[:draws]
+        orbit = _orbit_logits(model, images, inputs, batch)
+        floor = _floor(model, inputs, draws, batch)
+        lee, note = _lie(model, inputs, draws, origin)
+    errors = orbit[:, :draws]
+    scale = scale_of(errors[0], origin)
+    rotated = relative_error(list(errors), origin)
+    collapsed = rotated is None or (lee[0] is None and not note)
+    return Full(
+        eq_rot_data=rotated,
+        eq_floor=None if scale is None or not math.isfinite(floor) else floor / scale,
+        eq_rot_data_abs=None if rotated is None or scale is None else rotated * scale,
+        nv_rot_data=None if rotated is None else normalised_variance(errors),
+        kl_rot_data_nats=None if rotated is None else divergence_nats(errors),
+        lee_rot_per_deg=lee[0],
+        lee_shift_per_px=lee[1],
+        consistency_pct=_consistency_pct(orbit) if predictions and not collapsed else None,
+        **_accuracies(orbit, inputs, predictions),
+        collapsed=collapsed,
+        note=note,
+    )
+
+
+def normalised_variance(orbit: torch.Tensor) -> float | None:
+    """Normalised variance of Quiroga et al. ("Invariance measures for neural networks", arXiv:2310.17404).
+
+    For each logit: the standard deviation over the transformations of an image, mean over the images, divided by the
+    standard deviation over the images under one transformation, mean over the transformations. They are standard
+    deviations (unbiased), whatever the name says, as in the authors' package ``tmeasures``; here the mean over the logits
+    is taken. 0 is invariant; at 1 a transformation changes a logit as much as another image does.
+
+    Args:
+        orbit: logits (transformations, n, classes), the identity among them.
+
+    Returns:
+        The mean. A logit that never changes counts as 1, as in the package; None where one changes with the
+        transformation alone.
+    """
+    orbit = orbit.double()
+    by_transformation, by_image = orbit.std(0).mean(0), orbit.std(1).mean(0)
+    ratio = torch.where((by_transformation == 0) & (by_image == 0), 1.0, by_transformation / by_image)
+    mean = float(ratio.mean())
+    return mean if math.isfinite(mean) else None
+
+
+def divergence_nats(orbit: torch.Tensor) -> float | None:
+    """Mean over images and g ≠ e of KL(p(x) ‖ p(gx)) in nats, p the softmax of the logits.
+
+    Unlike the errors it depends on the scale of the logits: it says how much the predicted probabilities change.
+
+    Args:
+        orbit: logits (transformations, n, classes), the identity first.
+    """
+    logs = orbit.double().log_softmax(-1)
+    divergences = (logs[0].exp() * (logs[0] - logs[1:])).sum(-1)
+    # Rounding may leave a hair below zero.
+    mean = float(divergences.clamp(min=0).mean())
+    return mean if math.isfinite(mean) else None
+
+
+def _orbit_logits(model: nn.Module, images: torch.Tensor, inputs: Inputs, batch: int) -> torch.Tensor:
+    """Logits (angles, n, classes) of the rotated images."""
+    ground = _ground(inputs)
+    parts = []
+    for chunk in images.split(batch):
+        table = Turntable(chunk, ground)
+        parts.append(torch.stack([logits(model, table.rotated(t), inputs.prepare, batch) for t in ORBIT_DEGREES]))
+    return torch.cat(parts, 1)
+
+
+def _floor(model: nn.Module, inputs: Inputs, draws: int, batch: int) -> float:
+    """Mean over images and angles ≠ 0 of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖."""
+    total, count = 0.0, 0
+    for chunk in inputs.images[:draws].split(batch):
+        table = Turntable(chunk, _ground(inputs))
+        plain = logits(model, table.back_and_forth(0), inputs.prepare, batch).double()
+        # Quarter turns cancel: an angle and those 90, 180, 270 degrees further are one and the same.
+        for angle in (t for t in ORBIT_DEGREES if 0 < t < 90):
+            moved = logits(model, table.back_and_forth(angle), inputs.prepare, batch).double()
+            total += 4 * float((moved - plain).norm(dim=1).sum())
+        count += len(chunk)
+    return total / (count * (len(ORBIT_DEGREES) - 1))
+
+
+def _ground(inputs: Inputs) -> list[float]:
+    return [b * inputs.maximum for b in inputs.background]
+
+
+def _lie(
+    model: nn.Module, inputs: Inputs, draws: int, origin: torch.Tensor
+) -> tuple[tuple[float | None, float | None], str]:
+    channels, size = inputs.images.shape[1], inputs.images.shape[-1]
+    blobs = draw_blobs(draws, channels, size)
+    try:
+        device = inputs.images.device
+        return lie_errors(model, blobs, size, inputs.prepare, inputs.background, inputs.maximum, device, origin), ""
+    except (RuntimeError, NotImplementedError) as error:
+        if shortage(error):
+            raise
+        # A stranger's layer may have no forward-mode derivative; the other figures stand.
+        return (None, None), f"no Lie derivative: {str(error).strip().splitlines()[0]}"
+
+
+def _consistency_pct(orbit: torch.Tensor) -> float | None:
+    """Logits that are no numbers agree with nothing."""
+    classes, finite = orbit.argmax(-1), orbit.isfinite().all(-1)
+    agree = (classes[1:] == classes[0]) & finite[1:] & finite[0]
+    return 100.0 * float(agree.double().mean())
+
+
+def _accuracies(orbit: torch.Tensor, inputs: Inputs, predictions: bool) -> dict[str, Any]:
+    if not predictions or not inputs.rotation:
+        return {"acc_orbit_pct": None, "acc_worst_angle_pct": None, "acc_by_angle_pct": []}
+    each = [accuracy_pct(scores, inputs.labels) for scores in orbit]
+    return {"acc_orbit_pct": sum(each) / len(each), "acc_worst_angle_pct": min(each), "acc_by_angle_pct": each}

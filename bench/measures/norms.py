@@ -1,0 +1,208 @@
+"""Running statistics of normalisation layers, estimated anew after the training.
+
+Every layer that derives from torch's batch or instance normalisation is known by what torch promises of it: a call in
+training mode moves the running statistics by the share `momentum` towards those of the batch. With momentum 1 they
+become the batch's own, whatever a derived layer does to its input before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from .accuracy import QuickPools
+
+#: Largest relative difference of statistics that are the same up to the order of a sum.
+SAME = 1e-3
+
+
+class UnknownStatistics(ValueError):
+    """A layer's running statistics cannot be estimated anew; the message names the layer."""
+
+
+class _Pool:
+    """The statistics of a layer over all its calls.
+
+    Batch normalisation: mean and unbiased variance of all values of a channel, as if all batches had been one
+    (Chan, Golub, LeVeque 1983, eq. 2.1). Instance normalisation: the means of the images' own means and variances,
+    which is what torch tracks.
+    """
+
+    def __init__(self, layer: _NormBase) -> None:
+        self.instances = isinstance(layer, _InstanceNorm)
+        self.count = 0.0
+        self.mean: torch.Tensor | float = 0.0
+        self.variance: torch.Tensor | float = 0.0
+
+    def add(self, layer: _NormBase, values: torch.Tensor) -> None:
+        """Take in the statistics that a call on `values` left in the layer."""
+        assert layer.running_mean is not None and layer.running_var is not None
+        mean, variance = layer.running_mean.double(), layer.running_var.double()
+        if self.instances:
+            count = float(len(values))
+            share = count / (self.count + count)
+            self.variance = self.variance + share * (variance - self.variance)
+        else:
+            count = values.numel() / layer.num_features
+            share = count / (self.count + count)
+            within = (self.count - 1) * self.variance if self.count else 0.0
+            between = share * self.count * (mean - self.mean) ** 2
+            self.variance = (within + (count - 1) * variance + between) / (self.count + count - 1)
+        self.mean = self.mean + share * (mean - self.mean)
+        self.count += count
+
+
+def running_layers(model: nn.Module) -> dict[str, _NormBase]:
+    """The layers with running statistics that derive from torch's, by their names in the model."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.track_running_stats and _state(module) is not None
+    }
+
+
+def _state(layer: _NormBase) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Copies of the running mean and variance; None where there are none (yet)."""
+    tensors = layer.running_mean, layer.running_var
+    if any(t is None or isinstance(t, nn.UninitializedBuffer) for t in tensors):
+        return None
+    return layer.running_mean.clone(), layer.running_var.clone()  # type: ignore[union-attr]
+
+
+def _same(one: tuple[torch.Tensor, torch.Tensor] | None, two: tuple[torch.Tensor, torch.Tensor] | None) -> bool:
+    return one is not None and two is not None and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor | None]) -> None:
+    """Replace the running statistics of normalisation layers by those of all the given images together.
+
+    All else is in evaluation mode (dropout off, filters expanded once). Each batch is normalised by its own
+    statistics, as in training; those of all batches are put together by the number of their values. Layers that are
+    never called, and layers whose statistics training does not move either, keep what they have.
+
+    Args:
+        images: gives batch number i, or None after the last.
+
+    Raises:
+        UnknownStatistics: a layer's statistics move although the layer is not called.
+    """
+    layers = running_layers(model)
+    pools = {name: _Pool(layer) for name, layer in layers.items()}
+    momenta = {name: layer.momentum for name, layer in layers.items()}
+    model.eval()
+    for layer in layers.values():
+        if not all(t.isfinite().all() for t in _state(layer) or ()):
+            layer.reset_running_stats()  # 0 times infinity is no number
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.zero_()
+        layer.momentum, layer.training = 1.0, True
+    before = {name: _state(layer) for name, layer in layers.items()}
+    moved = dict.fromkeys(layers, False)
+
+    def seen(name: str, layer: _NormBase, *given: Any) -> None:
+        pools[name].add(layer, next(value for value in given if isinstance(value, torch.Tensor)))
+        moved[name] = moved[name] or not _same(before[name], _state(layer))
+
+    hooks = [
+        layer.register_forward_hook(
+            lambda module, args, named, out, name=name: seen(name, module, *args, *named.values(), out), with_kwargs=True
+        )
+        for name, layer in layers.items()
+    ]
+    try:
+        index = 0
+        while layers and (batch := images(index)) is not None:
+            with QuickPools():
+                model(batch)
+            index += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, layer in layers.items():
+            layer.momentum, layer.training = momenta[name], False
+    for name, layer in layers.items():
+        pool = pools[name]
+        if not pool.count and not _same(before[name], _state(layer)):
+            raise _uncalled(name, layer)
+        if moved[name]:
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.copy_(torch.as_tensor(pool.mean))
+            layer.running_var.copy_(torch.as_tensor(pool.variance))
+
+
+@contextmanager
+def _one_seed(images: torch.Tensor) -> Iterator[None]:
+    """A network may be random in evaluation too; the generators are put back."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _uncalled(name: str, layer: _NormBase) -> UnknownStatistics:
+    return UnknownStatistics(
+        f"the running statistics of {name!r} ({type(layer).__name__}) move although the layer is not called, so that they"
+        " cannot be estimated anew; call the layer itself"
+    )
+
+
+@torch.no_grad()
+def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
+    """See that the running statistics of a model can be estimated anew; the model is of no use after it.
+
+    With momentum 1 the statistics after a batch are the batch's own, or (frozen) stay where they are, wherever they
+    start. A derived layer that moves them in another way breaks that.
+
+    Args:
+        images: one batch, at least two images.
+
+    Raises:
+        UnknownStatistics: those of a layer follow another rule.
+    """
+    layers = running_layers(model)
+    with _one_seed(images):
+        _see_calls(model, layers, images)
+    ends: dict[str, list[tuple[bool, tuple[torch.Tensor, torch.Tensor] | None]]] = {name: [] for name in layers}
+    for start in (0.0, 1.0):
+        for layer in layers.values():
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.fill_(start)
+            layer.running_var.fill_(1 + start)
+        begun = {name: _state(layer) for name, layer in layers.items()}
+        with _one_seed(images):
+            reestimate_batch_norm(model, lambda index: images if index == 0 else None)
+        for name, layer in layers.items():
+            ends[name].append((_same(begun[name], _state(layer)), _state(layer)))
+    for name, ((still, one), (still_too, two)) in ends.items():
+        assert one is not None and two is not None
+        pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.isfinite().all() and b.isfinite().all()]
+        # Statistics that are no numbers say nothing: a network that diverges is a row, not an error.
+        if not (still and still_too) and not all(
+            torch.allclose(a, b, rtol=SAME, atol=SAME * float(b.abs().mean())) for a, b in pairs
+        ):
+            raise UnknownStatistics(
+                f"the running statistics of {name!r} ({type(layers[name]).__name__}) do not become those of the batch when"
+                " momentum is 1, so that they cannot be estimated anew; move them by the share `momentum`, as torch does"
+            )
+
+
+def _see_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
+    """See that training moves the statistics of layers that are called, and of no others."""
+    model.train()
+    called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
+    hooks = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
+    try:
+        if layers:
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, layer in layers.items():
+        if name not in called and not _same(before[name], _state(layer)):
+            raise _uncalled(name, layer)

@@ -1,0 +1,117 @@
+"""Plots of a family of boards: error against training images, examples, FLOPs and device-seconds, on logarithmic axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...boards.families import BoardFamily, Point
+from ...boards.family_table import SPENT, slope_text, slopes
+from .axes import SIZE, logarithmic, new
+from .style import DASHES, family_styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: FLOPs are shown in units of 1e12.
+UNITS = {"flops": 1e-12}
+LABELS = SPENT | {"flops": "TFLOPs of training, forward and backward"}
+#: A bar that would reach an error of 0, which a logarithmic axis does not have, ends at this share of its point.
+SHORTEST = 1 / 4
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a curve: what was spent, and the mean error with its half-width in % (0 without an interval)."""
+
+    x: float
+    error: float
+    half: float
+
+    @property
+    def low(self) -> float:
+        """The lower end of its bar."""
+        return max(self.error - self.half, SHORTEST * self.error)
+
+
+def curves(family: BoardFamily, what: str) -> dict[tuple[str, str], list[Mark]]:
+    """The points of every model on every line, by (model, line), in the order of the points; errors of 0 left out."""
+    found = {(m, line): _curve(m, points, what) for line, points in family.lines for m in family.models}
+    return {key: marks for key, marks in found.items() if marks}
+
+
+def _curve(model: str, points: Sequence[Point], what: str) -> list[Mark]:
+    marks = []
+    for point in points:
+        row, x = point.rows.get(model), point.spent(model, what)
+        accuracy = None if row is None else row["test_acc_mean_pct"]
+        if row is None or x is None or accuracy is None or accuracy != accuracy or accuracy >= 100:
+            continue
+        half = row["test_acc_ci95_pct"]
+        marks.append(Mark(x * UNITS.get(what, 1), 100 - accuracy, 0.0 if half is None or half != half else float(half)))
+    return marks
+
+
+def draw(family: BoardFamily, what: str) -> Figure | None:
+    """The plot against one of `SPENT`; None where that is the same at all points."""
+    from matplotlib.lines import Line2D
+
+    found = curves(family, what)
+    all_marks = [mark for marks in found.values() for mark in marks]
+    if len({mark.x for mark in all_marks}) < 2:
+        return None
+    figure, axes = new(LABELS[what], "test error in %")
+    _scales(axes, all_marks, ticks=sorted({m.x for m in all_marks}) if what == "images" else [])
+    names = {m: str(r["family"] or "other") for p in family.measured for m, r in p.rows.items()}
+    styles, alpha = family_styles(names.get(m, "other") for m in family.models), slopes(family, what)
+    handles: list[Line2D] = []
+    of_colour: dict[str, int] = {}
+    for (model, line), marks in found.items():
+        colour, shape = styles[names.get(model, "other")]
+        of_colour[colour] = of_colour.get(colour, -1) + 1
+        how: dict[str, Any] = {"color": colour, "ls": DASHES[of_colour[colour] % len(DASHES)], "lw": 1.4, "marker": shape, "ms": 5}
+        axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
+        sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
+        axes.scatter([m.x for m in marks], [m.error for m in marks], sizes, color=colour, marker=shape, zorder=3)
+        axes.vlines([m.x for m in marks], [m.low for m in marks], [m.error + m.half for m in marks], colour, lw=0.9)
+        slope = alpha.get((model, line))
+        text = model + (f" ({line})" if line else "")
+        handles.append(Line2D([], [], label=text if slope is None else f"{text}\nα = {slope_text(slope)}", **how))
+    axes.set_title(_note(family, found, what), loc="left", fontsize=7.5)
+    margin = 0.85 + 0.06 * max(len(part) for h in handles for part in str(h.get_label()).splitlines())
+    figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
+    place = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.8, borderaxespad=0)
+    return figure
+
+
+def _scales(axes: Axes, marks: Sequence[Mark], ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, LogLocator
+
+    logarithmic(axes.xaxis, axes.set_xscale)
+    logarithmic(axes.yaxis, axes.set_yscale)
+    low, high = min(m.low for m in marks), min(max(m.error + m.half for m in marks), 100.0)
+    axes.set_ylim(low / 1.1, high * 1.1)
+    if high < 10 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=20))
+    x = [m.x for m in marks]
+    if ticks:
+        axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    elif max(x) < 10 * min(x):
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=20))
+
+
+def _note(family: BoardFamily, found: dict[tuple[str, str], list[Mark]], what: str) -> str:
+    samples = [s for p in family.measured for m in family.models if (s := p.sample(m)) is not None and s.has_interval]
+    over = "new seeds" + (" and images" if samples and all(s.is_by_image for s in samples) else "")
+    parts = [f"mean over seeds; bars: 95 % over {over}" if samples else "mean over seeds; no bars below 3 seeds"]
+    if any(s is not None for s in slopes(family, what).values()):
+        parts.append(f"α: error ∝ {what}^-α")
+    if what != family.own_axis:
+        parts.append(f"larger mark: more {family.own_axis}")
+    measured = sum(r["test_acc_mean_pct"] == 100 for p in family.measured for r in p.rows.values())
+    if measured:
+        parts.append(f"without {measured} errors of 0")
+    return "; ".join(parts)

@@ -1,0 +1,190 @@
+"""Plots that answer questions about a board."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...boards.board import Board
+from ...boards.notes import chances
+from ...boards.statistics import LEVEL
+from ...tools.text import some
+from . import lines
+from .axes import above, by_size, finished, new
+from .style import INK, PAPER, family_styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Models that get a label in a scatter plot, and rows of the plot of differences.
+MOST_LABELS, MOST_ROWS = 14, 40
+#: Below this an equivariance error is drawn at this: float32 rounding.
+FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that is made when asked for.
+
+    Attributes:
+        stem: beginning of its file's name.
+        title: what it asks.
+        draw: makes it; None where the board has nothing to draw.
+        needs: what it takes to have it, where not every board has.
+    """
+
+    stem: str
+    title: str
+    draw: Callable[[Drawn], Figure | None]
+    needs: str = ""
+
+
+class Drawn:
+    """A board as plots need it: models with a result, best first."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.rows: list[dict[str, Any]] = [r for r in board.rows_of(board.frame) if r["model"] in board.values]
+        self.families = [str(r["family"] or "other") for r in self.rows]
+        self.styles = family_styles(self.families)
+
+    @cached_property
+    def told(self) -> np.ndarray:
+        """`statistics.told_apart` in the order of the rows."""
+        at = {model: i for i, model in enumerate(self.board.samples)}
+        order = [at[r["model"]] for r in self.rows]
+        return self.board.told[np.ix_(order, order)]
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as floats, NaN where it is empty."""
+        return np.array([math.nan if r[name] is None else r[name] for r in self.rows], dtype=float)
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Models and their families."""
+        return [(r["model"], f) for r, f in zip(self.rows, self.families, strict=True)]
+
+
+def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Which models are on the Pareto front of accuracy and cost, (models,).
+
+    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). A model that has no
+    rank, because it has no p with any other, is on no front, and neither is one whose cost is NaN.
+    """
+    judged = ~np.isnan(told).all(axis=1)
+    cheaper = cost[:, None] <= cost[None, :]
+    dominated = (cheaper & (told > 0)).any(axis=0)
+    return judged & ~dominated & ~np.isnan(cost)
+
+
+#: What filled marks are, by the rule of the ranks.
+FRONT = f"filled: none as cheap is surely better (p at most {LEVEL:g}, Holm over all pairs)"
+#: What filled marks are where nothing is traded for accuracy: what tables show in bold.
+BEST = f"filled: rank 1 is possible (p at most {LEVEL:g}, Holm over all pairs)"
+
+
+def _over(drawn: Drawn) -> str:
+    """What the bars are over, where there are any."""
+    by_image = [s.is_by_image for s in drawn.board.samples.values() if s.has_interval]
+    return f"bars: 95 % over new {chances(by_image)}" if by_image else "no bars below 3 seeds"
+
+
+def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn], Figure | None]:
+    def draw(drawn: Drawn) -> Figure | None:
+        cost = drawn.column(column) * scale
+        return _scatter(drawn, cost, label, front(cost, drawn.told), f"{_over(drawn)}; {FRONT}")
+
+    return draw
+
+
+def _error_plot(drawn: Drawn) -> Figure | None:
+    error = np.maximum(drawn.column("eq_rot_analytic"), FLOOR)
+    best = np.array([r["model"] in drawn.board.best for r in drawn.rows])
+    return _scatter(drawn, error, "rotation error after training (0 is invariant)", best, f"{_over(drawn)}; {BEST}")
+
+
+def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: str) -> Figure | None:
+    y, half = drawn.column("test_acc_mean_pct"), np.nan_to_num(drawn.column("test_acc_ci95_pct"))
+    there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
+    if not there.any():
+        return None
+    _, axes = new(label, "test accuracy in %")
+    by_size(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
+    many = there.sum() > 30
+    shown = {}
+    for family, style in drawn.styles.items():
+        own = there & np.array([f == family for f in drawn.families])
+        if own.any():
+            shown[family] = style
+            _points(axes, x, y, half, own, filled, style, many)
+    _limits(axes, y[there], half[there])
+    named = np.flatnonzero(there & filled if many and (there & filled).any() else there)[:MOST_LABELS]
+    labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
+    return finished(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
+
+
+def _points(
+    axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray, own: np.ndarray, filled: np.ndarray,
+    style: tuple[str, str], many: bool,
+) -> None:  # fmt: skip
+    colour, mark = style
+    # Bars as plain lines: matplotlib's error bars take several times as long.
+    axes.vlines(x[own], (y - half)[own], (y + half)[own], colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
+    area = 18 if many else 42
+    for part, face in ((own & ~filled, PAPER), (own & filled, colour)):
+        if part.any():
+            axes.scatter(x[part], y[part], area, marker=mark, facecolors=face, edgecolors=colour, linewidths=1.0, zorder=3)
+
+
+def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
+    low, high = float((y - half).min()), float((y + half).max())
+    margin = max(0.06 * (high - low), 0.1)
+    # Accuracies end at 100 whatever an interval of few seeds says, and a wide one must not hide the others.
+    spread = max(float(y.max() - y.min()), 1.0)
+    axes.set_ylim(max(low - margin, float(y.min()) - 0.6 * spread, 0.0), min(high + margin, float(y.max()) + 0.6 * spread, 101.0))
+
+
+def _differences(drawn: Drawn) -> Figure | None:
+    family_of = {r["model"]: f for r, f in zip(drawn.rows, drawn.families, strict=True)}
+    found = sorted(drawn.board.against_reference, key=lambda c: c.difference)[-MOST_ROWS:]
+    if not found:
+        return None
+    left = 0.2 + 0.075 * max(len(c.model) for c in found)
+    figure, axes = new(f"difference in test accuracy to {drawn.board.reference}, in points", "", 1.4 + 0.24 * len(found), left)
+    axes.axvline(0, color=INK, lw=0.8)
+    alike: dict[tuple[str, bool], list[int]] = {}
+    for y, c in enumerate(found):
+        alike.setdefault((family_of[c.model], c.p_holm is not None and c.p_holm <= LEVEL), []).append(y)
+    x, half = np.array([c.difference for c in found]), np.array([c.interval or 0.0 for c in found])
+    for (family, beyond), rows in alike.items():
+        colour, mark = drawn.styles[family]
+        axes.hlines(rows, (x - half)[rows], (x + half)[rows], colour, lw=1.1)
+        axes.scatter(x[rows], rows, 30, marker=mark, facecolors=colour if beyond else PAPER, edgecolors=colour, zorder=3)
+    axes.set_ylim(-0.7, len(found) - 0.3)
+    axes.set_yticks(range(len(found)), [c.model for c in found])
+    axes.grid(axis="y", visible=False)
+    count = len(drawn.board.against_reference)
+    over = chances(c.by_image for c in found if c.interval is not None)
+    note = f"paired, ± 95 % over new {over}; filled: p (Holm, {some(found[0].family, 'comparison')}) at most {LEVEL:g}"
+    above(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
+    return figure
+
+
+#: Accuracies by angle also need labels that survive a rotation.
+FULL = "runs whose full equivariance profile was measured, which equibench equivariance --run ID does"
+PLOTS = (
+    Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters")),
+    Plot("accuracy-flops", "Accuracy against compute", _cost_plot("flops_per_image", "MFLOPs an image, forward", 1e-6)),
+    Plot("accuracy-seconds", "Accuracy against training time", _cost_plot("train_s_mean", "device-seconds of training")),
+    Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot),
+    Plot("error-angle", "Equivariance error against the angle", lambda d: lines.error_by_angle(d.board, d.named), FULL),
+    Plot("accuracy-angle", "Accuracy against the angle", lambda d: lines.accuracy_by_angle(d.board, d.named), FULL),
+    Plot("learning-curves", "Learning curves", lambda d: lines.learning(d.board, d.named)),
+    Plot("differences", "Differences to the reference", _differences),
+)

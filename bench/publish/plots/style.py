@@ -1,0 +1,84 @@
+"""How plots look: one colour and one mark an architecture family, the same everywhere, on screen and in print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...tools.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Colour-blind-safe colours (Okabe and Ito, Color Universal Design, 2008) and marks, which tell them apart in grey.
+FAMILIES = {
+    "pdo-econv": ("#d55e00", "o"),
+    "g-cnn": ("#0072b2", "s"),
+    "e2cnn": ("#009e73", "^"),
+    "wide-resnet": ("#cc79a7", "D"),
+    "resnet": ("#e69f00", "v"),
+    "cnn": ("#56b4e9", "P"),
+}
+OTHER = "#808080"
+#: Of families that are not ours: grey, each with a mark of its own within a board.
+OTHER_MARKS = ("X", "*", "p", "h", "<", ">", "d")
+#: Tell the lines of one family apart.
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
+
+INK, PAPER, GRID = "#1a1a1b", "#fffffe", "#d9d9da"
+#: The dark variant of a picture is the same picture with these exchanged.
+DARK = {INK: "#e6e6e7", PAPER: "#17191d", GRID: "#3b3e44", "#0072b2": "#3d9bd6"}
+
+FORMATS = ("svg", "pdf", "png")
+
+_RC: Any = {
+    "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.facecolor": PAPER, "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "axes.grid": True,
+    "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "equibench",
+    "pdf.fonttype": 42, "savefig.dpi": 160, "lines.linewidth": 1.4, "path.simplify": True,
+}  # fmt: skip
+
+
+def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and mark of each family of a board, in their order."""
+    names = list(dict.fromkeys(families))
+    others = sorted(set(names) - set(FAMILIES))
+    marks = {family: (OTHER, OTHER_MARKS[i % len(OTHER_MARKS)]) for i, family in enumerate(others)}
+    return {family: FAMILIES.get(family) or marks[family] for family in names}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's settings within; none outside are changed."""
+    import matplotlib
+
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both: bool = True) -> list[Path]:
+    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. The same bytes every time."""
+    import io
+
+    written = []
+    for kind in formats:
+        stream = io.BytesIO()
+        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+        figure.savefig(stream, format=kind, metadata=stamp)
+        written.append(folder / f"{stem}.{kind}")
+        write_atomically(written[-1], stream.getvalue())
+        if kind == "svg" and both:
+            written.append(folder / f"{stem}.dark.svg")
+            write_atomically(written[-1], dark(stream.getvalue().decode()).encode())
+    return written
+
+
+def dark(svg: str) -> str:
+    """The same picture on a dark ground."""
+    for light, other in DARK.items():
+        svg = svg.replace(light, other)
+    return svg

@@ -1,0 +1,259 @@
+"""Which boards, rows and columns a reader asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from ...registry import UserError, nearest
+from ..boards.board import Board, find_board
+from ..boards.notes import board_heading
+from ..boards.rows import COMPARED, compared_columns, write_board
+from ..boards.statistics import Comparison, compare
+from ..boards.table import board_table, in_cell, in_text
+from ..records.record import Refused, board_names, without_collection
+from ..tools.markup import for_latex
+from ..tools.text import some
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown of a board.
+
+    Attributes:
+        models: patterns as in a shell; all models without.
+        sort: a column; with ``-`` before it, the largest first. The order of the CSV without.
+        columns: columns of the CSV, in this order; the usual ones without.
+        against: compare with this model instead of the board's reference.
+        all_pairs: compare every model with every other.
+    """
+
+    models: tuple[str, ...] = ()
+    sort: str = ""
+    columns: tuple[str, ...] = ()
+    against: str = ""
+    all_pairs: bool = False
+
+
+def select_boards(
+    root: Path,
+    name: str | None,
+    dataset: str | None,
+    budget: str | None,
+    refused: list[Refused] | None = None,
+    reference_parameters: int | None = None,
+    patterns: Sequence[str] = (),
+) -> list[Board]:
+    """The boards that were asked for, their CSVs rebuilt; those without a table are left out unless named.
+
+    Args:
+        patterns: of names of boards, instead of one `name`.
+        refused: gets the files that were refused, of all boards that were read.
+        reference_parameters: as for `board.load_board`.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = [find_board(name, root)] if name else board_names(root)
+    names = boards_that_fit(patterns, names) if patterns else names
+    if not names:
+        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
+    with without_collection():
+        read = [write_board(root, n, reference_parameters) for n in names]
+    if refused is not None:
+        refused += [r for b in read for r in b.refused]
+    boards = [b for b in read if b.chosen]
+    if not boards:
+        why = next((r.reason for b in read for r in b.refused), f"{root} has none")
+        raise UserError(f"there is no record that can be read: {why}")
+    for option, wanted, get in (
+        ("--dataset", dataset, lambda b: b.chosen[0][0].spec.dataset),
+        ("--budget", budget, lambda b: b.chosen[0][0].spec.budget.name),
+    ):
+        fits = [b for b in boards if wanted is None or get(b) == wanted]
+        if not fits:
+            known = sorted({get(b) for b in boards})
+            raise UserError(f"{option} {wanted!r}: no board in {root} has it; {nearest(str(wanted), known)}")
+        boards = fits
+    return boards
+
+
+def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names that fit one of the patterns, as a whole or without the version at their end.
+
+    Raises:
+        UserError: a pattern fits none.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        fits = [n for n in names if any(fnmatch.fnmatchcase(text, pattern) for text in (n, n.rpartition("-v")[0]))]
+        if not fits:
+            known = nearest(pattern, names) if names else "there is none at all yet: equibench run makes them"
+            raise UserError(f"--across {pattern!r}: no board fits; {known}")
+        found += fits
+    return sorted(set(found))
+
+
+def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
+    """See that every pattern fits a model, and that the model to compare with has results, on some board.
+
+    Raises:
+        UserError: the first that does not.
+    """
+    known = sorted({r.spec.model for b in boards for r, _ in b.chosen})
+    for pattern in view.models:
+        if not fnmatch.filter(known, pattern):
+            raise UserError(f"{option} {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
+    measured = sorted({m for b in boards for m in b.values})
+    if view.against and view.against not in measured:
+        raise UserError(f"--against {view.against!r}: no such model has results here; {nearest(view.against, measured)}")
+
+
+def shows(view: View, model: str) -> bool:
+    """Whether the view has this model."""
+    return not view.models or any(fnmatch.fnmatchcase(model, p) for p in view.models)
+
+
+def select_rows(board: Board, view: View) -> pd.DataFrame:
+    """The rows of a board with the rows, the order and the reference of a view; all columns.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    frame = board.frame
+    if view.against and view.against != board.reference:
+        frame = _against(frame, comparisons(board, view), view.against)
+    frame = frame[[shows(view, m) for m in frame["model"]]]
+    if view.sort:
+        column = _column(view.sort.removeprefix("-"), frame, "--sort")
+        # Numbers before text, whatever a column holds; a stable sort keeps the order of equal rows.
+        frame = frame.sort_values(
+            column, ascending=not view.sort.startswith("-"), kind="stable", na_position="last", key=_comparable
+        )
+    return frame.reset_index(drop=True)
+
+
+def select_columns(frame: pd.DataFrame, view: View) -> pd.DataFrame:
+    """The columns that a view names; all without.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    return frame[[_column(c, frame, "--columns") for c in view.columns]] if view.columns else frame
+
+
+def _comparable(values: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    numbers = pd.to_numeric(values, errors="coerce")
+    return values.astype(str) if numbers.isna().all() and values.notna().any() else numbers
+
+
+def _column(name: str, frame: pd.DataFrame, option: str) -> str:
+    if name not in frame.columns:
+        raise UserError(f"{option} {name!r}: the table has no such column; {nearest(name, frame.columns)}")
+    return name
+
+
+def _against(frame: pd.DataFrame, found: Sequence[Comparison], reference: str) -> pd.DataFrame:
+    """The columns of the comparison, with another reference."""
+    by_model = {c.model: c for c in found}
+    frame = frame.copy()
+    frame["reference_model"] = reference
+    rows = [compared_columns(by_model.get(model)) for model in frame["model"]]
+    for column in COMPARED:
+        frame[column] = [row[column] for row in rows]
+    return frame
+
+
+def comparisons(board: Board, view: View) -> list[Comparison]:
+    """The comparisons of a view; the correction is over all models of the board, shown or not."""
+    if view.all_pairs:
+        return board.all_pairs
+    reference = view.against or board.reference
+    if reference not in board.values:
+        return []
+    return board.against_reference if reference == board.reference else compare(board.samples, reference)
+
+
+def view_text(board: Board, view: View, style: str) -> str:
+    """A board in a table format of tabulate, with its notes, and the comparisons that were asked for."""
+    frame = select_rows(board, view)
+    if view.columns:
+        text = f"{in_text(board_heading(board), style)}\n\n{plain_table(select_columns(frame, view), style)}"
+    else:
+        text = board_table(board, style, frame)
+    if view.against or view.all_pairs:
+        text += "\n\n" + comparison_table(board, view, style)
+    return text
+
+
+def plain_table(frame: pd.DataFrame, style: str) -> str:
+    """A table of the columns themselves."""
+    rows = [[in_cell(cell_text(v), style) for v in row] for row in frame.convert_dtypes().itertuples(index=False)]
+    return for_latex(tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True), style)
+
+
+def cell_text(value: Any) -> str:
+    """A cell for readers: thousands separated, floats with four significant digits, nothing for what is missing."""
+    import pandas as pd
+
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) or float(value).is_integer() else f"{value:.4g}"
+
+
+def comparison_table(board: Board, view: View, style: str) -> str:
+    """Paired differences with their intervals and corrected p, and the sentence that says how to read them."""
+    family = comparisons(board, view)
+    shown = [c for c in family if shows(view, c.model) or (view.all_pairs and shows(view, c.reference))]
+    if not shown:
+        return f"{view.against or 'no model'} shares no seed with another model of {board.name}"
+    rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6)
+    return f"{for_latex(table, style)}\n\n{in_text(comparison_note(family), style)}"
+
+
+def comparison_row(c: Comparison, board: Board) -> dict[str, str]:
+    """A comparison as text."""
+    row = {"model": c.model, "against": c.reference, "difference": difference_text(c.difference, c.interval)}
+    row["seeds"] = str(c.pairs)
+    same = board.agreement(c.model, c.reference)
+    row |= {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip)}
+    return row | {"agree %": "" if same is None else f"{same:.1f}"}
+
+
+def difference_text(difference: float, half: float | None) -> str:
+    """A difference in points with the half-width of its interval, where there is one."""
+    return f"{difference:+.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def p_text(p: float | None) -> str:
+    """A p-value with two significant digits; never 0; empty where there is none."""
+    return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
+
+
+def comparison_note(family: Sequence[Comparison], agree: bool = True) -> str:
+    """How to read a family of comparisons, with or without their agreement."""
+    least = min(c.p_smallest for c in family)
+    known = [c for c in family if c.interval is not None]
+    over = "new seeds and new test images" if any(c.by_image for c in known) else "new seeds"
+    alone = [c.model for c in known if not c.by_image]
+    if alone and len(alone) < len(known):
+        over += f" (of {', '.join(dict.fromkeys(alone[:12]))}: new seeds alone)"
+    return (
+        f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: that the"
+        f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test over the"
+        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds"
+        + ("; agree: test images of which both predict the same class, right or wrong" if agree else "")
+    )

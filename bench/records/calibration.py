@@ -1,0 +1,274 @@
+"""Step times on a device, and from them the number of steps that a budget of device-seconds buys.
+
+Each model is measured in a process of its own (`stopwatch`); the processes take turns, block by block, so that a slow
+minute of the machine meets all of them. Every GPU that runs a model's seeds is measured. What was measured is written
+once and never changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from statistics import fmean
+from typing import Protocol
+
+from pydantic import Field
+
+from ...registry import UserError
+from ..spec.budget import exact
+from ..tools.files import write_exclusively
+from ..tools.schema import Amount, Hash, Strict, Text, Version, parse_json, read_text, short_hash
+from .record import Status
+
+BLOCKS = 3
+BLOCK_STEPS = 30
+BLOCK_SECONDS = 2.0
+#: A model measured again, or on another device, must agree with its record within this share.
+AGREEMENT = 0.03
+
+
+class Block(Strict):
+    """One block of steps: how many, the device-seconds they took, and on which GPU (its UUID)."""
+
+    steps: int = Field(gt=0, le=10**9)
+    seconds: Amount = Field(gt=0)
+    gpu: Text = ""
+
+
+class Calibration(Strict):
+    """The step time of one model on one device, as a record that is written once.
+
+    Attributes:
+        sequence: 1 for the first calibration, higher after runs that drifted.
+        beside: the other models that took turns with it.
+        confirms: hash of the calibration that this one confirms on further GPUs; it decides no number of steps.
+        opened: files beside the code that the model is made from, as `record.Provenance` has them; part of `source_hash`.
+    """
+
+    schema_version: Version = 1
+    model: Text
+    source_hash: Text
+    dataset: Text
+    batch: int
+    profile: Text
+    hardware_key: Text
+    sequence: int = Field(ge=0, le=10**6)
+    blocks: list[Block] = Field(max_length=1000)
+    beside: list[Text] = Field(max_length=10_000)
+    opened: dict[Text, Hash] = {}
+    confirms: Text = ""
+
+    @property
+    def step_s(self) -> float:
+        """Mean device-seconds of a step."""
+        return float(self.exact_step_s)
+
+    @property
+    def exact_step_s(self) -> Fraction:
+        """The same before it is rounded to a float: what decides the number of steps."""
+        return sum((exact(b.seconds) for b in self.blocks), Fraction()) / sum(b.steps for b in self.blocks)
+
+    def same_subject(self, other: Calibration) -> bool:
+        """Whether both measured the same thing."""
+        left, right = (c.model_dump(exclude={"sequence", "blocks", "beside"}) for c in (self, other))
+        return left == right
+
+
+class Failed(Exception):
+    """A model cannot be trained, so that its step has no time: `status` and `reason` of its runs."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Session(Protocol):
+    """A process that measures one model's step whenever it is asked."""
+
+    def ready(self) -> None:
+        """Wait until all is loaded.
+
+        Raises:
+            Failed: the model cannot be built.
+        """
+
+    def block(self) -> Block:
+        """Measure at least 30 steps and 2 s.
+
+        Raises:
+            Failed: the model cannot be trained.
+        """
+
+
+@dataclass
+class Turns:
+    """What sessions came to: the blocks of each model, and of those that failed why."""
+
+    blocks: dict[str, list[Block]] = field(default_factory=dict)
+    failed: dict[str, Failed] = field(default_factory=dict)
+
+
+def take_turns(sessions: Mapping[str, Session]) -> Turns:
+    """`BLOCKS` blocks of every session, one of each in turn; one that fails takes no further turn."""
+    turns = Turns({name: [] for name in sessions})
+    for turn in range(BLOCKS + 1):
+        for name, session in sessions.items():
+            if name in turns.failed:
+                continue
+            try:
+                # Nothing is measured before all have loaded.
+                if turn == 0:
+                    session.ready()
+                else:
+                    turns.blocks[name].append(session.block())
+            except Failed as failed:
+                turns.failed[name] = failed
+    return turns
+
+
+def check_reference(old: Calibration, new: Calibration, where: str = "") -> None:
+    """See that a reference model still has the step time of its record.
+
+    Args:
+        where: the device in words, where there are several.
+
+    Raises:
+        UserError: it differs by more than 3 %: the device is not what it was.
+    """
+    ratio = new.step_s / old.step_s
+    if not math.isclose(ratio, 1.0, abs_tol=AGREEMENT):
+        raise UserError(
+            f"{new.model} now takes {1000 * new.step_s:.3f} ms a step{where} where this board's record says"
+            f" {1000 * old.step_s:.3f} ms ({100 * (ratio - 1):+.1f} %, allowed ±3 %): the device is busy or was"
+            " changed; free it, or start a new board with another --results folder"
+        )
+
+
+def folder(root: Path, board: str) -> Path:
+    """Where the calibrations of a board lie."""
+    return root / "runs" / board / "calibrations"
+
+
+def write_calibration(root: Path, board: str, calibration: Calibration) -> Path:
+    """Write a calibration under the hash of its content."""
+    path = folder(root, board) / f"{short_hash(calibration.canonical())}.json"
+    write_exclusively(path, calibration.canonical().encode() + b"\n")
+    return path
+
+
+def read_calibrations(root: Path, board: str) -> list[Calibration]:
+    """All calibrations of a board, in order of sequence.
+
+    Raises:
+        UserError: a file does not match the hash in its name, or its schema.
+    """
+    found = []
+    for path in sorted(folder(root, board).glob("*.json")):
+        text = read_text(path, link=False)
+        calibration = parse_json(Calibration, text, str(path))
+        if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
+            raise UserError(f"{path}: the content does not match the hash in the name")
+        if not calibration.blocks:
+            raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
+        found.append(calibration)
+    return sorted(found, key=lambda c: (c.model, c.sequence))
+
+
+def latest(calibrations: list[Calibration]) -> dict[str, Calibration]:
+    """The last calibration of each model; those that only confirm one are left out."""
+    return {c.model: c for c in sorted(calibrations, key=lambda c: c.sequence) if not c.confirms}
+
+
+def gpus_of(calibration: Calibration, known: Iterable[Calibration]) -> set[str]:
+    """The GPUs that a calibration was measured or confirmed on."""
+    own = short_hash(calibration.canonical())
+    return {b.gpu for c in (calibration, *(c for c in known if c.confirms == own)) for b in c.blocks}
+
+
+@dataclass
+class Measured:
+    """What `calibrate` came to: new calibrations, and of the models that cannot be trained why."""
+
+    calibrations: list[Calibration] = field(default_factory=list)
+    failed: dict[str, Failed] = field(default_factory=dict)
+
+
+def calibrate(
+    wanted: list[Calibration],
+    known: list[Calibration],
+    measure: Callable[[dict[str, list[str]]], Mapping[str, Turns]],
+    devices: Mapping[str, str],
+    comparable: Callable[[Calibration], bool] = lambda _: True,
+    kept: Iterable[Calibration] = (),
+) -> Measured:
+    """Measure the models that `wanted` describes (without blocks) on all devices, beside a reference that is known.
+
+    Args:
+        wanted: what to measure; `sequence`, `blocks` and `beside` are filled in here.
+        known: calibrations of the board; the first model of them that is not wanted becomes the reference.
+        measure: makes of devices with their models what these came to there.
+        devices: as torch names them, with their UUIDs; without one (empty), no other calibration is confirmed there.
+        comparable: whether a known model is today what it was: another program takes another time on the same device.
+        kept: known calibrations whose models run on these devices too; they are confirmed where they have not been.
+
+    Raises:
+        UserError: a step time is not that of its record, or differs between the devices.
+    """
+    names = [c.model for c in wanted]
+    others = [c for name, c in latest(known).items() if name not in names and comparable(c)]
+    reference = others[:1] if wanted else []
+    unseen = {d: [c for c in kept if gpu and gpu not in gpus_of(c, known)] for d, gpu in devices.items()}
+    asked = {d: list(dict.fromkeys([*names, *(c.model for c in (*reference, *unseen[d]))])) for d in devices}
+    turns = measure({d: models for d, models in asked.items() if models}) if any(asked.values()) else {}
+    done = Measured(failed={name: why for one in turns.values() for name, why in one.failed.items()})
+    for old in reference:
+        if old.model in done.failed:
+            raise UserError(f"{old.model}, which new models are measured beside, failed: {done.failed[old.model].reason}")
+
+    def again(old: Calibration, device: str) -> Calibration:
+        new = _with_blocks(old, {device: turns[device]}, old.sequence)
+        check_reference(old, new, f" on {device}" if len(devices) > 1 else "")
+        return new.model_copy(update={"confirms": short_hash(old.canonical())})
+
+    for device in turns:
+        for old in reference:
+            again(old, device)
+        done.calibrations += [again(c, device) for c in unseen[device] if c.model not in done.failed]
+    for calibration in wanted:
+        if calibration.model not in done.failed:
+            before = [c.sequence for c in known if c.model == calibration.model]
+            new = _with_blocks(calibration, turns, max(before, default=0) + 1)
+            _check_devices(new, turns)
+            done.calibrations.append(new)
+    return done
+
+
+def _with_blocks(calibration: Calibration, turns: Mapping[str, Turns], sequence: int) -> Calibration:
+    """A calibration with the blocks of its model, of all devices."""
+    blocks = [b for one in turns.values() for b in one.blocks[calibration.model]]
+    beside = sorted({n for one in turns.values() for n in one.blocks} - {calibration.model})
+    return calibration.model_copy(update={"blocks": blocks, "beside": beside, "sequence": sequence})
+
+
+def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None:
+    """See that all devices are as fast: all seeds of a model train the same number of steps.
+
+    Raises:
+        UserError: one differs from their mean by more than 3 %.
+    """
+    times = {d: calibration.model_copy(update={"blocks": t.blocks[calibration.model]}).step_s for d, t in turns.items()}
+    if any(not math.isclose(own / calibration.step_s, 1.0, abs_tol=AGREEMENT) for own in times.values()):
+        shown = ", ".join(f"{1000 * own:.3f} ms on {device}" for device, own in times.items())
+        raise UserError(
+            f"a step of {calibration.model} takes {shown}: devices of a board of device-seconds may differ by 3 % from their"
+            " mean; name those that agree with --device"
+        )
+
+
+def spread(calibration: Calibration) -> float:
+    """Largest relative difference of a block's step time from the mean."""
+    times = [b.seconds / b.steps for b in calibration.blocks]
+    return max(abs(t / fmean(times) - 1) for t in times)

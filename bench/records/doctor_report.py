@@ -1,0 +1,176 @@
+"""What the doctor found on a device: its schema, its place among the results, and its words. Needs no torch.
+
+Reports lie in ``doctor/<host>/<device>.<content hash>.json`` under the results folder. They are written once; boards show
+the newest one of each device that their runs were made on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ...registry import UserError
+from ..tools.files import write_exclusively
+from ..tools.schema import Amount, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from .provenance import machine_of
+from .record import FINAL, RunRecord
+
+#: What the checks of a device come to.
+TRUSTED, E_ONLY, NO = "T boards: trusted", "E boards only", "no"
+State = Literal["passed", "failed", "not applicable", "left out"]
+
+
+class Finding(Strict):
+    """What one check came to.
+
+    Attributes:
+        check: its name.
+        needed_for: boards that cannot be trusted where it fails: ``E`` all, ``T`` those that count device-seconds.
+        state: ``not applicable`` where there is nothing to check (two devices, on a machine with one); ``left out`` where
+            there is, and it was not done.
+        detail: what was measured, or the reason.
+        seconds: that the check took.
+    """
+
+    check: Text
+    needed_for: Literal["E", "T"]
+    state: State
+    detail: Message
+    seconds: Amount
+
+
+class Report(Strict):
+    """All findings on one device.
+
+    Attributes:
+        hardware: as `record.Provenance` has it, with the hardware key.
+        uuid: of the GPU; empty on a CPU.
+        started: date and time with their zone, ISO 8601.
+        quick: whether the long checks were shortened.
+    """
+
+    schema_version: Version = 1
+    kind: Literal["doctor"] = "doctor"
+    device: Text
+    uuid: Text = ""
+    hardware: dict[Text, Text]
+    versions: dict[Text, Text]
+    started: Text
+    quick: bool
+    findings: list[Finding] = Field(max_length=1000)
+
+    @field_validator("started")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        if datetime.fromisoformat(text).tzinfo is None:
+            raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
+        return text
+
+    @property
+    def verdict(self) -> str:
+        """`TRUSTED`, `E_ONLY` or `NO`. Device-seconds of a CPU are no budget, whatever the checks say."""
+        failed = {f.needed_for for f in self.findings if f.state == "failed"}
+        if "E" in failed:
+            return NO
+        missing = any(f.state == "left out" for f in self.findings)
+        return E_ONLY if self.device == "cpu" or failed or missing else TRUSTED
+
+    @property
+    def why(self) -> str:
+        """What keeps the verdict from being the best."""
+        wrong = [f.check for f in self.findings if f.state == "failed"]
+        missing = [f.check for f in self.findings if f.state == "left out"]
+        parts = [f"failed: {', '.join(wrong)}"] if wrong else []
+        parts += [f"left out: {', '.join(missing)}"] if missing else []
+        if not parts and self.device == "cpu":
+            return "a CPU's device-seconds depend on whatever else the machine does"
+        return "; ".join(parts)
+
+
+def write_report(root: Path, report: Report) -> Path:
+    """Keep a report among the results."""
+    name = f"{_safe(report.device)}.{short_hash(report.canonical())}.json"
+    path = _folder(root, report.hardware.get("host", "")) / name
+    write_exclusively(path, report.canonical().encode() + b"\n")
+    return path
+
+
+def read_report(path: Path) -> Report:
+    """Read a report and check the hash in its name.
+
+    Raises:
+        UserError: the file and the field that are wrong.
+    """
+    text = read_text(path, link=False)
+    report = parse_json(Report, text, str(path))
+    if path.name.split(".")[-2:] != [short_hash(text.removesuffix("\n")), "json"]:
+        raise UserError(f"{path}: the content does not match the hash in the name")
+    return report
+
+
+def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
+    """The newest report on the device of a run, as long as it is the same hardware under the same torch.
+
+    Args:
+        facts: `hardware` of the run's provenance. A GPU is known by its UUID where that is there, else by its number.
+    """
+    folder, found = _folder(root, facts.get("host", "")), []
+    for path in sorted(folder.glob("*.json")) if not folder.is_symlink() else []:
+        try:
+            report = read_report(path)
+        except UserError:
+            continue  # a damaged report vouches for nothing
+        same = all(report.hardware.get(key) == facts.get(key) for key in ("host", "hardware_key"))
+        if same and (report.uuid == facts["gpu"] if "gpu" in facts else report.device == facts.get("device")):
+            found.append(report)
+    return max(found, key=lambda r: datetime.fromisoformat(r.started), default=None)
+
+
+def _folder(root: Path, host: str) -> Path:
+    return root / "doctor" / (_safe(host) or "host")
+
+
+def _safe(name: str) -> str:
+    """A part of a file's name; the file itself says the whole."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:100].strip("-")
+
+
+def report_text(report: Report) -> str:
+    """The table of a report and its verdict, for a terminal."""
+    from tabulate import tabulate
+
+    rows = [
+        {"check": f.check, "for": f.needed_for, "state": f.state, "s": f"{f.seconds:.1f}", "what was found": f.detail}
+        for f in report.findings
+    ]
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[None, None, None, None, 90])
+    heading = f"{report.device}: {report.hardware.get('hardware_key', '')}"
+    why = f" ({report.why})" if report.why else ""
+    return f"{heading}\n\n{table}\n\nverdict: {report.verdict}{why}"
+
+
+def doctor_notes(root: Path, records: Iterable[RunRecord]) -> list[str]:
+    """What the doctor says of the devices that runs of a board were made on; of a T board also that nothing is said."""
+    made = [r for r in records if r.status in FINAL]
+    keys = ("host", "device", "hardware_key", "gpu")
+    places = {tuple(r.provenance.hardware.get(k) for k in keys): r.provenance.hardware for r in made}
+    said: dict[str, list[str]] = {}
+    for facts in places.values():
+        report = newest_report(root, facts)
+        where = f"{facts.get('device', '')} ({machine_of(facts).split(';')[0]})"
+        if report is not None:
+            why = f" ({report.why})" if report.device != "cpu" and report.why else ""
+            said.setdefault(f"{report.verdict}{why}", []).append(f"{where}, {report.started[:10]}")
+        elif made[0].spec.budget.seconds is not None:
+            said.setdefault("not asked yet", []).append(where)
+    return [f"equibench doctor: {verdict}: {_listed(names)}" for verdict, names in said.items()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(dict.fromkeys(names))
+    return "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,107 @@
+"""What ``equibench check`` last said of a model's source, kept under the results so that runs and boards can say it.
+
+The verdicts on our own models are shipped with the package, in ``models/checks``: ``equibench check NAME --results models``
+in a checkout writes them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field
+
+from ...registry import UserError
+from ..spec.suite import PROTOCOL
+from ..tools.files import write_atomically
+from ..tools.schema import Hash, Strict, Text, Version, parse_json, read_text
+from .provenance import harness_hash
+from .verdict import Verdict
+
+#: No verdict on this source.
+NO = "no"
+#: The folder whose verdicts are shipped.
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
+#: Every check passed.
+YES = "yes"
+
+
+class Checked(Strict):
+    """A verdict on one source of one model.
+
+    Attributes:
+        source_hash: with the files beside the code, as in a run's provenance.
+        failed: names of the checks that failed; empty where the model is acceptable.
+        input, dataset, budget: of the board that it was checked for.
+        protocol, harness_hash: of the checks.
+    """
+
+    schema_version: Version = 1
+    model: Text
+    source_hash: Hash
+    failed: list[Text] = Field(max_length=1000)
+    input: Text
+    dataset: Text
+    budget: Text
+    protocol: int
+    harness_hash: Hash
+
+
+def keep(root: Path, verdict: Verdict) -> Path:
+    """Write a verdict over the one before it on the same source.
+
+    Raises:
+        WriteError: that is not possible.
+    """
+    names = [f.check for f in verdict.findings if f.status == "fail"]
+    if not verdict.accepted and not names:
+        names = [f.check for f in verdict.findings if f.status == "skip"]
+    kept = Checked(
+        model=verdict.model, source_hash=verdict.source_hash, failed=names, input=verdict.input, dataset=verdict.dataset,
+        budget=verdict.budget, protocol=PROTOCOL, harness_hash=harness_hash(),
+    )  # fmt: skip
+    path = _path(root, verdict.model, verdict.source_hash)
+    write_atomically(path, kept.canonical().encode() + b"\n")
+    return path
+
+
+def checked(root: Path, model: str, source: str) -> str:
+    """``yes``, ``no`` (this source was never checked under this protocol) or ``failed: gradients, …``."""
+    if not source:
+        return NO
+    return next((v for folder in (root, SHIPPED) if (v := _read(_path(folder, model, source), model, source)) != NO), NO)
+
+
+def _read(path: Path, model: str, source: str) -> str:
+    if not path.is_file():
+        return NO
+    try:
+        kept = parse_json(Checked, read_text(path, link=False), str(path))
+    except UserError:  # damaged: it says nothing
+        return NO
+    if (kept.model, kept.source_hash, kept.protocol) != (model, source, PROTOCOL):
+        return NO
+    return f"failed: {', '.join(kept.failed)}" if kept.failed else YES
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """What the verdicts on a row's runs come to; empty where some run is older than these verdicts and none is worse."""
+    found = set(verdicts)
+    return max(found, key=lambda v: (v not in ("", NO, YES), v == NO, v == "", v), default="")
+
+
+def checked_notes(rows: Iterable[dict[str, str]]) -> list[str]:
+    """One sentence on the models of a board that were not checked, one on those that failed."""
+    rows = list(rows)
+    unchecked = [row["model"] for row in rows if row["checked"] == NO]
+    broken = [f"{row['model']} ({row['checked'].removeprefix('failed: ')})" for row in rows if row["checked"].startswith("failed")]
+    notes = [f"failed equibench check: {_some(broken)}"] if broken else []
+    return [*notes, *([f"never looked at by equibench check: {_some(unchecked)}"] if unchecked else [])]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _path(root: Path, model: str, source: str) -> Path:
+    return root / "checks" / f"{model}.{source}.json"

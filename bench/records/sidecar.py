@@ -1,0 +1,177 @@
+"""Sidecar records: what was measured on a run's kept weights after its own record was written.
+
+A sidecar is as immutable as a record. It lies in ``runs/<board>/equivariance/`` under
+``<spec hash>.<attempt>.<content hash>.json`` and joins the row of the run whose weights it was measured on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ...registry import UserError
+from ..tools.files import write_exclusively
+from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from .record import Provenance, Refused, RunRecord, Seconds, Sha256, board_folder, check_name
+
+#: Columns of the errors, measured before and after training, and of the predictions, after training only.
+FULL_ERRORS = (
+    "eq_rot_data", "eq_floor", "eq_rot_data_abs", "nv_rot_data", "kl_rot_data_nats", "lee_rot_per_deg", "lee_shift_per_px",
+)  # fmt: skip
+FULL_PREDICTIONS = ("consistency_pct", "acc_orbit_pct", "acc_worst_angle_pct")
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9._+-]{1,200}$")]
+
+
+class LayerPoint(Strict):
+    """See `angle_and_depth.LayerError`."""
+
+    layer: Text
+    eq_feat_exact: Amount | None
+    eq_feat_fibre: Amount | None
+
+
+class FullPoint(Strict):
+    """The full profile at one moment; see `equivariance_full`.
+
+    Attributes:
+        curve: ``eq_rot_analytic`` at each of the sidecar's `curve_degrees`.
+        acc_by_angle_pct: accuracy at each of the sidecar's `orbit_degrees`; empty where it was not measured.
+        layers: of the layers that say how rotations act on them, from input to output.
+    """
+
+    eq_rot_data: Amount | None
+    eq_floor: Amount | None
+    lee_rot_per_deg: Amount | None
+    lee_shift_per_px: Amount | None
+    consistency_pct: Percent | None
+    acc_orbit_pct: Percent | None
+    acc_worst_angle_pct: Percent | None
+    collapsed: bool
+    curve: list[Amount | None] = Field(max_length=10_000)
+    layers: list[LayerPoint] = Field(max_length=10_000)
+    acc_by_angle_pct: list[Percent] = Field(default=[], max_length=10_000)
+    # Sidecars of protocol 1 do not have these.
+    eq_rot_data_abs: Amount | None = None
+    nv_rot_data: Amount | None = None
+    kl_rot_data_nats: Amount | None = None
+
+
+class Sidecar(Strict):
+    """The full equivariance profile of one run.
+
+    Attributes:
+        run: the run's id, ``<spec hash>.<attempt>``.
+        weights_sha256: of the final weights, as in the run's record.
+        draws: closed-form images, and real images of the errors.
+        orbit_images: real images of the predictions.
+        phases: seconds; the measurement itself is ``equivariance_full_s``.
+    """
+
+    schema_version: Version
+    kind: Literal["equivariance"]
+    protocol: int = Field(ge=0, le=10**6)
+    board: Name
+    run: str = Field(pattern=r"^[0-9a-f]{16}\.[0-9]{1,7}$")
+    model: Name
+    dataset: Name
+    weights_sha256: Sha256
+    draws: Count
+    orbit_images: Count
+    curve_degrees: list[float] = Field(max_length=10_000)
+    orbit_degrees: list[float] = Field(default=[], max_length=10_000)
+    init: FullPoint
+    trained: FullPoint
+    phases: Seconds
+    provenance: Provenance
+    warnings: list[Message] = Field(max_length=1000)
+
+    @model_validator(mode="after")
+    def _a_value_an_angle(self) -> Sidecar:
+        for name, angles, values in (
+            ("curve", self.curve_degrees, self.init.curve),
+            ("curve", self.curve_degrees, self.trained.curve),
+            ("acc_by_angle_pct", self.orbit_degrees, self.trained.acc_by_angle_pct or self.orbit_degrees),
+        ):
+            if len(angles) != len(values):
+                raise ValueError(f"{name!r} has {len(values)} values for {len(angles)} angles")
+        return self
+
+    @model_validator(mode="after")
+    def _says_its_time(self) -> Sidecar:
+        if "equivariance_full_s" not in self.phases:
+            raise ValueError("the key 'phases.equivariance_full_s' is missing")
+        return self
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.run}.{short_hash(self.canonical())}.json"
+
+
+_FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
+
+
+def sidecar_folder(root: Path, board: str) -> Path:
+    """Where a board's sidecars lie under the results folder."""
+    return board_folder(root, board) / "equivariance"
+
+
+def write_sidecar(root: Path, sidecar: Sidecar) -> Path:
+    """Write a sidecar under its name; an existing file is never touched.
+
+    Raises:
+        FileExistsError: exactly this one is there already.
+    """
+    path = sidecar_folder(root, sidecar.board) / sidecar.file_name
+    write_exclusively(path, sidecar.canonical().encode() + b"\n")
+    return path
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Read a sidecar and check its schema and the hash in its name.
+
+    Raises:
+        UserError: the file and the field that are wrong.
+    """
+    if not _FILE.fullmatch(path.name):
+        raise UserError(f"{path}: a sidecar is called <spec hash>.<attempt>.<content hash>.json")
+    text = read_text(path, link=False)
+    sidecar = parse_json(Sidecar, text, str(path))
+    check_name(path, text, sidecar.run, sidecar)
+    if sidecar.board != path.parents[1].name:
+        raise UserError(f"{path}: the sidecar belongs to board {sidecar.board!r}")
+    return sidecar
+
+
+def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[Refused]]:
+    """All sidecars of a board (or of one of its runs), the oldest first, and the files that were refused."""
+    sidecars, refused = [], []
+    try:
+        paths = sorted(sidecar_folder(root, board).glob(f"{run}*.json"))
+    except UserError as error:
+        return [], [Refused(root / "runs" / board, str(error))]
+    for path in paths:
+        try:
+            sidecars.append(read_sidecar(path))
+        except UserError as error:
+            refused.append(Refused(path, str(error)))
+    return sorted(sidecars, key=lambda s: (s.provenance.started, s.file_name)), refused
+
+
+def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None:
+    """The sidecar that counts: the first that was measured on this run's weights under this protocol."""
+    for sidecar in sidecars:
+        same = sidecar.run == record.run_id and sidecar.protocol == record.spec.protocol
+        if same and record.results is not None and sidecar.weights_sha256 == record.results.weights_sha256:
+            return sidecar
+    return None
+
+
+def has_sidecar(root: Path, record: RunRecord) -> bool:
+    """Whether the full profile of a run has been measured."""
+    return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0]) is not None

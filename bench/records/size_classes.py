@@ -1,0 +1,62 @@
+"""The class of networks that are matched in size: one rule, for models that are to run and for runs that are finished.
+
+It belongs to what is asked, a suite or a reader's ``--reference-parameters``; no record remembers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...registry import UserError
+from ..spec.suite import MATCHED, Suite
+from .record import Size
+
+_COUNTS = ("parameters", "frozen", "learned_buffers")
+
+
+def limits(reference: int) -> tuple[int, int]:
+    """Smallest and largest number of parameters that are matched to a count: whole numbers within ±5 %."""
+    return -(-reference * round(100 * (1 - MATCHED)) // 100), reference * round(100 * (1 + MATCHED)) // 100
+
+
+def why_not_matched(reference: int, parameters: int | None = None, frozen: int = 0, learned_buffers: int = 0) -> str:
+    """Why a network is not matched to a reference count; empty where it is, and where nothing was counted.
+
+    Args:
+        parameters, frozen, learned_buffers: see `cost.Cost`.
+    """
+    low, high = limits(reference)
+    if parameters is not None and not low <= parameters <= high:
+        return f"has {parameters:,} parameters, outside {low:,} to {high:,} (±5 % of {reference:,}) of the matched class"
+    if frozen:
+        return f"has {frozen:,} frozen parameters beside those that are trained; the matched class admits none"
+    if learned_buffers:
+        return (
+            f"has {learned_buffers:,} numbers in buffers that training changes, and that are no statistics of a"
+            " normalisation layer of torch; the matched class admits none"
+        )
+    return ""
+
+
+def why_not_in(suite: Suite, **counts: int) -> str:
+    """As `why_not_matched`, for the class of a suite; empty where it has none."""
+    if suite.parameter_class != "matched" or suite.reference_parameters is None:
+        return ""
+    return why_not_matched(suite.reference_parameters, **counts)
+
+
+def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
+    """See that the class of a suite admits a model.
+
+    Raises:
+        UserError: it does not.
+    """
+    if why := why_not_in(suite, **counts):
+        raise UserError(f"model {model!r} {why}; change it, or run it with --class as-published")
+
+
+def counts_of(found: Mapping[str, Any] | Size | None) -> dict[str, int]:
+    """What decides the class, of an event of `probe`, a row of a board or a record's size; empty where nothing was counted."""
+    values = found.model_dump() if isinstance(found, Size) else found or {}
+    return {name: int(values[name]) for name in _COUNTS if values.get(name) is not None}

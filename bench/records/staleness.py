@@ -1,0 +1,189 @@
+"""Which records still say what a run made today would say: same source, same data, same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from ...beside import contents, lines_of
+from ...registry import DATASETS, MODELS, UserError
+from ...source import data_hash, source_hash
+from ..spec.recipe import COMMON, Recipe, find_recipe, is_tuned, named_recipes
+from ..spec.suite import TUNING, RunSpec, training_images, tuned_file
+from .record import FINAL, RunRecord
+
+
+def staleness(record: RunRecord, root: Path | None = None, known: dict[object, str] | None = None) -> str:
+    """Which of source, data and recipe have changed since the run; empty where none has.
+
+    What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
+
+    Args:
+        root: results folder, which holds the tuned recipes; None: they count as they are.
+        known: keeps what files come to, for records that are judged at one time.
+    """
+    changed, provenance, known = [], record.provenance, {} if known is None else known
+    source = _kept(known, _source_hash, record.spec.model, *sorted(provenance.opened))
+    if source and source != provenance.source_hash:
+        changed.append("source")
+    digest = _kept(known, _data_digest, record.spec.dataset)
+    made = _kept(known, _data_hash, record.spec.dataset, *sorted(provenance.data_opened)) if provenance.data_source else ""
+    if (digest and provenance.data_digest and digest != provenance.data_digest) or (made and made != provenance.data_source):
+        changed.append("data")
+    if _is_another_recipe(record.spec, root):
+        changed.append("recipe")
+    return ", ".join(changed)
+
+
+def _kept(known: dict[object, str], function: Callable[..., str], *arguments: str) -> str:
+    key = (function, arguments)
+    if key not in known:
+        known[key] = function(*arguments)
+    return known[key]
+
+
+class Among:
+    """The staleness of records of one board, which must agree with each other as well.
+
+    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere, a model that is
+    not registered here, or one that now opens other files), the newest run does: rows are compared on the same data, and
+    the seeds of a model share program and recipe.
+
+    Args:
+        records: all of the board.
+        root: see `staleness`.
+    """
+
+    def __init__(self, records: Iterable[RunRecord], root: Path | None = None) -> None:
+        self._root, self._alone, self._digest = root, {}, ""
+        self._trained: dict[str, tuple[int, Recipe]] = {}
+        self._source: dict[str, str] = {}
+        self._files: dict[object, str] = {}
+        for record in sorted(records, key=when):
+            # By file: two machines may have made the same attempt, of two programs.
+            stale = self._alone[record.file_name] = staleness(record, root, self._files)
+            if record.status in FINAL and not stale:
+                self._digest = record.provenance.data_digest or self._digest
+                self._trained[record.spec.model] = _how(record.spec)
+                self._source[record.spec.model] = record.provenance.source_hash
+
+    def __call__(self, record: RunRecord) -> str:
+        """What has changed since the run, as `staleness`."""
+        known = self._alone.get(record.file_name)
+        found = (staleness(record, self._root, self._files) if known is None else known).split(", ")
+        source = record.provenance.source_hash
+        # Of a run that failed, the files are known only as far as it came.
+        if record.status in FINAL and source != self._source.get(record.spec.model, source):
+            found.append("source")
+        digest = record.provenance.data_digest
+        if self._digest and digest and digest != self._digest:
+            found.append("data")
+        if _how(record.spec) != self._trained.get(record.spec.model, _how(record.spec)):
+            found.append("recipe")
+        return ", ".join(word for word in _WORDS if word in found)
+
+
+_WORDS = ("source", "data", "recipe")
+
+
+def is_known(model: str) -> bool:
+    """Whether a model is registered here, so that its source can be compared."""
+    return bool(_source_hash(model))
+
+
+def included_files(model: str) -> list[Path]:
+    """The files given with ``--include`` that register a model and what wraps it."""
+    try:
+        found = MODELS.find(model)
+    except UserError:
+        return []
+    entries = (found.entry, *(wrapper.entry for wrapper in found.wrappers))
+    return [e.path for e in entries if e.origin != "equibench" and not e.is_plugin]
+
+
+def _how(spec: RunSpec) -> tuple[int, Recipe]:
+    """Steps and recipe, which the seeds of a model share; the trials of a rate share all but the rate."""
+    return spec.steps, spec.recipe.model_copy(update={"lr": 1.0}) if spec.is_trial else spec.recipe
+
+
+def when(record: RunRecord) -> tuple[datetime, str]:
+    """When a run began; of two that began at once, the names of their files decide."""
+    try:
+        started = datetime.fromisoformat(record.provenance.started)
+    except ValueError:
+        started = datetime.min
+    return started.replace(tzinfo=started.tzinfo or UTC), record.file_name
+
+
+def _is_another_recipe(spec: RunSpec, root: Path | None) -> bool:
+    today = _recipe_of_trial(spec) if spec.is_trial else _current_recipe(spec.recipe.name, spec.model, *_tuned(spec, root))
+    if today is None:
+        return False
+    return today.bare != spec.recipe or (spec.budget.kind == "P" and _published_steps(spec, today) != spec.steps)
+
+
+def _recipe_of_trial(spec: RunSpec) -> Recipe | None:
+    """What is tuned today, at the rate of a trial."""
+    base = named_recipes().get(COMMON + spec.recipe.name.removeprefix(TUNING))
+    return base and base.model_copy(update={"name": spec.recipe.name, "lr": spec.recipe.lr})
+
+
+def _tuned(spec: RunSpec, root: Path | None) -> tuple[Path | None, int]:
+    """The file of the board's tuned recipes, and when it was written."""
+    if root is None or not is_tuned(spec.recipe.name):
+        return None, 0
+    path = tuned_file(root, spec.board)
+    try:
+        return path, path.stat().st_mtime_ns
+    except OSError:
+        return None, 0
+
+
+@cache
+def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) -> Recipe | None:
+    """The recipe of this name for a model today; None where that cannot be known here."""
+    try:
+        return find_recipe(name, model, tuned)
+    except UserError:
+        return None
+
+
+def _published_steps(spec: RunSpec, today: Recipe) -> int:
+    """Steps of a budget of published epochs, which belong to the recipe and not to the spec."""
+    try:
+        return spec.budget.steps_for(training_images(spec.dataset, spec.fit, spec.train_images), today.batch, today.epochs)
+    except UserError:  # a data set that is not registered here
+        return spec.steps
+
+
+def _source_hash(model: str, *opened: str) -> str:
+    """Hash of the source of a model as it is now; empty where the model is not registered here.
+
+    Args:
+        opened: names of the files beside the code that a run opened.
+    """
+    try:
+        resolved = MODELS.find(model)
+        return source_hash(resolved, lines_of(contents(resolved.files, opened)))
+    except UserError:
+        return ""
+    except (OSError, SyntaxError):
+        return "unreadable"  # no run could be made of it
+
+
+def _data_hash(dataset: str, *opened: str) -> str:
+    """As `_source_hash`, for what a data set declares and is made from."""
+    try:
+        entry = DATASETS.find(dataset).entry
+    except UserError:
+        return ""
+    return data_hash(entry, lines_of(contents([entry.path], opened)))
+
+
+def _data_digest(dataset: str) -> str:
+    try:
+        return str(DATASETS.find(dataset).get("digest"))
+    except UserError:
+        return ""

@@ -1,0 +1,197 @@
+"""Cards of data sets: what is registered, what the images themselves tell, the boards on them, and a sheet of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...datasets.fetch import needed
+from ...datasets.images import PARTS, ImageData, cached, data_root, load
+from ...registry import DATASETS, UserError
+from ..boards.board import load_board
+from ..boards.statistics import mean
+from ..records.record import board_names
+from ..tools.files import results_root
+from ..tools.schema import visible
+from ..tools.text import command, some
+
+#: Images of each class on a sheet, and the most classes that have a row each; of more, one image of each is shown.
+IMAGES, ROWS = 12, 20
+#: Pixels of a sheet for each side of an image, at least; enlarged by whole numbers, so that nothing is resampled.
+SIDE = 56
+
+
+def data_card(name: str, results: str | None = None, root: str | None = None, out: str | None = None) -> dict[str, Any]:
+    """Everything about a data set, ready for JSON. It is made if need be, but nothing is downloaded.
+
+    Args:
+        results: folder whose boards are looked through.
+        root: folder of the data sets.
+        out: file for the sheet, see `sheet`.
+
+    Raises:
+        UserError: there is no such data set; it, or `out`, cannot be written; `out` is asked for without the images.
+    """
+    if out is not None and Path(out).suffix != ".png":
+        raise UserError(f"--out {out}: the sheet is a picture in PNG; end the name in .png")
+    entry, folder = DATASETS.find(name).entry, data_root(root)
+    keys = ("shape", "classes", "sizes", "task", "rotation", "source", "licence", "citation", "note")
+    card: dict[str, Any] = {"dataset": name, "about": entry.doc, **{key: entry.fields.get(key, "") for key in keys}}
+    card |= {"rotation": bool(card["rotation"]), "registered_digest": entry.fields.get("digest", "")}
+    card |= {"file": f"{entry.path.name}:{entry.line}", "origin": entry.origin, "folder": str(folder)}
+    found, card["problem"] = _images(name, folder)
+    card["images"] = found and _numbers(found)
+    card["boards"] = boards_on(name, results_root(results))
+    if out is not None:
+        if found is None:
+            raise UserError(f"{name} cannot be drawn: {card['problem']}")
+        card["sheet"] = str(draw(found, Path(out).absolute()))
+    return card
+
+
+def _images(name: str, folder: Path) -> tuple[ImageData | None, str]:
+    """The data set from its cache, or made of what is there; else why it is not there."""
+    entry = DATASETS.find(name).entry
+    found = cached(entry, folder)
+    if found is None and entry.missing:
+        return None, f"it {entry.missing}"
+    if found is None and any(not (folder / file.folder / file.path).is_file() for file in needed(entry, folder)):
+        return None, f"its files are not in {folder}; {command('data', 'fetch', name, trains=True)} brings them"
+    return found or load(name, folder), ""
+
+
+def _numbers(data: ImageData) -> dict[str, Any]:
+    means, deviations = data.statistics()
+    counts = {part: np.bincount(getattr(data, part).labels, minlength=data.classes).tolist() for part in PARTS}
+    facts = {"bits": 8 if data.maximum < 256 else 16, "digest": data.digest()}
+    return {"mean": means, "deviation": deviations, "counts": counts, **facts}
+
+
+def boards_on(name: str, root: Path) -> list[dict[str, Any]]:
+    """The tables of a data set: how many models and runs, the highest mean accuracy, and which models may be the best."""
+    found = []
+    for board in (n for n in board_names(root) if n.startswith(f"{name}-")):
+        loaded = load_board(root, board)
+        if loaded.is_table and loaded.chosen[0][0].spec.dataset == name:
+            means = {model: mean(list(own.values())) for model, own in loaded.values.items()}
+            first = max(means, key=lambda model: means[model] or 0.0, default="")
+            row = {"board": board, "models": len(loaded.runs), "runs": len(loaded.chosen), "highest": first}
+            found.append(row | {"highest_acc_mean_pct": means.get(first), "may_be_best": sorted(loaded.best)})
+    return found
+
+
+def data_card_text(card: dict[str, Any]) -> str:
+    """A card as Markdown that reads well in a terminal."""
+    numbers = card["images"]
+    lines = [f"# {card['dataset']}", "", *(t for t in (card["about"], card["note"]) if t), ""]
+    lines += [f"- {name}: {value}" for name, value in _facts(card) if value]
+    lines += ["", "## Images", ""]
+    if numbers is None:
+        lines.append(f"- not here: {card['problem']}")
+    else:
+        lines += [f"- {name}: {value}" for name, value in _figures(numbers)]
+        lines += ["", *_counts(numbers["counts"])]
+    lines += ["", "## Boards", "", *(f"- {line}" for line in [_board_line(row) for row in card["boards"]] or ["none yet"])]
+    lines += ["", "## Citation", "", card["citation"] or "nothing is registered"]
+    lines += ["", f"sheet: {card['sheet']}"] if "sheet" in card else []
+    return "\n".join(visible(line) for line in lines)
+
+
+def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    channels, size, _ = card["shape"]
+    colour = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+    return [
+        ("task", f"{card['task']}, {card['classes']} classes" if card["task"] else f"{card['classes']} classes"),
+        ("images", f"{size}x{size} pixels, {colour}"),
+        ("train / val / test", " / ".join(f"{n:,}" for n in card["sizes"])),
+        ("labels survive any rotation", "yes" if card["rotation"] else "no, or nobody has said so"),
+        ("source", card["source"]),
+        ("licence", card["licence"] or "none stated"),
+        ("registered in", card["file"]),
+        ("registered digest", "" if card["images"] else card["registered_digest"]),
+    ]
+
+
+def _figures(numbers: dict[str, Any]) -> list[tuple[str, str]]:
+    shown = ("mean", "deviation")
+    return [
+        *((f"{key} of the training images, 0 to 1", ", ".join(f"{v:.4f}" for v in numbers[key])) for key in shown),
+        ("bits", str(numbers["bits"])),
+        ("digest", numbers["digest"]),
+    ]
+
+
+def _counts(counts: dict[str, list[int]]) -> list[str]:
+    """A table of images by class and part; of many classes the fewest and the most."""
+    from tabulate import tabulate
+
+    classes = len(counts[PARTS[0]])
+    if classes > ROWS:
+        return [f"- {part}: {min(own):,} to {max(own):,} images in each of {classes} classes" for part, own in counts.items()]
+    rows = [[c, *(f"{counts[part][c]:,}" for part in PARTS)] for c in range(classes)]
+    return tabulate(rows, headers=["class", *PARTS], tablefmt="simple", stralign="right", disable_numparse=True).splitlines()
+
+
+def _board_line(row: dict[str, Any]) -> str:
+    highest = f"highest mean {row['highest_acc_mean_pct']:.2f} % ({row['highest']})" if row["highest"] else "no result"
+    others = len(set(row["may_be_best"]) - {row["highest"]})
+    highest += f", {some(others, 'other')} may be as good" if others and row["highest"] in row["may_be_best"] else ""
+    return f"{row['board']}: {some(row['models'], 'model')}, {some(row['runs'], 'run')}, {highest}"
+
+
+def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
+    """Training images side by side, in the order of the data, each enlarged by a whole number.
+
+    Up to `ROWS` classes have a row each, of the first `IMAGES` images. Of more there is the first image of each class.
+
+    Returns:
+        uint8 (height, width, 3), and what stands in each row.
+    """
+    first = [np.flatnonzero(data.train.labels == c)[: IMAGES if data.classes <= ROWS else 1] for c in range(data.classes)]
+    if data.classes <= ROWS:
+        rows, names = first, [f"class {c}" for c in range(data.classes)]
+    else:
+        order, columns = np.concatenate(first), IMAGES
+        rows = [order[i : i + columns] for i in range(0, len(order), columns)]
+        names = [f"{i}…{i + len(row) - 1}" for i, row in zip(range(0, len(order), columns), rows, strict=True)]
+    channels, size = data.train.images.shape[1:3]
+    factor = max(1, round(SIDE / size))
+    step, columns = size * factor + 2, max(map(len, rows))
+    canvas = np.full((step * len(rows) - 2, step * columns - 2, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, index in enumerate(row):
+            image = data.train.images[index][:3] if channels >= 3 else np.repeat(data.train.images[index][:1], 3, axis=0)
+            scaled = np.rint(image * (255 / data.maximum)).astype(np.uint8).transpose(1, 2, 0)
+            tile = scaled.repeat(factor, axis=0).repeat(factor, axis=1)
+            canvas[y * step : y * step + len(tile), x * step : x * step + len(tile)] = tile
+    return canvas, names
+
+
+def draw(data: ImageData, path: Path) -> Path:
+    """Draw the `sheet` of a data set, with its name and classes; one pixel of the sheet is one of the picture.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    from ..publish.plots.style import INK, house_style, save
+
+    canvas, names = sheet(data)
+    (height, width), (left, top, edge), dpi = canvas.shape[:2], (80, 44, 12), 100
+    whole = (left + width + edge, top + height + edge)
+    with house_style():
+        figure = Figure(figsize=(whole[0] / dpi, whole[1] / dpi), dpi=dpi)
+        axes = figure.add_axes((left / whole[0], edge / whole[1], width / whole[0], height / whole[1]))
+        axes.imshow(canvas, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        step = (height + 2) / len(names)
+        for row, name in enumerate(names):
+            axes.text(-8, (row + 0.5) * step - 1, name, ha="right", va="center", color=INK, fontsize=10)
+        shown = f"first {IMAGES} training images" if data.classes <= ROWS else "first training image"
+        axes.text(0, -12, f"{data.name}: the {shown} of each class", ha="left", va="bottom", color=INK, fontsize=11)
+        rcParams["savefig.dpi"] = dpi  # within the house style only
+        return save(figure, path.parent, path.stem, ("png",))[0]

@@ -1,0 +1,304 @@
+"""What ``equibench equivariance`` says of a model at initialisation, and of a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...datasets.batches import Normalise, as_tensors
+from ...datasets.images import balanced_order, data_root, load
+from ...registry import MODELS, UserError, build_model
+from ..measures.angle_and_depth import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
+from ..measures.arithmetic import begin, renew_profile
+from ..measures.equivariance import claimed_elements, measure_core
+from ..measures.invariance import Judgement, claim_error, move_weights
+from ..spec.seeds import derive
+from ..tools.files import ensure_writable
+from ..training.prepare import border_median, check_output
+from ..training.run import CORE_IMAGES
+
+
+@dataclass
+class AtSize:
+    """A model at initialisation at one size of image.
+
+    Attributes:
+        outcome: ``ok``, ``collapsed``, or why it cannot be built.
+        eq_claimed: over the group that the model claims; None where it claims none.
+        judgement: under that group, or C4 where it claims none, as it is built and once its weights have moved.
+    """
+
+    size: int
+    outcome: str
+    eq_claimed: float | None = None
+    eq_exact_c4: float | None = None
+    eq_exact_d4: float | None = None
+    eq_rot_analytic: float | None = None
+    curve: list[float | None] = field(default_factory=list)
+    layers: list[LayerError] = field(default_factory=list)
+    judgement: Judgement = field(default_factory=lambda: Judgement(None, None))
+
+    @property
+    def built(self) -> bool:
+        return self.outcome in ("ok", "collapsed")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Test images of a data set, balanced by class, at whatever size is asked for."""
+
+    images: torch.Tensor
+    prepare: Normalise
+    background: list[float]
+    maximum: int
+    classes: int
+
+    @classmethod
+    def of(cls, dataset: str, data_folder: str | None, device: torch.device) -> Sample:
+        data = load(dataset, data_root(data_folder))
+        order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
+        images, _ = as_tensors(data.test, device, order)
+        return cls(images, Normalise.of(data, device), border_median(data), data.maximum, data.classes)
+
+    def at(self, size: int) -> torch.Tensor:
+        """The images cut or padded with their background to `size` pixels."""
+        more = size - self.images.shape[-1]
+        before, after = more // 2, more - more // 2
+        ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
+        return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
+
+    def scene(self, size: int) -> Scene:
+        return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
+
+
+def built(name: str, sample: Sample, size: int) -> nn.Module | str:
+    """A model for one size of image as it was initialised, in evaluation mode; or why it cannot be built."""
+    try:
+        torch.manual_seed(derive(0, "weights"))
+        channels = sample.images.shape[1]
+        model: nn.Module = build_model(name, channels, sample.classes, size)
+        check_output(model, channels, sample.classes, size)
+        renew_profile()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model raises at a size that it was not made for
+        return f"cannot be built: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+    return model.to(sample.images.device).eval()
+
+
+def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
+    """Build a model for one size of image and measure it."""
+    model = built(name, sample, size)
+    if isinstance(model, str):
+        return AtSize(size, model)
+    images = sample.at(size)
+    core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
+    scene = sample.scene(size)
+    curve, layers = angle_curve(model, scene), feature_errors(model, scene)
+    claims = len(claimed_elements(invariant)) > 1
+    move_weights(model, sample.prepare(images))
+    moved = claim_error(model, images, sample.prepare, invariant if claims else "C4")
+    return AtSize(
+        size,
+        "collapsed" if core.collapsed else "ok",
+        core.eq_claimed,
+        core.eq_exact_c4,
+        core.eq_exact_d4,
+        core.eq_rot_analytic,
+        curve,
+        layers,
+        Judgement(core.eq_claimed if claims else core.eq_exact_c4, moved),
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the command prints.
+
+    Attributes:
+        rows: of the table.
+        sentence: what they mean.
+        pictures: files that were written.
+        extra: further facts of the JSON document.
+    """
+
+    rows: list[dict[str, Any]]
+    sentence: str
+    pictures: list[Path]
+    extra: dict[str, Any]
+
+
+def initial_report(
+    name: str, dataset: str, size: int | None, out: Path, data_folder: str | None, device: str, threads: int
+) -> Report:
+    """A model at initialisation, at n − 1, n and n + 1 pixels, with the picture of its angle curves.
+
+    Raises:
+        UserError: there is no such model or data set, or `out` cannot be written.
+    """
+    invariant = str(MODELS.find(name).get("invariant", "none"))
+    if size is not None and size < 2:
+        raise UserError(f"--size {size}: an image has at least 2 pixels a side")
+    ensure_writable(out)
+    sample = Sample.of(dataset, data_folder, begin(device, "strict", threads))
+    middle = size or sample.images.shape[-1]
+    outcomes = [at_size(name, sample, n, invariant) for n in (middle - 1, middle, middle + 1)]
+    curves = {f"{o.size} px": o.curve for o in outcomes if o.built}
+    pictures = _pictures(name, curves, {"at initialisation": outcomes[1].layers}, f"{name}, at initialisation", out)
+    rows = [_row(o, invariant) for o in outcomes]
+    extra = {
+        "model": name,
+        "dataset": dataset,
+        "invariant": invariant,
+        "curve_degrees": list(CURVE_DEGREES),
+        "curves": {o.size: o.curve for o in outcomes},
+        "layers": [vars(la) for la in outcomes[1].layers],
+    }
+    return Report(rows, meaning(invariant, outcomes), pictures, extra)
+
+
+def _row(o: AtSize, invariant: str) -> dict[str, Any]:
+    claim = {"eq_claimed": o.eq_claimed} if len(claimed_elements(invariant)) > 1 else {}
+    errors = {"eq_exact_c4": o.eq_exact_c4, "eq_exact_d4": o.eq_exact_d4, "eq_rot_analytic": o.eq_rot_analytic}
+    return {"size_px": o.size, **claim, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome}
+
+
+def meaning(invariant: str, outcomes: list[AtSize]) -> str:
+    """One sentence on what the three sizes say; the second of `outcomes` is the size that was asked for."""
+    claims = len(claimed_elements(invariant)) > 1
+    what = f"the claimed group {invariant}" if claims else "quarter turns"
+    here = outcomes[1]
+    if not here.built:
+        return f"At {here.size} pixels the model {here.outcome}."
+    if here.outcome == "collapsed":
+        return f"At {here.size} pixels the logits hardly depend on the input: no error can be said, and none is small."
+    judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
+    exact = [n for n, j in judged.items() if j.exact]
+    broken = [n for n in judged if n not in exact]
+    if judged[here.size].at_first_only:
+        return (
+            f"At {here.size} pixels the logits are invariant under {what} as the model is built, and not once its weights have"
+            f" moved ({shown(judged[here.size].moved)}): normalisation, scales and biases must be one for all orientations of a"
+            " field."
+        )
+    if here.size in exact and not broken:
+        return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
+    if here.size in exact:
+        return (
+            f"The logits are invariant under {what} up to rounding at {_sizes(exact)} and not at {_sizes(broken)},"
+            " where some stride or pooling does not lie symmetrically on the grid: the size decides, not the training."
+        )
+    if exact:
+        return (
+            f"At {here.size} pixels the logits are not invariant under {what}, but at {_sizes(exact)} they are, up to"
+            " rounding: some stride or pooling does not lie symmetrically on the grid of this size."
+        )
+    hint = " although the model claims it" if claims else "; the model does not claim it"
+    return f"The logits are not invariant under {what} at any of these sizes{hint}."
+
+
+def _sizes(sizes: list[int]) -> str:
+    return " and ".join(map(str, sizes)) if len(sizes) < 3 else f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]}"
+
+
+def _pictures(
+    stem: str, curves: dict[str, list[float | None]], layers: dict[str, list[Any]], title: str, out: Path
+) -> list[Path]:
+    from .equivariance_plots import plot_angles, plot_depth
+
+    pictures = []
+    if any(v is not None for curve in curves.values() for v in curve):
+        about = f"{title}: error of the logits, closed-form images"
+        pictures += plot_angles(CURVE_DEGREES, curves, about, out / f"{stem}-equivariance-angle.png")
+    series = {}
+    for when, errors in layers.items():
+        for kind, key in (("quarter turns", "eq_feat_exact"), ("other group rotations", "eq_feat_fibre")):
+            values = {e.layer: getattr(e, key) for e in errors}
+            if any(v is not None for v in values.values()):
+                series[f"{kind}, {when}"] = values
+    if series:
+        about = f"{title}: error of the features"
+        pictures += plot_depth(series, about, out / f"{stem}-equivariance-depth.png")
+    return pictures
+
+
+def run_report(
+    run: str, results: str | None, out: Path, data_folder: str | None, device: str, threads: int, command: str
+) -> Report:
+    """The full profile of a finished run: measured where that was not done yet, written as a sidecar, and drawn.
+
+    Raises:
+        UserError: there is no such run, its weights are missing, or `out` cannot be written.
+    """
+    from ..boards.rows import write_board
+    from ..records.sidecar import (
+        FULL_ERRORS,
+        FULL_PREDICTIONS,
+        read_sidecars,
+        sidecar_folder,
+        sidecar_of,
+        write_sidecar,
+    )
+    from ..tools.files import results_root
+    from ..training.full_profile import find_record, measure_sidecar
+
+    root = results_root(results)
+    record = find_record(run, root)
+    ensure_writable(out)
+    known = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+    sidecar = known or measure_sidecar(root, record, device, threads, data_folder, command)
+    if known is None:
+        write_sidecar(root, sidecar)
+        write_board(root, record.spec.board)
+    name = record.spec.model
+    curves = {"at initialisation": sidecar.init.curve, "trained": sidecar.trained.curve}
+    layers = {"at initialisation": sidecar.init.layers, "trained": sidecar.trained.layers}
+    title = f"{name}, seed {record.spec.seed}, {record.spec.dataset} {record.spec.budget.name}"
+    pictures = _pictures(f"{name}-{record.run_id}", curves, layers, title, out)
+    rows: list[dict[str, Any]] = [
+        {"figure": key, "at initialisation": getattr(sidecar.init, key), "trained": getattr(sidecar.trained, key)}
+        for key in (*FULL_ERRORS, *FULL_PREDICTIONS)
+    ]
+    path = sidecar_folder(root, record.spec.board) / sidecar.file_name
+    extra = {"run": record.run_id, "sidecar": str(path), "record": sidecar.model_dump(mode="json")}
+    return Report(rows, verdict(sidecar.trained, sidecar.warnings), pictures, extra)
+
+
+def verdict(point: Any, warnings: list[str]) -> str:
+    """One sentence on the figures of a trained model."""
+    if point.collapsed:
+        said = "The model is collapsed: its logits hardly depend on the input, and no error is given."
+    elif point.eq_rot_data < 2 * point.eq_floor:
+        said = (
+            "On real images the rotation error is below twice the floor of resampling: it is not resolvable there,"
+            " and the closed-form figures decide."
+        )
+    else:
+        said = (
+            f"On real images the rotation error is {point.eq_rot_data / max(point.eq_floor, 1e-12):.1f} times the"
+            " floor of resampling: it belongs to the model."
+        )
+    return " ".join([said, *warnings])
+
+
+def table(report: Report) -> str:
+    """The rows as text, and the sentence below them."""
+    from tabulate import tabulate
+
+    rows = [{key: shown(value) for key, value in row.items()} for row in report.rows]
+    text = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    return f"{text}\n\n{report.sentence}"
+
+
+def shown(value: Any) -> str:
+    """A figure with three digits; a dash where there is none."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.3g}"

@@ -1,0 +1,156 @@
+"""What a suite costs before it is started: runs, examples, operations, and time where step times are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from ...beside import files_beside, lines_of
+from ...datasets.images import data_root
+from ...registry import DATASETS, MODELS, UserError, build_model
+from ...source import source_hash
+from ..measures.compiler import spare_compiler
+from ..measures.cost import count_parameters, step_operations
+from ..records.provenance import hardware
+from ..records.record import board_names, read_board
+from ..spec.budget import find_budget
+from ..spec.seeds import derive
+from ..spec.suite import RunSpec, Suite, plan
+from ..tools.gpus import one_device
+from ..tools.own_process import apart
+from ..training.prepare import check_output
+
+
+def this_device(device: str = "auto") -> str:
+    """Hardware key of a device, by default the first GPU if there is one, else the processor."""
+    return hardware(one_device(device))["hardware_key"]
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What one model of a suite costs, all its runs together.
+
+    Attributes:
+        parameters: trainable numbers.
+        steps, batch: optimiser steps of a run, and images a step.
+        step_flops: of a training step: forward, backward, expansion of filters.
+        step_s: device-seconds of a step on hardware of this kind, None where it was never measured.
+        runs: number of seeds.
+    """
+
+    model: str
+    runs: int
+    steps: int
+    batch: int
+    parameters: int
+    step_flops: int
+    step_s: float | None
+
+    @property
+    def examples(self) -> int:
+        """Images that all runs see."""
+        return self.runs * self.steps * self.batch
+
+    @property
+    def flops(self) -> int:
+        """Operations of all training steps of all runs."""
+        return self.runs * self.steps * self.step_flops
+
+    @property
+    def train_s(self) -> float | None:
+        """Device-seconds of all training, None where the step was never measured."""
+        return None if self.step_s is None else self.runs * self.steps * self.step_s
+
+
+def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int) -> tuple[int, int]:
+    """Operations of one training step, and the number of parameters.
+
+    Args:
+        shape: channels, height, width of an image.
+    """
+    torch.manual_seed(derive(0, "weights"))
+    network = build_model(model, shape[0], classes, shape[1])
+    check_output(network, shape[0], classes, shape[1])  # lazy modules get their weights here
+    flops, _ = step_operations(network, torch.randn(3, *shape), torch.arange(3) % classes, batch)
+    return flops, count_parameters(network)
+
+
+def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]:
+    """The cost of a suite, one entry a model, as soon as it is known.
+
+    Args:
+        root: results folder, whose records tell step times.
+        hardware_key: of the device that the time is asked for.
+
+    Raises:
+        UserError: a name is unknown, or the budget counts device-seconds, which are the cost already.
+    """
+    if find_budget(suite.budget).kind == "T":
+        raise UserError(f"budget {suite.budget!r} counts device-seconds: they are what each run of the suite costs")
+    spare_compiler()
+    measured = step_times(root, hardware_key)
+    fields = DATASETS.find(suite.dataset).entry.fields
+    for spec in plan(suite.model_copy(update={"seeds": suite.seed_list[:1]}), root=root):
+        flops, parameters = apart(step_flops, spec.model, fields["shape"], fields["classes"], spec.recipe.batch)
+        model = MODELS.find(spec.model)
+        source = source_hash(model, lines_of(files_beside(model.files, model.opened, (root, data_root()))))
+        seconds = measured.get(_key(spec, source))
+        yield ModelCost(spec.model, len(suite.seed_list), spec.steps, spec.recipe.batch, parameters, flops, seconds)
+
+
+def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
+    """What a step time belongs to, beside the hardware."""
+    return spec.model, source, spec.dataset, str(spec.recipe.batch), spec.profile
+
+
+def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
+    """Seconds of a step as the records of a results folder know them, the shortest of each model.
+
+    Runs that shared their device say nothing of it, nor do those that ended before their budget was spent.
+    Calibrations need no look of their own: the runs that they were made for have records.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for board in board_names(root):
+        for record in read_board(root, board)[0]:
+            provenance = record.provenance
+            alone = record.runs_on_device == 1
+            if record.status == "ok" and record.results and alone and provenance.hardware.get("hardware_key") == hardware_key:
+                key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
+                found[key] = min(seconds, found.get(key, seconds))
+    return found
+
+
+def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
+    """What a suite costs, one row a model, and the sum."""
+    rows = [
+        {
+            "model": c.model,
+            "parameters": f"{c.parameters:,}",
+            "runs": c.runs,
+            "steps": f"{c.steps:,}",
+            "examples": f"{c.examples:,}",
+            "GFLOPs a step": f"{c.step_flops / 1e9:,.2f}",
+            "TFLOPs": f"{c.flops / 1e12:,.1f}",
+            "time": "unknown" if c.train_s is None else _duration(c.train_s),
+        }
+        for c in costs
+    ]
+    known = [c.train_s for c in costs if c.train_s is not None]
+    total = f"{sum(c.runs for c in costs)} runs, {sum(c.examples for c in costs):,} examples"
+    total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
+    time = ""
+    if known:
+        time = f"; {_duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
+    unknown = "" if len(known) == len(costs) else "; time is known after a first run on this device (--seeds 1)"
+    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+    return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

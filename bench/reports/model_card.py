@@ -1,0 +1,282 @@
+"""Model cards: what the registration says, what the network itself tells when it is built, and what boards know.
+
+Nothing is typed twice: the network is built as runs build it, its parameters and operations are counted, exactness is
+measured at the declared size and one pixel beside it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...registry import MODELS, Resolved, UserError, build_model, parse_shape
+from ..boards.board import Board, load_board
+from ..boards.claims import claim_columns
+from ..boards.notes import refresh_command
+from ..boards.statistics import mean
+from ..boards.table import rank_text
+from ..measures.accuracy import logits
+from ..measures.compiler import spare_compiler
+from ..measures.cost import count_numbers, evaluation_operations, learned_buffers
+from ..measures.equivariance import (
+    ANGLES,
+    Prepare,
+    draw_blobs,
+    reference_arithmetic,
+    relative_error,
+    zero_logits,
+)
+from ..measures.invariance import judge
+from ..measures.operations import real_numbers
+from ..publish.bibtex import entry, sources_of
+from ..records.record import FINAL, board_folder, board_names
+from ..records.staleness import included_files
+from ..spec.recipe import PAPER, Recipe, find_recipe
+from ..spec.seeds import derive
+from ..tools.schema import read_text, visible
+from ..tools.text import command
+from ..training.prepare import check_output
+
+#: Of models that declare no input.
+DEFAULT_INPUT = "1x28x28->10"
+#: Above this many operations an image, equivariance is left to `equibench equivariance`, which takes its time.
+MEASURED_FLOPS = 5e8
+#: Closed-form images that equivariance is measured on.
+DRAWS = 4
+
+
+def model_card(name: str, root: Path) -> dict[str, Any]:
+    """Everything about a model, ready for JSON.
+
+    Args:
+        root: results folder, whose boards are looked through.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    resolved = MODELS.find(name)
+    registered = resolved.entry
+    keys = ("family", "group", "invariant", "status", "source", "note", "params", "evaluation")
+    card: dict[str, Any] = {"model": name, "about": registered.doc, **{key: resolved.get(key) for key in keys}}
+    card |= {"arguments": resolved.arguments, "treatments": resolved.treatments}
+    card["wrappers"] = [{"name": w.name, "about": w.entry.doc, "note": w.entry.fields.get("note", "")} for w in resolved.wrappers]
+    card |= {"file": f"{registered.path.name}:{registered.line}", "origin": registered.origin}
+    return card | network(resolved) | {"recipe": recipe_of(name), "bibtex": [entry(s) for s in sources_of([name])]} | {
+        "boards": boards_of(name, root)
+    }  # fmt: skip
+
+
+def network(resolved: Resolved) -> dict[str, Any]:
+    """What is found by building the model for its first declared input; ``problem`` where that cannot be done."""
+    text = next(iter(resolved.get("params") or {}), DEFAULT_INPUT)
+    channels, size, classes = parse_shape(text, resolved.entry.where)
+    found: dict[str, Any] = {"input": text, "problem": ""}
+    spare_compiler()
+    try:
+        torch.manual_seed(derive(0, "weights"))
+        model = build_model(resolved.name, channels, classes, size)
+        check_output(model, channels, classes, size)
+        images = torch.randn(2, channels, size, size)
+        found |= {**asdict(count_numbers(model)), "layers": layers(model)}
+        found["learned_buffers"] = learned_buffers(model, images, torch.arange(2) % classes)
+        forward = evaluation_operations(model, images)
+        found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
+    except Exception as error:  # a stranger's model may fail in any way; the rest of its card is still of use
+        return found | {"problem": f"cannot be built: {type(error).__name__}: {_first_line(error)}"}
+    found["equivariance"] = None
+    if found["flops_per_image"] <= MEASURED_FLOPS:
+        found["equivariance"] = equivariance(resolved, channels, classes, size)
+    return found
+
+
+def layers(model: nn.Module) -> list[dict[str, Any]]:
+    """The modules that hold parameters of their own, by class and kernel, in the order of their first."""
+    found: dict[str, dict[str, Any]] = {}
+    for module in model.modules():
+        own = sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad)
+        if own:
+            kernel = getattr(module, "kernel_size", None)
+            kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+            label = type(module).__name__ + (" " + " x ".join(map(str, kernel)) if kernel else "")
+            row = found.setdefault(label, {"layer": label, "count": 0, "parameters": 0})
+            row["count"] += 1
+            row["parameters"] += own
+    return list(found.values())
+
+
+def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> dict[str, Any]:
+    """Relative change of the logits on closed-form images: under the claimed group (C4 where none is claimed) at n − 1, n
+    and n + 1 pixels, as the model is built and once its weights have moved, and under 15 to 75 degrees at n as it is built.
+    """
+    claim = str(resolved.get("invariant"))
+    group = claim if claim != "none" else "C4"
+    sizes, rotated = [], None
+    for pixels in (size - 1, size, size + 1):
+        try:
+            torch.manual_seed(derive(0, "weights"))
+            model = build_model(resolved.name, channels, classes, pixels).eval()
+            rotated = _rotated(model, channels, size) if pixels == size else rotated
+            found = judge(model, _images(channels, pixels), _as_it_is, group)
+            row = {"size": pixels, "error": found.built, "error_moved": found.moved, "exact": found.exact, "outcome": "ok"}
+        except Exception as error:  # a size that it was not made for
+            outcome = f"cannot be built: {_first_line(error)}"
+            row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": outcome}
+        sizes.append(row)
+    return {"group": group, "sizes": sizes, "eq_rot_analytic": rotated}
+
+
+def _images(channels: int, size: int, angle: float = 0.0) -> torch.Tensor:
+    return draw_blobs(DRAWS, channels, size).sample(size, angle, [0.0] * channels).to(torch.float32)
+
+
+_as_it_is: Prepare = lambda images: images  # noqa: E731
+
+
+def _rotated(model: nn.Module, channels: int, size: int) -> float | None:
+    with reference_arithmetic():
+        orbit = [logits(model, _images(channels, size, angle), _as_it_is) for angle in (0.0, *ANGLES)]
+        return relative_error(orbit, zero_logits(model, _images(channels, size)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def recipe_of(name: str) -> dict[str, Any] | None:
+    """The published recipe of a model as data; None where none is known (it is trained with `common`)."""
+    try:
+        recipe: Recipe = find_recipe(PAPER, name)
+    except UserError:
+        return None
+    return recipe.model_dump(mode="json")
+
+
+def boards_of(name: str, root: Path) -> list[dict[str, Any]]:
+    """The tables that have rows of a model: its mean accuracy and rank there, and what is stale."""
+    found = []
+    for board in board_names(root):
+        if _mentions(root, board, name):
+            loaded = load_board(root, board)
+            if loaded.is_table and any(r.spec.model == name for r, _ in loaded.chosen):
+                found.append(_on_board(name, loaded))
+    return found
+
+
+def _mentions(root: Path, board: str, name: str) -> bool:
+    """Whether any file of a board names the model: much quicker than reading the records."""
+    word = f'"model":"{name}"'
+    for path in board_folder(root, board).glob("*.json"):
+        with suppress(UserError):  # the board itself names what it refuses
+            if word in read_text(path, link=False):
+                return True
+    return False
+
+
+def _on_board(name: str, board: Board) -> dict[str, Any]:
+    runs, counted = board.runs[name], board.counted[name]
+    averaged = board.averaged[name]
+    results = [r.results for r in averaged if r.status in FINAL and r.results is not None]
+    completed = [r.results for r in averaged if r.status == "ok" and r.results is not None]
+    return {
+        "board": board.name,
+        "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
+        "runs_ok": sum(r.status == "ok" for r in counted),
+        "runs": len(runs),
+        "rank": rank_text(board, name),
+        **claim_columns((r for r in averaged if r.status == "ok"), str(MODELS.find(name).get("invariant", "none"))),
+        "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
+        "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in completed]),
+        "stale": ", ".join(sorted({stale for _, stale in runs if stale})),
+        "refresh": refresh_command(board, [name]),
+    }
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """A card as Markdown that reads well in a terminal."""
+    lines = [f"# {card['model']}", "", *(t for t in (card["about"], card["note"]) if t), ""]
+    lines += [f"- with {w['name']}: {w['about'] or w['note']}" for w in card["wrappers"]]
+    lines += [f"- {name}: {value}" for name, value in _facts(card) if value]
+    lines += ["", *_section("Layers", _layer_lines(card)), *_section("Equivariance", _equivariance_lines(card))]
+    lines += _section("Boards", [_board_line(b) for b in card["boards"]] or ["on none yet"])
+    lines += ["## Citation", "", "```bibtex", *"\n\n".join(card["bibtex"] or ["% no source"]).splitlines(), "```"]
+    return "\n".join(visible(line) for line in lines)
+
+
+def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    claim = card["invariant"]
+    arguments = ", ".join(f"{k} = {v}" for k, v in card["arguments"].items())
+    return [
+        ("group of its layers", card["group"]),
+        ("logits claimed invariant", "no" if claim == "none" else f"under {claim}, exactly"),
+        ("family", card["family"]),
+        ("status", card["status"]),
+        ("extra augmentation", ", ".join(card["treatments"])),
+        ("evaluation", f"{card['evaluation']}, the mean of the logits over so many passes" if card["evaluation"] else ""),
+        ("arguments", arguments),
+        ("input", card["input"]),
+        ("parameters", f"{card['parameters']:,}" if "parameters" in card else card["problem"]),
+        ("frozen parameters", f"{card['frozen']:,}" if card.get("frozen") else ""),
+        ("buffers", _buffers(card)),
+        ("declared", ", ".join(f"{count:,} ({shape})" for shape, count in (card["params"] or {}).items())),
+        ("operations", f"{card['flops_per_image'] / 1e6:,.1f} MFLOPs an image" if "flops_per_image" in card else ""),
+        ("some operations are not counted", card.get("uncounted", "")),
+        ("published recipe", _recipe(card["recipe"])),
+        ("registered in", card["file"]),
+    ]
+
+
+def _buffers(card: dict[str, Any]) -> str:
+    if not card.get("buffers"):
+        return ""
+    learned = card["learned_buffers"]
+    return f"{card['buffers']:,} numbers" + (f", {learned:,} of them changed by training" if learned else "")
+
+
+def _recipe(recipe: dict[str, Any] | None) -> str:
+    if recipe is None:
+        return "none known; boards train it with `common`"
+    epochs = f", {recipe['epochs']:g} epochs" if recipe.get("epochs") else ""
+    augment = f", {', '.join(recipe['augment'])}" if recipe.get("augment") else ""
+    return f"{recipe['name']}: {recipe['optimizer']}, rate {recipe['lr']:g}, batch {recipe['batch']}{epochs}{augment}"
+
+
+def _layer_lines(card: dict[str, Any]) -> list[str]:
+    rows = card.get("layers", [])
+    return [f"{row['count']} × {row['layer']}: {row['parameters']:,} parameters" for row in rows]
+
+
+def _equivariance_lines(card: dict[str, Any]) -> list[str]:
+    found = card.get("equivariance")
+    if card["problem"]:
+        return [card["problem"]]
+    if found is None:
+        again = command("equivariance", card["model"], include=included_files(card["model"]))
+        return [f"not measured here, since it is large: {again}"]
+    lines = []
+    for row in found["sizes"]:
+        what = row["outcome"] if row["outcome"] != "ok" else "undefined: the logits hardly depend on the image"
+        if row["error"] is not None and row["error_moved"] is not None:
+            what = f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} as it is built"
+            what += f" and {row['error_moved']:.1g} once its weights have moved"
+        lines.append(f"{found['group']} at {row['size']} pixels: {what}")
+    if found["eq_rot_analytic"] is not None:
+        lines.append(f"15 to 75 degrees at {found['sizes'][1]['size']} pixels: {found['eq_rot_analytic']:.2g}")
+    return [*lines, "on images in closed form, turned by these angles as it is built; 0 is invariant, 1 is as different as another image"]
+
+
+def _board_line(row: dict[str, Any]) -> str:
+    score = "no result" if row["test_acc_mean_pct"] is None else f"{row['test_acc_mean_pct']:.2f} %"
+    parts = [score, f"{row['runs_ok']} of {row['runs']} runs", f"rank {row['rank']}" if row["rank"] else ""]
+    parts += [f"C4 error {row['eq_exact_c4']:.1g} after training" if row["eq_exact_c4"] is not None else ""]
+    parts += [f"claim {row['claim']}"] if " (" in row["claim"] else []
+    parts += [f"stale: {row['stale']} changed; {row['refresh']}" if row["stale"] else ""]
+    return f"{row['board']}: " + ", ".join(p for p in parts if p)
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {line}" for line in lines), ""] if lines else []

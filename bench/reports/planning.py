@@ -1,0 +1,196 @@
+"""How many seeds a suite needs to find a difference, from the spread of earlier records, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...registry import UserError
+from ..boards.board import Board, load_board
+from ..boards.crossed import Spread, detectable, power
+from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, spreads
+from ..records.record import board_names
+from ..spec.budget import find_budget
+from ..spec.suite import Suite
+from .estimate import estimate
+
+#: The chance with which a difference should be found, and the most seeds that are looked at.
+POWER, MOST_SEEDS = 0.8, 200
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one model of a suite needs.
+
+    Attributes:
+        model: compared with the suite's reference.
+        recorded: seeds of the earlier records; 0 where there are none of this model, so that the widest spread of the
+            others stands for it.
+        detectable: the smallest difference, in points, that the suite's seeds find with a chance of 80 %; None below 3.
+        seeds: the fewest that find the difference; None where `MOST_SEEDS` do not.
+        floor: what `MOST_SEEDS` seeds could find, in points: the choice of the test images stays.
+        run_s: device-seconds of one run, None where it is not known on this device.
+    """
+
+    model: str
+    recorded: int
+    detectable: float | None
+    seeds: int | None
+    floor: float
+    run_s: float | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan of a suite.
+
+    Attributes:
+        board: whose records it is from.
+        reference: that the models are compared with.
+        reference_s: device-seconds of one of its runs, None where it is not known on this device.
+        level: of one comparison: 0.05 over their number, the first step of Holm.
+        by_image: whether outcomes by image are known of all these records; else the choice of the images is left out.
+    """
+
+    suite: str
+    board: str
+    reference: str
+    difference: float
+    level: float
+    by_image: bool
+    reference_s: float | None
+    needs: list[Need]
+
+    @property
+    def seeds(self) -> int | None:
+        """Seeds for all models: as many as the widest spread needs; None where no number is enough."""
+        found = [need.seeds for need in self.needs]
+        return None if None in found else max(s for s in found if s is not None)
+
+    @property
+    def hours(self) -> float | None:
+        """Device-hours of training of all models with so many seeds, one run at a time; None where a time is missing."""
+        times = [self.reference_s, *(need.run_s for need in self.needs)]
+        if self.seeds is None or None in times:
+            return None
+        return self.seeds * sum(t for t in times if t is not None) / 3600
+
+
+def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -> Planned:
+    """Seeds that the models of a suite need to be told from its reference.
+
+    Args:
+        difference: that should be found, in percent points.
+        hardware_key: of the device that the time is asked for.
+
+    Raises:
+        UserError: the suite has no second model, or no earlier records have three seeds of two models.
+    """
+    if len(suite.models) < 2:
+        raise UserError(f"suite {suite.name!r} has one model; a difference needs two")
+    board, known = _earlier(suite, root, hardware_key)
+    reference = suite.reference_model or suite.models[0]
+    compared_with = next((m for m in (reference, board.reference) if m in known), max(known, key=lambda m: len(known[m])))
+    found, others = known[compared_with or ""], [m for m in suite.models if m != reference]
+    level, widest = LEVEL / len(others), max(found.values(), key=lambda s: float(detectable(s)))
+    times = _times(suite, root, hardware_key)
+    needs = []
+    for model in others:
+        spread = found.get(model, widest)
+        now = len(suite.seed_list)
+        needs.append(
+            Need(
+                model, spread.seeds if model in found else 0,
+                float(detectable(spread.with_seeds(now), level)) if now >= SMALLEST_SAMPLE else None,
+                seeds_for(difference, spread, level), float(detectable(spread.with_seeds(MOST_SEEDS), level)), times.get(model),
+            )
+        )  # fmt: skip
+    by_image = all(s.is_by_image for s in board.samples.values() if s.has_interval)
+    return Planned(suite.name, board.name, reference, difference, level, by_image, times.get(reference), needs)
+
+
+def seeds_for(difference: float, spread: Spread, level: float) -> int | None:
+    """The fewest seeds, at least 3, that find a difference with a chance of 80 %; None above `MOST_SEEDS`."""
+
+    def enough(seeds: int) -> bool:
+        return bool(power(difference, spread.with_seeds(seeds), level) >= POWER)
+
+    low, high = SMALLEST_SAMPLE - 1, SMALLEST_SAMPLE
+    while not enough(high):
+        if high >= MOST_SEEDS:
+            return None
+        low, high = high, min(2 * high, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[str, dict[str, Spread]]]:
+    """The suite's own board, else the one of its data set that knows most; and the spreads, by reference and model."""
+    own = suite.board(hardware_key if find_budget(suite.budget).kind == "T" else None)
+    names = board_names(root)
+    for name in [own] if own in names else []:
+        if found := _spreads(board := load_board(root, name)):
+            return board, found
+    best: tuple[Board, dict[str, dict[str, Spread]]] | None = None
+    for name in (n for n in names if n.startswith(f"{suite.dataset}-")):
+        board = load_board(root, name)
+        if not board.is_table or board.chosen[0][0].spec.dataset != suite.dataset:
+            continue
+        found = _spreads(board)
+        if found and (best is None or len(found) >= len(best[1])):
+            best = board, found
+    if best is None:
+        raise UserError(
+            f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so that the spread"
+            f" is not known; run the suite with --seeds {SMALLEST_SAMPLE} first"
+        )
+    return best
+
+
+def _spreads(board: Board) -> dict[str, dict[str, Spread]]:
+    found = {reference: spreads(board.samples, reference) for reference in board.samples}
+    return {reference: own for reference, own in found.items() if own}
+
+
+def _times(suite: Suite, root: Path, hardware_key: str) -> dict[str, float]:
+    """Device-seconds of a run of each model, as far as they are known."""
+    budget = find_budget(suite.budget)
+    if budget.seconds is not None:
+        return dict.fromkeys(suite.models, budget.seconds)
+    return {c.model: c.steps * c.step_s for c in estimate(suite, root, hardware_key) if c.step_s is not None}
+
+
+def plan_text(planned: Planned, device: str) -> str:
+    """A plan as a table, its sum, and the sentences that say what it is from."""
+    from tabulate import tabulate
+
+    rows = [
+        {
+            "model": n.model,
+            "recorded seeds": n.recorded or "none",
+            "found now": "" if n.detectable is None else f"{n.detectable:.2f}",
+            "seeds needed": n.seeds if n.seeds is not None else f"over {MOST_SEEDS}",
+            "a run, s": "unknown" if n.run_s is None else f"{n.run_s:.0f}",
+        }
+        for n in planned.needs
+    ]
+    lines = [f"{planned.suite}: to find a difference to {planned.reference} of {planned.difference:g} {'point' if planned.difference == 1 else 'points'}, on {device}", ""]
+    lines += [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True), ""]
+    if planned.seeds is None:
+        enough, floor = [n.seeds for n in planned.needs if n.seeds is not None], max(n.floor for n in planned.needs)
+        lines.append(f"{MOST_SEEDS} seeds are not enough for all models: differences of {floor:.2f} points are found with them")
+        lines += [f"{max(enough)} seeds are enough for {len(enough)} of {len(planned.needs)} models"] if enough else []
+    else:
+        hours = "the time is known after a first run on this device" if planned.hours is None else f"{planned.hours:.2f} device-hours"
+        lines.append(f"{planned.seeds} seeds of all {len(planned.needs) + 1} models: {hours} of training, one run at a time")
+    lines.append(
+        f"from the spread of {planned.board}; found: with a chance of 80 %, p at most {planned.level:.2g}, the first step of"
+        f" Holm over {len(planned.needs)}; now: with the seeds of the suite"
+    )
+    if any(not n.recorded for n in planned.needs):
+        lines.append("models without records are taken to spread as widely as the widest of the others")
+    if not planned.by_image:
+        lines.append("some outcomes by image are not known: there the choice of the test images is left out, and more is needed")
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""Proofs of claims about a family of layers: computed afresh, shown as tables, drawn.
+
+A family's proof is a module with ``PARTS``, ``verify``; its report one with ``summary`` and ``plot``, as
+`models.pdo.verify` and `models.pdo.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ...registry import UserError, nearest
+from ..tools.files import write_atomically
+
+#: Names of the proofs and their modules, imported when one is asked for.
+PROOFS = {
+    "pdo-econv": ("equibench.models.pdo.verify", "equibench.models.pdo.report"),
+    "statistics": ("equibench.bench.reports.simulation", "equibench.bench.reports.simulation_report"),
+}
+#: Those that can be looked at quickly.
+QUICK = ("statistics",)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof gave.
+
+    Attributes:
+        rows: part -> rows of plain numbers and strings; ``ok`` in each says whether it is as claimed.
+        tables: titles and texts of the tables.
+        figure: the file of the plot; None where nothing was drawn.
+    """
+
+    rows: dict[str, list[dict[str, Any]]]
+    tables: list[tuple[str, str]]
+    figure: Path | None
+
+    @property
+    def failed(self) -> int:
+        """Number of rows that are not as claimed."""
+        return sum(not row["ok"] for rows in self.rows.values() for row in rows)
+
+    @property
+    def count(self) -> int:
+        """Number of all rows."""
+        return sum(map(len, self.rows.values()))
+
+
+def prove(
+    name: str,
+    out: str | Path,
+    parts: Sequence[str] = (),
+    on_part: Callable[[str], None] = lambda _: None,
+    quick: bool = False,
+) -> Proof:
+    """Compute a proof on one thread and write its plot to ``<out>/verify-<name>.png``.
+
+    Args:
+        name: one of `PROOFS`.
+        out: folder of the plot, created where it is missing.
+        parts: the parts wanted; all without one.
+        on_part: called with the name of each part before it is computed.
+        quick: a look in seconds that proves less; only of `QUICK`.
+
+    Raises:
+        UserError: there is no such proof or part, it has no quick look, or the plot cannot be written.
+    """
+    if name not in PROOFS:
+        raise UserError(f"there is no proof {name!r}; {nearest(name, PROOFS)}")
+    if quick and name not in QUICK:
+        raise UserError(f"--quick goes with {', '.join(QUICK)}; {name} has no quick look")
+    import torch
+
+    module, report = (import_module(m) for m in PROOFS[name])
+    for part in parts:
+        if part not in module.PARTS:
+            raise UserError(f"{name} has no part {part!r}; {nearest(part, module.PARTS)}")
+    path = Path(out) / f"verify-{name}.png"
+    _write(path, None)  # minutes of work should not end with a folder that cannot be written
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        wanted = [p for p in module.PARTS if p in parts or not parts]
+        rows = module.verify(wanted, on_part, quick=True) if quick else module.verify(wanted, on_part)
+    finally:
+        torch.set_num_threads(threads)
+    image = report.plot(rows)
+    if image is not None:
+        _write(path, image)
+    return Proof(rows, [(title, _text(lines)) for title, lines in report.summary(rows)], path if image else None)
+
+
+def _write(path: Path, image: bytes | None) -> None:
+    """Write the plot, or only see that its folder can be written."""
+    import tempfile
+
+    try:
+        if image is not None:
+            write_atomically(path, image)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error
+
+
+def _text(lines: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True)

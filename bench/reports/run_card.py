@@ -1,0 +1,228 @@
+"""What is known of a run: its record, where its files lie, and what has changed since. Cards of models: `model_card`;
+those of data sets: `data_cards`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ...registry import DATASETS, MODELS, UserError, nearest
+from ..boards.claims import claim_columns
+from ..records.record import CORE_ERRORS, RunRecord, board_folder, board_names, read_record
+from ..tools.files import results_root
+from ..tools.schema import visible
+
+
+def is_data_set(name: str) -> bool:
+    """Whether a name that stands for no model is that of a data set."""
+    try:
+        MODELS.find(name)
+    except UserError:
+        return name in DATASETS.entries()
+    return False
+
+
+def model_card(name: str, results: str | None = None) -> dict[str, Any]:
+    """The card of a model, see `cards`.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    try:
+        MODELS.find(name)  # a wrong name is answered without loading torch
+    except UserError as error:
+        if re.fullmatch("[0-9a-f]{1,16}", name):
+            raise UserError(f"no run's id begins with {name!r}, and {error}") from None
+        raise UserError(f"{error}; of data sets: {nearest(name, DATASETS.entries())}") from None
+    from .model_card import model_card as card
+
+    return card(name, results_root(results))
+
+
+def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
+    """The record of the run whose id begins with `run`, with what `_around` adds and its claim of invariance, marked where
+    the run contradicts it; None if there is none.
+
+    Raises:
+        UserError: several begin so, or the record is refused.
+    """
+    root = results_root(results)
+    if len(run) < 4 or not all(c in "0123456789abcdef." for c in run):
+        return None
+    folders = (f for board in board_names(root) if not (f := root / "runs" / board).is_symlink())
+    paths = [p for folder in folders for p in folder.glob(f"{run}*.json")]
+    if len(paths) > 1:
+        raise UserError(f"{run!r} begins {len(paths)} runs: " + ", ".join(sorted(p.name for p in paths)[:5]))
+    if not paths:
+        return None
+    record = read_record(paths[0])
+    claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
+    found = {**_around(root, record, paths[0]), "claim": claimed["claim"], **record.model_dump(mode="json")}
+    return found | {"outcomes": _outcomes(root, record)}
+
+
+#: Classes that a confusion matrix is shown for; ``--json`` has all.
+MOST_SHOWN = 20
+
+
+def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
+    """Accuracy by class in % and the confusion matrix: images by label (rows) and by predicted class (columns).
+
+    A last column, if there is one, is of images whose logits are no numbers. ``missing`` says why there is nothing.
+    """
+    import numpy as np
+
+    from ..records.outcomes import read_predictions
+
+    try:
+        predicted, labels, classes = read_predictions(root, record)
+    except UserError as error:
+        return {"missing": str(error)}
+    counts = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    counts = counts if counts[:, classes].any() else counts[:, :classes]
+    images = counts.sum(axis=1)
+    by_class = [100 * int(own[c]) / int(n) if n else None for c, (own, n) in enumerate(zip(counts, images, strict=True))]
+    return {"by_class_pct": by_class, "confusion": counts.tolist()}
+
+
+def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
+    """What the record does not say itself.
+
+    ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of source, data, recipe and harness are
+    not those of the run any more.
+    """
+    from ..records.outcomes import outcomes_path
+    from ..records.provenance import harness_hash
+    from ..records.staleness import staleness
+
+    folder = board_folder(root, record.spec.board)
+    kept = {
+        "record": path,
+        "weights": folder / "weights" / f"{record.run_id}.pt",
+        "log": folder / "logs" / f"{record.run_id}.log",
+        **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
+        **{f"equivariance {i}": p for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)},
+    }
+    stale = staleness(record, root)
+    changed = stale.split(", ") if stale else []
+    if record.provenance.harness_hash not in ("", harness_hash()):
+        changed.append("harness")
+    return {
+        "run": record.run_id,
+        "board": record.spec.board,
+        "changed": changed,
+        "files": {name: str(p) for name, p in kept.items() if p.is_file()},
+    }
+
+
+def run_text(card: dict[str, Any]) -> str:
+    """The card of a run for readers: paragraphs of names and values; every text in it is harmless for a terminal."""
+    spec, provenance, results = card["spec"], card["provenance"], card["results"]
+    parts = [("", _what(card, spec)), ("Result", _result(card, results)), ("Provenance", _origin(card, provenance))]
+    parts += _outcome_parts(card["outcomes"])
+    parts.append(("Hardware", {k.replace("_", " "): v for k, v in sorted(provenance["hardware"].items())}))
+    parts.append(("Versions", dict(sorted(provenance["versions"].items()))))
+    phases = {k.removesuffix("_s").replace("_", " "): f"{v:.3f} s" for k, v in card["phases"].items() if v}
+    parts += [("Wall clock of the process", phases), ("Files", card["files"])]
+    parts.append(("Warnings", {str(i): w for i, w in enumerate(card["warnings"], 1)}))
+    width = max(len(name) for _, values in parts for name in values)
+    paragraphs = []
+    for title, values in parts:
+        lines = [f"{visible(name):<{width}}  {visible(value)}" for name, value in values.items() if value not in (None, "", [])]
+        if lines:
+            paragraphs.append("\n".join([*([f"{title}:"] if title else []), *lines]))
+    return "\n\n".join(paragraphs)
+
+
+def _outcome_parts(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    if "missing" in found:
+        return [("Outcomes by image", {"missing": found["missing"]})]
+    classes = list(enumerate(zip(found["by_class_pct"], found["confusion"], strict=True)))
+    shares = {f"class {c}": "no image" if share is None else f"{share:.2f} %" for c, (share, _) in classes}
+    if len(classes) > MOST_SHOWN:
+        return [(f"Accuracy by class (the first {MOST_SHOWN} of {len(classes)})", dict(list(shares.items())[:MOST_SHOWN]))]
+    names = [*map(str, range(len(classes))), "none"][: len(found["confusion"][0])]
+    width = max(len(str(n)) for n in [*names, *(n for row in found["confusion"] for n in row)])
+    lines = {f"class {c}": " ".join(f"{n:>{width}}" for n in row) for c, (_, row) in classes}
+    head = {"predicted": " ".join(f"{n:>{width}}" for n in names)}
+    return [("Accuracy by class", shares), ("Confusion: images of each class, by predicted class", head | lines)]
+
+
+def _what(card: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    recipe, budget = spec["recipe"], spec["budget"]
+    knots = ", ".join(f"{p:g}: {f:g}" for p, f in recipe["schedule"]["knots"][:8])
+    details = [f"{recipe['optimizer']}, rate {recipe['lr']:g}, weight decay {recipe['weight_decay']:g}"]
+    details += [f"momentum {recipe['momentum']:g}"] if recipe["momentum"] else []
+    details += [f"batch {recipe['batch']}", f"{recipe['schedule']['shape']} schedule ({knots})"]
+    details += [f"augmentation {', '.join(recipe['augment'])}" if recipe["augment"] else "no augmentation"]
+    details += [f"batch norm {recipe['batch_norm']}"]
+    context = card["context"]
+    asked = f"{context['suite']}, class {context['parameter_class']}"
+    asked += f" of {context['reference_parameters']:,} parameters" if context["reference_parameters"] else ""
+    asked += f", reference {context['reference_model']}" if context["reference_model"] else ""
+    return {
+        "run": f"{card['run']}, attempt {card['attempt']}",
+        "board": card["board"],
+        "model": spec["model"],
+        "data set": f"{spec['dataset']}, trained on {spec['fit']}",
+        "seed": str(spec["seed"]),
+        "budget": f"{budget['name']}: {spec['steps']:,} steps",
+        "recipe": f"{recipe['name']}: {'; '.join(details)}",
+        "profile": f"{spec['profile']}, protocol {spec['protocol']}",
+        "hardware key": spec["hardware_key"],
+        "suite": asked,
+    }
+
+
+def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"status": card["status"] + (f": {card['reason']}" if card["reason"] else "")}
+    if results is not None:
+        found["test accuracy"] = f"{results['test_acc_pct']:.2f} % of {results['test_images']:,} images"
+        if results["val_acc_pct"] is not None:
+            found["validation accuracy"] = f"{results['val_acc_pct']:.2f} %"
+        found["trained on"] = f"{results['train_images']:,} images"
+        found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms a step"
+        if results["host_ms"] is not None:
+            found["launches"] = f"{results['host_ms']:.3f} ms of the host a step"
+        found["peak memory"] = f"{results['peak_mib']:.1f} MiB, {results['peak_kind']}"
+        if results["evaluation_peak_mib"] is not None:
+            found["peak memory"] += f"; {results['evaluation_peak_mib']:.1f} MiB in evaluation"
+        for name in ("eq_claimed", *CORE_ERRORS):
+            before, after = (results[moment][name] for moment in ("init", "trained"))
+            found[name] = " → ".join("-" if v is None else f"{v:.3g}" for v in (before, after))
+        found["claim"] = card["claim"]
+    if card["cost"] is not None:
+        found["parameters"] = f"{card['cost']['parameters']:,}"
+        found["FLOPs of an image"] = f"{card['cost']['flops_per_image']:,}"
+    return found
+
+
+def _files(opened: dict[str, str]) -> str:
+    return ", ".join(f"{name} {content or '(not there)'}" for name, content in opened.items())
+
+
+def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
+    results, changed = card["results"], card["changed"]
+
+    def now(part: str) -> str:
+        return " (changed since)" if part in changed else ""
+
+    unknown = "not recorded"
+    return {
+        "started": provenance["started"],
+        "command": provenance["command"] or unknown,
+        "registered by": provenance["origin"] or unknown,
+        "registered as": ", ".join(f"{k} {v}" for k, v in provenance["registered"].items() if v) or unknown,
+        "source hash": (provenance["source_hash"] or unknown) + now("source"),
+        "files beside it": _files(provenance["opened"]),
+        "passed its check": provenance["checked"] or unknown,
+        "data source hash": provenance["data_source"] or unknown,
+        "data made from": _files(provenance["data_opened"]),
+        "data digest": (provenance["data_digest"] or unknown) + now("data"),
+        "recipe": "changed since" if "recipe" in changed else "as it is now",
+        "commit": provenance["commit"] or unknown,
+        "harness hash": (provenance["harness_hash"] or unknown) + now("harness"),
+        "weights SHA-256": results and results["weights_sha256"],
+        "threads": str(provenance["threads"]),
+    }

@@ -1,0 +1,242 @@
+"""What is claimed of intervals, p and ranks, checked on networks that are made up: ``equibench verify statistics``.
+
+A made-up network is right on an image with probability 1 / (1 + e^-x), where x adds up its quality, the effect of its
+seed (a part that all networks share for one seed, and one of its own) and the difficulty of the image (a part that all
+networks share, and one of its own). Outcomes are drawn one by one; the truth is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..boards.crossed import Spread, detectable, half_widths, p_values, spread_of_pairs, spread_of_table
+from ..boards.statistics import holm
+
+PARTS = ("coverage", "family", "power")
+SEEDS = (3, 5, 8)
+#: By test images: numbers of equal models, and experiments of a row; with ``--quick`` the first alone, and so many.
+MODELS = {1500: (2, 3, 5, 8, 12), 50_000: (2, 5, 12)}
+TRIALS, QUICK_TRIALS = {1500: 2000, 50_000: 1000}, 200
+#: How the effects of seeds are distributed. ``alike``: every seed makes the same predictions.
+NORMAL, SKEWED, NONE, ALIKE = "normal", "skewed", "none", "alike"
+EQUAL, UNEQUAL = "equal", "unequal"
+_START = 20_260_101
+
+#: On the scale of x: the quality, standard deviations of each part of the seed's effect, difficulties of images.
+_QUALITY, _SEED_EFFECT = 2.6, 0.05
+_SHARED, _OWN = np.array([-3.0, -1.5, 0.0, 1.0, 1.5, 2.0]), np.array([-1.2, -0.4, 0.4, 1.2])
+#: Draws of a seed's effect by which the true accuracies are averaged.
+_DRAWS = 40_000
+#: Coverage that is claimed for normal seeds, and the largest chance of any wrong decision.
+LOWEST, HIGHEST, WRONG = 0.94, 0.99, 0.05
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of experiment.
+
+    Attributes:
+        seeds, images: of an experiment.
+        effects: how the seeds' effects are distributed.
+        difficulty: `EQUAL` or `UNEQUAL`, of the images.
+        worse: how much worse each network is than the best, on the scale of x.
+    """
+
+    seeds: int
+    images: int
+    effects: str = NORMAL
+    difficulty: str = UNEQUAL
+    worse: tuple[float, ...] = (0.0, 0.0)
+
+
+class World:
+    """Networks of a case: their true accuracies, and experiments with them."""
+
+    def __init__(self, case: Case, start: int = _START) -> None:
+        self.case = case
+        self.rng = np.random.Generator(np.random.PCG64(start))
+        unequal = case.difficulty == UNEQUAL
+        self._shared: np.ndarray
+        self._own: np.ndarray
+        self._shared, self._own = (_SHARED, _OWN) if unequal else (np.zeros(1), np.zeros(1))
+        # x of every kind of image, the shared part first; without networks and seeds.
+        self._kinds = (self._shared[:, None] + self._own).ravel()
+        effects = self._effects(_DRAWS, 1)[:, 0]
+        #: Mean over seeds of the accuracy of every network on every kind of image, (networks, kinds).
+        self.by_kind = np.stack([_sigmoid(_QUALITY - w + effects[:, None] + self._kinds).mean(axis=0) for w in case.worse])
+        #: True accuracy over new seeds and new images, in %.
+        self.accuracy = 100 * self.by_kind.mean(axis=1)
+
+    def _effects(self, seeds: int, networks: int) -> np.ndarray:
+        """(seeds, networks): a part that the networks share and one of their own."""
+        if self.case.effects in (NONE, ALIKE):
+            return np.zeros((seeds, networks))
+        parts = []
+        for size in ((seeds, 1), (seeds, networks)):
+            # Skewed: most seeds a little above, few far below.
+            parts.append(self.rng.normal(size=size) if self.case.effects == NORMAL else 1 - self.rng.exponential(size=size))
+        return _SEED_EFFECT * (parts[0] + parts[1])
+
+    def experiment(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Outcomes, of each seed (networks, images) of 0 and 1, and the true accuracies on just these images, in %."""
+        case, networks = self.case, len(self.case.worse)
+        if len(self._kinds) == 1:
+            kinds = np.zeros((networks, 1), dtype=np.intp)
+        else:
+            shared = self.rng.integers(len(self._shared), size=case.images)
+            kinds = shared * len(self._own) + self.rng.integers(len(self._own), size=(networks, case.images))
+        effects = self._effects(case.seeds, networks)
+        here = 100 * np.array([np.bincount(k, minlength=len(self._kinds)) @ b for k, b in zip(kinds, self.by_kind, strict=True)])
+        places = kinds + len(self._kinds) * np.arange(networks)[:, None]
+        right: list[np.ndarray] = []
+        for seed in range(case.seeds):
+            if case.effects == ALIKE and right:
+                right.append(right[0])
+                continue
+            x = _QUALITY - np.array(case.worse)[:, None] + effects[seed][:, None] + self._kinds
+            limits = np.round(65536 * _sigmoid(x)).clip(0, 65535).astype(np.uint16)
+            drawn = np.frombuffer(self.rng.bytes(2 * networks * case.images), dtype=np.uint16).reshape(networks, -1)
+            right.append((drawn < limits.ravel().take(places, mode="clip")).view(np.uint8))
+        return right, here / kinds.shape[1]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def verify(
+    parts: Sequence[str], on_part: Callable[[str], None] = lambda _: None, quick: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the parts; ``ok`` in each says whether it is as claimed. The same figures every time.
+
+    Args:
+        quick: `QUICK_TRIALS` experiments a row, small test sets alone: a look, no proof.
+    """
+    trials = {min(TRIALS): QUICK_TRIALS} if quick else TRIALS
+    made = {"coverage": _coverage, "family": _family, "power": _power}
+    rows = {}
+    for part in parts:
+        on_part(part)
+        rows[part] = [row for m in trials for row in made[part](m, trials[m])]
+    return rows
+
+
+def _coverage(images: int, trials: int) -> Iterator[dict[str, Any]]:
+    for effects, difficulty in (
+        *((e, d) for e in (NORMAL, NONE, SKEWED) for d in (EQUAL, UNEQUAL)), (ALIKE, UNEQUAL),
+    ):  # fmt: skip
+        for seeds in SEEDS:
+            yield coverage(Case(seeds, images, effects, difficulty), trials)
+
+
+def coverage(case: Case, trials: int) -> dict[str, Any]:
+    """How often 95 % intervals hold the truth: of an accuracy and of a paired difference, for either kind of new draws.
+
+    For seeds that all do the same there is nothing to say of new seeds on these images: None.
+    """
+    world, pair = World(case), (np.array([0]), np.array([1]))
+    names = ("accuracy, seeds", "accuracy, both", "difference, seeds", "difference, both")
+    held = dict.fromkeys(names, 0)
+    for _ in range(trials):
+        right, here = world.experiment()
+        own, both = spread_of_table(np.stack([r[0] for r in right])), spread_of_pairs(right, *pair)
+        means = 100 * np.mean([r.mean(axis=1) for r in right], axis=0)
+        for name, spread, seen, new, same in (
+            ("accuracy", own, means[0], world.accuracy[0], here[0]),
+            ("difference", both, means[0] - means[1], world.accuracy[0] - world.accuracy[1], here[0] - here[1]),
+        ):
+            held[f"{name}, seeds"] += bool(abs(seen - same) <= half_widths(spread.without_images()))
+            held[f"{name}, both"] += bool(abs(seen - new) <= half_widths(spread))
+    nothing = case.effects == ALIKE
+    shares = {name: None if nothing and name.endswith("seeds") else count / trials for name, count in held.items()}
+    low, high = LOWEST - _twice(LOWEST, trials), HIGHEST + _twice(HIGHEST, trials)
+    fits = all(low <= share <= high for share in shares.values() if share is not None)
+    shown = case.effects == SKEWED  # shown, not bounded
+    return {**_named(case), **shares, "trials": trials, "ok": fits or shown}
+
+
+def _twice(share: float, trials: int) -> float:
+    """Two standard errors of a share."""
+    return 2 * float(np.sqrt(share * (1 - share) / trials))
+
+
+def _named(case: Case) -> dict[str, Any]:
+    return {"images": case.images, "seeds": case.seeds, "seed effects": case.effects, "difficulty": case.difficulty}
+
+
+def _family(images: int, trials: int) -> Iterator[dict[str, Any]]:
+    largest = MODELS[images][-1]
+    for models in MODELS[images]:
+        for seeds in SEEDS:
+            yield family(Case(seeds, images, worse=(0.0,) * models), trials)
+    for more in (Case(0, images, NONE, EQUAL, (0.0,) * largest), Case(0, images, worse=(0.0,) * 4 + (0.15,) * 4)):
+        for seeds in SEEDS:
+            yield family(replace(more, seeds=seeds), trials)
+
+
+def family(case: Case, trials: int) -> dict[str, Any]:
+    """How often any decision is wrong: equal models told apart, or a worse one called better.
+
+    Against the reference, the first model, with p corrected by Holm over these; over all pairs, from which the sets of
+    ranks are made. Beside it what the t-test of the seeds alone would do.
+    """
+    world, models = World(case), len(case.worse)
+    first, second = np.triu_indices(models, 1)
+    # 1 where the first of the pair is better, 0 where both are equal.
+    better = np.sign(np.array(case.worse)[second] - np.array(case.worse)[first])
+    against = first == 0
+    wrong = {"p": 0, "rank sets": 0, "p, seeds alone": 0, "rank sets, seeds alone": 0}
+    for _ in range(trials):
+        right, _ = world.experiment()
+        spread = spread_of_pairs(right, first, second)
+        means = 100 * np.mean([r.mean(axis=1) for r in right], axis=0)
+        difference = means[first] - means[second]
+        for name, used in (("", spread), (", seeds alone", spread.without_images())):
+            p = p_values(difference, used)
+            for what, chosen in (("p", against), ("rank sets", np.ones_like(against))):
+                rejected = np.array(holm(p[chosen].tolist())) <= 0.05
+                wrong[f"{what}{name}"] += bool((rejected & (np.sign(difference) != better)[chosen]).any())
+    shares = {name: count / trials for name, count in wrong.items()}
+    fits = max(shares["p"], shares["rank sets"]) <= WRONG + _twice(WRONG, trials)
+    kind = f"{models} equal" if not any(case.worse) else f"{case.worse.count(0.0)} equal, {models - case.worse.count(0.0)} worse"
+    return {"models": kind, **_named(case), **shares, "trials": trials, "ok": fits}
+
+
+def _power(images: int, trials: int) -> Iterator[dict[str, Any]]:
+    for seeds in SEEDS:
+        yield from found_differences(Case(seeds, images), trials)
+
+
+def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
+    """How often a difference is found that should be found in 80 % of experiments, and one of half that size."""
+    pair = np.array([0]), np.array([1])
+    smallest = 0.0
+    for count in (100, 100, 800):  # the spread depends a little on the difference
+        world = _apart(case, smallest)
+        spreads = [spread_of_pairs(world.experiment()[0], *pair) for _ in range(min(count, 4 * trials))]
+        parts = (np.mean([getattr(s, part) for s in spreads], axis=0) for part in ("of_seeds", "of_images"))
+        smallest = float(detectable(Spread(case.seeds, case.images, *parts))[0])
+    for share, said in ((1.0, 0.8), (0.5, None)):
+        world = _apart(case, share * smallest)
+        difference = float(world.accuracy[0] - world.accuracy[1])
+        found = 0
+        for _ in range(trials):
+            right, _ = world.experiment()
+            means = 100 * np.mean([r.mean(axis=1) for r in right], axis=0)
+            found += bool(p_values(np.array([means[0] - means[1]]), spread_of_pairs(right, *pair))[0] <= 0.05)
+        fits = said is None or abs(found / trials - said) <= 0.05 + _twice(said, trials)
+        yield {**_named(case), "difference": difference, "planned": said, "power": found / trials, "trials": trials, "ok": fits}
+
+
+def _apart(case: Case, difference: float) -> World:
+    """A world of two networks whose true accuracies differ by so many points (by bisection)."""
+    low, high = 0.0, 4.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        world = World(replace(case, worse=(0.0, middle)))
+        low, high = (middle, high) if world.accuracy[0] - world.accuracy[1] < difference else (low, middle)
+    return World(replace(case, worse=(0.0, high)))

@@ -1,0 +1,249 @@
+"""T boards: equal device-seconds, turned into a number of steps by calibration."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ...beside import contents, lines_of
+from ...registry import MODELS, UserError
+from ...source import source_hash
+from ..boards.board import Board
+from ..records.calibration import (
+    Block,
+    Calibration,
+    Failed,
+    Session,
+    Turns,
+    calibrate,
+    latest,
+    read_calibrations,
+    take_turns,
+    write_calibration,
+)
+from ..records.provenance import devices_elsewhere
+from ..records.record import board_folder
+from ..spec.budget import drifted, exact, find_budget
+from ..spec.suite import RunSpec, Suite, plan, recipe_of
+from ..tools.gpus import refuse_for_seconds
+from ..training.job import Stopwatch
+from .local import GRACE_S, end, ending, events_of, last_line, start
+
+
+def _is_unchanged(calibration: Calibration) -> bool:
+    """Whether the model of a calibration is registered here with the source that it had."""
+    try:
+        return _hash_now(calibration.model, calibration.opened) == calibration.source_hash
+    except UserError:
+        return False
+
+
+def _hash_now(model: str, opened: Iterable[str]) -> str:
+    """Hash of the source of a model, and of the files of these names beside it, as they are now."""
+    resolved = MODELS.find(model)
+    return source_hash(resolved, lines_of(contents(resolved.files, opened)))
+
+
+def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on another.
+
+    Raises:
+        UserError: they are of several kinds, or seconds of one of them are no equal budget.
+    """
+    found = devices_elsewhere(list(dict.fromkeys(devices)))
+    keys = {device: key for device, (key, _) in found.items()}
+    if len(set(keys.values())) > 1:
+        shown = "; ".join(f"{device} is {key!r}" for device, key in keys.items())
+        raise UserError(
+            f"a board of device-seconds belongs to one kind of device: {shown}; name devices of one kind with --device"
+        )
+    for device, (_, gpu) in found.items():
+        refuse_for_seconds(device, gpu)
+    return next(iter(keys.values())), {device: gpu for device, (_, gpu) in found.items()}
+
+
+class TimedBoard:
+    """The plan of a suite with a T budget on the devices of one kind.
+
+    Args:
+        devices: as torch names them, with their UUIDs (see `calibration.calibrate`); none where nothing can be measured.
+        hardware_key: of the devices.
+
+    Attributes:
+        forgotten: models that are measured again although their step time is known.
+        failed: models that could not be trained when their step was to be measured, or whose step is too long for the
+            budget, and why.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        root: Path,
+        devices: Mapping[str, str],
+        threads: int,
+        data_root: str | None,
+        includes: list[str],
+        hardware_key: str,
+    ) -> None:
+        self.suite, self.root, self.devices, self.threads = suite, root, devices, threads
+        self.data_root, self.includes, self.hardware_key = data_root, includes, hardware_key
+        self.board = suite.board(self.hardware_key)
+        self.forgotten: set[str] = set()
+        self.failed: dict[str, Failed] = {}
+        self._opened: dict[str, dict[str, str]] = {}
+
+    def plan(self) -> list[RunSpec]:
+        """The runs of the suite; what has no calibration on these devices is measured first.
+
+        Those of models in `failed` are there too, with the steps of an earlier calibration or, without one, a single step.
+        """
+        seconds = find_budget(self.suite.budget).seconds
+        assert seconds is not None
+        known, current = self._known()
+        missing = self.missing()
+        kept = [c for m, c in current.items() if m not in missing and m not in self.failed]
+        subjects = [self._subject(m) for m in missing]
+        done = calibrate(subjects, known, self._measure, self.devices, _is_unchanged, kept)
+        for calibration in done.calibrations:
+            write_calibration(self.root, self.board, calibration if calibration.confirms else self._with_files(calibration))
+        self.failed |= done.failed
+        self.forgotten.clear()
+        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
+        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
+        return plan(self.suite, steps, self.hardware_key, self.root)
+
+    def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
+        """Steps of a budget; a model whose whole steps cannot spend it, within what is allowed, is one of `failed`."""
+        steps = int(exact(seconds) // step_s)
+        if drifted(float(steps * step_s), seconds):
+            reason = f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s: {100 * float(steps * step_s) / seconds:.1f} % of it,"
+            self.failed.setdefault(model, Failed("invalid", f"{reason} where ±3 % are allowed; give a longer one"))
+        return max(1, steps)
+
+    def missing(self) -> list[str]:
+        """The models of the suite whose step has yet to be measured."""
+        _, current = self._known()
+        return [m for m in self.suite.models if m not in self.failed and (m not in current or m in self.forgotten)]
+
+    def _known(self) -> tuple[list[Calibration], dict[str, Calibration]]:
+        """All calibrations of the board, and those of the suite's models as they are now."""
+        known = read_calibrations(self.root, self.board)
+        newest = latest(known)
+        there = {m: newest[m] for m in self.suite.models if m in newest}
+        return known, {m: c for m, c in there.items() if c.same_subject(self._subject(m, c.opened))}
+
+    def _with_files(self, calibration: Calibration) -> Calibration:
+        """A new calibration with the files that its process has seen the model open."""
+        opened = self._opened.get(calibration.model, {})
+        return calibration.model_copy(update={"opened": opened, "source_hash": _hash_now(calibration.model, opened)})
+
+    def forget_drifted(self, board: Board) -> bool:
+        """Mark the models of the suite with a run that drifted, so that they are calibrated anew."""
+        drifted = {
+            r.spec.model
+            for r, _ in board.chosen
+            if r.status == "invalid" and r.reason.startswith("drift") and r.spec.model in self.suite.models
+        }
+        self.forgotten |= drifted
+        return bool(drifted)
+
+    def _subject(self, model: str, opened: Iterable[str] = ()) -> Calibration:
+        files = contents(MODELS.find(model).files, opened)
+        return Calibration(
+            model=model,
+            source_hash=_hash_now(model, files),
+            opened=files,
+            dataset=self.suite.dataset,
+            batch=recipe_of(self.suite, model, self.root, self.hardware_key).batch,
+            profile=self.suite.profile,
+            hardware_key=self.hardware_key,
+            sequence=1,
+            blocks=[],
+            beside=[],
+        )
+
+    def _measure(self, asked: Mapping[str, list[str]]) -> dict[str, Turns]:
+        """Blocks of models on devices: all devices are busy at a time, as in the runs, and on each the models take turns."""
+        with ThreadPoolExecutor(len(asked)) as pool, ExitStack() as stack:
+            sessions = {device: self._open(device, models, stack) for device, models in asked.items()}
+            return dict(zip(sessions, pool.map(take_turns, sessions.values()), strict=True))
+
+    def _open(self, device: str, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
+        """Start a process for each model, all at a time."""
+        sessions = {model: self._open_one(device, model, stack) for model in models}
+        for session in sessions.values():
+            session.beside = sessions
+        return sessions
+
+    def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
+        suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
+        spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
+        job = Stopwatch(
+            spec=spec, device=device, threads=self.threads, data_root=self.data_root, include=self.includes
+        )
+        name = f"calibration.{model}.{device.replace(':', '-')}.log"
+        log = board_folder(self.root, self.board) / "logs" / name
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as file:
+            process = start(job, file)
+        session = _ProcessSession(process, log, self._opened.setdefault(model, {}))
+        stack.push(session.close)
+        return session
+
+
+class _ProcessSession:
+    """A process that measures a block for every line that it is sent.
+
+    Args:
+        log: where it writes what went wrong.
+        opened: gets the files that it has seen the model open.
+
+    Attributes:
+        beside: the sessions on the same device, this one included.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], log: Path, opened: dict[str, str]) -> None:
+        self._process, self._log, self._opened = process, log, opened
+        self._events = events_of(process)
+        self.beside: Mapping[str, _ProcessSession] = {}
+
+    def ready(self) -> None:
+        self._opened.update(self._next("ready")["opened"])
+
+    def block(self) -> Block:
+        assert self._process.stdin is not None
+        running = [s._process.pid for s in self.beside.values() if s._process.poll() is None]
+        try:
+            self._process.stdin.write(json.dumps({"processes": running}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its exit says so
+        event = self._next("block")
+        return Block(steps=event["steps"], seconds=event["seconds"], gpu=event["gpu"])
+
+    def close(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the process end, as there are no more requests; at once where something was raised here."""
+        if kind is None:
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+        end(self._process)
+
+    def _next(self, kind: str) -> dict[str, Any]:
+        event = next(self._events, None)
+        if event is None:
+            raise Failed(*ending(self._process.wait(), last_line(self._log)))
+        if event["event"] == "failed":
+            raise Failed(event["status"], event["reason"])
+        if event["event"] == "company":
+            raise UserError(f"{event['reason']}; steps cannot be measured beside other work: free the GPU and start again")
+        assert event["event"] == kind
+        return event

@@ -1,0 +1,268 @@
+"""One process a run on this machine, several at a time.
+
+A run's process is an interpreter of its own, without what the shell's environment could change in its figures, with a
+log of its own beside the record. Whatever happens to it happens to one run; if this process dies, the runs end with a
+checkpoint at their next step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..records.checkpoint_files import last_step
+from ..records.record import Status, board_folder
+from ..tools.files import WriteError
+from ..training.job import Check, Examination, Job, Probe, Stopwatch
+
+#: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
+Listener = Callable[[Job, dict[str, Any]], None]
+#: Seconds that a process has to end by itself, and to write a last checkpoint, before it is killed.
+GRACE_S = 10.0
+#: Bytes at the end of a log that are looked at for the last line.
+LAST_BYTES = 65_536
+#: Variables of the environment that change what torch and its libraries compute, or in which order Python does; a run's
+#: process does not get them, so that a record says the same whatever shell it was started from.
+CHANGE_FIGURES = (
+    "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "CUDA_LAUNCH_BLOCKING",
+    "DISABLE_ADDMM_CUDA_LT", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "GOTO_NUM_THREADS", "MKL_CBWR", "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED",
+    "PYTHONOPTIMIZE", "PYTORCH_TUNABLEOP_ENABLED", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_V8_API_DISABLED", "TORCH_LINALG_PREFER_CUSOLVER",
+)  # fmt: skip
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: str
+    process: subprocess.Popen[str]
+    log: Path
+    started: float
+    #: Length of the log when it started: an earlier process of the same run may have written to it.
+    logged: int = 0
+    reported: bool = False
+    overdue: bool = False
+
+
+def start(
+    job: Job | Probe | Stopwatch | Check | Examination, log: IO[str] | int, also: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a fresh interpreter for a job; its events come on standard output, all else goes to `log`.
+
+    It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order.
+
+    Args:
+        also: variables of its environment beside `environment`.
+    """
+    process = subprocess.Popen(
+        # -P: files of the current folder stand in for no module.
+        [sys.executable, "-P", "-m", "equibench.bench.worker", "--attached"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env={**environment(None if isinstance(job, Probe) else job.threads), **(also or {})},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(job.model_dump_json() + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it died at once; its exit says so
+    return process
+
+
+def environment(threads: int | None) -> dict[str, str]:
+    """The environment of a run's process: ours, without what changes figures."""
+    kept = {name: value for name, value in os.environ.items() if name not in CHANGE_FIGURES}
+    fixed = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
+    return {**kept, **fixed, **({"OMP_NUM_THREADS": str(threads)} if threads is not None else {})}
+
+
+def events_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """The events that a process sends, until it ends; a line cut off by its death is dropped."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+def end(*processes: subprocess.Popen[str]) -> None:
+    """End processes and whatever they started; all are asked at once, and given the same time to end in order."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    latest = time.monotonic() + GRACE_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, latest - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGKILL)
+            process.wait(GRACE_S)
+        _close(process)
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    """Send a signal to a process that has not ended, and to whatever it started."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+@contextmanager
+def quiet_end(signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP)) -> Iterator[None]:
+    """Let a request to end raise KeyboardInterrupt, as Ctrl-C does, so that children are ended too."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class LocalEngine:
+    """Runs jobs, each in its own process.
+
+    Args:
+        slots: a device for every process at a time; a name may stand there more than once.
+        deadline_s: seconds after which a run is ended as ``timeout``; None: never.
+        on_crash: called with (job, status, reason) when a process ends without its own record.
+    """
+
+    def __init__(
+        self, slots: list[str], deadline_s: float | None, on_crash: Callable[[Job, str, str], None]
+    ) -> None:
+        self._slots, self._deadline_s, self._on_crash = slots, deadline_s, on_crash
+        self._messages: queue.Queue[tuple[_Running, dict[str, Any] | None]] = queue.Queue()
+
+    def run(self, jobs: list[Job], listen: Listener) -> None:
+        """Run all jobs; returns when the last has ended. On an interrupt, ends the children first."""
+        running: list[_Running] = []
+        waiting, free = list(reversed(jobs)), list(self._slots)
+        try:
+            with quiet_end():
+                while waiting or running:
+                    while waiting and free:
+                        running.append(self._start(waiting.pop(), free.pop(0), listen))
+                    ended = self._next_ended(running, listen)
+                    if ended is not None:
+                        running.remove(ended)
+                        free.append(ended.slot)
+        finally:
+            end(*(one.process for one in running))
+
+    def _start(self, job: Job, slot: str, listen: Listener) -> _Running:
+        job = job.model_copy(update={"device": slot})
+        log = board_folder(Path(job.results), job.spec.board) / "logs" / f"{job.spec.digest()}.{job.attempt}.log"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            # Not truncated: the process before this one may have said why it ended, and another may be running.
+            with log.open("a", encoding="utf-8") as file:
+                before = file.tell()
+                one = _Running(job, slot, start(job, file), log, time.monotonic(), before)
+        except OSError as error:
+            raise WriteError(log, error) from error
+        threading.Thread(target=self._read, args=(one,), daemon=True).start()
+        listen(job, {"event": "start"})
+        return one
+
+    def _read(self, one: _Running) -> None:
+        for event in events_of(one.process):
+            self._messages.put((one, event))
+        one.process.wait()
+        self._messages.put((one, None))
+
+    def _next_ended(self, running: list[_Running], listen: Listener) -> _Running | None:
+        """Handle one message, or let a second pass; returns a run whose process has ended."""
+        self._end_late(running)
+        try:
+            one, event = self._messages.get(timeout=1.0)
+        except queue.Empty:
+            return None
+        if event is None:
+            _close(one.process)
+            if not one.reported:
+                self._fail(one, *self._why(one), listen)
+            return one
+        if event.get("unwritten"):
+            one.reported = True
+            self._fail(one, event["status"], event["reason"], listen)
+        else:
+            one.reported |= event["event"] == "done"
+            listen(one.job, event)
+        return None
+
+    def _fail(self, one: _Running, status: str, reason: str, listen: Listener) -> None:
+        self._on_crash(one.job, status, reason)
+        listen(one.job, {"event": "done", "status": status, "reason": reason})
+
+    def _end_late(self, running: list[_Running]) -> None:
+        """Ask what is past its deadline to end, then kill it."""
+        for one in running:
+            late = time.monotonic() - one.started - (self._deadline_s or math.inf)
+            if late > 0 and not one.overdue:
+                one.overdue = True
+                _signal(one.process, signal.SIGTERM)
+            elif late > GRACE_S:
+                _signal(one.process, signal.SIGKILL)
+            if one.process.poll() is not None:
+                # What a dead run has started may hold the pipe open that we read.
+                with suppress(ProcessLookupError):
+                    os.killpg(one.process.pid, signal.SIGKILL)
+
+    def _why(self, one: _Running) -> tuple[str, str]:
+        """Status and reason of a process that ended without a word."""
+        code, spec = one.process.returncode, one.job.spec
+        step = last_step(Path(one.job.results), spec.board, spec.digest())
+        kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
+        if one.overdue:
+            return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
+        status, reason = ending(code, last_line(one.log, one.logged))
+        return status, f"{reason}{kept}"
+
+
+def ending(code: int, said: str) -> tuple[Status, str]:
+    """Status and reason of a process that ended without a word, by its exit code and the last line of its log."""
+    if code < 0:
+        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+        return "lost", f"killed by {signal.Signals(-code).name}{memory}"
+    return "error", f"the process ended with exit code {code}{said}"
+
+
+def last_line(log: Path, since: int = 0) -> str:
+    """The last line of a log from a byte on, after a colon; empty where there is none."""
+    with log.open("rb") as file:
+        # A model may have written any amount.
+        file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""

@@ -1,0 +1,1 @@
+"""The runs of a suite get done on a cluster: submission, tasks, status."""

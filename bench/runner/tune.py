@@ -1,0 +1,177 @@
+"""Choosing a learning rate for each model: the same grid for all, one seed, scored on validation images.
+
+A trial is an ordinary run at the budget of the suite. All trials are records of the suite's tuning board, which is
+barred from tables: nobody is to choose by its test accuracies, and nothing here looks at them. The chosen rates are
+written into one file of the results folder, from which the recipe ``tuned`` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...registry import DATASETS, UserError, include
+from ..boards.board import Board
+from ..records.record import FINAL
+from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
+from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
+from ..tools.files import results_root, write_atomically
+from ..tools.machine import Machine
+from .head_to_head import Listener, Outcome, run
+
+#: Learning rates that are tried with every model.
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+#: Seed of all trials. Measured runs may use it too: validation images, not seeds, keep the choice honest.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the trials of a suite came to.
+
+    Attributes:
+        recipe: name of the tuned recipe.
+        scores: validation accuracy in percent of each model at each rate; None where the run failed.
+        chosen: the best rate of each model.
+        path: file of the tuned recipes.
+    """
+
+    outcome: Outcome
+    recipe: str
+    scores: dict[str, dict[float, float | None]]
+    chosen: dict[str, float]
+    path: Path
+
+    @property
+    def at_the_edge(self) -> list[str]:
+        """Models whose best rate is the smallest or largest of the grid, so that a better one may lie outside."""
+        return [m for m, rate in self.chosen.items() if rate in (GRID[0], GRID[-1])]
+
+
+def base_recipe(suite: Suite) -> Recipe:
+    """The recipe whose rate is tuned, the same for every model.
+
+    Raises:
+        UserError: the suite's recipe has no rate that could be tuned.
+    """
+    name = COMMON + suite.recipe.removeprefix(TUNED) if is_tuned(suite.recipe) else suite.recipe
+    if not name.startswith(COMMON) or name not in named_recipes():
+        raise UserError(f"recipe {suite.recipe!r} is not tuned: only {COMMON!r} and its variants are, give --recipe")
+    return named_recipes()[name]
+
+
+def trials(suite: Suite, specs: list[RunSpec]) -> list[RunSpec]:
+    """The trials that planned runs of the base recipe become: each rate with every model, all else equal."""
+    base = base_recipe(suite)
+    name = TUNING + base.name.removeprefix(COMMON)
+    return [
+        spec.model_copy(update={"recipe": base.bare.model_copy(update={"name": name, "lr": rate})})
+        for rate in GRID
+        for spec in specs
+    ]
+
+
+def tune(
+    suite: Suite,
+    *,
+    results: str | Path | None = None,
+    machine: Machine | None = None,
+    data_root: str | Path | None = None,
+    includes: tuple[str, ...] = (),
+    listener: Listener | None = None,
+    command: str = "",
+) -> Tuning:
+    """Try `GRID` with every model of a suite and write the file of the tuned recipes.
+
+    Finished trials are kept; those whose source, data or recipe has changed since are made again.
+
+    The arguments are those of `head_to_head.run`.
+
+    Raises:
+        UserError: the suite's recipe cannot be tuned, or no trial of a model has a validation accuracy.
+    """
+    base = base_recipe(suite)
+    include(includes)
+    if suite.fit != "train":
+        raise UserError("tuning needs validation images that are not trained on; give --fit train")
+    if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
+        raise UserError(f"data set {suite.dataset!r} has no validation images, by which a rate could be chosen")
+    values = {**suite.model_dump(by_alias=True), "recipe": base.name, "seeds": [SEED]}
+    outcome = run(
+        Suite.model_validate(values),
+        results=results,
+        machine=machine,
+        data_root=data_root,
+        includes=includes,
+        listener=listener,
+        command=command,
+        trials=lambda specs: trials(suite, specs),
+        refresh=True,
+    )
+    scores = validation_scores(outcome.board, suite.models)
+    chosen = {model: best_rate(model, scores[model]) for model in suite.models}
+    hardware_key = outcome.board.chosen[0][0].spec.hardware_key
+    tuned = suite.model_copy(update={"recipe": TUNED + base.name.removeprefix(COMMON)})
+    path = tuned_file(results_root(results), tuned.board(hardware_key))
+    write_tuned(path, base, chosen, scores)
+    return Tuning(outcome, tuned.recipe, scores, chosen, path)
+
+
+def validation_scores(board: Board, models: list[str]) -> dict[str, dict[float, float | None]]:
+    """Validation accuracy of each model at each rate, from the records of a tuning board that are current."""
+    scores: dict[str, dict[float, float | None]] = {m: dict.fromkeys(GRID) for m in models}
+    for record, stale in board.chosen:
+        rates = scores.get(record.spec.model)
+        if rates is not None and not stale and record.spec.recipe.lr in rates and record.status in FINAL and record.results:
+            rates[record.spec.recipe.lr] = record.results.val_acc_pct
+    return scores
+
+
+def best_rate(model: str, scores: dict[float, float | None]) -> float:
+    """The rate with the highest validation accuracy; of equal ones the smallest.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {rate: score for rate, score in scores.items() if score is not None}
+    if not known:
+        raise UserError(f"no trial of model {model!r} was finished, so that no rate can be chosen; try it with `run`")
+    return min(known, key=lambda rate: (-known[rate], rate))
+
+
+def write_tuned(
+    path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
+) -> None:
+    """Write the tuned recipe of each model, beside those that the file has for other models."""
+    from filelock import FileLock
+
+    locks = path.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{path.stem}.lock"):  # two processes may tune models of one board
+        _write_tuned(path, base, chosen, scores)
+
+
+def _write_tuned(
+    path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
+) -> None:
+    from ..tools.schema import parse_toml, read_text
+
+    table: dict[str, Any] = parse_toml(read_text(path), str(path)) if path.is_file() else {}
+    for model, rate in chosen.items():
+        shown = ", ".join(f"{r:g}: {'failed' if s is None else f'{s:.2f}'}" for r, s in scores[model].items())
+        note = f"validation accuracy in % by rate: {shown}"
+        own = base.model_copy(update={"lr": rate, "trials": len(GRID), "note": note})
+        table[model] = own.model_dump(exclude={"name"}, exclude_none=True)
+    lines = ["# Recipes with a rate for each model, chosen on validation images by `equibench tune`."]
+    for model in sorted(table):
+        lines += ["", f"[{json.dumps(model)}]", *(f"{key} = {_toml(value)}" for key, value in table[model].items())]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _toml(value: Any) -> str:
+    """A value of a recipe as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(own)}" for key, own in value.items()) + " }"
+    return json.dumps(value)  # numbers, strings, booleans and lists of them read the same in both

@@ -1,0 +1,178 @@
+"""Recipes: optimiser, rate, schedule, batch, augmentation and batch-norm rule, as data.
+
+``recipes.toml`` holds recipes that are the same for every model of a board. The recipe ``paper`` is another one for
+each network: every table of the files ``recipes_*.toml`` is the recipe of the models that it names. The recipe
+``tuned`` is ``common`` with a rate for each model that `tune` found on validation images; it lies with the results.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from bisect import bisect_right
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ...registry import UserError, nearest
+from ..tools.files import shipped, shipped_names
+from ..tools.schema import Amount, Strict, Text, parse, parse_toml, read_text
+
+#: The recipe that differs between networks, as their authors trained them.
+PAPER = "paper"
+#: How names of tuned recipes begin, where those that they are made from begin with `COMMON`.
+TUNED, COMMON = "tuned", "common"
+
+
+class Schedule(Strict):
+    """The rate as a factor of its maximum, a function of progress p in [0, 1] alone.
+
+    Attributes:
+        shape: ``linear`` interpolates between the knots, ``step`` holds each until the next.
+        knots: pairs (progress, factor), progress ascending from 0.
+    """
+
+    shape: Literal["linear", "step"]
+    knots: list[list[float]] = Field(max_length=10_000)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Schedule:
+        progress = [k[0] for k in self.knots if len(k) == 2]
+        if len(progress) != len(self.knots) or not progress or progress[0] != 0 or progress != sorted(set(progress)):
+            raise ValueError("knots are pairs [progress, factor] whose progress ascends from 0")
+        if progress[-1] > 1 or (self.shape == "linear" and progress[-1] != 1):
+            raise ValueError("progress ends at 1")
+        return self
+
+    def factor(self, progress: float) -> float:
+        """The factor at `progress` in [0, 1]."""
+        index = bisect_right([k[0] for k in self.knots], progress) - 1
+        here = self.knots[index]
+        if self.shape == "step" or index + 1 == len(self.knots):
+            return here[1]
+        there = self.knots[index + 1]
+        share = (progress - here[0]) / (there[0] - here[0])
+        return here[1] + share * (there[1] - here[1])
+
+
+class Recipe(Strict):
+    """How a model is trained.
+
+    Attributes:
+        optimizer: ``adam`` couples the decay with the gradient (L2), ``adamw`` does not.
+        lr: maximal learning rate.
+        weight_decay: factor of the weights in their gradient.
+        decayed: ``weights`` decays those of convolutions and linear layers, ``all`` normalisation and biases as well.
+        l1: factor of the signs of the decayed weights in their gradient.
+        batch: images a step.
+        augment: names of augmentations in `datasets.batches`, applied in this order.
+        batch_norm: ``reestimate`` the statistics after the last step by one pass over 500 unaugmented training
+            images, drawn by the seed with each class in its share, or keep the ``running`` averages of training.
+        batch_norm_momentum: torch's momentum of the running averages; the model's own if absent.
+        epochs: passes over the training set that its authors trained for; what P budgets spend.
+        trials: runs that were made to choose the rate of each model.
+    """
+
+    name: Text
+    optimizer: Literal["adam", "adamw", "sgd"]
+    lr: Amount = Field(gt=0)
+    momentum: Amount = 0.0
+    nesterov: bool = False
+    weight_decay: Amount = 0.0
+    decayed: Literal["weights", "all"] = "weights"
+    l1: Amount = 0.0
+    batch: int = Field(gt=0, le=2**31)
+    schedule: Schedule
+    augment: list[Text] = Field(default=[], max_length=100)
+    batch_norm: Literal["reestimate", "running"]
+    batch_norm_momentum: float | None = None
+    epochs: Amount | None = Field(default=None, gt=0)
+    trials: int = Field(default=0, ge=0, le=10**6)
+    note: Text = ""
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step number `step` (from 0) of `steps`.
+
+        The schedule is read at the middle of the step, p = (step + 1/2) / steps, so that no step of the
+        warm-up or of the end is spent at a rate of exactly zero.
+        """
+        return self.lr * self.schedule.factor((step + 0.5) / steps)
+
+
+    @property
+    def bare(self) -> Recipe:
+        """Without what does not determine a result: words, and epochs that are counted in steps elsewhere."""
+        return self.model_copy(update={"note": "", "epochs": None})
+
+
+@cache
+def named_recipes() -> dict[str, Recipe]:
+    """The shipped recipes that are the same for every model."""
+    table = parse_toml(shipped("bench", "spec", "recipes.toml"), "recipes.toml")
+    return {n: parse(Recipe, {"name": n, **v}, f"recipes.toml [{n}]") for n, v in table.items()}
+
+
+@cache
+def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
+    """The tables of ``recipes_*.toml``: patterns of models (without ``models``, its own name), and their recipe."""
+    found: dict[str, tuple[tuple[str, ...], Recipe]] = {}
+    for stem in shipped_names("bench", "spec", suffix=".toml"):
+        if stem.startswith("recipes_"):
+            for name, values in parse_toml(shipped("bench", "spec", f"{stem}.toml"), f"{stem}.toml").items():
+                patterns = tuple(values.pop("models", [name]))
+                found[name] = patterns, parse(Recipe, {"name": PAPER, **values}, f"{stem}.toml [{name}]")
+    return found
+
+
+def check_recipe(name: str) -> None:
+    """See that a recipe of this name exists, for some model.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in named_recipes() and name != PAPER and not is_tuned(name):
+        raise UserError(f"there is no recipe {name[:60]!r}; {nearest(name, [*named_recipes(), PAPER, TUNED])}")
+
+
+def is_tuned(name: str) -> bool:
+    """Whether a recipe is made from one of `named_recipes` by tuning: ``tuned`` from ``common``, and so on."""
+    return name.startswith(TUNED) and COMMON + name.removeprefix(TUNED) in named_recipes()
+
+
+def find_recipe(name: str, model: str = "", tuned: Path | None = None) -> Recipe:
+    """The recipe of this name for a model.
+
+    Args:
+        model: name of the model, which decides where the recipe is ``paper`` or tuned. Wrappers (``+…``) are trained
+            as what they wrap is published.
+        tuned: file with the tuned recipes of the board.
+
+    Raises:
+        UserError: there is none.
+    """
+    check_recipe(name)
+    if name in named_recipes():
+        return named_recipes()[name]
+    return _paper_recipe(model) if name == PAPER else _tuned_recipe(name, model, tuned)
+
+
+def _paper_recipe(model: str) -> Recipe:
+    base = model.partition("+")[0]
+    for patterns, recipe in paper_recipes().values():
+        if any(fnmatch.fnmatchcase(base, p) for p in patterns):
+            return recipe
+    raise UserError(f"recipe 'paper': no published recipe is known for model {model!r}; train it with 'common'")
+
+
+def _tuned_recipe(name: str, model: str, path: Path | None) -> Recipe:
+    table: dict[str, Any] = {}
+    if path is not None and path.is_file():
+        table = parse_toml(read_text(path), str(path))
+    if model not in table:
+        raise UserError(
+            f"recipe {name!r}: no rate was tuned for model {model!r} on this board; equibench tune SUITE does it"
+        )
+    if not isinstance(table[model], dict):
+        raise UserError(f"{path}: {model!r} must be a table, as [{model}]")
+    return parse(Recipe, {"name": name, **table[model]}, f"{path} [{model}]")

@@ -1,0 +1,368 @@
+"""What to run: suites (a named head-to-head) and run specifications (one training), hashed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ...registry import DATASETS, MODELS, UserError, allows, nearest
+from ..tools.files import results_root, shipped, shipped_names
+from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
+from .budget import Budget, find_budget
+from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
+
+#: One number for the loop, the schedule, the augmentation and the definitions of the metrics. A change of
+#: any of them that changes a figure raises it, and with it the board.
+PROTOCOL = 2
+
+#: How far from the reference count a model of a matched suite may be.
+MATCHED = 0.05
+
+#: How names of recipes begin that are tried to find a rate, see `tune`.
+TUNING = "tuning"
+
+#: The longest name of a board, which with an ending is the name of a folder and of files.
+LONGEST_BOARD = 180
+#: More of them is a mistake, or malice.
+MOST_MODELS, MOST_SEEDS = 10_000, 100_000
+#: Seeds are numbers that every reader of JSON holds exactly.
+LARGEST_SEED = 2**53
+
+_SAFE = re.compile(NAME)
+#: How the name of a board says the number of its training images; no recipe's name may end so.
+_IMAGES = re.compile(r"-n[0-9]+img(-|$)")
+
+
+class RunSpec(Strict):
+    """Everything that determines the result of one run.
+
+    Attributes:
+        fit: what is trained on: ``train`` (validation kept apart) or ``train+val``.
+        steps: optimiser steps N.
+        profile: execution profile, ``strict`` or ``fast``.
+        protocol: protocol version, see `PROTOCOL`.
+        hardware_key: what a T run's steps were calibrated on; absent on other boards.
+        train_images: number of training images, a subset by seed (see `datasets.subsets`); absent where all are used.
+    """
+
+    model: str
+    dataset: str
+    fit: Literal["train", "train+val"]
+    budget: Budget
+    steps: Count = Field(gt=0)
+    recipe: Recipe
+    profile: Literal["strict", "fast"]
+    seed: int = Field(ge=0, le=LARGEST_SEED)
+    protocol: int = Field(ge=1, le=10**6)
+    hardware_key: Text | None = Field(default=None, max_length=300)
+    train_images: Count | None = Field(default=None, gt=0)
+
+    @field_validator("model", "dataset")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        if not _SAFE.fullmatch(name) or ".." in name:
+            raise ValueError("names have at most 100 letters, digits and . _ + -, and do not start with a sign")
+        return name
+
+    @model_validator(mode="after")
+    def _has_a_board(self) -> RunSpec:
+        if not _SAFE.fullmatch(self.recipe.name):
+            raise ValueError(f"the recipe's name {self.recipe.name!r:.80} has other than letters, digits and . _ + -")
+        if _IMAGES.search(self.recipe.name):
+            raise ValueError(f"the recipe's name {self.recipe.name!r:.80} reads like a number of training images")
+        if len(self.board) > LONGEST_BOARD:
+            raise ValueError(f"the name of its board would have more than {LONGEST_BOARD} characters")
+        if self.budget.kind == "smoke" and self.steps != self.budget.steps:
+            raise ValueError(f"'steps' is {self.steps} where the budget says {self.budget.steps}")
+        return self
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the run was made to choose a rate."""
+        return self.recipe.name.startswith(TUNING)
+
+    @property
+    def board(self) -> str:
+        """Name of the board that the run belongs to; it holds whatever must agree between its rows."""
+        return board_name(
+            self.dataset, self.fit, self.budget.name, self.recipe.name, self.profile, self.protocol, self.hardware_key,
+            self.train_images,
+        )  # fmt: skip
+
+
+def board_name(
+    dataset: str,
+    fit: str,
+    budget: str,
+    recipe: str,
+    profile: str,
+    protocol: int = PROTOCOL,
+    hardware_key: str | None = None,
+    train_images: int | None = None,
+) -> str:
+    """``<dataset>-<budget>-<recipe>[-n<images>img][-trainval][-fast][-<hardware>]-v<protocol>``."""
+    parts = [dataset, budget, recipe]
+    parts += [f"n{train_images}img"] if train_images is not None else []
+    parts += ["trainval"] if fit == "train+val" else []
+    parts += ["fast"] if profile == "fast" else []
+    if hardware_key is not None:
+        words = re.sub(r"[^a-z0-9]+", "-", hardware_key.split(";")[0].lower()).strip("-")
+        parts += [words, short_hash(hardware_key)[:4]]
+    return "-".join([*parts, f"v{protocol}"])
+
+
+class Suite(Strict):
+    """A named head-to-head: models x data set x budget x seeds.
+
+    Attributes:
+        seeds: how many (0, 1, …), or which.
+        parameter_class: ``matched`` (every model is matched to `reference_parameters`, see `size_classes`) or ``as-published``.
+        reference_model: the model that the others are compared with.
+        equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
+        train_images: number of training images, drawn by the seed with each class alike; all without. The file of a
+            suite may have several, and several budgets: it is then a family of suites, see `families`.
+    """
+
+    name: Text
+    title: Text = ""
+    dataset: Text
+    budget: Text
+    recipe: Text = "common"
+    profile: Literal["strict", "fast"] = "strict"
+    fit: Literal["train", "train+val"] = "train"
+    train_images: Count | None = Field(default=None, gt=0)
+    seeds: Annotated[int, Field(le=MOST_SEEDS)] | Annotated[list[int], Field(max_length=MOST_SEEDS)] = 3
+    parameter_class: Literal["matched", "as-published"] = Field(default="as-published", alias="class")
+    reference_parameters: Count | None = Field(default=None, gt=0)
+    reference_model: Text | None = None
+    equivariance: Literal["core", "full"] = "core"
+    models: list[Text] = Field(max_length=MOST_MODELS)
+    note: Text = ""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _are_numbers(cls, seeds: object) -> object:
+        if not all(type(s) is int for s in (seeds if isinstance(seeds, list) else [seeds])):
+            raise ValueError("seeds are how many (3), or a list of which ([0, 4, 7])")
+        return seeds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        if not self.models:
+            raise ValueError("a suite needs at least one model")
+        if twice := _twice(self.models):
+            raise ValueError(f"a model is listed twice: {twice}")
+        if not self.seed_list or min(self.seed_list) < 0:
+            raise ValueError("a suite needs at least one seed, and seeds are not negative")
+        if max(self.seed_list) > LARGEST_SEED:
+            raise ValueError(f"seeds are at most {LARGEST_SEED:,}")
+        if twice := _twice(self.seed_list):
+            raise ValueError(f"a seed is listed twice: {twice}")
+        if self.parameter_class == "matched" and self.reference_parameters is None:
+            raise ValueError(
+                "the class 'matched' needs the number of parameters to match: --reference-parameters N, or"
+                " reference_parameters = N in the suite's file"
+            )
+        return self
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+
+    def board(self, hardware_key: str | None = None) -> str:
+        """Name of the suite's board; T boards belong to a hardware key."""
+        return board_name(
+            self.dataset, self.fit, self.budget, self.recipe, self.profile, hardware_key=hardware_key,
+            train_images=subset_of(self),
+        )  # fmt: skip
+
+
+def _twice(values: Sequence[object]) -> str:
+    """The first that is there more than once; empty if none is."""
+    return next((f"{value}" for value, count in Counter(values).items() if count > 1), "")
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that are shipped."""
+    return shipped_names("bench", "spec", "suites", suffix=".toml")
+
+
+def find_suite(name: str) -> Suite:
+    """A shipped suite by name, or a suite file by its path (ending in .toml).
+
+    Raises:
+        UserError: it does not exist, or a key or value in it is wrong.
+    """
+    where, text = suite_text(name)
+    return parse_suite(Path(name).stem if name.endswith(".toml") else name, text, where)
+
+
+def suite_text(name: str) -> tuple[str, str]:
+    """What to call a suite in messages, and the text of its file.
+
+    Raises:
+        UserError: it does not exist, or cannot be read.
+    """
+    if name.endswith(".toml"):
+        if not os.path.isfile(name):
+            raise UserError(f"there is no suite file {name[:200]}")
+        return name, read_text(Path(name))
+    if name not in suite_names():
+        raise UserError(f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file")
+    return f"suite {name!r}", shipped("bench", "spec", "suites", f"{name}.toml")
+
+
+def parse_suite(name: str, text: str, where: str) -> Suite:
+    """A suite from the text of its TOML file.
+
+    Raises:
+        UserError: a key or value is wrong.
+    """
+    values = parse_toml(text, where)
+    if "name" in values:
+        raise UserError(f"{where}: unknown key 'name'; a suite is called what its file is called")
+    several = next((key for key in ("budget", "train_images") if isinstance(values.get(key), list)), None)
+    if several is not None:
+        raise UserError(f"{where}: {several!r} is a list, so that this is a family of boards, where one board is wanted")
+    return parse(Suite, {"name": name, **values}, where)
+
+
+def check_names(suite: Suite) -> None:
+    """See that everything that a suite names exists, and that no model registers other sizes of images than it asks for.
+
+    Raises:
+        UserError: the first that does not.
+    """
+    said = {model: MODELS.find(model).get("sizes") for model in suite.models}
+    size = DATASETS.find(suite.dataset).entry.fields["shape"][1]
+    refuse_sizes(suite.dataset, size, {m: f"is for {_sizes_text(s)}" for m, s in said.items() if s and not allows(s, size)})
+    subset_of(suite)
+    check_recipe(suite.recipe)
+    if find_budget(suite.budget).kind == "P" and suite.recipe != PAPER:
+        raise UserError(f"budget {suite.budget!r} is each author's own; it goes with the recipe 'paper' only")
+    for model in suite.models if suite.recipe == PAPER else []:
+        find_recipe(PAPER, model)
+    if suite.reference_model is not None:
+        MODELS.find(suite.reference_model)
+
+
+def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
+    """See that no model is asked for images of a size that it cannot be built for.
+
+    Args:
+        size: of the images of the data set, in pixels.
+        why: what it says, or does, of models that cannot.
+
+    Raises:
+        UserError: there is one.
+    """
+    if why:
+        shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
+        raise UserError(
+            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit (equibench list models --for"
+            f" {dataset} shows what does), or take another data set"
+        )
+
+
+def _sizes_text(sizes: str | Sequence[int]) -> str:
+    """What a model registers as its `sizes`, in words."""
+    if not isinstance(sizes, str):
+        return f"{', '.join(map(str, sizes))} pixels"
+    if sizes.endswith("+"):
+        return f"{sizes[:-1]} pixels or more"
+    return "even sizes" if sizes == "even" else f"multiples of {sizes.removesuffix('k')} pixels"
+
+
+def training_images(dataset: str, fit: str, subset: int | None = None) -> int:
+    """Number of images that a board trains on: `subset` of them, else all."""
+    train, val, _ = DATASETS.find(dataset).entry.fields["sizes"]
+    return subset or train + (val if fit == "train+val" else 0)
+
+
+def subset_of(suite: Suite) -> int | None:
+    """How many training images the runs of a suite take; None for all, however that is said.
+
+    Raises:
+        UserError: the data set has fewer, or there are too few for one image of every class.
+    """
+    if suite.train_images is None:
+        return None
+    there, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]
+    where = f"suite {suite.name!r}: train_images {suite.train_images:,}"
+    if suite.train_images > there:
+        has = f"data set {suite.dataset!r} has {there:,} training images (fit {suite.fit})"
+        raise UserError(f"{where}: {has}; take at most so many")
+    if suite.train_images < classes:
+        raise UserError(f"{where}: data set {suite.dataset!r} has {classes:,} classes; take at least one image of each")
+    return None if suite.train_images == there else suite.train_images
+
+
+def tuned_file(root: Path, board: str) -> Path:
+    """Where the tuned recipes of a board lie."""
+    return root / "tuned" / f"{board}.toml"
+
+
+def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: str | None = None) -> Recipe:
+    """The recipe that a suite trains a model with.
+
+    Args:
+        root: results folder, which holds tuned recipes; None for the default.
+        hardware_key: of a T board.
+
+    Raises:
+        UserError: there is none for this model.
+    """
+    tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
+    return find_recipe(suite.recipe, model, tuned)
+
+
+def examples_of(suite: Suite) -> int | None:
+    """Training images that all runs of a suite see; None where calibration decides (T boards), or tuning is to come."""
+    budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
+    if budget.kind == "T":
+        return None
+    try:
+        recipes = [recipe_of(suite, model) for model in suite.models]
+    except UserError:
+        return None
+    return sum(budget.steps_for(images, r.batch, r.epochs) * r.batch for r in recipes) * len(suite.seed_list)
+
+
+def plan(
+    suite: Suite,
+    steps: dict[str, int] | None = None,
+    hardware_key: str | None = None,
+    root: Path | None = None,
+) -> list[RunSpec]:
+    """The runs of a suite, one seed of all models first, then the next.
+
+    Args:
+        steps: optimiser steps of each model, from calibration (T boards).
+        hardware_key: what they were calibrated on.
+        root: results folder, which holds tuned recipes; None for the default.
+
+    Raises:
+        UserError: a name is unknown, or the budget is too small.
+    """
+    check_names(suite)
+    # Notes are words about the numbers: they do not belong to what determines a result.
+    budget = find_budget(suite.budget).model_copy(update={"note": ""})
+    recipes = {model: recipe_of(suite, model, root, hardware_key) for model in suite.models}
+    if steps is None:
+        images = training_images(suite.dataset, suite.fit, subset_of(suite))
+        steps = {model: budget.steps_for(images, r.batch, r.epochs) for model, r in recipes.items()}
+    return [
+        RunSpec(
+            model=model, dataset=suite.dataset, fit=suite.fit, budget=budget, steps=steps[model],
+            recipe=recipes[model].bare, profile=suite.profile, seed=seed, protocol=PROTOCOL, hardware_key=hardware_key,
+            train_images=subset_of(suite),
+        )
+        for seed in suite.seed_list
+        for model in suite.models
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""What every room uses and what knows no run: files, schemas, text, the hardware of this machine."""

@@ -1,0 +1,131 @@
+"""Where results go, and writing so that a reader never sees half a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+
+from ...registry import UserError
+
+#: How names of files end that are not finished.
+PART = ".part"
+Data = bytes | memoryview
+
+
+def shipped(*parts: str) -> str:
+    """Text of a file that is shipped with the package, as ``shipped("bench", "budgets.toml")``."""
+    return resources.files("equibench").joinpath(*parts).read_text(encoding="utf-8")
+
+
+def shipped_names(*parts: str, suffix: str) -> list[str]:
+    """Names, without `suffix`, of the shipped files in a folder."""
+    folder = resources.files("equibench").joinpath(*parts)
+    return sorted(f.name.removesuffix(suffix) for f in folder.iterdir() if f.name.endswith(suffix))
+
+
+def results_root(explicit: str | Path | None = None) -> Path:
+    """Folder of the results: `explicit`, else ``EQUIBENCH_RESULTS``, else ``./leaderboards``."""
+    return Path(explicit or os.environ.get("EQUIBENCH_RESULTS") or "leaderboards").absolute()
+
+
+class WriteError(UserError):
+    """A file cannot be written: no space, a quota, a folder that is read-only.
+
+    Attributes:
+        why: in the words of the system.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.why = error.strerror or str(error)
+        super().__init__(f"{path} cannot be written: {self.why}")
+
+
+#: As much as a record and the rows of a CSV need.
+_ROOM = 1 << 16
+
+
+def ensure_writable(folder: Path) -> None:
+    """Create `folder` and try to write a few kilobytes to it.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * _ROOM)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"the results folder {folder} cannot be written ({error.strerror}); give another with --results DIR"
+        ) from error
+
+
+def write_atomically(path: Path, data: Data) -> None:
+    """Replace `path` by `data`: written beside it, synced, then renamed over it.
+
+    Raises:
+        WriteError: that is not possible; what stood at `path` stands there still.
+    """
+    with _temporary(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+def write_exclusively(path: Path, data: Data) -> None:
+    """Create `path` with `data`; what already stands there is never replaced.
+
+    Raises:
+        FileExistsError: `path` exists.
+        WriteError: it cannot be written; nothing stands at `path`.
+    """
+    with _temporary(path, data) as temporary:
+        os.link(temporary, path)  # a hard link fails where the name is taken; a rename would replace it
+
+
+@contextmanager
+def _temporary(path: Path, data: Data) -> Iterator[str]:
+    """A synced file with `data` in the folder of `path`, gone afterwards unless it was renamed."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=PART)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        yield temporary
+        _sync_folder(path.parent)
+    except FileExistsError as error:
+        if not temporary:  # what should be its folder is a file
+            raise WriteError(path, error) from error
+        raise
+    except OSError as error:
+        raise WriteError(path, error) from error
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last through a loss of power, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_parts(folder: Path, beginning: str) -> None:
+    """Remove what killed processes left behind: temporary files of names that begin so, an hour old."""
+    for path in folder.glob(f".{beginning}*{PART}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()

@@ -1,0 +1,190 @@
+"""Strict schemas: unknown keys, missing keys, wrong types and NaN are refused, the field named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ...registry import UserError, nearest
+
+M = TypeVar("M", bound="Strict")
+
+#: A name's first character is a letter or a digit, so that it is no option, no hidden file and no formula.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
+#: The largest file of ours in bytes: records have some kilobytes, suites less.
+LARGEST_FILE = 4 << 20
+#: The longest suite in characters: ten thousand models have room.
+LARGEST_TOML = 1 << 18
+#: A key of more than a hundred parts.
+_DEEP_KEY = re.compile(r"^(?:[^=\n#.]*\.){100}", re.MULTILINE)
+#: The longest text that is shown: a model may raise a message of any length.
+LONGEST_TEXT = 1000
+
+
+def visible(text: str) -> str:
+    """`text` with whatever a terminal or an editor would obey instead of showing it written as a Python escape.
+
+    These are control characters (colours, cursor movements, line ends), characters that reverse the direction of
+    reading, invisible ones and halves of surrogate pairs. Nothing else changes, so that doing it twice is harmless.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+#: Text that somebody else wrote, made harmless for terminals when it is read; HTML, Markdown, LaTeX and CSV have
+#: characters of their own, which are escaped where they are written.
+Text = Annotated[str, AfterValidator(visible)]
+#: The same for messages, which may be of any length.
+Message = Annotated[str, AfterValidator(visible), AfterValidator(_short)]
+
+
+def _version(number: int) -> int:
+    if number != 1:
+        raise ValueError("this release reads files of version 1 only; a newer release may read this one")
+    return number
+
+
+#: The version of a file's schema.
+Version = Annotated[int, AfterValidator(_version)]
+#: Whole numbers that every reader of JSON and of a table holds exactly.
+Count = Annotated[int, Field(ge=0, le=2**53)]
+#: Measured quantities: finite, and so far from overflow that sums of them are finite too.
+Amount = Annotated[float, Field(ge=0, le=1e30)]
+#: What short hashes look like, empty where there was nothing to hash.
+Hash = Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
+
+
+class Strict(BaseModel):
+    """Base of everything that is read from or written to a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def canonical(self) -> str:
+        """JSON that depends on the content alone: sorted keys, no white space."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the JSON of all fields that are not at their default.
+
+        A field that a later version adds, with a default that means what was done before, leaves digests as they are.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False))
+
+
+def short_hash(text: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse(schema: type[M], values: Any, where: str) -> M:
+    """`values` as an instance of `schema`.
+
+    Raises:
+        UserError: the first field that is wrong, with the nearest valid key where a key is unknown.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, schema, where)) from error
+
+
+def parse_json(schema: type[M], text: str, where: str) -> M:
+    """A JSON document as an instance of `schema`.
+
+    Raises:
+        UserError: it is no JSON, or the first field that is wrong.
+    """
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(explain(error, schema, where)) from error
+
+
+def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
+    """The first problem of a validation as one sentence."""
+    if error.error_count() > 10_000:  # describing each would take gigabytes
+        return f"{where}: {error.error_count():,} keys and values are wrong; this is something else"
+    # A misspelt key also leaves the right one missing: the misspelling says more.
+    first = min(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        keys = [f.alias or n for n, f in schema.model_fields.items() if n != "name"] if len(first["loc"]) == 1 else []
+        return f"{where}: unknown key {name!r:.80}" + (f"; {nearest(name, keys)}" if keys else "")
+    if first["type"] == "missing":
+        return f"{where}: the key {name!r:.200} is missing"
+    message = visible(first["msg"].removeprefix("Value error, "))
+    if not name:
+        return f"{where}: {message}"
+    return f"{where}: {name!r:.200}: {message[0].lower() + message[1:]}, not {_shown(first['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value; Python refuses to write very large whole numbers out."""
+    if isinstance(value, int) and abs(value) >= 10**80:
+        return "a number of more than 80 digits"
+    try:
+        return f"{value[:80]!r}" if isinstance(value, str) else f"{value!r:.80}"
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+
+
+def read_text(path: Path, link: bool = True) -> str:
+    """The text of a small file, without the mark that editors on Windows put before it (UTF-8 BOM).
+
+    Args:
+        path: a file that a stranger may have put there.
+        link: whether it may be a symbolic link.
+
+    Raises:
+        UserError: it cannot be read, is no regular file, larger than any file of ours, or not UTF-8.
+    """
+    try:
+        # Without waiting: opening a pipe, or a device, would otherwise hang.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if link else os.O_NOFOLLOW))
+        with os.fdopen(handle, "rb") as file:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise UserError(f"{path}: this is no regular file")
+            if facts.st_size > LARGEST_FILE:
+                raise UserError(f"{path}: {facts.st_size:,} bytes, where {LARGEST_FILE:,} are the most")
+            return file.read(LARGEST_FILE + 1).decode("utf-8-sig")
+    except OSError as error:
+        if not link and path.is_symlink():
+            raise UserError(f"{path}: this is a symbolic link, which might lead anywhere; put the file itself there") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read: this is not UTF-8, at byte {error.start:,}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """A TOML document as a dictionary.
+
+    Raises:
+        UserError: it does not parse; with the line.
+    """
+    if len(text) > LARGEST_TOML:
+        raise UserError(f"{where}: {len(text):,} characters, where {LARGEST_TOML:,} are the most")
+    if _DEEP_KEY.search(text):  # the parser takes a time that grows with the square
+        raise UserError(f"{where}: this is nested too deeply")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{where}: this is nested too deeply") from error
+    except ValueError as error:  # beside tomllib's own: whole numbers of thousands of digits, impossible dates
+        raise UserError(f"{where}: this is not TOML: {visible(str(error)):.200}") from error

@@ -1,0 +1,1 @@
+"""One run in its process, from its job to its record."""

@@ -1,0 +1,341 @@
+"""Checkpoints: what an interrupted run goes on from, to the same bits on a CPU.
+
+A checkpoint lies in ``runs/<board>/checkpoints/`` under ``<spec hash>.<attempt>.<step>.<content hash>.pt``. It is a
+file of `torch.save` with tensors, numbers and one JSON text, so it is read with ``weights_only``: nothing in it is
+executed. It also holds the plain Python attributes of modules; where training changed others, nothing goes on from it.
+A file that was cut off or changed does not match the hash in its name and is passed over for the one before.
+It also says what it was made from; after a change of source, data, versions, processor or threads it is not used,
+because no record could say truly where such weights came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import nn
+
+from ..records.checkpoint_files import checkpoint_folder, checkpoints_of
+from ..records.record import CorePoint, CurvePoint, Size
+from ..tools.files import WriteError, remove_parts, write_atomically
+from ..tools.schema import Strict
+from .attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
+from .stopping import Stop
+from .train import Point, Training
+
+#: How many are kept of a run.
+KEPT = 2
+
+
+class Origin(Strict):
+    """What a checkpoint was made from; all of it must agree before a run goes on from it."""
+
+    spec: str
+    source_hash: str
+    data_digest: str
+    versions: dict[str, str]
+    hardware_key: str
+    threads: int
+
+    def changed(self, other: Origin) -> str:
+        """What differs in another origin, in words; empty where nothing does."""
+        words = {"source_hash": "source", "data_digest": "data", "hardware_key": "processor", "threads": "threads"}
+        found = [word for name, word in words.items() if getattr(self, name) != getattr(other, name)]
+        if self.versions != other.versions:
+            names = sorted({*self.versions, *other.versions})
+            found.append("version of " + ", ".join(n for n in names if self.versions.get(n) != other.versions.get(n)))
+        return ", ".join(found) or ("spec" if self.spec != other.spec else "")
+
+
+class Facts(Strict):
+    """What a checkpoint says beside its tensors.
+
+    Attributes:
+        step: optimiser steps done; `device_s` their device-seconds.
+        stopped: as in `train.Training`.
+        finished: whether the training is over and only the evaluation is missing.
+        phases: seconds of all processes of this run so far, as `clock.Phases.total` gives them.
+        resumed: the steps at which processes of this run went on from a checkpoint.
+        init, cost: what was measured before the training.
+        peak_mib: largest memory of the training so far.
+        started: when the first process of this run started.
+        sharing: the most runs at a time that a process of this run had on its GPU.
+        unkept: attributes of modules that training changed and that a checkpoint does not hold.
+    """
+
+    schema_version: Literal[1]
+    origin: Origin
+    attempt: int = Field(ge=1)
+    step: int = Field(ge=0)
+    stopped: Literal["", "diverged"]
+    finished: bool
+    device_s: float = Field(ge=0)
+    curve: list[CurvePoint]
+    phases: dict[str, float]
+    resumed: list[int]
+    init: CorePoint
+    cost: Size
+    peak_mib: float
+    started: str
+    warnings: list[str]
+    sharing: int = 1
+    unkept: list[str] = []
+
+
+@dataclass
+class Saved:
+    """A checkpoint as it was read; `tensors` holds the state of model, optimiser and random generators."""
+
+    facts: Facts
+    tensors: dict[str, Any]
+
+
+class Unusable(ValueError):
+    """A checkpoint cannot be read."""
+
+
+def to_bytes(facts: Facts, tensors: dict[str, Any]) -> memoryview:
+    """A checkpoint as the content of a file."""
+    stream = io.BytesIO()
+    torch.save({"facts": facts.canonical(), **tensors}, stream)
+    return stream.getbuffer()
+
+
+def content_hash(data: bytes | memoryview) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def read_checkpoint(path: Path) -> Saved:
+    """Read a checkpoint and check it against its name.
+
+    Raises:
+        Unusable: it is no checkpoint, or not what was written; why.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"it cannot be read ({error.strerror})") from error
+    if content_hash(data) != path.name.split(".")[-2]:
+        raise Unusable("its content does not match the hash in its name: it was cut off or changed")
+    try:
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        facts = Facts.model_validate_json(tensors.pop("facts"))
+        if set(tensors) != {"model", "loose", "attributes", "optimizer", "rng", "losses"}:
+            raise Unusable("its parts are not those of a checkpoint")
+    except Unusable:
+        raise
+    except ValidationError as error:
+        raise Unusable(f"it does not say what a checkpoint says ({error.errors()[0]['msg']})") from error
+    except Exception as error:  # whatever a stranger's file makes torch raise
+        raise Unusable(f"it is no checkpoint ({type(error).__name__})") from error
+    return Saved(facts, tensors)
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> dict[str, Any]:
+    """What the rest of a training depends on.
+
+    A state dictionary leaves out buffers that are not persistent, as the sampled bases of steerable kernels; they are
+    kept too (``loose``), so that a resumed model computes with the same numbers whatever its construction does. So are
+    plain attributes of modules, and which parameters are trained.
+    """
+    state = model.state_dict()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return {
+        "model": state,
+        "loose": {name: buffer for name, buffer in model.named_buffers() if name not in state},
+        "attributes": {
+            "modules": plain_attributes(model),
+            "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+        },
+        "optimizer": optimizer.state_dict() if optimizer is not None else None,
+        "rng": {
+            "python": random.getstate(),
+            "numpy": tuple(p.tolist() if isinstance(p, np.ndarray) else p for p in np.random.get_state()),
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        },
+        "losses": torch.stack(done.losses) if done.losses else torch.zeros(0),
+    }
+
+
+@torch.no_grad()
+def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Undo `state_of`; returns the losses of the open block, on the model's device."""
+    model.load_state_dict(tensors["model"])
+    buffers = dict(model.named_buffers())
+    for name, value in tensors["loose"].items():
+        buffers[name].copy_(value)
+    put_attributes(model, tensors["attributes"]["modules"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in tensors["attributes"]["trained"])
+    if tensors["optimizer"] is not None:
+        optimizer.load_state_dict(tensors["optimizer"])
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    random.setstate(tensors["rng"]["python"])
+    np.random.set_state(tensors["rng"]["numpy"])
+    torch.set_rng_state(tensors["rng"]["cpu"])
+    if tensors["rng"]["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng"]["cuda"], device)
+    return list(tensors["losses"].to(device).unbind())
+
+
+def curve_points(done: Training) -> list[CurvePoint]:
+    """The learning curve as records and checkpoints hold it."""
+    return [CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s, host_s=p.host_s) for p in done.curve]
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where it is no number."""
+    return value if math.isfinite(value) else None
+
+
+def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
+    """Whether the tensors have the names and shapes of a model's."""
+    state = model.state_dict()
+    own = [state, {name: b for name, b in model.named_buffers() if name not in state}]
+    shapes = [_shapes(s) for s in own] == [_shapes(tensors[part]) for part in ("model", "loose")]
+    return shapes and fit_attributes(model, tensors["attributes"]["modules"])
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    return {n: (tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else type(v) for n, v in state.items()}
+
+
+class Checkpoints:
+    """The checkpoints of one run; a `train.Keeper`.
+
+    Args:
+        root: results folder.
+        every_s: seconds from one to the next, of a clock that no setting of the time moves.
+        facts: what to write beside the tensors, given what was done and whether it is finished.
+        writing: entered while one is written.
+
+    Attributes:
+        saved: what the run goes on from, or None.
+        kept: paths of those that this process wrote or accepted, the newest last.
+        notes: sentences for the record.
+        safe: whether the finished training is kept, so that only its evaluation would have to be done again.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        board: str,
+        origin: Origin,
+        attempt: int,
+        every_s: float,
+        stop: Stop,
+        facts: Callable[[Training, bool], Facts],
+        writing: Callable[[], Any],
+    ) -> None:
+        self._folder, self._origin, self._attempt = checkpoint_folder(root, board), origin, attempt
+        self._root, self._board = root, board
+        self._every_s, self._stop, self._facts, self._writing = every_s, stop, facts, writing
+        self._next = time.monotonic() + every_s
+        self.saved: Saved | None = None
+        self.kept: list[Path] = []
+        self.notes: list[str] = []
+        self.safe = False
+        self._before: dict[str, str] = {}
+        self._find()
+
+    def _find(self) -> None:
+        """Choose the newest checkpoint of this run that is whole and of the same origin."""
+        remove_parts(self._folder, self._origin.spec)
+        paths = checkpoints_of(self._root, self._board, self._origin.spec)
+        while paths:
+            path = paths[-1]
+            step = path.name.split(".")[2]
+            try:
+                saved = read_checkpoint(path)
+            except Unusable as error:
+                self.notes.append(f"the checkpoint of step {step} was not used: {error}")
+                paths.pop()
+                continue
+            changed = self._origin.changed(saved.facts.origin)
+            if changed:
+                self.notes.append(f"the checkpoint of step {step} was not used: its {changed} changed since")
+                paths.pop()
+                continue
+            if saved.facts.unkept:
+                self.notes.append(
+                    f"the checkpoint of step {step} was not used: training changes {', '.join(saved.facts.unkept[:5])}, which"
+                    " no checkpoint keeps; let it be a buffer, or a number, a text or a list of such"
+                )
+                paths.pop()
+                continue
+            self.saved, self.safe = saved, saved.facts.finished
+            self.kept = paths  # a process may have been killed before it removed the older ones
+            self._drop_all_but(KEPT)
+            self.notes = list(dict.fromkeys([*saved.facts.warnings, *self.notes]))
+            return
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training is over already."""
+        return self.saved is not None and self.saved.facts.finished
+
+    def due(self) -> bool:
+        return self._stop.asked or time.monotonic() >= self._next
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Training:
+        with self._writing():
+            self._before = contents(model)
+        if self.saved is None:
+            return Training()
+        facts = self.saved.facts
+        if not fits(self.saved.tensors, model):
+            self.notes.append(f"the checkpoint of step {facts.step} was not used: it does not fit the model")
+            self.saved = None
+            return Training()
+        losses = put_back(self.saved.tensors, model, optimizer)
+        curve = [Point(p.step, math.nan if p.loss is None else p.loss, p.lr, p.device_s, p.host_s) for p in facts.curve]
+        self.saved.tensors = {}  # as large as the model and its optimiser
+        return Training(facts.step, facts.device_s, facts.stopped, curve, losses)
+
+    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
+        """Write a checkpoint; a disk that is full is noted and harms the training no further.
+
+        Raises:
+            Stopped: the process was asked to end, which waited for this.
+        """
+        finished = optimizer is None
+        with self._writing():
+            facts = self._facts(done, finished).model_copy(update={"unkept": changed(self._before, model)})
+            data = to_bytes(facts, state_of(model, optimizer, done))
+            self.safe = self._write(data, done.steps) and finished and not facts.unkept
+        self._next = time.monotonic() + self._every_s
+        self._stop.check(finished)
+
+    def _write(self, data: memoryview, step: int) -> bool:
+        name = f"{self._origin.spec}.{self._attempt}.{step}.{content_hash(data)}.pt"
+        for last_try in (False, True):
+            try:
+                write_atomically(self._folder / name, data)
+                break
+            except WriteError as error:
+                # The older of two may make room for the new one; the only one never does.
+                if last_try or len(self.kept) < KEPT:
+                    self.notes.append(f"the checkpoint of step {step} could not be written: {error.why}")
+                    return False
+                self._drop_all_but(KEPT - 1)
+        self.kept.append(self._folder / name)
+        self._drop_all_but(KEPT)
+        return True
+
+    def _drop_all_but(self, count: int) -> None:
+        while len(self.kept) > count:
+            with suppress(OSError):
+                self.kept.pop(0).unlink()

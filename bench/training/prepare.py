@@ -1,0 +1,228 @@
+"""What a run is made of: data on the device, the model of a seed, weights as bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...datasets.batches import Batches, Normalise, as_tensors
+from ...datasets.images import ImageData, Split, balanced_order
+from ...datasets.subsets import balanced_subset, split_stratified
+from ...opened import watching
+from ...registry import MODELS, UserError, build_model
+from ..measures.accuracy import EVAL_BATCH, logits
+from ..measures.arithmetic import renew_profile
+from ..measures.arithmetic import set_profile as set_profile
+from ..measures.clock import clock_for
+from ..measures.norms import check_statistics, reestimate_batch_norm
+from ..spec.seeds import derive
+from ..spec.suite import RunSpec
+from ..tools.files import write_atomically
+from .train import optimizer_for, train_step
+
+#: Images of the training set that batch-norm statistics are re-estimated on.
+BN_IMAGES = 500
+#: Device-seconds that a GPU is warmed up for, at least.
+WARM_S = 1.0
+#: Images that `rehearse` tries the estimation of such statistics on.
+REHEARSED = 16
+
+
+class Loaded:
+    """A data set on the device, as a board's spec wants it.
+
+    Attributes:
+        images, labels: what is trained on.
+        batches: the stream of training batches.
+        normalise: by mean and deviation of the training images, those of the subset where the spec takes one.
+        background: per channel in 0…1, the median of the borders of the same images.
+
+    Raises:
+        UserError: a channel of the images that are taken is constant.
+    """
+
+    def __init__(self, data: ImageData, spec: RunSpec, device: torch.device) -> None:
+        self.data, self.spec, self.device = data, spec, device
+        images, labels = data.train.images, data.train.labels
+        if spec.fit == "train+val":
+            images = np.concatenate([images, data.val.images])
+            labels = np.concatenate([labels, data.val.labels])
+        known = data
+        if spec.train_images is not None:
+            rows = balanced_subset(labels, spec.train_images, derive(spec.seed, "subset"))
+            images, labels = images[rows], labels[rows]
+            # A run that takes a few images knows nothing of the others.
+            known = replace(data, train=Split(images, labels))
+            _refuse_constant(known)
+        self.images, self.labels = as_tensors(Split(images, labels), device)
+        self.normalise = Normalise.of(known, device)
+        self.batches = Batches(
+            self.images,
+            self.labels,
+            self.normalise,
+            spec.recipe.batch,
+            lambda purpose, epoch: derive(spec.seed, purpose, epoch),
+            spec.recipe.augment,
+            MODELS.find(spec.model).treatments,
+        )
+        self.background = border_median(known)
+
+    def unaugmented(self, index: int) -> torch.Tensor | None:
+        """Batch `index` of the sample that normalisation statistics are estimated anew on; None after the last."""
+        return self.normalise(self.images[self._sample[index]]) if index < len(self._sample) else None
+
+    @cached_property
+    def _sample(self) -> list[torch.Tensor]:
+        """Indices of `BN_IMAGES` training images (all, if fewer), batch by batch.
+
+        They are drawn from the run's seed in a random order, each class in its share. Batches are of equal size up to
+        one image, so that none is of a single one.
+        """
+        count = min(BN_IMAGES, len(self.labels))
+        random = np.random.RandomState(derive(self.spec.seed, "statistics") % 2**32)
+        rows = split_stratified(self.labels.cpu().numpy(), (count,), random)[0]
+        parts = np.array_split(rows, math.ceil(count / EVAL_BATCH))
+        return [torch.from_numpy(part).to(self.device) for part in parts]
+
+    def balanced_test_images(self, count: int) -> torch.Tensor:
+        """`count` images of the test set (all, if fewer), the first of each class before the second of any."""
+        order = balanced_order(self.data.test.labels, self.data.classes, count)
+        return as_tensors(self.data.test, self.device, order)[0]
+
+
+def _refuse_constant(data: ImageData) -> None:
+    """See that every channel of the training images varies.
+
+    Raises:
+        UserError: one does not, so that nothing can be normalised by it.
+    """
+    for channel, deviation in enumerate(data.statistics()[1]):
+        if deviation == 0:
+            raise UserError(
+                f"channel {channel} of the {len(data.train.labels):,} training images that this seed takes of {data.name!r} is"
+                " constant; take more images"
+            )
+
+
+def border_median(data: ImageData) -> list[float]:
+    """Median of the border pixels of the training images, per channel, in 0…1."""
+    images = data.train.images
+    edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
+    return [float(np.median(np.concatenate([e[:, c].ravel() for e in edges]))) / data.maximum for c in range(images.shape[1])]
+
+
+def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
+    """The model of a spec with the initial weights of its seed; the profile of the process is set again after it.
+
+    Raises:
+        ValueError: it does not map images to logits of the right shape.
+    """
+    channels, size = data.train.images.shape[1], data.train.images.shape[-1]
+    torch.manual_seed(derive(spec.seed, "weights"))
+    with watching(MODELS.find(spec.model).key):  # some open files when they are called first
+        model: nn.Module = build_model(spec.model, channels, data.classes, size)
+        check_output(model, channels, data.classes, size)
+    renew_profile()
+    return model.to(device)
+
+
+def check_output(model: nn.Module, channels: int, classes: int, size: int) -> None:
+    """See that a model maps two images to logits (2, classes).
+
+    Raises:
+        WrongShape: it does not.
+    """
+    model.eval()
+    with torch.no_grad():
+        out = model(torch.zeros(2, channels, size, size))
+    model.train()
+    if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
+        got = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
+        raise WrongShape(
+            f"for 2 images of {channels}x{size}x{size} it returns {got}; it must return logits of shape (2, {classes})"
+        )
+
+
+class WrongShape(ValueError):
+    """A model does not return logits of the shape that its contract asks for."""
+
+
+def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
+    """Steps on random images and labels with a twin that is thrown away; returns the seconds of the last ones, each.
+
+    On a GPU they go on for `WARM_S`, so that its clock rate is that of the training that follows, or of the block of steps
+    that is calibrated. From the eleventh on the weights stay as they are: a network that diverges is other work.
+    """
+    steps, least = (10, WARM_S) if loaded.device.type == "cuda" else (1, 0.0)
+    optimizer, clock, total = optimizer_for(twin, spec.recipe), clock_for(str(loaded.device)), 0.0
+    images, labels = loaded.batches(0)
+    twin.train()
+    while True:
+        start = clock.mark()
+        for _ in range(steps):
+            noise, shuffled = torch.randn_like(images), labels[torch.randperm(len(labels), device=labels.device)]
+            train_step(twin, optimizer, noise, shuffled, spec.profile)
+        seconds = clock.seconds(start, clock.mark())
+        total += seconds
+        if total >= least:
+            return seconds / steps
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+
+
+def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
+    """What a run does after its training, with few images: whatever raises there raises here, before the training.
+
+    Args:
+        twin: has been trained a little, and is thrown away.
+    """
+    few = loaded.normalise(loaded.images[:REHEARSED])
+    if spec.recipe.batch_norm == "reestimate":
+        check_statistics(twin, few)
+        reestimate_batch_norm(twin, lambda index: few if index == 0 else None)
+    seen = {0}
+    for split in (loaded.data.test, loaded.data.val):
+        # Every size of batch that the evaluation will have, once.
+        for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
+            logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
+            seen.add(size)
+    weights_bytes(twin)
+
+
+def save_weights(model: nn.Module, path: Path) -> str:
+    """Save parameters and buffers beside the records; returns the SHA-256 of all their bytes.
+
+    Raises:
+        WriteError: that is not possible.
+    """
+    content, digest = weights_bytes(model)
+    write_atomically(path, content)
+    return digest
+
+
+def weights_bytes(model: nn.Module) -> tuple[memoryview, str]:
+    """Parameters and buffers as the bytes of a file, and the SHA-256 of the tensors' own bytes."""
+    state, stream = tensors_of(model), io.BytesIO()
+    torch.save(state, stream)
+    return stream.getbuffer(), weights_digest(state)
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers on the CPU, those of the state dictionary."""
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+
+
+def weights_digest(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the names and bytes of all tensors of a state dictionary on the CPU."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + b"\0" + state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""The process of a calibration: it is made and trains as a run does, and tells the device-seconds of its steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import TextIO
+
+import torch
+
+from ...beside import files_beside
+from ...datasets.images import data_root, load
+from ...registry import MODELS, include
+from ..measures.arithmetic import begin, check_profile
+from ..measures.clock import clock_for
+from ..records.calibration import BLOCK_SECONDS, BLOCK_STEPS, Block
+from ..records.provenance import gpu_of
+from ..records.record import Status
+from ..tools import driver
+from ..tools.gpu_processes import judge
+from .job import Events, Stopwatch
+from .prepare import Loaded, build_from_seed, warm_up
+from .run import outcome_of
+from .train import BLOCKS, Training, optimizer_for, set_batch_norm, take_loss, timed_steps
+
+#: Steps of the schedule, whose end no calibration reaches: the first rates of a schedule change the weights least.
+HORIZON = 10**9
+
+
+def time_block(advance: Callable[[int], float], piece: int) -> Block:
+    """Train at least `BLOCK_STEPS` steps and `BLOCK_SECONDS` device-seconds, `piece` steps at a time.
+
+    Args:
+        advance: trains so many steps, and says their device-seconds.
+    """
+    steps, seconds = 0, 0.0
+    while steps < BLOCK_STEPS or seconds < BLOCK_SECONDS:
+        seconds += advance(piece)
+        steps += piece
+    return Block(steps=steps, seconds=seconds)
+
+
+def piece_of(budget_s: float | None, step_s: float) -> int:
+    """Steps between two looks at the loss: those of a run with this budget, but at most a second of them.
+
+    After each look the device has nothing to do until the host has caught up; short budgets have many.
+    """
+    if budget_s is None:
+        return BLOCK_STEPS
+    run = math.ceil(max(1.0, budget_s // step_s) / BLOCKS)
+    return max(1, min(run, int(1.0 / step_s)))
+
+
+def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None:
+    """Measure one block for every line of `requests`, which names the processes that take turns.
+
+    Sends ``ready`` when all is loaded and nothing was computed, ``block`` for every block, and ``failed`` with status and
+    reason where the model cannot be trained.
+    """
+
+    def go() -> tuple[Status, str]:
+        _measure(job, events, requests)
+        return "ok", ""
+
+    status, reason = outcome_of(go, job.spec.model)
+    if status != "ok":
+        events.send("failed", status=status, reason=reason)
+
+
+def _measure(job: Stopwatch, events: Events, requests: TextIO) -> None:
+    include(job.include)
+    spec, device = job.spec, begin(job.device, job.spec.profile, job.threads)
+    data = load(spec.dataset, data_root(job.data_root))
+    loaded = Loaded(data, spec, device)
+    twin, model = (build_from_seed(spec, data, device) for _ in range(2))
+    optimizer, clock, done = optimizer_for(model, spec.recipe), clock_for(job.device), Training()
+    set_batch_norm(model, spec.recipe.batch_norm_momentum)
+    model.train()
+    gpu = gpu_of(job.device)
+
+    def advance(steps: int) -> float:
+        before = done.device_s
+        border = done.steps + steps
+        timed_steps(model, optimizer, loaded.batches, spec.recipe, HORIZON, clock, spec.profile, done, border)
+        take_loss(done)
+        return done.device_s - before
+
+    def others(partners: list[int]) -> str:
+        if device.type != "cuda":
+            return ""
+        return judge(driver.processes_on(gpu), os.getpid(), driver.memory_used_mib(gpu), partners=partners).others
+
+    built = MODELS.find(spec.model)
+    events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))
+    for line in requests:
+        partners = json.loads(line)["processes"]
+        # As before a run's training: another model had the device, or nobody.
+        step_s = warm_up(twin, loaded, spec)
+        found = others(partners)
+        block = time_block(advance, piece_of(spec.budget.seconds, step_s))
+        check_profile()
+        found = found or others(partners)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the next model needs it
+        if found:
+            events.send("company", reason=found)
+        else:
+            events.send("block", steps=block.steps, seconds=block.seconds, gpu=gpu)

@@ -1,0 +1,96 @@
+"""The rows of a suite alone, where several suites share a board; and rows that leave the view."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from equibench.bench.boards.board import load_board
+from equibench.bench.cli.main import cli
+from equibench.bench.publish.readme import refresh
+from equibench.bench.records.record import write_record
+from equibench.bench.spec.suite import Suite, find_suite
+from equibench.registry import UserError
+
+from .. import made
+
+VALUES = {"quick": (90.0, 91.0, 92.0), "slow": (80.0, 80.5, 82.0), "trial": (60.0, 66.0, 61.0)}
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> str:
+    """Three models with three seeds, and a fourth seed of one of them."""
+    for model, values in VALUES.items():
+        for seed, value in enumerate(values):
+            write_record(tmp_path, made.record(value, model=model, seed=seed))
+    write_record(tmp_path, made.record(50.0, model="slow", seed=3))
+    return made.spec().board
+
+
+def _suite(**changes: object) -> Suite:
+    values = {"name": "two", "models": ["quick", "slow"], "seeds": 3, "reference_model": "slow", **changes}
+    return find_suite("quickstart").model_copy(update=values)
+
+
+def test_a_suite_has_its_models_its_seeds_and_its_reference(tmp_path: Path, board: str) -> None:
+    whole = load_board(tmp_path, board)
+    part = whole.of_suite(_suite())
+    assert set(whole.values) == {"quick", "slow", "trial"} and len(whole.values["slow"]) == 4
+    assert part.values == {m: dict(enumerate(VALUES[m])) for m in ("quick", "slow")}
+    assert part.reference == "slow" and part.suite == "two"
+    # What was left out is still there.
+    assert set(whole.values) == {"quick", "slow", "trial"}
+
+
+def test_comparisons_are_corrected_over_the_rows_that_are_left(tmp_path: Path, board: str) -> None:
+    whole = load_board(tmp_path, board).of_suite(_suite(models=list(VALUES)))
+    part = load_board(tmp_path, board).of_suite(_suite())
+    assert [len(b.all_pairs) for b in (whole, part)] == [3, 1]
+    alone = part.all_pairs[0]
+    among = next(c for c in whole.all_pairs if {c.model, c.reference} == {"quick", "slow"})
+    # The same pair, the same p; corrected by as many comparisons as there are.
+    assert alone.p == among.p and alone.p_holm == alone.p < among.p_holm
+    assert load_board(tmp_path, board).without(["tri*"]).all_pairs[0].p_holm < among.p_holm
+
+
+def test_a_reference_without_a_result_gives_way(tmp_path: Path, board: str) -> None:
+    assert load_board(tmp_path, board).of_suite(_suite(reference_model="absent")).reference is None
+
+
+def _write_suite(folder: Path) -> Path:
+    path = folder / "pair.toml"
+    path.write_text(
+        'dataset = "digits-rot"\nbudget = "e2"\nseeds = 3\nmodels = ["quick", "slow"]\nreference_model = "slow"\n', "utf-8"
+    )
+    return path
+
+
+def test_the_command_line_shows_the_rows_of_a_suite(tmp_path: Path, board: str) -> None:
+    arguments = ["leaderboard", "--suite", str(_write_suite(tmp_path)), "--results", str(tmp_path)]
+    shown = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
+    rows = {r["model"]: r["runs_ok"] for r in shown[0]["models"]}
+    assert rows == {"quick": 3, "slow": 3}
+    text = CliRunner().invoke(cli, arguments).stdout
+    assert "suite pair" in text and "trial" not in text
+    # The CSV is of the whole board.
+    assert "trial" in (tmp_path / f"{board}.csv").read_text("utf-8")
+
+
+def test_excluded_rows_leave_the_table_and_the_comparisons(tmp_path: Path, board: str) -> None:
+    arguments = ["leaderboard", board, "--results", str(tmp_path), "--all-pairs", "--exclude"]
+    text = CliRunner().invoke(cli, [*arguments, "tri*"]).stdout
+    assert "trial" not in text and "quick" in text
+    refused = CliRunner().invoke(cli, [*arguments, "tria"])
+    assert refused.exit_code != 0 and "--exclude 'tria'" in str(refused.exception)
+
+
+def test_a_marker_takes_a_suite(tmp_path: Path, board: str) -> None:
+    suite = _write_suite(tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"<!-- equibench: {board} suite={suite} -->\n<!-- /equibench -->\n", "utf-8")
+    refresh(readme, tmp_path)
+    text = readme.read_text("utf-8")
+    assert "quick" in text and "trial" not in text
+    readme.write_text(text.replace(str(suite), "digits-pdo"), "utf-8")
+    with pytest.raises(UserError, match="'digits-pdo' has no rows on the board"):
+        refresh(readme, tmp_path)

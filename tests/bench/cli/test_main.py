@@ -1,0 +1,136 @@
+"""The command line: help at once, every wrong input one sentence and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from equibench.bench.cli import main as cli
+
+
+def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    import os
+
+    command = [sys.executable, "-m", "equibench.bench.cli", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "quickstrt"), "did you mean 'quickstart'"),
+        (("run", "nowhere.toml"), "no suite file"),
+        (("run",), "name a suite"),
+        (("run", "quickstart", "--budget", "5"), "'5' is no budget"),
+        (("run", "quickstart", "--budget", "e0"), "empty"),
+        (("run", "quickstart", "--seeds", "0"), "at least one seed"),
+        (("run", "quickstart", "--seeds", "x"), "--seeds"),
+        (("run", "quickstart", "--seeds", "4,7,4"), "with the options given: a seed is listed twice: 4"),
+        (("run", "quickstart", "--models", "p4cnn,p4cnn"), "a model is listed twice: p4cnn"),
+        (("run", "--dataset", "digits-rot", "--models", "p4cnn"), "--budget must be given as well"),
+        (("run", "quickstart", "--models", "p4cn"), "did you mean 'p4cnn'"),
+        (("run", "quickstart", "--models", ""), "at least one model"),
+        (("run", "quickstart", "--recipe", "commn"), "did you mean 'common'"),
+        (("run", "quickstart", "--profile", "quick"), "'profile'"),
+        (("run", "quickstart", "--dataset", "digits"), "digits-rot"),
+        (("run", "quickstart", "--jobs", "0"), "--jobs 0"),
+        (("run", "quickstart", "--include", "nothing.py"), "no such file"),
+        (("run", "quickstart", "--include", "."), "this is a folder"),
+        (("run", "quickstart", "--include", "file"), "does not end in .py"),
+        (("list", "models", "--include", "empty.py"), "the file registers nothing"),
+        (("run", "quickstart", "--results", "file/below"), "cannot be written"),
+        (("run", "quickstart", "--nonsense"), "--nonsense"),
+        (("nonsense",), "nonsense"),
+        (("list", "models", "zzz*"), "no model fits"),
+        (("leaderboard",), "there are no boards"),
+        (("leaderboard", "--format", "gird"), "did you mean 'grid'"),
+        (("show", "p4cn"), "did you mean 'p4cnn'"),
+        (("show", "3f2a"), "no run's id begins with '3f2a'"),
+        (("leaderboard", "digits-rot-e2-common"), "there is none at all yet"),
+        (("data", "fetch", "mnist-rt"), "did you mean"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty.py").write_text("def net():\n    pass\n")
+    result = equibench(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and result.stdout == ""
+    assert not (tmp_path / "leaderboards").exists(), "nothing half-written"
+
+
+def test_a_group_of_commands_alone_says_what_there_is(tmp_path: Path) -> None:
+    result = equibench("list", cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == "" and "\\n" not in result.stderr
+    assert all(f"\n  {name} " in result.stderr for name in ("models", "datasets", "budgets", "suites"))
+
+
+def test_a_wrong_key_in_a_suite_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('dataset = "digits-rot"\nbudgte = "e5"\nmodels = ["p4cnn"]\n')
+    result = equibench("run", "mine.toml", cwd=tmp_path)
+    assert result.returncode == 2 and "unknown key 'budgte'; did you mean 'budget'?" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("run",), ("list",), ("list", "models"), ("leaderboard",), ("show",)])
+def test_help_has_words_for_everything(arguments: tuple[str, ...]) -> None:
+    result = equibench(*arguments, "--help")
+    assert result.returncode == 0 and result.stdout.startswith("Usage:")
+
+
+def test_help_and_lists_import_nothing_heavy() -> None:
+    # What makes them fast, asserted without a stopwatch.
+    code = (
+        "import sys; sys.argv = ['equibench', *{!r}]\n"
+        "from equibench.bench.cli import main as cli\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'pandas', 'escnn', 'scipy', 'rich', 'numpy') if m in sys.modules], file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["run", "--help"], ["list", "models"], ["list", "suites"], ["list", "budgets"]):
+        result = subprocess.run([sys.executable, "-c", code.format(arguments)], capture_output=True, text=True)
+        assert result.stderr.strip() == "[]", (arguments, result.stderr)
+
+
+def test_lists_are_also_json_with_parameter_counts() -> None:
+    rows = {row["name"]: row for row in json.loads(equibench("list", "models", "--json").stdout)}
+    assert rows["p4cnn"]["parameters"] == {"1x28x28->10": 24_680}
+    assert rows["p4cnn"]["invariant"] == "C4" and rows["z2cnn"]["invariant"] == "none"
+    for what in ("datasets", "budgets", "suites"):
+        assert json.loads(equibench("list", what, "--json").stdout)
+    sets = {row["name"]: row for row in json.loads(equibench("list", "datasets", "--json").stdout)}
+    assert sets["fashion-rot-gen"]["task"] == "garments" and sets["fashion-rot-gen"]["licence"] == "MIT"
+    assert all(row["task"] and row["licence"] and row["citation"] for row in sets.values())
+
+
+def test_patterns_filter() -> None:
+    rows = json.loads(equibench("list", "models", "p4*", "z2cnn", "--json").stdout)
+    assert rows and all(row["name"].startswith(("p4", "z2cnn")) for row in rows)
+
+
+def test_a_model_card() -> None:
+    card = json.loads(equibench("show", "p4cnn", "--json").stdout)
+    assert card["group"] == "C4" and card["source"] and card["about"]
+
+
+def test_results_may_come_from_the_environment(tmp_path: Path) -> None:
+    result = equibench("leaderboard", cwd=tmp_path, EQUIBENCH_RESULTS=str(tmp_path / "elsewhere"))
+    assert str(tmp_path / "elsewhere") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"), [(["run", "quickstart"], True), (["refresh", "b"], True), (["check", "p4cnn"], False), (["--help"], False)]
+)
+def test_only_what_goes_on_promises_to_go_on(
+    arguments: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "cli", interrupted)
+    monkeypatch.setattr(sys, "argv", ["equibench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and ("goes on with the rest" in capsys.readouterr().err) == goes_on

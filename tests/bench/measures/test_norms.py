@@ -1,0 +1,207 @@
+"""Running statistics that are estimated anew: those of the pooled sample, for every layer that derives from torch's."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from equibench.bench.measures.norms import UnknownStatistics, check_statistics, reestimate_batch_norm, running_layers
+from equibench.models.g_conv import FibreBatchNorm2d
+from torch import nn
+
+#: Sizes of batches that weigh differently.
+SIZES = (30, 30, 7, 2)
+
+
+def batches(*shape: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """Batches whose means and spreads differ much, as images sorted by class have them."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(n, *shape, generator=generator, dtype=dtype) * (1 + k) + 5 * k for k, n in enumerate(SIZES)
+    ]
+
+
+def given(parts: list[torch.Tensor]) -> Callable[[int], torch.Tensor | None]:
+    return lambda index: parts[index] if index < len(parts) else None
+
+
+def moments(values: torch.Tensor, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance of each channel (the second axis) of a whole sample, the obvious way."""
+    array = np.moveaxis(values.detach().numpy(), 1, 0).reshape(channels, -1)
+    return array.mean(1), array.var(1, ddof=1)
+
+
+def assert_are(layer: nn.Module, expected: tuple[np.ndarray, np.ndarray], rtol: float = 1e-12) -> None:
+    assert np.allclose(layer.running_mean.numpy(), expected[0], rtol=rtol, atol=rtol)
+    assert np.allclose(layer.running_var.numpy(), expected[1], rtol=rtol, atol=rtol)
+
+
+class Rescaled(nn.BatchNorm2d):
+    """Derived: does something to its input first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(3 * x)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(3), (3,), lambda x: x),
+    "BatchNorm1d of sequences": (lambda: nn.BatchNorm1d(3), (3, 9), lambda x: x),
+    "BatchNorm2d": (lambda: nn.BatchNorm2d(3), (3, 4, 4), lambda x: x),
+    "BatchNorm2d, cumulative": (lambda: nn.BatchNorm2d(3, momentum=None), (3, 4, 4), lambda x: x),
+    "BatchNorm2d, slow": (lambda: nn.BatchNorm2d(3, momentum=1e-3), (3, 4, 4), lambda x: x),
+    "BatchNorm3d": (lambda: nn.BatchNorm3d(3), (3, 2, 4, 4), lambda x: x),
+    "SyncBatchNorm": (lambda: nn.SyncBatchNorm(3), (3, 4, 4), lambda x: x),
+    "LazyBatchNorm2d": (lambda: nn.LazyBatchNorm2d(), (3, 4, 4), lambda x: x),
+    "without scales": (lambda: nn.BatchNorm2d(3, affine=False), (3, 4, 4), lambda x: x),
+    "derived": (lambda: Rescaled(3), (3, 4, 4), lambda x: 3 * x),
+    "fields": (lambda: FibreBatchNorm2d(3), (12, 4, 4), lambda x: x.reshape(len(x), 3, -1)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_statistics_are_those_of_the_pooled_sample(name: str) -> None:
+    build, shape, seen = LAYERS[name]
+    parts = batches(*shape)
+    model = nn.Sequential(nn.Dropout(0.5), build()).double()
+    model.eval()(parts[0])  # lazy layers get their numbers here, as in a run
+    momentum = model[1].momentum
+    reestimate_batch_norm(model, given(parts))
+    assert_are(model[1], moments(seen(torch.cat(parts)), 3))
+    assert model[1].momentum == momentum and not any(m.training for m in model.modules())
+
+
+def test_the_cut_into_batches_does_not_matter_to_a_first_layer() -> None:
+    whole, cut = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
+    parts = batches(3, 4, 4)
+    reestimate_batch_norm(whole, given([torch.cat(parts)]))
+    reestimate_batch_norm(cut, given(parts))
+    assert torch.allclose(whole.running_mean, cut.running_mean) and torch.allclose(whole.running_var, cut.running_var)
+
+
+def test_deeper_layers_see_batches_normalised_by_their_own_statistics() -> None:
+    """The slow reference: layer by layer in numpy, all inputs of the second layer kept and pooled."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4)).double()
+    parts = batches(3, 6, 6)
+    reestimate_batch_norm(model, given(parts))
+    with torch.no_grad():
+        first, second = [model[0](part) for part in parts], []
+        for values in first:
+            mean, variance = values.mean((0, 2, 3), keepdim=True), values.var((0, 2, 3), keepdim=True, unbiased=False)
+            second.append(model[3](((values - mean) / (variance + model[1].eps).sqrt()).relu()))
+    assert_are(model[1], moments(torch.cat(first), 5))
+    assert_are(model[4], moments(torch.cat(second), 4), 1e-10)
+
+
+def test_a_layer_that_is_called_twice_pools_both_calls() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x[..., ::2, ::2]).sum() + self.norm(input=7 * x).sum()
+
+    model, parts = Twice().double(), batches(3, 4, 4)
+    reestimate_batch_norm(model, given(parts))
+    values = [np.concatenate([moments_of[:, c].ravel() for moments_of in (
+        torch.cat(parts)[..., ::2, ::2].numpy(), 7 * torch.cat(parts).numpy())]) for c in range(3)]
+    assert_are(model.norm, (np.array([v.mean() for v in values]), np.array([v.var(ddof=1) for v in values])))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_instance_normalisation_gets_the_means_over_images_and_is_not_frozen(momentum: float | None) -> None:
+    layer, parts = nn.InstanceNorm2d(3, track_running_stats=True, momentum=momentum).double(), batches(3, 4, 4)
+    reestimate_batch_norm(layer, given(parts))
+    images = torch.cat(parts)
+    assert_are(layer, (images.mean((0, 2, 3)).numpy(), images.var((2, 3)).mean(0).numpy()))
+
+
+def test_statistics_that_are_no_numbers_any_more_are_replaced() -> None:
+    layer, parts = nn.BatchNorm2d(3).double(), batches(3, 4, 4)
+    layer.running_mean.fill_(torch.nan)
+    layer.running_var.fill_(torch.inf)
+    reestimate_batch_norm(layer, given(parts))
+    assert_are(layer, moments(torch.cat(parts), 3))
+
+
+class Frozen(nn.BatchNorm2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class OwnPace(nn.BatchNorm2d):
+    """Moves its statistics by a share of its own, whatever `momentum` says."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, 0.1, self.eps)
+
+
+class Uncalled(nn.Module):
+    """Uses the numbers of a layer without calling it."""
+
+    def __init__(self, switch: str) -> None:
+        super().__init__()
+        self.norm, self.switch = nn.BatchNorm2d(3), switch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own, training = self.norm, (self.norm if self.switch == "layer" else self).training
+        return nn.functional.batch_norm(x, own.running_mean, own.running_var, None, None, training, own.momentum, own.eps)
+
+
+def test_frozen_and_unused_layers_keep_what_they_have() -> None:
+    model = nn.Sequential(Frozen(3), nn.BatchNorm2d(3)).double()
+    model.unused = nn.BatchNorm2d(3).double()
+    model.forward = lambda x: model[1](model[0](x))
+    for layer in (model[0], model.unused):
+        layer.running_mean.fill_(2.0)
+        layer.running_var.fill_(4.0)
+    parts = batches(3, 4, 4)
+    reestimate_batch_norm(model, given(parts))
+    for layer in (model[0], model.unused):
+        assert (layer.running_mean == 2).all() and (layer.running_var == 4).all()
+    assert_are(model[1], moments((torch.cat(parts) - 2) / (4 + model[0].eps) ** 0.5, 3))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "frozen", "instance"])
+def test_layers_that_can_be_estimated_pass(name: str) -> None:
+    extra = {"frozen": lambda: Frozen(3), "instance": lambda: nn.InstanceNorm2d(3, track_running_stats=True, momentum=None)}
+    build, shape = (extra[name], (3, 4, 4)) if name in extra else LAYERS[name][:2]
+    torch.manual_seed(0)
+    model = nn.Sequential(build())
+    images = torch.randn(6, *shape)
+    model.eval()(images)
+    check_statistics(model, images)
+
+
+def test_a_network_that_is_random_in_evaluation_is_no_other_layer() -> None:
+    class Noisy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(images, 0.5, training=True)
+
+    before = torch.get_rng_state()
+    check_statistics(nn.Sequential(Noisy(), nn.BatchNorm2d(3)), torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_layers_that_cannot_be_estimated_are_named() -> None:
+    images = torch.randn(6, 3, 4, 4)
+    with pytest.raises(UnknownStatistics, match=r"'1' \(OwnPace\) do not become those of the batch"):
+        check_statistics(nn.Sequential(nn.BatchNorm2d(3), OwnPace(3)), images)
+    for switch in ("layer", "network"):
+        with pytest.raises(UnknownStatistics, match=r"'0.norm' \(BatchNorm2d\) move although the layer is not called"):
+            check_statistics(nn.Sequential(Uncalled(switch)), images)
+
+
+def test_a_network_that_diverged_is_no_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    with torch.no_grad():
+        model[0].weight.fill_(torch.nan)
+    check_statistics(model, torch.randn(6, 3, 4, 4))
+    reestimate_batch_norm(model, given([torch.randn(6, 3, 4, 4)]))
+
+
+def test_without_running_statistics_nothing_is_asked_for() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.GroupNorm(1, 2))
+    assert not running_layers(model)
+    reestimate_batch_norm(model, lambda index: pytest.fail("no batch is needed"))

@@ -1,0 +1,216 @@
+"""The house: imports run one way through the rooms of `bench`, and the command line begins without torch."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Rooms from the bottom to the top. A room imports from those below it; of two on one floor, only one from the other.
+FLOORS = (
+    ("tools",),
+    ("spec",),
+    ("records",),
+    ("boards", "measures"),
+    ("publish", "training"),
+    ("runner",),
+    ("check", "reports"),
+    ("cli", "worker"),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+#: A folder with more modules than this is searched, not looked through.
+MOST_MODULES = 14
+
+#: Libraries that take a second or more to import.
+HEAVY = ("torch", "torchvision", "escnn", "pandas", "scipy", "matplotlib")
+
+
+class Arrow(NamedTuple):
+    """An import of a name (or of all) of a module; `at_start` where it is done as soon as `who` is imported."""
+
+    who: str
+    module: str
+    name: str
+    at_start: bool
+
+    @property
+    def rooms(self) -> tuple[str, str]:
+        return room_of(self.who), room_of(self.module)
+
+
+def room_of(module: str) -> str:
+    """The room of a module of `bench`; empty for anything else."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "bench" and rest else ""
+
+
+def dotted(path: Path, root: Path) -> str:
+    name = path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+def _is_later(node: ast.AST) -> bool:
+    """Whether what stands in it is not run when its module is imported."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def arrows_of(path: Path, root: Path) -> Iterator[Arrow]:
+    """All imports of a file, from its syntax tree; those of a library too, by its name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {child for node in ast.walk(tree) if _is_later(node) for child in ast.walk(node)}
+    package = list(path.relative_to(root).parent.parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Arrow(dotted(path, root), alias.name, "", node not in later) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = ".".join([*base, *filter(None, (node.module,))])
+            module = module.removeprefix("equibench.")
+            for alias in node.names:
+                inner = root.joinpath(*module.split("."), alias.name)
+                is_module = inner.with_suffix(".py").is_file() or (inner / "__init__.py").is_file()
+                whole = f"{module}.{alias.name}".strip(".") if is_module else module
+                yield Arrow(dotted(path, root), whole, "" if is_module else alias.name, node not in later)
+
+
+def arrows(root: Path = ROOT, folder: str = "bench") -> list[Arrow]:
+    return [arrow for path in sorted((root / folder).rglob("*.py")) for arrow in arrows_of(path, root)]
+
+
+def upward(found: list[Arrow]) -> list[Arrow]:
+    """Imports from a room above."""
+    return [a for a in found if all(r in FLOOR for r in a.rooms) and FLOOR[a.rooms[1]] > FLOOR[a.rooms[0]]]
+
+
+def circles(found: list[Arrow]) -> set[str]:
+    """Rooms that import from each other, by way of others or not."""
+    below: dict[str, set[str]] = {}
+    for a in found:
+        if all(a.rooms) and a.rooms[0] != a.rooms[1]:
+            below.setdefault(a.rooms[0], set()).add(a.rooms[1])
+    while any(not below[next_] <= below[room] for room in below for next_ in list(below[room]) if next_ in below):
+        for room in below:
+            below[room] |= {r for next_ in below[room] for r in below.get(next_, ())}
+    return {room for room, reached in below.items() if room in reached}
+
+
+def private(found: list[Arrow]) -> list[Arrow]:
+    """Names with an underscore that a module takes from another."""
+    ours = ("bench", "datasets", "models", "registry", "scan", "source", "opened", "beside")
+    return [a for a in found if a.module.split(".")[0] in ours and re.match("_[^_]", a.name)]
+
+
+def reached_at_start(root: Path, module: str) -> dict[str, str]:
+    """Every module that an import of `module` imports, with the one that asked for it first."""
+    asked, waiting = {module: ""}, [module]
+    while waiting:
+        name = waiting.pop()
+        stem = root.joinpath(*name.split("."))
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                for arrow in arrows_of(path, root):
+                    if arrow.at_start and arrow.module not in asked:
+                        asked[arrow.module] = name
+                        waiting.append(arrow.module)
+    return asked
+
+
+def house(folder: Path, **files: str) -> Path:
+    """A house of these files, by dotted names with ``__`` for dots."""
+    for name, text in files.items():
+        path = folder.joinpath(*name.split("__")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_every_module_is_in_a_room_that_says_what_it_is_for() -> None:
+    rooms = {p.name for p in (ROOT / "bench").iterdir() if (p / "__init__.py").is_file()}
+    modules = {p.stem for p in (ROOT / "bench").glob("*.py") if p.name != "__init__.py"}
+    assert rooms | modules == set(FLOOR)
+    for path in (ROOT / "bench").rglob("__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) and len(tree.body) == 1, f"{path} holds one sentence and nothing else"
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = [p.parent for p in (ROOT / "bench").rglob("__init__.py")]
+    modules = {f: [p for p in f.glob("*.py") if p.name != "__init__.py"] for f in folders}
+    assert {f.name: len(m) for f, m in modules.items() if len(m) > MOST_MODULES} == {}
+
+
+def test_no_import_runs_up(tmp_path: Path) -> None:
+    assert upward(arrows()) == []
+    wrong = house(
+        tmp_path,
+        bench__records__one="def f():\n    from ..runner import two\n",
+        bench__runner__two="from ..records.one import f\n",
+    )
+    (found,) = upward(arrows(wrong))
+    assert (found.who, found.module) == ("bench.records.one", "bench.runner.two")
+
+
+def test_no_rooms_import_from_each_other(tmp_path: Path) -> None:
+    assert circles(arrows()) == set()
+    one = house(
+        tmp_path,
+        bench__boards__one="from ..measures.two import x\n",
+        bench__measures__two="from ..publish.three import y\n",
+    )
+    assert circles(arrows(one)) == set()
+    house(tmp_path, bench__publish__three="from ..boards import one\n")
+    assert circles(arrows(one)) == {"boards", "measures", "publish"}
+
+
+def test_neither_models_nor_data_sets_import_from_the_harness() -> None:
+    """What a model imports is part of its source: a change of the harness would make all rows stale."""
+    found = [a for folder in ("models", "datasets") for a in arrows(ROOT, folder)]
+    assert len(found) > 100 and [a for a in found if a.module.split(".")[0] == "bench"] == []
+
+
+def test_no_private_name_is_used_elsewhere(tmp_path: Path) -> None:
+    assert private(arrows()) == []
+    wrong = house(
+        tmp_path, bench__spec__one="from ..tools.two import _x, __doc__, y\n", bench__tools__two="_x = y = 1\n"
+    )
+    assert [a.name for a in private(arrows(wrong))] == ["_x"]
+
+
+@pytest.mark.parametrize("module", ["bench.cli.main", "bench.cli.__main__", "bench.runner.head_to_head"])
+def test_torch_is_not_reached_at_the_start(module: str) -> None:
+    asked = reached_at_start(ROOT, module)
+    heavy = {name: who for name, who in asked.items() if name.split(".")[0] in HEAVY}
+    assert heavy == {} and len(asked) > 10
+
+
+def test_torch_that_is_reached_is_found(tmp_path: Path) -> None:
+    wrong = house(
+        tmp_path,
+        bench__cli__main="import json\nfrom ..spec import suite\n",
+        bench__spec__suite="if TYPE_CHECKING:\n    import pandas\nfrom ..tools.files import x\n",
+        bench__tools__files="import torch.nn\ndef x():\n    import scipy\n",
+    )
+    asked = reached_at_start(wrong, "bench.cli.main")
+    assert asked["torch.nn"] == "bench.tools.files" and not {"pandas", "scipy"} & set(asked)
+
+
+@pytest.mark.parametrize("room", ["tools", "spec", "records", "boards"])
+def test_a_room_without_torch_is_imported_without_it(room: str) -> None:
+    """All its modules, in a process of their own, as the syntax tree cannot see what libraries import."""
+    modules = [f"equibench.{dotted(p, ROOT)}" for p in sorted((ROOT / "bench" / room).rglob("*.py"))]
+    code = "import sys, importlib; [importlib.import_module(m) for m in sys.argv[1:]]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_tests_lie_in_the_rooms_of_what_they_test() -> None:
+    """A test of the harness lies in a room that exists, or beside the helpers where it is about the whole."""
+    folders = {p.parent.relative_to(ROOT / "tests").as_posix() for p in (ROOT / "tests" / "bench").rglob("test_*.py")}
+    assert {f for f in folders if not (ROOT / f).is_dir()} == {"bench/faults"}
