@@ -1,7 +1,8 @@
 """Files beside the code that a model or a data set is made from: their names, and hashes of what is in them.
 
-Names are relative to the folder of the file that registers (of its whole package, if it is in one), so that they mean the same on another machine. Many files of
-one kind in a folder, or a folder whose names were listed, are one entry, as ``images/*.png``.
+Names are relative to the folder of the file that registers (of its whole package, if it is in one), so that they mean
+the same on another machine. Many files of one kind in a folder, or a folder whose names were listed, are one entry, as
+``images/*.png``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Which files this process opens while a model or a data set is imported and made: what it reads decides what comes out.
+"""Which files this process opens while a model or a data set is imported and made: what it reads decides what comes
+out.
 
 Python tells of every file that it opens itself (`sys.addaudithook`); what compiled libraries open by themselves (HDF5,
 OpenCV) is not seen.

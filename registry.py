@@ -38,7 +38,8 @@ from .scan import (
 )  # fmt: skip
 
 __all__ = [
-    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError", "allows",
+    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
+    "allows",
     "build_model", "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
@@ -302,9 +303,7 @@ class Registry:
             # Declared counts belong to the published members, not to whatever else the template can build.
             return Resolved(name, entry, arguments)
         if fits:
-            raise UserError(
-                f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits)
-            )
+            raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
         raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries)}")
 
@@ -330,7 +329,9 @@ class Registry:
                         self._add(with_it, entry)
             except (Exception, SystemExit) as error:  # a stranger's package may fail in any way, and must not stop ours
                 what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                warnings.warn(f"plug-in {point.name!r} ({point.value}) is left out: {what}", PluginWarning, stacklevel=2)
+                warnings.warn(
+                    f"plug-in {point.name!r} ({point.value}) is left out: {what}", PluginWarning, stacklevel=2
+                )
             else:
                 found.update(with_it)
 
@@ -375,7 +376,8 @@ def include(paths: Iterable[str | Path]) -> None:
         found = Path(path).resolve()
         if not any(entry for kind in kinds for entry in scan_file(found, kind, include_name(found), found.name)):
             raise UserError(
-                f"--include {path}: the file registers nothing; put @register_model(…) before a function at its top level,"
+                f"--include {path}: the file registers nothing; put @register_model(…) before a function at its top"
+                " level,"
                 " as docs/your-model.md shows"
             )
 

@@ -129,7 +129,9 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
             return
         tree = ast.parse(text, filename=str(path))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # too deep for Python's parser, …
-        raise UserError(f"{path}: this is not a Python file that can be read: {str(error) or type(error).__name__}") from error
+        raise UserError(
+            f"{path}: this is not a Python file that can be read: {str(error) or type(error).__name__}"
+        ) from error
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -159,7 +161,8 @@ def _entries_of(
     for wanted in _FIELD.findall(name):
         if types.get(wanted) not in _PATTERNS:
             raise UserError(
-                f"{where}: {name!r} needs a keyword-only parameter {wanted!r} of {node.name}(), annotated int, float or str"
+                f"{where}: {name!r} needs a keyword-only parameter {wanted!r} of {node.name}(), annotated int, float"
+                " or str"
             )
     yield entry
     if not isinstance(members, dict) or not all(isinstance(own, dict) for own in members.values()):
@@ -181,7 +184,11 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
         try:
             values[key] = ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-            text = "something so deep" if isinstance(error, RecursionError | MemoryError) else f"{ast.unparse(node)[:80]!r}"
+            text = (
+                "something so deep"
+                if isinstance(error, RecursionError | MemoryError)
+                else f"{ast.unparse(node)[:80]!r}"
+            )
             raise UserError(
                 f"{where}: {key!r} must be a literal (a listing reads it without importing the file), not {text}"
             ) from error
@@ -192,7 +199,17 @@ _ALLOWED = {
     "model": {"group", "invariant", "source", "family", "params", "members", "status", "note", "evaluation", "sizes"},
     "wrapper": {"source", "invariant", "treatment", "note"},
     "dataset": {
-        "shape", "classes", "sizes", "source", "digest", "rotation", "task", "licence", "citation", "note", "package",
+        "shape",
+        "classes",
+        "sizes",
+        "source",
+        "digest",
+        "rotation",
+        "task",
+        "licence",
+        "citation",
+        "note",
+        "package",
         "members",
     },
 }
@@ -208,7 +225,8 @@ def _counts(value: Any, count: int, least: int) -> bool:
     return isinstance(value, tuple | list) and len(value) == count and all(type(v) is int and v >= least for v in value)
 
 
-#: What the value of a field must be, of those that two kinds have by the kind as well; of those that are not here, text.
+#: What the value of a field must be, of those that two kinds have by the kind as well; of those that are not here,
+#: text.
 _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "": (lambda v: isinstance(v, str), "text"),
     "params": (
@@ -221,7 +239,11 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "three whole numbers above zero: channels, height, width, where height and width are equal (images are square)",
     ),
     "model sizes": (
-        lambda v: bool(_SIZES.fullmatch(v)) if isinstance(v, str) else isinstance(v, list) and bool(v) and _counts(v, len(v), 1),
+        lambda v: (
+            bool(_SIZES.fullmatch(v))
+            if isinstance(v, str)
+            else isinstance(v, list) and bool(v) and _counts(v, len(v), 1)
+        ),
         "'any', 'even', multiples as '4k', so many or more as '28+', or a list of sizes in pixels, as [28, 32]",
     ),
     "dataset sizes": (

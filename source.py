@@ -1,4 +1,5 @@
-"""What a model, or a data set, depends on besides the harness: the program of its files, and libraries that they import.
+"""What a model, or a data set, depends on besides the harness: the program of its files, and libraries that they
+import.
 
 The hash of it tells whether a row is current. Comments, docstrings and layout do not count; neither does the registry,
 which computes nothing. torch, numpy and scipy are recorded beside a figure and leave the hash alone.

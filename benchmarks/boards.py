@@ -103,7 +103,10 @@ def model_names(count: int) -> list[str]:
 def made_up(spec: RunSpec, quality: float, size: int, rng: random.Random) -> RunRecord:
     """A record as a run of some minutes writes it."""
     accuracy = min(100.0, 94 + quality + 0.4 * math.sin(spec.seed) + rng.gauss(0, 0.4) + 0.3 * math.log10(size))
-    points = [CorePoint(eq_exact_c4=rng.random(), eq_exact_d4=0.3, eq_rot_analytic=rng.random(), collapsed=False) for _ in "ab"]
+    points = [
+        CorePoint(eq_exact_c4=rng.random(), eq_exact_d4=0.3, eq_rot_analytic=rng.random(), collapsed=False)
+        for _ in "ab"
+    ]
     results = Results(
         test_acc_pct=round(accuracy, 2), val_acc_pct=93.0, test_images=1500, train_images=TRAIN_IMAGES,
         train_s=size / 1e4 * rng.uniform(0.9, 1.1), step_ms=8.0, peak_mib=100.0, peak_kind="allocated on the device",
@@ -116,14 +119,16 @@ def made_up(spec: RunSpec, quality: float, size: int, rng: random.Random) -> Run
     flops = size * 400
     return RunRecord(
         schema_version=1, spec=spec, attempt=1, status="ok", reason="", results=results,
-        cost=Size(parameters=size, dense_weights=size, buffers=0, flops_per_image=flops, train_flops_per_image=3 * flops),
+        cost=Size(parameters=size, dense_weights=size, buffers=0, flops_per_image=flops,
+        train_flops_per_image=3 * flops),
         curve=curve, phases={f"{p}_s": 1.0 for p in ("startup", "import", "data", "build", "train", "other", "total")},
         provenance=Provenance(
             source_hash="0" * 16, data_digest="0" * 64, started="2026-01-01T00:00:00+00:00",
             versions={"python": "3.11.0", "torch": "2.12.1"}, hardware={"device": "cuda:0", "hardware_key": "made up"},
             threads=1, command="",
         ),
-        context=Context(suite="made-up", parameter_class="as-published", reference_parameters=None, reference_model="z2cnn"),
+        context=Context(suite="made-up", parameter_class="as-published", reference_parameters=None,
+        reference_model="z2cnn"),
         warnings=[],
     )  # fmt: skip
 

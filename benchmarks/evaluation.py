@@ -4,7 +4,8 @@
 
 The work around a run of the quickstart that is no training: re-estimation of batch-norm statistics, accuracies on
 validation and test images, the core equivariance errors before and after training. The way of protocol 1 takes 250
-images a pass, torch's own pooling, and statistics of 1,000 images. Both do it in turns, on the same network. Target: at most 0.60 of the old way.
+images a pass, torch's own pooling, and statistics of 1,000 images. Both do it in turns, on the same network. Target: at
+most 0.60 of the old way.
 """
 
 from __future__ import annotations

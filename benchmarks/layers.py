@@ -280,7 +280,12 @@ def main() -> None:
     heads = ["network", "pass", "against", "its ms", "ours ms", "ratio", "quartiles", "target", "met"]
     show(rows, heads, ("", "", "", ".1f", ".1f", ".2f", "", ".2f", ""), options.format)
     print()
-    show([row for _, row in found], ["network", "expansion ms", "step ms", "share"], ("", ".2f", ".1f", ""), options.format)
+    show(
+        [row for _, row in found],
+        ["network", "expansion ms", "step ms", "share"],
+        ("", ".2f", ".1f", ""),
+        options.format,
+    )
 
 
 if __name__ == "__main__":

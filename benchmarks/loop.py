@@ -100,7 +100,11 @@ def fed_by_loader(model: nn.Module, data: ImageData, spec: RunSpec, device: torc
     def loop() -> None:
         for batch, labels in islice(batches, spec.steps):
             train_step(
-                model, optimizer, batch.to(device, non_blocking=True), labels.to(device, non_blocking=True), spec.profile
+                model,
+                optimizer,
+                batch.to(device, non_blocking=True),
+                labels.to(device, non_blocking=True),
+                spec.profile,
             )
 
     return loop
@@ -211,7 +215,15 @@ def main() -> None:
     if on_gpu:
         waits = {family: family_waits(entry, device) for family, entry in members().items()}
         shown = "; ".join(f"{family}: {what}" for family, what in waits.items() if what) or "none"
-        rows.append((f"families of {len(waits)} with a step that waits for the device", shown, "", "none", _met(shown == "none")))
+        rows.append(
+            (
+                f"families of {len(waits)} with a step that waits for the device",
+                shown,
+                "",
+                "none",
+                _met(shown == "none"),
+            )
+        )
     show(rows, ["", "measured", "quartiles", "target", "met"], ("",), options.format)
 
 

@@ -76,7 +76,9 @@ def _timing(times: list[float], base: list[float]) -> Timing:
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The options that all commands have."""
     made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    made.add_argument("--format", default="simple", help="Format of the table, as tabulate knows them: simple, github, …")
+    made.add_argument(
+        "--format", default="simple", help="Format of the table, as tabulate knows them: simple, github, …"
+    )
     return made
 
 

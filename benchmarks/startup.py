@@ -42,7 +42,9 @@ def hundred_records(root: Path) -> None:
 
     rng, pattern = random.Random(0), plan(find_suite("quickstart"))[0]
     budget = pattern.budget.model_copy(update={"name": "e5", "epochs": 5.0})
-    pattern = pattern.model_copy(update={"budget": budget, "steps": budget.steps_for(TRAIN_IMAGES, pattern.recipe.batch)})
+    pattern = pattern.model_copy(
+        update={"budget": budget, "steps": budget.steps_for(TRAIN_IMAGES, pattern.recipe.batch)}
+    )
     for width in range(10, 20):
         for seed in range(10):
             update = {"model": f"wrn-10-b{width}", "seed": seed}
@@ -75,7 +77,8 @@ def main() -> None:
         for _ in range(options.rounds):
             for command in commands:
                 times[command].append(equibench(*command))
-        rows = [(f"equibench {c[0]} {'models' if 'models' in c else ''}".strip(), statistics.median(times[c]), commands[c])
+        rows = [(f"equibench {c[0]}"
+            f" {'models' if 'models' in c else ''}".strip(), statistics.median(times[c]), commands[c])
                 for c in commands]  # fmt: skip
         for model in ("z2cnn", "e2cnn-c8-25k"):
             costs = [fixed_cost(model, folder / str(i)) for i in range(3)]

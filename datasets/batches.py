@@ -1,9 +1,9 @@
 """Training batches, cut and augmented on the device, the same for every model of a seed.
 
-The one place where arrays of a data set become tensors. Images stay on the device as integers. The stream of examples is one shuffled epoch after another; a batch
-may cross the border between two. Order and augmentation are drawn on the CPU from generators that depend on
-(seed, epoch) only, so that all models, and all devices, see the same images in the same order with the same
-augmentation.
+The one place where arrays of a data set become tensors. Images stay on the device as integers. The stream of examples
+is one shuffled epoch after another; a batch may cross the border between two. Order and augmentation are drawn on the
+CPU from generators that depend on (seed, epoch) only, so that all models, and all devices, see the same images in the
+same order with the same augmentation.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ class Normalise:
         return torch.addcmul(self._shift, images.to(torch.float32), self._scale)
 
 
-def as_tensors(
-    split: Split, device: torch.device, rows: np.ndarray | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def as_tensors(split: Split, device: torch.device, rows: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and labels of a part of a data set, on the device.
 
     Args:

@@ -65,7 +65,8 @@ EUROSAT = Folders()
     rotation=True,
     task="satellite",
     licence="MIT",
-    citation="Helber, Bischke, Dengel, Borth, EuroSAT: a novel dataset and deep learning benchmark for land use and land cover"
+    citation="Helber, Bischke, Dengel, Borth, EuroSAT: a novel dataset and deep learning benchmark for land use and"
+    " land cover"
     " classification, 2019",
     note="red, green and blue only; no split is published: 60, 10 and 30 % of each class, drawn with seed 0",
 )

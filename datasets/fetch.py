@@ -99,7 +99,9 @@ def needed(entry: Entry, root: Path) -> list[Download]:
     if entry.missing:
         raise UserError(f"the data set {entry.name} {entry.missing}")
     named: Sequence[Download | Wanted] = getattr(entry.load(), "downloads", ())
-    return [file for some in named for file in ([some] if isinstance(some, Download) else some(root, **entry.arguments))]
+    return [
+        file for some in named for file in ([some] if isinstance(some, Download) else some(root, **entry.arguments))
+    ]
 
 
 def fetch(name: str, root: Path, progress: Progress | None = None) -> None:

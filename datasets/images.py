@@ -130,13 +130,16 @@ def load(name: str, root: Path | None = None) -> ImageData:
         with FileLock(path.with_suffix(".lock")):
             found = _read(path, entry)
             if found is None:
-                for left in path.parent.glob(f".{path.stem}.*.part"):  # by one who was killed: whoever writes has the lock
+                for left in path.parent.glob(
+                    f".{path.stem}.*.part"
+                ):  # by one who was killed: whoever writes has the lock
                     left.unlink(missing_ok=True)
                 found = _made(entry, folder)
                 _write(path, found)
     except OSError as error:
         raise UserError(
-            f"the data set {name} cannot be kept in {folder} ({error.strerror or error}); make room there, or give another"
+            f"the data set {name} cannot be kept in {folder} ({error.strerror or error}); make room there, or give"
+            " another"
             " folder with --data-root DIR or EQUIBENCH_DATA"
         ) from error
     return found
@@ -152,7 +155,9 @@ def _place(entry: Entry, folder: Path) -> Path:
 
 
 def _key(entry: Entry) -> str:
-    """What tells versions of a data set apart: its digest, or the files that make it, those that they import included."""
+    """What tells versions of a data set apart: its digest, or the files that make it, those that they import
+    included.
+    """
     if entry.fields.get("digest"):  # it says what is right, whatever the files are
         return str(entry.fields["digest"])[:12]
     key = hashlib.sha256()
@@ -189,8 +194,10 @@ def _problem(data: object, entry: Entry) -> str:
     for part, size in zip(PARTS, entry.fields["sizes"], strict=True):
         images, labels = getattr(data, part).images, getattr(data, part).labels
         if images.shape != (size, *entry.fields["shape"]) or labels.shape != (size,):
-            return f"has {part} images {images.shape} and labels {labels.shape}; its registration says {size}" \
+            return (
+                f"has {part} images {images.shape} and labels {labels.shape}; its registration says {size}"
                 f" images of {'x'.join(map(str, entry.fields['shape']))}"
+            )
         if images.dtype not in (np.uint8, np.uint16) or labels.dtype != np.int64:
             return f"has {part} images of {images.dtype} and labels of {labels.dtype}; use uint8 or uint16, and int64"
         if size and (images.max() > data.maximum or not 0 <= labels.min() <= labels.max() < entry.fields["classes"]):
@@ -212,8 +219,11 @@ def _useless(data: ImageData) -> str:
         missing = np.flatnonzero(np.bincount(labels, minlength=data.classes) == 0) if len(labels) else []
         if len(missing):
             shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-            return f"has no {part} images of {'class' if len(missing) == 1 else 'classes'} {shown}; every part that has images" \
+            return (
+                f"has no {part} images of {'class' if len(missing) == 1 else 'classes'} {shown}; every part that has"
+                " images"
                 " needs some of every class"
+            )
     for channel in range(data.train.images.shape[1]):
         values = data.train.images[:, channel]
         if (values[0] == values[0, 0, 0]).all() and (values == values[0, 0, 0]).all():
@@ -251,7 +261,9 @@ def _savez(file: BinaryIO, **arrays: np.ndarray) -> None:
 
 
 def _read(path: Path, entry: Entry) -> ImageData | None:
-    """The data set in a cache file; None where there is none, one that is damaged, or made from files that have changed."""
+    """The data set in a cache file; None where there is none, one that is damaged, or made from files that have
+    changed.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             splits = [Split(file[f"{part}_images"], file[f"{part}_labels"]) for part in PARTS]

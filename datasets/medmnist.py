@@ -46,7 +46,8 @@ class Medical(Published):
     rotation=True,
     task="blood cells",
     licence="CC BY 4.0",
-    citation="Yang et al., MedMNIST v2, Scientific Data, 2023; Acevedo et al., A dataset of microscopic peripheral blood cell"
+    citation="Yang et al., MedMNIST v2, Scientific Data, 2023; Acevedo et al., A dataset of microscopic peripheral"
+    " blood cell"
     " images for development of automatic recognition systems, Data in Brief, 2020",
     note="parts as published",
     package="medmnist",
@@ -71,7 +72,8 @@ def bloodmnist(root: Path, *, size: int = 28) -> ImageData:
     rotation=True,
     task="tissue",
     licence="CC BY 4.0",
-    citation="Yang et al., MedMNIST v2, Scientific Data, 2023; Kather et al., Predicting survival from colorectal cancer"
+    citation="Yang et al., MedMNIST v2, Scientific Data, 2023; Kather et al., Predicting survival from colorectal"
+    " cancer"
     " histology slides using deep learning, PLOS Medicine, 2019",
     note="parts as published; the test images are from another hospital",
     package="medmnist",

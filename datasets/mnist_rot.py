@@ -37,7 +37,8 @@ _PIXELS = 28 * 28
     rotation=True,
     task="digits",
     licence="none stated",
-    citation="Larochelle, Erhan, Courville, Bergstra, Bengio, An empirical evaluation of deep architectures on problems with"
+    citation="Larochelle, Erhan, Courville, Bergstra, Bengio, An empirical evaluation of deep architectures on"
+    " problems with"
     " many factors of variation, ICML 2007",
     note="the original files, in their order: first 10,000 for training, next 2,000 for validation",
 )

@@ -44,7 +44,8 @@ def mnist_rot_gen(root: Path) -> ImageData:
     rotation=True,
     task="garments",
     licence="MIT",
-    citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms, 2017",
+    citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning"
+    " algorithms, 2017",
     note="generated here; not comparable with figures published on Fashion-MNIST",
 )
 @downloads(FASHION_MNIST.files)

@@ -62,7 +62,8 @@ def rotate_images(images: np.ndarray, angles: np.ndarray, disc: bool = False) ->
     turned = np.empty_like(images)
     for image, out, angle in zip(images, turned, angles, strict=True):
         c, s = math.cos(angle), math.sin(angle)
-        # Where an output pixel (row, column) comes from; rows grow downwards, so this turns the image counter-clockwise.
+        # Where an output pixel (row, column) comes from; rows grow downwards, so this turns the image
+        # counter-clockwise.
         back = np.array([[c, s], [-s, c]])
         for channel in np.ndindex(image.shape[:-2]):
             plane = image[channel].astype(np.float64)

@@ -8,9 +8,9 @@ import numpy as np
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Which images a seed takes where it may take `count`: the same for all models.
 
-    The images are drawn in one random order, which `seed` alone decides. From it come the first image of each class, then
-    the second of each, and so on; a class that has no more is passed over. So the subsets of one seed are nested, and the
-    numbers of images of two classes differ by at most 1, as long as both have some left.
+    The images are drawn in one random order, which `seed` alone decides. From it come the first image of each class,
+    then the second of each, and so on; a class that has no more is passed over. So the subsets of one seed are nested,
+    and the numbers of images of two classes differ by at most 1, as long as both have some left.
 
     Args:
         labels: (n,) of the images that there are.
@@ -33,9 +33,7 @@ def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(order[np.argsort(turn, kind="stable")][:count])
 
 
-def split_stratified(
-    labels: np.ndarray, sizes: tuple[int, ...], random: np.random.RandomState
-) -> list[np.ndarray]:
+def split_stratified(labels: np.ndarray, sizes: tuple[int, ...], random: np.random.RandomState) -> list[np.ndarray]:
     """Disjoint, shuffled index sets of the given sizes whose classes are in the same proportions as in `labels`.
 
     Every part takes of each class its share, rounded down or up (largest remainders first, then smaller classes).

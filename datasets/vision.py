@@ -74,11 +74,14 @@ class Published:
         except Exception as error:  # of the many kinds that a parser raises
             if isinstance(error, UserError) or getattr(error, "errno", None):  # a full disk, …
                 raise
-            raise UserError(f"{where}: this is not {self.name} ({str(error) or type(error).__name__}); {repair}") from error
+            raise UserError(
+                f"{where}: this is not {self.name} ({str(error) or type(error).__name__}); {repair}"
+            ) from error
         digest = digest_of(array for part in found for array in (part.images, part.labels))
         if self.digest and digest != self.digest:
             raise UserError(
-                f"{where}: this is not {self.name} as published: the arrays have the digest {digest} instead of {self.digest};"
+                f"{where}: this is not {self.name} as published: the arrays have the digest {digest} instead of"
+                f" {self.digest};"
                 f" {repair}"
             )
         return found
@@ -93,7 +96,9 @@ class Published:
 
 
 class Vision(Published):
-    """A data set of `torchvision.datasets`, of the kind of MNIST (gzipped files) or of CIFAR (one archive of pickles)."""
+    """A data set of `torchvision.datasets`, of the kind of MNIST (gzipped files) or of CIFAR (one archive of
+    pickles).
+    """
 
     def _places(self) -> tuple[list[str], list[Download]]:
         kind = kind_of(self.name)
@@ -130,7 +135,9 @@ def kind_of(name: str, module: str = "torchvision.datasets") -> Any:
         importlib.import_module(package)
         return getattr(importlib.import_module(module), name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
-        raise UserError(f"{package} cannot be imported ({error}); install the release that belongs to the installed torch") from error
+        raise UserError(
+            f"{package} cannot be imported ({error}); install the release that belongs to the installed torch"
+        ) from error
 
 
 def split_of(images: Any, labels: Any) -> Split:

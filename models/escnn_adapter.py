@@ -95,7 +95,9 @@ def canonical_null_space(matrix: np.ndarray, tolerance: float = 1e-9) -> np.ndar
 
 
 def _constraints(rho_1: list[np.ndarray], rho_2: list[np.ndarray]) -> sparse.csc_matrix:
-    """The linear equations of ``X rho_1(g) = rho_2(g) X``, as escnn stacks them, without its loop of sparse products."""
+    """The linear equations of ``X rho_1(g) = rho_2(g) X``, as escnn stacks them, without its loop of sparse
+    products.
+    """
     rows = []
     for first, second in zip(rho_1, rho_2, strict=True):
         first, second = np.asarray(first), np.asarray(second)

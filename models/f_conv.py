@@ -2,9 +2,9 @@
 
 On the square [-1, 1]^2 of a filter, x and y in units of its radius, the functions are
 ``cos(v (k x + l y)) m(x, y)`` and ``sin(v (k x + l y)) m(x, y)`` with v = pi (q - 1) / q and q wave numbers in either
-direction, 0 to q - 1. Those above q / 2 are folded to k - q: so the highest is q / 2 and not q - 1, which a turned filter
-could not show on the grid. A filter is turned in closed form, by evaluating its functions at turned points. With q = k they
-span all filters of k x k pixels. The window m falls outside the disc.
+direction, 0 to q - 1. Those above q / 2 are folded to k - q: so the highest is q / 2 and not q - 1, which a turned
+filter could not show on the grid. A filter is turned in closed form, by evaluating its functions at turned points. With
+q = k they span all filters of k x k pixels. The window m falls outside the disc.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def wave_numbers(frequencies: int) -> np.ndarray:
 def fourier_functions(frames: np.ndarray, *, window: bool, kernel_size: int, frequencies: int) -> np.ndarray:
     """The different ones of the functions in each frame: (frames, r, k, k), float64; row 0 is the top, y = +1.
 
-    Of two opposite pairs of wave numbers one is left out, as its functions are those of the other but for a sign, and the
-    other counts twice: its functions are multiplied by sqrt(2). The sine of zero is left out. Then r = q^2 for odd q and
-    (q + 1)^2 - 2 for even q.
+    Of two opposite pairs of wave numbers one is left out, as its functions are those of the other but for a sign, and
+    the other counts twice: its functions are multiplied by sqrt(2). The sine of zero is left out. Then r = q^2 for odd
+    q and (q + 1)^2 - 2 for even q.
 
     Args:
         frames: orthogonal matrices (frames, 2, 2). In the frame A the function b is b(A^-1 x).
@@ -67,12 +67,13 @@ def fourier_functions(frames: np.ndarray, *, window: bool, kernel_size: int, fre
 def fourier_basis(frames: np.ndarray, *, rotations: int, kernel_size: int, frequencies: int) -> np.ndarray:
     """The functions, made orthonormal and damped, in each frame: (frames, r, k, k), float64.
 
-    They are vectors over all pixels and all elements of C_N; their principal directions are made orthonormal. Directions whose
-    energy depends on the orientation, which the grid does not resolve, are damped: by 0.04 over the relative standard
-    deviation of the energy, where that is larger. Over C4, which needs no interpolation, there are neither window nor damping.
-    Principal directions are not unique where several have the same size. So the basis is not they themselves but the sums of
-    them that lie nearest to the functions: a saved weight means the same filter on every machine, and independent weights
-    of equal variance make the same random filters. The mean square of the norms is 1, over functions and group.
+    They are vectors over all pixels and all elements of C_N; their principal directions are made orthonormal.
+    Directions whose energy depends on the orientation, which the grid does not resolve, are damped: by 0.04 over the
+    relative standard deviation of the energy, where that is larger. Over C4, which needs no interpolation, there are
+    neither window nor damping. Principal directions are not unique where several have the same size. So the basis is
+    not they themselves but the sums of them that lie nearest to the functions: a saved weight means the same filter on
+    every machine, and independent weights of equal variance make the same random filters. The mean square of the norms
+    is 1, over functions and group.
 
     Args:
         frames: orthogonal matrices (frames, 2, 2), in the group or not.
@@ -85,14 +86,16 @@ def fourier_basis(frames: np.ndarray, *, rotations: int, kernel_size: int, frequ
     """
     if kernel_size < 2 or not 1 <= frequencies <= kernel_size:
         raise UserError(
-            f"{frequencies} frequencies on {kernel_size} pixels: filters have 2 pixels or more, and 1 to as many frequencies"
+            f"{frequencies} frequencies on {kernel_size} pixels: filters have 2 pixels or more, and 1 to as many"
+            " frequencies"
         )
     functions = partial(fourier_functions, window=rotations != 4, kernel_size=kernel_size, frequencies=frequencies)
     of_group = functions(PlanarGroup(rotations).frames())
     values, vectors = np.linalg.eigh(np.einsum("gayx,gbyx->ab", of_group, of_group))
     if values[0] < _SMALLEST:
         raise UserError(
-            f"{frequencies} frequencies on {kernel_size} pixels over C{rotations}: these pixels cannot tell the functions"
+            f"{frequencies} frequencies on {kernel_size} pixels over C{rotations}: these pixels cannot tell the"
+            " functions"
             " apart; take an odd number of frequencies, or fewer"
         )
     white = vectors / np.sqrt(values)
@@ -118,8 +121,9 @@ def f_conv(
 ) -> nn.Module:
     """F-Conv over eight rotations for MNIST-rot: filters are Fourier series of `frequencies` wave numbers a direction.
 
-    As published: functions, folding, window, number of weights, layers. Ours: depth and geometry, those of P4CNN; widths; the
-    head; He initialisation; damping by the energy of a direction alone, where the authors' code also looks at its sum.
+    As published: functions, folding, window, number of weights, layers. Ours: depth and geometry, those of P4CNN;
+    widths; the head; He initialisation; damping by the energy of a direction alone, where the authors' code also looks
+    at its sum.
 
     Args:
         frequencies: q, 1 to `size`.
@@ -130,6 +134,8 @@ def f_conv(
         UserError: any of these cannot be built.
     """
     if width < 1 or size < 3 or size % 2 == 0:
-        raise UserError(f"size {size}, width {width}: these networks have filters of 3, 5, … pixels and one field at least")
+        raise UserError(
+            f"size {size}, width {width}: these networks have filters of 3, 5, … pixels and one field at least"
+        )
     basis = partial(fourier_basis, rotations=8, kernel_size=size, frequencies=frequencies)
     return mnist_rot_net(in_channels, num_classes, image_size, group="C8", basis=basis, widths=(width,) * 6)

@@ -18,16 +18,16 @@ from .groups import PlanarGroup
 from .pdo.fields import FibreBatchNorm, GroupPool
 from .pdo.layers import PDOConv
 
-#: Frames, orthogonal matrices (m, 2, 2), to the functions in each of them at the pixels of a filter, (m, r, k, k): row 0
-#: is the top, y = +k // 2. In the frame A the function b is b(A^-1 x).
+#: Frames, orthogonal matrices (m, 2, 2), to the functions in each of them at the pixels of a filter, (m, r, k, k): row
+#: 0 is the top, y = +k // 2. In the frame A the function b is b(A^-1 x).
 Basis = Callable[[np.ndarray], np.ndarray]
 
 
 class BasisConv(PDOConv):
     """A convolution from images (`lifting`) or regular fields to regular fields, with the filters of a basis.
 
-    It is a `PDOConv` in all but where its basis comes from. He initialisation: filters have the variance 2 / fan-in where
-    the functions have norm 1 on the mean of the group.
+    It is a `PDOConv` in all but where its basis comes from. He initialisation: filters have the variance 2 / fan-in
+    where the functions have norm 1 on the mean of the group.
 
     Args:
         in_fields: channels of an image for a lifting layer, else fields of the input.
@@ -88,9 +88,9 @@ def mnist_rot_net(
 ) -> nn.Sequential:
     """A network of `BasisConv` layers whose logits no grid symmetry of the group changes, at even sizes.
 
-    The geometry of P4CNN: 28 -> 26 -> 24 -> pool 12 -> 10 -> 8 -> 6 -> 4 with six layers, each padded so that it eats one
-    pixel a side. Layers are convolution, batch normalisation by field, ReLU; 2x2 maximum after the second. Then maximum
-    over the group, mean over space, linear layer.
+    The geometry of P4CNN: 28 -> 26 -> 24 -> pool 12 -> 10 -> 8 -> 6 -> 4 with six layers, each padded so that it eats
+    one pixel a side. Layers are convolution, batch normalisation by field, ReLU; 2x2 maximum after the second. Then
+    maximum over the group, mean over space, linear layer.
 
     Args:
         group, basis: as `BasisConv`; filters of 3 pixels or more.
@@ -100,13 +100,17 @@ def mnist_rot_net(
         UserError: the image is too small.
     """
     if image_size < 4 * len(widths) - 2:
-        raise UserError(f"image_size={image_size}: {len(widths)} layers of this network need {4 * len(widths) - 2} or more")
+        raise UserError(
+            f"image_size={image_size}: {len(widths)} layers of this network need {4 * len(widths) - 2} or more"
+        )
     layers: list[nn.Module] = []
     for index, width in enumerate(widths):
         before = widths[index - 1] if index else in_channels
         conv = BasisConv(before, width, group=group, basis=basis, lifting=index == 0)
         conv.padding -= 1
         # The maximum commutes with ReLU, and a quarter of the pixels is left for it.
-        layers += [conv, FibreBatchNorm(width, group=group)] + [nn.MaxPool2d(2)] * (index == 1) + [nn.ReLU(inplace=True)]
+        layers += (
+            [conv, FibreBatchNorm(width, group=group)] + [nn.MaxPool2d(2)] * (index == 1) + [nn.ReLU(inplace=True)]
+        )
     head = [GroupPool(group, "max"), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes)]
     return nn.Sequential(*layers, *head)

@@ -25,16 +25,12 @@ _P6M_26 = {"group": "p6m", "depth": 26, "widths": (5, 10, 18)}
 
 
 def _mnist_paper(in_channels: int, num_classes: int, image_size: int, width: int, stencil: str) -> nn.Module:
-    trunk = MnistTrunk(
-        in_channels, image_size, group="p8", stencil=stencil, widths=(width,) * 6, dropout=0.2, bn=TF_BN
-    )
+    trunk = MnistTrunk(in_channels, image_size, group="p8", stencil=stencil, widths=(width,) * 6, dropout=0.2, bn=TF_BN)
     return nn.Sequential(trunk, OrdinaryHead(8 * width, num_classes, trunk.out_size))
 
 
 def _resnet_paper(in_channels: int, num_classes: int, **shape: object) -> nn.Module:
-    return PDOResNet(
-        in_channels, num_classes, stencil="fd", offset=PAPER_OFFSET, corrected=False, bn=TF_BN, **shape
-    )
+    return PDOResNet(in_channels, num_classes, stencil="fd", offset=PAPER_OFFSET, corrected=False, bn=TF_BN, **shape)
 
 
 def _resnet(in_channels: int, num_classes: int, offset: float, **shape: object) -> nn.Module:

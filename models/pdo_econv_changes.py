@@ -33,7 +33,8 @@ _WIDTH, _HIDDEN = 7, 116
         "pdo-econv-p8-paper-eps-5": {
             "args": {"stencil": "fd", "head": "conv", "dropout": 20, "eps": 5, "turn": 8},
             "params": {"1x28x28->10": 26_747},
-            "note": "the published network, batch normalisation with 1e-5 instead of 1e-3; its head is not rotation-invariant",
+            "note": "the published network, batch normalisation with 1e-5 instead of 1e-3; its head is not"
+            " rotation-invariant",
         },
         "pdo-econv-p8-w7-pooled": {
             "args": {"stencil": "fd", "head": "pool", "dropout": 20, "eps": 3, "turn": 8},
@@ -75,7 +76,8 @@ def mnist_p8_changes(
     """
     if stencil not in ("fd", "gauss") or head not in ("conv", "pool") or not 0 <= dropout < 100:
         raise UserError(
-            f"stencil {stencil!r}, head {head!r}, dropout {dropout}: the stencil is fd or gauss, the head conv or pool, and the"
+            f"stencil {stencil!r}, head {head!r}, dropout {dropout}: the stencil is fd or gauss, the head conv or"
+            " pool, and the"
             " dropout 0 to 99 percent"
         )
     trunk = MnistTrunk(

@@ -13,10 +13,10 @@ from torch import nn
 class RandomEvaluation(nn.Module):
     """A network that is random in evaluation, as it is scored: the mean of its logits over some passes.
 
-    So Augerino (arXiv:2010.11882) averages its logits over random transformations. Each pass in evaluation draws the same
-    random numbers again, from the seed that the network was built with, which its state dictionary keeps: evaluation is
-    one function of the images, for scores, equivariance errors and replays alike, and leaves torch's generators as they
-    were. In training it is the network, one pass a step.
+    So Augerino (arXiv:2010.11882) averages its logits over random transformations. Each pass in evaluation draws the
+    same random numbers again, from the seed that the network was built with, which its state dictionary keeps:
+    evaluation is one function of the images, for scores, equivariance errors and replays alike, and leaves torch's
+    generators as they were. In training it is the network, one pass a step.
 
     Args:
         samples: passes that are averaged, as ``evaluation="random:<samples>"`` registers them.

@@ -1,10 +1,10 @@
 """Relaxed group convolution of Wang, Walters & Yu (ICML 2022, arXiv:2201.11969), in the layers of `g_conv`.
 
-A group convolution turns one filter bank by every element g of the group. A relaxed one has L banks psi_l and mixes them
-by weights that depend on the element: the filter for output element g is ``sum_l w_l(g) (g psi_l)``. The paper's formula,
-as others restate it, has w_l(h) at the input element; the authors' code has w_l(g), and so has this file. The layer is
-equivariant exactly when no w_l depends on g. It begins so; training may move it away from the symmetry where the data
-ask for it.
+A group convolution turns one filter bank by every element g of the group. A relaxed one has L banks psi_l and mixes
+them by weights that depend on the element: the filter for output element g is ``sum_l w_l(g) (g psi_l)``. The paper's
+formula, as others restate it, has w_l(h) at the input element; the authors' code has w_l(g), and so has this file. The
+layer is equivariant exactly when no w_l depends on g. It begins so; training may move it away from the symmetry where
+the data ask for it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .g_conv import GroupConv2d
 class RelaxedGroupConv2d(GroupConv2d):
     """A group convolution with L filter banks, mixed by weights that depend on the output element.
 
-    All mixing weights begin at ``L ** -0.5``: the layer begins exactly equivariant, and its filters with the variance of
-    those of a `GroupConv2d`.
+    All mixing weights begin at ``L ** -0.5``: the layer begins exactly equivariant, and its filters with the variance
+    of those of a `GroupConv2d`.
 
     Args:
         in_fields, out_fields, kernel_size: as `GroupConv2d`.
@@ -32,8 +32,8 @@ class RelaxedGroupConv2d(GroupConv2d):
         options: all other arguments of `GroupConv2d`.
 
     Shapes:
-        (B, in_fields * |H|, H, W) -> (B, out_fields * |G|, H', W'). Weight: (L * out_fields, in_fields * |H|, k, k), bank
-        by bank. Mixing weights: (|G|, L), shared by all fields.
+        (B, in_fields * |H|, H, W) -> (B, out_fields * |G|, H', W'). Weight: (L * out_fields, in_fields * |H|, k, k),
+        bank by bank. Mixing weights: (|G|, L), shared by all fields.
 
     Raises:
         ValueError: there is no bank, or the group is unknown.
@@ -66,7 +66,9 @@ class RelaxedGroupConv2d(GroupConv2d):
 
 
 def relaxed(network: nn.Module, banks: int) -> nn.Module:
-    """The same network, changed in place, with a relaxed layer of `banks` new banks for each of its group convolutions."""
+    """The same network, changed in place, with a relaxed layer of `banks` new banks for each of its group
+    convolutions.
+    """
     for module in list(network.modules()):
         for name, layer in module.named_children():
             if type(layer) is GroupConv2d:
@@ -89,13 +91,15 @@ def relaxed(network: nn.Module, banks: int) -> nn.Module:
 def relaxed_p4cnn(in_channels: int, num_classes: int, image_size: int, *, width: int, banks: int) -> nn.Module:
     """P4CNN for MNIST-rot with relaxed group convolutions: `banks` filter banks a layer, mixed by element of the group.
 
-    The paper has no network for classification: depth and geometry are those of P4CNN, the width is ours. The classifier
-    is relaxed as well. With one bank and mixing weights of 1, where it begins, it is P4CNN. Left out: the penalty on
-    differences of mixing weights, which later work adds to the loss.
+    The paper has no network for classification: depth and geometry are those of P4CNN, the width is ours. The
+    classifier is relaxed as well. With one bank and mixing weights of 1, where it begins, it is P4CNN. Left out: the
+    penalty on differences of mixing weights, which later work adds to the loss.
 
     Raises:
         UserError: there is no bank.
     """
     if banks < 1 or width < 1:
-        raise UserError(f"relaxed-p4cnn-w{width}-l{banks}: it has at least one field a layer (w1) and one filter bank (l1)")
+        raise UserError(
+            f"relaxed-p4cnn-w{width}-l{banks}: it has at least one field a layer (w1) and one filter bank (l1)"
+        )
     return relaxed(MnistRotNet(in_channels, num_classes, image_size, group="C4", width=width), banks)

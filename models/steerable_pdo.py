@@ -7,8 +7,8 @@ where the operators of PDO-eConv, order up to 2 in each direction, are not. Each
 * ``fd``: finite differences, outer products of the 1-D stencils that are exact up to degree k - 1;
 * ``rbf``: RBF-FD, the derivative of the interpolation by Gaussians exp(-r^2), r in pixels, and by all polynomials up to
   the order of the operator; exact on these polynomials;
-* ``gauss``: the derivative of a Gaussian, sampled. Its standard deviation is s^2 / sqrt(2) pixels with the s of the authors'
-  settings, 1 for 3x3 and 1.3 for 5x5: their library takes s for another quantity than its documentation says.
+* ``gauss``: the derivative of a Gaussian, sampled. Its standard deviation is s^2 / sqrt(2) pixels with the s of the
+  authors' settings, 1 for 3x3 and 1.3 for 5x5: their library takes s for another quantity than its documentation says.
 
 Each operator is then divided by the norm of its stencil, root mean square over the group.
 """
@@ -74,7 +74,9 @@ def stencil(discretisation: str, i: int, j: int, kernel_size: int) -> np.ndarray
     if discretisation == "gauss" and kernel_size not in SIGMAS:
         raise UserError(f"kernel_size={kernel_size}: Gaussian derivatives are known for 3 and 5 pixels")
     if kernel_size % 2 == 0 or kernel_size <= i + j:
-        raise UserError(f"kernel_size={kernel_size}: operators of order {i + j} need an odd stencil wider than their order")
+        raise UserError(
+            f"kernel_size={kernel_size}: operators of order {i + j} need an odd stencil wider than their order"
+        )
     offsets = np.arange(kernel_size, dtype=np.float64) - kernel_size // 2
     if discretisation == "rbf":
         weights = _rbf(i, j, offsets) if i >= j else _rbf(j, i, offsets).T
@@ -159,9 +161,9 @@ def steerable_pdo(
 ) -> nn.Module:
     """Steerable PDOs on regular fields of C8 for MNIST-rot: all differential operators of total order up to `order`.
 
-    As published: the operators between regular fields, their discretisations, norms by operator, stencils of 3x3 up to order
-    2 and of 5x5 above. Ours: depth and geometry, those of P4CNN; widths; the head; He initialisation; all frequencies,
-    where the experiments of the paper drop aliased ones (`maximum_offset` 0).
+    As published: the operators between regular fields, their discretisations, norms by operator, stencils of 3x3 up to
+    order 2 and of 5x5 above. Ours: depth and geometry, those of P4CNN; widths; the head; He initialisation; all
+    frequencies, where the experiments of the paper drop aliased ones (`maximum_offset` 0).
 
     Args:
         order: highest total order, 0 to 4.
@@ -175,6 +177,4 @@ def steerable_pdo(
     if width < 1 or size < 3:
         raise UserError(f"size {size}, width {width}: these networks have stencils of 3 pixels and one field at least")
     basis = partial(operator_basis, rotations=8, order=order, discretisation=discretisation, kernel_size=size)
-    return mnist_rot_net(
-        in_channels, num_classes, image_size, group="C8", basis=basis, widths=widths or (width,) * 6
-    )
+    return mnist_rot_net(in_channels, num_classes, image_size, group="C8", basis=basis, widths=widths or (width,) * 6)

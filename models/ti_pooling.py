@@ -1,8 +1,8 @@
 """TI-pooling of Laptev, Savinov, Buhmann & Pollefeys (CVPR 2016, arXiv:1604.06318), around any network.
 
 The features of every turned copy of the image, from one network, are pooled by their maximum, number by number, before
-the classifier: ``g_k(x) = max_phi f_k(phi(x))``. Over a group of turns the pooled features are exactly invariant, whatever
-the network is, since a turned image has the same copies in another order.
+the classifier: ``g_k(x) = max_phi f_k(phi(x))``. Over a group of turns the pooled features are exactly invariant,
+whatever the network is, since a turned image has the same copies in another order.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class TIPooling(FrameAverage):
     """A network whose last layer with weights sees the maximum of its input over turned copies of the image.
 
     That layer is the classifier, a linear layer or a convolution. Where it takes maps, their pixels are pooled each by
-    itself. All copies are one batch, so that batch normalisation sees them together. The maximum sends its gradient to the
-    copy that has it; copies that tie share it.
+    itself. All copies are one batch, so that batch normalisation sees them together. The maximum sends its gradient to
+    the copy that has it; copies that tie share it.
 
     Args:
         model: (B, C, n, n) -> (B, classes); its last layer with weights is called once a pass, and last.
@@ -35,8 +35,8 @@ class TIPooling(FrameAverage):
         (B, C, n, n) -> (B, classes).
 
     Raises:
-        UserError: no layer has weights; or, in the first forward pass, the layer that was registered last is not the one
-            that is called last, once.
+        UserError: no layer has weights; or, in the first forward pass, the layer that was registered last is not the
+            one that is called last, once.
         ValueError: unknown group; or, in the forward pass, an image that is not square.
     """
 
@@ -46,7 +46,9 @@ class TIPooling(FrameAverage):
         super().__init__(model, group)
         layers = [(name, m) for name, m in model.named_modules() if isinstance(m, _WEIGHTED)]
         if not layers:
-            raise UserError("TI-pooling: the model has no linear or convolutional layer, so no classifier to pool before")
+            raise UserError(
+                "TI-pooling: the model has no linear or convolutional layer, so no classifier to pool before"
+            )
         self._name, classifier = layers[-1]
         self._copies = 0  # of each image in the batch; 0 outside a forward pass of this wrapper
         self._seen = False  # whether a pass has shown that the classifier is called last
@@ -93,7 +95,8 @@ class TIPooling(FrameAverage):
             raise failed
         if wrong or len(out) > len(x):  # copies that met the pooled ones by broadcasting; a wrapper around leaves fewer
             raise UserError(
-                f"TI-pooling: {self._name!r}, the layer with weights that is registered last, must be called last, once, and"
+                f"TI-pooling: {self._name!r}, the layer with weights that is registered last, must be called last,"
+                " once, and"
                 f" alone make the logits; the calls end with {', '.join(map(repr, called[-2:])) or 'none'}"
             ) from failed
         self._seen = True

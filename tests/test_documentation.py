@@ -9,7 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FAQ = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
 #: The fixed parts of messages that stand as titles; names and numbers are left out with "…".
-QUOTED = [part.strip() for title in re.findall(r"^### (.*)$", FAQ, re.M) for code in re.findall(r"`([^`]+)`", title) for part in code.split("…")]
+QUOTED = [
+    part.strip()
+    for title in re.findall(r"^### (.*)$", FAQ, re.M)
+    for code in re.findall(r"`([^`]+)`", title)
+    for part in code.split("…")
+]
 
 
 def texts() -> str:
@@ -34,6 +39,8 @@ def test_the_faq_quotes_messages_as_they_are(part: str, program: str) -> None:
 
 def test_the_menu_leads_to_every_page() -> None:
     menu = re.findall(r": ([a-z0-9_/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
-    pages = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md") if "examples" not in p.parts}
+    pages = {
+        p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md") if "examples" not in p.parts
+    }
     assert len(menu) == len(set(menu)) and pages <= set(menu)
     assert set(menu) - pages == {"index.md", "contributing.md", "changelog.md"}, "pages of the repository's root"

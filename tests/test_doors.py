@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "runs", ".*", "tests", "docs")
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "runs", ".*", "tests", "docs"
+)
 
 NETS = '''
 from equibench import register_model, register_wrapper
@@ -175,7 +177,8 @@ def test_what_is_installed_beside_us_changes_nothing_of_ours(site: Path) -> None
 
 def test_its_model_wrapper_and_data_set_run_and_a_late_failure_is_a_row(site: Path, tmp_path: Path) -> None:
     done = equibench(
-        tmp_path, site, "run", "--dataset", "stranger-bars", "--models", "stranger-net+twice,late-net", "--budget", "smoke",
+        tmp_path, site, "run", "--dataset", "stranger-bars", "--models", "stranger-net+twice,late-net", "--budget",
+        "smoke",
         "--seeds", "1", "--device", "cpu", "--jobs", "1", "--quiet",
     )  # fmt: skip
     rows = {line.split()[0]: line for line in done.stdout.splitlines()}

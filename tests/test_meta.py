@@ -79,7 +79,10 @@ def test_everything_has_a_test_of_its_own_file(room: str) -> None:
 def test_every_model_is_among_those_that_are_checked_whole() -> None:
     """By the tests' own lists, so that none is left out by a filter."""
     module = module_of(TESTS / "models" / "test_every_model.py")
-    small, large = listed(module.test_a_small_model_passes_the_whole_check), listed(module.test_another_model_passes_the_whole_check)
+    small, large = (
+        listed(module.test_a_small_model_passes_the_whole_check),
+        listed(module.test_another_model_passes_the_whole_check),
+    )
     assert small | large == {e.name for e in MODELS.match() if not e.is_template} and not small & large
     # Of a family, published members are among these, or one that is named for it.
     families = {e.name: e.function for e in MODELS.match() if e.is_template}

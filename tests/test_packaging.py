@@ -39,7 +39,12 @@ def test_the_wheel_installs_only_equibench(wheel: Path) -> None:
 def test_the_wheel_carries_what_runs_need(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     needed = ["py.typed", "bench/spec/budgets.toml", "bench/spec/recipes.toml", "bench/spec/suites/quickstart.toml"]
-    needed += ["bench/spec/suites/smoke.toml", "leaderboards/reported.csv", "models/pdo/stencils.py", "bench/runner/local.py"]
+    needed += [
+        "bench/spec/suites/smoke.toml",
+        "leaderboards/reported.csv",
+        "models/pdo/stencils.py",
+        "bench/runner/local.py",
+    ]
     assert [n for n in needed if f"equibench/{n}" not in names] == []
     # Every module of the source is in the wheel: a new package that pyproject.toml does not list is not forgotten.
     modules = [p for f in ("bench", "models", "datasets") for p in (ROOT / f).rglob("*.py")]

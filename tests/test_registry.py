@@ -172,9 +172,14 @@ def test_the_sizes_of_images_that_a_model_is_for_are_words(tmp_path: Path) -> No
     assert data_hash(whole) != data_hash(replace(whole, fields=declared | {"sizes": (11, 5, 5)}))
 
 
-@pytest.mark.parametrize("sizes", ["'odd'", "'1k'", "'k'", "28", "[]", "['28']", "[0]", "'0+'", "'+28'", "(28.0,)", "'4k+1'", "True"])
+@pytest.mark.parametrize(
+    "sizes", ["'odd'", "'1k'", "'k'", "28", "[]", "['28']", "[0]", "'0+'", "'+28'", "(28.0,)", "'4k+1'", "True"]
+)
 def test_sizes_that_are_none(tmp_path: Path, sizes: str) -> None:
-    with pytest.raises(UserError, match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples as '4k', so many or more as '28\+', or a list"):
+    with pytest.raises(
+        UserError,
+        match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples as '4k', so many or more as '28\+', or a list",
+    ):
         registry_with(write(tmp_path, GOOD.replace('source="arXiv', f'sizes={sizes}, source="arXiv'))).entries()
 
 
@@ -184,12 +189,16 @@ class Silent(SyntaxError):
 
 
 @pytest.mark.parametrize("error", [Silent(), RecursionError(), MemoryError()])
-def test_an_error_without_a_text_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_error_without_a_text_is_named_by_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(*args: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(scan.ast, "parse", fail)
-    with pytest.raises(UserError, match=rf"mine.py: this is not a Python file that can be read: {type(error).__name__}$"):
+    with pytest.raises(
+        UserError, match=rf"mine.py: this is not a Python file that can be read: {type(error).__name__}$"
+    ):
         list(scan_file(write(tmp_path, GOOD), "model", "mine"))
 
 
@@ -225,7 +234,10 @@ def test_a_data_set_may_have_further_ones_of_the_same_function(tmp_path: Path) -
 
 def test_a_package_that_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
     entry = sets_with(write(tmp_path, SETS)).find("squares-64").entry
-    assert entry.missing == "needs the package nothing_of_this_name, which is not installed: pip install nothing_of_this_name"
+    assert (
+        entry.missing
+        == "needs the package nothing_of_this_name, which is not installed: pip install nothing_of_this_name"
+    )
     assert replace(entry, fields=entry.fields | {"package": "numpy"}).missing == ""
     ours = replace(entry, origin="equibench")
     assert "uv run --extra nothing_of_this_name, or pip install" in ours.missing
@@ -238,7 +250,11 @@ def test_a_package_that_is_missing_is_said_with_what_to_install(tmp_path: Path) 
         ('"squares-64": ', '"squares-{size}": ', "the name of a data set has no fields; list its versions as members"),
         ('"nothing_of_this_name"', '"no name"', "package='no name' must be the name that a package is imported under"),
         ('"shape": (1, 64, 64)', '"shape": (64, 64)', r"shape=\(64, 64\) must be three whole numbers"),
-        ('"shape": (1, 64, 64)', '"shapes": (1, 64, 64)', "register_dataset has no argument 'shapes'; did you mean 'shape'"),
+        (
+            '"shape": (1, 64, 64)',
+            '"shapes": (1, 64, 64)',
+            "register_dataset has no argument 'shapes'; did you mean 'shape'",
+        ),
         ('members={"squares-64": {', 'members={"squares-64": 64, "b": {', "must be a dictionary of dictionaries"),
     ],
 )

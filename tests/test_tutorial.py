@@ -85,7 +85,19 @@ def test_check_show_and_publish(tmp_path: Path) -> None:
     assert "acceptable" in equibench(the("check")[0], tmp_path, "--budget", "e0.1").stdout
     card = equibench(the("show")[0], tmp_path).stdout
     assert "3 × RingConv" in card and "D4 at 28 pixels: exact" in card and "D4 at 29 pixels: not exact" in card
-    equibench(the("run")[0], tmp_path, "--budget", "e0.1", "--seeds", "1", "--device", "cpu", "--quiet", "--models", "ring-net")
+    equibench(
+        the("run")[0],
+        tmp_path,
+        "--budget",
+        "e0.1",
+        "--seeds",
+        "1",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--models",
+        "ring-net",
+    )
     equibench(the("publish")[0], tmp_path)
     assert "ring-net" in (tmp_path / "site" / "tables" / "digits-rot-e0.1-common-v2.md").read_text()
 

@@ -1,7 +1,7 @@
 """Several boards side by side: differences to one reference, improvability and rank sets, and no test over boards.
 
-What a board says of a model is taken as the board itself shows it. Means over boards are of models that have a result on
-every board, so that no mean depends on who is missing where; the others are named with what they lack.
+What a board says of a model is taken as the board itself shows it. Means over boards are of models that have a result
+on every board, so that no mean depends on who is missing where; the others are named with what they lack.
 """
 
 from __future__ import annotations
@@ -92,11 +92,15 @@ def side_of(board: Board, against: str = "") -> Side:
             entries[model] = Entry(missing=_why_no_result(board, model))
             continue
         c, accuracy = compared.get(model), fmean(sample.values.values())
-        entry = Entry(accuracy, rank=board.ranks.get(model), remarks=_remarks(board, model), stale=_is_stale(board, model))
+        entry = Entry(
+            accuracy, rank=board.ranks.get(model), remarks=_remarks(board, model), stale=_is_stale(board, model)
+        )
         if model == reference:
             entries[model] = replace(entry, difference=0.0)
         elif c is None:
-            entries[model] = replace(entry, missing=f"no seed in common with {reference}" if reference else "no reference")
+            entries[model] = replace(
+                entry, missing=f"no seed in common with {reference}" if reference else "no reference"
+            )
         else:
             entries[model] = replace(entry, difference=c.difference, interval=c.interval, by_image=c.by_image)
     fit = "trained on train+val" if spec.fit == "train+val" else ""
@@ -146,8 +150,8 @@ class Across:
     def improvability(self, model: str, side: Side | None = None) -> float:
         """How much of a model's error the best of `models` avoids, in %: 1 - error of the best / error of the model.
 
-        0 for the best itself, also where its error is 0; then it is 100 for every other (Erickson et al. 2025, TabArena,
-        arXiv:2506.16791).
+        0 for the best itself, also where its error is 0; then it is 100 for every other (Erickson et al. 2025,
+        TabArena, arXiv:2506.16791).
 
         Args:
             side: a board; the mean over all boards without.
@@ -194,7 +198,8 @@ def sum_up(boards: Iterable[Side]) -> Across:
     if len(protocols) > 1:
         numbers = " and ".join(map(str, protocols))
         raise UserError(
-            f"boards of protocols {numbers} cannot be summed up, because their figures are defined otherwise; ask for those"
+            f"boards of protocols {numbers} cannot be summed up, because their figures are defined otherwise; ask for"
+            " those"
             f" of one, as '*-v{protocols[-1]}'"
         )
     names = _listed(side.name for side in sides)
@@ -205,14 +210,16 @@ def sum_up(boards: Iterable[Side]) -> Across:
     if len(references) > 1 or None in references:
         named = _listed(f"{side.name}: {side.reference or 'none'}" for side in sides)
         raise UserError(
-            f"these boards have no common reference ({named}); equibench leaderboard --across PATTERN --against MODEL chooses"
+            f"these boards have no common reference ({named}); equibench leaderboard --across PATTERN --against MODEL"
+            " chooses"
             f" one; all of them have {_listed(sorted(shared))}"
         )
     reference = sides[0].reference or ""
     complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]
     if not set(complete) - {reference}:
         raise UserError(
-            f"boards that share no model cannot be summed up: no model but the reference {reference} has a difference to"
+            f"boards that share no model cannot be summed up: no model but the reference {reference} has a"
+            " difference to"
             f" it on all of {names}"
         )
     every = sorted({m for side in sides for m in side.entries} - set(complete))

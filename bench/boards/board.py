@@ -104,7 +104,11 @@ class Board:
         diverged = sum(r.status == "diverged" for r in records)
         collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
         void = f"{diverged} of {some(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
-        void = f"the logits of {collapsed} of {some(len(records), 'run')} hardly depend on the image" if collapsed else void
+        void = (
+            f"the logits of {collapsed} of {some(len(records), 'run')} hardly depend on the image"
+            if collapsed
+            else void
+        )
         return Sample(
             {seed: r.test_acc_pct for seed, r in results.items()}, min(r.test_images for r in results.values()), right,
             next(iter(sets)) if right else "", void,
@@ -146,7 +150,9 @@ class Board:
 
     @cached_property
     def reference(self) -> str | None:
-        """The model that the others are compared with, if it has a result: as asked, else what most runs' suites say."""
+        """The model that the others are compared with, if it has a result: as asked, else what most runs' suites
+        say.
+        """
         if self.asked_reference in self.values:
             return self.asked_reference
         named = Counter(r.context.reference_model for r, _ in self.chosen)
@@ -198,7 +204,8 @@ class Board:
         None where no common seed has outcomes of the same images for both.
         """
         own, his = (
-            {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes} for m in (model, other)
+            {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes}
+            for m in (model, other)
         )
         pairs = [(own[s], his[s]) for s in sorted(own.keys() & his.keys())]
         return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
@@ -224,7 +231,12 @@ def _is_measured(record: RunRecord) -> bool:
 
 
 #: What the runs of a row must agree in; training FLOPs may differ where layers are dropped at random.
-_SAME = {"parameters": "parameters", "frozen": "frozen numbers", "buffers": "buffers", "flops_per_image": "FLOPs an image"}
+_SAME = {
+    "parameters": "parameters",
+    "frozen": "frozen numbers",
+    "buffers": "buffers",
+    "flops_per_image": "FLOPs an image",
+}
 
 
 def _how_they_differ(model: str, sizes: list[Size]) -> str:
@@ -278,7 +290,9 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
 
 
 def _read_outcomes(root: Path, board: Board) -> None:
-    """Add the outcomes of the runs whose figures are shown; those that are missing are, those that are wrong refused."""
+    """Add the outcomes of the runs whose figures are shown; those that are missing are, those that are wrong
+    refused.
+    """
     for record in (r for own in board.counted.values() for r in own if _is_measured(r)):
         path = outcomes_path(root, record)
         if path is None or not path.exists():
@@ -316,7 +330,9 @@ def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[R
 
 
 def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str]:
-    """The first finished attempt that is current; else the first of the newest program (stale); else the last failure."""
+    """The first finished attempt that is current; else the first of the newest program (stale); else the last
+    failure.
+    """
     finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
     if not finished:
         return attempts[-1], staleness(attempts[-1])

@@ -1,7 +1,7 @@
 """Whether what a model was registered with is what its runs measured.
 
-A claim is a group under which the logits are exactly invariant, so it is one that moves pixels onto pixels (`CLAIMS`). Every
-run measures its claim under exactly its elements, before and after training.
+A claim is a group under which the logits are exactly invariant, so it is one that moves pixels onto pixels (`CLAIMS`).
+Every run measures its claim under exactly its elements, before and after training.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float 
 def claim_columns(records: Iterable[RunRecord], claim: str) -> dict[str, Any]:
     """Columns of a board: what these runs say of a claim.
 
-    ``claim`` is the claim as every output shows it. It has words beside it where it is not simply true: ``broken`` where an error is none of rounding, the part of it
-    that can be checked where some elements move pixels off the grid, ``not measured`` where no run measured it.
+    ``claim`` is the claim as every output shows it. It has words beside it where it is not simply true: ``broken``
+    where an error is none of rounding, the part of it that can be checked where some elements move pixels off the grid,
+    ``not measured`` where no run measured it.
 
     Returns:
-        ``claim``; ``eq_claimed_init`` and ``eq_claimed``, means over the runs; ``eq_claimed_worst``, the largest of all.
+        ``claim``; ``eq_claimed_init`` and ``eq_claimed``, means over the runs; ``eq_claimed_worst``, the largest of
+        all.
     """
     measured = [r for r in records if r.results is not None]
     errors = [claim_errors_of(r, claim) for r in measured]
@@ -76,14 +78,16 @@ def is_broken(row: dict[str, Any]) -> bool:
 def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
     """A sentence on each row whose claim its runs contradict, and on each that claims more than can be true."""
     notes = [
-        f"{row['model']} claims to be invariant under {row['invariant']}, which its runs contradict: its logits change by"
+        f"{row['model']} claims to be invariant under {row['invariant']}, which its runs contradict: its logits"
+        " change by"
         f" {row['eq_claimed_worst']:.2g} of the distance between those of two images"
         for row in rows
         if is_broken(row)
     ]
     off = [row for row in rows if exact_part(row["invariant"]) != row["invariant"]]
     return notes + [
-        f"{row['model']} claims {row['invariant']}, some elements of which move pixels off the grid: no logits are exactly"
+        f"{row['model']} claims {row['invariant']}, some elements of which move pixels off the grid: no logits are"
+        " exactly"
         f" invariant under them, and its runs are measured under {exact_part(row['invariant'])}"
         for row in off
     ]

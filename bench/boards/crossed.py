@@ -6,8 +6,8 @@ of Variance, chapter 7; Searle, Casella and McCulloch 1992, Variance Components)
 
     y_ij = μ + seed_i + image_j + rest_ij
 
-with the mean squares MS_seeds = m · var(seed means), MS_images = n · var(image means) and MS_rest, whose expectations are
-σ²_rest + m σ²_seed, σ²_rest + n σ²_image and σ²_rest. The variance of the grand mean is the expectation of
+with the mean squares MS_seeds = m · var(seed means), MS_images = n · var(image means) and MS_rest, whose expectations
+are σ²_rest + m σ²_seed, σ²_rest + n σ²_image and σ²_rest. The variance of the grand mean is the expectation of
 (MS_seeds + MS_images - MS_rest) / (n m).
 
 All figures here are in percent points.
@@ -57,8 +57,8 @@ class Spread:
 def rounding(images: int) -> float:
     """MS_seeds of means that differ by less than a step of 1/m: m · step² / 12 (Sheppard 1898).
 
-    An accuracy over m images moves in steps. Seeds whose accuracies, or differences, are all equal differ by less than a
-    step; that is no proof that they do not differ at all.
+    An accuracy over m images moves in steps. Seeds whose accuracies, or differences, are all equal differ by less than
+    a step; that is no proof that they do not differ at all.
     """
     return _POINTS**2 / (12 * images)
 
@@ -185,7 +185,9 @@ def p_values(differences: np.ndarray, spread: Spread) -> np.ndarray:
         z = -ndtri(tail)
         excess = t**2 * a + z**2 * b - wanted
         low, high = np.where(excess < 0, t, low), np.where(excess < 0, high, t)
-        slope = 2 * t * a + 2 * z * b * _density(t, freedom) / np.maximum(np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi), 1e-300)
+        slope = 2 * t * a + 2 * z * b * _density(t, freedom) / np.maximum(
+            np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi), 1e-300
+        )
         step = t - excess / np.maximum(slope, 1e-300)
         t = np.where((step >= low) & (step <= high), step, (low + high) / 2)
         if np.all((np.abs(excess) <= 1e-11 * wanted) | (high - low <= 1e-13 * high)):

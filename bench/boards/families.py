@@ -180,7 +180,8 @@ class BoardFamily:
         return [("", self.points)]
 
     def slope(self, model: str, what: str, points: Sequence[Point]) -> Slope | None:
-        """The slope of a model's error against what was spent; None where that is the same at all points, but for chance.
+        """The slope of a model's error against what was spent; None where that is the same at all points, but for
+        chance.
 
         Seeds that have a result at all of the measured points count.
         """
@@ -232,11 +233,12 @@ def _board_of(suite: Suite, root: Path, boards: Sequence[str]) -> str | None:
     start = own.rpartition("-v")[0] + "-"
     fits = [n for n in boards if n.startswith(start) and n.endswith(f"-v{PROTOCOL}") and _is_of(suite, root, n)]
     if len(fits) > 1:
-        raise UserError(f"suite {suite.name!r} was measured on several kinds of device: {', '.join(fits)}; show them one by one")
+        raise UserError(
+            f"suite {suite.name!r} was measured on several kinds of device: {', '.join(fits)}; show them one by one"
+        )
     return fits[0] if fits else None
 
 
 def _is_of(suite: Suite, root: Path, board: str) -> bool:
     spec = next((r.spec for r in read_board(root, board)[0]), None)
     return spec is not None and board == suite.board(spec.hardware_key)
-

@@ -20,13 +20,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: What was spent, and how plots and columns call it.
-SPENT = {"images": "training images", "examples": "training examples", "flops": "FLOPs of training", "seconds": "device-seconds"}
+SPENT = {
+    "images": "training images",
+    "examples": "training examples",
+    "flops": "FLOPs of training",
+    "seconds": "device-seconds",
+}
 #: How a cell is marked where a format has no bold type.
 MARK = " *"
 
 
 def cell(point: Point, model: str) -> str:
-    """The accuracy of a model at a point: mean ± interval, each seed's value below 3 seeds, or what became of its runs."""
+    """The accuracy of a model at a point: mean ± interval, each seed's value below 3 seeds, or what became of its
+    runs.
+    """
     row = point.rows.get(model)
     if row is None:
         return ""
@@ -86,7 +93,8 @@ def notes(family: BoardFamily, mark: str) -> list[str]:
     samples = [s for p in family.measured for m in family.models if (s := p.sample(m)) is not None]
     return [
         *_accuracy_notes(samples, mark, any(p.board.best for p in family.measured if p.board is not None)),
-        *(["each seed takes its own training images: balanced by class, the fewer among the more, the same for all models"]
+        *(["each seed takes its own training images: balanced by class, the fewer among the more, the same for all"
+            " models"]
           if any(p.suite.train_images for p in family.points) else []),
         *_slope_notes(family),
         *_gaps(family),
@@ -107,7 +115,14 @@ def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
     text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
     if len(shown) < len(samples):
         text += f"; each seed's value below {SMALLEST_SAMPLE} seeds, or where a run diverged"
-    return [text + (f"; {mark}: rank 1 is possible on that board, with 95 % confidence for all of its models together" if ranked else "")]
+    return [
+        text
+        + (
+            f"; {mark}: rank 1 is possible on that board, with 95 % confidence for all of its models together"
+            if ranked
+            else ""
+        )
+    ]
 
 
 def _slope_notes(family: BoardFamily) -> list[str]:
@@ -116,10 +131,15 @@ def _slope_notes(family: BoardFamily) -> list[str]:
     lines = []
     if known:
         over = sorted({s.over for s in known.values() if s.over})
-        half = f", ± 95 % interval over new {' or new '.join(over)}" if over else f" (an interval takes {SMALLEST_SAMPLE} seeds)"
+        half = (
+            f", ± 95 % interval over new {' or new '.join(over)}"
+            if over
+            else f" (an interval takes {SMALLEST_SAMPLE} seeds)"
+        )
         points = sorted({s.points for s in known.values()})
         lines.append(
-            f"slope: α of error ∝ {family.own_axis}^-α, by least squares of the logarithms for each seed, mean over the seeds{half};"
+            f"slope: α of error ∝ {family.own_axis}^-α, by least squares of the logarithms for each seed, mean over"
+            f" the seeds{half};"
             f" it takes for granted that the error is a power between the first and the last of"
             f" {' or '.join(map(str, points))} points, and says nothing beyond them"
         )
@@ -152,7 +172,9 @@ def family_text(family: BoardFamily, style: str = "simple") -> str:
     rows = rows_of(family, bold or (lambda text: text + MARK))
     if not bold:
         rows = [{key: in_cell(text, style) for key, text in row.items()} for row in rows]
-    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left"] + ["right"] * (len(rows[0]) - 1))
+    table = tabulate(
+        rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left"] + ["right"] * (len(rows[0]) - 1)
+    )
     lines = [in_text(line, style) for line in (heading(family), *notes(family, "bold" if bold else "*"))]
     return "\n".join([lines[0], "", for_latex(table, style), "", *lines[1:]])
 
@@ -169,7 +191,8 @@ def latex_page(family: BoardFamily) -> str:
     r"""The family as a LaTeX table (booktabs) for ``\input``."""
     rows = rows_of(family, lambda text: f"\0{text}")
     lines = [
-        " & ".join(rf"\textbf{{{latex(text[1:])}}}" if text.startswith("\0") else latex(text) for text in row.values()) + r" \\"
+        " & ".join(rf"\textbf{{{latex(text[1:])}}}" if text.startswith("\0") else latex(text) for text in row.values())
+        + r" \\"
         for row in rows
     ]
     said = [heading(family), *(text[:1].upper() + text[1:] for text in notes(family, "bold"))]
@@ -191,7 +214,16 @@ def point_rows(family: BoardFamily) -> pd.DataFrame:
     """One row a model and point, in plain numbers."""
     import pandas as pd
 
-    kept = ("runs", "runs_ok", "status", "test_acc_mean_pct", "test_acc_ci95_pct", "test_acc_ci95_over", "rank_low", "rank_high")
+    kept = (
+        "runs",
+        "runs_ok",
+        "status",
+        "test_acc_mean_pct",
+        "test_acc_ci95_pct",
+        "test_acc_ci95_over",
+        "rank_low",
+        "rank_high",
+    )
     return pd.DataFrame([
         {
             "family": family.name, "model": model, "board": point.board.name, "train_images": point.images,
@@ -214,7 +246,8 @@ def slope_rows(family: BoardFamily) -> pd.DataFrame:
 
     return pd.DataFrame([
         {
-            "family": family.name, "model": model, "against": what, "line": line, "slope": s.exponent, "slope_ci95": s.interval,
+            "family": family.name, "model": model, "against": what, "line": line, "slope": s.exponent,
+            "slope_ci95": s.interval,
             "slope_ci95_over": s.over, "seeds": s.seeds, "points": s.points, "reason": s.why_not,
         }
         for what in SPENT

@@ -71,13 +71,21 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         why = f"; outcomes by image{whose} were not kept, so that {their}± is over new seeds alone:" if shown else ";"
         notes[0] += f"{why} the choice of test images adds a standard error of {_range(errors)} points"
     void = {model: sample.void for model, sample in samples.items() if sample.void}
-    return notes + [f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()]
+    return notes + [
+        f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()
+    ]
 
 
 def chances(by_image: Iterable[bool]) -> str:
     """The sources of chance that some intervals are over, by whether outcomes by image are known for each."""
     known = set(by_image)
-    return "seeds" if True not in known else "seeds and images" if known == {True} else "seeds, and images where outcomes were kept"
+    return (
+        "seeds"
+        if True not in known
+        else "seeds and images"
+        if known == {True}
+        else "seeds, and images where outcomes were kept"
+    )
 
 
 def _range(values: list[float]) -> str:
@@ -95,8 +103,13 @@ def rank_notes(board: Board, bold: bool = True) -> list[str]:
     if not judged:
         return []
     pairs = len(judged) * (len(judged) - 1) // 2
-    rule = "rank: the ranks that are possible with 95 % confidence for all models together: from 1 + those that are surely"
-    rule += f" better to {len(judged)} - those that are surely worse (p of paired differences at most 0.05, Holm over {some(pairs, 'pair')})"
+    rule = (
+        "rank: the ranks that are possible with 95 % confidence for all models together: from 1 + those that are surely"
+    )
+    rule += (
+        f" better to {len(judged)} - those that are surely worse (p of paired differences at most 0.05, Holm over"
+        f" {some(pairs, 'pair')})"
+    )
     return [rule + ("; bold: 1 is among them" if bold else "")]
 
 
@@ -107,7 +120,8 @@ def detectable_note(board: Board) -> list[str]:
         return []
     chance = chances(c.by_image for c in board.against_reference if c.detectable is not None)
     return [
-        f"these {chance} find a true difference to {board.reference} of {_range(sizes)} points with a chance of 80 % (p at most 0.05,"
+        f"these {chance} find a true difference to {board.reference} of {_range(sizes)} points with a chance of 80 %"
+        " (p at most 0.05,"
         f" Holm over {some(board.against_reference[0].family, 'comparison')}); smaller ones are found less often"
     ]
 
@@ -126,9 +140,14 @@ def board_heading(board: Board) -> str:
     of = f" of {images:,} images" if images and (budget.kind == "E" or subset) else ""
     of += ", drawn by the seed" if subset else ""
     trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
-    old = f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
+    old = (
+        f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
+    )
     of_suite = f", suite {board.suite}" if board.suite else ""
-    return f"{board.name}{of_suite}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile {spec.profile}{old}"
+    return (
+        f"{board.name}{of_suite}: {spec.dataset}, {spent}{of}, recipe {spec.recipe.name}{trials}, profile"
+        f" {spec.profile}{old}"
+    )
 
 
 def is_missing(value: Any) -> bool:
@@ -154,7 +173,8 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
     shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
     if shared:
         notes.append(
-            f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to {max(r.runs_on_device for r in shared)} at a"
+            f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to"
+            f" {max(r.runs_on_device for r in shared)} at a"
             " time, whose times are no measure of a model"
         )
     notes += _launch_bound(board, frame) + _company(board)
@@ -166,7 +186,8 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
     if stale:
         named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
         notes.append(
-            f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where there"
+            f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where"
+            " there"
             f" are any; to run the others again: {refresh_command(board, stale, here)}"
         )
     if board.refused:
@@ -217,14 +238,21 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str = "step ms (*): "
         return []
     made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]
     hosts = " and ".join(sorted({hardware["cpu"] for hardware in made if "cpu" in hardware})) or "unknown"
-    return [f"{what}limited by the launches of kernels, so that they depend on the host's processor ({hosts}): {_listed(names)}"]
+    return [
+        f"{what}limited by the launches of kernels, so that they depend on the host's processor ({hosts}):"
+        f" {_listed(names)}"
+    ]
 
 
 def _company(board: Board) -> list[str]:
     """A sentence where nobody knows whether runs that count device-seconds had their GPU to themselves."""
     timed = [r for r, _ in board.chosen if r.spec.budget.seconds is not None and r.status == "ok"]
     unknown = [r for r in timed if r.provenance.hardware.get(ALONE, "unknown").startswith("unknown")]
-    return [f"whether {some(len(unknown), 'run')} of {len(timed)} had their GPU to themselves is unknown"] if unknown else []
+    return (
+        [f"whether {some(len(unknown), 'run')} of {len(timed)} had their GPU to themselves is unknown"]
+        if unknown
+        else []
+    )
 
 
 def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
@@ -241,7 +269,10 @@ def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
         named = f"matched to {count:,} within 5 %: {', '.join(matched)}; " if set(matched) - {board.reference} else ""
         notes.append(f"class: {named}" + (f"not matched: {', '.join(others)}" if named else "parameters not matched"))
     for row in board.rows_of(frame):
-        for column, what in (("frozen", "parameters are frozen"), ("learned_buffers", "numbers in buffers change in training")):
+        for column, what in (
+            ("frozen", "parameters are frozen"),
+            ("learned_buffers", "numbers in buffers change in training"),
+        ):
             if row[column] and not is_missing(row[column]):
                 notes.append(f"{row['model']}: {row[column]:,.0f} {what}, beside those that are counted as parameters")
     return notes

@@ -64,7 +64,9 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     except ValueError as error:  # pandas' parser and decoding errors are among them
         raise UserError(f"{name} is no table of reported figures: {error}") from error
     if list(frame.columns) != list(COLUMNS):
-        raise UserError(f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}")
+        raise UserError(
+            f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}"
+        )
     _check_rows(frame, name)
     for column in ("value", "spread"):
         frame[column] = pd.to_numeric(frame[column].replace("", None))

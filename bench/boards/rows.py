@@ -75,7 +75,10 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
     row |= {name: getattr(results, name, None) for name in ("peak_mib", "evaluation_peak_mib", "peak_kind")}
     steps = record.steps_done
     row |= {"steps": steps, "examples": None if steps is None else steps * spec.recipe.batch}
-    row |= {"test_images": getattr(results, "test_images", None), "train_images": getattr(results, "train_images", None)}
+    row |= {
+        "test_images": getattr(results, "test_images", None),
+        "train_images": getattr(results, "train_images", None),
+    }
     row |= {"attempt": record.attempt, "stale": stale, "run": run}
     # Wall clock of the process; the device-seconds of training above are another thing.
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
@@ -125,7 +128,9 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     halves = accuracy_intervals(sample) if sample is not None else None
     row["test_acc_ci95_pct"], row["test_acc_ci95_seeds_pct"] = halves or (None, None)
     row["test_acc_ci95_over"] = _over(sample.is_by_image) if sample is not None and halves else ""
-    row["test_acc_min_pct"], row["test_acc_max_pct"] = (min(accuracies), max(accuracies)) if accuracies else (None, None)
+    row["test_acc_min_pct"], row["test_acc_max_pct"] = (
+        (min(accuracies), max(accuracies)) if accuracies else (None, None)
+    )
     row["test_se_binomial_pct"] = binomial_error_pct(average, results[0].test_images) if average is not None else None
     row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
     row |= claim_columns((r for r, _ in completed), row["invariant"])
@@ -178,7 +183,9 @@ COMPARED = {
 def compared_columns(against: Comparison | None) -> dict[str, Any]:
     """A comparison as columns, all of them empty without one."""
     row = {column: getattr(against, attribute, None) for column, attribute in COMPARED.items()}
-    return row | {"diff_ci95_over": _over(against.by_image) if against is not None and against.interval is not None else ""}
+    return row | {
+        "diff_ci95_over": _over(against.by_image) if against is not None and against.interval is not None else ""
+    }
 
 
 def _over(by_image: bool) -> str:
@@ -228,7 +235,8 @@ def _files(root: Path, name: str) -> list[str]:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A table as CSV: numbers as numbers, no text that a spreadsheet would take for a formula or pandas for a missing value.
+    """A table as CSV: numbers as numbers, no text that a spreadsheet would take for a formula or pandas for a missing
+    value.
 
     Such a cell gets an apostrophe before it, and so does one that begins with an apostrophe: whoever takes one away
     where there is one has every text as it was.
@@ -243,7 +251,9 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def _as_text(text: Any) -> Any:
-    special = isinstance(text, str) and (text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) or text in _MISSING)
+    special = isinstance(text, str) and (
+        text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) or text in _MISSING
+    )
     return f"'{text}" if special else text
 
 

@@ -35,8 +35,8 @@ class Slope:
 def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
     """The slope of a model's error over the points of a line.
 
-    For each seed, the least-squares line of log(error) over log(x) is drawn; α is the mean of -slope over the seeds. This
-    takes for granted that the error is a power of x over the range that was measured.
+    For each seed, the least-squares line of log(error) over log(x) is drawn; α is the mean of -slope over the seeds.
+    This takes for granted that the error is a power of x over the range that was measured.
 
     Args:
         x: what was spent at each point, above 0 and not all alike.
@@ -64,7 +64,9 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
 
 
 def weights(x: np.ndarray) -> np.ndarray:
-    """By which the logarithms of the errors at the points (k,) are summed to α: -(l - mean l) / Σ(l - mean l)², l = log x."""
+    """By which the logarithms of the errors at the points (k,) are summed to α: -(l - mean l) / Σ(l - mean l)², l = log
+    x.
+    """
     import numpy as np
 
     centred = np.log(x) - np.log(x).mean()
@@ -82,9 +84,9 @@ def half_width(x: np.ndarray, errors: np.ndarray, wrong: np.ndarray | None, imag
     """Half-width of the 95 % interval of the mean of α.
 
     Over new seeds it is the t-interval. Over new images as well where outcomes are known: α is a smooth function of the
-    errors, so that near them an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (the delta method; see van der
-    Vaart, Asymptotic Statistics, 1998, chapter 3). The seeds by images table of these parts is read as crossed random
-    effects, exactly as the table of an accuracy (`crossed.half_widths`).
+    errors, so that near them an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (the delta method; see van
+    der Vaart, Asymptotic Statistics, 1998, chapter 3). The seeds by images table of these parts is read as crossed
+    random effects, exactly as the table of an accuracy (`crossed.half_widths`).
 
     Args:
         x: (k,).

@@ -38,7 +38,8 @@ class Sample:
     Attributes:
         values: test accuracy in %, by seed.
         images: number of test images.
-        right: by seed, whether the prediction is right, (images,) of 0 and 1; empty where outcomes by image are missing.
+        right: by seed, whether the prediction is right, (images,) of 0 and 1; empty where outcomes by image are
+            missing.
         test_set: what the outcomes are of; those of two models are paired where it is the same.
         void: why no normal distribution describes these values (a run that diverged); empty where one may.
     """
@@ -325,10 +326,7 @@ def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = F
             found[index] |= {"pairs": pairs, "by_image": g.by_image, "p_smallest": smallest_p(pairs)}
     tested = [index for index in sorted(found) if found[index]["p"] is not None]
     corrected = dict(zip(tested, holm([found[i]["p"] for i in tested]), strict=True))
-    return [
-        Comparison(*couples[i], **found[i], p_holm=corrected.get(i), family=family)
-        for i in sorted(found)
-    ]
+    return [Comparison(*couples[i], **found[i], p_holm=corrected.get(i), family=family) for i in sorted(found)]
 
 
 def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:

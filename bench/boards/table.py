@@ -60,8 +60,8 @@ def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """What fits the page of a README: errors after training only; treatment, evaluation, broken claims and failures only
-    where there are any."""
+    """What fits the page of a README: errors after training only; treatment, evaluation, broken claims and failures
+    only where there are any."""
     rows = [
         {
             "rank": rank_text(board, row["model"]),

@@ -43,7 +43,8 @@ def training(subject: Subject) -> Finding:
     if bad or not all(map(math.isfinite, done.losses)):
         of = f" of {names(bad)}" if bad else ""
         return failed(
-            f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are no numbers",
+            f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are no"
+            " numbers",
             "look for a division by zero, the square root or norm of zero, a logarithm; start with smaller weights",
         )
     return passed(f"{len(done.losses)} steps of recipe {subject.recipe.name!r}: loss and gradients are numbers")
@@ -60,11 +61,14 @@ def repeatable(subject: Subject) -> Finding:
     if not same_bits(*subject.trained.twice):
         return failed(
             "in evaluation the same images give other logits the second time",
-            "pass self.training to functions such as F.dropout, and keep nothing from one pass to the next; a network that is"
+            "pass self.training to functions such as F.dropout, and keep nothing from one pass to the next; a network"
+            " that is"
             " random in evaluation on purpose draws from torch's generator and declares evaluation='random:16'",
         )
     if samples:
-        return passed(f"random in evaluation, as declared; the mean of {samples} seeded passes is the same twice, bit for bit")
+        return passed(
+            f"random in evaluation, as declared; the mean of {samples} seeded passes is the same twice, bit for bit"
+        )
     return passed("in evaluation the same images give the same logits, bit for bit")
 
 
@@ -185,7 +189,8 @@ def batches(subject: Subject) -> Finding:
     wrong = [how for how, error in errors.items() if not error <= allowed]
     if wrong:
         return failed(
-            f"in evaluation the logits of an image change when it is shown {wrong[0]} (relative change {errors[wrong[0]]:.1e}):"
+            f"in evaluation the logits of an image change when it is shown {wrong[0]} (relative change"
+            f" {errors[wrong[0]]:.1e}):"
             " its score would depend on the size of the batches",
             "normalise over the batch only in training (nn.BatchNorm2d with running statistics does), and never take a"
             " mean, maximum or rank over dimension 0",
@@ -193,11 +198,15 @@ def batches(subject: Subject) -> Finding:
     says = f"alone, in parts, reordered, beside an outlier{_among(sizes)}: the same within {max(errors.values()):.0e}"
     if sizes == list(COMPANY):
         return passed(says)
-    return noted(f"{says}; a batch of {EVAL_BATCH} would take {EVAL_BATCH * second_an_image:.0f} s here and was left out")
+    return noted(
+        f"{says}; a batch of {EVAL_BATCH} would take {EVAL_BATCH * second_an_image:.0f} s here and was left out"
+    )
 
 
 def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
-    """How far logits that are means over random passes may be apart, since an image of another batch gets other draws."""
+    """How far logits that are means over random passes may be apart, since an image of another batch gets other
+    draws.
+    """
     if not isinstance(model, RandomEvaluation):
         return 0.0
     seed, drifts = model.seed, []
@@ -220,7 +229,9 @@ def modes(subject: Subject) -> Finding:
     model.train().eval()
     left = [n or "the model" for n, m in model.named_modules() if m.training]
     if left:
-        return failed(f"eval() leaves {names(left)} in training mode", "leave train() to torch, or call super().train(mode)")
+        return failed(
+            f"eval() leaves {names(left)} in training mode", "leave train() to torch, or call super().train(mode)"
+        )
     before = everything(model)
     subject.evaluate(model)
     changed = differing(before, everything(model))
@@ -249,7 +260,11 @@ def fresh_weights(subject: Subject) -> Finding:
     subject.evaluate(model)
     model.train()
     train_step(
-        model, optimizer_for(model, subject.recipe), subject.images(subject.batch), subject.labels(subject.batch), "strict"
+        model,
+        optimizer_for(model, subject.recipe),
+        subject.images(subject.batch),
+        subject.labels(subject.batch),
+        "strict",
     )
     stale = _stale(subject, model)
     if stale:
@@ -263,7 +278,8 @@ def fresh_weights(subject: Subject) -> Finding:
 
 
 _FRESH = (
-    "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before reuse; what"
+    "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before"
+    " reuse; what"
     " training learns of images belongs in a buffer"
 )
 
@@ -277,7 +293,9 @@ def _stale(subject: Subject, model: nn.Module) -> str:
 
 
 def bfloat16(subject: Subject) -> Finding:
-    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are numbers; nothing of it is left behind."""
+    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are numbers; nothing of it is left
+    behind.
+    """
     model = subject.loaded(subject.trained.state)
     before = subject.evaluate(model)
     images, labels = subject.images(REDUCED_IMAGES), subject.labels(REDUCED_IMAGES)
@@ -293,7 +311,8 @@ def bfloat16(subject: Subject) -> Finding:
     except Exception as error:  # a model may raise anything
         return failed(
             f"a step under autocast to bfloat16 raises {type(error).__name__}: {first_line(error)}",
-            "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot run it",
+            "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot"
+            " run it",
         )
     finite = out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     if not finite:
@@ -323,7 +342,8 @@ def global_state(subject: Subject) -> Finding:
     if found:
         return failed(
             "; ".join(found),
-            "leave settings of the process to the harness; where one is needed, set it in a `with` block and put it back;"
+            "leave settings of the process to the harness; where one is needed, set it in a `with` block and put it"
+            " back;"
             " draw random numbers from torch's generator",
         )
     return passed("types, threads, modes, switches, precision, generators, environment and folder are as they were")

@@ -58,7 +58,9 @@ def batch_norm(subject: Subject) -> Finding:
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     """Batch normalisation that the harness knows: `common` estimates it anew, `paper` may not."""
-    text = f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} estimates the statistics anew"
+    text = (
+        f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} estimates the statistics anew"
+    )
     try:
         paper = find_recipe(PAPER, subject.name)
     except UserError:
@@ -68,7 +70,10 @@ def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     momentum = momentum if paper.batch_norm_momentum is None else paper.batch_norm_momentum
     steps = subject.job.steps * subject.recipe.batch // paper.batch
     spent = steps * momentum
-    text += f"; recipe 'paper' keeps running averages of momentum {momentum:g}: {steps} steps are {spent:.1f} time constants"
+    text += (
+        f"; recipe 'paper' keeps running averages of momentum {momentum:g}: {steps} steps are {spent:.1f} time"
+        " constants"
+    )
     if spent >= TIME_CONSTANTS:
         return passed(text)
     return noted(
@@ -226,7 +231,9 @@ def budget(subject: Subject) -> Finding:
     """How long a run of the budget takes here."""
     job = subject.job
     if job.dataset is None:
-        return noted("no registered data set has this input, so that no budget can be counted", "name one with --dataset")
+        return noted(
+            "no registered data set has this input, so that no budget can be counted", "name one with --dataset"
+        )
     if subject.step_s is None:
         return noted("the time of a run is unknown, since its step could not be timed")
     chosen = find_budget(job.budget)
@@ -236,7 +243,10 @@ def budget(subject: Subject) -> Finding:
         return noted(f"{job.budget}: {steps:,} steps on this CPU; T boards belong to a GPU and calibrate there")
     assert job.steps is not None
     seconds = job.steps * subject.step_s
-    text = f"{job.budget} of {job.dataset}: {job.steps:,} steps of {subject.recipe.batch} images, {_duration(seconds)} a run"
+    text = (
+        f"{job.budget} of {job.dataset}: {job.steps:,} steps of {subject.recipe.batch} images,"
+        f" {_duration(seconds)} a run"
+    )
     if seconds > LONG_RUN_S:
         return noted(f"not feasible here: {text} on one core", "take a GPU, a smaller budget or fewer channels")
     return passed(f"{text} on one core, {_duration(3 * seconds)} for three seeds")

@@ -124,7 +124,10 @@ def _advice(error: Exception, wanted: str) -> str:
     if "NVIDIA driver" in text or "not compiled with CUDA" in text or "cuda" in text.lower():
         return "let tensors follow the input (device=x.device) instead of .cuda() or a named device"
     if isinstance(error, TypeError) and "np.matrix is not supported" in text:
-        return "escnn cannot solve for this group beside today's scikit-learn; docs/your-model.md says how to build such nets"
+        return (
+            "escnn cannot solve for this group beside today's scikit-learn; docs/your-model.md says how to build"
+            " such nets"
+        )
     if isinstance(error, IndexError) and "Dimension out of range" in text:
         return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
     return f"correct what raises; wanted: {wanted}"

@@ -147,7 +147,10 @@ def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, An
     if suite and why:
         place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
         says = f"{findings[place].says}; suite {suite.name!r} would refuse it: it {why}"
-        do = f"{findings[place].do}; ".removeprefix("; ") + "change it for that suite, or enter it with --class as-published"
+        do = (
+            f"{findings[place].do}; ".removeprefix("; ")
+            + "change it for that suite, or enter it with --class as-published"
+        )
         status = "note" if findings[place].status == "pass" else findings[place].status
         findings[place] = replace(findings[place], status=status, says=says, do=do)
 
@@ -196,7 +199,9 @@ class _Found:
         left = [name for name in NAMES if name not in made]
         current = self.current or (left[0] if left else NAMES[-1])
         self.findings.append(replace(failed(how, do), check=current))
-        self.findings += [skipped(n, f"not looked at, since {current!r} ended the process") for n in left if n != current]
+        self.findings += [
+            skipped(n, f"not looked at, since {current!r} ended the process") for n in left if n != current
+        ]
 
 
 def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _Found:
@@ -238,11 +243,18 @@ def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
     """Whether initial weights and their logits are the same in a fresh process, as a replay needs them."""
     again = _run(job.model_copy(update={"only_weights": True}), deadline_s)
     if again.digest != found.digest:
-        how = "other initial weights from the same seed in another process" if again.done else "cannot be built a second time"
+        how = (
+            "other initial weights from the same seed in another process"
+            if again.done
+            else "cannot be built a second time"
+        )
         do = "draw them from torch's global generator, in an order that no set, hash, address, file or clock decides"
     elif found.logits and found.logits != again.logits:
         how = "the same weights give other logits in a process that has evaluated other images before"
-        do = "keep no figure of an image in a global, a class or a closure; what training learns of images belongs in a buffer"
+        do = (
+            "keep no figure of an image in a global, a class or a closure; what training learns of images belongs in"
+            " a buffer"
+        )
     else:
         return replace(passed("the same initial weights in another process, and the same logits"), check=OTHER_PROCESS)
     return replace(failed(how, do), check=OTHER_PROCESS)
@@ -256,14 +268,17 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
 
     spec = plan(board, {resolved.name: job.steps or 1})[0]
     nothing = Provenance(
-        source_hash=source_hash(resolved), data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={},
+        source_hash=source_hash(resolved), data_digest="", started="2000-01-01T00:00:00+00:00", versions={},
+        hardware={},
         threads=job.threads, command="",
     )  # fmt: skip
     record = RunRecord(
-        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size), curve=[],
+        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size),
+        curve=[],
         phases={}, provenance=nothing, warnings=[],
         context=Context(
-            suite=board.name, parameter_class="as-published", reference_parameters=None, reference_model=board.reference_model
+            suite=board.name, parameter_class="as-published", reference_parameters=None,
+            reference_model=board.reference_model
         ),
     )  # fmt: skip
     made = Board(spec.board, chosen=[(record, "")])

@@ -32,7 +32,19 @@ def _readable(names: list[str]) -> list[str]:
 
 
 #: Parts of the names of torch's switches that decide which code computes, and in which precision.
-_SWITCHES = ("blas", "cpu_allow", "cudnn", "float32", "linalg", "mkldnn", "miopen", "nnpack", "onednn", "qengine", "sdp")
+_SWITCHES = (
+    "blas",
+    "cpu_allow",
+    "cudnn",
+    "float32",
+    "linalg",
+    "mkldnn",
+    "miopen",
+    "nnpack",
+    "onednn",
+    "qengine",
+    "sdp",
+)
 _GETTERS = _readable([n for n in dir(torch._C) if n.startswith("_get_") and any(part in n for part in _SWITCHES)])
 #: Setters whose names do not follow from those of the getters.
 _SETTERS = {
@@ -47,7 +59,9 @@ _AUTOCAST = ("cpu", "cuda")
 
 
 def _flags() -> dict[str, Any]:
-    """The switches of all backends; a switch that cannot be read any more is ``mixed`` (old and new settings at once)."""
+    """The switches of all backends; a switch that cannot be read any more is ``mixed`` (old and new settings at
+    once).
+    """
     found: dict[str, Any] = {"opt_einsum": (torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy)}
     found["mha_fastpath"] = torch.backends.mha.get_fastpath_enabled()
     for name in _GETTERS:
@@ -81,7 +95,9 @@ def _set_precisions(values: dict[str, str]) -> None:
 
 
 def _autocast() -> dict[str, Any]:
-    found: dict[str, Any] = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST}
+    found: dict[str, Any] = {
+        kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST
+    }
     return {**found, "cache": torch.is_autocast_cache_enabled()}
 
 
@@ -130,7 +146,8 @@ def _set_filters(values: list[Any]) -> None:
 
 #: How variables begin that threads, precision, devices, Python or this harness listen to.
 _COMPUTING = (
-    "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "EQUIBENCH_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_",
+    "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "EQUIBENCH_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_",
+    "ONEDNN_",
     "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH",
 )  # fmt: skip
 #: How variables end that say where files lie: nothing computed depends on them.
@@ -155,7 +172,10 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     "torch's backends": (_flags, _set_flags),
     "torch's precision of float32": (_precisions, _set_precisions),
     "the treatment of denormal numbers as zero": (flushes_denormals, torch.set_flush_denormal),
-    "numpy's random generator": (_numpy_state, lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:]))),
+    "numpy's random generator": (
+        _numpy_state,
+        lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:])),
+    ),
     "numpy's error handling": (np.geterr, lambda value: np.seterr(**value)),
     "Python's random generator": (random.getstate, random.setstate),
     "Python's recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),

@@ -38,7 +38,8 @@ def citation(subject: Subject) -> Finding:
             )
     if not subject.resolved.entry.doc:
         return noted(
-            f"{', '.join(sources)}; the function has no docstring", "say in one sentence what the model is: cards show it"
+            f"{', '.join(sources)}; the function has no docstring",
+            "say in one sentence what the model is: cards show it",
         )
     return passed(", ".join(sources))
 
@@ -70,7 +71,8 @@ def output(subject: Subject) -> Finding:
         shares = _softmax(model, subject, of)
         if shares:
             return failed(
-                f"for every image of {of} it returns {shares}, not logits: cross entropy takes the softmax once more, which"
+                f"for every image of {of} it returns {shares}, not logits: cross entropy takes the softmax once more,"
+                " which"
                 " flattens its gradients",
                 "return what goes into the softmax",
             )
@@ -86,13 +88,16 @@ def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> F
     if not torch.equal(images, before):
         return failed(
             f"for {count} images of {of} it changes the images that it is given",
-            "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input; write to a"
+            "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
+            " write to a"
             " copy: x = x.clone()",
         )
     of_images, wanted = f"for {count} images of {of}", (count, of.classes)
     if not isinstance(out, torch.Tensor):
         kind = type(out).__name__
-        return failed(f"{of_images} it returns a {kind}; it must return the logits alone", _where_logits_are(out, wanted))
+        return failed(
+            f"{of_images} it returns a {kind}; it must return the logits alone", _where_logits_are(out, wanted)
+        )
     if out.shape != wanted:
         return failed(
             f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}",
@@ -101,7 +106,8 @@ def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> F
     if out.dtype != torch.float32:
         return failed(
             f"for float32 images it returns {out.dtype}; logits must be float32",
-            "look for a constant that makes them so: from numpy (float64 by default), of .double(), .half() or complex numbers;"
+            "look for a constant that makes them so: from numpy (float64 by default), of .double(), .half() or"
+            " complex numbers;"
             " write dtype=torch.float32, or take the part that is real",
         )
     return None
@@ -120,7 +126,10 @@ def _where_logits_are(out: Any, wanted: tuple[int, int]) -> str:
     else:
         places = [f".{name}" for name, value in getattr(out, "__dict__", {}).items() if fits(value)]
     if places:
-        return f"return out{places[0]} alone, which has the shape of logits; auxiliary outputs and losses have no place here"
+        return (
+            f"return out{places[0]} alone, which has the shape of logits; auxiliary outputs and losses have no"
+            " place here"
+        )
     return "return one tensor of logits; auxiliary outputs and losses have no place here"
 
 
@@ -130,7 +139,10 @@ def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
     if out.dim() > 2:
         return "pool over all positions and orientations before the head, and flatten with x.flatten(1)"
     if out.shape[0] != wanted[0]:
-        return "keep dimension 0 for the images: flatten with x.flatten(1), not x.view(-1, …) with a wrong number of features"
+        return (
+            "keep dimension 0 for the images: flatten with x.flatten(1), not x.view(-1, …) with a wrong number of"
+            " features"
+        )
     return f"give the last layer num_classes outputs ({wanted[1]} here), which the registered function is called with"
 
 
@@ -178,7 +190,8 @@ def accounted(subject: Subject) -> Finding:
     learnt = subject.trained.moved
     if learnt:
         notes.append(
-            f"{sum(learnt.values()):,} numbers of buffers are changed by training and are no statistics of a normalisation"
+            f"{sum(learnt.values()):,} numbers of buffers are changed by training and are no statistics of a"
+            " normalisation"
             f" layer of torch: {names(list(learnt))}"
         )
     if notes:
@@ -271,7 +284,9 @@ def entries(subject: Subject) -> Finding:
         )
     other = [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]
     if other:
-        return failed(f"the state dictionary holds what is no tensor: {names(other)}", "runs save tensors only; use buffers")
+        return failed(
+            f"the state dictionary holds what is no tensor: {names(other)}", "runs save tensors only; use buffers"
+        )
     return passed("all parameters, and the same in training and in evaluation")
 
 

@@ -39,7 +39,8 @@ def invariance(subject: Subject) -> Finding:
     if wrong:
         where, error = next(iter(wrong.items()))
         return failed(
-            f"claimed {claim}, but its logits change by {error:.1e} at {where}, where 1 is another image (allowed {EXACT:g})",
+            f"claimed {claim}, but its logits change by {error:.1e} at {where}, where 1 is another image (allowed"
+            f" {EXACT:g})",
             _advice(where == after and len(wrong) == 1),
         )
     return passed(f"{claim}: " + ", ".join(f"{_text(e)} at {where}" for where, e in errors.items()))
@@ -101,7 +102,8 @@ def angles(subject: Subject) -> Finding:
     with reference_arithmetic():
         origin = zero_logits(model, subject.images(1))
         plain, *turned = (
-            logits(model, blobs.sample(size, angle, background).to(torch.float32), lambda x: x) for angle in (0.0, *ANGLES)
+            logits(model, blobs.sample(size, angle, background).to(torch.float32), lambda x: x)
+            for angle in (0.0, *ANGLES)
         )
     errors = [relative_error([plain, one], origin) for one in turned]
     return noted(

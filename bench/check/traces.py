@@ -44,9 +44,11 @@ def memory(subject: Subject) -> Finding:
         if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:
             continue
         return failed(
-            f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so that a long"
+            f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so"
+            " that a long"
             " run fills the memory",
-            "append nothing to a list, dictionary, hook or tensor in forward(); keep at most the last value, or remove it",
+            "append nothing to a list, dictionary, hook or tensor in forward(); keep at most the last value, or"
+            " remove it",
         )
     first, second = subject.images(subject.shown), subject.images(subject.shown, seed=1)
     one, two = subject.loaded(subject.trained.state), subject.loaded(subject.trained.state)
@@ -120,7 +122,9 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
             continue
         key = f"the data set {entry.name} in a check"
         with _offline(), watching(key), tempfile.TemporaryDirectory() as folder, suppress(Exception):
-            entry.load()(Path(folder), **entry.arguments)  # it may need a connection; what it opened until then is known
+            entry.load()(
+                Path(folder), **entry.arguments
+            )  # it may need a connection; what it opened until then is known
         seen = map(str, opened_by(key).read)
         yield entry.name, {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
 

@@ -29,7 +29,10 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     if view is None:
         tables = {"models": model_rows(board), "runs": runs}
     else:
-        tables = {"models": select_columns(select_rows(board, view), view), "runs": runs[[shows(view, m) for m in runs["model"]]]}
+        tables = {
+            "models": select_columns(select_rows(board, view), view),
+            "runs": runs[[shows(view, m) for m in runs["model"]]],
+        }
     rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
     csv = str(root / f"{board.name}.csv") if board.is_table else None
     return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
@@ -55,9 +58,13 @@ def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
     for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite"):
         if options[name]:
             option = name.replace("_", "-")
-            raise UserError(f"--across and --{option} do not go together: a summary over boards has one order and one table")
+            raise UserError(
+                f"--across and --{option} do not go together: a summary over boards has one order and one table"
+            )
     if board:
-        raise UserError(f"--across PATTERN says which boards; leave out the name {board!r}, or write it as a further --across")
+        raise UserError(
+            f"--across PATTERN says which boards; leave out the name {board!r}, or write it as a further --across"
+        )
 
 
 def _show_across(boards: list[Any], view: Any, style: str) -> None:
@@ -86,13 +93,22 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.argument("board", required=False)
 @click.option("--dataset", help="Boards of this data set only.")
 @click.option("--budget", help="Boards of this budget only.")
-@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out models that fit, from comparisons too; may be repeated.")
+@click.option(
+    "--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated."
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out models that fit, from comparisons too; may be repeated.",
+)
 @click.option("--sort", default="", metavar="COLUMN", help="Sort by a column of the CSV; -COLUMN: the largest first.")
 @click.option("--columns", default="", help="Columns of the CSV instead of the usual ones, separated by commas.")
 @click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
-@click.option("--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated.")
+@click.option(
+    "--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated."
+)
 @click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
 @click.option("--suite", metavar="SUITE", help="The rows of a suite alone; of a family of boards, one table of all.")
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
@@ -147,7 +163,11 @@ def leaderboard(
 
         if board is not None:
             raise UserError("give a BOARD or --suite, not both")
-        others = [f"--{o.replace('_', '-')}" for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs") if options[o]]
+        others = [
+            f"--{o.replace('_', '-')}"
+            for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs")
+            if options[o]
+        ]
         others += ["--reported"] if with_reported else []
         others += ["--exclude"] if options["exclude"] else []
         shown = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
@@ -190,9 +210,15 @@ def leaderboard(
 @click.command()
 @click.argument("boards", nargs=-1)
 @click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
-@click.option("--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas.")
-@click.option("--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it.")
-@click.option("--suite", "suites", multiple=True, metavar="SUITE", help="The boards of a suite, together; may be repeated.")
+@click.option(
+    "--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas."
+)
+@click.option(
+    "--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it."
+)
+@click.option(
+    "--suite", "suites", multiple=True, metavar="SUITE", help="The boards of a suite, together; may be repeated."
+)
 @click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
 @reference_option
 @results_option
@@ -223,7 +249,9 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         from ..publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count, options["suites"])
+        done = write(
+            root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count, options["suites"]
+        )
         where = str(target / "index.html") if "html" in kinds else out
     _tell(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
@@ -241,8 +269,9 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 def replay(run: str, as_json: bool, **options: Any) -> None:
     """Run a recorded RUN (the beginning of its id) again, and say whether it agrees.
 
-    To the bit on a CPU with the same versions, processor and threads. Elsewhere to the bit, or within the interval in which
-    one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the first attempt.
+    To the bit on a CPU with the same versions, processor and threads. Elsewhere to the bit, or within the interval in
+    which one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the
+    first attempt.
     """
     from dataclasses import asdict
 

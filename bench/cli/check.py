@@ -58,7 +58,12 @@ def check(
             click.echo(f"\r\033[K{name} …", nl=False, err=True)
 
     verdict = check_model(
-        model, dataset=dataset, budget=budget, includes=includes, deadline_s=positive("--deadline", deadline), listen=listen
+        model,
+        dataset=dataset,
+        budget=budget,
+        includes=includes,
+        deadline_s=positive("--deadline", deadline),
+        listen=listen,
     )
     if alive:
         click.echo("\r\033[K", nl=False, err=True)
@@ -84,7 +89,12 @@ def text_of(verdict: Verdict) -> str:
 
 def _wrapped(first: str, text: str, columns: int) -> list[str]:
     return textwrap.wrap(
-        text, columns, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False, break_on_hyphens=False
+        text,
+        columns,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -100,9 +110,14 @@ def _row(verdict: Verdict) -> list[str]:
 
 def _sentence(verdict: Verdict) -> str:
     counts = {s: verdict.count(s) for s in ("pass", "note", "fail", "skip")}
-    made = f"{some(counts['pass'], 'check')} {'passes' if counts['pass'] == 1 else 'pass'}, {some(counts['note'], 'note')}"
+    made = (
+        f"{some(counts['pass'], 'check')} {'passes' if counts['pass'] == 1 else 'pass'}, {some(counts['note'], 'note')}"
+    )
     if verdict.accepted:
         return f"acceptable: {made}; {verdict.seconds:.0f} s"
     left = f", {counts['skip']} {'was' if counts['skip'] == 1 else 'were'} not looked at" if counts["skip"] else ""
     fail = "fails" if counts["fail"] == 1 else "fail"
-    return f"NOT acceptable: {counts['fail']} of {len(verdict.findings)} checks {fail}{left}; {made}; {verdict.seconds:.0f} s"
+    return (
+        f"NOT acceptable: {counts['fail']} of {len(verdict.findings)} checks {fail}{left}; {made};"
+        f" {verdict.seconds:.0f} s"
+    )

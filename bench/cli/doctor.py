@@ -11,7 +11,9 @@ from .options import json_option, results_option
 
 
 @click.command()
-@click.option("--device", default="auto", show_default=True, help="auto (all GPUs, else the CPU), cpu, cuda or cuda:<i>.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto (all GPUs, else the CPU), cpu, cuda or cuda:<i>."
+)
 @click.option("--quick", is_flag=True, help="10 s of load instead of 90; the verdict is then at best: E boards only.")
 @click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @results_option
@@ -23,8 +25,8 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     equibench doctor
     equibench doctor --device cuda:1 --quick
 
-    At most five minutes a GPU, a minute on a CPU. The report is kept among the results, and boards with runs of the device
-    show the verdict. Exit code 1: the verdict on a device is "no".
+    At most five minutes a GPU, a minute on a CPU. The report is kept among the results, and boards with runs of the
+    device show the verdict. Exit code 1: the verdict on a device is "no".
     """
     from ..check.doctor.examine import devices_of, examine
     from ..records.doctor_report import NO, report_text, write_report

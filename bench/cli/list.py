@@ -108,7 +108,12 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: 
     rows = []
     for points in found:
         suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
-        row: dict[str, object] = {"name": suite.name, "dataset": suite.dataset, "budget": budgets, "recipe": suite.recipe}
+        row: dict[str, object] = {
+            "name": suite.name,
+            "dataset": suite.dataset,
+            "budget": budgets,
+            "recipe": suite.recipe,
+        }
         row |= {"models": len(suite.models), "seeds": len(suite.seed_list), "boards": len(points)}
         counts = [examples_of(p) for p in points]
         examples = None if None in counts else sum(c for c in counts if c is not None)

@@ -57,7 +57,21 @@ def cli() -> None:
     """
 
 
-for _command in (check, collect, doctor, equivariance, leaderboard, list_, plan, publish, refresh, replay, show, status, verify):
+for _command in (
+    check,
+    collect,
+    doctor,
+    equivariance,
+    leaderboard,
+    list_,
+    plan,
+    publish,
+    refresh,
+    replay,
+    show,
+    status,
+    verify,
+):
     cli.add_command(_command)
 
 
@@ -65,8 +79,12 @@ for _command in (check, collect, doctor, equivariance, leaderboard, list_, plan,
 @click.argument("suite", required=False)
 @click.option("--models", help="Models instead of the suite's, separated by commas.")
 @click.option("--dataset", help="Data set instead of the suite's.")
-@click.option("--budget", help="Budget instead of the suite's: e<epochs>, n<examples>, t<seconds> or a name; or several.")
-@click.option("--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000).")
+@click.option(
+    "--budget", help="Budget instead of the suite's: e<epochs>, n<examples>, t<seconds> or a name; or several."
+)
+@click.option(
+    "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
+)
 @click.option("--recipe", help="Recipe instead of the suite's.")
 @click.option("--profile", help="Execution profile: strict or fast.")
 @click.option("--fit", help="What is trained on: train, or train+val.")
@@ -130,7 +148,9 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--models", help="Models instead of the suite's, separated by commas.")
 @click.option("--dataset", help="Data set instead of the suite's.")
 @click.option("--budget", help="Budget instead of the suite's, or several.")
-@click.option("--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000).")
+@click.option(
+    "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
+)
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
 @click.option("--profile", help="Execution profile: strict or fast.")
 @machine_options
@@ -150,7 +170,9 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     from ..runner.tune import tune as tune_suite
     from .progress import listener_for
 
-    chosen = _points(suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None})
+    chosen = _points(
+        suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None}
+    )
     _check(chosen, options)
     tuned = []
     for point in chosen:
@@ -271,6 +293,7 @@ def _print_board(outcome: Any, as_json: bool) -> None:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
 
+
 def _tell(outcome: Any) -> None:
     """What a reader must know of runs that were not made, or have no result; on standard error."""
     from ..boards.notes import refresh_command
@@ -313,7 +336,10 @@ def main() -> NoReturn:
         _end(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
         goes_on = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
-        _end("interrupted" + ("; finished runs are kept, and the same command goes on with the rest" if goes_on else ""), 130)
+        _end(
+            "interrupted" + ("; finished runs are kept, and the same command goes on with the rest" if goes_on else ""),
+            130,
+        )
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone; nothing is left to say
         sys.exit(0)
@@ -322,7 +348,9 @@ def main() -> NoReturn:
 
 def _warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
     """A broken plug-in is one line, like an error; other warnings say their place as usual."""
-    return f"equibench: {message}\n" if issubclass(category, PluginWarning) else _usual_warning(message, category, *where)
+    return (
+        f"equibench: {message}\n" if issubclass(category, PluginWarning) else _usual_warning(message, category, *where)
+    )
 
 
 _usual_warning = warnings.formatwarning

@@ -18,7 +18,8 @@ from .options import command_line, include_option, json_option, positive, result
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plot.")
 @click.option(
     "--only",
-    help="Parts, separated by commas: convergence, exactness, pitch of pdo-econv; coverage, family, power of statistics.",
+    help="Parts, separated by commas: convergence, exactness, pitch of pdo-econv; coverage, family, power of"
+    " statistics.",
 )
 @click.option("--quick", is_flag=True, help="statistics: few experiments with small test sets, in seconds; no proof.")
 @json_option

@@ -23,15 +23,21 @@ reference_option = click.option(
     "--reference-parameters", type=int, metavar="N",
     help="Call models matched whose parameters are within 5 % of N [of the reference model's].",
 )  # fmt: skip
-results_option = click.option("--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards].")
+results_option = click.option(
+    "--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards]."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 _MACHINE = (
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas."),
+    click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas."
+    ),
     click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4]."),
     click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run."),
-    click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache]."),
+    click.option(
+        "--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache]."
+    ),
     click.option("--quiet", is_flag=True, help="No progress display."),
 )
 seeds_in_parallel_option = click.option(

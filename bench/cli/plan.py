@@ -13,12 +13,16 @@ from .options import include_option, json_option, results_option
 
 @click.command()
 @click.argument("suite")
-@click.option("--difference", type=float, required=True, metavar="POINTS", help="In test accuracy, to the suite's reference.")
+@click.option(
+    "--difference", type=float, required=True, metavar="POINTS", help="In test accuracy, to the suite's reference."
+)
 @click.option("--device", default="auto", show_default=True, help="Whose time is asked for: auto, cpu or cuda:<i>.")
 @results_option
 @include_option
 @json_option
-def plan(suite: str, difference: float, device: str, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+def plan(
+    suite: str, difference: float, device: str, results: str | None, includes: tuple[str, ...], as_json: bool
+) -> None:
     """How many seeds SUITE needs to find a difference, from the spread of earlier records, and what they cost here.
 
     \b

@@ -22,7 +22,9 @@ from .options import (
 
 @click.command()
 @click.argument("board")
-@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated.")
+@click.option(
+    "--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what is stale.")
 @machine_options
 @seeds_in_parallel_option
@@ -75,7 +77,8 @@ def _say(done: Any, only_stale: bool) -> None:
     if unknown:
         named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         click.echo(
-            f"not registered here, so nobody can tell whether they are stale: {named}; give their files with --include", err=True
+            f"not registered here, so nobody can tell whether they are stale: {named}; give their files with --include",
+            err=True,
         )
     if not done.stale:
         click.echo(f"nothing on {done.board.name} is stale" + (" of what is registered here" if unknown else ""))

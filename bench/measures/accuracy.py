@@ -33,7 +33,10 @@ def _max_pool(
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
     """`func`, or by comparing where the windows are 2x2, side by side, and nothing else is asked for."""
-    usual = _pair(kernel_size) == _pair(stride or kernel_size) == (2, 2) and (_pair(padding), _pair(dilation)) == ((0, 0), (1, 1))
+    usual = _pair(kernel_size) == _pair(stride or kernel_size) == (2, 2) and (_pair(padding), _pair(dilation)) == (
+        (0, 0),
+        (1, 1),
+    )
     if not usual or ceil_mode or return_indices or type(input) is not torch.Tensor or input.device.type != "cpu":
         more = {"return_indices": return_indices} if func is F.max_pool2d else {}
         return func(input, kernel_size, stride, padding, dilation, ceil_mode, **more)

@@ -25,8 +25,8 @@ class LayerError:
     Attributes:
         layer: name of the module.
         eq_feat_exact: mean over images and the quarter turns g ≠ e in the layer's group of
-            ‖g⁻¹ Φ(gx) − Φ(x)‖ / s over all channels and pixels of the output Φ, with s = mean of ‖Φ(x) − Φ(x′)‖ over the
-            pairs of different images.
+            ‖g⁻¹ Φ(gx) − Φ(x)‖ / s over all channels and pixels of the output Φ, with s = mean of ‖Φ(x) − Φ(x′)‖ over
+            the pairs of different images.
         eq_feat_fibre: the same for the other rotations of the layer's group, over the spatial means of the
             channels: there g only permutes channels, and nothing is resampled.
     """

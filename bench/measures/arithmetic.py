@@ -1,8 +1,9 @@
-"""Device, precision, determinism and threads of a process: set in one place, and looked at again after a model's code has run.
+"""Device, precision, determinism and threads of a process: set in one place, and looked at again after a model's code
+has run.
 
-torch has two interfaces to the precision of float32 products, which contradict each other where both are used. The newer
-one, a setting for each library and kind of operation, is what counts here; the older one is brought into line with it, so
-that it raises for nobody.
+torch has two interfaces to the precision of float32 products, which contradict each other where both are used. The
+newer one, a setting for each library and kind of operation, is what counts here; the older one is brought into line
+with it, so that it raises for nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 
 from .compiler import spare_compiler
 
-#: Library and kind of operation -> ``"ieee"`` (float32 throughout), ``"tf32"``, ``"bf16"``, or ``"none"`` (the default).
+#: Library and kind of operation -> ``"ieee"`` (float32 throughout), ``"tf32"``, ``"bf16"``, or ``"none"`` (the
+#: default).
 Precision = dict[str, str]
 
 _backends = torch.backends
@@ -69,8 +71,8 @@ class ProfileChanged(RuntimeError):
 def begin(device: str, profile: str, threads: int) -> torch.device:
     """Make of this process one that measures: the same for runs, calibrations, sidecars and benchmarks.
 
-    The device becomes the current one before anything else, so that contexts, events and launches without a named device
-    are there and on no other. Call it before anything is computed.
+    The device becomes the current one before anything else, so that contexts, events and launches without a named
+    device are there and on no other. Call it before anything is computed.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:<i>``.

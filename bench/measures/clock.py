@@ -18,7 +18,9 @@ class Clock(Protocol):
         """Seconds between two marks; waits until the device has passed both."""
 
     def host_seconds(self, start: Any, end: Any) -> float | None:
-        """Seconds that the host took from one mark to the other, whatever the device did; None where it is the device."""
+        """Seconds that the host took from one mark to the other, whatever the device did; None where it is the
+        device.
+        """
 
 
 class HostClock:
@@ -111,7 +113,9 @@ class Phases:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def carry(self, total: dict[str, float]) -> None:
-        """Add the `total` of an earlier process that worked on the same run; the time between the two counts nowhere."""
+        """Add the `total` of an earlier process that worked on the same run; the time between the two counts
+        nowhere.
+        """
         for name, seconds in total.items():
             if name not in ("other_s", "total_s"):
                 self.add(name.removesuffix("_s"), seconds)

@@ -60,8 +60,12 @@ _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
 
 def count_numbers(model: nn.Module) -> Numbers:
     """The numbers of a model, each once."""
-    parameters, buffers = ({(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers()))
-    trained, frozen = (sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False))
+    parameters, buffers = (
+        {(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers())
+    )
+    trained, frozen = (
+        sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False)
+    )
     return Numbers(trained, frozen, sum(map(real_numbers, buffers)))
 
 

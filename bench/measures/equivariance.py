@@ -58,7 +58,12 @@ class Core:
 
 
 def measure_core(
-    model: nn.Module, images: torch.Tensor, prepare: Prepare, background: Sequence[float], maximum: int, claim: str = "none"
+    model: nn.Module,
+    images: torch.Tensor,
+    prepare: Prepare,
+    background: Sequence[float],
+    maximum: int,
+    claim: str = "none",
 ) -> Core:
     """The ``core`` profile of a model.
 

@@ -1,7 +1,7 @@
 """Whether logits are invariant under a group: as a model is built, and once its weights have moved.
 
-An invariance that the architecture guarantees holds for all weights. One that holds only as the model is initialised, as
-with a normalisation that has one scale (all of them 1 at first) for each orientation, is lost by training.
+An invariance that the architecture guarantees holds for all weights. One that holds only as the model is initialised,
+as with a normalisation that has one scale (all of them 1 at first) for each orientation, is lost by training.
 """
 
 from __future__ import annotations

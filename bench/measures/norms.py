@@ -112,7 +112,8 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
 
     hooks = [
         layer.register_forward_hook(
-            lambda module, args, named, out, name=name: seen(name, module, *args, *named.values(), out), with_kwargs=True
+            lambda module, args, named, out, name=name: seen(name, module, *args, *named.values(), out),
+            with_kwargs=True,
         )
         for name, layer in layers.items()
     ]
@@ -147,7 +148,8 @@ def _one_seed(images: torch.Tensor) -> Iterator[None]:
 
 def _uncalled(name: str, layer: _NormBase) -> UnknownStatistics:
     return UnknownStatistics(
-        f"the running statistics of {name!r} ({type(layer).__name__}) move although the layer is not called, so that they"
+        f"the running statistics of {name!r} ({type(layer).__name__}) move although the layer is not called, so"
+        " that they"
         " cannot be estimated anew; call the layer itself"
     )
 
@@ -187,8 +189,10 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
             torch.allclose(a, b, rtol=SAME, atol=SAME * float(b.abs().mean())) for a, b in pairs
         ):
             raise UnknownStatistics(
-                f"the running statistics of {name!r} ({type(layers[name]).__name__}) do not become those of the batch when"
-                " momentum is 1, so that they cannot be estimated anew; move them by the share `momentum`, as torch does"
+                f"the running statistics of {name!r} ({type(layers[name]).__name__}) do not become those of the"
+                " batch when"
+                " momentum is 1, so that they cannot be estimated anew; move them by the share `momentum`, as"
+                " torch does"
             )
 
 

@@ -2,8 +2,8 @@
 
 Counted are 2 x multiply-accumulates of convolutions and of matrix products, however they are written: as layers, as
 ``einsum``, as recurrent or attention layers, or as elementwise multiplications whose products are summed. A complex
-multiply-accumulate is four real ones. Elementwise operations, normalisation, pooling and copies are not counted: they are
-small beside products. Whatever else there is gets named, so that no large operation passes for nothing.
+multiply-accumulate is four real ones. Elementwise operations, normalisation, pooling and copies are not counted: they
+are small beside products. Whatever else there is gets named, so that no large operation passes for nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _of_matrix(place: int) -> Callable[..., int]:
     return lambda *args, out_val: 2 * args[place].numel()
 
 
-#: Operations of products that torch's table lacks or miscounts. Arguments are those of the operation, and what it returned.
+#: Operations of products that torch's table lacks or miscounts. Arguments are those of the operation, and what it
+#: returned.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution: _convolution_flops,
     aten.convolution_backward: _convolution_backward_flops,
@@ -76,12 +77,14 @@ _FACTORS = {
 }
 #: What adds up the numbers of a tensor: products that get there are products of matrices.
 _SUMS = re.compile(r"(nan)?sum|mean|cumsum|index_add|scatter_add|segment_reduce|(adaptive_)?avg_pool[123]d")
-#: What costs no more than about one operation an element, beside what torch itself calls elementwise, view or reduction.
+#: What costs no more than about one operation an element, beside what torch itself calls elementwise, view or
+#: reduction.
 _CHEAP = re.compile(
     "|".join(
         (
             # Tensors made, copied, moved.
-            "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?", "complex|polar|arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
+            "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?",
+            "complex|polar|arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
             "rand.*|bernoulli|normal|uniform|exponential|multinomial|native_dropout|fused_dropout|poisson|random",
             "copy|to|to_copy|clone|cat|stack|repeat|repeat_interleave|roll|flip|rot90|fill|zero|set|resize|pin_memory|.*_pad.*|.*_scatter",
             "(unsafe_)?(index|index_put|masked_index).*|gather|scatter.*|masked_.*|where|take|put|im2col|col2im|unfold|diag.*|trace",
@@ -118,7 +121,8 @@ class Operations(TorchDispatchMode):
     def __init__(self, images: torch.Tensor | None = None) -> None:
         super().__init__()
         self.flops, self.loose, self.unknown = 0, 0, set[str]()
-        # Tensors are kept alive, so that no storage's address is given out again. A filter that is used twice counts once.
+        # Tensors are kept alive, so that no storage's address is given out again. A filter that is used twice counts
+        # once.
         self._seen: dict[tuple[int, int], torch.Tensor] = {}
         self._products: dict[int, tuple[int, tuple[torch.Tensor, ...], torch.Tensor]] = {}
         self._from_image = None if images is None else {_storage(images): images}
@@ -200,7 +204,9 @@ class Operations(TorchDispatchMode):
 
 
 #: Operations that have a formula, although torch could take them apart.
-_WHOLE = {getattr(packet, name) for packet in (*_FORMULAS, *flop_registry) for name in getattr(packet, "overloads", list)()}
+_WHOLE = {
+    getattr(packet, name) for packet in (*_FORMULAS, *flop_registry) for name in getattr(packet, "overloads", list)()
+}
 
 
 def _cheap(func: Any, name: str) -> bool:
@@ -218,7 +224,9 @@ def _own(tensor: torch.Tensor) -> int:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided and not tensor.is_nested else id(tensor)
+    return (
+        int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided and not tensor.is_nested else id(tensor)
+    )
 
 
 def tensors(values: Any) -> list[torch.Tensor]:
@@ -233,7 +241,9 @@ def real_numbers(tensor: torch.Tensor) -> int:
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """No library computes several operations in one that a dispatch mode would see as none: the same on every device."""
+    """No library computes several operations in one that a dispatch mode would see as none: the same on every
+    device.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
@@ -245,7 +255,9 @@ def unfused() -> Iterator[None]:
 
 @contextmanager
 def libraries(enabled: bool) -> Iterator[None]:
-    """With oneDNN and cuDNN, or without: they fuse recurrent layers. Convolutions are one operation with them too, and fast."""
+    """With oneDNN and cuDNN, or without: they fuse recurrent layers. Convolutions are one operation with them too, and
+    fast.
+    """
     before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     if before == (enabled, enabled):
         yield

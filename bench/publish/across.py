@@ -68,7 +68,10 @@ def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> st
 
 def heading(summary: Across) -> str:
     """One line: what is summed up."""
-    return f"{some(len(summary.sides), 'board')}, {some(len(summary.models), 'model')} on all of them, against {summary.reference}"
+    return (
+        f"{some(len(summary.sides), 'board')}, {some(len(summary.models), 'model')} on all of them, against"
+        f" {summary.reference}"
+    )
 
 
 def _mean(summary: Across, model: str) -> str:
@@ -76,7 +79,11 @@ def _mean(summary: Across, model: str) -> str:
 
 
 def _difference(summary: Across, model: str, entry: Entry) -> str:
-    return "" if model == summary.reference or entry.difference is None else difference_text(entry.difference, entry.interval)
+    return (
+        ""
+        if model == summary.reference or entry.difference is None
+        else difference_text(entry.difference, entry.interval)
+    )
 
 
 def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
@@ -88,8 +95,10 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
     sides, label = summary.sides, short_names([side.name for side in summary.sides])
     notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
     notes.append(
-        f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 % interval"
-        f" {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: over {some(len(sides), 'board')}, each counts the same"
+        f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 %"
+        " interval"
+        f" {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: over {some(len(sides), 'board')}, each"
+        " counts the same"
     )
     notes.append(
         f"improvability: 1 - error of the best / error of the model, mean over the boards; the best is the best of the"
@@ -98,11 +107,12 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
     if summary.perfect:
         where = ", ".join(label[side.name] for side in summary.perfect)
         notes.append(
-            f"improvability: on {where} the best model has no error, so that every other has 100 %, however small its error is"
+            f"improvability: on {where} the best model has no error, so that every other has 100 %, however small its"
+            " error is"
         )
     notes.append(
-        "rank: the ranks that are possible on a board among all its models, with 95 % confidence for all of them together"
-        + ("; bold: 1 is among them" if bold else "")
+        "rank: the ranks that are possible on a board among all its models, with 95 % confidence for all of them"
+        " together" + ("; bold: 1 is among them" if bold else "")
     )
     notes.append(no_test(len(sides)))
     for model in (m for m in summary.models if _shows(patterns, m)):
@@ -123,7 +133,8 @@ def no_test(boards: int) -> str:
     rule = "no test over boards and no Elo rating is made"
     if smallest_p(boards) > LEVEL:
         return (
-            f"{rule}: with fewer than six boards they mean nothing (even if a model wins on all {boards}, a sign test has"
+            f"{rule}: with fewer than six boards they mean nothing (even if a model wins on all {boards}, a sign"
+            " test has"
             f" p = {smallest_p(boards):.3g})"
         )
     return f"{rule}: boards share data sets and models, and are no random sample of tasks"
@@ -131,13 +142,18 @@ def no_test(boards: int) -> str:
 
 def _over(summary: Across) -> str:
     label = short_names([side.name for side in summary.sides])
-    known = [(s.name, e.by_image) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None]
+    known = [
+        (s.name, e.by_image) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None
+    ]
     alone = [label[name] for name in dict.fromkeys(name for name, by_image in known if not by_image)]
     if not alone:
         return "over new seeds and new test images"
     if not any(by_image for _, by_image in known):
         return "over new seeds"
-    return f"over new seeds and new test images (on {', '.join(alone)} over new seeds alone, where outcomes by image are missing)"
+    return (
+        f"over new seeds and new test images (on {', '.join(alone)} over new seeds alone, where outcomes by image"
+        " are missing)"
+    )
 
 
 def across_frame(summary: Across, patterns: Sequence[str] = ()) -> pd.DataFrame:
@@ -156,9 +172,11 @@ def across_frame(summary: Across, patterns: Sequence[str] = ()) -> pd.DataFrame:
                 {
                     "model": model, "boards": len(summary.sides), "reference_model": summary.reference,
                     "mean_diff_pct": means[0], "mean_improvability_pct": means[1], "board": side.name,
-                    "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference, "diff_ci95_pct": entry.interval,
+                    "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference,
+                    "diff_ci95_pct": entry.interval,
                     "diff_ci95_over": over, "improvability_pct": summary.improvability(model, side) if whole else None,
-                    "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks), "stale": entry.stale,
+                    "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks),
+                    "stale": entry.stale,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

@@ -41,7 +41,9 @@ def entry(source: str) -> str:
     arxiv, doi = _ARXIV.fullmatch(source), _DOI.fullmatch(source)
     key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower() or "source"
     if arxiv:
-        body = f"  eprint = {{{arxiv[1]}}},\n  archiveprefix = {{arXiv}},\n  url = {{https://arxiv.org/abs/{arxiv[1]}}},"
+        body = (
+            f"  eprint = {{{arxiv[1]}}},\n  archiveprefix = {{arXiv}},\n  url = {{https://arxiv.org/abs/{arxiv[1]}}},"
+        )
     elif doi:
         body = f"  doi = {{{_plain(doi[1])}}},"
     elif source.startswith(("http://", "https://")):

@@ -37,7 +37,12 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
         The beginning of the names of its files.
     """
     name, html, downloads = file_name(family), "html" in formats, []
-    texts = {".md": markdown_page, ".tex": latex_page, ".csv": family_csv, ".slopes.csv": lambda f: csv_text(slope_rows(f))}
+    texts = {
+        ".md": markdown_page,
+        ".tex": latex_page,
+        ".csv": family_csv,
+        ".slopes.csv": lambda f: csv_text(slope_rows(f)),
+    }
     wanted = {".md": "md" in formats, ".tex": "latex" in formats, ".csv": False, ".slopes.csv": False}
     for ending, make in texts.items():
         if html or wanted[ending]:

@@ -51,7 +51,9 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], l
         "columns": columns,
         "rows": [[_cell(row[c]) for c in order] for row in records],
         # Where no interval holds, a row shows each seed's value.
-        "values": [None if (s := board.samples.get(m)) is None or s.has_interval else list(s.values.values()) for m in models],
+        "values": [
+            None if (s := board.samples.get(m)) is None or s.has_interval else list(s.values.values()) for m in models
+        ],
         "pairs": _pairs(board, models),
         "runs": [[_run(r, stale) for r, stale in board.runs[m]] for m in models],
         "provenance": [_provenance(board.counted[m]) for m in models],
@@ -84,7 +86,9 @@ def _cell(value: Any) -> Any:
 
 
 def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
-    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None where there is none."""
+    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None where
+    there is none.
+    """
     position = {m: i for i, m in enumerate(models)}
     count = len(models)
     found: list[Any] = [None] * (count * (count - 1) // 2)
@@ -120,7 +124,8 @@ def _provenance(records: list[RunRecord]) -> dict[str, str]:
         versions = ", ".join(f"{k} {v}" for k, v in sorted(p.versions.items()) if v != "absent")
         values = {
             "hardware": p.hardware.get("hardware_key", "unknown"), "versions": versions, "threads": str(p.threads),
-            "source hash": p.source_hash, "data digest": p.data_digest[:16], "trained": p.started[:10], "suite": r.context.suite,
+            "source hash": p.source_hash, "data digest": p.data_digest[:16], "trained": p.started[:10],
+            "suite": r.context.suite,
             "commit": p.commit[:12], "harness hash": p.harness_hash,
         }  # fmt: skip
         for key, value in values.items():

@@ -115,7 +115,8 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
     return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
 
 
-#: Of a board: the sources of its models, or None where it has no table; refused files; what a summary over boards needs.
+#: Of a board: the sources of its models, or None where it has no table; refused files; what a summary over boards
+#: needs.
 _Shown = tuple[list[str] | None, list[Refused], Side | None]
 
 
@@ -125,9 +126,7 @@ def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) ->
         return _publish(*task)
 
 
-def _publish(
-    root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None
-) -> _Shown:
+def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None) -> _Shown:
     board = write_board(root, name, reference_parameters)
     if not board.chosen or not board.is_table:
         return None, board.refused, None
@@ -161,7 +160,11 @@ def _publish(
 
 def _left_out(missing: dict[str, str]) -> str:
     """A sentence on plots that are not there."""
-    return f"Left out: {' and '.join(t[0].lower() + t[1:] for t in missing)}. Needed: {next(iter(missing.values()))}." if missing else ""
+    return (
+        f"Left out: {' and '.join(t[0].lower() + t[1:] for t in missing)}. Needed: {next(iter(missing.values()))}."
+        if missing
+        else ""
+    )
 
 
 def _write(out: Path, path: str, text: str) -> str:

@@ -5,10 +5,11 @@
     <!-- /equibench -->
 
 After the name of the board may follow ``columns=model,parameters,test acc %`` (of the usual table, instead of the
-narrow one), ``suite=digits-pdo`` (its rows alone), ``reference_parameters=25700`` (the count that classes are told beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
-``reported`` (below, apart: what papers report for the data set). Instead of a board stands ``family=mnist-rot-gen-data``
-for the table of a family of boards, with ``plot=images`` and the other things that were spent. Pictures lie in ``<results>/figures/``, which must be
-kept beside the file.
+narrow one), ``suite=digits-pdo`` (its rows alone), ``reference_parameters=25700`` (the count that classes are told
+beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
+``reported`` (below, apart: what papers report for the data set). Instead of a board stands
+``family=mnist-rot-gen-data`` for the table of a family of boards, with ``plot=images`` and the other things that were
+spent. Pictures lie in ``<results>/figures/``, which must be kept beside the file.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ _OPTION = re.compile(r"(?:^|\s+)(\w+)(?:=((?:(?!\s+\w+=|\s+reported\b).)*))?")
 OPTIONS = ("columns", "plot", "reported", "reference_parameters", "suite")
 
 
-def refresh(path: Path, root: Path, refused: list[Refused] | None = None, reference_parameters: int | None = None) -> list[str]:
+def refresh(
+    path: Path, root: Path, refused: list[Refused] | None = None, reference_parameters: int | None = None
+) -> list[str]:
     """Refresh all boards of a file and the pictures that it shows; returns the names of the boards.
 
     Args:
@@ -162,7 +165,9 @@ def _family_block(
     family: BoardFamily, options: dict[str, tuple[str, ...]], root: Path, readme: Path, where: str
 ) -> str:
     """Heading, pictures, table and notes of a family; its pictures are drawn at once."""
-    wrong = next((o for o in options if o != "plot"), None) or next((p for p in options.get("plot", ()) if p not in SPENT), None)
+    wrong = next((o for o in options if o != "plot"), None) or next(
+        (p for p in options.get("plot", ()) if p not in SPENT), None
+    )
     if wrong is not None:
         raise UserError(f"{where}: a family of boards takes plot={','.join(SPENT)}, not {wrong!r}")
     head, table, *rest = family_text(family, "github").split("\n\n")
@@ -171,7 +176,9 @@ def _family_block(
         with house_style():
             figure = draw(family, what)
             if figure is None:
-                raise UserError(f"{where}: {SPENT[what]} are the same at all points of {family.name}: there is nothing to draw")
+                raise UserError(
+                    f"{where}: {SPENT[what]} are the same at all points of {family.name}: there is nothing to draw"
+                )
             path = root / "figures" / f"{file_name(family)}-{what}.svg"
             save(figure, path.parent, path.stem, ("svg",), both=False)
         images.append(_link(f"Error against {SPENT[what]}, {family.name}", path, readme))

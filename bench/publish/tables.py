@@ -91,7 +91,12 @@ def _latex_row(
     name, accuracy = latex(model), latex(usual["test acc %"])
     if model in bold:
         name, accuracy = rf"\textbf{{{name}}}", rf"\textbf{{{accuracy}}}"
-    cells = [name + (rf"~\cite{{{cite}}}" if cite else ""), latex(usual["invariant"]), usual["parameters"], usual["MFLOPs"]]
+    cells = [
+        name + (rf"~\cite{{{cite}}}" if cite else ""),
+        latex(usual["invariant"]),
+        usual["parameters"],
+        usual["MFLOPs"],
+    ]
     cells.append(accuracy or latex(row["status"]))
     if ranked:
         cells.insert(0, latex(rank_text(board, model)))
@@ -105,7 +110,8 @@ def _latex_row(
 def _caption(board: Board, frame: pd.DataFrame) -> list[str]:
     notes = [*accuracy_notes(board, frame), *rank_notes(board), *detectable_note(board)]
     if board.against_reference:
-        notes.append(f"Δ: paired difference to {board.reference}, over the same as test acc; p: that it is 0, corrected by"
+        notes.append(f"Δ: paired difference to {board.reference}, over the same as test acc; p: that it is 0,"
+            " corrected by"
                      f" Holm over {some(board.against_reference[0].family, 'comparison')}")  # fmt: skip
     failed = [r["model"] for r in board.rows_of(frame) if r["status"] != "ok"]
     notes += [f"failed runs: {', '.join(failed)}"] if failed else []

@@ -114,7 +114,9 @@ def check_models(boards: Iterable[Board], view: View, option: str = "--model") -
             raise UserError(f"{option} {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
     measured = sorted({m for b in boards for m in b.values})
     if view.against and view.against not in measured:
-        raise UserError(f"--against {view.against!r}: no such model has results here; {nearest(view.against, measured)}")
+        raise UserError(
+            f"--against {view.against!r}: no such model has results here; {nearest(view.against, measured)}"
+        )
 
 
 def shows(view: View, model: str) -> bool:
@@ -220,7 +222,9 @@ def comparison_table(board: Board, view: View, style: str) -> str:
     if not shown:
         return f"{view.against or 'no model'} shares no seed with another model of {board.name}"
     rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
-    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6)
+    table = tabulate(
+        rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6
+    )
     return f"{for_latex(table, style)}\n\n{in_text(comparison_note(family), style)}"
 
 
@@ -252,8 +256,10 @@ def comparison_note(family: Sequence[Comparison], agree: bool = True) -> str:
     if alone and len(alone) < len(known):
         over += f" (of {', '.join(dict.fromkeys(alone[:12]))}: new seeds alone)"
     return (
-        f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: that the"
-        f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test over the"
+        f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p:"
+        " that the"
+        f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test"
+        " over the"
         f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds"
         + ("; agree: test images of which both predict the same class, right or wrong" if agree else "")
     )

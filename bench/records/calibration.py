@@ -45,7 +45,8 @@ class Calibration(Strict):
         sequence: 1 for the first calibration, higher after runs that drifted.
         beside: the other models that took turns with it.
         confirms: hash of the calibration that this one confirms on further GPUs; it decides no number of steps.
-        opened: files beside the code that the model is made from, as `record.Provenance` has them; part of `source_hash`.
+        opened: files beside the code that the model is made from, as `record.Provenance` has them; part of
+            `source_hash`.
     """
 
     schema_version: Version = 1
@@ -226,7 +227,9 @@ def calibrate(
     done = Measured(failed={name: why for one in turns.values() for name, why in one.failed.items()})
     for old in reference:
         if old.model in done.failed:
-            raise UserError(f"{old.model}, which new models are measured beside, failed: {done.failed[old.model].reason}")
+            raise UserError(
+                f"{old.model}, which new models are measured beside, failed: {done.failed[old.model].reason}"
+            )
 
     def again(old: Calibration, device: str) -> Calibration:
         new = _with_blocks(old, {device: turns[device]}, old.sequence)
@@ -263,7 +266,8 @@ def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None
     if any(not math.isclose(own / calibration.step_s, 1.0, abs_tol=AGREEMENT) for own in times.values()):
         shown = ", ".join(f"{1000 * own:.3f} ms on {device}" for device, own in times.items())
         raise UserError(
-            f"a step of {calibration.model} takes {shown}: devices of a board of device-seconds may differ by 3 % from their"
+            f"a step of {calibration.model} takes {shown}: devices of a board of device-seconds may differ by 3 %"
+            " from their"
             " mean; name those that agree with --device"
         )
 

@@ -1,7 +1,7 @@
 """What the doctor found on a device: its schema, its place among the results, and its words. Needs no torch.
 
-Reports lie in ``doctor/<host>/<device>.<content hash>.json`` under the results folder. They are written once; boards show
-the newest one of each device that their runs were made on.
+Reports lie in ``doctor/<host>/<device>.<content hash>.json`` under the results folder. They are written once; boards
+show the newest one of each device that their runs were made on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Finding(Strict):
     Attributes:
         check: its name.
         needed_for: boards that cannot be trusted where it fails: ``E`` all, ``T`` those that count device-seconds.
-        state: ``not applicable`` where there is nothing to check (two devices, on a machine with one); ``left out`` where
-            there is, and it was not done.
+        state: ``not applicable`` where there is nothing to check (two devices, on a machine with one); ``left out``
+            where there is, and it was not done.
         detail: what was measured, or the reason.
         seconds: that the check took.
     """
@@ -148,7 +148,9 @@ def report_text(report: Report) -> str:
         {"check": f.check, "for": f.needed_for, "state": f.state, "s": f"{f.seconds:.1f}", "what was found": f.detail}
         for f in report.findings
     ]
-    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[None, None, None, None, 90])
+    table = tabulate(
+        rows, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[None, None, None, None, 90]
+    )
     heading = f"{report.device}: {report.hardware.get('hardware_key', '')}"
     why = f" ({report.why})" if report.why else ""
     return f"{heading}\n\n{table}\n\nverdict: {report.verdict}{why}"

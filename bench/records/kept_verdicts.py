@@ -1,7 +1,7 @@
 """What ``equibench check`` last said of a model's source, kept under the results so that runs and boards can say it.
 
-The verdicts on our own models are shipped with the package, in ``models/checks``: ``equibench check NAME --results models``
-in a checkout writes them there.
+The verdicts on our own models are shipped with the package, in ``models/checks``: ``equibench check NAME --results
+models`` in a checkout writes them there.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def keep(root: Path, verdict: Verdict) -> Path:
     if not verdict.accepted and not names:
         names = [f.check for f in verdict.findings if f.status == "skip"]
     kept = Checked(
-        model=verdict.model, source_hash=verdict.source_hash, failed=names, input=verdict.input, dataset=verdict.dataset,
+        model=verdict.model, source_hash=verdict.source_hash, failed=names, input=verdict.input,
+        dataset=verdict.dataset,
         budget=verdict.budget, protocol=PROTOCOL, harness_hash=harness_hash(),
     )  # fmt: skip
     path = _path(root, verdict.model, verdict.source_hash)
@@ -69,7 +70,9 @@ def checked(root: Path, model: str, source: str) -> str:
     """``yes``, ``no`` (this source was never checked under this protocol) or ``failed: gradients, …``."""
     if not source:
         return NO
-    return next((v for folder in (root, SHIPPED) if (v := _read(_path(folder, model, source), model, source)) != NO), NO)
+    return next(
+        (v for folder in (root, SHIPPED) if (v := _read(_path(folder, model, source), model, source)) != NO), NO
+    )
 
 
 def _read(path: Path, model: str, source: str) -> str:
@@ -85,7 +88,9 @@ def _read(path: Path, model: str, source: str) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """What the verdicts on a row's runs come to; empty where some run is older than these verdicts and none is worse."""
+    """What the verdicts on a row's runs come to; empty where some run is older than these verdicts and none is
+    worse.
+    """
     found = set(verdicts)
     return max(found, key=lambda v: (v not in ("", NO, YES), v == NO, v == "", v), default="")
 
@@ -94,7 +99,11 @@ def checked_notes(rows: Iterable[dict[str, str]]) -> list[str]:
     """One sentence on the models of a board that were not checked, one on those that failed."""
     rows = list(rows)
     unchecked = [row["model"] for row in rows if row["checked"] == NO]
-    broken = [f"{row['model']} ({row['checked'].removeprefix('failed: ')})" for row in rows if row["checked"].startswith("failed")]
+    broken = [
+        f"{row['model']} ({row['checked'].removeprefix('failed: ')})"
+        for row in rows
+        if row["checked"].startswith("failed")
+    ]
     notes = [f"failed equibench check: {_some(broken)}"] if broken else []
     return [*notes, *([f"never looked at by equibench check: {_some(unchecked)}"] if unchecked else [])]
 

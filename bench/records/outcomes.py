@@ -1,8 +1,8 @@
 """The outcomes of a run: the predicted class of every test image, in a file beside its record.
 
 They lie in ``runs/<board>/outcomes/``: ``<spec hash>.<attempt>.<content hash>.json`` of each run, and once
-``labels.<content hash>.json`` of the labels of the test set, both as immutable as records. A run's file is written before
-its record, which names the SHA-256 of the file's text.
+``labels.<content hash>.json`` of the labels of the test set, both as immutable as records. A run's file is written
+before its record, which names the SHA-256 of the file's text.
 
 A prediction is kept as its distance from the label, (predicted - label) mod (classes + 1): 0 is right. Most are 0, so
 that 50,000 images need some kilobytes. An image whose logits are no numbers has the prediction `classes`, one past the
@@ -83,7 +83,8 @@ def write_outcomes(root: Path, board: str, run: str, predicted: np.ndarray, labe
     known = Labels(schema_version=1, kind="labels", images=len(labels), classes=classes, labels=_pack(labels, classes))
     _write(outcomes_folder(root, board), "labels", known.canonical())
     made = Outcomes(
-        schema_version=1, kind="outcomes", images=len(labels), classes=classes, labels_sha256=_sha256(known.canonical()),
+        schema_version=1, kind="outcomes", images=len(labels), classes=classes,
+        labels_sha256=_sha256(known.canonical()),
         distances=_pack((predicted - labels) % (classes + 1), classes),
     )  # fmt: skip
     _write(outcomes_folder(root, board), run, made.canonical())
@@ -120,11 +121,15 @@ def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, np.ndarray]
     if _sha256(text.removesuffix("\n")) != results.outcomes_sha256:
         raise UserError(f"{path}: the content does not match 'outcomes_sha256' of the run's record")
     if found.images != results.test_images:
-        raise UserError(f"{path}: 'images': {found.images:,}, where the run's record has {results.test_images:,} test images")
+        raise UserError(
+            f"{path}: 'images': {found.images:,}, where the run's record has {results.test_images:,} test images"
+        )
     distances = _unpack(found.distances, found, "distances", found.classes, path)
     accuracy = 100 * float((distances == 0).mean())
     if abs(accuracy - results.test_acc_pct) > 1e-6:
-        raise UserError(f"{path}: 'distances': {accuracy:.4f} % are right, where the run's record says {results.test_acc_pct:.4f} %")
+        raise UserError(
+            f"{path}: 'distances': {accuracy:.4f} % are right, where the run's record says {results.test_acc_pct:.4f} %"
+        )
     return found, distances
 
 
@@ -141,7 +146,9 @@ def read_predictions(root: Path, record: RunRecord) -> tuple[np.ndarray, np.ndar
     if _sha256(text.removesuffix("\n")) != found.labels_sha256:
         raise UserError(f"{path}: the content does not match 'labels_sha256' of the outcomes")
     if (known.images, known.classes) != (found.images, found.classes):
-        raise UserError(f"{path}: 'images', 'classes': {known.images:,}, {known.classes}, not {found.images:,}, {found.classes}")
+        raise UserError(
+            f"{path}: 'images', 'classes': {known.images:,}, {known.classes}, not {found.images:,}, {found.classes}"
+        )
     labels = _unpack(known.labels, known, "labels", known.classes - 1, path)
     return (labels + distances.astype("int64")) % (found.classes + 1), labels.astype("int64"), found.classes
 

@@ -83,8 +83,8 @@ REGISTERED = ("family", "group", "invariant", "source", "evaluation", "treatment
 def harness_hash() -> str:
     """Hash of all that measures: the files of ``bench`` and ``datasets``, and the registry, byte for byte.
 
-    Unlike the hash of a model's source it makes nothing stale: the protocol's number does. It tells which files measured
-    where the commit alone does not, because the checkout had changes, or because there is none.
+    Unlike the hash of a model's source it makes nothing stale: the protocol's number does. It tells which files
+    measured where the commit alone does not, because the checkout had changes, or because there is none.
     """
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
@@ -146,9 +146,9 @@ def cpu_name() -> str:
 def hardware(device: str) -> dict[str, str]:
     """Device, its key, and what is recorded beside the key.
 
-    The hardware key holds what a T board must agree on: GPU name, memory, torch and CUDA major.minor. All of it is known
-    to a process that uses the GPU at all, so that the key is always the same. What the driver is asked may fail to come, so
-    driver and power limit stand beside the key. On a CPU the key names the processor.
+    The hardware key holds what a T board must agree on: GPU name, memory, torch and CUDA major.minor. All of it is
+    known to a process that uses the GPU at all, so that the key is always the same. What the driver is asked may fail
+    to come, so driver and power limit stand beside the key. On a CPU the key names the processor.
     """
     import torch
 
@@ -159,7 +159,11 @@ def hardware(device: str) -> dict[str, str]:
     properties = torch.cuda.get_device_properties(device)
     cuda = ".".join((torch.version.cuda or "?").split(".")[:2])
     key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; torch {torch_version}; CUDA {cuda}"
-    known |= {"cuda": torch.version.cuda or "unknown", "cudnn": str(torch.backends.cudnn.version()), **_driver_facts(device)}
+    known |= {
+        "cuda": torch.version.cuda or "unknown",
+        "cudnn": str(torch.backends.cudnn.version()),
+        **_driver_facts(device),
+    }
     return {**known, "hardware_key": key}
 
 

@@ -82,11 +82,12 @@ class Results(Strict):
         test_acc_pct, val_acc_pct: accuracy of the final weights; chance level where the run ended in NaN.
             Validation is None where it was trained on.
         train_s: device-seconds of training; `step_ms` is their mean per step.
-        host_ms: milliseconds that the host takes to launch a step, when the device has nothing left to do; the median of
-            all blocks. None on a CPU, and in records that are older than this field.
+        host_ms: milliseconds that the host takes to launch a step, when the device has nothing left to do; the median
+            of all blocks. None on a CPU, and in records that are older than this field.
         peak_mib: largest memory of the training, of the kind that `peak_kind` says; in records without
             `evaluation_peak_mib` of all that the process did.
-        evaluation_peak_mib: the same of what comes after it: statistics of normalisation, evaluation, equivariance errors.
+        evaluation_peak_mib: the same of what comes after it: statistics of normalisation, evaluation, equivariance
+            errors.
         init, trained: equivariance errors before and after training.
         weights_sha256: of all final parameters and buffers.
         outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty where none was
@@ -127,7 +128,8 @@ class Provenance(Strict):
         started: date and time with their zone, ISO 8601.
         versions: of Python, of packages and of the state of this checkout, by name.
         hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
-            there where several runs shared the GPU, or the cores; ``alone`` where others were looked for, see `gpu_processes`.
+            there where several runs shared the GPU, or the cores; ``alone`` where others were looked for, see
+            `gpu_processes`.
         threads: of torch on the CPU.
         command: the command line that asked for the run.
         commit: of the checkout of equibench; empty where it is installed without one.
@@ -135,9 +137,10 @@ class Provenance(Strict):
         origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
         registered: what the model was registered with, see `provenance.registration`: a board says it even where the
             package or file that registers the model is not at hand.
-        opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of `source_hash`.
-        checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see `checked`;
-            empty in records from before it was asked.
+        opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of
+            `source_hash`.
+        checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see
+            `checked`; empty in records from before it was asked.
         data_source: of what the data set declares, and of `data_opened`, which is to it what `opened` is to the model.
     """
 
@@ -167,7 +170,9 @@ class Provenance(Strict):
 
 
 class Context(Strict):
-    """The suite that asked for the run; it does not determine the result, and no board reads its class, see `size_classes`."""
+    """The suite that asked for the run; it does not determine the result, and no board reads its class, see
+    `size_classes`.
+    """
 
     suite: Text
     parameter_class: Literal["matched", "as-published"]
@@ -350,7 +355,9 @@ def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Without looking for cycles: records hold none, and a million of their objects take as long to look at as to read."""
+    """Without looking for cycles: records hold none, and a million of their objects take as long to look at as to
+    read.
+    """
     was = gc.isenabled()
     gc.disable()
     try:

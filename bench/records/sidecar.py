@@ -20,7 +20,8 @@ from .record import Provenance, Refused, RunRecord, Seconds, Sha256, board_folde
 
 #: Columns of the errors, measured before and after training, and of the predictions, after training only.
 FULL_ERRORS = (
-    "eq_rot_data", "eq_floor", "eq_rot_data_abs", "nv_rot_data", "kl_rot_data_nats", "lee_rot_per_deg", "lee_shift_per_px",
+    "eq_rot_data", "eq_floor", "eq_rot_data_abs", "nv_rot_data", "kl_rot_data_nats", "lee_rot_per_deg",
+    "lee_shift_per_px",
 )  # fmt: skip
 FULL_PREDICTIONS = ("consistency_pct", "acc_orbit_pct", "acc_worst_angle_pct")
 

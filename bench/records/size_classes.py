@@ -28,7 +28,9 @@ def why_not_matched(reference: int, parameters: int | None = None, frozen: int =
     """
     low, high = limits(reference)
     if parameters is not None and not low <= parameters <= high:
-        return f"has {parameters:,} parameters, outside {low:,} to {high:,} (±5 % of {reference:,}) of the matched class"
+        return (
+            f"has {parameters:,} parameters, outside {low:,} to {high:,} (±5 % of {reference:,}) of the matched class"
+        )
     if frozen:
         return f"has {frozen:,} frozen parameters beside those that are trained; the matched class admits none"
     if learned_buffers:
@@ -57,6 +59,8 @@ def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
 
 
 def counts_of(found: Mapping[str, Any] | Size | None) -> dict[str, int]:
-    """What decides the class, of an event of `probe`, a row of a board or a record's size; empty where nothing was counted."""
+    """What decides the class, of an event of `probe`, a row of a board or a record's size; empty where nothing was
+    counted.
+    """
     values = found.model_dump() if isinstance(found, Size) else found or {}
     return {name: int(values[name]) for name in _COUNTS if values.get(name) is not None}

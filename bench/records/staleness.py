@@ -29,8 +29,12 @@ def staleness(record: RunRecord, root: Path | None = None, known: dict[object, s
     if source and source != provenance.source_hash:
         changed.append("source")
     digest = _kept(known, _data_digest, record.spec.dataset)
-    made = _kept(known, _data_hash, record.spec.dataset, *sorted(provenance.data_opened)) if provenance.data_source else ""
-    if (digest and provenance.data_digest and digest != provenance.data_digest) or (made and made != provenance.data_source):
+    made = (
+        _kept(known, _data_hash, record.spec.dataset, *sorted(provenance.data_opened)) if provenance.data_source else ""
+    )
+    if (digest and provenance.data_digest and digest != provenance.data_digest) or (
+        made and made != provenance.data_source
+    ):
         changed.append("data")
     if _is_another_recipe(record.spec, root):
         changed.append("recipe")
@@ -47,9 +51,9 @@ def _kept(known: dict[object, str], function: Callable[..., str], *arguments: st
 class Among:
     """The staleness of records of one board, which must agree with each other as well.
 
-    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere, a model that is
-    not registered here, or one that now opens other files), the newest run does: rows are compared on the same data, and
-    the seeds of a model share program and recipe.
+    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere, a model that
+    is not registered here, or one that now opens other files), the newest run does: rows are compared on the same data,
+    and the seeds of a model share program and recipe.
 
     Args:
         records: all of the board.
@@ -118,7 +122,9 @@ def when(record: RunRecord) -> tuple[datetime, str]:
 
 
 def _is_another_recipe(spec: RunSpec, root: Path | None) -> bool:
-    today = _recipe_of_trial(spec) if spec.is_trial else _current_recipe(spec.recipe.name, spec.model, *_tuned(spec, root))
+    today = (
+        _recipe_of_trial(spec) if spec.is_trial else _current_recipe(spec.recipe.name, spec.model, *_tuned(spec, root))
+    )
     if today is None:
         return False
     return today.bare != spec.recipe or (spec.budget.kind == "P" and _published_steps(spec, today) != spec.steps)
@@ -153,7 +159,9 @@ def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) ->
 def _published_steps(spec: RunSpec, today: Recipe) -> int:
     """Steps of a budget of published epochs, which belong to the recipe and not to the spec."""
     try:
-        return spec.budget.steps_for(training_images(spec.dataset, spec.fit, spec.train_images), today.batch, today.epochs)
+        return spec.budget.steps_for(
+            training_images(spec.dataset, spec.fit, spec.train_images), today.batch, today.epochs
+        )
     except UserError:  # a data set that is not registered here
         return spec.steps
 

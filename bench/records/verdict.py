@@ -9,8 +9,10 @@ from typing import Any, Literal
 Status = Literal["pass", "fail", "note", "skip"]
 #: The checks in the order in which they are made; functions of these names are in `runner.CHECKS`.
 NAMES = (
-    "citation", "build", "output", "parameter count", "state entries", "training", "repeatable", "gradients", "accounted for", "seeds",
-    "deterministic", "train and eval", "batch independence", "memory", "fresh weights", "state dictionary", "deep copy", "bfloat16",
+    "citation", "build", "output", "parameter count", "state entries", "training", "repeatable", "gradients",
+    "accounted for", "seeds",
+    "deterministic", "train and eval", "batch independence", "memory", "fresh weights", "state dictionary", "deep copy",
+    "bfloat16",
     "global state", "data files", "invariance", "other sizes", "other angles", "batch norm", "cost", "budget",
 )  # fmt: skip
 #: Made by `bench.check.session`, which starts a second process: right after "seeds".

@@ -1,4 +1,6 @@
-"""Cards of data sets: what is registered, what the images themselves tell, the boards on them, and a sheet of images."""
+"""Cards of data sets: what is registered, what the images themselves tell, the boards on them, and a sheet of
+images.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def _numbers(data: ImageData) -> dict[str, Any]:
 
 
 def boards_on(name: str, root: Path) -> list[dict[str, Any]]:
-    """The tables of a data set: how many models and runs, the highest mean accuracy, and which models may be the best."""
+    """The tables of a data set: how many models and runs, the highest mean accuracy, and which models may be the
+    best.
+    """
     found = []
     for board in (n for n in board_names(root) if n.startswith(f"{name}-")):
         loaded = load_board(root, board)
@@ -93,7 +97,12 @@ def data_card_text(card: dict[str, Any]) -> str:
     else:
         lines += [f"- {name}: {value}" for name, value in _figures(numbers)]
         lines += ["", *_counts(numbers["counts"])]
-    lines += ["", "## Boards", "", *(f"- {line}" for line in [_board_line(row) for row in card["boards"]] or ["none yet"])]
+    lines += [
+        "",
+        "## Boards",
+        "",
+        *(f"- {line}" for line in [_board_line(row) for row in card["boards"]] or ["none yet"]),
+    ]
     lines += ["", "## Citation", "", card["citation"] or "nothing is registered"]
     lines += ["", f"sheet: {card['sheet']}"] if "sheet" in card else []
     return "\n".join(visible(line) for line in lines)
@@ -129,9 +138,14 @@ def _counts(counts: dict[str, list[int]]) -> list[str]:
 
     classes = len(counts[PARTS[0]])
     if classes > ROWS:
-        return [f"- {part}: {min(own):,} to {max(own):,} images in each of {classes} classes" for part, own in counts.items()]
+        return [
+            f"- {part}: {min(own):,} to {max(own):,} images in each of {classes} classes"
+            for part, own in counts.items()
+        ]
     rows = [[c, *(f"{counts[part][c]:,}" for part in PARTS)] for c in range(classes)]
-    return tabulate(rows, headers=["class", *PARTS], tablefmt="simple", stralign="right", disable_numparse=True).splitlines()
+    return tabulate(
+        rows, headers=["class", *PARTS], tablefmt="simple", stralign="right", disable_numparse=True
+    ).splitlines()
 
 
 def _board_line(row: dict[str, Any]) -> str:
@@ -149,7 +163,9 @@ def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
     Returns:
         uint8 (height, width, 3), and what stands in each row.
     """
-    first = [np.flatnonzero(data.train.labels == c)[: IMAGES if data.classes <= ROWS else 1] for c in range(data.classes)]
+    first = [
+        np.flatnonzero(data.train.labels == c)[: IMAGES if data.classes <= ROWS else 1] for c in range(data.classes)
+    ]
     if data.classes <= ROWS:
         rows, names = first, [f"class {c}" for c in range(data.classes)]
     else:
@@ -162,7 +178,9 @@ def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
     canvas = np.full((step * len(rows) - 2, step * columns - 2, 3), 255, np.uint8)
     for y, row in enumerate(rows):
         for x, index in enumerate(row):
-            image = data.train.images[index][:3] if channels >= 3 else np.repeat(data.train.images[index][:1], 3, axis=0)
+            image = (
+                data.train.images[index][:3] if channels >= 3 else np.repeat(data.train.images[index][:1], 3, axis=0)
+            )
             scaled = np.rint(image * (255 / data.maximum)).astype(np.uint8).transpose(1, 2, 0)
             tile = scaled.repeat(factor, axis=0).repeat(factor, axis=1)
             canvas[y * step : y * step + len(tile), x * step : x * step + len(tile)] = tile

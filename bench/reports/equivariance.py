@@ -182,8 +182,10 @@ def meaning(invariant: str, outcomes: list[AtSize]) -> str:
     broken = [n for n in judged if n not in exact]
     if judged[here.size].at_first_only:
         return (
-            f"At {here.size} pixels the logits are invariant under {what} as the model is built, and not once its weights have"
-            f" moved ({shown(judged[here.size].moved)}): normalisation, scales and biases must be one for all orientations of a"
+            f"At {here.size} pixels the logits are invariant under {what} as the model is built, and not once its"
+            " weights have"
+            f" moved ({shown(judged[here.size].moved)}): normalisation, scales and biases must be one for all"
+            " orientations of a"
             " field."
         )
     if here.size in exact and not broken:

@@ -118,7 +118,12 @@ def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
         for record in read_board(root, board)[0]:
             provenance = record.provenance
             alone = record.runs_on_device == 1
-            if record.status == "ok" and record.results and alone and provenance.hardware.get("hardware_key") == hardware_key:
+            if (
+                record.status == "ok"
+                and record.results
+                and alone
+                and provenance.hardware.get("hardware_key") == hardware_key
+            ):
                 key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
                 found[key] = min(seconds, found.get(key, seconds))
     return found

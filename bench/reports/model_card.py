@@ -64,7 +64,9 @@ def model_card(name: str, root: Path) -> dict[str, Any]:
     keys = ("family", "group", "invariant", "status", "source", "note", "params", "evaluation")
     card: dict[str, Any] = {"model": name, "about": registered.doc, **{key: resolved.get(key) for key in keys}}
     card |= {"arguments": resolved.arguments, "treatments": resolved.treatments}
-    card["wrappers"] = [{"name": w.name, "about": w.entry.doc, "note": w.entry.fields.get("note", "")} for w in resolved.wrappers]
+    card["wrappers"] = [
+        {"name": w.name, "about": w.entry.doc, "note": w.entry.fields.get("note", "")} for w in resolved.wrappers
+    ]
     card |= {"file": f"{registered.path.name}:{registered.line}", "origin": registered.origin}
     return card | network(resolved) | {"recipe": recipe_of(name), "bibtex": [entry(s) for s in sources_of([name])]} | {
         "boards": boards_of(name, root)
@@ -110,8 +112,9 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> dict[str, Any]:
-    """Relative change of the logits on closed-form images: under the claimed group (C4 where none is claimed) at n − 1, n
-    and n + 1 pixels, as the model is built and once its weights have moved, and under 15 to 75 degrees at n as it is built.
+    """Relative change of the logits on closed-form images: under the claimed group (C4 where none is claimed) at n − 1,
+    n and n + 1 pixels, as the model is built and once its weights have moved, and under 15 to 75 degrees at n as it is
+    built.
     """
     claim = str(resolved.get("invariant"))
     group = claim if claim != "none" else "C4"
@@ -122,7 +125,13 @@ def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> 
             model = build_model(resolved.name, channels, classes, pixels).eval()
             rotated = _rotated(model, channels, size) if pixels == size else rotated
             found = judge(model, _images(channels, pixels), _as_it_is, group)
-            row = {"size": pixels, "error": found.built, "error_moved": found.moved, "exact": found.exact, "outcome": "ok"}
+            row = {
+                "size": pixels,
+                "error": found.built,
+                "error_moved": found.moved,
+                "exact": found.exact,
+                "outcome": "ok",
+            }
         except Exception as error:  # a size that it was not made for
             outcome = f"cannot be built: {_first_line(error)}"
             row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": outcome}
@@ -216,7 +225,10 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("family", card["family"]),
         ("status", card["status"]),
         ("extra augmentation", ", ".join(card["treatments"])),
-        ("evaluation", f"{card['evaluation']}, the mean of the logits over so many passes" if card["evaluation"] else ""),
+        (
+            "evaluation",
+            f"{card['evaluation']}, the mean of the logits over so many passes" if card["evaluation"] else "",
+        ),
         ("arguments", arguments),
         ("input", card["input"]),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else card["problem"]),
@@ -261,12 +273,19 @@ def _equivariance_lines(card: dict[str, Any]) -> list[str]:
     for row in found["sizes"]:
         what = row["outcome"] if row["outcome"] != "ok" else "undefined: the logits hardly depend on the image"
         if row["error"] is not None and row["error_moved"] is not None:
-            what = f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} as it is built"
+            what = (
+                f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} as"
+                " it is built"
+            )
             what += f" and {row['error_moved']:.1g} once its weights have moved"
         lines.append(f"{found['group']} at {row['size']} pixels: {what}")
     if found["eq_rot_analytic"] is not None:
         lines.append(f"15 to 75 degrees at {found['sizes'][1]['size']} pixels: {found['eq_rot_analytic']:.2g}")
-    return [*lines, "on images in closed form, turned by these angles as it is built; 0 is invariant, 1 is as different as another image"]
+    return [
+        *lines,
+        "on images in closed form, turned by these angles as it is built; 0 is invariant, 1 is as different as"
+        " another image",
+    ]
 
 
 def _board_line(row: dict[str, Any]) -> str:

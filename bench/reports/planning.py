@@ -69,7 +69,9 @@ class Planned:
 
     @property
     def hours(self) -> float | None:
-        """Device-hours of training of all models with so many seeds, one run at a time; None where a time is missing."""
+        """Device-hours of training of all models with so many seeds, one run at a time; None where a time is
+        missing.
+        """
         times = [self.reference_s, *(need.run_s for need in self.needs)]
         if self.seeds is None or None in times:
             return None
@@ -90,7 +92,9 @@ def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -
         raise UserError(f"suite {suite.name!r} has one model; a difference needs two")
     board, known = _earlier(suite, root, hardware_key)
     reference = suite.reference_model or suite.models[0]
-    compared_with = next((m for m in (reference, board.reference) if m in known), max(known, key=lambda m: len(known[m])))
+    compared_with = next(
+        (m for m in (reference, board.reference) if m in known), max(known, key=lambda m: len(known[m]))
+    )
     found, others = known[compared_with or ""], [m for m in suite.models if m != reference]
     level, widest = LEVEL / len(others), max(found.values(), key=lambda s: float(detectable(s)))
     times = _times(suite, root, hardware_key)
@@ -102,7 +106,8 @@ def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -
             Need(
                 model, spread.seeds if model in found else 0,
                 float(detectable(spread.with_seeds(now), level)) if now >= SMALLEST_SAMPLE else None,
-                seeds_for(difference, spread, level), float(detectable(spread.with_seeds(MOST_SEEDS), level)), times.get(model),
+                seeds_for(difference, spread, level), float(detectable(spread.with_seeds(MOST_SEEDS), level)),
+                times.get(model),
             )
         )  # fmt: skip
     by_image = all(s.is_by_image for s in board.samples.values() if s.has_interval)
@@ -143,7 +148,8 @@ def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[s
             best = board, found
     if best is None:
         raise UserError(
-            f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so that the spread"
+            f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so that"
+            " the spread"
             f" is not known; run the suite with --seeds {SMALLEST_SAMPLE} first"
         )
     return best
@@ -176,21 +182,36 @@ def plan_text(planned: Planned, device: str) -> str:
         }
         for n in planned.needs
     ]
-    lines = [f"{planned.suite}: to find a difference to {planned.reference} of {planned.difference:g} {'point' if planned.difference == 1 else 'points'}, on {device}", ""]
+    lines = [
+        f"{planned.suite}: to find a difference to {planned.reference} of {planned.difference:g}"
+        f" {'point' if planned.difference == 1 else 'points'}, on {device}",
+        "",
+    ]
     lines += [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True), ""]
     if planned.seeds is None:
         enough, floor = [n.seeds for n in planned.needs if n.seeds is not None], max(n.floor for n in planned.needs)
-        lines.append(f"{MOST_SEEDS} seeds are not enough for all models: differences of {floor:.2f} points are found with them")
+        lines.append(
+            f"{MOST_SEEDS} seeds are not enough for all models: differences of {floor:.2f} points are found with them"
+        )
         lines += [f"{max(enough)} seeds are enough for {len(enough)} of {len(planned.needs)} models"] if enough else []
     else:
-        hours = "the time is known after a first run on this device" if planned.hours is None else f"{planned.hours:.2f} device-hours"
-        lines.append(f"{planned.seeds} seeds of all {len(planned.needs) + 1} models: {hours} of training, one run at a time")
+        hours = (
+            "the time is known after a first run on this device"
+            if planned.hours is None
+            else f"{planned.hours:.2f} device-hours"
+        )
+        lines.append(
+            f"{planned.seeds} seeds of all {len(planned.needs) + 1} models: {hours} of training, one run at a time"
+        )
     lines.append(
-        f"from the spread of {planned.board}; found: with a chance of 80 %, p at most {planned.level:.2g}, the first step of"
+        f"from the spread of {planned.board}; found: with a chance of 80 %, p at most {planned.level:.2g}, the first"
+        " step of"
         f" Holm over {len(planned.needs)}; now: with the seeds of the suite"
     )
     if any(not n.recorded for n in planned.needs):
         lines.append("models without records are taken to spread as widely as the widest of the others")
     if not planned.by_image:
-        lines.append("some outcomes by image are not known: there the choice of the test images is left out, and more is needed")
+        lines.append(
+            "some outcomes by image are not known: there the choice of the test images is left out, and more is needed"
+        )
     return "\n".join(lines)

@@ -41,8 +41,8 @@ def model_card(name: str, results: str | None = None) -> dict[str, Any]:
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`, with what `_around` adds and its claim of invariance, marked where
-    the run contradicts it; None if there is none.
+    """The record of the run whose id begins with `run`, with what `_around` adds and its claim of invariance, marked
+    where the run contradicts it; None if there is none.
 
     Raises:
         UserError: several begin so, or the record is refused.
@@ -79,10 +79,14 @@ def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
         predicted, labels, classes = read_predictions(root, record)
     except UserError as error:
         return {"missing": str(error)}
-    counts = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    counts = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1)).reshape(
+        classes, classes + 1
+    )
     counts = counts if counts[:, classes].any() else counts[:, :classes]
     images = counts.sum(axis=1)
-    by_class = [100 * int(own[c]) / int(n) if n else None for c, (own, n) in enumerate(zip(counts, images, strict=True))]
+    by_class = [
+        100 * int(own[c]) / int(n) if n else None for c, (own, n) in enumerate(zip(counts, images, strict=True))
+    ]
     return {"by_class_pct": by_class, "confusion": counts.tolist()}
 
 
@@ -102,7 +106,10 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
         "weights": folder / "weights" / f"{record.run_id}.pt",
         "log": folder / "logs" / f"{record.run_id}.log",
         **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
-        **{f"equivariance {i}": p for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)},
+        **{
+            f"equivariance {i}": p
+            for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)
+        },
     }
     stale = staleness(record, root)
     changed = stale.split(", ") if stale else []
@@ -129,7 +136,11 @@ def run_text(card: dict[str, Any]) -> str:
     width = max(len(name) for _, values in parts for name in values)
     paragraphs = []
     for title, values in parts:
-        lines = [f"{visible(name):<{width}}  {visible(value)}" for name, value in values.items() if value not in (None, "", [])]
+        lines = [
+            f"{visible(name):<{width}}  {visible(value)}"
+            for name, value in values.items()
+            if value not in (None, "", [])
+        ]
         if lines:
             paragraphs.append("\n".join([*([f"{title}:"] if title else []), *lines]))
     return "\n\n".join(paragraphs)
@@ -141,7 +152,9 @@ def _outcome_parts(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     classes = list(enumerate(zip(found["by_class_pct"], found["confusion"], strict=True)))
     shares = {f"class {c}": "no image" if share is None else f"{share:.2f} %" for c, (share, _) in classes}
     if len(classes) > MOST_SHOWN:
-        return [(f"Accuracy by class (the first {MOST_SHOWN} of {len(classes)})", dict(list(shares.items())[:MOST_SHOWN]))]
+        return [
+            (f"Accuracy by class (the first {MOST_SHOWN} of {len(classes)})", dict(list(shares.items())[:MOST_SHOWN]))
+        ]
     names = [*map(str, range(len(classes))), "none"][: len(found["confusion"][0])]
     width = max(len(str(n)) for n in [*names, *(n for row in found["confusion"] for n in row)])
     lines = {f"class {c}": " ".join(f"{n:>{width}}" for n in row) for c, (_, row) in classes}

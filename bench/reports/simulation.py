@@ -67,7 +67,9 @@ class World:
         self._kinds = (self._shared[:, None] + self._own).ravel()
         effects = self._effects(_DRAWS, 1)[:, 0]
         #: Mean over seeds of the accuracy of every network on every kind of image, (networks, kinds).
-        self.by_kind = np.stack([_sigmoid(_QUALITY - w + effects[:, None] + self._kinds).mean(axis=0) for w in case.worse])
+        self.by_kind = np.stack(
+            [_sigmoid(_QUALITY - w + effects[:, None] + self._kinds).mean(axis=0) for w in case.worse]
+        )
         #: True accuracy over new seeds and new images, in %.
         self.accuracy = 100 * self.by_kind.mean(axis=1)
 
@@ -78,7 +80,9 @@ class World:
         parts = []
         for size in ((seeds, 1), (seeds, networks)):
             # Skewed: most seeds a little above, few far below.
-            parts.append(self.rng.normal(size=size) if self.case.effects == NORMAL else 1 - self.rng.exponential(size=size))
+            parts.append(
+                self.rng.normal(size=size) if self.case.effects == NORMAL else 1 - self.rng.exponential(size=size)
+            )
         return _SEED_EFFECT * (parts[0] + parts[1])
 
     def experiment(self) -> tuple[list[np.ndarray], np.ndarray]:
@@ -90,7 +94,9 @@ class World:
             shared = self.rng.integers(len(self._shared), size=case.images)
             kinds = shared * len(self._own) + self.rng.integers(len(self._own), size=(networks, case.images))
         effects = self._effects(case.seeds, networks)
-        here = 100 * np.array([np.bincount(k, minlength=len(self._kinds)) @ b for k, b in zip(kinds, self.by_kind, strict=True)])
+        here = 100 * np.array(
+            [np.bincount(k, minlength=len(self._kinds)) @ b for k, b in zip(kinds, self.by_kind, strict=True)]
+        )
         places = kinds + len(self._kinds) * np.arange(networks)[:, None]
         right: list[np.ndarray] = []
         for seed in range(case.seeds):
@@ -202,7 +208,11 @@ def family(case: Case, trials: int) -> dict[str, Any]:
                 wrong[f"{what}{name}"] += bool((rejected & (np.sign(difference) != better)[chosen]).any())
     shares = {name: count / trials for name, count in wrong.items()}
     fits = max(shares["p"], shares["rank sets"]) <= WRONG + _twice(WRONG, trials)
-    kind = f"{models} equal" if not any(case.worse) else f"{case.worse.count(0.0)} equal, {models - case.worse.count(0.0)} worse"
+    kind = (
+        f"{models} equal"
+        if not any(case.worse)
+        else f"{case.worse.count(0.0)} equal, {models - case.worse.count(0.0)} worse"
+    )
     return {"models": kind, **_named(case), **shares, "trials": trials, "ok": fits}
 
 
@@ -229,7 +239,14 @@ def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
             means = 100 * np.mean([r.mean(axis=1) for r in right], axis=0)
             found += bool(p_values(np.array([means[0] - means[1]]), spread_of_pairs(right, *pair))[0] <= 0.05)
         fits = said is None or abs(found / trials - said) <= 0.05 + _twice(said, trials)
-        yield {**_named(case), "difference": difference, "planned": said, "power": found / trials, "trials": trials, "ok": fits}
+        yield {
+            **_named(case),
+            "difference": difference,
+            "planned": said,
+            "power": found / trials,
+            "trials": trials,
+            "ok": fits,
+        }
 
 
 def _apart(case: Case, difference: float) -> World:

@@ -13,8 +13,10 @@ _TITLES = {
         f"Coverage of 95 % intervals: claimed for normal seeds, or none: {100 * LOWEST:g} to {100 * HIGHEST:g};\n"
         "over new seeds on these images, and over both new seeds and new images"
     ),
-    "family": f"Experiments with any wrong decision: claimed: at most {100 * WRONG:g}; beside it what the seeds' t-tests alone do",
-    "power": "How often a difference is found (one comparison): planned is what the board's note and equibench plan say",
+    "family": f"Experiments with any wrong decision: claimed: at most {100 * WRONG:g}; beside it what the seeds'"
+    " t-tests alone do",
+    "power": "How often a difference is found (one comparison): planned is what the board's note and equibench"
+    " plan say",
 }
 
 
@@ -40,7 +42,11 @@ def _table(rows: list[Row]) -> list[Row]:
         lines.setdefault(tuple(row.get(key) for key in named), []).append(row)
     table = []
     for key, own in lines.items():
-        line: Row = {name: f"{value:,}" if name == "images" else value for name, value in zip(named, key, strict=True) if value is not None}
+        line: Row = {
+            name: f"{value:,}" if name == "images" else value
+            for name, value in zip(named, key, strict=True)
+            if value is not None
+        }
         if "power" in own[0]:
             line["planned"] = "" if key[-1] is None else f"{100 * key[-1]:g}"
         for name in own[0]:

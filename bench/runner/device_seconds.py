@@ -51,7 +51,8 @@ def _hash_now(model: str, opened: Iterable[str]) -> str:
 
 
 def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on another.
+    """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on
+    another.
 
     Raises:
         UserError: they are of several kinds, or seconds of one of them are no equal budget.
@@ -72,7 +73,8 @@ class TimedBoard:
     """The plan of a suite with a T budget on the devices of one kind.
 
     Args:
-        devices: as torch names them, with their UUIDs (see `calibration.calibrate`); none where nothing can be measured.
+        devices: as torch names them, with their UUIDs (see `calibration.calibrate`); none where nothing can be
+            measured.
         hardware_key: of the devices.
 
     Attributes:
@@ -101,7 +103,8 @@ class TimedBoard:
     def plan(self) -> list[RunSpec]:
         """The runs of the suite; what has no calibration on these devices is measured first.
 
-        Those of models in `failed` are there too, with the steps of an earlier calibration or, without one, a single step.
+        Those of models in `failed` are there too, with the steps of an earlier calibration or, without one, a single
+        step.
         """
         seconds = find_budget(self.suite.budget).seconds
         assert seconds is not None
@@ -111,7 +114,9 @@ class TimedBoard:
         subjects = [self._subject(m) for m in missing]
         done = calibrate(subjects, known, self._measure, self.devices, _is_unchanged, kept)
         for calibration in done.calibrations:
-            write_calibration(self.root, self.board, calibration if calibration.confirms else self._with_files(calibration))
+            write_calibration(
+                self.root, self.board, calibration if calibration.confirms else self._with_files(calibration)
+            )
         self.failed |= done.failed
         self.forgotten.clear()
         times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
@@ -122,7 +127,10 @@ class TimedBoard:
         """Steps of a budget; a model whose whole steps cannot spend it, within what is allowed, is one of `failed`."""
         steps = int(exact(seconds) // step_s)
         if drifted(float(steps * step_s), seconds):
-            reason = f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s: {100 * float(steps * step_s) / seconds:.1f} % of it,"
+            reason = (
+                f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s:"
+                f" {100 * float(steps * step_s) / seconds:.1f} % of it,"
+            )
             self.failed.setdefault(model, Failed("invalid", f"{reason} where ±3 % are allowed; give a longer one"))
         return max(1, steps)
 
@@ -169,7 +177,9 @@ class TimedBoard:
         )
 
     def _measure(self, asked: Mapping[str, list[str]]) -> dict[str, Turns]:
-        """Blocks of models on devices: all devices are busy at a time, as in the runs, and on each the models take turns."""
+        """Blocks of models on devices: all devices are busy at a time, as in the runs, and on each the models take
+        turns.
+        """
         with ThreadPoolExecutor(len(asked)) as pool, ExitStack() as stack:
             sessions = {device: self._open(device, models, stack) for device, models in asked.items()}
             return dict(zip(sessions, pool.map(take_turns, sessions.values()), strict=True))
@@ -184,9 +194,7 @@ class TimedBoard:
     def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
-        job = Stopwatch(
-            spec=spec, device=device, threads=self.threads, data_root=self.data_root, include=self.includes
-        )
+        job = Stopwatch(spec=spec, device=device, threads=self.threads, data_root=self.data_root, include=self.includes)
         name = f"calibration.{model}.{device.replace(':', '-')}.log"
         log = board_folder(self.root, self.board) / "logs" / name
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -244,6 +252,8 @@ class _ProcessSession:
         if event["event"] == "failed":
             raise Failed(event["status"], event["reason"])
         if event["event"] == "company":
-            raise UserError(f"{event['reason']}; steps cannot be measured beside other work: free the GPU and start again")
+            raise UserError(
+                f"{event['reason']}; steps cannot be measured beside other work: free the GPU and start again"
+            )
         assert event["event"] == kind
         return event

@@ -234,7 +234,9 @@ class HeadToHead:
     def write_failures(
         self, pending: list[tuple[RunSpec, int]], outcome: Outcome, failed: Mapping[str, Failed]
     ) -> list[tuple[RunSpec, int]]:
-        """Write the records of runs whose model cannot be trained, as its calibration has shown; returns the other runs."""
+        """Write the records of runs whose model cannot be trained, as its calibration has shown; returns the other
+        runs.
+        """
         for spec, attempt in pending:
             if spec.model in failed:
                 why = failed[spec.model]
@@ -252,8 +254,10 @@ class HeadToHead:
     def _refuse_sharing(self, runs: int) -> None:
         if runs > 1 and find_budget(self.suite.budget).kind == "T":
             raise UserError(
-                f"budget {self.suite.budget!r} counts device-seconds, which runs on one device take from each other: one run a GPU"
-                " there, without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget (--budget e20)"
+                f"budget {self.suite.budget!r} counts device-seconds, which runs on one device take from each other:"
+                " one run a GPU"
+                " there, without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget"
+                " (--budget e20)"
             )
 
     def split(self, specs: list[RunSpec]) -> tuple[Outcome, list[tuple[RunSpec, int]]]:
@@ -271,7 +275,9 @@ class HeadToHead:
             discard(self.root, spec.board, spec.digest(), max(r.attempt for r in finished))
             stale = [staleness(r) for r in finished]
             # Finished runs are held against the class as new ones are, whoever asked for them.
-            for record in [r for r, why in zip(finished, stale, strict=True) if not (why and (self.refresh or not all(stale)))]:
+            for record in [
+                r for r, why in zip(finished, stale, strict=True) if not (why and (self.refresh or not all(stale)))
+            ]:
                 refuse_unmatched(self.suite, spec.model, **counts_of(record.cost))
             if all(stale) and self.refresh:
                 outcome.skipped -= 1
@@ -312,13 +318,17 @@ class HeadToHead:
         if note := unused(here, self.machine.device, self.slots):
             if find_budget(self.suite.budget).kind == "T":
                 raise UserError(
-                    f"budget {self.suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here: {here.why}"
+                    f"budget {self.suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here:"
+                    f" {here.why}"
                 )
             self.listener.note(note)
         self._refuse_sharing(self.machine.sharing(self.slots))
         seen = [e for e in events if e["event"] == "model"]
         other = [e for e in seen if "builds_at" in e]
-        why = {e["model"]: f"cannot be built for them ({e['error']}), but for {e['builds_at']} pixels it can" for e in other}
+        why = {
+            e["model"]: f"cannot be built for them ({e['error']}), but for {e['builds_at']} pixels it can"
+            for e in other
+        }
         refuse_sizes(self.suite.dataset, DATASETS.find(self.suite.dataset).entry.fields["shape"][1], why)
         for event in seen:
             name = event["model"]

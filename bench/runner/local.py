@@ -36,8 +36,10 @@ LAST_BYTES = 65_536
 #: Variables of the environment that change what torch and its libraries compute, or in which order Python does; a run's
 #: process does not get them, so that a record says the same whatever shell it was started from.
 CHANGE_FIGURES = (
-    "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "CUDA_LAUNCH_BLOCKING",
-    "DISABLE_ADDMM_CUDA_LT", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "GOTO_NUM_THREADS", "MKL_CBWR", "MKL_DYNAMIC",
+    "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE",
+    "CUDA_LAUNCH_BLOCKING",
+    "DISABLE_ADDMM_CUDA_LT", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "GOTO_NUM_THREADS", "MKL_CBWR",
+    "MKL_DYNAMIC",
     "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "OMP_NUM_THREADS",
     "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED",
     "PYTHONOPTIMIZE", "PYTORCH_TUNABLEOP_ENABLED", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT",
@@ -159,9 +161,7 @@ class LocalEngine:
         on_crash: called with (job, status, reason) when a process ends without its own record.
     """
 
-    def __init__(
-        self, slots: list[str], deadline_s: float | None, on_crash: Callable[[Job, str, str], None]
-    ) -> None:
+    def __init__(self, slots: list[str], deadline_s: float | None, on_crash: Callable[[Job, str, str], None]) -> None:
         self._slots, self._deadline_s, self._on_crash = slots, deadline_s, on_crash
         self._messages: queue.Queue[tuple[_Running, dict[str, Any] | None]] = queue.Queue()
 

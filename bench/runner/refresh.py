@@ -36,12 +36,18 @@ class Refreshed:
     def left(self) -> list[tuple[str, int, str]]:
         """What was to be run again and is stale, or without a result, still."""
         wanted = {(model, seed) for model, seed, _ in self.stale}
-        rows = [(r.spec.model, r.spec.seed, stale or r.status) for r, stale in self.board.chosen if stale or r.status != "ok"]
+        rows = [
+            (r.spec.model, r.spec.seed, stale or r.status)
+            for r, stale in self.board.chosen
+            if stale or r.status != "ok"
+        ]
         return [row for row in rows if row[:2] in wanted]
 
 
 def stale_runs(board: Board, patterns: Iterable[str] = ()) -> list[tuple[RunRecord, str]]:
-    """The runs of a board that are stale, with what has changed, of models that fit any of the patterns (all without)."""
+    """The runs of a board that are stale, with what has changed, of models that fit any of the patterns (all
+    without).
+    """
     patterns = list(patterns) or ["*"]
     return [(r, why) for r, why in board.chosen if why and any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
 
@@ -143,7 +149,9 @@ def _check_place(record: RunRecord, device: str) -> None:
     if spec.is_trial:
         raise UserError(f"board {spec.board} holds trials of learning rates; equibench tune SUITE makes them")
     if spec.protocol != PROTOCOL:
-        raise UserError(f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}")
+        raise UserError(
+            f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"
+        )
     if spec.hardware_key is not None:
         here = hardware_key_elsewhere("cuda:0" if device in ("auto", "cuda") else device.split(",")[0])
         if here != spec.hardware_key:

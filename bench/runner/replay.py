@@ -74,8 +74,8 @@ def replay(
         device, threads: as recorded without.
 
     Raises:
-        UserError: there is no such run, it has no result, it is stale, or nothing could be said if its bits differed, as
-            they may; nothing was trained.
+        UserError: there is no such run, it has no result, it is stale, or nothing could be said if its bits differed,
+            as they may; nothing was trained.
     """
     includes = [str(Path(p).resolve()) for p in includes]
     include(includes)
@@ -110,7 +110,8 @@ def find_run(run: str, root: Path) -> RunRecord:
     if len(fits) != 1:
         which = f" ({', '.join(fits[:5])})" if fits else ""
         raise UserError(
-            f"{run!r} begins {len(fits) or 'no'} runs in {root}{which}; the column 'run' of a board's .runs.csv has the ids"
+            f"{run!r} begins {len(fits) or 'no'} runs in {root}{which}; the column 'run' of a board's .runs.csv has"
+            " the ids"
         )
     paths = [p for board in board_names(root) for p in board_folder(root, board).glob(f"{fits[0]}.*.json")]
     records = sorted((read_record(p) for p in paths), key=lambda r: (r.attempt, r.file_name))
@@ -186,25 +187,36 @@ def judge(
     before = record.results.test_acc_pct
     run = again.run_id if again else ""
     if again is None or again.results is None or again.status not in FINAL:
-        return Verdict(False, "failed", f"the new attempt has no result: {reason}", differences, before, None, None, None, run)
+        return Verdict(
+            False, "failed", f"the new attempt has no result: {reason}", differences, before, None, None, None, run
+        )
     after = again.results.test_acc_pct
     was, now = record.provenance, again.provenance
     if (was.source_hash, was.data_digest) != (now.source_hash, now.data_digest):
         what = "source" if was.source_hash != now.source_hash else "data"
-        return Verdict(False, "failed", f"the {what} changed since: not the same run", differences, before, after, None, None, run)
+        return Verdict(
+            False, "failed", f"the {what} changed since: not the same run", differences, before, after, None, None, run
+        )
     same = record.results.weights_sha256 == again.results.weights_sha256 and before == after
     if same or not differences:
-        why = "the final weights are the same to the bit" if same else "nothing that matters differs, but the final weights do"
+        why = (
+            "the final weights are the same to the bit"
+            if same
+            else "nothing that matters differs, but the final weights do"
+        )
         return Verdict(same, "bit-exact", why, differences, before, after, None, None, run)
     expected = prediction_interval(values)
     if expected is None:
-        return Verdict(False, "failed", "too few recorded seeds to judge by", differences, before, after, None, None, run)
+        return Verdict(
+            False, "failed", "too few recorded seeds to judge by", differences, before, after, None, None, run
+        )
     # An accuracy cannot be known finer than one test image.
     margin = 100 / record.results.test_images
     low, high = min(expected[0], expected[1] - margin), max(expected[1], expected[0] + margin)
     inside = low <= after <= high
     why = (
-        f"{after:.2f} % lies {'within' if inside else 'outside'} {low:.2f} to {high:.2f} %, where 95 % of further runs lie"
+        f"{after:.2f} % lies {'within' if inside else 'outside'} {low:.2f} to {high:.2f} %, where 95 % of further"
+        " runs lie"
         f" by the spread of {len(values)} recorded seeds"
     )
     return Verdict(inside, "interval", why, differences, before, after, low, high, run)

@@ -124,7 +124,13 @@ def validation_scores(board: Board, models: list[str]) -> dict[str, dict[float, 
     scores: dict[str, dict[float, float | None]] = {m: dict.fromkeys(GRID) for m in models}
     for record, stale in board.chosen:
         rates = scores.get(record.spec.model)
-        if rates is not None and not stale and record.spec.recipe.lr in rates and record.status in FINAL and record.results:
+        if (
+            rates is not None
+            and not stale
+            and record.spec.recipe.lr in rates
+            and record.status in FINAL
+            and record.results
+        ):
             rates[record.spec.recipe.lr] = record.results.val_acc_pct
     return scores
 

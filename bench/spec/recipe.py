@@ -99,7 +99,6 @@ class Recipe(Strict):
         """
         return self.lr * self.schedule.factor((step + 0.5) / steps)
 
-
     @property
     def bare(self) -> Recipe:
         """Without what does not determine a result: words, and epochs that are counted in steps elsewhere."""

@@ -122,7 +122,8 @@ class Suite(Strict):
 
     Attributes:
         seeds: how many (0, 1, …), or which.
-        parameter_class: ``matched`` (every model is matched to `reference_parameters`, see `size_classes`) or ``as-published``.
+        parameter_class: ``matched`` (every model is matched to `reference_parameters`, see `size_classes`) or
+            ``as-published``.
         reference_model: the model that the others are compared with.
         equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
         train_images: number of training images, drawn by the seed with each class alike; all without. The file of a
@@ -214,7 +215,9 @@ def suite_text(name: str) -> tuple[str, str]:
             raise UserError(f"there is no suite file {name[:200]}")
         return name, read_text(Path(name))
     if name not in suite_names():
-        raise UserError(f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file")
+        raise UserError(
+            f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file"
+        )
     return f"suite {name!r}", shipped("bench", "spec", "suites", f"{name}.toml")
 
 
@@ -229,19 +232,24 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
         raise UserError(f"{where}: unknown key 'name'; a suite is called what its file is called")
     several = next((key for key in ("budget", "train_images") if isinstance(values.get(key), list)), None)
     if several is not None:
-        raise UserError(f"{where}: {several!r} is a list, so that this is a family of boards, where one board is wanted")
+        raise UserError(
+            f"{where}: {several!r} is a list, so that this is a family of boards, where one board is wanted"
+        )
     return parse(Suite, {"name": name, **values}, where)
 
 
 def check_names(suite: Suite) -> None:
-    """See that everything that a suite names exists, and that no model registers other sizes of images than it asks for.
+    """See that everything that a suite names exists, and that no model registers other sizes of images than it asks
+    for.
 
     Raises:
         UserError: the first that does not.
     """
     said = {model: MODELS.find(model).get("sizes") for model in suite.models}
     size = DATASETS.find(suite.dataset).entry.fields["shape"][1]
-    refuse_sizes(suite.dataset, size, {m: f"is for {_sizes_text(s)}" for m, s in said.items() if s and not allows(s, size)})
+    refuse_sizes(
+        suite.dataset, size, {m: f"is for {_sizes_text(s)}" for m, s in said.items() if s and not allows(s, size)}
+    )
     subset_of(suite)
     check_recipe(suite.recipe)
     if find_budget(suite.budget).kind == "P" and suite.recipe != PAPER:
@@ -265,7 +273,8 @@ def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
     if why:
         shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
         raise UserError(
-            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit (equibench list models --for"
+            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit (equibench list models"
+            " --for"
             f" {dataset} shows what does), or take another data set"
         )
 

@@ -1,8 +1,8 @@
 """What NVIDIA's driver says of its GPUs, through NVML; without torch, and without a context on any of them.
 
 A GPU is named by its UUID (``GPU-…``, or ``MIG-…`` for an instance of one), because its number depends on
-``CUDA_VISIBLE_DEVICES``. NVML may be absent, as in containers without the driver's tools, and single questions may fail.
-Such an answer is None: unknown, never a guess.
+``CUDA_VISIBLE_DEVICES``. NVML may be absent, as in containers without the driver's tools, and single questions may
+fail. Such an answer is None: unknown, never a guess.
 """
 
 from __future__ import annotations
@@ -152,7 +152,9 @@ def _instances(uuid: str) -> list[str]:
     count = _ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))) or 0
 
     def name(index: int) -> str | None:
-        return _ask_of(uuid, lambda nvml, gpu: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))))
+        return _ask_of(
+            uuid, lambda nvml, gpu: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)))
+        )
 
     return [found for found in map(name, range(count)) if found is not None]
 
@@ -223,7 +225,9 @@ def load_of(uuid: str) -> Load:
         sm_max_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))),
         memory_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))),
         power_w=_ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
-        temperature_c=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))),
+        temperature_c=_ask_of(
+            uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+        ),
         busy_pct=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)),
         reasons=_ask_of(uuid, reasons),
     )
@@ -232,7 +236,8 @@ def load_of(uuid: str) -> Load:
 def uuid_of(device: str) -> str:
     """UUID of a device as torch names it, ``cuda[:i]``; needs torch, and makes no context.
 
-    torch leaves out whether it is that of a GPU or of an instance; where the driver knows neither it is taken for a GPU's.
+    torch leaves out whether it is that of a GPU or of an instance; where the driver knows neither it is taken for a
+    GPU's.
     """
     import torch
 

@@ -1,10 +1,10 @@
 """Whether a run is alone on its GPU, as equal device-seconds demand.
 
-Two things tell it: the processes that the driver lists, and the memory that is in use. The list may be cut short, as in a
-container, which is shown its own processes only, none, or those of the host under other numbers. Memory in use is counted
-for the whole GPU, and a process that computes holds a context there of some hundred MiB. So a run is alone where the listed
-processes are itself and account for all memory; it is not where others are listed, or memory is held by nobody that is
-listed; else it is unknown. The driver's utilisation adds nothing: it does not say whose kernels ran.
+Two things tell it: the processes that the driver lists, and the memory that is in use. The list may be cut short, as in
+a container, which is shown its own processes only, none, or those of the host under other numbers. Memory in use is
+counted for the whole GPU, and a process that computes holds a context there of some hundred MiB. So a run is alone
+where the listed processes are itself and account for all memory; it is not where others are listed, or memory is held
+by nobody that is listed; else it is unknown. The driver's utilisation adds nothing: it does not say whose kernels ran.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from . import driver
 from .driver import Process
 
-#: MiB that nobody listed holds: up to the first number they are the driver's own, from the second on somebody's context.
+#: MiB that nobody listed holds: up to the first number they are the driver's own, from the second on somebody's
+#: context.
 LITTLE_MIB, MUCH_MIB = 64, 256
-#: Lets several processes compute at the same time; it computes nothing itself, but beside it nobody knows who else may begin.
+#: Lets several processes compute at the same time; it computes nothing itself, but beside it nobody knows who else may
+#: begin.
 SERVER = "nvidia-cuda-mps-server"
 
 
@@ -39,7 +41,13 @@ class Company:
     @property
     def alone(self) -> str:
         """``yes``, or ``no: …`` or ``unknown: …`` with the reason."""
-        return f"no: {self.others.partition(': ')[2]}" if self.others else f"unknown: {self.unknown}" if self.unknown else "yes"
+        return (
+            f"no: {self.others.partition(': ')[2]}"
+            if self.others
+            else f"unknown: {self.unknown}"
+            if self.unknown
+            else "yes"
+        )
 
 
 def judge(
@@ -67,16 +75,22 @@ def judge(
         others = []  # known under other numbers: they are ours, if they account for all memory
     if others:
         names = [driver.process_name(p.pid) for p in others]
-        shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False)) + (", …" if len(others) > 3 else "")
+        shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False)) + (
+            ", …" if len(others) > 3 else ""
+        )
         servers = names.count(SERVER)
-        return Company(f"not alone on its GPU: {shown}", count=max(len(computing) - servers, 1 if servers == len(others) else 2))
+        return Company(
+            f"not alone on its GPU: {shown}", count=max(len(computing) - servers, 1 if servers == len(others) else 2)
+        )
     known = [p.memory_mib for p in processes or () if p.memory_mib is not None]
     if used_mib is None:
         return Company(unknown="the driver does not say how much memory of the GPU is in use")
     if computing and processes is not None and len(known) == len(processes):
         hidden = used_mib - sum(known)
         if hidden >= MUCH_MIB:
-            return Company(f"not alone on its GPU: {hidden:.0f} MiB of it are held by processes that are not shown here", count=2)
+            return Company(
+                f"not alone on its GPU: {hidden:.0f} MiB of it are held by processes that are not shown here", count=2
+            )
         if hidden > LITTLE_MIB:
             return Company(unknown=f"{hidden:.0f} MiB of the GPU are held by nobody that the driver lists")
         return Company()
@@ -84,7 +98,9 @@ def judge(
     if before_mib is not None and before_mib - drawn >= MUCH_MIB:
         return Company(f"not alone on its GPU: {before_mib:.0f} MiB of it were held before the run began", count=2)
     if grown_mib >= MUCH_MIB:
-        return Company(f"not alone on its GPU: {grown_mib:.0f} MiB of it were taken by somebody else during the run", count=2)
+        return Company(
+            f"not alone on its GPU: {grown_mib:.0f} MiB of it were taken by somebody else during the run", count=2
+        )
     return Company(unknown="the driver does not name the processes on the GPU, or not what they hold")
 
 

@@ -24,7 +24,9 @@ class Gpus(Strict):
 
 
 def usable() -> Gpus:
-    """The GPUs that this process, which has torch, can use. Where the driver is too old, torch counts some that it cannot."""
+    """The GPUs that this process, which has torch, can use. Where the driver is too old, torch counts some that it
+    cannot.
+    """
     import torch
 
     if torch.version.hip:
@@ -68,11 +70,13 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
         mode = gpu.compute_mode if gpu is not None else None
         if mode == "prohibited":
             raise UserError(
-                f"--device {name}: the compute mode of this GPU is PROHIBITED, so that nothing may compute on it; {_CHANGE}"
+                f"--device {name}: the compute mode of this GPU is PROHIBITED, so that nothing may compute on it;"
+                f" {_CHANGE}"
             )
         if mode == "exclusive process" and slots.count(name) > 1:
             raise UserError(
-                f"--device {name}: the compute mode of this GPU is EXCLUSIVE_PROCESS, so that one run at a time may use it; leave"
+                f"--device {name}: the compute mode of this GPU is EXCLUSIVE_PROCESS, so that one run at a time may"
+                " use it; leave"
                 f" out --seeds-in-parallel and name it once; or: {_CHANGE}"
             )
 
@@ -91,12 +95,14 @@ def refuse_for_seconds(name: str, uuid: str) -> None:
         return
     if gpu.is_instance:
         raise UserError(
-            f"{name} is a MIG instance: it shares clocks and power with the other instances of its GPU, so that its seconds"
+            f"{name} is a MIG instance: it shares clocks and power with the other instances of its GPU, so that its"
+            " seconds"
             " depend on what they do; budgets of device-seconds need a whole GPU; use an E budget (--budget e20)"
         )
     if gpu.compute_mode == "exclusive process":
         raise UserError(
-            f"{name} has the compute mode EXCLUSIVE_PROCESS, and step times are measured by processes that take turns on it;"
+            f"{name} has the compute mode EXCLUSIVE_PROCESS, and step times are measured by processes that take turns"
+            " on it;"
             f" use an E budget (--budget e20); or: {_CHANGE}"
         )
 

@@ -19,7 +19,9 @@ def latex(text: str) -> str:
 
 
 def for_latex(table: str, style: str) -> str:
-    """A table that tabulate made, with signs that it lets through and LaTeX cannot set replaced; other styles as they are."""
+    """A table that tabulate made, with signs that it lets through and LaTeX cannot set replaced; other styles as they
+    are.
+    """
     if not style.startswith("latex"):
         return table
     return "".join(_LATEX[c] if not c.isascii() and c in _LATEX else c for c in table)

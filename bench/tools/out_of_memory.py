@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-#: Of the device: what CUDA and its libraries say where torch's allocator did not fail itself. Each library has a prefix of
-#: its own (``CUBLAS_STATUS_ALLOC_FAILED``, ``CUFFT_ALLOC_FAILED``), and cuDNN several kinds.
-_DEVICE = re.compile(r"CUDA (error: )?out of memory|cudaErrorMemoryAllocation|\bCU[A-Z]+_([A-Z]+_)*ALLOC(ATION)?_FAILED\b")
+#: Of the device: what CUDA and its libraries say where torch's allocator did not fail itself. Each library has a prefix
+#: of its own (``CUBLAS_STATUS_ALLOC_FAILED``, ``CUFFT_ALLOC_FAILED``), and cuDNN several kinds.
+_DEVICE = re.compile(
+    r"CUDA (error: )?out of memory|cudaErrorMemoryAllocation|\bCU[A-Z]+_([A-Z]+_)*ALLOC(ATION)?_FAILED\b"
+)
 _HOST = re.compile(r"can't allocate memory|HOST_ALLOCATION_FAILED|Cannot allocate memory")
 
 

@@ -164,7 +164,9 @@ def read_text(path: Path, link: bool = True) -> str:
             return file.read(LARGEST_FILE + 1).decode("utf-8-sig")
     except OSError as error:
         if not link and path.is_symlink():
-            raise UserError(f"{path}: this is a symbolic link, which might lead anywhere; put the file itself there") from error
+            raise UserError(
+                f"{path}: this is a symbolic link, which might lead anywhere; put the file itself there"
+            ) from error
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: this is not UTF-8, at byte {error.start:,}") from error

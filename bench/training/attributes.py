@@ -29,7 +29,9 @@ Plain = dict[str, dict[str, Any]]
 
 
 def is_plain(value: Any, depth: int = _DEPTH) -> bool:
-    """Whether a value is a number, a text, True, False, None, or a tuple, list or dictionary of such, of exactly these types."""
+    """Whether a value is a number, a text, True, False, None, or a tuple, list or dictionary of such, of exactly these
+    types.
+    """
     kind = type(value)
     if kind in (list, tuple):
         return depth > 0 and all(is_plain(v, depth - 1) for v in value)
@@ -88,7 +90,11 @@ def _state(one: Any) -> dict[str, Any]:
     except Exception:  # torch's parametrised modules refuse
         return attributes
     # None stands for what is left out; other values may be copies.
-    return {k: v for k, v in attributes.items() if told.get(k) is not None or v is None} if isinstance(told, dict) else {"": told}
+    return (
+        {k: v for k, v in attributes.items() if told.get(k) is not None or v is None}
+        if isinstance(told, dict)
+        else {"": told}
+    )
 
 
 def _content(value: Any, registered: set[int]) -> str:
@@ -134,7 +140,9 @@ def _look(one: Any) -> tuple[bytes, list[Any]]:
 
 
 def _look_into(one: Any) -> tuple[bytes, list[Any]]:
-    """The parts of containers and of objects with attributes; else what pickle would keep, else the object's address."""
+    """The parts of containers and of objects with attributes; else what pickle would keep, else the object's
+    address.
+    """
     parts: list[Any] = []
     found = False
     if isinstance(one, dict):

@@ -193,7 +193,9 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
 
 def curve_points(done: Training) -> list[CurvePoint]:
     """The learning curve as records and checkpoints hold it."""
-    return [CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s, host_s=p.host_s) for p in done.curve]
+    return [
+        CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s, host_s=p.host_s) for p in done.curve
+    ]
 
 
 def finite(value: float) -> float | None:
@@ -271,7 +273,8 @@ class Checkpoints:
                 continue
             if saved.facts.unkept:
                 self.notes.append(
-                    f"the checkpoint of step {step} was not used: training changes {', '.join(saved.facts.unkept[:5])}, which"
+                    f"the checkpoint of step {step} was not used: training changes"
+                    f" {', '.join(saved.facts.unkept[:5])}, which"
                     " no checkpoint keeps; let it be a buffer, or a number, a text or a list of such"
                 )
                 paths.pop()

@@ -19,7 +19,9 @@ def fitting(entries: list[Entry], channels: int, classes: int, size: int) -> lis
     images, said = (channels, classes, size), {e.name: e.fields["sizes"] for e in entries if e.fields.get("sizes")}
     unsaid = [e for e in entries if not (e.name in said or e.is_template)]
     why: dict[str, str] = {}
-    for origin in dict.fromkeys(e.origin for e in unsaid):  # ours in one process: what they compute in common is kept there
+    for origin in dict.fromkeys(
+        e.origin for e in unsaid
+    ):  # ours in one process: what they compute in common is kept there
         names = [e.name for e in unsaid if e.origin == origin]
         try:
             why |= apart(_why_not, names, *images)
@@ -39,7 +41,8 @@ def why_not(name: str, channels: int, classes: int, size: int) -> str:
 def _why_not(names: Iterable[str], channels: int, classes: int, size: int) -> dict[str, str]:
     found = {}
     for name in names:
-        # Without weights and activations most models take hundredths of a second; what cannot do without is built whole.
+        # Without weights and activations most models take hundredths of a second; what cannot do without is built
+        # whole.
         for device in ("meta", "cpu"):
             try:
                 with torch.device(device):

@@ -107,7 +107,8 @@ def _refuse_constant(data: ImageData) -> None:
     for channel, deviation in enumerate(data.statistics()[1]):
         if deviation == 0:
             raise UserError(
-                f"channel {channel} of the {len(data.train.labels):,} training images that this seed takes of {data.name!r} is"
+                f"channel {channel} of the {len(data.train.labels):,} training images that this seed takes of"
+                f" {data.name!r} is"
                 " constant; take more images"
             )
 
@@ -116,7 +117,10 @@ def border_median(data: ImageData) -> list[float]:
     """Median of the border pixels of the training images, per channel, in 0…1."""
     images = data.train.images
     edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
-    return [float(np.median(np.concatenate([e[:, c].ravel() for e in edges]))) / data.maximum for c in range(images.shape[1])]
+    return [
+        float(np.median(np.concatenate([e[:, c].ravel() for e in edges]))) / data.maximum
+        for c in range(images.shape[1])
+    ]
 
 
 def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
@@ -158,8 +162,8 @@ class WrongShape(ValueError):
 def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
     """Steps on random images and labels with a twin that is thrown away; returns the seconds of the last ones, each.
 
-    On a GPU they go on for `WARM_S`, so that its clock rate is that of the training that follows, or of the block of steps
-    that is calibrated. From the eleventh on the weights stay as they are: a network that diverges is other work.
+    On a GPU they go on for `WARM_S`, so that its clock rate is that of the training that follows, or of the block of
+    steps that is calibrated. From the eleventh on the weights stay as they are: a network that diverges is other work.
     """
     steps, least = (10, WARM_S) if loaded.device.type == "cuda" else (1, 0.0)
     optimizer, clock, total = optimizer_for(twin, spec.recipe), clock_for(str(loaded.device)), 0.0

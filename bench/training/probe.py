@@ -21,8 +21,8 @@ from .prepare import WrongShape, check_output
 def probe(job: Probe, events: Events) -> None:
     """Build every model and send one event each: ``flops`` and the counts of its class, or what went wrong.
 
-    An event with ``wrong_shape`` says that the model breaks its contract, one with ``builds_at`` that it can be built for
-    images of that size, but not for these. Any other error is left to the model's own runs, whose rows will say it.
+    An event with ``wrong_shape`` says that the model breaks its contract, one with ``builds_at`` that it can be built
+    for images of that size, but not for these. Any other error is left to the model's own runs, whose rows will say it.
     """
     torch.set_num_threads(1)
     spare_compiler()

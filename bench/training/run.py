@@ -217,7 +217,10 @@ class _Run:
     def _made_from(self) -> dict[str, Any]:
         """What the provenance says of the files that the model and the data were made from; as far as the run came."""
         return self.made or made_from(
-            MODELS.find(self.spec.model), self.spec.dataset, self.data, (Path(self.job.results), data_root(self.job.data_root))
+            MODELS.find(self.spec.model),
+            self.spec.dataset,
+            self.data,
+            (Path(self.job.results), data_root(self.job.data_root)),
         )
 
     def _open_checkpoints(self, digest: str) -> Checkpoints:
@@ -249,7 +252,9 @@ class _Run:
 
     def _facts(self, done: Training, finished: bool) -> Facts:
         """What a checkpoint says of this run so far."""
-        assert self.origin is not None and self.init is not None and self.size is not None and self.checkpoints is not None
+        assert (
+            self.origin is not None and self.init is not None and self.size is not None and self.checkpoints is not None
+        )
         return Facts(
             schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,  # type: ignore[arg-type]
             finished=finished, device_s=done.device_s, curve=curve_points(done), phases=self.phases.total(),
@@ -276,7 +281,11 @@ class _Run:
             data_digest=self.data.digest() if self.data else "",
             started=self.started,
             versions=origin.versions if origin else versions(libraries(model)),
-            hardware={**self._hardware(), **shared(self.sharing), **({ALONE: self._found.alone} if self._found else {})},
+            hardware={
+                **self._hardware(),
+                **shared(self.sharing),
+                **({ALONE: self._found.alone} if self._found else {}),
+            },
             threads=torch.get_num_threads(),
             command=self.job.command,
             **code_facts(model),
@@ -299,7 +308,8 @@ class _Run:
         if self.resumed:
             steps = ", ".join(map(str, self.resumed))
             found.append(
-                f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the processes"
+                f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the"
+                " processes"
                 " of the run, each until the checkpoint that the next one went on from"
             )
         if self.sharing > 1:
@@ -336,7 +346,9 @@ class _Run:
             train_images=len(loaded.labels),
             train_s=done.device_s,
             step_ms=1000 * done.device_s / max(done.steps, 1),
-            host_ms=1000 * median(launches) if (launches := [p.host_s for p in self.curve if p.host_s is not None]) else None,
+            host_ms=1000 * median(launches)
+            if (launches := [p.host_s for p in self.curve if p.host_s is not None])
+            else None,
             peak_mib=self.peak_mib,
             evaluation_peak_mib=peak_memory_mib(self.device),
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",

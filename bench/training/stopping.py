@@ -1,7 +1,8 @@
 """How a run is asked to end: by a signal, or because the process that started it is gone.
 
 While a model is trained a request waits for the end of the step, so that a last checkpoint can be written; a second
-one, later than `REPEAT_S`, does not wait. At any other time there is nothing to keep that is not kept already, and the process ends at once.
+one, later than `REPEAT_S`, does not wait. At any other time there is nothing to keep that is not kept already, and the
+process ends at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import NoReturn
 
 #: Seconds after which a run whose parent is gone ends whatever it does: a model that hangs must not hang for ever.
 ORPHAN_S = 600.0
-#: Seconds within which a second signal is the same request: a scheduler signals a task and its run, and the task its run.
+#: Seconds within which a second signal is the same request: a scheduler signals a task and its run, and the task its
+#: run.
 REPEAT_S = 2.0
 
 

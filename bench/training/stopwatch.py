@@ -56,8 +56,8 @@ def piece_of(budget_s: float | None, step_s: float) -> int:
 def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None:
     """Measure one block for every line of `requests`, which names the processes that take turns.
 
-    Sends ``ready`` when all is loaded and nothing was computed, ``block`` for every block, and ``failed`` with status and
-    reason where the model cannot be trained.
+    Sends ``ready`` when all is loaded and nothing was computed, ``block`` for every block, and ``failed`` with status
+    and reason where the model cannot be trained.
     """
 
     def go() -> tuple[Status, str]:

@@ -28,7 +28,8 @@ class Point:
     """One point of the learning curve, at the end of a block.
 
     Attributes:
-        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to do.
+        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to
+            do.
             Later steps say nothing of the host: the device takes on about a thousand launches ahead, and then the host
             waits for it. None on a CPU, which is host and device.
     """
@@ -190,7 +191,8 @@ def timed_steps(
     border: int,
     keeper: Keeper | None = None,
 ) -> float | None:
-    """Train up to step `border` of `steps`, between two marks of the clock: all that is timed, in runs and calibrations.
+    """Train up to step `border` of `steps`, between two marks of the clock: all that is timed, in runs and
+    calibrations.
 
     Returns the seconds that the host took for the first of them, as `Point.host_s`.
 

@@ -88,14 +88,10 @@ def taps_to_coefficients(operators: Sequence[Operator]) -> np.ndarray:
                 " use weights='coefficients'"
             )
     offsets = [(x, y) for y in (1, 0, -1) for x in (-1, 0, 1)]
-    return np.array(
-        [[x**i * y**j / (math.factorial(i) * math.factorial(j)) for i, j in operators] for x, y in offsets]
-    )
+    return np.array([[x**i * y**j / (math.factorial(i) * math.factorial(j)) for i, j in operators] for x, y in offsets])
 
 
-def operator_kernels(
-    frame: np.ndarray, operators: Sequence[Operator], stencil: str, kernel_size: int
-) -> np.ndarray:
+def operator_kernels(frame: np.ndarray, operators: Sequence[Operator], stencil: str, kernel_size: int) -> np.ndarray:
     """Filters (n, k, k) of the operators turned into a frame, for cross-correlation; unit grid step."""
     kernels = []
     for operator in operators:

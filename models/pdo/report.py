@@ -123,9 +123,7 @@ def _plot_convergence(axes: Any, rows: list[Row]) -> None:
         axes.loglog(row["pitches"], row["errors"], color=colour, marker=marker, ms=3, lw=0.7, alpha=0.7, label=label)
     for order, height in ((2, 0.3), (4, 1.3e-4)):
         axes.loglog(PITCHES, [height * (h / PITCHES[0]) ** order for h in PITCHES], "k:", lw=1)
-        axes.annotate(
-            f"$h^{order}$", (PITCHES[0], height), xytext=(6, 0), textcoords="offset points", va="center"
-        )
+        axes.annotate(f"$h^{order}$", (PITCHES[0], height), xytext=(6, 0), textcoords="offset points", va="center")
     axes.set(xlabel="grid step h (the test disc has radius 0.6)", ylabel="equivariance error")
     axes.set(xlim=(5e-3, 0.14), ylim=(1e-8, 0.5))
     axes.set_title("One layer, fixed operators: all groups and angles", fontsize=10)

@@ -217,9 +217,7 @@ def pitch_row(stencil: str, depth: int, *, group: str = "p8", degrees: float = 4
     return row | dict(zip(keys, means, strict=True))
 
 
-def _pitch_errors(
-    stencil: str, depth: int, group: str, transform: np.ndarray, fields: int, seed: int
-) -> list[float]:
+def _pitch_errors(stencil: str, depth: int, group: str, transform: np.ndarray, fields: int, seed: int) -> list[float]:
     generator = np.random.default_rng(seed)
     image = blobs(generator)
     centres = disc_points(generator, _POINTS["pitch"], 9.0)

@@ -40,7 +40,9 @@ def bad_source(in_channels: int, num_classes: int, image_size: int) -> nn.Module
     return Sound(in_channels, num_classes)
 
 
-@register_model("bad-count", group="none", invariant="none", source="https://example.org/broken", params={"1x12x12->2": 999})
+@register_model(
+    "bad-count", group="none", invariant="none", source="https://example.org/broken", params={"1x12x12->2": 999}
+)
 def bad_count(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return Sound(in_channels, num_classes)
 
@@ -510,7 +512,9 @@ class Maps(Sound):
 
 class PacedNorm(nn.BatchNorm2d):
     def forward(self, x):
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps
+        )
 
 
 class PacedStatistics(Sound):
@@ -567,7 +571,8 @@ NETWORKS = {
     "setsthreads": SetsThreads, "setsenvironment": SetsEnvironment, "slowstatistics": SlowStatistics,
     "manyonly": ManyOnly, "scoringonly": ScoringOnly, "hoards": Hoards, "hoardstensors": HoardsTensors,
     "hoardshooks": HoardsHooks, "firstimage": FirstImage, "firstimageofall": FirstImageOfAll, "inplace": InPlace,
-    "inplacelayer": InPlaceLayer, "oja": Oja, "spectral": Spectral, "fixedbasis": FixedBasis, "smoothbasis": SmoothBasis, "tuple": Tuple,
+    "inplacelayer": InPlaceLayer, "oja": Oja, "spectral": Spectral, "fixedbasis": FixedBasis,
+    "smoothbasis": SmoothBasis, "tuple": Tuple,
     "mapping": Mapping, "tupleintraining": TupleInTraining, "double": Double, "maps": Maps,
     "pacedstatistics": PacedStatistics,
     "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
@@ -601,7 +606,9 @@ class ScaledByNumpy(Sound):
 RANDOM = {"scaled": Scaled, "batch": ScaledByBatch, "numpy": ScaledByNumpy, "sound": Sound}
 
 
-@register_model("random-{how}", group="none", invariant="none", source="https://example.org/broken", evaluation="random:16")
+@register_model(
+    "random-{how}", group="none", invariant="none", source="https://example.org/broken", evaluation="random:16"
+)
 def random_evaluation(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
     """A network that is declared random in evaluation."""
     return RANDOM[how](in_channels, num_classes)

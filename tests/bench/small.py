@@ -12,7 +12,9 @@ from equibench.registry import DATASETS
 
 #: The largest intensity of each registered data set, and with it the bits of an intensity.
 MAXIMUM = {
-    name: 65_535 if name == "mnist-rot" else 255 for name, entry in DATASETS.entries().items() if entry.origin == "equibench"
+    name: 65_535 if name == "mnist-rot" else 255
+    for name, entry in DATASETS.entries().items()
+    if entry.origin == "equibench"
 }
 
 HEAD = """

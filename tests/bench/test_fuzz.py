@@ -39,9 +39,12 @@ settings.register_profile(
 fuzzed = settings.get_profile("fuzz")
 
 PIECES = [
-    "../", "..", "/", "\x00", "\x1b[31m", "\u202e", "\u200b", "\n", "\r", "\t", "=", "+", "-", "@", "'", '"', "[red]", "<b>", "|",
-    "\\", "{", "}", "%s", "{depth}", "٣", "９", "²", "𝟗", "K", "ſ", "é", "e", "t", "nan", "inf", "1e999", "0", "00", "9" * 20,
-    "9" * 5000, "_", ",", ".", "p4cnn", "wrn-", "16", "-4", "+frame-c4", "+rot", "pdo-econv-p8", "e2cnn-", "digits-rot", "e20",
+    "../", "..", "/", "\x00", "\x1b[31m", "\u202e", "\u200b", "\n", "\r", "\t", "=", "+", "-", "@", "'", '"', "[red]",
+    "<b>", "|",
+    "\\", "{", "}", "%s", "{depth}", "٣", "９", "²", "𝟗", "K", "ſ", "é", "e", "t", "nan", "inf", "1e999", "0", "00",
+    "9" * 20,
+    "9" * 5000, "_", ",", ".", "p4cnn", "wrn-", "16", "-4", "+frame-c4", "+rot", "pdo-econv-p8", "e2cnn-", "digits-rot",
+    "e20",
 ]  # fmt: skip
 TEXT = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 JSON = st.recursive(
@@ -120,7 +123,9 @@ def test_records(tmp_path: Path, text: str) -> None:
         digest, attempt, board = spec.digest(), values["attempt"], spec.board
     except (ValueError, KeyError, TypeError, UserError, RecursionError):
         digest, attempt, board = RECORD.spec.digest(), 1, RECORD.spec.board
-    path = under(board_folder(tmp_path, board), text, digest, attempt if type(attempt) is int and 0 < attempt < 100 else 1)
+    path = under(
+        board_folder(tmp_path, board), text, digest, attempt if type(attempt) is int and 0 < attempt < 100 else 1
+    )
     record = one_sentence(lambda: read_record(path))
     if record is not None:
         # What is taken for a record can be shown: beside a good one, in every form.
@@ -139,8 +144,10 @@ POINT = FullPoint(
     acc_worst_angle_pct=80.0, collapsed=False, curve=[0.0, 0.5], layers=[],
 )  # fmt: skip
 SIDECAR = Sidecar(
-    schema_version=1, kind="equivariance", protocol=RECORD.spec.protocol, board=RECORD.spec.board, run=RECORD.run_id, model="made-up",
-    dataset="digits-rot", weights_sha256="0" * 64, draws=1, orbit_images=1, curve_degrees=[0.0, 45.0], init=POINT, trained=POINT,
+    schema_version=1, kind="equivariance", protocol=RECORD.spec.protocol, board=RECORD.spec.board, run=RECORD.run_id,
+    model="made-up",
+    dataset="digits-rot", weights_sha256="0" * 64, draws=1, orbit_images=1, curve_degrees=[0.0, 45.0], init=POINT,
+    trained=POINT,
     phases={"equivariance_full_s": 1.0}, provenance=RECORD.provenance, warnings=[],
 )  # fmt: skip
 
@@ -165,7 +172,11 @@ CALIBRATION = Calibration(
 @given(text=changed(CALIBRATION.canonical()))
 @settings(fuzzed)
 def test_calibrations(tmp_path: Path, text: str) -> None:
-    folder = write_calibration(tmp_path, "b", CALIBRATION).parent if not (tmp_path / "runs").exists() else tmp_path / "runs/b/calibrations"
+    folder = (
+        write_calibration(tmp_path, "b", CALIBRATION).parent
+        if not (tmp_path / "runs").exists()
+        else tmp_path / "runs/b/calibrations"
+    )
     for path in folder.iterdir():
         path.unlink()
     data = text.encode("utf-8", "replace")
@@ -207,7 +218,9 @@ def test_suites_of_all_kinds_of_values(values: dict[str, Any], whole: bool) -> N
 @settings(fuzzed)
 def test_suites_of_any_text(text: str) -> None:
     one_sentence(lambda: parse_suite("mine", text, "mine.toml"))
-    one_sentence(lambda: parse_suite("mine", 'dataset = "digits-rot"\nbudget = "e2"\nmodels = ["p4cnn"]\n' + text, "mine.toml"))
+    one_sentence(
+        lambda: parse_suite("mine", 'dataset = "digits-rot"\nbudget = "e2"\nmodels = ["p4cnn"]\n' + text, "mine.toml")
+    )
 
 
 @given(name=TEXT, images=st.integers(1, 10**6), batch=st.integers(1, 4096))
@@ -250,14 +263,31 @@ def test_names_of_models_and_data_sets(name: str) -> None:
         one_sentence(lambda: plan(parse(Suite, {"name": "x", **WHOLE, "models": [name]}, "the command line")))
 
 
-ARGUMENTS = ["name", "group", "invariant", "source", "params", "members", "note", "status", "shape", "classes", "sizes", "x"]
+ARGUMENTS = [
+    "name",
+    "group",
+    "invariant",
+    "source",
+    "params",
+    "members",
+    "note",
+    "status",
+    "shape",
+    "classes",
+    "sizes",
+    "x",
+]
 VALID = {
     "model": {"name": "mine-{depth}", "group": "C4", "invariant": "none", "source": "here"},
     "dataset": {"name": "mine", "shape": (1, 2, 2), "classes": 2, "sizes": (1, 1, 1), "source": "here"},
 }
 
 
-@given(kind=st.sampled_from(sorted(VALID)), changes=st.dictionaries(st.sampled_from(ARGUMENTS), JSON, max_size=3), code=TEXT)
+@given(
+    kind=st.sampled_from(sorted(VALID)),
+    changes=st.dictionaries(st.sampled_from(ARGUMENTS), JSON, max_size=3),
+    code=TEXT,
+)
 @example(kind="model", changes={"name": "{depth}{depth}"}, code="")
 @example(kind="model", changes={"members": {"m": 3}}, code="")
 @example(kind="model", changes={}, code="x = " + "-" * 100_000 + "1")
@@ -280,7 +310,9 @@ REPORTED = shipped("leaderboards", "reported.csv")
 def tables(draw: st.DrawFn) -> str:
     lines = draw(st.sampled_from([REPORTED.splitlines()[:4], [",".join(COLUMNS)], []]))
     for _ in range(draw(st.integers(0, 3))):
-        row = [draw(st.one_of(TEXT, st.just("1"), st.just("error"), st.just("%"))) for _ in range(draw(st.integers(0, 15)))]
+        row = [
+            draw(st.one_of(TEXT, st.just("1"), st.just("error"), st.just("%"))) for _ in range(draw(st.integers(0, 15)))
+        ]
         lines = [*lines, ",".join(row)]
     text = "\n".join(lines)
     if draw(st.booleans()) and text:

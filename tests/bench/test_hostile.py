@@ -153,7 +153,9 @@ def test_every_wrong_record_is_named_and_the_rest_of_the_board_is_built(
     assert code == 1 and len(json.loads(out)[0]["refused"]) == len(expected)
 
 
-def test_a_board_of_refused_records_alone_is_one_sentence(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_board_of_refused_records_alone_is_one_sentence(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_record(tmp_path, made.record())
     (path,) = board_folder(tmp_path, BOARD).glob("*.json")
     path.write_text("{}")
@@ -168,7 +170,11 @@ def hostile_board(root: Path) -> list[RunRecord]:
     for number, text in enumerate(TEXTS):
         values = json.loads(made.record(None, status="error", model=f"m-{number}", reason="x").canonical())
         values.update(reason=text, warnings=[text])
-        values["provenance"] |= {"command": text, "versions": {text: text}, "hardware": {text: text, "hardware_key": text}}
+        values["provenance"] |= {
+            "command": text,
+            "versions": {text: text},
+            "hardware": {text: text, "hardware_key": text},
+        }
         values["provenance"] |= {"origin": text, "registered": {**dict.fromkeys(REGISTERED, text), text: text}}
         values["context"] |= {"suite": text, "reference_model": text}
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -202,7 +208,9 @@ def test_no_text_steers_a_terminal_or_a_format(
     if style == "latex":
         assert r"\input{" not in out
     if style in ("simple", "json") and columns:
-        assert "[red]markup[/red]" in out and "漢字" in out.encode().decode("unicode_escape" if style == "json" else "utf-8")
+        assert "[red]markup[/red]" in out and "漢字" in out.encode().decode(
+            "unicode_escape" if style == "json" else "utf-8"
+        )
 
 
 def test_text_cells_of_a_csv_are_no_formulas_and_come_back_as_they_were(
@@ -227,16 +235,32 @@ def test_numbers_stay_numbers(tmp_path: Path) -> None:
     import pandas as pd
     from equibench.bench.boards.rows import csv_text
 
-    frame = pd.DataFrame({"a": [-1.5, 2.0, None], "b": [-3, None, 4], "c": ["-3", "'x", None], "d": [True, False, True]})
+    frame = pd.DataFrame(
+        {"a": [-1.5, 2.0, None], "b": [-3, None, 4], "c": ["-3", "'x", None], "d": [True, False, True]}
+    )
     back = pd.read_csv(io.StringIO(csv_text(frame)))
     assert back["a"].tolist()[:2] == [-1.5, 2.0] and back["b"].tolist()[::2] == [-3, 4]
-    assert [c.removeprefix("'") for c in back["c"].dropna()] == ["-3", "'x"] and back["d"].tolist() == [True, False, True]
+    assert [c.removeprefix("'") for c in back["c"].dropna()] == ["-3", "'x"] and back["d"].tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_published_files_hold_no_markup_of_strangers(
     hostile: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("publish", "--out", str(tmp_path), "--format", "html,md,latex", "--results", str(hostile), "--jobs", "1")
+    arguments = (
+        "publish",
+        "--out",
+        str(tmp_path),
+        "--format",
+        "html,md,latex",
+        "--results",
+        str(hostile),
+        "--jobs",
+        "1",
+    )
     code, _, err = equibench(capfd, monkeypatch, *arguments)
     assert code == 0, err
     for path in [p for p in tmp_path.rglob("*") if p.suffix in (".html", ".js", ".md", ".tex", ".bib", ".csv")]:
@@ -248,7 +272,9 @@ def test_published_files_hold_no_markup_of_strangers(
             assert r"\input{/etc" not in text
         if path.suffix == ".md":  # a table's row is one line with as many cells as its heading
             rows = [line for line in text.splitlines() if line.startswith("|") and "m-" in line]
-            assert rows and all(re.sub(r"\\\|", "", r).count("|") == re.sub(r"\\\|", "", rows[0]).count("|") for r in rows)
+            assert rows and all(
+                re.sub(r"\\\|", "", r).count("|") == re.sub(r"\\\|", "", rows[0]).count("|") for r in rows
+            )
 
 
 def test_a_hostile_run_is_shown_harmlessly(hostile: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +375,9 @@ def test_a_hostile_suite_is_one_sentence_at_once(
     assert time.perf_counter() - start < 20
 
 
-@pytest.mark.parametrize("name", ["\x1b[31mred.toml", "[red]x[red].toml", "..toml", "<b>.toml", "=1+1.toml", "a\nb.toml"])
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred.toml", "[red]x[red].toml", "..toml", "<b>.toml", "=1+1.toml", "a\nb.toml"]
+)
 def test_a_suite_with_a_hostile_name_is_shown_harmlessly(
     tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -375,9 +403,7 @@ def test_a_hostile_option_is_one_sentence(
 
 
 @pytest.mark.parametrize("run", ["../../../etc", "*", "????", "[0-9]*", "0" * 5000, "\x1b[31m", "....", "ab.."])
-def test_a_hostile_run_name_finds_nothing(
-    hostile: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, run: str
-) -> None:
+def test_a_hostile_run_name_finds_nothing(hostile: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     for command in (("show", run), ("replay", run), ("equivariance", "--run", run), ("leaderboard", run)):
         code, out, err = equibench(capfd, monkeypatch, *command, "--results", str(hostile))
         assert code == 2 and out == "" and err.count("\n") == 1 and not CONTROL.search(err), (command, err)
@@ -409,7 +435,10 @@ def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
     import equibench
 
     root = Path(equibench.__file__).parent
-    for path in [p for folder in ("bench", "datasets", "models") for p in (root / folder).rglob("*.py")] + [root / "registry.py", root / "scan.py"]:
+    for path in [p for folder in ("bench", "datasets", "models") for p in (root / folder).rglob("*.py")] + [
+        root / "registry.py",
+        root / "scan.py",
+    ]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [a.name for a in node.names] + [getattr(node, "module", "") or ""]
@@ -454,7 +483,8 @@ def test_weights_of_a_stranger_execute_nothing_and_must_be_those_of_the_record(t
     # One number that claims to be 10^12: to look at them all would take terabytes.
     vast = torch.as_strided(torch.zeros(1), (10**6, 10**6), (0, 0))
     for hostile in (
-        {"weight": _Evil(mark)}, _Evil(mark), [1, 2], {"weight": 1}, {**state, "more": torch.zeros(1)}, {"weight": state["weight"]},
+        {"weight": _Evil(mark)}, _Evil(mark), [1, 2], {"weight": 1}, {**state, "more": torch.zeros(1)},
+        {"weight": state["weight"]},
         {**state, "weight": vast}, {**state, "weight": state["weight"].double()}, {**state, "bias": state["bias"] + 1},
     ):  # fmt: skip
         torch.save(hostile, path)

@@ -1,4 +1,6 @@
-"""Every registered data set's type through everything: 16 bits as 8, colours, a hundred classes, every profile and budget."""
+"""Every registered data set's type through everything: 16 bits as 8, colours, a hundred classes, every profile and
+budget.
+"""
 
 import io
 import json
@@ -79,7 +81,10 @@ def test_sixteen_bits_give_what_eight_give(data) -> None:
         assert torch.allclose(one, two, atol=1e-5)
     assert np.allclose(eight.background, sixteen.background)
     model = build_from_seed(spec, data("digits-rot"), CPU)
-    cores = [measure_core(model, x.balanced_test_images(20), x.normalise, x.background, x.data.maximum) for x in (eight, sixteen)]
+    cores = [
+        measure_core(model, x.balanced_test_images(20), x.normalise, x.background, x.data.maximum)
+        for x in (eight, sixteen)
+    ]
     assert cores[0].eq_exact_d4 == pytest.approx(cores[1].eq_exact_d4, rel=1e-3)
     assert cores[0].eq_rot_analytic == pytest.approx(cores[1].eq_rot_analytic, rel=1e-3)
     fulls = [measure_full(model, inputs_of(x, x.data), draws=20) for x in (eight, sixteen)]
@@ -104,7 +109,9 @@ def test_every_instrument_takes_every_type(dataset: str, data, folder: Path) -> 
     spec = spec_of(dataset)
     loaded = Loaded(data(dataset), spec, CPU)
     model = build_from_seed(spec, loaded.data, CPU)
-    core = measure_core(model, loaded.balanced_test_images(50), loaded.normalise, loaded.background, loaded.data.maximum)
+    core = measure_core(
+        model, loaded.balanced_test_images(50), loaded.normalise, loaded.background, loaded.data.maximum
+    )
     assert core.eq_exact_c4 is not None and core.eq_rot_analytic is not None
     assert measure_full(model, inputs_of(loaded, loaded.data), draws=8).eq_rot_data is not None
     sample = Sample.of(spec.dataset, str(folder / "data"), CPU)
@@ -183,16 +190,19 @@ def test_every_command_on_sixteen_bits(tmp_path: Path, monkeypatch: pytest.Monke
     assert {m: [r.status for r in rs] for m, rs in found.items()} == {"tiny": ["ok"], "tiny-dropout": ["ok"]}
     assert len(list(tmp_path.glob("results/runs/*/equivariance/*.json"))) == 2
     run = found["tiny"][0].run_id
-    document = json.loads(command(tmp_path, "equivariance", "--run", run, "--json", *places, "--out", str(tmp_path), file=file))
+    document = json.loads(
+        command(tmp_path, "equivariance", "--run", run, "--json", *places, "--out", str(tmp_path), file=file)
+    )
     assert document["record"]["trained"]["eq_rot_data"] > 0
     document = json.loads(
-        command(tmp_path, "equivariance", "tiny", "--dataset", "small", "--json", "--out", str(tmp_path), *places, file=file)
+        command(
+            tmp_path, "equivariance", "tiny", "--dataset", "small", "--json", "--out", str(tmp_path), *places, file=file
+        )
     )
     assert all(row["outcome"] == "ok" for row in document["rows"])
     assert json.loads(command(tmp_path, "show", run, "--json", "--results", places[3], file=file))["status"] == "ok"
     verdict = json.loads(command(tmp_path, "replay", run[:10], "--json", *places, file=file))
     assert verdict["agrees"] and verdict["rule"] == "bit-exact"
-
 
     # What reads records, fetches or refreshes, in this process.
     includes = [runs.TINY, file]
@@ -230,20 +240,38 @@ def test_tuning_and_the_published_budget_on_sixteen_bits(tmp_path: Path) -> None
     found = runs.records(tmp_path)
     assert all(r.status == "ok" for rs in found.values() for r in rs)
     (published,) = found["z2cnn"]
-    assert published.spec.budget.kind == "P" and published.spec.recipe.name == "paper" and published.spec.fit == "train+val"
+    assert (
+        published.spec.budget.kind == "P"
+        and published.spec.recipe.name == "paper"
+        and published.spec.fit == "train+val"
+    )
 
 
 @pytest.mark.parametrize(
     ("dataset", "profile"),
     [
-        pytest.param(d, p, marks=[] if (d, p) in (("mnist-rot", "fast"), ("cifar100", "strict")) else [pytest.mark.slow])
+        pytest.param(d, p, marks=[] if (d, p) in (("mnist-rot", "fast"), ("cifar100",
+        "strict")) else [pytest.mark.slow])
         for d in MAXIMUM for p in PROFILES
     ],
 )  # fmt: skip
 def test_a_whole_run_on_every_type_in_every_profile(dataset: str, profile: str, tmp_path: Path) -> None:
     file = small(tmp_path, dataset)
     places = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
-    options = ["--dataset", "small", "--models", "tiny", "--seeds", "1", "--budget", "e1", "--profile", profile, "--device", "cpu"]
+    options = [
+        "--dataset",
+        "small",
+        "--models",
+        "tiny",
+        "--seeds",
+        "1",
+        "--budget",
+        "e1",
+        "--profile",
+        profile,
+        "--device",
+        "cpu",
+    ]
     command(tmp_path, "run", *options, *places, file=file)
     (record,) = runs.records(tmp_path)["tiny"]
     assert record.status == "ok" and record.spec.profile == profile and not record.reason
@@ -252,7 +280,11 @@ def test_a_whole_run_on_every_type_in_every_profile(dataset: str, profile: str, 
 
 @pytest.mark.parametrize(
     "suite",
-    [pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name == "mnist-rot-da" else []) for s in SUITES if s.dataset == "mnist-rot"],
+    [
+        pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name == "mnist-rot-da" else [])
+        for s in SUITES
+        if s.dataset == "mnist-rot"
+    ],
 )
 def test_the_suites_on_mnist_rot_run_on_a_file_of_the_published_format(suite: Suite, tmp_path: Path) -> None:
     file = small(tmp_path, "mnist-rot")
@@ -261,4 +293,6 @@ def test_the_suites_on_mnist_rot_run_on_a_file_of_the_published_format(suite: Su
     options = ["--dataset", "small", "--models", model, "--seeds", "1", "--budget", "smoke", "--device", "cpu"]
     command(tmp_path, "run", suite.name, *options, *places, file=file)
     (record,) = runs.records(tmp_path)[model]
-    assert record.status == "ok" and record.spec.fit == suite.fit and record.spec.recipe.name == plan(suite)[0].recipe.name
+    assert (
+        record.status == "ok" and record.spec.fit == suite.fit and record.spec.recipe.name == plan(suite)[0].recipe.name
+    )

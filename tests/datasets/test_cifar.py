@@ -31,7 +31,9 @@ class Python2(pickle._Pickler):
     def save_text(self, text: str | bytes) -> None:
         data = text.encode("latin1") if isinstance(text, str) else text
         count = len(data)
-        head = pickle.SHORT_BINSTRING + bytes([count]) if count < 256 else pickle.BINSTRING + count.to_bytes(4, "little")
+        head = (
+            pickle.SHORT_BINSTRING + bytes([count]) if count < 256 else pickle.BINSTRING + count.to_bytes(4, "little")
+        )
         self.write(head + data)
         self.memoize(text)
 
@@ -59,13 +61,16 @@ def batches(
         data[:, 0], data[:, 1] = number // 256, number % 256
         data = data if pixels is None else pixels[start : start + count]
         labels = [label(int(n) % classes) for n in number]
-        kind = {"labels": labels} if classes == 10 else {"coarse_labels": [n // 5 for n in labels], "fine_labels": labels}
+        kind = (
+            {"labels": labels} if classes == 10 else {"coarse_labels": [n // 5 for n in labels], "fine_labels": labels}
+        )
         files.append(python2({"batch_label": "a batch", "data": data, "filenames": ["x.png"] * count} | kind))
         start += count
     return files
 
 
-def cifar(root: Path, monkeypatch: pytest.MonkeyPatch, classes: int, files: list[bytes], foreign: tuple[int, bytes] | None = None,
+def cifar(root: Path, monkeypatch: pytest.MonkeyPatch, classes: int, files: list[bytes], foreign: tuple[int,
+bytes] | None = None,
           archive: bool = True) -> None:  # fmt: skip
     """Puts files where torchvision keeps them, packed or not, and makes its table say that these are published.
 
@@ -135,7 +140,9 @@ def test_no_pickle_is_loaded_whose_digest_is_wrong(
     assert not marker.exists()
     if archive:  # as what is published is another archive, it is not even unpacked
         monkeypatch.setattr(theirs.CIFAR10, "tgz_md5", "0" * 32)
-        with pytest.raises(UserError, match=r"cifar-10-python.tar.gz is not the published file: expected MD5 0{32}, got"):
+        with pytest.raises(
+            UserError, match=r"cifar-10-python.tar.gz is not the published file: expected MD5 0{32}, got"
+        ):
             published(root)
         assert not marker.exists()
 
@@ -203,7 +210,9 @@ def numbers(data: ImageData) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("classes", [10, 100])
-def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+def test_the_split_is_stratified_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
     counts = [10_000] * 6 if classes == 10 else [50_000, 10_000]
     cifar(tmp_path, monkeypatch, classes, batches(classes, counts), archive=False)
     data = published(tmp_path, classes=classes)
@@ -211,7 +220,9 @@ def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: 
     assert [len(n) for n in found] == [45_000, 5_000, 10_000] and data.maximum == 255
     assert (np.bincount(data.train.labels) == 45_000 // classes).all()
     assert (np.bincount(data.val.labels) == 5_000 // classes).all()
-    assert (np.sort(np.concatenate(found[:2])) == np.arange(50_000)).all() and (found[2] == 50_000 + np.arange(10_000)).all()
+    assert (np.sort(np.concatenate(found[:2])) == np.arange(50_000)).all() and (
+        found[2] == 50_000 + np.arange(10_000)
+    ).all()
     assert all((part.labels == n % classes).all() for part, n in zip(parts(data), found, strict=True))
     # Classes do not come in blocks: a model that sees the images in order would otherwise see one class at a time.
     assert len(set(data.val.labels[:100])) > 5
@@ -233,7 +244,9 @@ def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: 
         assert (part.labels == n % 10).all() and (np.bincount(part.labels) == each).all()
 
 
-def test_the_original_pixels_of_cifar10_come_through(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_original_pixels_of_cifar10_come_through(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = real_data / "cifar10-lossless"
     if not folder.is_dir():
         pytest.skip("the original CIFAR-10 pixels are not here")

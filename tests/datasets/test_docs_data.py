@@ -48,7 +48,9 @@ def test_the_example_works_as_it_stands(tmp_path: Path) -> None:
     for command in commands.strip().splitlines():
         assert command.startswith("equibench ")
         words = [sys.executable, "-m", "equibench.bench.cli", *command.split()[1:]]
-        done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **folders}, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            words, cwd=tmp_path, env={**os.environ, **folders}, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert re.search(r"bars: 200 train, 50 val, 50 test; in .*data; digest [0-9a-f]{64}\n", said[0])

@@ -20,7 +20,8 @@ from .conftest import files_below
 
 pytestmark = pytest.mark.usefixtures("nobody_downloads")
 
-CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
+CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop",
+"Residential",
            "River", "SeaLake")  # fmt: skip
 EACH = 10
 SMALL = Folders(count=EACH * len(CLASSES))
@@ -31,7 +32,9 @@ def jpeg(height: int = 64, width: int = 64, seed: int = 0) -> bytes:
     y, x = np.mgrid[:height, :width] / 64
     phases = np.random.RandomState(seed).uniform(0, 6, (3, 1, 1))
     file = io.BytesIO()
-    Image.fromarray((127 + 120 * np.sin(phases + 3 * x + 5 * y)).astype(np.uint8).transpose(1, 2, 0)).save(file, "JPEG", quality=90)
+    Image.fromarray((127 + 120 * np.sin(phases + 3 * x + 5 * y)).astype(np.uint8).transpose(1, 2, 0)).save(
+        file, "JPEG", quality=90
+    )
     return file.getvalue()
 
 
@@ -72,7 +75,9 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "unpacked"])
-def test_images_stand_in_the_order_of_classes_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bool) -> None:
+def test_images_stand_in_the_order_of_classes_and_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bool
+) -> None:
     if archive:
         (tmp_path / "eurosat").mkdir()
         (tmp_path / "eurosat" / "EuroSAT.zip").write_bytes(packed(monkeypatch, published()))
@@ -102,7 +107,9 @@ def test_the_split_is_stratified_and_loses_nothing(tmp_path: Path, monkeypatch: 
     assert train + val + test == Folders().count == 27_000 and (train, val, test) == (16_200, 2_700, 8_100)
 
 
-def test_the_archive_is_fetched_with_all_that_the_fetcher_can(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_is_fetched_with_all_that_the_fetcher_can(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files = {"EuroSAT.zip": packed(monkeypatch, published(), server.url)}
     server.breaks = [5000]
     (whole,) = SMALL.parts(tmp_path)
@@ -161,6 +168,8 @@ def test_what_no_digest_tells_is_refused_and_left(
     else:
         unpacked(tmp_path, files)
     before = files_below(tmp_path)
-    with pytest.raises(UserError, match=rf"eurosat/.*: this is not EuroSAT \(.*({expected}).*\); delete it.*put the right files there"):
+    with pytest.raises(
+        UserError, match=rf"eurosat/.*: this is not EuroSAT \(.*({expected}).*\); delete it.*put the right files there"
+    ):
         SMALL.parts(tmp_path)
     assert files_below(tmp_path) == before and not (tmp_path / "cache" / ".EuroSAT").exists()

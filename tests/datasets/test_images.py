@@ -62,8 +62,10 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
 
 def test_an_edited_file_makes_its_data_again(tmp_path: Path) -> None:
     path = given(tmp_path, "edited")
-    script = "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);" \
+    script = (
+        "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);"
         "from equibench.datasets.images import load; print(load('edited', Path(sys.argv[2])).digest())"
+    )
     command = [sys.executable, "-c", script, str(path), str(tmp_path)]
     before = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     path.write_text(path.read_text().replace("RandomState(0)", "RandomState(1)"))
@@ -73,10 +75,15 @@ def test_an_edited_file_makes_its_data_again(tmp_path: Path) -> None:
 
 def test_an_edited_helper_makes_the_data_again(tmp_path: Path) -> None:
     path = tmp_path / "helped.py"
-    path.write_text(SET.format(name="helped", sleep=0, seed="SEED", dtype="uint8", classes=2, train=6).replace(
-        "import time\n", "import time\nfrom helpers import SEED\n"))
-    script = "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);" \
+    path.write_text(
+        SET.format(name="helped", sleep=0, seed="SEED", dtype="uint8", classes=2, train=6).replace(
+            "import time\n", "import time\nfrom helpers import SEED\n"
+        )
+    )
+    script = (
+        "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);"
         "from equibench.datasets.images import load; print(load('helped', Path(sys.argv[2])).digest())"
+    )
     found = []
     for seed in (0, 1, 0):
         (tmp_path / "helpers.py").write_text(f"SEED = {seed}\n")
@@ -87,8 +94,10 @@ def test_an_edited_helper_makes_the_data_again(tmp_path: Path) -> None:
 
 def test_many_processes_make_it_once(tmp_path: Path) -> None:
     path = given(tmp_path, "crowd", sleep=1)
-    script = "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);" \
+    script = (
+        "import sys; from pathlib import Path; from equibench.registry import include; include([sys.argv[1]]);"
         "from equibench.datasets.images import load; print(load('crowd', Path(sys.argv[2])).digest())"
+    )
     crowd = [
         subprocess.Popen([sys.executable, "-c", script, str(path), str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(6)

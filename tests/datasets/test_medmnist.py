@@ -67,7 +67,9 @@ def stand_in(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.skipif(not REAL, reason="medmnist is absent"))])
+@pytest.fixture(
+    params=["stand-in", pytest.param("real", marks=pytest.mark.skipif(not REAL, reason="medmnist is absent"))]
+)
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What `import medmnist` finds."""
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "medmnist"}
@@ -137,7 +139,9 @@ def test_the_file_is_fetched_with_all_that_the_fetcher_can(
     server.files, server.breaks = {file: data}, [1000]
     fetch(name, root)
     assert [asked for _, asked in server.requests] == ["", "bytes=1000-"] and files_below(root) == {file: data}
-    assert [len(part.labels) for part in (load(name, root).train, load(name, root).val, load(name, root).test)] == [*SMALL]
+    assert [len(part.labels) for part in (load(name, root).train, load(name, root).val, load(name, root).test)] == [
+        *SMALL
+    ]
     assert len(server.requests) == 2
 
 
@@ -185,7 +189,9 @@ def test_what_no_digest_tells_the_registration_does(
     assert files_below(root) == {"bloodmnist.npz": data}
 
 
-def test_no_foreign_code_runs_even_if_the_digest_is_right(package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_foreign_code_runs_even_if_the_digest_is_right(
+    package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = tmp_path / "foreign code ran"
 
     class Foreign:
@@ -217,7 +223,9 @@ def test_what_is_registered_is_what_the_package_says(package) -> None:
 def test_without_the_package_listings_say_what_to_install_and_the_cache_serves(script: Path, tmp_path: Path) -> None:
     root, packages = tmp_path / "data", stand_in(tmp_path / "packages")
     data = npz(cells())
-    (packages / "medmnist" / "info.py").write_text(STAND_IN["info"].replace('"none"', repr(hashlib.md5(data).hexdigest())))
+    (packages / "medmnist" / "info.py").write_text(
+        STAND_IN["info"].replace('"none"', repr(hashlib.md5(data).hexdigest()))
+    )
     (blocked := tmp_path / "blocked").mkdir()
     # A finder that knows no such package, wherever it may be installed.
     (blocked / "sitecustomize.py").write_text(
@@ -235,17 +243,25 @@ def test_without_the_package_listings_say_what_to_install_and_the_cache_serves(s
 
     before = files_below(root)
     done = equibench("list", "datasets", "*mnist*", "small-cells", path=blocked)
-    assert done.returncode == 0 and done.stdout.count("needs the package medmnist, which is not installed") == 5, done.stdout
+    assert done.returncode == 0 and done.stdout.count("needs the package medmnist, which is not installed") == 5, (
+        done.stdout
+    )
     assert done.stdout.count("CC BY 4.0") == 4
     rows = json.loads(equibench("list", "datasets", "bloodmnist*", "--json", path=blocked).stdout)
-    assert [(row["name"], row["licence"]) for row in rows] == [("bloodmnist", "CC BY 4.0"), ("bloodmnist-64", "CC BY 4.0")]
+    assert [(row["name"], row["licence"]) for row in rows] == [
+        ("bloodmnist", "CC BY 4.0"),
+        ("bloodmnist-64", "CC BY 4.0"),
+    ]
     assert all("uv run --extra medmnist" in row["missing"] for row in rows)
     for words in (
         ["data", "fetch", "bloodmnist"], ["data", "fetch", "small-cells"],
-        ["run", "--dataset", "small-cells", "--models", "z2cnn-22", "--budget", "smoke", "--seeds", "1", "--device", "cpu"],
+        ["run", "--dataset", "small-cells", "--models", "z2cnn-22", "--budget", "smoke", "--seeds", "1", "--device",
+        "cpu"],
     ):  # fmt: skip
         done = equibench(*words, path=blocked)
-        assert done.returncode == 2 and "needs the package medmnist, which is not installed: " in done.stderr, done.stderr
+        assert done.returncode == 2 and "needs the package medmnist, which is not installed: " in done.stderr, (
+            done.stderr
+        )
         assert "pip install medmnist" in done.stderr and files_below(root) == before
     assert not (tmp_path / "leaderboards").exists()
 

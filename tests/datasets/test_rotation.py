@@ -1,4 +1,6 @@
-"""The recipe of rotated data sets: split before they are turned, turned well, nothing around an image tells its angle."""
+"""The recipe of rotated data sets: split before they are turned, turned well, nothing around an image tells its
+angle.
+"""
 
 import math
 

@@ -39,7 +39,11 @@ def test_subsets_are_nested_and_balanced(labels: np.ndarray, data: st.DataObject
 def test_all_images_are_all_of_them_in_their_order_and_seeds_differ() -> None:
     labels = np.arange(200) % 10
     assert list(balanced_subset(labels, 200, 3)) == list(range(200))
-    assert list(balanced_subset(labels, 50, 3)) == list(balanced_subset(labels, 50, 3)) != list(balanced_subset(labels, 50, 4))
+    assert (
+        list(balanced_subset(labels, 50, 3))
+        == list(balanced_subset(labels, 50, 3))
+        != list(balanced_subset(labels, 50, 4))
+    )
 
 
 def test_an_odd_image_goes_to_no_class_by_its_number() -> None:

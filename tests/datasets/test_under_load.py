@@ -115,8 +115,11 @@ def test_eight_processes_make_rotated_mnist_once(real_data: Path, tmp_path: Path
 def test_a_killed_writer_leaves_a_lock_that_is_released_and_nothing_that_is_read(server, tmp_path: Path) -> None:
     root, script = tmp_path / "data", packed_set(server, tmp_path)
     # It is killed between the last byte and the name.
-    die = "import os, signal; import equibench.datasets.images as i; os.replace, keep = (lambda *a: os.kill(os.getpid(), 9)" \
+    die = (
+        "import os, signal; import equibench.datasets.images as i; os.replace, keep = (lambda *a:"
+        " os.kill(os.getpid(), 9)"
         " if str(a[1]).endswith('.npz') else keep(*a)), os.replace\n"
+    )
     killed = loading("packed", root, script, before=die)
     killed.communicate("\n", timeout=60)
     assert killed.returncode == -signal.SIGKILL
@@ -131,7 +134,18 @@ def test_a_killed_writer_leaves_a_lock_that_is_released_and_nothing_that_is_read
 def fetch(root: Path, script: Path, before: str) -> subprocess.CompletedProcess[str]:
     """``equibench data fetch`` in a process that a limit is set on first."""
     code = f"import sys; {before}; from equibench.bench.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "data", "fetch", "packed", "--include", str(script), "--data-root", str(root)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "data",
+        "fetch",
+        "packed",
+        "--include",
+        str(script),
+        "--data-root",
+        str(root),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

@@ -1,4 +1,6 @@
-"""MNIST and its like through torchvision: copies in its layout, archives of the published format, faults, real files."""
+"""MNIST and its like through torchvision: copies in its layout, archives of the published format, faults, real
+files.
+"""
 
 import errno
 import gzip
@@ -64,7 +66,9 @@ def unpacked(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
     return {name: idx(array) for name, array in arrays.items()}
 
 
-def packed(monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray], url: str = "http://127.0.0.1:9/") -> dict[str, bytes]:
+def packed(
+    monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray], url: str = "http://127.0.0.1:9/"
+) -> dict[str, bytes]:
     """Archives of the arrays; torchvision's table is made to name them, and `url` as their address."""
     files = {f"{name}.gz": gzip.compress(data) for name, data in unpacked(arrays).items()}
     names = [name for name, _ in theirs.FashionMNIST.resources]
@@ -95,7 +99,9 @@ def test_a_copy_in_the_layout_of_torchvision_is_used_and_left_as_it_is(tmp_path:
     assert files_below(tmp_path) == before and len(before) == 4
 
 
-def test_archives_are_fetched_with_all_that_the_fetcher_can(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_are_fetched_with_all_that_the_fetcher_can(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrays = garments()
     server.files = packed(monkeypatch, arrays, f"{server.url}/")
     server.breaks = [1000]
@@ -118,7 +124,10 @@ def test_a_mirror_may_hold_two_files_of_one_name(server, tmp_path: Path, monkeyp
     server.files = packed(monkeypatch, garments())
     monkeypatch.setenv("EQUIBENCH_MIRROR", server.url)
     asked = fetching._addresses(FASHION_MNIST.files(tmp_path)[0])
-    assert asked == (f"{server.url}/FashionMNIST/raw/train-images-idx3-ubyte.gz", f"{server.url}/train-images-idx3-ubyte.gz")
+    assert asked == (
+        f"{server.url}/FashionMNIST/raw/train-images-idx3-ubyte.gz",
+        f"{server.url}/train-images-idx3-ubyte.gz",
+    )
     assert len(Vision("FashionMNIST").parts(tmp_path)[0].labels) == 90
 
 
@@ -144,7 +153,9 @@ def test_a_wrong_unpacked_file_is_refused_and_left(tmp_path: Path, name: str, fa
     put(tmp_path, files)
     before = files_below(tmp_path)
     expected = expected if "digest" in expected else rf"{expected} \([^)]+"  # a reason, whatever the parser raised
-    with pytest.raises(UserError, match=rf"FashionMNIST/raw \(.*{name}.*{expected}.*delete them.*or put the right files there"):
+    with pytest.raises(
+        UserError, match=rf"FashionMNIST/raw \(.*{name}.*{expected}.*delete them.*or put the right files there"
+    ):
         Vision("FashionMNIST", digest(arrays)).parts(tmp_path)
     assert files_below(tmp_path) == before and not (tmp_path / "cache" / ".FashionMNIST").exists()
 
@@ -197,7 +208,9 @@ def test_a_disk_that_is_full_while_archives_are_unpacked(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as disk:
         disk.setattr(theirs.utils, "extract_archive", full)
-        with pytest.raises(UserError, match=r"on-a-full-disk cannot be kept in .*No space left on device.*--data-root DIR"):
+        with pytest.raises(
+            UserError, match=r"on-a-full-disk cannot be kept in .*No space left on device.*--data-root DIR"
+        ):
             load("on-a-full-disk", tmp_path)
         assert files_below(tmp_path) == before
     assert len(load("on-a-full-disk", tmp_path).test.labels) == 40

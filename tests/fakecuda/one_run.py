@@ -43,7 +43,6 @@ def hog(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return Hog(in_channels * image_size**2, num_classes)
 
 
-
 class Visited(nn.Module):
     """While it trains, from its 20th step to its 30th, another process is on the GPU: the one that started this one."""
 
@@ -74,7 +73,8 @@ def job(results: str, budget: str, device: str = "cuda:0", model: str = "tiny") 
     spec = plan(suite, {model: 40} if timed else None, "a key" if timed else None)[0]
     context = Context(suite="s", parameter_class="as-published", reference_parameters=None, reference_model=None)
     return Job(
-        spec=spec, attempt=1, context=context, device=device, threads=1, results=results, data_root=None, include=[TINY, __file__],
+        spec=spec, attempt=1, context=context, device=device, threads=1, results=results, data_root=None, include=[TINY,
+        __file__],
         command="a test",
     )  # fmt: skip
 

@@ -29,7 +29,10 @@ class Line:
     """What a process did on each device, as the stand-in writes it down."""
 
     def __init__(self, text: str) -> None:
-        counts = {what: [int(n) for n in re.findall(r"dev\d=(\d+)", text.split(what)[1].split("contexts")[0])] for what in ("launches", "events")}
+        counts = {
+            what: [int(n) for n in re.findall(r"dev\d=(\d+)", text.split(what)[1].split("contexts")[0])]
+            for what in ("launches", "events")
+        }
         self.launches, self.events = counts["launches"][:2], counts["events"][:2]
         self.contexts = [int(n) for n in re.findall(r"dev(\d)", text.split("contexts")[1])]
 
@@ -51,7 +54,9 @@ def equibench(fake_cuda: Any, folder: Path, *arguments: str, kernel_us: str = st
         "FAKE_CUDA_LOG": str(folder / "log"), "FAKE_CUDA_KERNEL_US": kernel_us, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
         "EQUIBENCH_TEST_WITNESS": str(folder / "witness"),
     }  # fmt: skip
-    return fake_cuda("-m", "equibench.bench.cli", *arguments, "--include", TINY, "--include", WITNESS, timeout=900, **variables)
+    return fake_cuda(
+        "-m", "equibench.bench.cli", *arguments, "--include", TINY, "--include", WITNESS, timeout=900, **variables
+    )
 
 
 def run(fake_cuda: Any, folder: Path, *arguments: str, **changes: str) -> CompletedProcess[str]:
@@ -71,7 +76,8 @@ def both(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_every_process_is_on_one_device_alone(both: tuple[Path, Any]) -> None:
     found = lines(both[0] / "log")
     assert all(len(one.devices) == 1 for one in found)
-    # A calibration of each model on each device, and four runs, the first two at a time; what was killed writes nothing.
+    # A calibration of each model on each device, and four runs, the first two at a time; what was killed writes
+    # nothing.
     where = Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10)
     assert sum(where.values()) == 8 and min(where[0], where[1]) >= 3
     assert all(sum(one.launches) > 0 for one in found)
@@ -106,7 +112,11 @@ def test_a_calibration_is_made_as_a_run_is(both: tuple[Path, Any]) -> None:
     first, *others = trained
     assert first and all(sorted(map(str, process)) == sorted(map(str, first)) for process in others)
     for one in first:
-        assert one["environment"] == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        assert one["environment"] == {
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONHASHSEED": "0",
+        }
         assert one["cudnn"] == [False, False] and one["deterministic"] == 1
 
 
@@ -155,7 +165,9 @@ def test_a_second_device_alone_gets_it_all(fake_cuda: Any, tmp_path: Path) -> No
     (sidecar,) = (tmp_path / "results").rglob("equivariance/*.json")
     sidecar.unlink()
     run_id = ".".join(sidecar.name.split(".")[:2])
-    done = equibench(fake_cuda, tmp_path, "equivariance", "--run", run_id, *data, "--out", str(tmp_path), "--device", "cuda:0")
+    done = equibench(
+        fake_cuda, tmp_path, "equivariance", "--run", run_id, *data, "--out", str(tmp_path), "--device", "cuda:0"
+    )
     assert done.returncode == 0 and any(sidecar.parent.glob("*.json")), done.stderr
     assert [one.devices for one in lines(tmp_path / "log")] == [{1}, {0}]
 

@@ -1,4 +1,5 @@
-"""The doctor beside a runtime that computes nothing: what is about devices, waits and launches holds, and all else fails.
+"""The doctor beside a runtime that computes nothing: what is about devices, waits and launches holds, and all else
+fails.
 
 So it shows both: that the checks work without values, and that a device which computes nonsense gets the verdict "no".
 """

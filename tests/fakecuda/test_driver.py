@@ -35,12 +35,19 @@ def test_what_the_driver_says_is_of_the_device_that_torch_means(fake_cuda: Any) 
     found = look(fake_cuda, "cuda:1")
     assert (found["uuid"], found["driver"], found["cuda"], found["silent"]) == (GPUS[1], "580.65.06", "13.0", "")
     assert [gpu["uuid"] for gpu in found["gpus"]] == GPUS
-    assert all(g["power_limit_w"] == 700 and g["compute_mode"] == "default" and not g["is_instance"] for g in found["gpus"])
+    assert all(
+        g["power_limit_w"] == 700 and g["compute_mode"] == "default" and not g["is_instance"] for g in found["gpus"]
+    )
     (own,) = found["processes"]
     assert own["pid"] == found["pid"] and own["computes"] and own["memory_mib"] == found["used"] - found["before"] >= 40
     load = found["load"]
     assert (load["sm_mhz"], load["sm_max_mhz"], load["memory_mhz"]) == (345, 1980, 2619)
-    assert (load["power_w"], load["temperature_c"], load["busy_pct"], load["reasons"]) == (71.5, 31, 7, ["idle", "power cap"])
+    assert (load["power_w"], load["temperature_c"], load["busy_pct"], load["reasons"]) == (
+        71.5,
+        31,
+        7,
+        ["idle", "power cap"],
+    )
 
 
 @pytest.mark.parametrize("visible", ["1", "1,0", GPUS[1], f"{GPUS[1]},{GPUS[0]}"])

@@ -27,7 +27,19 @@ def head_to_head(fake_cuda: Any, tmp_path: Path) -> Any:
 
     def run(device: str, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = str(Path(sys.executable).with_name("equibench"))
-        wish = ["--dataset", "digits-rot", "--models", "tiny", "--include", TINY, "--device", device, "--seeds", "2", *more]
+        wish = [
+            "--dataset",
+            "digits-rot",
+            "--models",
+            "tiny",
+            "--include",
+            TINY,
+            "--device",
+            device,
+            "--seeds",
+            "2",
+            *more,
+        ]
         return fake_cuda(command, "run", *wish, "--results", str(tmp_path), **variables)
 
     return run
@@ -41,10 +53,20 @@ def head_to_head(fake_cuda: Any, tmp_path: Path) -> Any:
         ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "0"}, "(Found no NVIDIA driver on your system"),
         ("cuda:0", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": ""}, "(No CUDA GPUs are available)"),
         ("cuda:1", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": "1"}, "torch sees 1 CUDA device here; use cuda:0"),
-        ("cuda:1", ["--budget", "e0.1"], {"FAKE_NVML_MODE": "2"}, "--device cuda:1: the compute mode of this GPU is PROHIBITED"),
+        (
+            "cuda:1",
+            ["--budget", "e0.1"],
+            {"FAKE_NVML_MODE": "2"},
+            "--device cuda:1: the compute mode of this GPU is PROHIBITED",
+        ),
         ("cuda:0", ["--budget", "e0.1", "--seeds-in-parallel", "2"], {"FAKE_NVML_MODE": "3"}, "EXCLUSIVE_PROCESS"),
         ("cuda:0", ["--budget", "t1"], {"FAKE_NVML_MODE": "3"}, "processes that take turns"),
-        ("cuda", ["--budget", "t1"], {"FAKE_NVML_MIG": "1", "CUDA_VISIBLE_DEVICES": INSTANCE}, "cuda:0 is a MIG instance"),
+        (
+            "cuda",
+            ["--budget", "t1"],
+            {"FAKE_NVML_MIG": "1", "CUDA_VISIBLE_DEVICES": INSTANCE},
+            "cuda:0 is a MIG instance",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_nothing_begun(
@@ -63,7 +85,9 @@ def test_where_torch_cannot_use_the_gpu_the_cpu_takes_its_place_and_that_is_said
 
 
 def test_an_exclusive_gpu_and_an_instance_take_one_run_at_a_time(fake_cuda: Any, tmp_path: Path) -> None:
-    for number, variables in enumerate(({"FAKE_NVML_MODE": "3"}, {"FAKE_NVML_MIG": "1", "CUDA_VISIBLE_DEVICES": INSTANCE})):
+    for number, variables in enumerate(
+        ({"FAKE_NVML_MODE": "3"}, {"FAKE_NVML_MIG": "1", "CUDA_VISIBLE_DEVICES": INSTANCE})
+    ):
         done = fake_cuda("tests/fakecuda/one_run.py", str(tmp_path / str(number)), "e0.2", "cuda:0", **variables)
         assert done.returncode == 0 and '"status":"ok"' in done.stdout
 
@@ -80,23 +104,40 @@ def test_rocm_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_what_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     modes = {"GPU-0": "default", "GPU-1": "exclusive process", "GPU-2": None}
-    monkeypatch.setattr(driver, "find_gpu", lambda uuid: Gpu(uuid, "", None, None, modes[uuid], False) if uuid in modes else None)
+    monkeypatch.setattr(
+        driver, "find_gpu", lambda uuid: Gpu(uuid, "", None, None, modes[uuid], False) if uuid in modes else None
+    )
     here = Gpus(uuids=["GPU-0", "GPU-1", "GPU-2", "GPU-3"])
-    for slots in (["cpu", "cpu"], ["cuda:0", "cuda:0"], ["cuda:0", "cuda:1"], ["cuda:2", "cuda:2"], ["cuda:3", "cuda:3"]):
+    for slots in (
+        ["cpu", "cpu"],
+        ["cuda:0", "cuda:0"],
+        ["cuda:0", "cuda:1"],
+        ["cuda:2", "cuda:2"],
+        ["cuda:3", "cuda:3"],
+    ):
         gpus.refuse_modes(slots, here)
     with pytest.raises(UserError, match=r"--device cuda:1: .*EXCLUSIVE_PROCESS"):
         gpus.refuse_modes(["cuda:0", "cuda:1", "cuda:0", "cuda:1"], here)
     for uuid in ("GPU-0", "GPU-2", "GPU-3"):
         gpus.refuse_for_seconds("cuda:0", uuid)
-    assert gpus.unused(Gpus(why="x"), "auto", ["cpu"]) == gpus.unused(Gpus(why="x", expected=True), "cpu", ["cpu"]) == ""
+    assert (
+        gpus.unused(Gpus(why="x"), "auto", ["cpu"]) == gpus.unused(Gpus(why="x", expected=True), "cpu", ["cpu"]) == ""
+    )
 
 
 def test_a_run_on_a_device_that_fails_it_says_why(fake_cuda: Any, tmp_path: Path) -> None:
     """As on a node of a cluster, which nobody could look at before."""
     done = fake_cuda("tests/fakecuda/one_run.py", str(tmp_path), "e0.2", "cuda:0", FAKE_CUDA_DRIVER="12040")
     record = json.loads(done.stdout)
-    assert record["status"] == "error" and OLD in record["reason"] and record["provenance"]["hardware"]["device"] == "cuda:0"
-    asked = "from equibench.bench.records.provenance import hardware_key_elsewhere as ask; from equibench.registry import UserError\n"
+    assert (
+        record["status"] == "error"
+        and OLD in record["reason"]
+        and record["provenance"]["hardware"]["device"] == "cuda:0"
+    )
+    asked = (
+        "from equibench.bench.records.provenance import hardware_key_elsewhere as ask; from equibench.registry"
+        " import UserError\n"
+    )
     asked += "try: ask('cuda:0')\nexcept UserError as error: print(error)"
     said = fake_cuda("-c", asked, FAKE_CUDA_DRIVER="12040").stdout
     assert said.startswith("torch cannot use cuda:0 here: ") and OLD in said

@@ -32,17 +32,29 @@ def run(fake_cuda: Any, tmp_path: Path) -> Any:
         ({"FAKE_NVML_NUMBERS": "100000"}, "yes", False),  # this process is listed under another number
         ({"FAKE_NVML_OTHER": f"{os.getpid()}:500"}, f"no: a process ({os.getpid()})", True),
         ({"FAKE_NVML_OTHER": "0:500"}, "no: 504 MiB of it are held by processes that are not shown here", True),
-        ({"FAKE_NVML_OTHER": "0:500", "FAKE_NVML_HIDES": "1"}, "no: 504 MiB of it were held before the run began", True),
+        (
+            {"FAKE_NVML_OTHER": "0:500", "FAKE_NVML_HIDES": "1"},
+            "no: 504 MiB of it were held before the run began",
+            True,
+        ),
         ({"FAKE_NVML_OTHER": "0:100"}, "unknown: 104 MiB of the GPU are held by nobody that the driver lists", False),
-        ({"FAKE_NVML_HIDES": "1"}, "unknown: the driver does not name the processes on the GPU, or not what they hold", False),
+        (
+            {"FAKE_NVML_HIDES": "1"},
+            "unknown: the driver does not name the processes on the GPU, or not what they hold",
+            False,
+        ),
         ({"FAKE_NVML_SILENT": "1"}, "unknown: the driver does not say how much memory of the GPU is in use", False),
     ],
     ids=["alone", "renumbered", "other", "hidden-other", "held-before", "held-little", "hidden", "silent"],
 )
-def test_a_run_claims_to_be_alone_only_where_that_is_known(run: Any, variables: dict[str, str], alone: str, company: bool) -> None:
+def test_a_run_claims_to_be_alone_only_where_that_is_known(
+    run: Any, variables: dict[str, str], alone: str, company: bool
+) -> None:
     record = run("t900", **variables)
     assert record["provenance"]["hardware"]["alone"] == alone
-    assert record["status"] == "invalid" and record["reason"].startswith("not alone" if company else "drift"), record["reason"]
+    assert record["status"] == "invalid" and record["reason"].startswith("not alone" if company else "drift"), record[
+        "reason"
+    ]
     assert any("whether the run was alone" in w for w in record["warnings"]) == alone.startswith("unknown")
 
 

@@ -13,7 +13,9 @@ from torch import nn
 def settings() -> dict[str, object]:
     """What decides how long a step takes and what it computes, and is not the network's own."""
     return {
-        "environment": {name: os.environ.get(name) for name in ("CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "PYTHONHASHSEED")},
+        "environment": {
+            name: os.environ.get(name) for name in ("CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "PYTHONHASHSEED")
+        },
         "device": torch.cuda.current_device(),
         "deterministic": torch.get_deterministic_debug_mode(),
         "cudnn": [torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic],
@@ -25,12 +27,16 @@ def settings() -> dict[str, object]:
 class Witness(nn.Module):
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes)
+        )
         self.written: set[str] = set()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and images.is_cuda and "EQUIBENCH_TEST_WITNESS" in os.environ:
-            line = json.dumps({**settings(), "images": len(images), "momentum": self.layers[2].momentum}, sort_keys=True)
+            line = json.dumps(
+                {**settings(), "images": len(images), "momentum": self.layers[2].momentum}, sort_keys=True
+            )
             if line not in self.written:
                 self.written.add(line)
                 with open(Path(os.environ["EQUIBENCH_TEST_WITNESS"]) / str(os.getpid()), "a") as file:

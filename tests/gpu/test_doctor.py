@@ -95,7 +95,9 @@ def test_trained_accuracy_is_far_above_chance(gpus: list[str], tmp_path: Path) -
     records = run(tmp_path, *options, "--device", gpus[0], "--seeds-in-parallel", "2")
     assert [r.status for r in records] == ["ok", "ok"] and {r.spec.seed for r in records} == {0, 1}
     assert all(r.results.test_acc_pct > 70 for r in records)
-    assert all(r.results.trained.eq_exact_c4 < 1e-4 for r in records), "invariant under quarter turns, on the device too"
+    assert all(r.results.trained.eq_exact_c4 < 1e-4 for r in records), (
+        "invariant under quarter turns, on the device too"
+    )
 
 
 def run(results: Path, *options: str) -> list[RunRecord]:
@@ -105,7 +107,8 @@ def run(results: Path, *options: str) -> list[RunRecord]:
 
 def python(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, env=dict(os.environ)
+        [sys.executable, "-W", "ignore", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=dict(os.environ)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

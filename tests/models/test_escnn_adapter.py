@@ -47,7 +47,9 @@ def our_conv(key: tuple, in_fields: int, out_fields: int, **options) -> Steerabl
 def small() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        SteerableConv2d(1, 2, 5, group="C8", in_kind="trivial"), nn.BatchNorm2d(16), SteerableConv2d(2, 2, 3, group="C8")
+        SteerableConv2d(1, 2, 5, group="C8", in_kind="trivial"),
+        nn.BatchNorm2d(16),
+        SteerableConv2d(2, 2, 3, group="C8"),
     )
 
 

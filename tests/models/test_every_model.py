@@ -1,8 +1,8 @@
 """Every registered model passes the checks that a contribution has to pass.
 
-One small model of each kind of layer is checked whole here; the others are under the mark ``slow``, which the widest make
-long: choose with -k. Of every model up to 100 thousand parameters the verdict on its present source is shipped. All are
-counted and return logits on the `meta` device in test_registered.py.
+One small model of each kind of layer is checked whole here; the others are under the mark ``slow``, which the widest
+make long: choose with -k. Of every model up to 100 thousand parameters the verdict on its present source is shipped.
+All are counted and return logits on the `meta` device in test_registered.py.
 """
 
 import pytest
@@ -42,7 +42,14 @@ def is_small(entry) -> bool:
 def faults(name: str, inputs: list[str]) -> dict[str, str]:
     """Findings of the whole check that are no pass, a note included that says that a claim is too small."""
     job = Check(
-        model=name, inputs=inputs, dataset="digits-rot", budget="e20", steps=937, recipe="common", reference=None, include=[]
+        model=name,
+        inputs=inputs,
+        dataset="digits-rot",
+        budget="e20",
+        steps=937,
+        recipe="common",
+        reference=None,
+        include=[],
     )
     found = {n: f for n, f in findings(Subject(job), LEFT_OUT) if f is not None}
     assert set(found) == set(NAMES) - set(LEFT_OUT)

@@ -63,7 +63,9 @@ def test_number_of_functions_and_their_independence(size: int, q: int, r: int) -
     x, y = np.meshgrid(axis, axis)
     formula = []
     for k, l in itertools.product(wave_numbers(q), repeat=2):
-        turned = [(x * c - y * s, y * c + x * s) for c, s in ((math.cos(t), math.sin(t)) for t in np.arange(8) * math.pi / 4)]
+        turned = [
+            (x * c - y * s, y * c + x * s) for c, s in ((math.cos(t), math.sin(t)) for t in np.arange(8) * math.pi / 4)
+        ]
         window = np.exp(-np.maximum(x**2 + y**2 - 1, 0) / (0.2 if size > 4 else 2))
         formula += [np.stack([f(v * (k * a + l * b)) * window for a, b in turned]).ravel() for f in (np.cos, np.sin)]
     assert np.linalg.matrix_rank(np.concatenate([every, np.stack(formula)])) == r
@@ -128,7 +130,11 @@ def test_folding_is_what_keeps_turned_filters_smooth() -> None:
     energy = [(np.abs((turned(n) @ taps)[inside.ravel()]) ** 2).mean() for n in (wave_numbers(size), np.arange(size))]
     assert 0.5 < energy[0] < 1.5
     # The folded series of real taps is real, the other is not.
-    assert np.abs((turned(wave_numbers(size)) @ taps).imag).max() <= 1e-12 < np.abs((turned(np.arange(size)) @ taps).imag).max()
+    assert (
+        np.abs((turned(wave_numbers(size)) @ taps).imag).max()
+        <= 1e-12
+        < np.abs((turned(np.arange(size)) @ taps).imag).max()
+    )
 
 
 def test_turned_filters_are_the_interpolation_between_their_pixels() -> None:
@@ -215,7 +221,9 @@ def test_eighth_turns_converge_with_the_mesh(q: int) -> None:
     ids=["simple", "normal"],
 )
 def test_parameters_of_the_published_networks(rotations: int, widths: tuple[int, ...], count: int) -> None:
-    """7x7 filters with q = 5, then 5x5 with q = 4; batch normalisation by field, no biases; two dense layers with one between."""
+    """7x7 filters with q = 5, then 5x5 with q = 4; batch normalisation by field, no biases; two dense layers with one
+    between.
+    """
 
     def weights(lifting: bool, size: int, q: int) -> int:
         """Of one field on either side."""

@@ -94,7 +94,9 @@ def test_every_d_n_is_the_same_group(network: Callable[[str], nn.Module], group:
 
 def test_a_claim_holds_the_same_mirror() -> None:
     """A reflection, if any, swaps the columns before the turns: left and right."""
-    matrices = {claim: [GRID.matrix(g).round().tolist() for g in claimed_elements(claim)] for claim in ("D1", "D2", "D3")}
+    matrices = {
+        claim: [GRID.matrix(g).round().tolist() for g in claimed_elements(claim)] for claim in ("D1", "D2", "D3")
+    }
     identity, left_right, upside_down = [[1, 0], [0, 1]], [[-1, 0], [0, 1]], [[1, 0], [0, -1]]
     assert matrices["D1"] == matrices["D3"] == [identity, left_right]
     assert left_right in matrices["D2"] and upside_down in matrices["D2"] and len(matrices["D2"]) == 4

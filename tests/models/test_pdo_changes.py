@@ -1,4 +1,6 @@
-"""The published PDO-eConv with one change at a time: each member differs from it in what its name says, and only there."""
+"""The published PDO-eConv with one change at a time: each member differs from it in what its name says, and only
+there.
+"""
 
 from __future__ import annotations
 

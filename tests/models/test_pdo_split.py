@@ -130,8 +130,12 @@ def test_the_registered_network_is_the_one_with_finite_differences_but_for_its_f
         turned = build_model("pdo-econv-p8-fd", 1, 10, 28)
         torch.manual_seed(0)
         straight = build_model("pdo-econv-p8-fd-offset-0", 1, 10, 28)
-    assert {n: p.tolist() for n, p in turned.named_parameters()} == {n: p.tolist() for n, p in straight.named_parameters()}
-    layers = [(one, two) for one, two in zip(turned.modules(), straight.modules(), strict=True) if isinstance(one, PDOConv)]
+    assert {n: p.tolist() for n, p in turned.named_parameters()} == {
+        n: p.tolist() for n, p in straight.named_parameters()
+    }
+    layers = [
+        (one, two) for one, two in zip(turned.modules(), straight.modules(), strict=True) if isinstance(one, PDOConv)
+    ]
     assert len(layers) == 7
     for one, two in layers[:-1]:  # the last looks at one pixel, where frames do not matter
         assert np.allclose(one.frames, two.frames @ rotation(math.pi / 8))

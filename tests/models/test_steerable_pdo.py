@@ -1,4 +1,6 @@
-"""Steerable PDOs: stencils against automatic differentiation, layers against their definition, and what rotations do."""
+"""Steerable PDOs: stencils against automatic differentiation, layers against their definition, and what rotations
+do.
+"""
 
 import itertools
 import math
@@ -191,7 +193,9 @@ def test_eighth_turns_converge(order: int, discretisation: str) -> None:
 
 
 def test_gaussians_have_nearly_the_same_gain_in_all_orientations() -> None:
-    """Energy of an operator, largest over smallest of the eight: a sampled Gaussian of 1.2 pixels is nearly isotropic."""
+    """Energy of an operator, largest over smallest of the eight: a sampled Gaussian of 1.2 pixels is nearly
+    isotropic.
+    """
 
     def spread(discretisation: str) -> float:
         energy = (operator_basis(C8.frames(), **options(3, 5, discretisation)) ** 2).sum((-2, -1))

@@ -1,4 +1,6 @@
-"""TI-pooling: the maximum over single evaluations, exact invariance around any network, nesting, and what it refuses."""
+"""TI-pooling: the maximum over single evaluations, exact invariance around any network, nesting, and what it
+refuses.
+"""
 
 import copy
 

@@ -117,7 +117,10 @@ def driver(place: Place) -> str:
         raise Failed(why)
     known = found["hardware"]
     capability = ".".join(map(str, found["capability"]))
-    return f"driver {known.get('driver', 'unknown')}, capability {capability}, torch {found['torch']}, cuDNN {known.get('cudnn')}"
+    return (
+        f"driver {known.get('driver', 'unknown')}, capability {capability}, torch {found['torch']}, cuDNN"
+        f" {known.get('cudnn')}"
+    )
 
 
 def devices(place: Place) -> str:
@@ -170,14 +173,18 @@ def waits(place: Place) -> str:
 
 
 def bits(place: Place) -> str:
-    """Two processes train the same network to the same bits, and so does one that goes on from the other's checkpoint."""
+    """Two processes train the same network to the same bits, and so does one that goes on from the other's
+    checkpoint.
+    """
     size, found = _size(place), dict[str, list[dict[str, Any]]]()
     for first in (True, False):
         if not first:
             place.leave()
         for model in families().values():
             file = str(place.folder / f"{model}.pt")
-            found.setdefault(model, []).append(place.ask("train_bits", 60, model=model, keep=file if first else None, **size))
+            found.setdefault(model, []).append(
+                place.ask("train_bits", 60, model=model, keep=file if first else None, **size)
+            )
             if not first:
                 found[model].append(place.ask("train_bits", 60, model=model, begin=file, **size))
     done = _each_family(lambda model: why_other_bits(*found[model]))

@@ -66,7 +66,9 @@ class Place:
     def __enter__(self) -> Place:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.leave()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -163,5 +165,3 @@ class Place:
             raise
         records = [record for board in board_names(root) for record in read_board(root, board)[0]]
         return records, said.strip()
-
-

@@ -1,7 +1,7 @@
 """How the doctor judges what was measured: from plain numbers, so that tests can give wrong ones.
 
-A judge says in words what was measured, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…` return
-what is wrong, empty if nothing is.
+A judge says in words what was measured, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…`
+return what is wrong, empty if nothing is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ POWER_CAP = "power cap"
 def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
     """Why a build of torch has no kernels for a GPU; empty if it has.
 
-    Binary code runs on its own major capability from its minor one on; ``compute_XY`` is translated for all that is newer.
+    Binary code runs on its own major capability from its minor one on; ``compute_XY`` is translated for all that is
+    newer.
     """
     major, minor = capability
     for name in built_for:
@@ -41,7 +42,10 @@ def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
             own = divmod(int(number), 10)
             if (kind == "sm" and own[0] == major and own[1] <= minor) or (kind == "compute" and own <= (major, minor)):
                 return ""
-    return f"torch is built for {', '.join(built_for)}, and this GPU has capability {major}.{minor}; install a build that has it"
+    return (
+        f"torch is built for {', '.join(built_for)}, and this GPU has capability {major}.{minor}; install a build"
+        " that has it"
+    )
 
 
 def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
@@ -76,24 +80,33 @@ def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float)
         raise Failed(f"{device_s:.4f} s by the device's events, {host_s:.4f} s by the host's clock")
     if submitted_s > 0.5 * host_s:
         raise Failed(f"submitting a kernel of {host_s:.3f} s took {submitted_s:.3f} s: the host waits for the device")
-    return f"{device_s:.4f} s by events, {host_s:.4f} s by the host ({100 * (device_s / host_s - 1):+.2f} %); {cycles / device_s / 1e6:,.0f} MHz"
+    return (
+        f"{device_s:.4f} s by events, {host_s:.4f} s by the host ({100 * (device_s / host_s - 1):+.2f} %);"
+        f" {cycles / device_s / 1e6:,.0f} MHz"
+    )
 
 
 def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
     """Judge the errors of 1 + 2^-12 after a product and a convolution, by profile."""
     wrong = [kind for kind, error in found["strict"].items() if not error < ROUNDED]
     if wrong:
-        raise Failed(f"{' and '.join(wrong)} round as TF32 does under strict (error {max(found['strict'].values()):.1e})")
+        raise Failed(
+            f"{' and '.join(wrong)} round as TF32 does under strict (error {max(found['strict'].values()):.1e})"
+        )
     largest = max(found["strict"].values())
     if not has_tf32:
         return f"errors up to {largest:.0e}; this device has no TF32"
     if not found["fast"]["matmul"] > ROUNDED:
-        raise Failed("under fast a product is not rounded as TF32 does, so that this check would not see it under strict")
+        raise Failed(
+            "under fast a product is not rounded as TF32 does, so that this check would not see it under strict"
+        )
     return f"errors up to {largest:.0e} under strict, {max(found['fast'].values()):.0e} under fast"
 
 
 def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[str, Any]) -> str:
-    """What is wrong with three trainings of one network, of which the last went on from half of the first; empty if nothing."""
+    """What is wrong with three trainings of one network, of which the last went on from half of the first; empty if
+    nothing.
+    """
     if not once["finite"]:
         return "weights that are no numbers"
     if twice["digest"] != once["digest"]:
@@ -136,7 +149,9 @@ def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
             raise Failed(f"{record.results.train_s:.3f} s for {RUN_S} s on {where} ({100 * off:+.2f} %, allowed ±1 %)")
         parts.append((where, f"{where} {100 * off:+.2f} %"))
     if {where for where, _ in parts} != set(names):
-        raise Failed(f"the runs were on {', '.join(where for where, _ in parts)}, not one on each of {', '.join(names)}")
+        raise Failed(
+            f"the runs were on {', '.join(where for where, _ in parts)}, not one on each of {', '.join(names)}"
+        )
     return f"{RUN_MODEL}, {RUN_S} s: " + ", ".join(words for _, words in parts)
 
 
@@ -153,7 +168,10 @@ def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]])
     if slower > SLOWER:
         raise Failed(f"blocks took {100 * slower:.1f} % longer at the end than at the beginning{seen}")
     capped = "; the power cap lowered the clock" if reasons else ""
-    return f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the last{seen}{capped}"
+    return (
+        f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the"
+        f" last{seen}{capped}"
+    )
 
 
 def _span(samples: list[dict[str, Any]]) -> str:

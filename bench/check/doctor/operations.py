@@ -69,7 +69,9 @@ def serve(job: Examination, events: Events, requests: TextIO) -> None:
             answer = OPERATIONS[arguments.pop("do")](here, **arguments)
         except Exception as error:  # a broken device may raise anything; the doctor says what
             traceback.print_exc()
-            events.send("raised", reason=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}")
+            events.send(
+                "raised", reason=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+            )
         else:
             events.send("answer", answer=answer)
 
@@ -94,7 +96,8 @@ def facts(here: Device) -> dict[str, Any]:
 
 
 def company(here: Device, before_mib: float | None = None) -> dict[str, Any]:
-    """While this process holds memory: what `gpu_processes.judge` says of its GPU, and on which GPUs the driver names it, by UUID.
+    """While this process holds memory: what `gpu_processes.judge` says of its GPU, and on which GPUs the driver names
+    it, by UUID.
 
     Args:
         before_mib: memory in use there before this process began; None is unknown.
@@ -215,7 +218,9 @@ def compare_logits(here: Device, model: str, images: int) -> dict[str, Any]:
 
 
 def pace(here: Device, model: str, steps: int, batch: int | None = None) -> dict[str, Any]:
-    """Host time to submit training steps, device time that they take, and kernels of each step (where they can be counted)."""
+    """Host time to submit training steps, device time that they take, and kernels of each step (where they can be
+    counted).
+    """
     spec, loaded, network = here.prepared(model, 3 * steps, batch)
     optimizer, device_clock = optimizer_for(network.train(), spec.recipe), clock_for(here.name)
     count = iter(range(10**9))
@@ -253,7 +258,8 @@ def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
 
 
 def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
-    """Products of large matrices for so long: the device-seconds of each block of about a second, and what the driver says.
+    """Products of large matrices for so long: the device-seconds of each block of about a second, and what the driver
+    says.
 
     The driver is asked while the next block is waiting, so that the device never is.
     """
@@ -279,11 +285,15 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
         blocks.append(device_clock.seconds(*waiting))
         waiting = following
     here.wait()
-    return {"blocks": blocks, "samples": samples, "flops": 2 * side**3 * count, "finite": bool(product.isfinite().all())}
+    return {
+        "blocks": blocks,
+        "samples": samples,
+        "flops": 2 * side**3 * count,
+        "finite": bool(product.isfinite().all()),
+    }
 
 
 #: What a process can be asked for. Functions of `here` and of what the request says.
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f
-    for f in (gpus, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
+    f.__name__: f for f in (gpus, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
 }

@@ -1,4 +1,6 @@
-"""Plots of a family of boards: error against training images, examples, FLOPs and device-seconds, on logarithmic axes."""
+"""Plots of a family of boards: error against training images, examples, FLOPs and device-seconds, on logarithmic
+axes.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,13 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     for (model, line), marks in found.items():
         colour, shape = styles[names.get(model, "other")]
         of_colour[colour] = of_colour.get(colour, -1) + 1
-        how: dict[str, Any] = {"color": colour, "ls": DASHES[of_colour[colour] % len(DASHES)], "lw": 1.4, "marker": shape, "ms": 5}
+        how: dict[str, Any] = {
+            "color": colour,
+            "ls": DASHES[of_colour[colour] % len(DASHES)],
+            "lw": 1.4,
+            "marker": shape,
+            "ms": 5,
+        }
         axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
         sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
         axes.scatter([m.x for m in marks], [m.error for m in marks], sizes, color=colour, marker=shape, zorder=3)
@@ -83,7 +91,9 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     margin = 0.85 + 0.06 * max(len(part) for h in handles for part in str(h.get_label()).splitlines())
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     place = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.8, borderaxespad=0)
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.8, borderaxespad=0
+    )
     return figure
 
 

@@ -74,8 +74,8 @@ class Drawn:
 def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
     """Which models are on the Pareto front of accuracy and cost, (models,).
 
-    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). A model that has no
-    rank, because it has no p with any other, is on no front, and neither is one whose cost is NaN.
+    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). A model that has
+    no rank, because it has no p with any other, is on no front, and neither is one whose cost is NaN.
     """
     judged = ~np.isnan(told).all(axis=1)
     cheaper = cost[:, None] <= cost[None, :]
@@ -139,7 +139,9 @@ def _points(
     area = 18 if many else 42
     for part, face in ((own & ~filled, PAPER), (own & filled, colour)):
         if part.any():
-            axes.scatter(x[part], y[part], area, marker=mark, facecolors=face, edgecolors=colour, linewidths=1.0, zorder=3)
+            axes.scatter(
+                x[part], y[part], area, marker=mark, facecolors=face, edgecolors=colour, linewidths=1.0, zorder=3
+            )
 
 
 def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
@@ -147,7 +149,9 @@ def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
     margin = max(0.06 * (high - low), 0.1)
     # Accuracies end at 100 whatever an interval of few seeds says, and a wide one must not hide the others.
     spread = max(float(y.max() - y.min()), 1.0)
-    axes.set_ylim(max(low - margin, float(y.min()) - 0.6 * spread, 0.0), min(high + margin, float(y.max()) + 0.6 * spread, 101.0))
+    axes.set_ylim(
+        max(low - margin, float(y.min()) - 0.6 * spread, 0.0), min(high + margin, float(y.max()) + 0.6 * spread, 101.0)
+    )
 
 
 def _differences(drawn: Drawn) -> Figure | None:
@@ -156,7 +160,9 @@ def _differences(drawn: Drawn) -> Figure | None:
     if not found:
         return None
     left = 0.2 + 0.075 * max(len(c.model) for c in found)
-    figure, axes = new(f"difference in test accuracy to {drawn.board.reference}, in points", "", 1.4 + 0.24 * len(found), left)
+    figure, axes = new(
+        f"difference in test accuracy to {drawn.board.reference}, in points", "", 1.4 + 0.24 * len(found), left
+    )
     axes.axvline(0, color=INK, lw=0.8)
     alike: dict[tuple[str, bool], list[int]] = {}
     for y, c in enumerate(found):
@@ -165,7 +171,9 @@ def _differences(drawn: Drawn) -> Figure | None:
     for (family, beyond), rows in alike.items():
         colour, mark = drawn.styles[family]
         axes.hlines(rows, (x - half)[rows], (x + half)[rows], colour, lw=1.1)
-        axes.scatter(x[rows], rows, 30, marker=mark, facecolors=colour if beyond else PAPER, edgecolors=colour, zorder=3)
+        axes.scatter(
+            x[rows], rows, 30, marker=mark, facecolors=colour if beyond else PAPER, edgecolors=colour, zorder=3
+        )
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
@@ -181,7 +189,9 @@ FULL = "runs whose full equivariance profile was measured, which equibench equiv
 PLOTS = (
     Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters")),
     Plot("accuracy-flops", "Accuracy against compute", _cost_plot("flops_per_image", "MFLOPs an image, forward", 1e-6)),
-    Plot("accuracy-seconds", "Accuracy against training time", _cost_plot("train_s_mean", "device-seconds of training")),
+    Plot(
+        "accuracy-seconds", "Accuracy against training time", _cost_plot("train_s_mean", "device-seconds of training")
+    ),
     Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot),
     Plot("error-angle", "Equivariance error against the angle", lambda d: lines.error_by_angle(d.board, d.named), FULL),
     Plot("accuracy-angle", "Accuracy against the angle", lambda d: lines.accuracy_by_angle(d.board, d.named), FULL),

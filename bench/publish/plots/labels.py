@@ -27,8 +27,8 @@ def place_labels(
 ) -> None:
     """Write the label of every (x, y, text) beside its point, at the first place where it covers nothing.
 
-    The best points should come first. A label is never nearer to another point than to its own, and is joined to its own
-    where it stands apart from it. One without a free place is left out.
+    The best points should come first. A label is never nearer to another point than to its own, and is joined to its
+    own where it stands apart from it. One without a free place is left out.
 
     Args:
         axes: whose place in the figure will not change any more.

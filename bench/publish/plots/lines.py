@@ -57,7 +57,9 @@ def error_by_angle(board: Board, models: Named) -> Figure | None:
     def of(sidecar: Sidecar) -> tuple[list[float], list[Any]]:
         return sidecar.curve_degrees, sidecar.trained.curve
 
-    return _over_angles(board, models, of, "relative change of the logits", "after training; closed-form images: nothing is resampled")
+    return _over_angles(
+        board, models, of, "relative change of the logits", "after training; closed-form images: nothing is resampled"
+    )
 
 
 def accuracy_by_angle(board: Board, models: Named) -> Figure | None:
@@ -67,7 +69,9 @@ def accuracy_by_angle(board: Board, models: Named) -> Figure | None:
         return sidecar.orbit_degrees, sidecar.trained.acc_by_angle_pct
 
     images = max((s.orbit_images for s in board.sidecars.values()), default=0)
-    return _over_angles(board, models, of, "test accuracy in %", f"after training; {images:,} test images, turned with care")
+    return _over_angles(
+        board, models, of, "test accuracy in %", f"after training; {images:,} test images, turned with care"
+    )
 
 
 def _over_angles(
@@ -116,5 +120,7 @@ def _drawn(axes: Axes, models: Named, curves: dict[str, Curve], note: str) -> Fi
     margin = 0.75 + 0.055 * max(len(model) for model, _ in shown)
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     place = (1 - (margin - 0.1) / SIZE[0], 1 - 0.3 / SIZE[1])
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.6, borderaxespad=0)
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.6, borderaxespad=0
+    )
     return figure

@@ -61,7 +61,9 @@ def house_style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both: bool = True) -> list[Path]:
-    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. The same bytes every time."""
+    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. The same bytes every
+    time.
+    """
     import io
 
     written = []

@@ -16,7 +16,8 @@ from ....registry import UserError
 ANSWER_S = 60.0
 #: Options that a submission sets itself.
 _OWN = (
-    "--array", "-a", "--job-name", "-J", "--output", "-o", "--chdir", "-D", "--wrap", "--parsable", "--test-only", "--wait",
+    "--array", "-a", "--job-name", "-J", "--output", "-o", "--chdir", "-D", "--wrap", "--parsable", "--test-only",
+    "--wait",
     "-W",
 )  # fmt: skip
 _LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?|(?P<parts>\d+(?::\d+){0,2}))")

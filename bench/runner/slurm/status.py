@@ -233,5 +233,8 @@ def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], st
     boards: dict[str, Folder] = {}
     for view in views:
         boards |= {job.spec.board: view.folder for job in view.jobs if job is not None}
-    outcomes = [Outcome(f.sweep.suite, write_board(root, board, f.sweep.suite.reference_parameters), root) for board, f in boards.items()]
+    outcomes = [
+        Outcome(f.sweep.suite, write_board(root, board, f.sweep.suite.reference_parameters), root)
+        for board, f in boards.items()
+    ]
     return views, [o for o in outcomes if o.board.chosen], silence

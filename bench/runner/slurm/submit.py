@@ -249,7 +249,9 @@ def write_timed_jobs(folder: Folder) -> None:
     sweep, root = folder.sweep, folder.path.parents[1]
     key, devices = one_kind([sweep.device])
     # The scheduler chooses other devices for the runs: no other calibration is confirmed on this one.
-    timed = TimedBoard(sweep.suite, root, dict.fromkeys(devices, ""), sweep.threads, sweep.data_root, sweep.include, key)
+    timed = TimedBoard(
+        sweep.suite, root, dict.fromkeys(devices, ""), sweep.threads, sweep.data_root, sweep.include, key
+    )
     timed.forgotten |= set(sweep.forgotten)
     specs = timed.plan()
     request = Request(gpus=1 if sweep.device != "cpu" else 0, threads=sweep.threads)

@@ -1,4 +1,6 @@
-"""Boards side by side: means over complete cells, improvability, what is missing where, and boards that don't go together."""
+"""Boards side by side: means over complete cells, improvability, what is missing where, and boards that don't go
+together.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,15 @@ MODELS = [f"m{i}" for i in range(6)]
 ACCURACY = st.integers(0, 1500).map(lambda hits: 100 * hits / 1500)
 
 
-def side(name: str, accuracies: dict[str, float], reference: str | None = "m0", protocol: int = 2, recipe: str = "common") -> Side:
+def side(
+    name: str, accuracies: dict[str, float], reference: str | None = "m0", protocol: int = 2, recipe: str = "common"
+) -> Side:
     """A board with these mean accuracies, one seed each."""
     base = accuracies.get(reference or "", 0.0)
-    entries = {m: Entry(a, difference=a - base if reference else None, missing="" if reference else "none") for m, a in accuracies.items()}
+    entries = {
+        m: Entry(a, difference=a - base if reference else None, missing="" if reference else "none")
+        for m, a in accuracies.items()
+    }
     return Side(name, name, reference, protocol, (recipe, "strict", "", "E", f"protocol {protocol}"), entries)
 
 
@@ -33,9 +40,7 @@ def side(name: str, accuracies: dict[str, float], reference: str | None = "m0", 
 def grids(draw: st.DrawFn) -> list[dict[str, float]]:
     """Boards on which the reference m0 and m1 are complete, and others here and there."""
     count = draw(st.integers(2, 7))
-    return [
-        {m: draw(ACCURACY) for m in MODELS if m in ("m0", "m1") or draw(st.booleans())} for _ in range(count)
-    ]
+    return [{m: draw(ACCURACY) for m in MODELS if m in ("m0", "m1") or draw(st.booleans())} for _ in range(count)]
 
 
 @given(grids())
@@ -46,7 +51,9 @@ def test_means_are_those_of_the_definition_over_complete_cells(grid: list[dict[s
     table = np.array([[own[m] for m in complete] for own in grid], dtype=np.float64)
     error = 100 - table
     with np.errstate(invalid="ignore"):
-        improvable = np.where(error == error.min(axis=1, keepdims=True), 0.0, 1 - error.min(axis=1, keepdims=True) / error)
+        improvable = np.where(
+            error == error.min(axis=1, keepdims=True), 0.0, 1 - error.min(axis=1, keepdims=True) / error
+        )
     difference = (table - table[:, [complete.index("m0")]]).mean(axis=0)
     for at, model in enumerate(complete):
         assert summary.difference(model) == pytest.approx(difference[at], abs=1e-9)
@@ -55,7 +62,9 @@ def test_means_are_those_of_the_definition_over_complete_cells(grid: list[dict[s
     means = [summary.difference(m) for m in summary.models]
     assert means == sorted(means, reverse=True)
     lacking = {m: {f"b{i}" for i, own in enumerate(grid) if m not in own} for m in MODELS}
-    assert {m: set(why) for m, why in summary.missing.items()} == {m: on for m, on in lacking.items() if 0 < len(on) < len(grid)}
+    assert {m: set(why) for m, why in summary.missing.items()} == {
+        m: on for m, on in lacking.items() if 0 < len(on) < len(grid)
+    }
 
 
 @given(grids(), st.randoms(use_true_random=False))
@@ -93,7 +102,9 @@ def test_improvability_is_of_the_ratio_of_errors_alone(grid: list[dict[str, floa
 
 
 def test_where_the_best_has_no_error_it_has_0_and_every_other_100() -> None:
-    summary = sum_up([side("a", {"m0": 100.0, "m1": 99.9, "m2": 100.0}), side("b", {"m0": 80.0, "m1": 90.0, "m2": 90.0})])
+    summary = sum_up(
+        [side("a", {"m0": 100.0, "m1": 99.9, "m2": 100.0}), side("b", {"m0": 80.0, "m1": 90.0, "m2": 90.0})]
+    )
     assert [s.name for s in summary.perfect] == ["a"]
     at = {m: [summary.improvability(m, s) for s in summary.sides] for m in ("m0", "m1", "m2")}
     assert at == {"m0": [0, pytest.approx(50)], "m1": [100, 0], "m2": [0, 0]}
@@ -105,10 +116,22 @@ def test_where_the_best_has_no_error_it_has_0_and_every_other_100() -> None:
         ([], "none of these boards has a table"),
         ([side("a", {"m0": 1.0, "m1": 2.0})], "a is one; equibench leaderboard a shows it"),
         ([side("a", {"m0": 1.0}), side("b", {"m1": 2.0})], "share no model cannot be summed up: .* on all of a, b"),
-        ([side("a", {"m0": 1.0, "m1": 2.0}), side("b", {"m0": 2.0, "m2": 3.0})], "share no model .* no model but the reference m0"),
-        ([side("a", {"m0": 1.0, "m1": 2.0}, protocol=1), side("b", {"m0": 1.0, "m1": 2.0})], r"protocols 1 and 2 .* '\*-v2'"),
-        ([side("a", {"m0": 1.0, "m1": 2.0}), side("b", {"m0": 1.0, "m1": 2.0}, "m1")], "a: m0, b: m1.* all of them have m0, m1"),
-        ([side("a", {"m0": 1.0, "m1": 2.0}, None), side("b", {"m0": 1.0, "m1": 2.0}, None)], "no common reference .a: none"),
+        (
+            [side("a", {"m0": 1.0, "m1": 2.0}), side("b", {"m0": 2.0, "m2": 3.0})],
+            "share no model .* no model but the reference m0",
+        ),
+        (
+            [side("a", {"m0": 1.0, "m1": 2.0}, protocol=1), side("b", {"m0": 1.0, "m1": 2.0})],
+            r"protocols 1 and 2 .* '\*-v2'",
+        ),
+        (
+            [side("a", {"m0": 1.0, "m1": 2.0}), side("b", {"m0": 1.0, "m1": 2.0}, "m1")],
+            "a: m0, b: m1.* all of them have m0, m1",
+        ),
+        (
+            [side("a", {"m0": 1.0, "m1": 2.0}, None), side("b", {"m0": 1.0, "m1": 2.0}, None)],
+            "no common reference .a: none",
+        ),
     ],
 )
 def test_boards_that_do_not_go_together_are_refused_with_a_sentence(sides: list[Side], message: str) -> None:
@@ -136,7 +159,12 @@ def test_runs_that_failed_diverged_or_have_other_seeds_are_told(tmp_path: Path) 
     write_record(tmp_path, made.record(None, status="oom", model="resnet-26"))
     write_record(tmp_path, made.record(None, status="oom", model="z2cnn-22", seed=9))
     for seed in range(3):
-        write_record(tmp_path, boards.with_details(made.record(90.0 if seed else 10.0, "ok" if seed else "diverged", model="sre-cnn", seed=seed)))
+        write_record(
+            tmp_path,
+            boards.with_details(
+                made.record(90.0 if seed else 10.0, "ok" if seed else "diverged", model="sre-cnn", seed=seed)
+            ),
+        )
     write_record(tmp_path, boards.with_details(made.record(91.0, model="gmr-cnn", seed=17)))
     entries = side_of(load_board(tmp_path, BOARD)).entries
     assert entries["resnet-26"].missing == "no result (oom)" and entries["resnet-26"].accuracy is None

@@ -110,11 +110,19 @@ def test_claims_of_our_own_networks_are_verified(name: str, claim: str) -> None:
 
 def claiming(claim: str, *errors: float | None, model: str = "made-up", recorded: str | None = None) -> list:
     """A run for each error after training; before training all is exact."""
-    facts = {"family": "", "group": "", "invariant": claim if recorded is None else recorded, "source": "x", "treatment": ""}
+    facts = {
+        "family": "",
+        "group": "",
+        "invariant": claim if recorded is None else recorded,
+        "source": "x",
+        "treatment": "",
+    }
     found = []
     for seed, error in enumerate(errors):
         record = made.record(90.0 + seed, seed=seed, model=model)
-        point = record.results.trained.model_copy(update={"eq_claimed": error, "eq_exact_c4": None, "eq_exact_d4": None})
+        point = record.results.trained.model_copy(
+            update={"eq_claimed": error, "eq_exact_c4": None, "eq_exact_d4": None}
+        )
         results = record.results.model_copy(
             update={"trained": point, "init": point.model_copy(update={"eq_claimed": None if error is None else 1e-7})}
         )

@@ -41,7 +41,10 @@ def slow_half(table: np.ndarray, level: float) -> float:
 def bits(rng: np.random.RandomState, models: int, seeds: int, images: int) -> list[np.ndarray]:
     """Of each seed (models, images): images are hard or easy, for each model in its own way."""
     hard = rng.normal(1, 1, images) + rng.normal(0, 0.7, (models, images))
-    return [(rng.logistic(size=(models, images)) < hard + rng.normal(0, 0.2, (models, 1))).astype(np.uint8) for _ in range(seeds)]
+    return [
+        (rng.logistic(size=(models, images)) < hard + rng.normal(0, 0.2, (models, 1))).astype(np.uint8)
+        for _ in range(seeds)
+    ]
 
 
 @settings(max_examples=25, deadline=None)
@@ -55,11 +58,15 @@ def test_the_half_widths_are_the_form_entry_by_entry(seed: int, seeds: int, imag
         assert half == pytest.approx(100 * slow_half(table, level), rel=1e-9)
     for model in range(3):
         own = np.array([r[model] for r in right])
-        assert half_widths(spread_of_table(own), level) == pytest.approx(100 * slow_half(own.astype(float), level), rel=1e-9)
+        assert half_widths(spread_of_table(own), level) == pytest.approx(
+            100 * slow_half(own.astype(float), level), rel=1e-9
+        )
 
 
 def test_the_variance_of_the_grand_mean_is_that_of_many_tables() -> None:
-    """The scale of the mean squares: (MS_seeds + MS_images - MS_rest) / (n m) is the variance over new seeds and images."""
+    """The scale of the mean squares: (MS_seeds + MS_images - MS_rest) / (n m) is the variance over new seeds and
+    images.
+    """
     rng = np.random.RandomState(0)
     means, said = [], []
     for _ in range(4000):

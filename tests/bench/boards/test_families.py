@@ -1,4 +1,6 @@
-"""Families of boards: points, subsets in runs and records, budgets of examples, the table, and a whole one by command."""
+"""Families of boards: points, subsets in runs and records, budgets of examples, the table, and a whole one by
+command.
+"""
 
 import json
 import re
@@ -49,7 +51,9 @@ def test_the_shipped_family_is_three_boards_of_the_same_examples() -> None:
     assert [p.train_images for p in points] == [500, 2000, 10_000]
     assert len(points[0].models) == 6 and points[0].seed_list == [0, 1, 2, 3, 4]
     specs = [spec for p in points for spec in plan(p)]
-    assert {s.steps * s.recipe.batch for s in specs} <= set(range(40_000 - 128, 40_001)) and len({s.digest() for s in specs}) == 90
+    assert {s.steps * s.recipe.batch for s in specs} <= set(range(40_000 - 128, 40_001)) and len(
+        {s.digest() for s in specs}
+    ) == 90
     assert len({s.board for s in specs}) == 3
 
 
@@ -88,8 +92,14 @@ def test_no_recipe_can_be_called_like_a_number_of_images() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_images": [100, 3001]}, r"train_images 3,001: data set 'digits-rot' has 3,000 training images \(fit train\); take at most"),
-        ({"train_images": [9, 100]}, "train_images 9: data set 'digits-rot' has 10 classes; take at least one image of each"),
+        (
+            {"train_images": [100, 3001]},
+            r"train_images 3,001: data set 'digits-rot' has 3,000 training images \(fit train\); take at most",
+        ),
+        (
+            {"train_images": [9, 100]},
+            "train_images 9: data set 'digits-rot' has 10 classes; take at least one image of each",
+        ),
         ({"train_images": []}, "'train_images' is an empty list"),
         ({"train_images": [100, 100]}, "'train_images' says 100 twice"),
         ({"train_images": [0, 100]}, "'train_images'"),
@@ -146,7 +156,14 @@ def data_of(count: int = 300, classes: int = 3) -> ImageData:
 
 
 def spec_of(images: int | None, model: str = "tiny", seed: int = 0) -> RunSpec:
-    values = {"name": "s", "dataset": "bars", "budget": "n2000", "models": [model], "seeds": [seed], "train_images": images}
+    values = {
+        "name": "s",
+        "dataset": "bars",
+        "budget": "n2000",
+        "models": [model],
+        "seeds": [seed],
+        "train_images": images,
+    }
     return plan(Suite.model_validate(values))[0]
 
 
@@ -177,7 +194,9 @@ def test_everything_that_looks_at_training_images_looks_at_those_alone() -> None
     sample, index = 0, 0
     while (batch := loaded.unaugmented(index)) is not None:
         sample, index = sample + len(batch), index + 1
-    assert sample == min(31, BN_IMAGES) and len(loaded.data.test.labels) == 300 and loaded.data.digest() == data.digest()
+    assert (
+        sample == min(31, BN_IMAGES) and len(loaded.data.test.labels) == 300 and loaded.data.digest() == data.digest()
+    )
 
 
 def test_images_that_do_not_vary_are_refused_before_the_training() -> None:
@@ -186,7 +205,9 @@ def test_images_that_do_not_vary_are_refused_before_the_training() -> None:
     flat[0, 0, 0, 0] = 1
     still = ImageData("bars", Split(flat, data.train.labels), data.val, data.test, 3, 255)
     taken = next(s for s in range(20) if 0 not in rows(Loaded(data, spec_of(2, seed=s), CPU), data))
-    with pytest.raises(UserError, match="channel 0 of the 2 training images that this seed takes of 'bars' is constant"):
+    with pytest.raises(
+        UserError, match="channel 0 of the 2 training images that this seed takes of 'bars' is constant"
+    ):
         Loaded(still, spec_of(2, seed=taken), CPU)
 
 
@@ -196,7 +217,9 @@ def record_of(spec: RunSpec, accuracy: float, **changes: object) -> RunRecord:
     assert results is not None
     results = results.model_copy(update={"train_images": spec.train_images or 3000, **changes})
     context = record.context.model_copy(update={"suite": "f"})
-    return RunRecord.model_validate(record.model_copy(update={"spec": spec, "results": results, "context": context}).model_dump())
+    return RunRecord.model_validate(
+        record.model_copy(update={"spec": spec, "results": results, "context": context}).model_dump()
+    )
 
 
 def test_a_record_that_trained_on_other_images_or_examples_is_refused() -> None:
@@ -239,11 +262,18 @@ def test_the_table_has_models_by_points_and_the_slope(tmp_path: Path) -> None:
     found = filled(tmp_path, ERRORS)
     first, second = rows_of(found)
     assert list(first) == ["model", "100 images", "400 images", "3,000 images", "slope"]
-    each = [-np.polyfit(np.log([100, 400, 3000]), np.log([ERRORS["p4cnn", n][s] for n in (100, 400, 3000)]), 1)[0] for s in range(3)]
+    each = [
+        -np.polyfit(np.log([100, 400, 3000]), np.log([ERRORS["p4cnn", n][s] for n in (100, 400, 3000)]), 1)[0]
+        for s in range(3)
+    ]
     assert first["slope"].startswith(f"{np.mean(each):.2f} ± ") and second["slope"] == "-"
     for point in found.points:
         row = point.rows["p4cnn"]
-        assert cell(point, "p4cnn") == f"{row['test_acc_mean_pct']:.2f} ± {row['test_acc_ci95_pct']:.2f}" == first[found.label(point)]
+        assert (
+            cell(point, "p4cnn")
+            == f"{row['test_acc_mean_pct']:.2f} ± {row['test_acc_ci95_pct']:.2f}"
+            == first[found.label(point)]
+        )
     text = family_text(found)
     assert "z2cnn-22: no slope, since an error is 0 (at 3,000), which has no logarithm" in text
     assert re.search(r"95 % interval over new seeds[;,. ]", text)
@@ -252,7 +282,10 @@ def test_the_table_has_models_by_points_and_the_slope(tmp_path: Path) -> None:
 def test_a_family_that_is_half_measured_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no board of suite 'f' is in .*; equibench run measures them"):
         load_family(tmp_path, family(), load_board)
-    found = filled(tmp_path, {("p4cnn", 100): [40.0, 41.0, 42.0], ("p4cnn", 400): [20.0, 21.0, 22.0], ("z2cnn-22", 100): [60.0, 61.0, 62.0]})
+    found = filled(
+        tmp_path,
+        {("p4cnn", 100): [40.0, 41.0, 42.0], ("p4cnn", 400): [20.0, 21.0, 22.0], ("z2cnn-22", 100): [60.0, 61.0, 62.0]},
+    )
     text = family_text(found)
     assert "not measured yet: 3,000 images" in text and "z2cnn-22 is not measured at 400 images" in text
     assert rows_of(found)[0]["3,000 images"] == "" and rows_of(found)[1]["slope"] == "-"
@@ -298,7 +331,9 @@ def test_what_is_stale_at_a_point_is_run_again_as_that_point(tmp_path: Path) -> 
         assert point.board is not None
         again = _suites(stale_runs(point.board), point.board)
         assert again and all(suite.board() == point.board.name for suite, _ in again)
-        assert {spec.digest() for suite, _ in again for spec in plan(suite)} == {r.spec.digest() for r, _ in point.board.chosen}
+        assert {spec.digest() for suite, _ in again for spec in plan(suite)} == {
+            r.spec.digest() for r, _ in point.board.chosen
+        }
 
 
 def test_every_point_is_tuned_on_its_own_images() -> None:
@@ -312,7 +347,10 @@ def test_every_point_is_tuned_on_its_own_images() -> None:
 def test_a_board_of_device_seconds_says_its_images_before_its_hardware() -> None:
     timed = points_of({**FAMILY, "budget": "t20", "train_images": [100]}, "here")[0]
     assert re.fullmatch(r"digits-rot-t20-common-n100img-some-gpu-[0-9a-f]{4}-v2", timed.board("Some GPU; 80 GiB"))
-    assert examples_of(timed) is None and examples_of(family()[0]) == 6 * plan(family()[0])[0].steps * plan(family()[0])[0].recipe.batch
+    assert (
+        examples_of(timed) is None
+        and examples_of(family()[0]) == 6 * plan(family()[0])[0].steps * plan(family()[0])[0].recipe.batch
+    )
 
 
 # By command
@@ -336,7 +374,9 @@ def test_a_small_family_from_its_file_to_its_page(tmp_path: Path) -> None:
     assert [(p["train_images"], p["runs_ok"]) for p in document["points"]] == [(16, 3), (240, 3)]
     kept = [RunRecord.model_validate_json(p.read_text()) for p in tmp_path.glob("r/runs/*/*.json")]
     assert sorted(r.results.train_images for r in kept if r.results) == [16] * 3 + [240] * 3
-    assert {r.spec.train_images for r in kept} == {16, None} and len({r.results.weights_sha256 for r in kept if r.results}) == 6
+    assert {r.spec.train_images for r in kept} == {16, None} and len(
+        {r.results.weights_sha256 for r in kept if r.results}
+    ) == 6
 
     shown = equibench("leaderboard", "--suite", "fam.toml", *common, cwd=tmp_path)
     assert shown.returncode == 0 and "16 images" in shown.stdout and "240 images" in shown.stdout

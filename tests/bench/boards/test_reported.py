@@ -114,7 +114,10 @@ def test_the_shipped_table() -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys; from equibench.bench.boards.reported import read_reported; read_reported(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from equibench.bench.boards.reported import read_reported; read_reported(); print('torch' in"
+        " sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

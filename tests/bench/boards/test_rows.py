@@ -49,7 +49,12 @@ def test_below_three_seeds_the_values_are_shown(tmp_path: Path) -> None:
 
 
 def test_the_first_finished_attempt_counts(tmp_path: Path) -> None:
-    put(tmp_path, made.record(None, status="error", attempt=1), made.record(80.0, attempt=2), made.record(99.0, attempt=3))
+    put(
+        tmp_path,
+        made.record(None, status="error", attempt=1),
+        made.record(80.0, attempt=2),
+        made.record(99.0, attempt=3),
+    )
     board = load_board(tmp_path, BOARD)
     assert model_rows(board).iloc[0]["test_acc_mean_pct"] == 80.0 and board.later == 2
 
@@ -82,7 +87,9 @@ def test_stale_rows_give_way_to_current_ones_and_are_marked(tmp_path: Path, monk
     assert row["test_acc_mean_pct"] == 80.0 and row["stale"] == ""
 
 
-def test_what_was_replaced_does_not_come_back_when_a_row_is_stale_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_replaced_does_not_come_back_when_a_row_is_stale_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Attempt 1 is of an older program; of two attempts of the newer one the first counts."""
     older, newer, later = (f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2, 3))
     put(tmp_path, with_provenance(made.record(60.0, attempt=1), source_hash="0" * 16, started=older))
@@ -103,15 +110,27 @@ def test_a_mean_is_never_of_stale_and_current_runs(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(staleness, "_source_hash", lambda model: "a" * 16)
     put(tmp_path, *(made.record(90.0, seed=s) for s in range(3)))
     board = load_board(tmp_path, BOARD)
-    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs", "runs_ok", "stale"]].tolist() == [90.0, 3, 3, "source"]
+    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs", "runs_ok", "stale"]].tolist() == [
+        90.0,
+        3,
+        3,
+        "source",
+    ]
     put(tmp_path, with_provenance(made.record(70.0, seed=1, attempt=2), source_hash="a" * 16))
     board = load_board(tmp_path, BOARD)
-    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs", "runs_ok", "stale"]].tolist() == [70.0, 3, 1, "source"]
+    assert model_rows(board).iloc[0][["test_acc_mean_pct", "runs", "runs_ok", "stale"]].tolist() == [
+        70.0,
+        3,
+        1,
+        "source",
+    ]
     assert board.values == {"made-up": {1: 70.0}} and len(run_rows(board)) == 3
     # A failure of today's program takes no figures from the one before it, and hides none of its own.
     put(tmp_path, with_provenance(made.record(None, status="error", seed=2, attempt=2), source_hash="a" * 16))
     row = model_rows(load_board(tmp_path, BOARD)).iloc[0]
-    assert row[["test_acc_mean_pct", "runs_ok", "status"]].tolist() == [70.0, 1, "ok"], "attempt 1 of seed 2 is finished"
+    assert row[["test_acc_mean_pct", "runs_ok", "status"]].tolist() == [70.0, 1, "ok"], (
+        "attempt 1 of seed 2 is finished"
+    )
 
 
 @pytest.mark.parametrize("current", [70.0, 90.0])
@@ -146,10 +165,16 @@ def test_no_mean_is_over_different_networks(tmp_path: Path, change: dict[str, in
     rows = model_rows(board).set_index("model")
     row = rows.loc["made-up"]
     assert row["status"] == "error" and f"the runs of made-up are of different networks, of {said}" in row["reason"]
-    measured = [c for c in rows.columns if c.startswith(("test_", "val_", "eq_", "train_s", "step_", "param", "flops", "diff"))]
-    assert len(measured) > 10 and all(v in (None, "") or v != v for v in row[[c for c in measured if c != "parameter_class"]])
+    measured = [
+        c for c in rows.columns if c.startswith(("test_", "val_", "eq_", "train_s", "step_", "param", "flops", "diff"))
+    ]
+    assert len(measured) > 10 and all(
+        v in (None, "") or v != v for v in row[[c for c in measured if c != "parameter_class"]]
+    )
     assert rows.loc["another", "test_acc_mean_pct"] == 80.0 and rows.loc["another", "parameters"] == 25_000
-    assert sorted(run_rows(board).query("model == 'made-up'")["test_acc_pct"]) == [10.0, 90.0], "nothing measured is lost"
+    assert sorted(run_rows(board).query("model == 'made-up'")["test_acc_pct"]) == [10.0, 90.0], (
+        "nothing measured is lost"
+    )
     assert said in board_table(board)
 
 
@@ -159,20 +184,32 @@ def test_a_failed_run_of_another_size_takes_no_mean_away(tmp_path: Path) -> None
 
 
 def test_a_board_names_what_its_runs_mix_and_nothing_else(tmp_path: Path) -> None:
-    one = {"commit": "a" * 40, "harness_hash": "1" * 16, "versions": {"torch": "2.9"}, "hardware": {"device": "cpu", "cpu": "Xeon"}}
+    one = {
+        "commit": "a" * 40,
+        "harness_hash": "1" * 16,
+        "versions": {"torch": "2.9"},
+        "hardware": {"device": "cpu", "cpu": "Xeon"},
+    }
     two = {**one, "commit": "b" * 40, "harness_hash": "2" * 16, "versions": {"torch": "2.10"}}
     gpu = {"device": "cuda:0", "cpu": "Xeon", "hardware_key": "H100; 80 GiB"}
     put(tmp_path, with_provenance(made.record(seed=0), **one), with_provenance(made.record(seed=1), **one))
     assert "the runs mix" not in board_table(load_board(tmp_path, BOARD))
     put(tmp_path, with_provenance(made.record(seed=2), **two))
-    (note,) = [line for line in board_table(load_board(tmp_path, BOARD)).splitlines() if line.startswith("the runs mix")]
+    (note,) = [
+        line for line in board_table(load_board(tmp_path, BOARD)).splitlines() if line.startswith("the runs mix")
+    ]
     assert "2 commits (aaaaaaa, bbbbbbb), 2 harness hashes (1111111, 2222222), 2 versions of torch (2.10, 2.9):" in note
     assert "processors" not in note
     put(tmp_path, with_provenance(made.record(seed=3), **{**two, "hardware": gpu}))
     board = load_board(tmp_path, BOARD)
     assert "2 processors (H100; 80 GiB, Xeon)" in board_table(board)
     runs = run_rows(board).set_index("seed")
-    assert runs.loc[3, ["commit", "harness_hash", "machine", "torch"]].tolist() == ["b" * 40, "2" * 16, gpu["hardware_key"], "2.10"]
+    assert runs.loc[3, ["commit", "harness_hash", "machine", "torch"]].tolist() == [
+        "b" * 40,
+        "2" * 16,
+        gpu["hardware_key"],
+        "2.10",
+    ]
     # Of runs that do not count nothing is said: a failure made by another commit is in no figure.
     failed = made.record(None, status="error", model="failed")
     put(tmp_path, with_provenance(failed, **{**one, "commit": "c" * 40}))
@@ -199,10 +236,15 @@ def test_seeds_of_two_recipes_are_not_averaged(tmp_path: Path, order: tuple[int,
 
 
 def test_the_tuned_file_says_which_rate_is_current(tmp_path: Path) -> None:
-    records = [changed_recipe(made.record(90.0, seed=s, model="p4cnn"), name="tuned", trials=5, lr=lr) for s, lr in enumerate((3e-4, 1e-2))]
+    records = [
+        changed_recipe(made.record(90.0, seed=s, model="p4cnn"), name="tuned", trials=5, lr=lr)
+        for s, lr in enumerate((3e-4, 1e-2))
+    ]
     put(tmp_path, *records)
     name = records[0].spec.board
-    write_tuned(tuned_file(tmp_path, name), find_recipe("common"), {"p4cnn": 1e-2}, {"p4cnn": dict.fromkeys(GRID, 50.0)})
+    write_tuned(
+        tuned_file(tmp_path, name), find_recipe("common"), {"p4cnn": 1e-2}, {"p4cnn": dict.fromkeys(GRID, 50.0)}
+    )
     stale = {r.spec.recipe.lr: why for r, why in load_board(tmp_path, name).chosen}
     assert "recipe" in stale[3e-4] and "recipe" not in stale[1e-2]
 
@@ -401,7 +443,12 @@ def test_what_nobody_knows_of_the_company_of_timed_runs_is_said(tmp_path: Path) 
         root = tmp_path / str(number)
         put(root, record)
         board = load_board(root, record.spec.board)
-        said.append([[n for n in notes if "to themselves" in n] for notes in (narrow_notes(board, board.frame), board_table(board).splitlines())])
+        said.append(
+            [
+                [n for n in notes if "to themselves" in n]
+                for notes in (narrow_notes(board, board.frame), board_table(board).splitlines())
+            ]
+        )
     note = ["whether 1 run of 1 had their GPU to themselves is unknown"]
     assert said == [[[], []], [note, note], [note, note]]
     put(tmp_path, made.record(90.0))

@@ -42,7 +42,9 @@ def test_it_is_the_mean_of_each_seeds_least_squares_with_the_t_interval() -> Non
 
 def test_the_unit_of_what_was_spent_does_not_matter() -> None:
     errors = np.random.RandomState(1).uniform(0.02, 0.5, (3, 4))
-    assert slope_of(X, samples(errors)).exponent == pytest.approx(slope_of([7e9 * x for x in X], samples(errors)).exponent)
+    assert slope_of(X, samples(errors)).exponent == pytest.approx(
+        slope_of([7e9 * x for x in X], samples(errors)).exponent
+    )
 
 
 def made(random: np.random.RandomState, seeds: int, images: int, alpha: float = 0.4, spread: float = 0.1) -> np.ndarray:
@@ -58,7 +60,10 @@ def test_the_part_of_the_images_is_analysis_of_variance_of_what_each_image_adds(
     logs = [math.log(x) for x in X]
     weight = [-(v - mean(logs)) / sum((u - mean(logs)) ** 2 for u in logs) for v in logs]
     table = [
-        [sum(weight[k] * (math.log(errors[s, k]) + wrong[s, k, j] / errors[s, k] - 1) for k in range(4)) for j in range(300)]
+        [
+            sum(weight[k] * (math.log(errors[s, k]) + wrong[s, k, j] / errors[s, k] - 1) for k in range(4))
+            for j in range(300)
+        ]
         for s in range(4)
     ]
     rows, columns = [mean(row) for row in table], [mean(table[s][j] for s in range(4)) for j in range(300)]
@@ -102,4 +107,6 @@ def test_only_seeds_with_a_result_at_all_points_count() -> None:
     runs = samples(np.random.RandomState(4).uniform(0.1, 0.5, (4, 4)))
     runs[1] = Sample({s: v for s, v in runs[1].values.items() if s != 2}, 1000)
     assert slope_of(X, runs).seeds == 3
-    assert slope_of(X[:2], [Sample({0: 90.0}, 10), Sample({1: 90.0}, 10)]).why_not == "no seed has a result at all points"
+    assert (
+        slope_of(X[:2], [Sample({0: 90.0}, 10), Sample({1: 90.0}, 10)]).why_not == "no seed has a result at all points"
+    )

@@ -36,7 +36,13 @@ def samples(values: dict[str, dict[int, float]]) -> dict[str, Sample]:
 def by_image(right: dict[str, np.ndarray], void: str = "") -> dict[str, Sample]:
     """Runs whose outcomes are known: (seeds, images) of 0 and 1 by model."""
     return {
-        m: Sample({s: 100 * float(r[s].mean()) for s in range(len(r))}, r.shape[1], dict(enumerate(r)), "set", void * (m == "a"))
+        m: Sample(
+            {s: 100 * float(r[s].mean()) for s in range(len(r))},
+            r.shape[1],
+            dict(enumerate(r)),
+            "set",
+            void * (m == "a"),
+        )
         for m, r in right.items()
     }
 
@@ -84,7 +90,10 @@ def test_the_mean_leaves_out_what_is_missing() -> None:
 def test_the_sign_flip_test_counts_all_signs(d: list[float]) -> None:
     """Counted in whole tenths, where equal sums are equal."""
     tenths = [round(10 * x) for x in d]
-    hits = [abs(sum(s * x for s, x in zip(signs, tenths, strict=True))) >= abs(sum(tenths)) for signs in product((1, -1), repeat=len(d))]
+    hits = [
+        abs(sum(s * x for s, x in zip(signs, tenths, strict=True))) >= abs(sum(tenths))
+        for signs in product((1, -1), repeat=len(d))
+    ]
     assert sign_flip(d) == pytest.approx(np.mean(hits), abs=1e-12)
 
 
@@ -236,7 +245,9 @@ def test_rank_sets_are_those_of_stepping_down_by_hand(seed: int, gap: float, kno
 def test_far_apart_models_have_sharp_ranks_and_equal_ones_share_them() -> None:
     rng = np.random.RandomState(3)
     table = (rng.rand(4, 4000) < 0.9).astype(np.uint8)
-    runs = by_image({"worst": table * (rng.rand(4000) < 0.5), "a": table, "b": (rng.rand(4, 4000) < 0.9).astype(np.uint8)})
+    runs = by_image(
+        {"worst": table * (rng.rand(4000) < 0.5), "a": table, "b": (rng.rand(4, 4000) < 0.9).astype(np.uint8)}
+    )
     worst, a, b = rank_sets(told_apart(runs))
     assert (worst, a, b) == ((3, 3), (1, 2), (1, 2))
 

@@ -60,7 +60,8 @@ def test_a_reference_without_a_result_gives_way(tmp_path: Path, board: str) -> N
 def _write_suite(folder: Path) -> Path:
     path = folder / "pair.toml"
     path.write_text(
-        'dataset = "digits-rot"\nbudget = "e2"\nseeds = 3\nmodels = ["quick", "slow"]\nreference_model = "slow"\n', "utf-8"
+        'dataset = "digits-rot"\nbudget = "e2"\nseeds = 3\nmodels = ["quick", "slow"]\nreference_model = "slow"\n',
+        "utf-8",
     )
     return path
 

@@ -66,7 +66,10 @@ def test_the_list_of_names_is_the_list_of_checks() -> None:
     assert list(CHECKS) == list(NAMES)
 
 
-@pytest.mark.parametrize(("model", "noted"), [("sound", {"other sizes"}), ("broken-clock", {"other sizes", "parameter count", "accounted for"})])
+@pytest.mark.parametrize(
+    ("model", "noted"),
+    [("sound", {"other sizes"}), ("broken-clock", {"other sizes", "parameter count", "accounted for"})],
+)
 def test_a_sound_model_passes_all(model: str, noted: set[str]) -> None:
     assert {n: f.status for n, f in look_at(model).items() if f.status != "pass"} == dict.fromkeys(noted, "note")
 
@@ -81,7 +84,8 @@ ONE_FAULT = [
     ("broken-inalist", "accounted for", "'scales' holds a tensor that is neither", "nn.ParameterList"),
     ("broken-inaglobal", "accounted for", "no parameters, of shape (6,)", "nn.Parameter"),
     ("broken-forgetful", "state entries", "lacks the parameters head.bias", "leave state_dict()"),
-    ("broken-keepsfilter", "state entries", "other entries in evaluation than in training: filter", "a plain attribute"),
+    ("broken-keepsfilter", "state entries", "other entries in evaluation than in training:"
+        " filter", "a plain attribute"),
     ("broken-plaintensor", "accounted for", "'mask' holds a tensor", "register_buffer"),
     ("broken-numpyweights", "seeds", "built twice from one seed, head.weight differ", "no numpy"),
     ("broken-ownseed", "seeds", "two seeds give the same initial weights", "generator of your own"),
@@ -96,7 +100,8 @@ ONE_FAULT = [
     ("broken-hoardshooks", "memory", "entries of lists and dictionaries behind", "hook"),
     ("broken-firstimage", "memory", "depend on which images were evaluated before", "only training changes"),
     ("broken-inplace", "output", "it changes the images that it is given", "x.clone()"),
-    ("broken-inplacelayer", "training", "in training, for 8 images of 1x12x12->2 it changes the images", "inplace=True"),
+    ("broken-inplacelayer", "training", "in training, for 8 images of 1x12x12->2 it changes the"
+        " images", "inplace=True"),
     ("broken-tupleintraining", "training", "it returns a tuple", "return out[0] alone"),
     ("broken-alwaysdropout", "repeatable", "other logits the second time", "self.training"),
     ("random-sound", "repeatable", "two passes in evaluation agree", "leave evaluation= out"),
@@ -121,7 +126,8 @@ ONE_FAULT = [
     ("claims-c8", "invariance", "no grid of pixels is invariant under it", "claim one of"),
     ("loses-c4", "invariance", "once the weights have moved", "training breaks it"),
     ("broken-slowstatistics", "batch norm", "0.1 time constants", "nn.BatchNorm2d"),
-    ("broken-pacedstatistics", "batch norm", "'norm' (PacedNorm) do not become those of the batch", "torch's own layer"),
+    ("broken-pacedstatistics", "batch norm", "'norm' (PacedNorm) do not become those of the"
+        " batch", "torch's own layer"),
 ]  # fmt: skip
 
 
@@ -140,7 +146,8 @@ def test_every_need_is_a_check_that_is_made_before() -> None:
 
 #: Checks whose finding hangs on how many images are shown.
 OF_BATCHES = (
-    "training", "repeatable", "gradients", "deterministic", "train and eval", "batch independence", "memory", "invariance", "batch norm",
+    "training", "repeatable", "gradients", "deterministic", "train and eval", "batch independence", "memory",
+    "invariance", "batch norm",
 )  # fmt: skip
 FEW = [f for f in ONE_FAULT if f[1] in OF_BATCHES and "8 images" not in f[2]]
 
@@ -384,7 +391,8 @@ def test_slow_statistics_are_no_fault_where_the_budget_is_long_enough() -> None:
 def test_the_published_momentum_is_held_against_the_budget() -> None:
     """0.001 for 184 steps left a network at chance level; under 'common' the statistics are estimated anew."""
     job = Check(
-        model="pdo-econv-p8-paper", inputs=["1x28x28->10"], dataset="digits-rot", budget="e4", steps=184, recipe="common",
+        model="pdo-econv-p8-paper", inputs=["1x28x28->10"], dataset="digits-rot", budget="e4", steps=184,
+        recipe="common",
         reference=None, include=[],
     )  # fmt: skip
     found = CHECKS["batch norm"](Subject(job))
@@ -394,7 +402,10 @@ def test_the_published_momentum_is_held_against_the_budget() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("import torch; torch.set_default_dtype(torch.float64)", "importing changes torch's default dtype (torch.float32 → torch.float64)"),
+        (
+            "import torch; torch.set_default_dtype(torch.float64)",
+            "importing changes torch's default dtype (torch.float32 → torch.float64)",
+        ),
         ("import os; os.environ['OMP_NUM_THREADS'] = '3'", "importing changes the environment (OMP_NUM_THREADS)"),
         ("import warnings; warnings.simplefilter('ignore')", "importing changes the filter of warnings"),
         ("import warnings; warnings.simplefilter('always', FutureWarning)", "importing changes the filter of warnings"),
@@ -407,12 +418,27 @@ def test_the_published_momentum_is_held_against_the_budget() -> None:
         # What torch's compiler does when torchvision, or timm, imports it.
         ("import os; os.environ['TORCHINDUCTOR_CACHE_DIR'] = '/a/folder'", ""),
         ("import torch._dynamo, torch._inductor.config", ""),
-        ("import torch; torch.backends.mkldnn.set_flags(False)", "importing changes torch's backends (mkldnn_enabled: True → False)"),
-        ("import torch; torch.backends.mha.set_fastpath_enabled(False)", "importing changes torch's backends (mha_fastpath: True → False)"),
-        ("import torch; torch.backends.cuda.enable_math_sdp(False)", "importing changes torch's backends (math_sdp_enabled: True → False)"),
-        ("import torch; torch.set_flush_denormal(True)", "importing changes the treatment of denormal numbers as zero (False → True)"),
+        (
+            "import torch; torch.backends.mkldnn.set_flags(False)",
+            "importing changes torch's backends (mkldnn_enabled: True → False)",
+        ),
+        (
+            "import torch; torch.backends.mha.set_fastpath_enabled(False)",
+            "importing changes torch's backends (mha_fastpath: True → False)",
+        ),
+        (
+            "import torch; torch.backends.cuda.enable_math_sdp(False)",
+            "importing changes torch's backends (math_sdp_enabled: True → False)",
+        ),
+        (
+            "import torch; torch.set_flush_denormal(True)",
+            "importing changes the treatment of denormal numbers as zero (False → True)",
+        ),
         ("import torch; torch.set_default_device('meta')", "importing changes torch's default device (cpu → meta)"),
-        ("import torch; torch.set_autocast_dtype('cpu', torch.float16)", "importing changes torch's autocast mode (cpu: (False, torch.bfloat16) → (False, torch.float16))"),
+        (
+            "import torch; torch.set_autocast_dtype('cpu', torch.float16)",
+            "importing changes torch's autocast mode (cpu: (False, torch.bfloat16) → (False, torch.float16))",
+        ),
     ],
 )
 def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str) -> None:
@@ -423,7 +449,8 @@ def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_text(
         f"{line}\nfrom equibench import register_model\nfrom torch import nn\n\n"
         f'@register_model("{name}", group="none", invariant="none", source="https://example.org")\n'
-        "def net(in_channels, num_classes, image_size):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))\n"
+        "def net(in_channels, num_classes, image_size):\n    return nn.Sequential(nn.Flatten(),"
+        " nn.LazyLinear(num_classes))\n"
     )
     include([path])
     found = failures(look_at(name, "global state", "gradients"))
@@ -470,7 +497,10 @@ def test_what_a_forward_pass_imports_may_set_where_its_files_lie_and_no_switch(
     os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
     assert (found.status == "fail") is fails
     if fails:
-        assert found.says == "running changes torch's backends (mkldnn_enabled: True → False)" and "put it back" in found.do
+        assert (
+            found.says == "running changes torch's backends (mkldnn_enabled: True → False)"
+            and "put it back" in found.do
+        )
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

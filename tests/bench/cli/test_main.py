@@ -87,7 +87,8 @@ def test_help_and_lists_import_nothing_heavy() -> None:
         "import sys; sys.argv = ['equibench', *{!r}]\n"
         "from equibench.bench.cli import main as cli\n"
         "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('torch', 'pandas', 'escnn', 'scipy', 'rich', 'numpy') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('torch', 'pandas', 'escnn', 'scipy', 'rich', 'numpy') if m in sys.modules],"
+        " file=sys.stderr)"
     )
     for arguments in (["--help"], ["run", "--help"], ["list", "models"], ["list", "suites"], ["list", "budgets"]):
         result = subprocess.run([sys.executable, "-c", code.format(arguments)], capture_output=True, text=True)
@@ -121,7 +122,8 @@ def test_results_may_come_from_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "goes_on"), [(["run", "quickstart"], True), (["refresh", "b"], True), (["check", "p4cnn"], False), (["--help"], False)]
+    ("arguments", "goes_on"),
+    [(["run", "quickstart"], True), (["refresh", "b"], True), (["check", "p4cnn"], False), (["--help"], False)],
 )
 def test_only_what_goes_on_promises_to_go_on(
     arguments: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -15,8 +15,10 @@ from .. import made
 
 def job(model: str, seed: int, device: str) -> Job:
     return Job(
-        spec=made.spec(model=model, seed=seed), attempt=1, device=device, threads=1, results="r", data_root=None, include=[],
-        command="", context=Context(suite="s", parameter_class="as-published", reference_parameters=None, reference_model=None),
+        spec=made.spec(model=model, seed=seed), attempt=1, device=device, threads=1, results="r", data_root=None,
+        include=[],
+        command="", context=Context(suite="s", parameter_class="as-published", reference_parameters=None,
+        reference_model=None),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """In a mount namespace of its own: a small disk that gets full or read-only under a run. Prints what happened as JSON.
 
-    unshare --mount python -m tests.bench.faults.full_disk FOLDER SCENARIO
+unshare --mount python -m tests.bench.faults.full_disk FOLDER SCENARIO
 """
 
 import json

@@ -1,9 +1,9 @@
 """A model that does harm at a chosen moment, in the run's own process; given to equibench with --include.
 
-EQUIBENCH_FAULT says ``<moment> <harm>``: ``train:17 SIGKILL`` in the 17th training step, ``evaluate raise`` at the first
-image after training, ``link:json SIGTERM`` when a record that is written gets its name, ``remove:json SIGKILL`` when it
-has it, ``link:outcomes SIGKILL`` when outcomes by image get theirs, ``rename:pt SIGKILL`` when a checkpoint gets its
-name, ``train dawdle`` in all of them. Without it the model is well-behaved.
+EQUIBENCH_FAULT says ``<moment> <harm>``: ``train:17 SIGKILL`` in the 17th training step, ``evaluate raise`` at the
+first image after training, ``link:json SIGTERM`` when a record that is written gets its name, ``remove:json SIGKILL``
+when it has it, ``link:outcomes SIGKILL`` when outcomes by image get theirs, ``rename:pt SIGKILL`` when a checkpoint
+gets its name, ``train dawdle`` in all of them. Without it the model is well-behaved.
 """
 
 import os

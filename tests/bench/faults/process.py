@@ -99,17 +99,48 @@ def figures(record: RunRecord) -> tuple:
     results = record.results
     assert results is not None
     losses = [(p.step, p.loss, p.lr) for p in record.curve]
-    return results.weights_sha256, results.test_acc_pct, results.val_acc_pct, results.init, results.trained, record.cost, losses
+    return (
+        results.weights_sha256,
+        results.test_acc_pct,
+        results.val_acc_pct,
+        results.init,
+        results.trained,
+        record.cost,
+        losses,
+    )
 
 
-def equibench(root: Path, *more: str, models: str = "fragile", budget: str = "e20", seeds: str = "1") -> subprocess.Popen:
+def equibench(
+    root: Path, *more: str, models: str = "fragile", budget: str = "e20", seeds: str = "1"
+) -> subprocess.Popen:
     """The command line in a process group of its own, as a terminal would start it."""
-    command = [sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--budget", budget, "--seeds", seeds]
-    command += ["--models", models, "--device", "cpu", "--results", str(root / "results"), "--data-root", str(root / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "equibench.bench.cli",
+        "run",
+        "--dataset",
+        "bars",
+        "--budget",
+        budget,
+        "--seeds",
+        seeds,
+    ]
+    command += [
+        "--models",
+        models,
+        "--device",
+        "cpu",
+        "--results",
+        str(root / "results"),
+        "--data-root",
+        str(root / "data"),
+    ]
     for path in INCLUDES:
         command += ["--include", path]
     root.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
-        [*command, "--checkpoint", str(ALWAYS), *more], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*command, "--checkpoint", str(ALWAYS), *more], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )  # fmt: skip

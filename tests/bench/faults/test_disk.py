@@ -59,7 +59,9 @@ def test_the_command_says_what_could_not_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "words"), [("start", "No space left"), ("readonly", "Read-only file system")])
 @pytest.mark.slow  # a few seconds of a core
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(name: str, words: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(
+    name: str, words: str, tmp_path: Path
+) -> None:
     (only,) = scenario(name, tmp_path)
     assert only["code"] == 2 and words in only["error"] and "--results" in only["error"]
     assert len(only["error"].strip().splitlines()) == 1 and not only["records"]

@@ -126,7 +126,10 @@ def children_in(folder: Path) -> list[int]:
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.readlink(f"/proc/{pid}/cwd") == str(folder) and b"bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if (
+                os.readlink(f"/proc/{pid}/cwd") == str(folder)
+                and b"bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ):
                 found.append(int(pid))
         except OSError:
             continue

@@ -70,7 +70,9 @@ def test_a_clock_that_jumps_back_changes_nothing(whole: tuple, tmp_path: Path, m
     (tmp_path / "clock.c").write_text(BACKWARDS)
     library = tmp_path / "clock.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c"), "-ldl"], check=True)
-    shown = subprocess.run(["date", "+%s"], env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["date", "+%s"], env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=True
+    )
     now = subprocess.run(["date", "+%s"], capture_output=True, text=True, check=True)
     assert int(shown.stdout) <= int(now.stdout) - 3000, "the library does not turn the clock back"
     monkeypatch.setenv("LD_PRELOAD", str(library))

@@ -1,6 +1,6 @@
 """Sixteen processes that write 400 records between them while this one rebuilds the CSV again and again.
 
-    python -m tests.bench.faults.writers RESULTS
+python -m tests.bench.faults.writers RESULTS
 """
 
 import csv
@@ -51,7 +51,12 @@ def main(root: Path) -> dict[str, object]:
         write_board(root, BOARD)
         seen.append(len(rows(table)))
     write_board(root, BOARD)
-    return {"failed": failed, "seen": seen, "seeds": sorted(rows(table)), "parts": [p.name for p in root.rglob("*.part")]}
+    return {
+        "failed": failed,
+        "seen": seen,
+        "seeds": sorted(rows(table)),
+        "parts": [p.name for p in root.rglob("*.part")],
+    }
 
 
 if __name__ == "__main__":

@@ -15,11 +15,17 @@ from torch import nn
 
 @given(st.data())
 def test_pooling_by_comparing_has_the_maxima_of_torch(data: st.DataObject) -> None:
-    shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)) + [data.draw(st.integers(2, 9)) for _ in "hw"]
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)) + [
+        data.draw(st.integers(2, 9)) for _ in "hw"
+    ]
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99)))).round()
     x.view(-1)[:: data.draw(st.integers(3, 50))] = float(data.draw(st.sampled_from(["nan", "inf", "-inf"])))
     kernel = data.draw(st.sampled_from([2, (2, 2), [2], 1, (1, 2), (2, 1)]))
-    more = data.draw(st.sampled_from([{}, {"stride": 2}, {"stride": 1}, {"ceil_mode": True}, {"return_indices": True}, {"stride": (2, 2)}]))
+    more = data.draw(
+        st.sampled_from(
+            [{}, {"stride": 2}, {"stride": 1}, {"ceil_mode": True}, {"return_indices": True}, {"stride": (2, 2)}]
+        )
+    )
     with torch.no_grad():
         expected = F.max_pool2d(x, kernel, **more)
         with QuickPools():

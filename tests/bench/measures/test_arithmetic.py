@@ -53,7 +53,11 @@ WANTED = {"strict": FULL, "fast": REDUCED}
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     precision, held = float32_precision(), arithmetic._held
-    kept, generic, filled = snapshot(), torch.backends.fp32_precision, torch.utils.deterministic.fill_uninitialized_memory
+    kept, generic, filled = (
+        snapshot(),
+        torch.backends.fp32_precision,
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
     yield
     restore(kept)
     torch.set_autocast_enabled("cuda", False)
@@ -123,7 +127,9 @@ def test_the_check_of_global_state_sees_every_interface(statement: str) -> None:
     ],
 )
 @pytest.mark.parametrize("profile", ["strict", "fast"])
-def test_switches_that_decide_which_code_computes_belong_to_the_profile(profile: str, statement: str, said: str) -> None:
+def test_switches_that_decide_which_code_computes_belong_to_the_profile(
+    profile: str, statement: str, said: str
+) -> None:
     set_profile(profile, 1)
     exec(statement)
     with pytest.raises(ProfileChanged, match=said):
@@ -140,7 +146,7 @@ def test_a_process_without_a_profile_is_left_alone() -> None:
     assert float32_precision()["cuda.matmul"] == "tf32"
 
 
-MODELS = '''
+MODELS = """
 import sys
 
 import torch
@@ -182,15 +188,17 @@ def early(in_channels, num_classes, image_size):
 @register_model("late", group="none", invariant="none", source="made up")
 def late(in_channels, num_classes, image_size):
     return Net(in_channels, num_classes, True)
-'''
+"""
 
 
 def test_runs_of_models_that_set_the_precision(tmp_path: Path) -> None:
     """At import and when it is built: without effect. In training: no figure, and none at the next attempt either."""
     (tmp_path / "theirs.py").write_text(MODELS)
     command = [
-        sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--models", "early,late", "--budget", "e2",
-        "--seeds", "1", "--device", "cpu", "--include", "theirs.py", "--include", str(Path(__file__).parents[1] / "tiny.py"),
+        sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--models", "early,late", "--budget",
+        "e2",
+        "--seeds", "1", "--device", "cpu", "--include", "theirs.py", "--include",
+        str(Path(__file__).parents[1] / "tiny.py"),
         "--results", "results",
     ]  # fmt: skip
     for attempt in (1, 2):

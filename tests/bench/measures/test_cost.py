@@ -123,7 +123,10 @@ def test_dense_weights_of_networks_are_those_of_their_dense_twins(name: str) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not carry a parent's memory into a child")
 def test_memory_is_not_that_of_the_parent() -> None:
-    child = "import torch; from equibench.bench.measures.cost import peak_memory_mib; print(peak_memory_mib(torch.device('cpu')))"
+    child = (
+        "import torch; from equibench.bench.measures.cost import peak_memory_mib;"
+        " print(peak_memory_mib(torch.device('cpu')))"
+    )
     parent = f"import subprocess, sys; x = b'x' * 2**30; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     assert 50 < float(done.stdout) < 900
@@ -163,10 +166,14 @@ class Oja(nn.Module):
         return self.head(x[:, self.order] + self.direction + self.counts)
 
 
-@pytest.mark.parametrize("statistics", [nn.Identity, nn.BatchNorm2d, lambda n: nn.InstanceNorm2d(n, track_running_stats=True)])
+@pytest.mark.parametrize(
+    "statistics", [nn.Identity, nn.BatchNorm2d, lambda n: nn.InstanceNorm2d(n, track_running_stats=True)]
+)
 def test_buffers_that_learn_are_told_from_statistics_and_constants(statistics: type[nn.Module]) -> None:
     cost = cost_of(Oja(statistics), 1, 4, 4)
-    assert cost.learned_buffers == 16 + 16 and cost.buffers == 2 * 16 + 7 + 1 + 16 + (0 if statistics is nn.Identity else 3)
+    assert cost.learned_buffers == 16 + 16 and cost.buffers == 2 * 16 + 7 + 1 + 16 + (
+        0 if statistics is nn.Identity else 3
+    )
     normed = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
     assert cost_of(normed, 1, 4, 4).learned_buffers == 0
 

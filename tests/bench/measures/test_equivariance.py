@@ -103,8 +103,8 @@ def test_the_scale_is_the_mean_over_all_pairs(offset: float) -> None:
 
 @pytest.mark.parametrize("name", ["z2cnn", "pdo-econv-p8"])
 def test_an_error_of_one_is_exactly_another_image(name: str) -> None:
-    """If every g turned an image into another image of the set, each into each, the error would be 1; by the distance to
-    the mean it was 1.36 and 1.31."""
+    """If every g turned an image into another image of the set, each into each, the error would be 1; by the distance
+    to the mean it was 1.36 and 1.31."""
     torch.manual_seed(0)
     model = build_model(name, 1, 10, 28)
     scores = logits(model, draw_blobs(16, 1, 28).sample(28, 0, [0.0]).float(), lambda x: x)
@@ -139,9 +139,10 @@ def test_closed_form_inputs_turn_exactly_by_quarter_turns() -> None:
     blobs = draw_blobs(8, 3, 28)
     plain = blobs.sample(28, 0, [0.1, 0.2, 0.3])
     for turns in range(1, 4):
-        assert blobs.sample(28, 90 * turns, [0.1, 0.2, 0.3]).equal(torch.rot90(plain, turns, (-2, -1))) or (
-            blobs.sample(28, 90 * turns, [0.1, 0.2, 0.3]) - torch.rot90(plain, turns, (-2, -1))
-        ).abs().max() < 1e-14
+        assert (
+            blobs.sample(28, 90 * turns, [0.1, 0.2, 0.3]).equal(torch.rot90(plain, turns, (-2, -1)))
+            or (blobs.sample(28, 90 * turns, [0.1, 0.2, 0.3]) - torch.rot90(plain, turns, (-2, -1))).abs().max() < 1e-14
+        )
 
 
 def test_closed_form_inputs_are_what_they_say() -> None:

@@ -120,7 +120,9 @@ def by_the_formula(orbit: np.ndarray) -> float:
 
 def by_the_package(orbit: np.ndarray) -> float:
     """The same by its authors."""
-    tmeasures = pytest.importorskip("tmeasures", reason="a reference that is no dependency: pip install tmeasures statsmodels")
+    tmeasures = pytest.importorskip(
+        "tmeasures", reason="a reference that is no dependency: pip install tmeasures statsmodels"
+    )
 
     class Iterator:
         def layer_names(self) -> list[str]:
@@ -191,7 +193,15 @@ def test_what_must_not_count_does_not(change: str) -> None:
         # The first eight images are those of the errors: reorder within them.
         order = torch.tensor([5, 2, 7, 0, 1, 3, 6, 4, 11, 8, 10, 9])
         other = full(function, Inputs(data.images[order], data.labels[order], data.prepare, [0.1], 255, True))
-    names = ["eq_rot_data", "eq_floor", "nv_rot_data", "lee_rot_per_deg", "lee_shift_per_px", "consistency_pct", "acc_orbit_pct"]
+    names = [
+        "eq_rot_data",
+        "eq_floor",
+        "nv_rot_data",
+        "lee_rot_per_deg",
+        "lee_shift_per_px",
+        "consistency_pct",
+        "acc_orbit_pct",
+    ]
     # The bridges that are made for it do see the scale.
     names += [] if change == "scale" else ["eq_rot_data_abs", "kl_rot_data_nats"]
     for name in names:

@@ -16,9 +16,7 @@ SIZES = (30, 30, 7, 2)
 def batches(*shape: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """Batches whose means and spreads differ much, as images sorted by class have them."""
     generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(n, *shape, generator=generator, dtype=dtype) * (1 + k) + 5 * k for k, n in enumerate(SIZES)
-    ]
+    return [torch.randn(n, *shape, generator=generator, dtype=dtype) * (1 + k) + 5 * k for k, n in enumerate(SIZES)]
 
 
 def given(parts: list[torch.Tensor]) -> Callable[[int], torch.Tensor | None]:
@@ -81,7 +79,9 @@ def test_the_cut_into_batches_does_not_matter_to_a_first_layer() -> None:
 def test_deeper_layers_see_batches_normalised_by_their_own_statistics() -> None:
     """The slow reference: layer by layer in numpy, all inputs of the second layer kept and pooled."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4)).double()
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4)
+    ).double()
     parts = batches(3, 6, 6)
     reestimate_batch_norm(model, given(parts))
     with torch.no_grad():
@@ -104,8 +104,15 @@ def test_a_layer_that_is_called_twice_pools_both_calls() -> None:
 
     model, parts = Twice().double(), batches(3, 4, 4)
     reestimate_batch_norm(model, given(parts))
-    values = [np.concatenate([moments_of[:, c].ravel() for moments_of in (
-        torch.cat(parts)[..., ::2, ::2].numpy(), 7 * torch.cat(parts).numpy())]) for c in range(3)]
+    values = [
+        np.concatenate(
+            [
+                moments_of[:, c].ravel()
+                for moments_of in (torch.cat(parts)[..., ::2, ::2].numpy(), 7 * torch.cat(parts).numpy())
+            ]
+        )
+        for c in range(3)
+    ]
     assert_are(model.norm, (np.array([v.mean() for v in values]), np.array([v.var(ddof=1) for v in values])))
 
 
@@ -127,14 +134,18 @@ def test_statistics_that_are_no_numbers_any_more_are_replaced() -> None:
 
 class Frozen(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
 
 
 class OwnPace(nn.BatchNorm2d):
     """Moves its statistics by a share of its own, whatever `momentum` says."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, 0.1, self.eps)
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, None, None, self.training, 0.1, self.eps
+        )
 
 
 class Uncalled(nn.Module):
@@ -146,7 +157,9 @@ class Uncalled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         own, training = self.norm, (self.norm if self.switch == "layer" else self).training
-        return nn.functional.batch_norm(x, own.running_mean, own.running_var, None, None, training, own.momentum, own.eps)
+        return nn.functional.batch_norm(
+            x, own.running_mean, own.running_var, None, None, training, own.momentum, own.eps
+        )
 
 
 def test_frozen_and_unused_layers_keep_what_they_have() -> None:
@@ -165,7 +178,10 @@ def test_frozen_and_unused_layers_keep_what_they_have() -> None:
 
 @pytest.mark.parametrize("name", [*LAYERS, "frozen", "instance"])
 def test_layers_that_can_be_estimated_pass(name: str) -> None:
-    extra = {"frozen": lambda: Frozen(3), "instance": lambda: nn.InstanceNorm2d(3, track_running_stats=True, momentum=None)}
+    extra = {
+        "frozen": lambda: Frozen(3),
+        "instance": lambda: nn.InstanceNorm2d(3, track_running_stats=True, momentum=None),
+    }
     build, shape = (extra[name], (3, 4, 4)) if name in extra else LAYERS[name][:2]
     torch.manual_seed(0)
     model = nn.Sequential(build())
@@ -180,7 +196,9 @@ def test_a_network_that_is_random_in_evaluation_is_no_other_layer() -> None:
             return nn.functional.dropout(images, 0.5, training=True)
 
     before = torch.get_rng_state()
-    check_statistics(nn.Sequential(Noisy(), nn.BatchNorm2d(3)), torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    check_statistics(
+        nn.Sequential(Noisy(), nn.BatchNorm2d(3)), torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -49,13 +49,14 @@ class Shifted(nn.Module):
         return (F.unfold(x, 3)[:, None] * self.filters).sum(2).mean(2)
 
 
-#: Name, module, how it is used on images (b, 1, 8, 8), multiply-accumulates of an image, of its training step, dense weights.
-#: A training step is 2 x the forward pass where the input needs no gradient, and 3 x where it does.
+#: Name, module, how it is used on images (b, 1, 8, 8), multiply-accumulates of an image, of its training step, dense
+#: weights. A training step is 2 x the forward pass where the input needs no gradient, and 3 x where it does.
 LAYERS: list[tuple[str, nn.Module, Forward, int, int, int]] = [
     ("Linear", nn.Linear(64, 5), lambda m, x: m(x.flatten(1)), 320, 640, 320),
     ("Conv2d", nn.Conv2d(1, 5, 3), lambda m, x: m(x).mean((2, 3)), 36 * 45, 2 * 36 * 45, 45),
     ("strided", nn.Conv2d(1, 5, 3, stride=2, padding=1), lambda m, x: m(x).mean((2, 3)), 16 * 45, 2 * 16 * 45, 45),
-    ("grouped", nn.Conv2d(4, 8, 3, groups=4), lambda m, x: m(x.expand(-1, 4, -1, -1)).mean((2, 3)), 36 * 72, 2 * 36 * 72, 72),
+    ("grouped", nn.Conv2d(4, 8, 3, groups=4), lambda m, x: m(x.expand(-1, 4, -1, -1)).mean((2, 3)), 36 * 72,
+    2 * 36 * 72, 72),
     ("transposed", nn.ConvTranspose2d(1, 5, 3), lambda m, x: m(x).mean((2, 3)), 64 * 45, 2 * 64 * 45, 45),
     ("Conv1d", nn.Conv1d(8, 5, 3), lambda m, x: m(x[:, 0]).mean(2), 6 * 120, 2 * 6 * 120, 120),
     ("Conv3d", nn.Conv3d(1, 5, (1, 3, 3)), lambda m, x: m(x[:, None]).mean((2, 3, 4)), 36 * 45, 2 * 36 * 45, 45),
@@ -67,19 +68,24 @@ LAYERS: list[tuple[str, nn.Module, Forward, int, int, int]] = [
     ("GRU", nn.GRU(8, 5, batch_first=True), lambda m, x: m(x[:, 0])[0][:, -1], 8 * 15 * 13, -1, 195),
     # Projections of 8 tokens by four 8x8 matrices; comparisons and mixtures of 8 x 8 tokens.
     ("MultiheadAttention", nn.MultiheadAttention(8, 2, batch_first=True), attend, 8 * 4 * 64 + 2 * 8 * 64, -1, 256),
-    ("attention", nn.Linear(8, 2), lambda m, x: m(F.scaled_dot_product_attention(x, x, x).mean((1, 2))), 2 * 8 * 64 + 16, 2 * 8 * 64 + 32, 16),
+    ("attention", nn.Linear(8, 2), lambda m, x: m(F.scaled_dot_product_attention(x, x, x).mean((1, 2))),
+    2 * 8 * 64 + 16, 2 * 8 * 64 + 32, 16),
     ("einsum", weights(8, 5), lambda m, x: torch.einsum("bchw,wk->bk", x, m[0]), 40, 80, 40),
     ("matrix, vector", weights(64), lambda m, x: (x.flatten(1) @ m[0])[:, None].expand(-1, 2), 64, 128, 64),
-    ("baddbmm", weights(3, 8, 5), lambda m, x: torch.baddbmm(torch.zeros(1), x[:, 0], m[0][:1].expand(len(x), -1, -1)).mean(1), 320, -1, 40),
+    ("baddbmm", weights(3, 8, 5), lambda m, x: torch.baddbmm(torch.zeros(1), x[:, 0], m[0][:1].expand(len(x), -1,
+    -1)).mean(1), 320, -1, 40),
     ("multiplied and summed", weights(8, 5), lambda m, x: (x[:, 0, 0, :, None] * m[0]).sum(1), 40, 80, 40),
     ("weighted sum", weights(8, 1), lambda m, x: (x[:, 0] * m[0]).sum(1), 64, 128, 8),
     ("windows multiplied and summed", Shifted(), lambda m, x: m(x), 5 * 9 * 36, 2 * 5 * 9 * 36, 45),
     # A complex product is four real ones, and its matrix twice as many numbers.
-    ("complex", nn.Linear(64, 5, False, dtype=torch.cfloat), lambda m, x: m(x.flatten(1).cfloat()).abs(), 4 * 320, 2 * 4 * 320, 640),
+    ("complex", nn.Linear(64, 5, False, dtype=torch.cfloat), lambda m, x: m(x.flatten(1).cfloat()).abs(), 4 * 320,
+    2 * 4 * 320, 640),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("module", "use", "products", "training", "dense"), [row[1:] for row in LAYERS], ids=[row[0] for row in LAYERS])
+@pytest.mark.parametrize(
+    ("module", "use", "products", "training", "dense"), [row[1:] for row in LAYERS], ids=[row[0] for row in LAYERS]
+)
 def test_layers_by_hand(module: nn.Module, use: Forward, products: int, training: int, dense: int) -> None:
     cost = cost_of(module, use)
     assert cost.flops_per_image == 2 * products and cost.dense_weights == dense and cost.uncounted == ""
@@ -143,14 +149,17 @@ def test_nothing_is_left_switched_off() -> None:
 NAMED: list[tuple[str, nn.Module, Forward, str]] = [
     ("Fourier", nn.Linear(8, 2), lambda m, x: m(torch.fft.fft2(x).abs()[:, 0, 0]), "fft"),
     ("real Fourier", nn.Linear(5, 2), lambda m, x: m(torch.fft.rfft(x).abs()[:, 0, 0]), "fft"),
-    ("sampling", nn.Linear(8, 2), lambda m, x: m(F.grid_sample(x, x.new_zeros(len(x), 8, 8, 2), align_corners=False)[:, 0, 0]),
+    ("sampling", nn.Linear(8, 2), lambda m, x: m(F.grid_sample(x, x.new_zeros(len(x), 8, 8, 2), align_corners=False)[:,
+    0, 0]),
      "grid_sampler"),
     ("inverse", nn.Linear(8, 2), lambda m, x: m(torch.linalg.inv(x + 9 * torch.eye(8))[:, 0, 0]), "inv"),
     ("distances", weights(2, 8), lambda m, x: torch.cdist(x[:, 0], m[0], p=1).mean(1), "cdist"),
-    ("sparse", weights(8, 2), lambda m, x: torch.sparse.mm(torch.eye(8).to_sparse(), x[:, 0].mean(0)).mean(0).expand(len(x), -1) @ m[0],
+    ("sparse", weights(8, 2), lambda m, x: torch.sparse.mm(torch.eye(8).to_sparse(), x[:,
+    0].mean(0)).mean(0).expand(len(x), -1) @ m[0],
      "sparse"),
     # A stencil of shifted images that are multiplied and added; distances |x - w| of a network without products.
-    ("stencil", weights(9), lambda m, x: sum(x[..., i : i + 4, :] * m[0][i : i + 1] for i in range(4)).flatten(1)[:, :2], ELEMENTWISE),
+    ("stencil", weights(9), lambda m, x: sum(x[..., i : i + 4, :] * m[0][i : i + 1] for i in range(4)).flatten(1)[:,
+    :2], ELEMENTWISE),
     ("adder", weights(8, 2), lambda m, x: (x[:, 0, 0, :, None] - m[0]).abs().sum(1), ELEMENTWISE),
     ("numpy", nn.Linear(8, 2), lambda m, x: m(torch.from_numpy(x.detach().numpy().copy())[:, 0, 0]), OUTSIDE),
 ]  # fmt: skip
@@ -184,9 +193,12 @@ def test_operations_of_other_packages_are_named() -> None:
 
 
 COMMON = nn.Sequential(
-    nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 8), nn.GELU(), nn.Conv2d(8, 8, 1),
-    nn.InstanceNorm2d(8), nn.SiLU(), nn.Dropout(0.5), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ELU(), nn.PReLU(),
-    nn.ReflectionPad2d(1), nn.AvgPool2d(2), nn.Mish(), nn.Hardswish(), nn.LeakyReLU(), nn.Softplus(), nn.AdaptiveMaxPool2d(2),
+    nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 8), nn.GELU(), nn.Conv2d(8, 8,
+    1),
+    nn.InstanceNorm2d(8), nn.SiLU(), nn.Dropout(0.5), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ELU(),
+    nn.PReLU(),
+    nn.ReflectionPad2d(1), nn.AvgPool2d(2), nn.Mish(), nn.Hardswish(), nn.LeakyReLU(), nn.Softplus(),
+    nn.AdaptiveMaxPool2d(2),
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.GLU(), nn.Softmax(1), nn.LogSigmoid(),
 )  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Networks that are random in evaluation: the mean of seeded passes, the same in scores, errors, weights and replays."""
+"""Networks that are random in evaluation: the mean of seeded passes, the same in scores, errors, weights and
+replays.
+"""
 
 import json
 from pathlib import Path
@@ -113,9 +115,19 @@ def write(folder: Path, name: str, evaluation: str) -> Path:
 def test_a_whole_run_is_scored_so_says_so_and_is_replayed_to_the_bit(tmp_path: Path) -> None:
     path = write(tmp_path, "shifted-run", "evaluation='random:4'")
     root = tmp_path / "results"
-    shared = ("--include", str(TINY), "--include", str(path), "--results", str(root), "--data-root", str(tmp_path / "data"))
+    shared = (
+        "--include",
+        str(TINY),
+        "--include",
+        str(path),
+        "--results",
+        str(root),
+        "--data-root",
+        str(tmp_path / "data"),
+    )
     done = equibench(
-        "run", "--dataset", "bars", "--budget", "e2", "--models", "shifted-run", "--seeds", "1", "--device", "cpu", *shared,
+        "run", "--dataset", "bars", "--budget", "e2", "--models", "shifted-run", "--seeds", "1", "--device", "cpu",
+        *shared,
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -131,11 +143,17 @@ def test_a_whole_run_is_scored_so_says_so_and_is_replayed_to_the_bit(tmp_path: P
     verdict = json.loads(done.stdout)
     assert verdict["agrees"] and verdict["rule"] == "bit-exact", verdict
     both = [read_record(p) for p in (root / "runs").glob("*/*.json")]
-    assert len(both) == 2 and both[0].results.trained == both[1].results.trained and both[0].results.init == both[1].results.init
+    assert (
+        len(both) == 2
+        and both[0].results.trained == both[1].results.trained
+        and both[0].results.init == both[1].results.init
+    )
 
 
 def test_the_registration_makes_it_so(tmp_path: Path) -> None:
-    include([write(tmp_path, "shifted-built", "evaluation='random:12'"), write(tmp_path, "shifted-plain", "note='plain'")])
+    include(
+        [write(tmp_path, "shifted-built", "evaluation='random:12'"), write(tmp_path, "shifted-plain", "note='plain'")]
+    )
     torch.manual_seed(3)
     model = build_model("shifted-built+frame-c4", 1, 2, 12)
     assert isinstance(model, RandomEvaluation) and model.samples == 12 == MODELS.find("shifted-built+frame-c4").samples

@@ -22,7 +22,9 @@ from .test_site import browser  # noqa: F401  a fixture
 
 OTHER = BOARD.replace("digits-rot", "mnist-rot")
 #: On the second board `wrn-10-b9` is missing, and `gmr-cnn` is on that one alone.
-SECOND = {m: [v - 1.5 for v in own] for m, own in ACCURACIES.items() if m != "wrn-10-b9"} | {"gmr-cnn": [99.0, 99.1, 99.2, 99.3]}
+SECOND = {m: [v - 1.5 for v in own] for m, own in ACCURACIES.items() if m != "wrn-10-b9"} | {
+    "gmr-cnn": [99.0, 99.1, 99.2, 99.3]
+}
 
 
 @pytest.fixture
@@ -78,7 +80,14 @@ def test_every_format_shows_the_ranks_and_says_how_to_read_them(root: Path) -> N
 def test_a_filter_changes_no_figure(root: Path) -> None:
     whole = [r for r in rows(root) if r["model"] == "z2cnn-22"]
     for alone, row in zip(rows(root, "--model", "z2*"), whole, strict=True):
-        for column in ("mean_diff_pct", "mean_improvability_pct", "diff_mean_pct", "improvability_pct", "rank_low", "rank_high"):
+        for column in (
+            "mean_diff_pct",
+            "mean_improvability_pct",
+            "diff_mean_pct",
+            "improvability_pct",
+            "rank_low",
+            "rank_high",
+        ):
             assert float(alone[column]) == float(row[column])
     assert "p4cnn" not in across(root, "--model", "z2*") and "gmr-cnn" not in across(root, "--model", "z2*")
 
@@ -93,7 +102,9 @@ def test_boards_without_a_table_are_left_out_and_named(root: Path) -> None:
     smoke = made.spec().budget.model_copy(update={"kind": "smoke", "name": "smoke", "epochs": None, "steps": 4})
     write_record(root, boards.with_details(made.record(20.0, model="p4cnn", budget=smoke, steps=4)))
     result = CliRunner().invoke(cli, ["leaderboard", "--results", str(root), "--across", "*"], catch_exceptions=False)
-    assert "smoke runs, which are barred" in result.stderr and "2 boards" in result.stdout and "smoke" not in result.stdout
+    assert (
+        "smoke runs, which are barred" in result.stderr and "2 boards" in result.stdout and "smoke" not in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,9 @@ def test_boards_that_share_no_model_are_refused(tmp_path: Path) -> None:
 
 def test_patterns_fit_names_with_and_without_their_version(root: Path) -> None:
     found = CliRunner().invoke(
-        cli, ["leaderboard", "--results", str(root), "--across", BOARD, "--across", "mnist-rot-*-common"], catch_exceptions=False
+        cli,
+        ["leaderboard", "--results", str(root), "--across", BOARD, "--across", "mnist-rot-*-common"],
+        catch_exceptions=False,
     )
     assert found.exit_code == 0 and "2 boards" in found.stdout
 
@@ -147,7 +160,8 @@ def test_the_site_has_a_page_of_its_own_and_links_to_it(root: Path, tmp_path: Pa
     # Nothing but the table itself is wider than a telephone.
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     bold = {(row.locator("th").inner_text(), i) for row in page.locator("tbody tr").all()
-            for i, cell in enumerate(row.locator("td").all()) if "best" in (cell.get_attribute("class") or "")}  # fmt: skip
+            for i,
+            cell in enumerate(row.locator("td").all()) if "best" in (cell.get_attribute("class") or "")}  # fmt: skip
     # On the second board gmr-cnn alone can be the first, and it is not in the table.
     assert bold == {("p4cnn", 2), ("pdo-econv-p8", 2)}
     assert "bold: 1 is among them" in page.inner_text(".notes") and "gmr-cnn" in page.inner_text(".notes")

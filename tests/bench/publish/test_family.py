@@ -96,7 +96,10 @@ def test_the_page_is_whole_in_both_themes(tmp_path: Path) -> None:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for theme in ("light", "dark"):
             page, problems = browser.new_page(color_scheme=theme), []
-            page.on("console", lambda m, problems=problems: problems.append(m.text) if m.type in ("error", "warning") else None)
+            page.on(
+                "console",
+                lambda m, problems=problems: problems.append(m.text) if m.type in ("error", "warning") else None,
+            )
             page.on("pageerror", lambda e, problems=problems: problems.append(str(e)))
             page.goto((tmp_path / "out" / f"{name}.html").as_uri())
             for expected in (theme, {"light": "dark", "dark": "light"}[theme]):
@@ -113,8 +116,6 @@ def test_the_page_is_whole_in_both_themes(tmp_path: Path) -> None:
         browser.close()
 
 
-
-
 def test_a_readme_shows_a_family_between_its_markers(tmp_path: Path) -> None:
     filled(tmp_path)
     suite = tmp_path / "curve.toml"
@@ -124,7 +125,9 @@ def test_a_readme_shows_a_family_between_its_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
 
     def fresh(options: str) -> str:
-        readme.write_text(f"before\n<!-- equibench: family={suite}{options} -->\nlast week\n<!-- /equibench -->\nafter\n", "utf-8")
+        readme.write_text(
+            f"before\n<!-- equibench: family={suite}{options} -->\nlast week\n<!-- /equibench -->\nafter\n", "utf-8"
+        )
         refresh(readme, tmp_path)
         return readme.read_text("utf-8")
 
@@ -134,7 +137,11 @@ def test_a_readme_shows_a_family_between_its_markers(tmp_path: Path) -> None:
     assert "last week" not in text and text.startswith("before\n") and text.endswith("after\n")
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 3 and all("±" in line for line in table[1:])
-    for wrong, said in ((" plot=examples", "the same at all points"), (" columns=model", "takes plot="), (" plot=differences", "takes plot=")):
+    for wrong, said in (
+        (" plot=examples", "the same at all points"),
+        (" columns=model", "takes plot="),
+        (" plot=differences", "takes plot="),
+    ):
         with pytest.raises(UserError, match=said):
             fresh(wrong)
         assert "last week" in readme.read_text("utf-8")  # left as it was

@@ -80,7 +80,9 @@ def page(browser: SimpleNamespace, site: Path) -> Iterator[SimpleNamespace]:
 def column(page: SimpleNamespace, name: str) -> list[str]:
     heads = page.locator("#table thead th").all_inner_texts()
     at = [h.strip() for h in heads].index(name)
-    return [row.locator("td").nth(at).inner_text().strip() for row in page.locator("#table tbody tr:not(.detail)").all()]
+    return [
+        row.locator("td").nth(at).inner_text().strip() for row in page.locator("#table tbody tr:not(.detail)").all()
+    ]
 
 
 def test_the_table_shows_every_model_with_ties(page: SimpleNamespace) -> None:
@@ -122,7 +124,9 @@ def test_filters_narrow_the_rows(page: SimpleNamespace) -> None:
 @pytest.mark.parametrize("reference", ["z2cnn-22", "p4cnn", "wrn-10-b9"])
 def test_differences_to_any_reference_are_those_of_python(page: SimpleNamespace, reference: str) -> None:
     page.select_option("#reference", reference)
-    expected = {c.model: c for c in compare({m: Sample(dict(enumerate(v)), 1500) for m, v in ACCURACIES.items()}, reference)}
+    expected = {
+        c.model: c for c in compare({m: Sample(dict(enumerate(v)), 1500) for m, v in ACCURACIES.items()}, reference)
+    }
     columns = [column(page, c) for c in ("difference", "p (Holm)", "p (signs)")]
     shown = dict(zip(column(page, "model"), zip(*columns, strict=True), strict=True))
     assert shown.pop(reference) == shown.pop("resnet-26") == ("", "", "")
@@ -202,7 +206,9 @@ def test_on_a_telephone_only_the_table_scrolls_sideways(browser: SimpleNamespace
 
 def test_all_data_of_the_page_carry_no_markup(tmp_path: Path) -> None:
     boards.fill(tmp_path)
-    write_record(tmp_path, made.record(None, status="error", reason="</script><script>alert(1)</script>", model="resnet-26"))
+    write_record(
+        tmp_path, made.record(None, status="error", reason="</script><script>alert(1)</script>", model="resnet-26")
+    )
     text = script(payload(load_board(tmp_path, BOARD), [], []))
     assert "<" not in text and "alert(1)" in text
 

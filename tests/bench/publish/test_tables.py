@@ -36,7 +36,12 @@ NASTY = "a_b & 100% <b>x</b> | $y$ #1 {z} ~^ \\end{table} → ± \u4e2d"
 def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Path) -> None:
     board = boards.board(tmp_path)
     assert board.best == {"p4cnn", "pdo-econv-p8"}
-    assert {m: rank_text(board, m) for m in board.values} == {"p4cnn": "1–2", "pdo-econv-p8": "1–2", "wrn-10-b9": "4", "z2cnn-22": "3"}
+    assert {m: rank_text(board, m) for m in board.values} == {
+        "p4cnn": "1–2",
+        "pdo-econv-p8": "1–2",
+        "wrn-10-b9": "4",
+        "z2cnn-22": "3",
+    }
     for text in (latex_page(board), markdown_page(board), ". ".join(narrow_notes(board, board.frame))):
         assert text.count("Holm over 6 pairs); bold: 1 is among them") == 1
     (rule,) = [n for n in board_notes(board, board.frame) if n.startswith("rank:")]
@@ -67,7 +72,8 @@ def test_chosen_columns_of_a_readme_have_the_notes_that_they_need(tmp_path: Path
     boards.fill(tmp_path)
     readme = tmp_path / "README.md"
     for columns, bold, half, rule in (
-        ("rank,test acc %", True, True, True), ("rank,parameters", False, False, True), ("parameters,model", True, False, True),
+        ("rank,test acc %", True, True, True), ("rank,parameters", False, False, True), ("parameters,model", True,
+        False, True),
         ("parameters,MFLOPs", False, False, False),
     ):  # fmt: skip
         readme.write_text(f"<!-- equibench: {BOARD} columns={columns} -->\n<!-- /equibench -->\n")
@@ -102,7 +108,9 @@ def test_latex_compiles_with_its_bibliography(tmp_path: Path) -> None:
     write_record(tmp_path, made.record(50.0, model="p4cnn+frame-c4"))
     board = load_board(tmp_path, BOARD)
     (tmp_path / "board.tex").write_text(latex_page(board), encoding="utf-8")
-    (tmp_path / "models.bib").write_text(bibliography(s for row in board.rows_of(board.frame) for s in cited(row)), encoding="utf-8")
+    (tmp_path / "models.bib").write_text(
+        bibliography(s for row in board.rows_of(board.frame) for s in cited(row)), encoding="utf-8"
+    )
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\n"
         f"\\begin{{document}}\n\\input{{board}}\n{latex(NASTY)}\n\\bibliographystyle{{plain}}\\bibliography{{models}}\n\\end{{document}}\n",
@@ -215,7 +223,10 @@ def test_a_readme_shows_plots_by_their_way_from_its_folder(tmp_path: Path) -> No
     root = boards.fill(tmp_path / "leader boards")
     path = tmp_path / "docs" / "README.md"
     path.parent.mkdir()
-    path.write_text(f"<!-- equibench: {BOARD} columns=model,test acc % plot=accuracy-flops, differences reported -->\n<!-- /equibench -->\n")
+    path.write_text(
+        f"<!-- equibench: {BOARD} columns=model,test acc % plot=accuracy-flops, differences reported -->\n<!--"
+        " /equibench -->\n"
+    )
     refresh(path, root)
     text = path.read_text()
     assert "| model " in text and "MFLOPs" not in text
@@ -255,8 +266,12 @@ def test_a_board_whose_files_are_all_refused_says_why(tmp_path: Path) -> None:
 def test_refused_files_are_named_and_the_rest_published(tmp_path: Path) -> None:
     boards.fill(tmp_path)
     (tmp_path / "runs" / BOARD / "note.json").write_text("{}")
-    result = CliRunner().invoke(cli, ["publish", "--results", str(tmp_path), "--out", str(tmp_path / "o"), "--format", "md"])
-    assert result.exit_code == 1 and "note.json" in result.output and (tmp_path / "o" / "tables" / f"{BOARD}.md").is_file()
+    result = CliRunner().invoke(
+        cli, ["publish", "--results", str(tmp_path), "--out", str(tmp_path / "o"), "--format", "md"]
+    )
+    assert (
+        result.exit_code == 1 and "note.json" in result.output and (tmp_path / "o" / "tables" / f"{BOARD}.md").is_file()
+    )
 
 
 def test_every_plot_is_named_in_the_documentation() -> None:

@@ -35,7 +35,9 @@ def rows(root: Path, *arguments: str) -> list[dict[str, str]]:
 def test_rows_are_filtered_and_sorted(root: Path) -> None:
     assert [r["model"] for r in rows(root, "--sort=-parameters")] == ["wrn-10-b9", "pdo-econv-p8", "z2cnn-22", "p4cnn"]
     assert [r["model"] for r in rows(root, "--sort", "model", "--model", "p*")] == ["p4cnn", "pdo-econv-p8"]
-    assert rows(root, "--columns", "parameters,model", "--model", "p4cnn") == [{"parameters": "24680", "model": "p4cnn"}]
+    assert rows(root, "--columns", "parameters,model", "--model", "p4cnn") == [
+        {"parameters": "24680", "model": "p4cnn"}
+    ]
 
 
 def test_boards_are_filtered(root: Path) -> None:
@@ -109,7 +111,11 @@ def test_a_failed_model_has_a_row_and_no_rank(root: Path) -> None:
 
 def test_the_columns_that_the_help_names_are_there(root: Path) -> None:
     text = CliRunner().invoke(cli, ["leaderboard", "--help"]).output
-    named = [line.split("--columns ")[1].split()[0] for line in text.splitlines() if "--columns " in line and "equibench" in line]
+    named = [
+        line.split("--columns ")[1].split()[0]
+        for line in text.splitlines()
+        if "--columns " in line and "equibench" in line
+    ]
     assert named
     for columns in named:
         assert list(rows(root, "--columns", columns)[0]) == columns.split(",")

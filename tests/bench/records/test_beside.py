@@ -1,4 +1,6 @@
-"""Files beside the code decide what is built and made: they are part of the hash, of the cache, and of what is stale."""
+"""Files beside the code decide what is built and made: they are part of the hash, of the cache, and of what is
+stale.
+"""
 
 import json
 import os
@@ -17,7 +19,7 @@ from equibench.opened import Opened, opened_by, watching
 from equibench.registry import DATASETS, MODELS, build_model, include
 from equibench.source import data_hash, source_hash
 
-SET = '''
+SET = """
 from pathlib import Path
 import numpy as np
 from equibench import register_dataset
@@ -29,8 +31,8 @@ def beside(root: Path) -> ImageData:
     random = np.random.RandomState(seed)
     def split(n): return Split(random.randint(0, 256, (n, 1, 4, 4)).astype(np.uint8), np.arange(n) % 2)
     return ImageData("beside-{name}", split(40), split(8), split(8), 2, 255)
-'''
-NET = '''
+"""
+NET = """
 import json
 from pathlib import Path
 from torch import nn
@@ -40,14 +42,14 @@ from equibench import register_model
 def configured(in_channels, num_classes, image_size):
     width = json.loads((Path(__file__).parent / "config.json").read_text())["width"]
     return nn.Sequential(nn.Flatten(), nn.Linear(16 * in_channels, width), nn.ReLU(), nn.Linear(width, num_classes))
-'''
+"""
 NPZ = 'seed = int(np.load(Path(__file__).parent / "data.npz")["seed"])'
 FOLDER = 'seed = sum(int(p.read_text()) for p in sorted((Path(__file__).parent / "parts").glob("*.txt")))'
-IF_THERE = '''seed = 0
+IF_THERE = """seed = 0
     try:
         seed = int((Path(__file__).parent / "seed.txt").read_text())
     except FileNotFoundError:
-        pass'''
+        pass"""
 
 
 def data_set(folder: Path, name: str, read: str) -> Path:

@@ -64,7 +64,9 @@ TWO = {"cuda:0": "GPU-0", "cuda:1": "GPU-1"}
 
 
 def measuring(
-    step_s: dict[str, float | None], factors: dict[str, float] | None = None, asked: list[dict[str, list[str]]] | None = None
+    step_s: dict[str, float | None],
+    factors: dict[str, float] | None = None,
+    asked: list[dict[str, list[str]]] | None = None,
 ) -> Callable[[dict[str, list[str]]], dict[str, Turns]]:
     """Devices on which models take these times (None: no memory), some devices longer by a factor."""
 
@@ -73,7 +75,12 @@ def measuring(
             asked.append(models)
         return {
             device: take_turns(
-                {n: FakeSession(n, (step_s[n] or 1) * (factors or {}).get(device, 1), [], TWO[device], None if step_s[n] else 1) for n in own}
+                {
+                    n: FakeSession(
+                        n, (step_s[n] or 1) * (factors or {}).get(device, 1), [], TWO[device], None if step_s[n] else 1
+                    )
+                    for n in own
+                }
             )
             for device, own in models.items()
         }
@@ -83,7 +90,8 @@ def measuring(
 
 def subject(model: str, **changes) -> Calibration:
     values = dict(
-        model=model, source_hash="", dataset="d", batch=64, profile="strict", hardware_key=KEY, sequence=1, blocks=[], beside=[],
+        model=model, source_hash="", dataset="d", batch=64, profile="strict", hardware_key=KEY, sequence=1, blocks=[],
+        beside=[],
     )  # fmt: skip
     return Calibration(**{**values, **changes})
 
@@ -165,7 +173,9 @@ def test_a_further_device_confirms_what_is_known_and_changes_no_number_of_steps(
     asked: list[dict[str, list[str]]] = []
     more = calibrate([], first, measuring({"a": 0.0102, "b": 0.0299}, asked=asked), TWO, kept=first).calibrations
     assert asked == [{"cuda:1": ["a", "b"]}]
-    assert [(c.model, c.confirms != "", {x.gpu for x in c.blocks}) for c in more] == [(m, True, {"GPU-1"}) for m in "ab"]
+    assert [(c.model, c.confirms != "", {x.gpu for x in c.blocks}) for c in more] == [
+        (m, True, {"GPU-1"}) for m in "ab"
+    ]
     known = [*first, *more]
     assert latest(known) == {c.model: c for c in first}
     assert calibrate([], known, measuring({}), TWO, kept=first).calibrations == []  # once is enough
@@ -199,7 +209,9 @@ def timed_board(root: Path, monkeypatch: pytest.MonkeyPatch, step_s: dict[str, f
     monkeypatch.setattr(
         timed_module.TimedBoard,
         "_open",
-        lambda self, device, names, stack: {n: FakeSession(n, step_s[n] or 1.0, [], "GPU-0", None if step_s[n] else 1) for n in names},
+        lambda self, device, names, stack: {
+            n: FakeSession(n, step_s[n] or 1.0, [], "GPU-0", None if step_s[n] else 1) for n in names
+        },
     )
     return board
 
@@ -240,8 +252,12 @@ def test_after_drift_the_model_is_calibrated_anew_and_all_its_seeds_repeat(
     assert model_rows(load_board(tmp_path, timed.board))["runs_ok"].tolist() == [2, 2]
 
 
-def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One seed drifts in the first round; in the second both seeds of its model have other steps, and are other runs."""
+def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One seed drifts in the first round; in the second both seeds of its model have other steps, and are other
+    runs.
+    """
     suite = timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003, "z2cnn": 0.001}).suite
     head = HeadToHead(suite, tmp_path, Machine("cuda"), None, [], Listener(), "", list)
     rounds: list[list[str]] = []
@@ -254,7 +270,9 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(tmp_path: 
         for spec, attempt in pending:
             drifts = len(rounds) == 1 and (spec.model, spec.seed) == ("p4cnn", 1)
             status, reason = ("invalid", "drift: 21 s") if drifts else ("ok", "")
-            record = made.record(90.0, train_s=20.0).model_copy(update={"spec": spec, "attempt": attempt, "status": status, "reason": reason})
+            record = made.record(90.0, train_s=20.0).model_copy(
+                update={"spec": spec, "attempt": attempt, "status": status, "reason": reason}
+            )
             write_record(tmp_path, record)
             outcome.ran[f"{spec.digest()}.{attempt}"] = (status, reason)
         if len(rounds) == 1:
@@ -302,11 +320,16 @@ def test_a_calibrated_model_that_fails_later_stays_in_view(tmp_path: Path, monke
     assert timed.plan()[0].steps == 10_000 and set(timed.failed) == {"p4cnn"}
 
 
-@pytest.mark.parametrize(("step_s", "steps", "fits"), [(0.55, 36, True), (0.65, 30, True), (0.68, 29, True), (0.69, 28, False), (25, 1, False)])
+@pytest.mark.parametrize(
+    ("step_s", "steps", "fits"),
+    [(0.55, 36, True), (0.65, 30, True), (0.68, 29, True), (0.69, 28, False), (25, 1, False)],
+)
 def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, steps: int, fits: bool
 ) -> None:
-    """20 s hold 28 steps of 0.69 s, which are 3.4 % too short: every run would be invalid, and calibrated anew for ever."""
+    """20 s hold 28 steps of 0.69 s, which are 3.4 % too short: every run would be invalid, and calibrated anew for
+    ever.
+    """
     timed = timed_board(tmp_path, monkeypatch, {"p4cnn": step_s, "z2cnn": 0.001})
     assert {(s.model, s.steps) for s in timed.plan()} == {("p4cnn", steps), ("z2cnn", 20_000)}
     assert set(timed.failed) == (set() if fits else {"p4cnn"})

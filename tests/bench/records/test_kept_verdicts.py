@@ -29,7 +29,11 @@ def test_the_last_verdict_on_a_source_counts_and_on_no_other(tmp_path: Path) -> 
     assert checked(tmp_path, "made-up", HASH) == NO
     keep(tmp_path, verdict(("build", "pass"), ("cost", "note")))
     assert checked(tmp_path, "made-up", HASH) == YES
-    assert {checked(tmp_path, "made-up", "cd" * 8), checked(tmp_path, "other", HASH), checked(tmp_path, "made-up", "")} == {NO}
+    assert {
+        checked(tmp_path, "made-up", "cd" * 8),
+        checked(tmp_path, "other", HASH),
+        checked(tmp_path, "made-up", ""),
+    } == {NO}
     path = keep(tmp_path, verdict(("build", "pass"), ("gradients", "fail"), ("seeds", "fail"), ("cost", "skip")))
     assert checked(tmp_path, "made-up", HASH) == "failed: gradients, seeds"
     assert list(path.parent.iterdir()) == [path], "one file a model and source, and nothing half written"
@@ -51,7 +55,9 @@ def test_no_model_that_failed_is_shipped() -> None:
         assert MODELS.find(model) and checked(SHIPPED, model, source) == YES
 
 
-@pytest.mark.parametrize("change", [{"protocol": 1}, {"model": "another"}, {"source_hash": "0" * 16}, {"extra": 1}, None])
+@pytest.mark.parametrize(
+    "change", [{"protocol": 1}, {"model": "another"}, {"source_hash": "0" * 16}, {"extra": 1}, None]
+)
 def test_a_verdict_that_is_none_says_nothing(tmp_path: Path, change: dict | None) -> None:
     path = keep(tmp_path, verdict(("build", "pass")))
     path.write_text("{" if change is None else json.dumps({**json.loads(path.read_text()), **change}))
@@ -60,7 +66,13 @@ def test_a_verdict_that_is_none_says_nothing(tmp_path: Path, change: dict | None
 
 def test_the_worst_verdict_of_its_runs_is_a_rows() -> None:
     assert worst([YES, NO, "failed: seeds"]) == "failed: seeds"
-    assert worst([YES, NO]) == NO and worst([YES, ""]) == "" and worst([NO, ""]) == NO and worst([YES]) == YES and worst([]) == ""
+    assert (
+        worst([YES, NO]) == NO
+        and worst([YES, ""]) == ""
+        and worst([NO, ""]) == NO
+        and worst([YES]) == YES
+        and worst([]) == ""
+    )
 
 
 def put(root: Path, model: str, said: str, source: str = HASH) -> None:
@@ -101,7 +113,9 @@ def test_a_run_records_what_the_check_said_of_its_source(tmp_path: Path) -> None
     done = equibench("check", "tiny", "--dataset", "bars", "--json")
     assert done.returncode == 1, "its source is no citation"
     assert "failed equibench check: tiny (citation" in run("2")
-    mine.write_text(TINY.read_text().replace("self.dropout = nn.Dropout(dropout)", "self.dropout = nn.Dropout(dropout + 0.1)"))
+    mine.write_text(
+        TINY.read_text().replace("self.dropout = nn.Dropout(dropout)", "self.dropout = nn.Dropout(dropout + 0.1)")
+    )
     run("0,3")
     root = tmp_path / "leaderboards"
     records = {r.spec.seed: r.provenance for r in read_board(root, "bars-e1-common-v2")[0]}

@@ -135,8 +135,13 @@ def test_a_board_shows_intervals_over_seeds_and_images_and_says_whose_outcomes_a
     board = load_board(tmp_path, BOARD)
     rows = {r["model"]: r for r in board.rows_of(board.frame)}
     for model, row in rows.items():
-        assert row["test_acc_ci95_pct"] > row["test_acc_ci95_seeds_pct"] and row["test_acc_ci95_over"] == "seeds and images"
-        assert row["test_acc_mean_pct"] == pytest.approx(np.mean([100 * r.mean() for r in board.samples[model].right.values()]))
+        assert (
+            row["test_acc_ci95_pct"] > row["test_acc_ci95_seeds_pct"]
+            and row["test_acc_ci95_over"] == "seeds and images"
+        )
+        assert row["test_acc_mean_pct"] == pytest.approx(
+            np.mean([100 * r.mean() for r in board.samples[model].right.values()])
+        )
     (expected,) = compare(board.samples, "made-up")
     assert expected.by_image and expected.interval > expected.interval_seeds
     assert "over new seeds and new test images (4 seeds, 1,500 images)" in board_table(board)
@@ -144,7 +149,10 @@ def test_a_board_shows_intervals_over_seeds_and_images_and_says_whose_outcomes_a
         write_record(tmp_path, made.record(70.0 + seed, model="old", seed=seed))
     board = load_board(tmp_path, BOARD)
     frame = model_rows(board).set_index("model")
-    assert frame.loc["old", "test_acc_ci95_over"] == "seeds" and frame.loc["better", "test_acc_ci95_over"] == "seeds and images"
+    assert (
+        frame.loc["old", "test_acc_ci95_over"] == "seeds"
+        and frame.loc["better", "test_acc_ci95_over"] == "seeds and images"
+    )
     assert "outcomes by image of old were not kept, so that their ± is over new seeds alone" in board_table(board)
 
 
@@ -195,4 +203,7 @@ def test_a_run_that_diverged_voids_intervals_and_shows_the_values(tmp_path: Path
     assert row["test_acc_ci95_pct"] is None or np.isnan(row["test_acc_ci95_pct"])
     assert board.ranks["made-up"] is None and board.ranks["steady"] is not None and "made-up" not in board.best
     text = board_table(board)
-    assert "10.00, 92.00, 93.00" in text and "made-up: 1 of 3 runs diverged, which counts as chance level: no normal interval" in text
+    assert (
+        "10.00, 92.00, 93.00" in text
+        and "made-up: 1 of 3 runs diverged, which counts as chance level: no normal interval" in text
+    )

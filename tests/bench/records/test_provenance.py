@@ -101,7 +101,8 @@ def test_files_of_one_name_are_hashed_in_the_same_order_everywhere(tmp_path: Pat
     (tmp_path / "mine.py").write_text(USES_A_PACKAGE.format(imports="import conv.layers, norm.layers, pool.layers"))
     code = (
         "import sys; from equibench.registry import Registry; from equibench.source import source_hash\n"
-        f"r = Registry('model', 'models'); r.include({str(tmp_path / 'mine.py')!r}); print(source_hash(r.find('hashed')))"
+        f"r = Registry('model', 'models'); r.include({str(tmp_path / 'mine.py')!r});"
+        " print(source_hash(r.find('hashed')))"
     )
     found = set()
     for seed in "123456":

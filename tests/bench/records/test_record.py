@@ -153,7 +153,10 @@ def test_the_canonical_form_has_no_numbers_in_strings() -> None:
 def test_a_diverged_run_of_protocol_1_is_read(tmp_path: Path) -> None:
     """Its file says ``nan``, and keeps the name that the hash of its text gave it."""
     text = made.record(10.0, status="diverged", protocol=1).canonical().replace('"diverged"', '"nan"')
-    path = board_folder(tmp_path, made.spec(protocol=1).board) / f"{made.spec(protocol=1).digest()}.1.{short_hash(text)}.json"
+    path = (
+        board_folder(tmp_path, made.spec(protocol=1).board)
+        / f"{made.spec(protocol=1).digest()}.1.{short_hash(text)}.json"
+    )
     path.parent.mkdir(parents=True)
     path.write_text(text)
     read = read_record(path)

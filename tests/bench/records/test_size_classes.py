@@ -1,4 +1,6 @@
-"""The class of matched networks is computed from counts: for new models, finished runs, and whoever looks at a board."""
+"""The class of matched networks is computed from counts: for new models, finished runs, and whoever looks at a
+board.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +95,16 @@ def test_without_a_count_there_is_no_class(tmp_path: Path) -> None:
 def test_commands_take_the_count(tmp_path: Path) -> None:
     for name, size in (("a", 25_700), ("d", 9_980)):
         write_record(tmp_path, sized(name, size, reference="a"))
-    arguments = ["leaderboard", BOARD, "--results", str(tmp_path), "--columns", "model,parameter_class", "--format", "csv"]
+    arguments = [
+        "leaderboard",
+        BOARD,
+        "--results",
+        str(tmp_path),
+        "--columns",
+        "model,parameter_class",
+        "--format",
+        "csv",
+    ]
     shown = CliRunner().invoke(cli, [*arguments, "--reference-parameters", "10000"])
     assert "a,not matched" in shown.output and "d,matched" in shown.output
     wrong = CliRunner().invoke(cli, [*arguments, "--reference-parameters", "-1"])
@@ -135,6 +146,8 @@ def test_the_table_shows_what_is_frozen_and_what_is_not_counted(tmp_path: Path) 
 
 
 def test_a_matched_class_asks_for_its_count() -> None:
-    done = CliRunner().invoke(cli, ["run", "--dataset", "digits-rot", "--models", "p4cnn", "--budget", "e1", "--class", "matched"])
+    done = CliRunner().invoke(
+        cli, ["run", "--dataset", "digits-rot", "--models", "p4cnn", "--budget", "e1", "--class", "matched"]
+    )
     assert "--reference-parameters" in str(done.exception) + done.output
     assert limits(100) == (95, 105)

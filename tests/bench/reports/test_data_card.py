@@ -1,4 +1,6 @@
-"""Cards of data sets: what is registered, what the images say, nothing downloaded; and the sheet of images, pixel by pixel."""
+"""Cards of data sets: what is registered, what the images say, nothing downloaded; and the sheet of images, pixel by
+pixel.
+"""
 
 import json
 import re
@@ -64,7 +66,8 @@ def test_a_card_says_what_is_registered_and_what_the_images_say(
     code, out, error = show(capfd, monkeypatch, "carded", *places, "--json")
     card, data = json.loads(out), load("carded", tmp_path / "data")
     assert code == 0 and not error and card["problem"] == ""
-    words = {"dataset": "carded", "about": "Noise, in classes.", "licence": "mine", "citation": "Somebody, Something, 2026",
+    words = {"dataset": "carded", "about": "Noise, in classes.", "licence": "mine", "citation": "Somebody,"
+        " Something, 2026",
              "task": "noise", "note": "in 16 bits", "rotation": True, "source": "a test", "boards": []}  # fmt: skip
     assert {key: card[key] for key in words} == words
     train = data.train.images / 1000
@@ -73,7 +76,8 @@ def test_a_card_says_what_is_registered_and_what_the_images_say(
     assert card["images"]["counts"] == {"train": [20, 20, 20], "val": [0, 0, 0], "test": [10, 10, 10]}
     assert card["images"]["digest"] == data.digest() and card["images"]["bits"] == 16
     code, out, _ = show(capfd, monkeypatch, "carded", *places)
-    for value in ("# carded", "noise, 3 classes", "20x20 pixels, 2 channels", "60 / 0 / 30", "licence: mine", data.digest(),
+    for value in ("# carded", "noise, 3 classes", "20x20 pixels, 2"
+        " channels", "60 / 0 / 30", "licence: mine", data.digest(),
                   "labels survive any rotation: yes", "Somebody, Something, 2026", "- none yet"):  # fmt: skip
         assert value in out
     assert [line.split() for line in out.splitlines() if line.strip().startswith("2 ")] == [["2", "20", "0", "10"]]
@@ -165,5 +169,7 @@ def test_every_data_set_of_ours_has_a_card(tmp_path: Path) -> None:
     for entry in DATASETS.match():
         if entry.origin == "equibench" and entry.name != "digits-rot":
             card = data_card(entry.name, str(tmp_path), str(tmp_path / "data"))
-            assert card["images"] is None and card["problem"] and all(card[key] for key in ("task", "licence", "citation"))
+            assert (
+                card["images"] is None and card["problem"] and all(card[key] for key in ("task", "licence", "citation"))
+            )
     assert not list(tmp_path.iterdir())

@@ -40,7 +40,9 @@ def test_an_invariance_of_the_first_weights_alone_is_none() -> None:
         return [AtSize(n, "ok", judgement=Judgement(built, moved)) for n in (27, 28, 29)]
 
     for moved, words in ((0.3, "moved (0.3)"), (None, "moved (-)")):
-        assert words in meaning("C4", outcomes(1e-7, moved)) and "scales and biases" in meaning("C4", outcomes(1e-7, moved))
+        assert words in meaning("C4", outcomes(1e-7, moved)) and "scales and biases" in meaning(
+            "C4", outcomes(1e-7, moved)
+        )
     assert "although the model claims it" in meaning("C4", outcomes(0.2, 0.3))
     assert "up to rounding at 27, 28 and 29." in meaning("C4", outcomes(1e-7, 1e-6))
 
@@ -73,7 +75,9 @@ def test_of_a_model_the_table_and_the_pictures(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert [row["size_px"] for row in document["rows"]] == [6, 7, 8]
-    assert all(row["outcome"] == "ok" and row["eq_exact_c4"] > 0.01 and row["eq_moved"] > 0.01 for row in document["rows"])
+    assert all(
+        row["outcome"] == "ok" and row["eq_exact_c4"] > 0.01 and row["eq_moved"] > 0.01 for row in document["rows"]
+    )
     assert "does not claim it" in document["sentence"] and len(document["curves"]["7"]) == 72
     (picture,) = map(Path, document["pictures"])
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -22,7 +22,15 @@ HEAVY = ("e2cnn-bench-d16", "e2cnn-d16-c16")
 SHOWN = [e.name for e in MODELS.match() if e.fields.get("params") and e.name not in HEAVY]
 #: One of each family for the default run; the slow run has all.
 QUICK = ["z2cnn-22+frame-c4", "wrn-28-10", "pdo-econv-p8"]
-SECTIONS = ("## Layers", "## Equivariance", "## Boards", "## Citation", "group of its layers", "parameters", "operations")
+SECTIONS = (
+    "## Layers",
+    "## Equivariance",
+    "## Boards",
+    "## Citation",
+    "group of its layers",
+    "parameters",
+    "operations",
+)
 
 
 def check_card(name: str, root: Path) -> None:
@@ -137,7 +145,9 @@ def test_a_card_says_what_is_frozen_what_learns_and_what_is_not_counted(tmp_path
 
 
 def test_layers_count_every_trainable_number_once() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.Conv2d(2, 2, (3, 3)), nn.BatchNorm2d(2)), nn.Linear(2, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Sequential(nn.Conv2d(2, 2, (3, 3)), nn.BatchNorm2d(2)), nn.Linear(2, 2)
+    )
     assert [(r["layer"], r["count"], r["parameters"]) for r in layers(model)] == [
         ("Conv2d 3 x 3", 2, 20 + 38), ("BatchNorm2d", 1, 4), ("Linear", 1, 6),
     ]  # fmt: skip

@@ -19,7 +19,9 @@ from scipy import stats
 
 from .. import made
 
-SUITE = Suite(name="s", dataset="digits-rot", budget="e2", seeds=3, models=["z2cnn-22", "p4cnn"], reference_model="z2cnn-22")
+SUITE = Suite(
+    name="s", dataset="digits-rot", budget="e2", seeds=3, models=["z2cnn-22", "p4cnn"], reference_model="z2cnn-22"
+)
 RECIPE = plan(SUITE)[0].recipe
 
 
@@ -64,7 +66,9 @@ def test_hours_are_those_of_all_runs(tmp_path: Path) -> None:
     timed = SUITE.model_copy(update={"budget": "t120"})
     fill(tmp_path, 0.5)
     planned = plan_seeds(timed, tmp_path, 2.0, "some device")
-    assert planned.hours == pytest.approx(planned.seeds * 2 * 120 / 3600), "the spread is of another board of the data set"
+    assert planned.hours == pytest.approx(planned.seeds * 2 * 120 / 3600), (
+        "the spread is of another board of the data set"
+    )
 
 
 def test_a_model_without_records_spreads_as_the_widest(tmp_path: Path) -> None:

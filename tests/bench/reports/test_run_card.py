@@ -17,12 +17,15 @@ from .. import made
 FACTS = {
     "source_hash": "ab" * 8, "data_digest": "cd" * 32, "started": "2026-01-31T12:00:00+00:00", "threads": 3,
     "versions": {"python": "3.11.7", "torch": "2.12.1", "my-layers": "0.3"},
-    "hardware": {"device": "cuda:0", "hardware_key": "Some GPU; 80 GiB", "host": "a-host", "cpu": "Some CPU", "driver": "550.1",
+    "hardware": {"device": "cuda:0", "hardware_key": "Some GPU; 80 GiB", "host": "a-host", "cpu": "Some CPU",
+    "driver": "550.1",
                  "system": "Linux-6.1"},
     "command": "equibench run mine.toml --include 'my net.py'", "commit": "ef" * 20, "harness_hash": "12" * 8,
     "origin": "my-package 1.2",
-    "registered": {"family": "theirs", "group": "D6", "invariant": "D2", "source": "arXiv:2601.00001", "treatment": "rotate"},
-    "opened": {"config.json": "34" * 8, "parts/*.txt": ""}, "data_source": "56" * 8, "data_opened": {"data.npz": "78" * 8},
+    "registered": {"family": "theirs", "group": "D6", "invariant": "D2", "source": "arXiv:2601.00001",
+    "treatment": "rotate"},
+    "opened": {"config.json": "34" * 8, "parts/*.txt": ""}, "data_source": "56" * 8,
+    "data_opened": {"data.npz": "78" * 8},
     "checked": "failed: gradients, seeds",
 }  # fmt: skip
 
@@ -59,7 +62,8 @@ def test_a_run_is_traced_by_spec_attempt_machine_versions_hashes_and_command(
     spec = record.spec
     assert record.results is not None
     for value in (
-        record.run_id, "attempt 1", spec.board, spec.model, spec.dataset, spec.budget.name, f"{spec.steps:,} steps", spec.recipe.name,
+        record.run_id, "attempt 1", spec.board, spec.model, spec.dataset, spec.budget.name, f"{spec.steps:,} steps",
+        spec.recipe.name,
         spec.profile, "91.25 %", record.results.weights_sha256, str(path), f"{record.run_id}.pt", f"{spec.recipe.lr:g}",
     ):  # fmt: skip
         assert value in out, value
@@ -76,7 +80,11 @@ def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
     assert card is not None and card["changed"] == ["data", "harness"]  # the model is not registered, so not compared
     text = run_text(card)
     assert text.count("changed since") == 2
-    same = traced(seed=1).model_copy(update={"provenance": Provenance(**FACTS | {"data_digest": "", "data_source": "", "harness_hash": harness_hash()})})
+    same = traced(seed=1).model_copy(
+        update={
+            "provenance": Provenance(**FACTS | {"data_digest": "", "data_source": "", "harness_hash": harness_hash()})
+        }
+    )
     card = run_card(_write(tmp_path, same), str(tmp_path))
     assert card is not None and card["changed"] == []
 

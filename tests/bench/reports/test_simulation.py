@@ -37,7 +37,9 @@ def test_unequal_images_are_a_source_of_chance_of_a_difference_and_equal_ones_ar
     assert parts[UNEQUAL] > 10 * parts[EQUAL]
 
 
-@pytest.mark.parametrize(("effects", "difficulty"), [("normal", UNEQUAL), (NONE, EQUAL), (NONE, UNEQUAL), (ALIKE, UNEQUAL)])
+@pytest.mark.parametrize(
+    ("effects", "difficulty"), [("normal", UNEQUAL), (NONE, EQUAL), (NONE, UNEQUAL), (ALIKE, UNEQUAL)]
+)
 def test_intervals_cover_what_they_say(effects: str, difficulty: str) -> None:
     row = coverage(Case(3, 600, effects, difficulty), 300)
     assert row["ok"], row
@@ -54,7 +56,9 @@ def test_a_form_that_is_too_narrow_does_not_pass(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(simulation, "half_widths", narrow)
     assert not coverage(Case(3, 600, "normal", EQUAL), 300)["ok"]
-    monkeypatch.setattr(simulation, "p_values", lambda d, spread: 2 * np.exp(-0.5 * (d / narrow(spread) * 1.96) ** 2) / 2)
+    monkeypatch.setattr(
+        simulation, "p_values", lambda d, spread: 2 * np.exp(-0.5 * (d / narrow(spread) * 1.96) ** 2) / 2
+    )
     assert not family(Case(3, 600, worse=(0.0,) * 8), 200)["ok"]
 
 
@@ -78,7 +82,9 @@ def test_the_documentation_shows_every_case_and_no_claim_that_failed() -> None:
     assert not [line for line in lines if line[-1] == "NO"]
     for images, models in simulation.MODELS.items():
         named = [line for line in lines if f"{images:,}" in line[:2] and line[-1] == "yes"]
-        assert {line[0] for line in named if "equal" in line[0] and "worse" not in line[0]} == {f"{n} equal" for n in models}
+        assert {line[0] for line in named if "equal" in line[0] and "worse" not in line[0]} == {
+            f"{n} equal" for n in models
+        }
         coverage_rows = {tuple(line[1:3]) for line in named if line[0] == f"{images:,}" and len(line) == 8}
         assert coverage_rows == {*product(("normal", NONE, SKEWED), (EQUAL, UNEQUAL)), (ALIKE, UNEQUAL)}
         assert f"{simulation.TRIALS[images]:,} ({images:,} images)" in shown

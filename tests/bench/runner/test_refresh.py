@@ -51,7 +51,9 @@ def test_words_do_not_make_a_row_stale_code_does_and_refresh_mends_it(tmp_path: 
     (first,) = (tmp_path / "leaderboards" / "runs" / "bars-e1-common-v2").glob("*.json")
     before = first.read_bytes()
 
-    mine.write_text(TINY.read_text().replace('"""Behaves while', '"""  Acts while').replace("self.head =", "self.head  = "))
+    mine.write_text(
+        TINY.read_text().replace('"""Behaves while', '"""  Acts while').replace("self.head =", "self.head  = ")
+    )
     assert mine.read_text() != TINY.read_text() and stale(tmp_path) == []
 
     mine.write_text(TINY.read_text().replace("nn.Conv2d(channels, 8, 5)", "nn.Conv2d(channels, 8, 3)"))
@@ -114,7 +116,9 @@ def test_the_command_names_the_file_that_registers_a_model(tmp_path: Path, monke
     assert done.exit_code == 0 and "not registered here, so nobody can tell whether they are stale: tiny" in done.stderr
     assert "is stale of what is registered here" in done.stdout
     include([TINY])
-    assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board), "github").replace("\\", "")
+    assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board), "github").replace(
+        "\\", ""
+    )
     done = CliRunner().invoke(cli, [*arguments, "--include", str(TINY)])
     assert "tiny  seed 0  source changed" in done.stdout and "not registered" not in done.stderr
 
@@ -128,7 +132,9 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     equibench = f"{shlex.quote(sys.executable)} -m equibench.bench.cli"
     (again,) = re.findall(r"to run the others again: equibench (.*)", _note(work))
     assert shlex.split(again) == ["refresh", BOARD, "--include", "nets/my net.py", "--results", "its results"]
-    done = subprocess.run(f"{equibench} {again} --dry-run", shell=True, cwd=work, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        f"{equibench} {again} --dry-run", shell=True, cwd=work, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0 and "pasted  seed 0  source changed" in done.stdout, done.stderr
 
 
@@ -169,7 +175,9 @@ def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:
     assert done.stale == [] and done.ran == {} and done.left == []
 
 
-def test_what_cannot_join_the_board_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_join_the_board_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(staleness, "_source_hash", lambda model: NEW)
     put(tmp_path, sourced(made.record(protocol=1), OLD))
     (folder,) = (tmp_path / "runs").iterdir()

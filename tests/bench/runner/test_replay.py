@@ -100,7 +100,9 @@ def test_seeds_without_spread_leave_room_for_one_image() -> None:
     record = made.record(90.0)
     one = 100 / record.results.test_images
     for accuracy, agrees in ((90 + 0.9 * one, True), (90 + 1.1 * one, False)):
-        assert judge(record, with_weights(made.record(accuracy), "1" * 64), "", ["something"], [90.0] * 3).agrees == agrees
+        assert (
+            judge(record, with_weights(made.record(accuracy), "1" * 64), "", ["something"], [90.0] * 3).agrees == agrees
+        )
 
 
 def test_a_failed_attempt_or_another_source_is_no_agreement() -> None:

@@ -175,9 +175,13 @@ def test_what_fails_beside_others_is_run_again_alone(tmp_path: Path, monkeypatch
     found = {(r.spec.model, r.spec.seed): r for r, _ in done.board.chosen}
     both = [found["oom-once", seed] for seed in (0, 1)]
     assert [r.status for r in both] == ["ok", "ok"]
-    assert sorted((r.attempt, r.runs_on_device) for r in both) == [(1, 2), (2, 1)], "one ran out of memory, and again alone"
+    assert sorted((r.attempt, r.runs_on_device) for r in both) == [(1, 2), (2, 1)], (
+        "one ran out of memory, and again alone"
+    )
     # One that fails by itself has failed alone too.
-    assert {(r.status, r.attempt, r.runs_on_device) for (m, _), r in found.items() if m == "bad-raises"} == {("error", 2, 1)}
+    assert {(r.status, r.attempt, r.runs_on_device) for (m, _), r in found.items() if m == "bad-raises"} == {
+        ("error", 2, 1)
+    }
     assert sorted(status for status, _ in done.ran.values()) == ["error"] * 4 + ["ok"] * 2 + ["oom"]
 
 

@@ -54,8 +54,13 @@ def real_images(dataset: str) -> ImageData:
             archive(Path(folder) / "slice.zip", SIZES)
             return read_archive("slice", Path(folder) / "slice.zip", SIZES, digits().train)
     if shape[0] == 1:
-        wanted = [(p, balanced_order(p.labels, 10, n)) for p, n in zip((digits().train, digits().val, digits().test), SIZES, strict=True)]
-        return ImageData("slice", *(Split(p.images[rows], p.labels[rows]) for p, rows in wanted), classes, digits().maximum)
+        wanted = [
+            (p, balanced_order(p.labels, 10, n))
+            for p, n in zip((digits().train, digits().val, digits().test), SIZES, strict=True)
+        ]
+        return ImageData(
+            "slice", *(Split(p.images[rows], p.labels[rows]) for p, rows in wanted), classes, digits().maximum
+        )
     if not PHOTOGRAPHS.is_dir():
         pytest.skip(f"there are no photographs in {PHOTOGRAPHS}")
     from PIL import Image
@@ -105,7 +110,17 @@ def test_every_suite_runs_on_a_slice(suite: Suite, tmp_path: Path) -> None:
     cost = {m: step_flops(m, shape, data.classes, batch)[0] for m in suite.models}
     cheapest = sorted(suite.models, key=lambda m: cost[m])
     models = [m for m in cheapest[:3] if cost[m] < LIMIT] or cheapest[:1]
-    command = [sys.executable, "-m", "equibench.bench.cli", "run", suite.name, "--dataset", "slice", "--budget", "smoke"]
+    command = [
+        sys.executable,
+        "-m",
+        "equibench.bench.cli",
+        "run",
+        suite.name,
+        "--dataset",
+        "slice",
+        "--budget",
+        "smoke",
+    ]
     command += ["--seeds", "1", "--include", str(file), "--models", ",".join(models), "--jobs", "1", "--json"]
     command += ["--results", str(tmp_path / "results"), "--data-root", str(tmp_path / "data")]
     command += ["--train-images", "100,200"] if suite.train_images else []  # there are fewer than in the data set

@@ -96,6 +96,6 @@ def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})
     outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))
-    (record, stale), = outcome.board.chosen
+    ((record, stale),) = outcome.board.chosen
     assert record.spec.recipe.lr == done.chosen["tiny"] and not stale and record.spec.board == "bars-e1-tuned-v2"
     assert json.loads(record.canonical())["spec"]["recipe"]["trials"] == len(GRID)

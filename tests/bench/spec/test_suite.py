@@ -194,7 +194,9 @@ def test_a_field_that_a_later_version_adds_leaves_digests_as_they_are() -> None:
 
 # Every amount that a budget's name can say.
 AMOUNTS = st.builds(
-    lambda number, decimals: Fraction(number, 10**decimals).limit_denominator(10**6), st.integers(1, 10**13), st.integers(0, 6)
+    lambda number, decimals: Fraction(number, 10**decimals).limit_denominator(10**6),
+    st.integers(1, 10**13),
+    st.integers(0, 6),
 ).filter(lambda amount: amount <= 10**7)
 
 
@@ -208,7 +210,9 @@ def written(amount: Fraction) -> str:
 @example(Fraction("9.12"), 10_000, 64)  # floats: 1,424.9999…
 @example(Fraction("0.57"), 100, 1)  # floats: 56.99999999999999
 @example(Fraction("4.35"), 100, 435)  # floats: 0.9999…, a budget of no step at all
-def test_the_steps_of_a_fractional_budget_are_those_of_exact_arithmetic(amount: Fraction, images: int, batch: int) -> None:
+def test_the_steps_of_a_fractional_budget_are_those_of_exact_arithmetic(
+    amount: Fraction, images: int, batch: int
+) -> None:
     expected = math.floor(amount * images / batch)
     assert whole_batches(float(written(amount)), images, batch) == expected
     published = find_budget("published")

@@ -90,4 +90,6 @@ def test_a_server_for_many_processes_is_company_and_no_run(monkeypatch: pytest.M
     only = judge([ME, server], OWN, CONTEXT + 130 + REST)
     assert "nvidia-cuda-mps-server (5)" in only.others and only.count == 1
     assert judge([ME, server, neighbour], OWN, 2 * CONTEXT + 130 + REST).count == 2
-    assert judge([Process(71, CONTEXT), Process(72, CONTEXT), server], OWN, 2 * CONTEXT + 30).count == 2, "under other numbers"
+    assert judge([Process(71, CONTEXT), Process(72, CONTEXT), server], OWN, 2 * CONTEXT + 30).count == 2, (
+        "under other numbers"
+    )

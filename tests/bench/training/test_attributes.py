@@ -38,7 +38,8 @@ def test_plain_values_come_back_from_a_file_that_executes_nothing(value: object)
 
 
 @pytest.mark.parametrize(
-    "value", [torch.zeros(1), np.float64(1), np.zeros(2), object(), {1}, [object()], {1: len}, torch.Size([1]), 2**2000, 1j]
+    "value",
+    [torch.zeros(1), np.float64(1), np.zeros(2), object(), {1}, [object()], {1: len}, torch.Size([1]), 2**2000, 1j],
 )
 def test_other_values_are_not_plain(value: object) -> None:
     assert not is_plain(value)
@@ -167,7 +168,8 @@ def test_a_list_that_several_modules_share_stays_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: nn.LSTM(2, 2), lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)), lambda: nn.GRU(2, 2)]
+    "make",
+    [lambda: nn.LSTM(2, 2), lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)), lambda: nn.GRU(2, 2)],
 )
 def test_layers_of_torch_that_hold_their_weights_twice_do_not_change(make: Callable[[], nn.Module]) -> None:
     layer = make()

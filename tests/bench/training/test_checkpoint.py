@@ -35,7 +35,9 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Dropout(0.4), nn.Flatten(), nn.Linear(12, 2))
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Dropout(0.4), nn.Flatten(), nn.Linear(12, 2)
+        )
         self.register_buffer("mean", torch.zeros(1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -81,7 +83,8 @@ def facts(done: Training, finished: bool, origin: Origin = ORIGIN) -> Facts:
     core = CorePoint(eq_exact_c4=0.5, eq_exact_d4=0.25, eq_rot_analytic=None, collapsed=False)
     return Facts(
         schema_version=1, origin=origin, attempt=1, step=done.steps, stopped=done.stopped, finished=finished,
-        device_s=done.device_s, curve=curve_points(done), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0}, resumed=[],
+        device_s=done.device_s, curve=curve_points(done), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0},
+        resumed=[],
         init=core, cost=Size(parameters=1, dense_weights=1, buffers=1, flops_per_image=1, train_flops_per_image=1),
         peak_mib=1.0, started="2026-01-01T00:00:00+00:00", warnings=[],
     )  # fmt: skip
@@ -160,7 +163,8 @@ def test_what_cannot_be_kept_makes_the_run_start_anew_and_say_so(tmp_path: Path)
     keeper = opened(tmp_path)
     assert keeper.saved is None and not keeper.safe
     assert keeper.notes == [
-        "the checkpoint of step 21 was not used: training changes meter, which no checkpoint keeps; let it be a buffer, or a"
+        "the checkpoint of step 21 was not used: training changes meter, which no checkpoint keeps; let it be a"
+        " buffer, or a"
         " number, a text or a list of such"
     ]
     assert trained(keeper, make=Metered) == whole
@@ -220,7 +224,9 @@ def test_the_older_one_is_used_where_the_newer_is_damaged(damage: str, tmp_path:
     _damage(newer, damage, random.Random(3))
     keeper = opened(tmp_path)
     assert keeper.saved.facts.step == 21
-    assert len(keeper.notes) == 1 and "step 51 was not used" in keeper.notes[0] and "hash in its name" in keeper.notes[0]
+    assert (
+        len(keeper.notes) == 1 and "step 51 was not used" in keeper.notes[0] and "hash in its name" in keeper.notes[0]
+    )
     assert trained(keeper) == trained(None)
 
 

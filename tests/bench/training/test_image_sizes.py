@@ -76,7 +76,9 @@ def names(entries: list[Entry]) -> set[str]:
     [("any", (1, 28, 33), ()), ("even", (28, 64), (29, 33)), ("4k", (28, 64), (30, 33)), ("16k", (32, 64), (28, 40)),
      ("28+", (28, 29, 64), (27, 3)), ([28, 33], (28, 33), (32, 29))],
 )  # fmt: skip
-def test_what_a_registration_says_of_sizes(sizes: str | list[int], fitting: tuple[int, ...], others: tuple[int, ...]) -> None:
+def test_what_a_registration_says_of_sizes(
+    sizes: str | list[int], fitting: tuple[int, ...], others: tuple[int, ...]
+) -> None:
     assert all(allows(sizes, n) for n in fitting) and not any(allows(sizes, n) for n in others)
 
 
@@ -84,12 +86,22 @@ def test_those_that_fit_are_as_registered_or_as_built(file: Path) -> None:
     known = MODELS.match(["sized-*", "unsized-*"])
     at_28 = {"sized-listed", "sized-even", "unsized-reads-numbers"}
     assert names(fitting(known, 1, 10, 28)) == at_28
-    at_32 = {"sized-{width}", "sized-8", "sized-large", "sized-even", "unsized-reads-numbers", "unsized-refuses", "unsized-flat"}
+    at_32 = {
+        "sized-{width}",
+        "sized-8",
+        "sized-large",
+        "sized-even",
+        "unsized-reads-numbers",
+        "unsized-refuses",
+        "unsized-flat",
+    }
     assert names(fitting(known, 3, 10, 32)) == at_32
 
 
 def test_where_it_is_the_size_alone_that_keeps_a_model_from_being_built(file: Path) -> None:
-    assert why_not("unsized-flat", 1, 10, 32) == "" and "shapes cannot be multiplied" in why_not("unsized-flat", 1, 10, 28)
+    assert why_not("unsized-flat", 1, 10, 32) == "" and "shapes cannot be multiplied" in why_not(
+        "unsized-flat", 1, 10, 28
+    )
     assert size_that_builds("unsized-flat", 1, 10, 28) == 32 and size_that_builds("unsized-never", 1, 10, 28) is None
     assert "exit code 3" in why_not("unsized-ends", 1, 10, 28)
 
@@ -118,7 +130,16 @@ def said(capfd: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[
 def test_a_head_to_head_that_cannot_be_says_so_before_anything_starts(
     file: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, model: str, why: str
 ) -> None:
-    options = ["--dataset", "digits-rot", "--models", f"z2cnn-22,{model},unsized-never", "--budget", "smoke", "--seeds", "1"]
+    options = [
+        "--dataset",
+        "digits-rot",
+        "--models",
+        f"z2cnn-22,{model},unsized-never",
+        "--budget",
+        "smoke",
+        "--seeds",
+        "1",
+    ]
     places = ["--device", "cpu", "--include", str(file), "--results", str(tmp_path / "results")]
     code, _, error = said(capfd, monkeypatch, "run", *options, *places)
     assert code == 2 and why in error and "unsized-never" not in error
@@ -129,12 +150,18 @@ def test_a_listing_for_a_data_set(file: Path, capfd: Any, monkeypatch: pytest.Mo
     options = ["--for", "cifar10", "--include", str(file), "--json"]
     code, out, _ = said(capfd, monkeypatch, "list", "models", "*sized-*", *options)
     rows = {row["name"]: row for row in json.loads(out)}
-    assert code == 0 and set(rows) == names(fitting(MODELS.match(["*sized-*"]), 3, 10, 32)) and rows["sized-8"]["sizes"] == "8k"
+    assert (
+        code == 0
+        and set(rows) == names(fitting(MODELS.match(["*sized-*"]), 3, 10, 32))
+        and rows["sized-8"]["sizes"] == "8k"
+    )
     assert said(capfd, monkeypatch, "list", "models", "--for", "no-such-set")[0] == 2
 
 
 def test_our_networks_fit_every_size_of_our_data_sets() -> None:
     """Those of the suites of the 25K class and of the small one; the others take longer to build."""
-    ours = MODELS.match(["z2cnn-22", "p4cnn", "pdo-econv-p8-paper", "wrn-10-b9", "e2cnn-c8-25k", "resnet-26", "wrn-40-1"])
+    ours = MODELS.match(
+        ["z2cnn-22", "p4cnn", "pdo-econv-p8-paper", "wrn-10-b9", "e2cnn-c8-25k", "resnet-26", "wrn-40-1"]
+    )
     sizes = {entry.fields["shape"][1] for entry in DATASETS.match()}
     assert sizes >= {28, 32} and all(fitting(ours, 3, 10, size) == ours for size in sizes)

@@ -16,7 +16,10 @@ from equibench.bench.training.job import Events, Probe
 from equibench.bench.training.probe import probe
 from equibench.registry import UserError, include, parse_shape
 
-HELPER = "from torch import nn\n\ndef head(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear({size}, {hidden}), nn.Linear({hidden}, classes))\n"
+HELPER = (
+    "from torch import nn\n\ndef head(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear({size},"
+    " {hidden}), nn.Linear({hidden}, classes))\n"
+)
 MODEL = """
 from layers import head
 from equibench import register_model

@@ -64,9 +64,7 @@ def partly_trained(name: str, root: Path, steps: int, end_at: int | None = None)
     loaded, stop, phases = Loaded(data, spec, torch.device("cpu")), Stop(), Phases()
     core = CorePoint(eq_exact_c4=None, eq_exact_d4=None, eq_rot_analytic=None, collapsed=True)
     size = Size(parameters=1, dense_weights=1, buffers=1, flops_per_image=1, train_flops_per_image=1)
-    origin = Origin(
-        spec=spec.digest(), source_hash="0" * 16, data_digest="", versions={}, hardware_key="", threads=1
-    )
+    origin = Origin(spec=spec.digest(), source_hash="0" * 16, data_digest="", versions={}, hardware_key="", threads=1)
 
     def facts(done: Training, finished: bool) -> Facts:
         return Facts(

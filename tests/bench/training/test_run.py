@@ -21,7 +21,9 @@ def equibench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, **options)
 
 
-def head_to_head(cwd: Path, models: str, *more: str, budget: str = "e2", seeds: str = "1") -> subprocess.CompletedProcess:
+def head_to_head(
+    cwd: Path, models: str, *more: str, budget: str = "e2", seeds: str = "1"
+) -> subprocess.CompletedProcess:
     return equibench(
         "run", "--dataset", "bars", "--budget", budget, "--models", models, "--seeds", seeds, "--device", "cpu",
         "--include", str(TINY), "--data-root", str(cwd / "data"), "--results", str(cwd / "results"), *more, cwd=cwd,
@@ -64,7 +66,9 @@ def test_phases_add_up_to_the_wall_clock(done: Path) -> None:
         phases = dict(record.phases)
         total = phases.pop("total_s")
         assert sum(phases.values()) == pytest.approx(total, abs=1e-3)
-        assert {"import_s", "data_s", "build_s", "train_s", "bn_s", "evaluate_s", "equivariance_s", "other_s"} <= set(phases)
+        assert {"import_s", "data_s", "build_s", "train_s", "bn_s", "evaluate_s", "equivariance_s", "other_s"} <= set(
+            phases
+        )
         assert record.results.train_s <= phases["train_s"]
         assert (phases["other_s"] > 0.02 * total) == bool(record.warnings)
 
@@ -93,9 +97,10 @@ def test_the_predictions_of_every_test_image_are_kept_beside_the_record(done: Pa
         predicted, labels, classes = read_predictions(root, record)
         assert (len(predicted), classes) == (60, 2) and labels.tolist() == (np.arange(60) % 2).tolist()
         assert 100 * (predicted == labels).mean() == pytest.approx(record.results.test_acc_pct)
-        assert outcomes_path(root, record).stat().st_mtime_ns <= next(
-            (root / "runs" / record.spec.board).glob(f"{record.run_id}.*.json")
-        ).stat().st_mtime_ns, "the record that names them comes last"
+        assert (
+            outcomes_path(root, record).stat().st_mtime_ns
+            <= next((root / "runs" / record.spec.board).glob(f"{record.run_id}.*.json")).stat().st_mtime_ns
+        ), "the record that names them comes last"
 
 
 def test_running_again_runs_nothing(done: Path) -> None:
@@ -182,7 +187,10 @@ def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -
         "bad-raises": 2, "bad-nan": 1, "tiny": 1,
     }  # fmt: skip
     said = again.stderr.splitlines()
-    assert "1 run failed; the same command tries again" in said and "1 run diverged, which is a result: not run again" in said
+    assert (
+        "1 run failed; the same command tries again" in said
+        and "1 run diverged, which is a result: not run again" in said
+    )
 
 
 def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> None:
@@ -211,7 +219,17 @@ def test_a_model_outside_the_matched_class_is_refused(tmp_path: Path) -> None:
     suite = 'dataset = "bars"\nbudget = "e1"\nmodels = ["tiny"]\nclass = "matched"\nreference_parameters = 1000\n'
     (tmp_path / "mine.toml").write_text(suite)
     result = equibench(
-        "run", "mine.toml", "--include", str(TINY), "--device", "cpu", "--results", "r", "--data-root", "d", cwd=tmp_path
+        "run",
+        "mine.toml",
+        "--include",
+        str(TINY),
+        "--device",
+        "cpu",
+        "--results",
+        "r",
+        "--data-root",
+        "d",
+        cwd=tmp_path,
     )
     assert result.returncode == 2 and "242 parameters, outside 950 to 1,050" in result.stderr
 
@@ -226,7 +244,11 @@ def test_a_frozen_network_enters_no_matched_suite(tmp_path: Path) -> None:
     arguments = ["run", "--dataset", "bars", "--budget", "e1", "--models", "partly", "--seeds", "1", "--device", "cpu"]
     arguments += ["--include", str(TINY), "--include", "partly.py", "--results", "r", "--data-root", "d"]
     refused = equibench(*arguments, "--class", "matched", "--reference-parameters", "200", cwd=tmp_path)
-    assert refused.returncode == 2 and "14,355 frozen parameters" in refused.stderr and not list(tmp_path.glob("r/runs/*/*.json"))
+    assert (
+        refused.returncode == 2
+        and "14,355 frozen parameters" in refused.stderr
+        and not list(tmp_path.glob("r/runs/*/*.json"))
+    )
     entered = equibench(*arguments, cwd=tmp_path)
     assert entered.returncode == 0 and "partly: 14,355 parameters are frozen" in entered.stdout
     again = equibench(*arguments, "--class", "matched", "--reference-parameters", "200", cwd=tmp_path)
@@ -268,7 +290,18 @@ def test_seconds_are_no_budget_on_a_cpu(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--budget", "e2", "--seeds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "equibench.bench.cli",
+        "run",
+        "--dataset",
+        "bars",
+        "--budget",
+        "e2",
+        "--seeds",
+        "1",
+    ]
     command += ["--models", "tiny,bad-hangs", "--include", str(TINY), "--device", "cpu", "--jobs", "1"]
     command += ["--results", "results", "--data-root", "data"]
     # A shell lets what it starts in the background ignore Ctrl-C, and these tests may be that.
@@ -297,7 +330,18 @@ def _commands() -> list[str]:
 
 
 def test_two_starts_at_once_do_every_run_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--budget", "e2", "--seeds", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "equibench.bench.cli",
+        "run",
+        "--dataset",
+        "bars",
+        "--budget",
+        "e2",
+        "--seeds",
+        "2",
+    ]
     command += ["--models", "tiny,tiny-dropout", "--include", str(TINY), "--device", "cpu", "--jobs", "1"]
     command += ["--results", "results", "--data-root", "data"]
     processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]

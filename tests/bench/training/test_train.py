@@ -38,7 +38,9 @@ def source(clock: HandClock, step_s: float | Callable[[int], float], loss_is_nan
 
 
 class QueueClock(HandClock):
-    """A host that launches a step in `host_s`, and a device that takes `device_s` for it and holds `room` steps at most."""
+    """A host that launches a step in `host_s`, and a device that takes `device_s` for it and holds `room` steps at
+    most.
+    """
 
     def __init__(self, host_s: float, device_s: float, room: int = 5) -> None:
         super().__init__()

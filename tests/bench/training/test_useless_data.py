@@ -59,9 +59,13 @@ def test_a_class_without_images_is_named_with_its_part(tmp_path: Path, part: str
 @pytest.mark.parametrize("maximum", [255, 65_535])
 def test_a_channel_that_never_changes_is_named(tmp_path: Path, maximum: int) -> None:
     path = made_up(tmp_path, f"flat-{maximum}", (3, 12, 12), 2, (60, 6, 9), maximum)
-    path.write_text(path.read_text().replace("        return Split(", "        images[:, 1] = 7\n        return Split("))
+    path.write_text(
+        path.read_text().replace("        return Split(", "        images[:, 1] = 7\n        return Split(")
+    )
     include([path])
-    with pytest.raises(UserError, match=f"data set flat-{maximum} .* has train images whose channel 1 is 7 everywhere; leave"):
+    with pytest.raises(
+        UserError, match=f"data set flat-{maximum} .* has train images whose channel 1 is 7 everywhere; leave"
+    ):
         load(f"flat-{maximum}", tmp_path)
 
 
@@ -69,7 +73,20 @@ def test_without_validation_images_there_is_no_validation_accuracy_and_no_tuning
     file = made_up(tmp_path, "no-val", SHAPE, 4, (80, 0, 20))
     places = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--include", str(file)]
     for fit in ("train", "train+val"):
-        options = ["--dataset", "no-val", "--budget", "e2", "--models", "tiny", "--seeds", "1", "--device", "cpu", "--fit", fit]
+        options = [
+            "--dataset",
+            "no-val",
+            "--budget",
+            "e2",
+            "--models",
+            "tiny",
+            "--seeds",
+            "1",
+            "--device",
+            "cpu",
+            "--fit",
+            fit,
+        ]
         done = runs.equibench("run", *options, *places, "--include", str(runs.TINY), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     for record in runs.records(tmp_path)["tiny"]:
@@ -185,7 +202,8 @@ def late(in_channels, num_classes, image_size, *, how: str):
     return Late(in_channels, num_classes, how)
 '''
 LATE_FAULTS = {
-    "trained": "cannot be evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
+    "trained": "cannot be"
+        " evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
     "sparse": "memory format",
 }  # fmt: skip
 
@@ -202,7 +220,9 @@ def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Pa
     include([late])
     data, spec = sorted_by_class(64), spec_of()
     test = sorted_by_class(1, classes=4, test=4 * (EVAL_BATCH + 3)).test
-    data = ImageData("x", data.train, data.val, Split(test.images[: EVAL_BATCH + 3], test.labels[: EVAL_BATCH + 3]), 4, 255)
+    data = ImageData(
+        "x", data.train, data.val, Split(test.images[: EVAL_BATCH + 3], test.labels[: EVAL_BATCH + 3]), 4, 255
+    )
     spec = spec.model_copy(update={"model": f"late-{how}"})
     loaded = Loaded(data, spec, CPU)
     twin = build_from_seed(spec, data, CPU)
@@ -218,7 +238,18 @@ def test_a_run_of_one_image_too_many_ends_and_a_late_fault_costs_no_training(tmp
     one = EVAL_BATCH + 1
     file = made_up(tmp_path, "one-more", SHAPE, 2, (one, 2, one))
     places = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--include", str(file)]
-    options = ["--dataset", "one-more", "--budget", "e1", "--models", "late-never,late-trained", "--seeds", "1", "--device", "cpu"]
+    options = [
+        "--dataset",
+        "one-more",
+        "--budget",
+        "e1",
+        "--models",
+        "late-never,late-trained",
+        "--seeds",
+        "1",
+        "--device",
+        "cpu",
+    ]
     done = runs.equibench("run", *options, *places, "--include", str(late), cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     found = runs.records(tmp_path)

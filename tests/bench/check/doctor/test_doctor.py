@@ -1,4 +1,6 @@
-"""The doctor: what its checks take for a fault, its verdict, its reports among the results, and a whole examination of a CPU."""
+"""The doctor: what its checks take for a fault, its verdict, its reports among the results, and a whole examination of
+a CPU.
+"""
 
 import json
 import subprocess
@@ -272,14 +274,18 @@ def test_boards_of_a_machine_show_the_newest_verdict_on_its_device(tmp_path: Pat
         return doctor_notes(root, chain.from_iterable(load_board(root, record.spec.board).counted.values()))
 
     assert board(HARDWARE, "same") == ["equibench doctor: T boards: trusted: cuda:1 (Some GPU), 2026-11-27"]
-    assert board({**HARDWARE, "gpu": "GPU-1", "device": "cuda:0"}, "renumbered")[0].startswith("equibench doctor: T boards")
+    assert board({**HARDWARE, "gpu": "GPU-1", "device": "cuda:0"}, "renumbered")[0].startswith(
+        "equibench doctor: T boards"
+    )
     assert board({**HARDWARE, "gpu": "GPU-2"}, "neighbour") == []
     assert board({**HARDWARE, "host": "node 8"}, "elsewhere") == []
     assert board({**HARDWARE, "hardware_key": "Some GPU; 40 GiB"}, "changed") == []
     from equibench.bench.spec.budget import find_budget
 
     timed = {"train_s": 10.0, "budget": find_budget("t10"), "steps": 5, "hardware_key": "k"}
-    assert board({**HARDWARE, "host": "node 8"}, "timed", **timed) == ["equibench doctor: not asked yet: cuda:1 (Some GPU)"]
+    assert board({**HARDWARE, "host": "node 8"}, "timed", **timed) == [
+        "equibench doctor: not asked yet: cuda:1 (Some GPU)"
+    ]
 
 
 def test_every_family_of_the_class_is_examined() -> None:
@@ -297,14 +303,28 @@ def test_a_cpu_is_examined_by_one_command_and_the_report_kept(tmp_path: Path) ->
     found = json.loads(done.stdout)
     states = {f["check"]: f["state"] for f in found["findings"]}
     assert list(states) == [c.name for c in CHECKS] and found["verdict"] == E_ONLY
-    assert [c for c, s in states.items() if s == "passed"] == ["driver and build", "TF32 off", "same bits, resumed", "failures"]
+    assert [c for c, s in states.items() if s == "passed"] == [
+        "driver and build",
+        "TF32 off",
+        "same bits, resumed",
+        "failures",
+    ]
     assert all(s == "not applicable" for s in states.values() if s != "passed")
     (path,) = (tmp_path / "doctor").rglob("*.json")
     assert read_report(path).findings == Report.model_validate({k: found[k] for k in Report.model_fields}).findings
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence_with_torchs_explanation(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "equibench.bench.cli", "doctor", "--device", "cuda:99", "--results", str(tmp_path / "r")]
+    command = [
+        sys.executable,
+        "-m",
+        "equibench.bench.cli",
+        "doctor",
+        "--device",
+        "cuda:99",
+        "--results",
+        str(tmp_path / "r"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
     assert "--device 'cuda:99'" in done.stderr and "torch sees" in done.stderr and not (tmp_path / "r").exists()

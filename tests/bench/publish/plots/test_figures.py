@@ -63,7 +63,10 @@ def test_filled_marks_follow_the_rule_of_the_ranks(tmp_path: Path) -> None:
     boards.fill(tmp_path)
     for seed in range(4):
         status = "ok" if seed else "diverged"
-        write_record(tmp_path, boards.with_details(made.record(99.0 if seed else 10.0, status, model="sre-cnn", seed=seed), 9_000))
+        write_record(
+            tmp_path,
+            boards.with_details(made.record(99.0 if seed else 10.0, status, model="sre-cnn", seed=seed), 9_000),
+        )
     drawn = Drawn(load_board(tmp_path, BOARD))
     assert drawn.board.best == {"p4cnn", "pdo-econv-p8"} and drawn.board.ranks["sre-cnn"] is None
     plots = {p.stem: p.draw(drawn) for p in PLOTS[:4]}
@@ -76,8 +79,14 @@ def test_filled_marks_follow_the_rule_of_the_ranks(tmp_path: Path) -> None:
 def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
     drawn = Drawn(boards.board(tmp_path))
     samples = drawn.board.samples
-    for by_image, words in (((), "new seeds;"), (("p4cnn",), "new seeds, and images where outcomes were kept;"), (tuple(samples), "new seeds and images;")):
-        right = {m: {s: np.ones(1500, "u1") for s in sample.values} if m in by_image else {} for m, sample in samples.items()}
+    for by_image, words in (
+        ((), "new seeds;"),
+        (("p4cnn",), "new seeds, and images where outcomes were kept;"),
+        (tuple(samples), "new seeds and images;"),
+    ):
+        right = {
+            m: {s: np.ones(1500, "u1") for s in sample.values} if m in by_image else {} for m, sample in samples.items()
+        }
         drawn.board.samples = {m: replace(sample, right=right[m]) for m, sample in samples.items()}
         figure = PLOTS[0].draw(drawn)
         title = figure.axes[0]._left_title
@@ -89,7 +98,9 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance"])
 def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str) -> None:
     long = {f"pdo-econv-p8-with-a-long-name-{i}": [70.0 + i, 71.0 + i, 69.0 + i] for i in range(6)}
-    figure = next(p for p in PLOTS if p.stem == stem).draw(Drawn(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]})))
+    figure = next(p for p in PLOTS if p.stem == stem).draw(
+        Drawn(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]}))
+    )
     axes = figure.axes[0]
     for text in (axes._left_title, *axes.get_yticklabels(), axes.xaxis.label):
         ends = text.get_window_extent()
@@ -180,13 +191,17 @@ def test_errors_and_accuracies_are_drawn_over_angles_where_they_were_measured(tm
     boards.fill(tmp_path, {"p4cnn": [90.0]})
     (record, _), *_ = load_board(tmp_path, BOARD).chosen
     point = FullPoint(
-        eq_rot_data=0.1, eq_floor=0.1, lee_rot_per_deg=0.1, lee_shift_per_px=0.1, consistency_pct=90.0, acc_orbit_pct=80.0,
-        acc_worst_angle_pct=70.0, collapsed=False, curve=[0.0, 0.5, 0.0, 0.5], layers=[], acc_by_angle_pct=[90.0, 80.0, 70.0],
+        eq_rot_data=0.1, eq_floor=0.1, lee_rot_per_deg=0.1, lee_shift_per_px=0.1, consistency_pct=90.0,
+        acc_orbit_pct=80.0,
+        acc_worst_angle_pct=70.0, collapsed=False, curve=[0.0, 0.5, 0.0, 0.5], layers=[], acc_by_angle_pct=[90.0, 80.0,
+        70.0],
     )  # fmt: skip
     sidecar = Sidecar(
-        schema_version=1, kind="equivariance", protocol=record.spec.protocol, board=BOARD, run=record.run_id, model="p4cnn",
+        schema_version=1, kind="equivariance", protocol=record.spec.protocol, board=BOARD, run=record.run_id,
+        model="p4cnn",
         dataset="digits-rot", weights_sha256=record.results.weights_sha256, draws=1, orbit_images=1,
-        curve_degrees=[0.0, 45.0, 90.0, 135.0], orbit_degrees=[0.0, 15.0, 30.0], init=point, trained=point, phases={"equivariance_full_s": 1.0},
+        curve_degrees=[0.0, 45.0, 90.0, 135.0], orbit_degrees=[0.0, 15.0, 30.0], init=point, trained=point,
+        phases={"equivariance_full_s": 1.0},
         provenance=record.provenance, warnings=[],
     )  # fmt: skip
     write_sidecar(tmp_path, sidecar)

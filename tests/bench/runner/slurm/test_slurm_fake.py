@@ -179,7 +179,11 @@ def test_what_is_on_its_way_or_finished_is_not_submitted_again(fake: Fake, tmp_p
 
 def test_every_point_of_a_family_is_a_sweep_of_its_own(fake: Fake, tmp_path: Path) -> None:
     lines = []
-    for images, board in ((120, "bars-e2-common-n120img-v2"), (200, "bars-e2-common-n200img-v2"), (240, "bars-e2-common-v2")):
+    for images, board in (
+        (120, "bars-e2-common-n120img-v2"),
+        (200, "bars-e2-common-n200img-v2"),
+        (240, "bars-e2-common-v2"),
+    ):
         usual = wish("tiny", budget="e2")
         asked = replace(usual, suite=usual.suite.model_copy(update={"train_images": images}))
         folder = submit_suite(asked, tmp_path).folder
@@ -513,7 +517,10 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
         run.watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "not alone on its GPU: neighbour (7)"
     assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
-    assert runs[1].sharing == 2 and "up to 2 runs shared the device" in runs[1]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+    assert (
+        runs[1].sharing == 2
+        and "up to 2 runs shared the device" in runs[1]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+    )
     seen = Company(unknown="nobody says")
     runs[0].watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "", "what is unknown makes no run invalid"
