@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from equibench.bench import calibrate
+from equibench.bench import calibrate, stopwatch
 from equibench.bench.cli import cli
 from equibench.bench.equivariance import measure_core
 from equibench.bench.equivariance_full import measure_full
@@ -148,11 +148,11 @@ def test_every_recipe_of_every_suite_takes_a_step_in_every_profile(suite: Suite,
 def test_a_device_second_budget_is_calibrated_on_sixteen_bits(
     data, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(stopwatch, "BLOCK_SECONDS", 0.0)
     said = io.StringIO()
     data("mnist-rot")
     job = Stopwatch(spec=spec_of("mnist-rot"), device="cpu", threads=1, data_root=str(folder / "data"), include=[])
-    calibrate.measure_on_request(job, Events(said), io.StringIO("block\n"))
+    stopwatch.measure_on_request(job, Events(said), io.StringIO('{"processes": []}\n'))
     events = [json.loads(line) for line in said.getvalue().splitlines()]
     assert [e["event"] for e in events] == ["ready", "block"] and events[1]["steps"] == calibrate.BLOCK_STEPS
 
