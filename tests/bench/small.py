@@ -13,7 +13,7 @@ from equibench.registry import DATASETS
 #: The largest intensity of each registered data set, and with it the bits of an intensity.
 MAXIMUM = {
     "digits-rot": 255, "mnist-rot": 65_535, "mnist-rot-gen": 255, "fashion-rot-gen": 255, "cifar10": 255, "cifar10-rot-gen": 255,
-    "cifar100": 255,
+    "cifar100": 255, "bloodmnist": 255, "bloodmnist-64": 255, "pathmnist": 255, "pathmnist-64": 255, "eurosat": 255,
 }  # fmt: skip
 
 HEAD = """
