@@ -30,8 +30,8 @@ from .statistics import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from ..spec.suite import Suite
 
@@ -61,7 +61,7 @@ class Board:
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
-    outcomes: dict[str, tuple[str, np.ndarray[Any, Any]]] = field(default_factory=dict)
+    outcomes: dict[str, tuple[str, NDArray[Any]]] = field(default_factory=dict)
     asked_parameters: int | None = None
     asked_reference: str | None = None
     suite: str = ""
@@ -211,7 +211,7 @@ class Board:
         return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
 
     @cached_property
-    def told(self) -> np.ndarray[Any, Any]:
+    def told(self) -> NDArray[Any]:
         """See `statistics.told_apart`, in the order of `values`."""
         return told_apart(self.samples)
 

@@ -22,7 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 #: An entry of a table that is 1 is so many percent points.
 _POINTS = 100.0
@@ -42,8 +42,8 @@ class Spread:
 
     seeds: int
     images: int
-    of_seeds: np.ndarray
-    of_images: np.ndarray
+    of_seeds: NDArray[Any]
+    of_images: NDArray[Any]
 
     def without_images(self) -> Spread:
         """The same for new seeds on these images."""
@@ -63,7 +63,7 @@ def rounding(images: int) -> float:
     return _POINTS**2 / (12 * images)
 
 
-def spread_of_means(means: np.ndarray, images: int) -> Spread:
+def spread_of_means(means: NDArray[Any], images: int) -> Spread:
     """The spread where only the seeds' means are known, (…, n) in percent: without the part of the images."""
     import numpy as np
 
@@ -71,7 +71,7 @@ def spread_of_means(means: np.ndarray, images: int) -> Spread:
     return Spread(means.shape[-1], images, of_seeds, np.zeros_like(of_seeds))
 
 
-def spread_of_sums(by_seed: np.ndarray, squares: np.ndarray, by_image_squares: np.ndarray, images: int) -> Spread:
+def spread_of_sums(by_seed: NDArray[Any], squares: NDArray[Any], by_image_squares: NDArray[Any], images: int) -> Spread:
     """The spread of tables y, from sums of whole numbers, so that nothing is lost to rounding.
 
     Args:
@@ -94,7 +94,7 @@ def spread_of_sums(by_seed: np.ndarray, squares: np.ndarray, by_image_squares: n
     return Spread(seeds, images, of_seeds, _POINTS**2 * np.maximum(ms_images - ms_rest, 0.0))
 
 
-def spread_of_pairs(right: Iterable[np.ndarray], first: np.ndarray, second: np.ndarray) -> Spread:
+def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: NDArray[Any]) -> Spread:
     """The spread of the differences of pairs of models.
 
     Args:
@@ -104,7 +104,7 @@ def spread_of_pairs(right: Iterable[np.ndarray], first: np.ndarray, second: np.n
     import numpy as np
 
     # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are products of matrices.
-    sums: list[np.ndarray] = []
+    sums: list[NDArray[Any]] = []
     together: Any = 0.0
     by_image: Any = 0.0
     for seed in right:
@@ -117,7 +117,7 @@ def spread_of_pairs(right: Iterable[np.ndarray], first: np.ndarray, second: np.n
     return spread_of_sums(by_seed[first] - by_seed[second], squares, image_squares, by_image.shape[1])
 
 
-def _products(rows: np.ndarray) -> np.ndarray:
+def _products(rows: NDArray[Any]) -> NDArray[Any]:
     """rows @ rows.T of small whole numbers, exact: summed in float64 over pieces that float32 holds exactly."""
     import numpy as np
 
@@ -130,7 +130,7 @@ def _products(rows: np.ndarray) -> np.ndarray:
     return total
 
 
-def spread_of_table(right: np.ndarray) -> Spread:
+def spread_of_table(right: NDArray[Any]) -> Spread:
     """The spread of one model's own table, (n, m) of 0 and 1."""
     import numpy as np
 
@@ -138,7 +138,7 @@ def spread_of_table(right: np.ndarray) -> Spread:
     return spread_of_sums(by_seed, by_seed.sum(), (by_image**2).sum(), right.shape[1])
 
 
-def half_widths(spread: Spread, level: float = 0.05) -> np.ndarray:
+def half_widths(spread: Spread, level: float = 0.05) -> NDArray[Any]:
     """Half-widths of the intervals that miss the mean over new seeds and new images with probability `level`.
 
     √((t²_{n-1} · MS_seeds + z² · max(MS_images - MS_rest, 0)) / (n m)), in percent points. A form after Cochran
@@ -165,7 +165,7 @@ def _z(level: float) -> float:
     return float(-ndtri(level / 2))
 
 
-def p_values(differences: np.ndarray, spread: Spread) -> np.ndarray:
+def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
     """Two-sided p that the mean over new seeds and new images is 0: the level at which `half_widths` is |difference|.
 
     Args:
@@ -195,7 +195,7 @@ def p_values(differences: np.ndarray, spread: Spread) -> np.ndarray:
     return np.minimum(2 * np.maximum(stdtr(freedom, -t), 1e-300), 1.0)
 
 
-def _density(t: np.ndarray, freedom: int) -> np.ndarray:
+def _density(t: NDArray[Any], freedom: int) -> NDArray[Any]:
     """Density of Student's t."""
     import numpy as np
 
@@ -203,7 +203,7 @@ def _density(t: np.ndarray, freedom: int) -> np.ndarray:
     return np.exp(log - (freedom + 1) / 2 * np.log1p(t**2 / freedom))
 
 
-def power(differences: np.ndarray | float, spread: Spread, level: float = 0.05) -> np.ndarray:
+def power(differences: NDArray[Any] | float, spread: Spread, level: float = 0.05) -> NDArray[Any]:
     """Chance that a true difference is told from 0 at this level, if the mean squares are what `spread` says.
 
     The mean is normal, and MS_seeds is independent of it, as chi-square with n - 1 degrees of freedom; averaged over
@@ -221,14 +221,14 @@ def power(differences: np.ndarray | float, spread: Spread, level: float = 0.05) 
     return (ndtr((difference - half) / error) + ndtr((-difference - half) / error)).mean(axis=-1)
 
 
-def _chi_square(freedom: int, shares: np.ndarray) -> np.ndarray:
+def _chi_square(freedom: int, shares: NDArray[Any]) -> NDArray[Any]:
     """Quantiles of chi-square."""
     from scipy.special import gammaincinv
 
     return 2 * gammaincinv(freedom / 2, shares)
 
 
-def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> np.ndarray:
+def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> NDArray[Any]:
     """The smallest true differences, in percent points, that are told from 0 with power `wanted` (by bisection)."""
     import numpy as np
 

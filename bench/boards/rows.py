@@ -247,7 +247,7 @@ def csv_text(frame: pd.DataFrame) -> str:
         texts = frame[column].dropna().unique()
         if any(_as_text(text) != text for text in texts):
             frame[column] = frame[column].map(_as_text, na_action="ignore")
-    return frame.to_csv(index=False, lineterminator="\n")
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _as_text(text: Any) -> Any:

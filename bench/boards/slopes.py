@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from .statistics import Sample
 
@@ -63,7 +63,7 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
     return Slope(float(each.mean()), half, "seeds and images" if by_image else "seeds", len(seeds), len(x))
 
 
-def weights(x: np.ndarray) -> np.ndarray:
+def weights(x: NDArray[Any]) -> NDArray[Any]:
     """By which the logarithms of the errors at the points (k,) are summed to α: -(l - mean l) / Σ(l - mean l)², l = log
     x.
     """
@@ -73,14 +73,14 @@ def weights(x: np.ndarray) -> np.ndarray:
     return np.asarray(-centred / (centred**2).sum())
 
 
-def exponents(x: np.ndarray, errors: np.ndarray) -> np.ndarray:
+def exponents(x: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
     """α of each seed, (n,), from what was spent (k,) and the errors (n, k) above 0."""
     import numpy as np
 
     return np.asarray(np.log(errors) @ weights(x))
 
 
-def half_width(x: np.ndarray, errors: np.ndarray, wrong: np.ndarray | None, images: int) -> float:
+def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None, images: int) -> float:
     """Half-width of the 95 % interval of the mean of α.
 
     Over new seeds it is the t-interval. Over new images as well where outcomes are known: α is a smooth function of the

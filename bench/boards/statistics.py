@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from .crossed import Spread
 
@@ -46,7 +46,7 @@ class Sample:
 
     values: Mapping[int, float]
     images: int
-    right: Mapping[int, np.ndarray] = field(default_factory=dict)
+    right: Mapping[int, NDArray[Any]] = field(default_factory=dict)
     test_set: str = ""
     void: str = ""
 
@@ -162,7 +162,7 @@ def sign_flip(differences: Sequence[float]) -> float:
     return float(_sign_flips(np.asarray([differences], dtype=float))[0])
 
 
-def _sign_flips(differences: np.ndarray) -> np.ndarray:
+def _sign_flips(differences: NDArray[Any]) -> NDArray[Any]:
     """`sign_flip` of every row of (comparisons, pairs)."""
     import numpy as np
 
@@ -181,7 +181,7 @@ def _sign_flips(differences: np.ndarray) -> np.ndarray:
     return p
 
 
-def _all_signs(pairs: int) -> np.ndarray:
+def _all_signs(pairs: int) -> NDArray[Any]:
     """All signs, (2ⁿ⁻¹, n): the first is +, because flipping all of them changes no absolute sum."""
     import numpy as np
 
@@ -189,7 +189,7 @@ def _all_signs(pairs: int) -> np.ndarray:
     return np.roll(1.0 - 2.0 * bits, 1, axis=1)
 
 
-def _drawn_signs(pairs: int) -> np.ndarray:
+def _drawn_signs(pairs: int) -> NDArray[Any]:
     import numpy as np
 
     return 1.0 - 2.0 * np.random.RandomState(_DRAW_SEED).randint(0, 2, size=(DRAWS, pairs))
@@ -256,10 +256,10 @@ class _Group:
     """
 
     rows: list[int]
-    differences: np.ndarray
+    differences: NDArray[Any]
     by_image: bool
     spread: Spread | None
-    p: np.ndarray | None
+    p: NDArray[Any] | None
 
 
 def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group]:
@@ -350,7 +350,7 @@ def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:
     return float(half_widths(spread, LEVEL)), float(half_widths(spread.without_images(), LEVEL))
 
 
-def told_apart(samples: Samples) -> np.ndarray:
+def told_apart(samples: Samples) -> NDArray[Any]:
     """Which models are told apart once all pairs are corrected together by Holm.
 
     Returns:
@@ -372,7 +372,7 @@ def told_apart(samples: Samples) -> np.ndarray:
     return told
 
 
-def rank_sets(told: np.ndarray) -> list[tuple[int, int] | None]:
+def rank_sets(told: NDArray[Any]) -> list[tuple[int, int] | None]:
     """Simultaneous 95 % confidence sets for ranks: from 1 + those that are surely better to K - those surely worse.
 
     All sets hold together with probability 95 % (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies

@@ -87,7 +87,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
 
 def _status(row: dict[str, Any]) -> str:
     done = f" ({row['runs_ok']}/{row['runs']} runs)" if row["runs_ok"] < row["runs"] else ""
-    return row["status"] + done + (" (stale)" if row["stale"] else "")
+    return f"{row['status']}{done}{' (stale)' if row['stale'] else ''}"
 
 
 def rank_text(board: Board, model: str) -> str:

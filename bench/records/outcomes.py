@@ -17,7 +17,7 @@ import hashlib
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ from ..tools.schema import Strict, Version, parse_json, read_text
 from .record import RunRecord, Sha256, board_folder
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 #: More test images, or classes, than any data set has: what is read is anybody's.
 MOST_IMAGES, MOST_CLASSES = 10**7, 65_534
@@ -64,7 +64,9 @@ def outcomes_folder(root: Path, board: str) -> Path:
     return board_folder(root, board) / "outcomes"
 
 
-def write_outcomes(root: Path, board: str, run: str, predicted: np.ndarray, labels: np.ndarray, classes: int) -> str:
+def write_outcomes(
+    root: Path, board: str, run: str, predicted: NDArray[Any], labels: NDArray[Any], classes: int
+) -> str:
     """Write the predictions of a run, and the labels where they are not there yet.
 
     Args:
@@ -107,7 +109,7 @@ def outcomes_path(root: Path, record: RunRecord) -> Path | None:
     return outcomes_folder(root, record.spec.board) / f"{record.run_id}.{record.results.outcomes_sha256[:16]}.json"
 
 
-def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, np.ndarray]:
+def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any]]:
     """The outcomes that a record names, and their distances from the labels, (images,): 0 is right.
 
     Raises:
@@ -133,7 +135,7 @@ def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, np.ndarray]
     return found, distances
 
 
-def read_predictions(root: Path, record: RunRecord) -> tuple[np.ndarray, np.ndarray, int]:
+def read_predictions(root: Path, record: RunRecord) -> tuple[NDArray[Any], NDArray[Any], int]:
     """Predictions and labels of a run, (images,) each, and the number of classes, which is also "no prediction".
 
     Raises:
@@ -153,7 +155,7 @@ def read_predictions(root: Path, record: RunRecord) -> tuple[np.ndarray, np.ndar
     return (labels + distances.astype("int64")) % (found.classes + 1), labels.astype("int64"), found.classes
 
 
-def _pack(values: np.ndarray, classes: int) -> str:
+def _pack(values: NDArray[Any], classes: int) -> str:
     """Bytes, or pairs of bytes where there are many classes, compressed, as base64."""
     data = values.astype(_type(classes)).tobytes()
     plain = zlib.compress(data, 9)
@@ -165,7 +167,7 @@ def _type(classes: int) -> str:
     return "u1" if classes < 256 else "<u2"
 
 
-def _unpack(text: str, of: _Packed, field: str, largest: int, path: Path) -> np.ndarray:
+def _unpack(text: str, of: _Packed, field: str, largest: int, path: Path) -> NDArray[Any]:
     import numpy as np
 
     size = int(_type(of.classes)[-1])

@@ -161,7 +161,7 @@ def hardware(device: str) -> dict[str, str]:
     key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; torch {torch_version}; CUDA {cuda}"
     known |= {
         "cuda": torch.version.cuda or "unknown",
-        "cudnn": str(torch.backends.cudnn.version()),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         **_driver_facts(device),
     }
     return {**known, "hardware_key": key}
