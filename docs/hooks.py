@@ -29,7 +29,7 @@ _PACKAGE = tempfile.TemporaryDirectory(prefix="equibench-docs-")  # as long as t
 
 @event_priority(100)  # before mkdocstrings reads its settings
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let the reference find the package, which is the repository's root, whatever its folder is called."""
+    """Let the reference find the package, which is the repository's root; its folder may have any name."""
     package = Path(_PACKAGE.name, "equibench")
     if not package.exists():
         package.mkdir()

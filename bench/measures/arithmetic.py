@@ -42,7 +42,7 @@ def float32_precision() -> Precision:
 
 
 def set_float32_precision(values: Precision) -> None:
-    """Set what `float32_precision` reads, whichever interface was used before."""
+    """Set what `float32_precision` reads. Either interface may have been used before."""
     torch.set_float32_matmul_precision("high" if values["cuda.matmul"] == "tf32" else "highest")
     _backends.cudnn.allow_tf32 = values["cudnn.conv"] == "tf32"
     for name, owner in _OWNERS.items():

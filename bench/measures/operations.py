@@ -3,7 +3,7 @@
 Counted are 2 x multiply-accumulates of convolutions and of matrix products, however they are written: as layers, as
 ``einsum``, as recurrent or attention layers, or as elementwise multiplications whose products are summed. A complex
 multiply-accumulate is four real ones. Elementwise operations, normalisation, pooling and copies are not counted: they
-are small beside products. Whatever else there is gets named, so that no large operation passes for nothing.
+are small beside products. All other operations are named, so that no large one is missed.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Report(Strict):
 
     @property
     def verdict(self) -> str:
-        """`TRUSTED`, `E_ONLY` or `NO`. Device-seconds of a CPU are no budget, whatever the checks say."""
+        """`TRUSTED`, `E_ONLY` or `NO`. Never `TRUSTED` for a CPU: its device-seconds are no budget."""
         failed = {f.needed_for for f in self.findings if f.state == "failed"}
         if "E" in failed:
             return NO
@@ -88,7 +88,7 @@ class Report(Strict):
         parts = [f"failed: {', '.join(wrong)}"] if wrong else []
         parts += [f"left out: {', '.join(missing)}"] if missing else []
         if not parts and self.device == "cpu":
-            return "a CPU's device-seconds depend on whatever else the machine does"
+            return "a CPU's device-seconds depend on what else the machine does"
         return "; ".join(parts)
 
 

@@ -68,7 +68,7 @@ class Load:
     Attributes:
         sm_mhz, memory_mhz: clocks; `sm_max_mhz` the highest that there is.
         power_w, temperature_c: watts, degrees Celsius.
-        busy_pct: share of the last moments (up to a second) in which some kernel ran, whoever's it was.
+        busy_pct: share of the last moments (up to a second) in which a kernel of any process ran.
         reasons: why it is not at its highest clock, see `SLOWDOWNS`.
     """
 
@@ -137,7 +137,7 @@ def _ask_of(uuid: str, question: Callable[[Any, Any], T]) -> T | None:
 
 
 def gpus() -> list[Gpu]:
-    """Every GPU that the driver knows, whatever ``CUDA_VISIBLE_DEVICES`` says, with the instances of divided ones."""
+    """Every GPU of the driver, also those that ``CUDA_VISIBLE_DEVICES`` hides, with the instances of divided ones."""
     found = []
     for index in range(_ask(lambda nvml: int(nvml.nvmlDeviceGetCount())) or 0):
         uuid = _ask(lambda nvml, i=index: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))))  # type: ignore[misc]

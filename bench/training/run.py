@@ -103,7 +103,7 @@ def _unwritten(record: RunRecord, error: WriteError, safe: bool) -> str:
 
 
 def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status, str]:
-    """Do `go`, and turn whatever it raises into a status and a reason."""
+    """Do `go`, and turn an exception into a status and a reason."""
     try:
         return go()
     except Exception as error:  # a model may raise anything; it becomes a row, and the others go on
@@ -263,7 +263,7 @@ class _Run:
         )  # fmt: skip
 
     def _peak(self) -> float:
-        """Largest memory of the training so far, whichever process did it."""
+        """Largest memory of the training so far, in this process or in those before it."""
         return max(self.peak_mib, peak_memory_mib(self.device))
 
     @property
