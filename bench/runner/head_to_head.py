@@ -6,23 +6,17 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...registry import DATASETS, MODELS, UserError, include
-from ...source import libraries, source_hash
+from ...registry import DATASETS, UserError, include
 from ..boards.board import Board, find_board, load_board
 from ..boards.rows import model_rows, write_board
 from ..records.checkpoint_files import discard
-from ..records.kept_verdicts import checked
-from ..records.provenance import code_facts, host_facts, shared, versions
 from ..records.record import (
     FINAL,
     Context,
-    Provenance,
     RunRecord,
-    Status,
     attempts_of,
     read_board,
     write_record,
@@ -38,6 +32,7 @@ from ..tools.machine import Machine
 from ..tools.text import some
 from ..training.job import Job, Probe
 from .local import LocalEngine, end, events_of, start
+from .no_result import provenance_of, record_without_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +236,8 @@ class HeadToHead:
             if spec.model in failed:
                 why = failed[spec.model]
                 reason = f"{why.reason} (while its step was measured, before any training)"
-                _crash_record(self.root, self.job(spec, attempt), why.status, reason)
+                job = self.job(spec, attempt)
+                write_record(self.root, record_without_result(job, provenance_of(job), why.status, reason))
                 outcome.ran[f"{spec.digest()}.{attempt}"] = (why.status, reason)
         return [one for one in pending if one[0].model not in failed]
 
@@ -374,12 +370,12 @@ class HeadToHead:
                 outcome.ran[f"{job.spec.digest()}.{job.attempt}"] = (event["status"], event.get("reason", ""))
             self.listener.event(job, event)
 
-        def crashed(job: Job, status: str, reason: str) -> None:
+        def crashed(job: Job, status: Any, reason: str) -> None:
             # The record of a run whose process could not write one, or died just after it did.
             if any(r.attempt == job.attempt for r in attempts_of(self.root, job.spec)):
                 return
             try:
-                _crash_record(self.root, job, status, reason)
+                write_record(self.root, record_without_result(job, provenance_of(job), status, reason))
             except WriteError:
                 outcome.unrecorded[f"{job.spec.digest()}.{job.attempt}"] = f"{status}: {reason}"
 
@@ -406,27 +402,6 @@ class HeadToHead:
             checkpoint_s=self.machine.checkpoint_s,
             sharing=sharing,
         )
-
-
-def _crash_record(root: Path, job: Job, status: Any, reason: str) -> None:
-    known: Status = status
-    source = source_hash(MODELS.find(job.spec.model))
-    provenance = Provenance(
-        source_hash=source,
-        checked=checked(root, job.spec.model, source),
-        data_digest="",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(libraries(MODELS.find(job.spec.model))),
-        hardware={**host_facts(job.device), **shared(job.sharing)},
-        threads=job.threads,
-        command=job.command,
-        **code_facts(MODELS.find(job.spec.model)),
-    )
-    record = RunRecord(
-        schema_version=1, spec=job.spec, attempt=job.attempt, status=known, reason=reason, results=None, cost=None,
-        curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
-    )  # fmt: skip
-    write_record(root, record)
 
 
 def _null() -> int:

@@ -25,6 +25,7 @@ from ...records.record import (
 )
 from ...training.job import Job
 from ..head_to_head import Outcome
+from ..no_result import record_without_result
 from .scheduler import Queue, ask_queue
 from .sweep import Beat, Folder, find_sweeps, now
 
@@ -205,12 +206,8 @@ def settle(root: Path, views: list[View]) -> int:
 
 def write_failure(root: Path, job: Job, provenance: Provenance, status: Status, reason: str) -> bool:
     """Write the record of a run without results; False if exactly this one is there."""
-    record = RunRecord(
-        schema_version=1, spec=job.spec, attempt=job.attempt, status=status, reason=reason, results=None, cost=None,
-        curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
-    )  # fmt: skip
     try:
-        write_record(root, record)
+        write_record(root, record_without_result(job, provenance, status, reason))
     except FileExistsError:
         return False
     return True

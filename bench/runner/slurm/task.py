@@ -14,19 +14,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ....registry import DATASETS, MODELS, UserError, include
-from ....source import libraries, source_hash
-from ...records.provenance import code_facts, hardware_key_elsewhere, host_facts, versions
+from ....registry import DATASETS, UserError, include
+from ...records.provenance import hardware_key_elsewhere
 from ...records.record import Provenance, Status, attempts_of
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
 from ...training.job import Job, Probe
 from ..local import LocalEngine, end, events_of, quiet_end, start
+from ..no_result import provenance_of
 from .sweep import Beat, Folder, now, read_sweep
 
 #: Seconds between signs of life.
@@ -140,22 +140,9 @@ def _record(heart: Heart, status: Any, reason: str) -> None:
 
 def _provenance(job: Job) -> Provenance:
     """Where a run comes from, known before it starts."""
-    try:
+    with suppress(UserError, OSError):  # the run itself will say what is wrong
         include(job.include)
-        model = MODELS.find(job.spec.model)
-        source, also, code = source_hash(model), libraries(model), code_facts(model)
-    except (UserError, OSError):
-        source, also, code = "", {}, {}  # the run itself will say what is wrong
-    return Provenance(
-        source_hash=source,
-        data_digest="",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(also),
-        hardware=host_facts(job.device),
-        threads=job.threads,
-        command=job.command,
-        **code,
-    )
+    return provenance_of(job)
 
 
 def _obstacle(folder: Folder, job: Job) -> str:

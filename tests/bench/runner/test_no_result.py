@@ -1,0 +1,33 @@
+"""Records of runs whose own process could not write one."""
+
+from pathlib import Path
+
+from equibench.bench.records.record import read_record, write_record
+from equibench.bench.runner.no_result import provenance_of, record_without_result
+from equibench.bench.training.job import Job
+from equibench.registry import MODELS
+from equibench.source import source_hash
+
+from .. import made
+
+
+def _job(root: Path, model: str, **changes: object) -> Job:
+    record = made.record(model=model)
+    values = {
+        "spec": record.spec, "attempt": 1, "context": record.context, "device": "cpu", "threads": 1, "results": str(root),
+        "data_root": None, "include": [], "command": "equibench run", "equivariance": "core", "checkpoint_s": 60.0,
+    }  # fmt: skip
+    return Job(**{**values, **changes})
+
+
+def test_it_says_what_the_check_said_and_who_shared(tmp_path: Path) -> None:
+    found = provenance_of(_job(tmp_path, "z2cnn-22", sharing=3))
+    assert found.source_hash == source_hash(MODELS.find("z2cnn-22")) and found.checked == "yes"
+    assert found.hardware["runs_on_device"] == "3" and found.versions["torch"]
+
+
+def test_a_model_that_is_gone_leaves_its_record_whole(tmp_path: Path) -> None:
+    job = _job(tmp_path, "nowhere-registered")
+    record = record_without_result(job, provenance_of(job), "lost", "its process was killed")
+    path = write_record(tmp_path, record)
+    assert read_record(path) == record and record.results is None and record.provenance.source_hash == ""
