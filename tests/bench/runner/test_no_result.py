@@ -15,7 +15,8 @@ def _job(root: Path, model: str, **changes: object) -> Job:
     record = made.record(model=model)
     values = {
         "spec": record.spec, "attempt": 1, "context": record.context, "device": "cpu", "threads": 1,
-        "results": str(root), "data_root": None, "include": [], "command": "equibench run", "equivariance": "core", "checkpoint_s": 60.0,
+        "results": str(root), "data_root": None, "include": [], "command": "equibench run", "equivariance": "core",
+        "checkpoint_s": 60.0,
     }  # fmt: skip
     return Job(**{**values, **changes})
 
