@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...registry import UserError
-from ..records.record import board_names, read_board
+from ..records.record import read_board
+from ..records.store import board_names
 from ..spec.budget import find_budget
 from ..spec.suite import (
     PROTOCOL,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -165,7 +165,7 @@ def cost(subject: Subject) -> Finding:
 def _figures(subject: Subject, name: str) -> dict[str, Any]:
     """Columns of the board that tell the size, for a step of the recipe's batch."""
     model = subject.build() if name == subject.name else subject.build_other(name)
-    return asdict(measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch))
+    return measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch).model_dump()
 
 
 def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:

@@ -17,7 +17,8 @@ from ...beside import lines_of
 from ...registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
 from ...source import source_hash
 from ..boards.families import find_points
-from ..records.record import Context, Provenance, RunRecord, Size
+from ..records.provenance import Provenance
+from ..records.record import Context, RunRecord, Size
 from ..records.size_classes import counts_of, why_not_in
 from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
 from ..runner.local import end, events_of, quiet_end, start
@@ -267,11 +268,7 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
     from ..boards.table import table_rows
 
     spec = plan(board, {resolved.name: job.steps or 1})[0]
-    nothing = Provenance(
-        source_hash=source_hash(resolved), data_digest="", started="2000-01-01T00:00:00+00:00", versions={},
-        hardware={},
-        threads=job.threads, command="",
-    )  # fmt: skip
+    nothing = Provenance.of(resolved, source_hash=source_hash(resolved), hardware={}, threads=job.threads, command="")
     record = RunRecord(
         schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size),
         curve=[],

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...registry import UserError, include
-from .options import command_line, include_option, json_option, positive, results_option
+from .options import include_option, json_option, machine_of, results_option
 
 
 @click.command()
@@ -99,9 +99,7 @@ def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
     from ..reports.equivariance import initial_report, run_report
     from ..tools.gpus import one_device
 
-    out, root = Path(options["out"]), options["data_root"]
-    threads, device = positive("--threads", options["threads"]), one_device(options["device"])
+    out, machine = Path(options["out"]), machine_of({**options, "device": one_device(options["device"])})
     if model is not None:
-        return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, root, device, threads)
-    command = command_line()
-    return run_report(options["run_id"], options["results"], out, root, device, threads, command)
+        return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, machine)
+    return run_report(options["run_id"], options["results"], out, machine)

@@ -67,7 +67,7 @@ def machine_of(options: dict[str, Any]) -> Machine:
 
     return Machine(
         options["device"],
-        positive("--jobs", options["jobs"]),
+        positive("--jobs", options.get("jobs")),
         positive("--threads", options["threads"]) or 1,
         positive("--deadline", options.get("deadline")),
         positive("--checkpoint", options.get("checkpoint_s")) or Machine.checkpoint_s,

@@ -16,7 +16,8 @@ from ...source import source_hash
 from ..measures.compiler import spare_compiler
 from ..measures.cost import count_parameters, step_operations
 from ..records.provenance import hardware
-from ..records.record import board_names, read_board
+from ..records.record import read_board
+from ..records.store import board_names
 from ..spec.budget import find_budget
 from ..spec.seeds import derive
 from ..spec.suite import RunSpec, Suite, plan

@@ -34,8 +34,9 @@ from ..measures.equivariance import (
 from ..measures.invariance import judge
 from ..measures.operations import real_numbers
 from ..publish.bibtex import entry, sources_of
-from ..records.record import FINAL, board_folder, board_names
+from ..records.record import FINAL
 from ..records.staleness import included_files
+from ..records.store import board_folder, board_names
 from ..spec.recipe import PAPER, Recipe, find_recipe
 from ..spec.seeds import derive
 from ..tools.schema import read_text, visible

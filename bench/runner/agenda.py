@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..records.checkpoint_files import discard
-from ..records.record import FINAL, Context, RunRecord, board_folder, read_board
+from ..records.record import FINAL, Context, RunRecord, read_board
 from ..records.sidecar import has_sidecar
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import Among
+from ..records.store import board_folder, discard
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
 from ..training.job import Job

@@ -27,7 +27,7 @@ from ..records.calibration import (
     take_turns,
     write_calibration,
 )
-from ..records.record import board_folder
+from ..records.store import log_path
 from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.machine import Machine
@@ -176,8 +176,7 @@ class TimedBoard:
         job = Stopwatch(
             spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files
         )  # fmt: skip
-        name = f"calibration.{model}.{device.replace(':', '-')}.log"
-        log = board_folder(self.root, self.board) / "logs" / name
+        log = log_path(self.root, self.board, f"calibration.{model}.{device.replace(':', '-')}")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
             process = start(job, file)

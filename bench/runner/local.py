@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..records.checkpoint_files import last_step
-from ..records.record import Status, board_folder
+from ..records.record import Status
+from ..records.store import last_step, log_path
 from ..tools.files import WriteError
 from ..training.job import Check, Examination, Job, Probe, Stopwatch
 
@@ -183,7 +183,7 @@ class LocalEngine:
 
     def _start(self, job: Job, slot: str, listen: Listener) -> _Running:
         job = job.model_copy(update={"device": slot})
-        log = board_folder(Path(job.results), job.spec.board) / "logs" / f"{job.spec.digest()}.{job.attempt}.log"
+        log = log_path(Path(job.results), job.spec.board, job.key)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             # Not truncated: the process before this one may have said why it ended, and another may be running.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...registry import MODELS, UserError
-from ...source import libraries, source_hash
+from ...registry import MODELS, Resolved, UserError
+from ...source import source_hash
 from ..records.kept_verdicts import checked
-from ..records.provenance import code_facts, host_facts, shared, versions
-from ..records.record import Provenance, RunRecord, Status, write_record
+from ..records.provenance import Provenance, host_facts, shared
+from ..records.record import RunRecord, Status, write_record
 from ..training.job import Job
 
 if TYPE_CHECKING:
@@ -20,22 +19,16 @@ if TYPE_CHECKING:
 
 def provenance_of(job: Job) -> Provenance:
     """What is known of a run from its job alone; source, versions and commit are empty where its model is not found."""
+    here = {**host_facts(job.device), **shared(job.sharing)}
+    model: Resolved | None = None
     try:
         model = MODELS.find(job.spec.model)
-        source, also, code = source_hash(model), libraries(model), code_facts(model)
+        source = source_hash(model)
         verdict = checked(Path(job.results), job.spec.model, source)
-    except (UserError, OSError):
-        source, also, code, verdict = "", {}, {}, ""  # the run itself will say what is wrong
-    return Provenance(
-        source_hash=source,
-        checked=verdict,
-        data_digest="",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(also),
-        hardware={**host_facts(job.device), **shared(job.sharing)},
-        threads=job.threads,
-        command=job.command,
-        **code,
+    except (UserError, OSError):  # the run itself will say what is wrong
+        model, source, verdict = None, "", ""
+    return Provenance.of(
+        model, source_hash=source, checked=verdict, hardware=here, threads=job.threads, command=job.command
     )
 
 
@@ -53,7 +46,7 @@ def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[lis
     Returns:
         The other jobs, and status and reason of what was written, by the run's id.
     """
-    ended = {}
+    ended: dict[str, tuple[str, str]] = {}
     for job in jobs:
         if why := failed.get(job.spec.model):
             reason = f"{why.reason} (while its step was measured, before any training)"

@@ -15,6 +15,7 @@ from typing import Any
 from ...registry import UserError, include
 from ..boards.board import Board
 from ..records.record import FINAL
+from ..records.store import lock_path
 from ..spec.recipe import COMMON, TUNED, Recipe
 from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
 from ..tools.files import results_root, write_atomically
@@ -133,9 +134,7 @@ def write_tuned(
     """Write the tuned recipe of each model, beside those that the file has for other models."""
     from filelock import FileLock
 
-    locks = path.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{path.stem}.lock"):  # two processes may tune models of one board
+    with FileLock(lock_path(path.parent, path.stem)):  # two processes may tune models of one board
         _write_tuned(path, base, chosen, scores)
 
 

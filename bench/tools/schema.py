@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -59,6 +60,16 @@ def _version(number: int) -> int:
 
 #: The version of a file's schema.
 Version = Annotated[int, AfterValidator(_version)]
+
+
+def _zoned(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
+    return text
+
+
+#: Date and time, ISO 8601.
+Time = Annotated[Text, AfterValidator(_zoned)]
 #: Whole numbers that every reader of JSON and of a table holds exactly.
 Count = Annotated[int, Field(ge=0, le=2**53)]
 #: Measured quantities: finite, and so far from overflow that sums of them are finite too.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import random
 import time
 from collections.abc import Callable
@@ -26,13 +25,13 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
-from ..records.checkpoint_files import checkpoint_folder, checkpoints_of
 from ..records.record import CorePoint, CurvePoint, Size
+from ..records.store import checkpoint_folder, checkpoints_of
 from ..tools.files import WriteError, remove_parts, write_atomically
 from ..tools.schema import Strict
 from .attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
 from .stopping import Stop
-from .train import Point, Training
+from .train import Training
 
 #: How many are kept of a run.
 KEPT = 2
@@ -191,18 +190,6 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
     return list(tensors["losses"].to(device).unbind())
 
 
-def curve_points(done: Training) -> list[CurvePoint]:
-    """The learning curve as records and checkpoints hold it."""
-    return [
-        CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s, host_s=p.host_s) for p in done.curve
-    ]
-
-
-def finite(value: float) -> float | None:
-    """`value`, or None where it is no number."""
-    return value if math.isfinite(value) else None
-
-
 def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
     """Whether the tensors have the names and shapes of a model's."""
     state = model.state_dict()
@@ -304,9 +291,8 @@ class Checkpoints:
             self.saved = None
             return Training()
         losses = put_back(self.saved.tensors, model, optimizer)
-        curve = [Point(p.step, math.nan if p.loss is None else p.loss, p.lr, p.device_s, p.host_s) for p in facts.curve]
         self.saved.tensors = {}  # as large as the model and its optimiser
-        return Training(facts.step, facts.device_s, facts.stopped, curve, losses)
+        return Training(facts.step, facts.device_s, facts.stopped, list(facts.curve), losses)
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
         """Write a checkpoint; a disk that is full is noted and harms the training no further.

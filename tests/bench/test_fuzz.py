@@ -17,8 +17,9 @@ from equibench.bench.boards.rows import csv_text, model_rows, run_rows
 from equibench.bench.boards.table import board_table
 from equibench.bench.cli.main import _seeds
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
-from equibench.bench.records.record import board_folder, read_record, write_record
+from equibench.bench.records.record import read_record, write_record
 from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
+from equibench.bench.records.store import board_folder
 from equibench.bench.spec.budget import Budget, find_budget
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan

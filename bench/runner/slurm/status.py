@@ -13,16 +13,16 @@ from pathlib import Path
 
 from ....registry import UserError, include
 from ...boards.rows import write_board
-from ...records.checkpoint_files import last_step
+from ...records.provenance import Provenance
 from ...records.record import (
     FINAL,
-    Provenance,
     RunRecord,
     Status,
     attempts_of,
     read_board,
     write_record,
 )
+from ...records.store import last_step
 from ...training.job import Job
 from ..head_to_head import Outcome
 from ..no_result import record_without_result

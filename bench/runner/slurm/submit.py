@@ -13,7 +13,7 @@ from pathlib import Path
 from ....registry import UserError
 from ...boards.board import load_board
 from ...records.calibration import Failed, read_calibrations
-from ...records.record import board_names
+from ...records.store import board_names, sweeps_folder
 from ...spec.suite import RunSpec, Suite, plan
 from ...tools.files import ensure_writable, write_atomically
 from ...tools.machine import Machine
@@ -33,7 +33,6 @@ from .sweep import (
     create,
     new_name,
     now,
-    sweeps_folder,
 )
 
 

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from ....registry import UserError, include
-from ...records.provenance import hardware_key_elsewhere
-from ...records.record import Provenance, Status, attempts_of
+from ...records.provenance import Provenance, hardware_key_elsewhere
+from ...records.record import Status, attempts_of
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
 from ...training.job import Job

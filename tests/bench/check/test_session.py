@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -536,7 +535,7 @@ def test_the_sizes_are_those_that_a_run_records() -> None:
     """A run measures its first batch; here few images are enough."""
     here, model = subject("sound"), subject("sound").build()
     images, labels = here.images(here.recipe.batch), here.labels(here.recipe.batch)
-    assert _figures(here, "sound") == asdict(measure_cost(model, images, labels))
+    assert _figures(here, "sound") == measure_cost(model, images, labels).model_dump()
 
 
 def test_the_memory_of_a_step_counts_images_and_weights_once_each() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from equibench.bench.measures.cost import Cost, forward_flops, measure_cost
+from equibench.bench.measures.cost import forward_flops, measure_cost
 from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE, unfused
+from equibench.bench.records.record import Size
 from torch import Tensor, nn
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -24,7 +25,7 @@ class Wrapped(nn.Module):
         return self.use(self.module, images)
 
 
-def cost_of(module: nn.Module, forward: Forward, side: int = 8) -> Cost:
+def cost_of(module: nn.Module, forward: Forward, side: int = 8) -> Size:
     torch.manual_seed(0)
     return measure_cost(Wrapped(module, forward), torch.randn(3, 1, side, side), torch.arange(3) % 2)
 

@@ -511,17 +511,17 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
     calibrated(tmp_path)
     timed_run, other = submit_suite(timed_wish(), tmp_path).folder, submit_suite(wish(), tmp_path).folder
     assert timed_run is not None and other is not None
-    runs = [run_module._Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
+    runs = [run_module.Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
     seen = Company("not alone on its GPU: neighbour (7)", count=2)
     for run in runs:
         run.watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "not alone on its GPU: neighbour (7)"
     assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
     assert (
-        runs[1].sharing == 2
-        and "up to 2 runs shared the device" in runs[1]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+        runs[1].ledger.sharing == 2
+        and "up to 2 runs shared the device" in runs[1].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]
     )
     seen = Company(unknown="nobody says")
     runs[0].watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "", "what is unknown makes no run invalid"
-    assert "is unknown: nobody says" in runs[0]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+    assert "is unknown: nobody says" in runs[0].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]
