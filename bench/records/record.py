@@ -19,7 +19,8 @@ from ..spec.suite import RunSpec
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .provenance import SHARED, Provenance, Sha256
-from .store import board_folder
+from .store import board_folder as board_folder
+from .store import board_names as board_names
 
 SCHEMA_VERSION = 1
 
