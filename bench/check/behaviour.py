@@ -13,7 +13,8 @@ from torch import nn
 from ...models.random_evaluation import RandomEvaluation
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.equivariance import scale_of, zero_logits
-from ..records.verdict import Finding, failed, first_line, noted, passed
+from ..records.verdict import Finding, failed, noted, passed
+from ..tools.text import clipped, raised
 from ..training.train import optimizer_for, train_step
 from .state import changes, kept
 from .structure import wrong_output
@@ -310,7 +311,7 @@ def bfloat16(subject: Subject) -> Finding:
         loss.backward()
     except Exception as error:  # a model may raise anything
         return failed(
-            f"a step under autocast to bfloat16 raises {type(error).__name__}: {first_line(error)}",
+            f"a step under autocast to bfloat16 raises {clipped(raised(error))}",
             "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot"
             " run it",
         )

@@ -158,13 +158,6 @@ def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
         return operations, model(images)
 
 
-def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
-    """Operations of a forward pass, those that expand filters included."""
-    with torch.no_grad(), unfused(), Operations() as operations:
-        model(images)
-    return operations.flops
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_mib` start anew; on a CPU only where the system can forget a process' peak, as Linux."""
     if device.type == "cuda":

@@ -27,6 +27,7 @@ from torch import nn
 
 from ..records.sidecar import FullPoint
 from ..tools.out_of_memory import shortage
+from ..tools.text import first_line
 from .accuracy import EVAL_BATCH, accuracy_pct, logits
 from .angle_and_depth import Scene, angle_curve, feature_errors
 from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, scale_of, zero_logits
@@ -180,7 +181,7 @@ def _lie(
         if shortage(error):
             raise
         # A stranger's layer may have no forward-mode derivative; the other figures stand.
-        return (None, None), f"no Lie derivative: {str(error).strip().splitlines()[0]}"
+        return (None, None), f"no Lie derivative: {first_line(error)}"
 
 
 def _consistency_pct(orbit: torch.Tensor) -> float | None:

@@ -21,6 +21,7 @@ from ...beside import files_beside, lines_of
 from ...registry import DATASETS, Entry, Resolved, UserError
 from ...source import data_hash, libraries, source_hash
 from ..tools.schema import Hash, Strict, Text, Time
+from ..tools.text import last_line
 
 if TYPE_CHECKING:
     from ...datasets.images import ImageData
@@ -301,6 +302,6 @@ def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
     # -P: files of the current folder stand in for no module.
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        said = last_line(done.stderr) or "it says nothing"
         raise UserError(f"torch cannot use {' and '.join(devices)} here: {said}; use --device cpu, or another machine")
     return {device: (key, gpu) for device, (key, gpu) in json.loads(done.stdout).items()}

@@ -22,6 +22,7 @@ from ..records.sidecar import LayerPoint
 from ..spec.seeds import derive
 from ..tools.files import ensure_writable
 from ..tools.machine import Machine
+from ..tools.text import first_line
 from ..training.prepare import border_median, check_output
 from ..training.run import CORE_IMAGES
 
@@ -90,7 +91,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
     except UserError:
         raise
     except Exception as error:  # whatever a model raises at a size that it was not made for
-        return f"cannot be built: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+        return f"cannot be built: {first_line(error)}"
     return model.to(sample.images.device).eval()
 
 

@@ -32,7 +32,7 @@ from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.machine import Machine
 from ..training.job import Stopwatch
-from .local import GRACE_S, end, ending, events_of, last_line, start
+from .local import GRACE_S, end, ending, events_of, last_said, start
 
 
 def _is_unchanged(calibration: Calibration) -> bool:
@@ -228,7 +228,7 @@ class _ProcessSession:
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None:
-            raise Failed(*ending(self._process.wait(), last_line(self._log)))
+            raise Failed(*ending(self._process.wait(), last_said(self._log)))
         if event["event"] == "failed":
             raise Failed(event["status"], event["reason"])
         if event["event"] == "company":

@@ -25,6 +25,7 @@ from typing import IO, Any
 from ..records.record import Status
 from ..records.store import last_step, log_path
 from ..tools.files import WriteError
+from ..tools.text import last_line
 from ..training.job import Check, Examination, Job, Probe, Stopwatch
 
 #: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
@@ -247,7 +248,7 @@ class LocalEngine:
         kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
             return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
-        status, reason = ending(code, last_line(one.log, one.logged))
+        status, reason = ending(code, last_said(one.log, one.logged))
         return status, f"{reason}{kept}"
 
 
@@ -256,13 +257,12 @@ def ending(code: int, said: str) -> tuple[Status, str]:
     if code < 0:
         memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return "lost", f"killed by {signal.Signals(-code).name}{memory}"
-    return "error", f"the process ended with exit code {code}{said}"
+    return "error", f"the process ended with exit code {code}" + (f": {said}" if said else "")
 
 
-def last_line(log: Path, since: int = 0) -> str:
-    """The last line of a log from a byte on, after a colon; empty where there is none."""
+def last_said(log: Path, since: int = 0) -> str:
+    """The last line of a log from a byte on; empty where there is none."""
     with log.open("rb") as file:
         # A model may have written any amount.
         file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+        return last_line(file.read().decode(errors="replace"))

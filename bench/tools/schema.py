@@ -96,9 +96,9 @@ class Strict(BaseModel):
         return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
-def short_hash(text: str) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def short_hash(content: str | bytes | memoryview) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def parse(schema: type[M], values: Any, where: str) -> M:

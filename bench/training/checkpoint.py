@@ -10,7 +10,6 @@ because no record could say truly where such weights came from.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import random
 import time
@@ -28,7 +27,7 @@ from torch import nn
 from ..records.record import CorePoint, CurvePoint, Size
 from ..records.store import checkpoint_folder, checkpoints_of
 from ..tools.files import WriteError, remove_parts, write_atomically
-from ..tools.schema import Strict
+from ..tools.schema import Strict, short_hash
 from .attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
 from .stopping import Stop
 from .train import Training
@@ -111,11 +110,6 @@ def to_bytes(facts: Facts, tensors: dict[str, Any]) -> memoryview:
     return stream.getbuffer()
 
 
-def content_hash(data: bytes | memoryview) -> str:
-    """The first 16 hexadecimal digits of the SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
 def read_checkpoint(path: Path) -> Saved:
     """Read a checkpoint and check it against its name.
 
@@ -126,7 +120,7 @@ def read_checkpoint(path: Path) -> Saved:
         data = path.read_bytes()
     except OSError as error:
         raise Unusable(f"it cannot be read ({error.strerror})") from error
-    if content_hash(data) != path.name.split(".")[-2]:
+    if short_hash(data) != path.name.split(".")[-2]:
         raise Unusable("its content does not match the hash in its name: it was cut off or changed")
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -309,7 +303,7 @@ class Checkpoints:
         self._stop.check(finished)
 
     def _write(self, data: memoryview, step: int) -> bool:
-        name = f"{self._origin.spec}.{self._attempt}.{step}.{content_hash(data)}.pt"
+        name = f"{self._origin.spec}.{self._attempt}.{step}.{short_hash(data)}.pt"
         for last_try in (False, True):
             try:
                 write_atomically(self._folder / name, data)

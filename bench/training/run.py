@@ -29,6 +29,7 @@ from ..tools.error_location import place_of
 from ..tools.files import WriteError, remove_parts
 from ..tools.gpu_processes import Watch
 from ..tools.out_of_memory import shortage
+from ..tools.text import raised
 from .checkpoint import Checkpoints
 from .job import Events, Job
 from .ledger import Ledger
@@ -95,9 +96,8 @@ def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status
             return "oom", short
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
-        lines = str(error).strip().splitlines()
         where = place_of(error, MODELS.find(model).files)
-        return "error", f"{type(error).__name__}: {lines[0] if lines else 'no message'}{where}"
+        return "error", f"{raised(error)}{where}"
 
 
 class Run:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....registry import UserError
+from ...tools.text import last_line
 
 #: Seconds that the scheduler has for an answer.
 ANSWER_S = 60.0
@@ -114,7 +115,7 @@ def submit(options: list[str], file: Path) -> str:
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"sbatch does not answer: {error}") from error
-    number = done.stdout.strip().splitlines()[-1].split(";")[0] if done.stdout.strip() else ""
+    number = last_line(done.stdout).split(";")[0]
     if done.returncode or not number.isdecimal():
         raise UserError(f"sbatch refused the sweep: {_words(done.stderr) or f'exit code {done.returncode}'}")
     return number

@@ -23,7 +23,8 @@ from equibench.bench.check.state import changes, kept
 from equibench.bench.check.subject import Subject
 from equibench.bench.measures.cost import measure_cost
 from equibench.bench.records.record import write_record
-from equibench.bench.records.verdict import NAMES, Finding, clipped
+from equibench.bench.records.verdict import NAMES, Finding
+from equibench.bench.tools.text import clipped
 from equibench.bench.training.job import Check
 from equibench.registry import include
 

@@ -6,12 +6,19 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from equibench.bench.measures.cost import forward_flops, measure_cost
-from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE, unfused
+from equibench.bench.measures.cost import measure_cost
+from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE, Operations, unfused
 from equibench.bench.records.record import Size
 from torch import Tensor, nn
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+def forward_flops(model: nn.Module, images: Tensor) -> int:
+    """All operations of a forward pass, those that expand filters included."""
+    with torch.no_grad(), unfused(), Operations() as operations:
+        model(images)
+    return operations.flops
 
 
 class Wrapped(nn.Module):
