@@ -32,6 +32,7 @@ from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.machine import Machine
 from ..training.job import Stopwatch
+from .copies import Process
 from .local import GRACE_S, end, ending, events_of, last_said, start
 
 
@@ -196,7 +197,7 @@ class _ProcessSession:
         beside: the sessions on the same device, this one included.
     """
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, opened: dict[str, str]) -> None:
+    def __init__(self, process: Process, log: Path, opened: dict[str, str]) -> None:
         self._process, self._log, self._opened = process, log, opened
         self._events = events_of(process)
         self.beside: Mapping[str, _ProcessSession] = {}
