@@ -20,11 +20,12 @@ from .doctor import doctor
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
+    COUNT,
+    SECONDS,
     include_option,
     json_option,
     machine_of,
     machine_options,
-    positive,
     results_option,
     seeds_in_parallel_option,
 )  # fmt: skip
@@ -85,18 +86,25 @@ for _command in (
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
 @click.option("--recipe", help="Recipe instead of the suite's.")
-@click.option("--profile", help="Execution profile: strict or fast.")
-@click.option("--fit", help="What is trained on: train, or train+val.")
+@click.option("--profile", type=click.Choice(("strict", "fast")), help="Execution profile: strict or fast.")
+@click.option("--fit", type=click.Choice(("train", "train+val")), help="What is trained on: train, or train+val.")
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
-@click.option("--class", "parameter_class", help="matched (with --reference-parameters) or as-published.")
-@click.option("--reference-parameters", type=int, metavar="N", help="Of the class matched: parameters within 5 % of N.")
+@click.option(
+    "--class",
+    "parameter_class",
+    type=click.Choice(("matched", "as-published")),
+    help="Class of parameters; matched needs --reference-parameters.",
+)
+@click.option(
+    "--reference-parameters", type=COUNT, metavar="N", help="Of the class matched: parameters within 5 % of N."
+)
 @machine_options
 @seeds_in_parallel_option
-@click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
+@click.option("--deadline", type=SECONDS, metavar="SECONDS", help="End a run after this time; it becomes a row.")
 @click.option(
     "--checkpoint",
     "checkpoint_s",
-    type=float,
+    type=SECONDS,
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -148,7 +156,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
-@click.option("--profile", help="Execution profile: strict or fast.")
+@click.option("--profile", type=click.Choice(("strict", "fast")), help="Execution profile: strict or fast.")
 @machine_options
 @results_option
 @include_option
@@ -221,9 +229,7 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     if options["parameter_class"] is not None:
         values["class"] = options["parameter_class"]
     if options["reference_parameters"] is not None:
-        values["reference_parameters"] = positive("--reference-parameters", options["reference_parameters"])
-    if values.get("class") == "matched" and values.get("reference_parameters") is None:
-        raise UserError("--class matched compares parameters with a count: give it with --reference-parameters N")
+        values["reference_parameters"] = options["reference_parameters"]
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
@@ -325,8 +331,8 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: what there is
         click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except click.ClickException as error:
-        _end(error.format_message(), 2)
+    except click.ClickException as error:  # it quotes a value whole
+        _end(error.format_message(), 2, most=500)
     except (click.Abort, KeyboardInterrupt):
         goes_on = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
         _end(
@@ -349,10 +355,11 @@ def _warning(message: Warning | str, category: type[Warning], *where: Any) -> st
 _usual_warning = warnings.formatwarning
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _end(message: str, code: int, most: int = 1900) -> NoReturn:
     from ..tools.schema import visible
 
     # One line whatever is quoted in it: names of files and values may hold anything, and be of any length.
     line = visible(message)
-    print(f"equibench: {line if len(line) <= 2000 else f'{line[:1500]} … {line[-400:]}'}", file=sys.stderr)
+    line = line if len(line) <= most else f"{line[: most - 400]} … {line[-400:]}"
+    print(f"equibench: {line}", file=sys.stderr)
     sys.exit(code)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...registry import UserError, include
-from .options import include_option, json_option, machine_of, results_option
+from .options import COUNT, include_option, json_option, machine_of, results_option
 
 
 @click.command()
@@ -51,10 +51,10 @@ def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) ->
 @click.argument("model", required=False)
 @click.option("--run", "run_id", metavar="ID", help="A finished run (the beginning of its id) instead of a model.")
 @click.option("--dataset", help="Data set that the model looks at [digits-rot].")
-@click.option("--size", type=int, metavar="N", help="Pixels of its images [the data set's].")
+@click.option("--size", type=click.IntRange(min=2), metavar="N", help="Pixels of its images [the data set's].")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the pictures.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
-@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
 @click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @results_option
 @include_option

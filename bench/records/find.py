@@ -44,7 +44,7 @@ def find_run(beginning: str, root: Path) -> RunRecord:
     else:
         why = f"begins {len(runs) or 'no'} runs in {root}" + (f" ({', '.join(runs[:5])})" if runs else "")
     if len(beginning) < FEWEST or len(runs) != 1:
-        raise UserError(f"{beginning!r} {why}; the column 'run' of a board's .runs.csv has the ids")
+        raise UserError(f"{beginning[:80]!r} {why}; the column 'run' of a board's .runs.csv has the ids")
     records, refused = [], []
     for path in files:
         try:

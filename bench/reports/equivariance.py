@@ -144,8 +144,6 @@ def initial_report(name: str, dataset: str, size: int | None, out: Path, machine
         UserError: there is no such model or data set, or `out` cannot be written.
     """
     invariant = str(MODELS.find(name).get("invariant", "none"))
-    if size is not None and size < 2:
-        raise UserError(f"--size {size}: an image has at least 2 pixels a side")
     ensure_writable(out)
     sample = Sample.of(dataset, machine.data_folder, begin(machine.device, "strict", machine.threads))
     middle = size or sample.images.shape[-1]

@@ -208,7 +208,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--engine", "slrum"), "did you mean 'slurm'"),
+        (("--engine", "slrum"), "'slrum' is not one of 'local', 'slurm'"),
         (("--partition", "main"), "--partition goes with --engine slurm"),
         (("--sbatch-option=--mem=8G",), "--sbatch-option goes with --engine slurm"),
         (("--engine", "slurm", "--gpus-per-run", "2"), "a run uses one GPU"),
