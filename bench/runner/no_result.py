@@ -10,7 +10,7 @@ from ...registry import MODELS, Resolved, UserError
 from ...source import source_hash
 from ..records.kept_verdicts import checked
 from ..records.provenance import Provenance, host_facts, shared
-from ..records.record import RunRecord, Status, write_record
+from ..records.record import RunRecord, Status, attempts_of, write_record
 from ..training.job import Job
 
 if TYPE_CHECKING:
@@ -40,6 +40,25 @@ def record_without_result(job: Job, provenance: Provenance, status: Status, reas
     )  # fmt: skip
 
 
+def write_without_result(job: Job, status: Status, reason: str, provenance: Provenance | None = None) -> bool:
+    """Write the record of an attempt that ended without figures; False where the attempt has a record.
+
+    Args:
+        provenance: as it was known when the attempt began; what is known now without.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    root = Path(job.results)
+    if any(r.attempt == job.attempt for r in attempts_of(root, job.spec)):
+        return False
+    try:
+        write_record(root, record_without_result(job, provenance or provenance_of(job), status, reason))
+    except FileExistsError:  # somebody else was as fast
+        return False
+    return True
+
+
 def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[list[Job], dict[str, tuple[str, str]]]:
     """Write the records of runs whose model cannot be trained, as its calibration has shown.
 
@@ -50,6 +69,6 @@ def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[lis
     for job in jobs:
         if why := failed.get(job.spec.model):
             reason = f"{why.reason} (while its step was measured, before any training)"
-            write_record(Path(job.results), record_without_result(job, provenance_of(job), why.status, reason))
+            write_without_result(job, why.status, reason)
             ended[job.key] = (why.status, reason)
     return [job for job in jobs if job.spec.model not in failed], ended

@@ -109,10 +109,6 @@ def submit(options: list[str], file: Path) -> str:
     command = ["sbatch", "--parsable", *options, str(file)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise UserError(
-            "there is no sbatch on this machine's PATH; --engine slurm works on the login node of a cluster"
-        ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"sbatch does not answer: {error}") from error
     number = last_line(done.stdout).split(";")[0]

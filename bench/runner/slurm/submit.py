@@ -107,7 +107,7 @@ def submit_suite(wish: Wish, root: Path) -> Submission:
 
 def _submit(wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, Failed] | None = None) -> Submission:
     views, silence = look(root, all_sweeps(root)[0])
-    done = Submission(settled=settle(root, views))
+    done = Submission(settled=settle(views))
     agenda = agenda_of(wish.suite, root, wish.machine, specs)
     done.finished, done.stale = len(specs) - len(agenda.pending), agenda.stale
     pending, _ = write_unmeasured(agenda.pending, failed or {})
@@ -157,7 +157,7 @@ def _timed(wish: Wish, root: Path, key: str) -> TimedBoard:
 
 def _submit_with_calibration(wish: Wish, root: Path, forgotten: list[str]) -> Submission:
     views, _ = look(root, all_sweeps(root)[0])
-    done = Submission(settled=settle(root, views))
+    done = Submission(settled=settle(views))
     for view in views:
         waits = view.folder.sweep.calibrates and not view.folder.calibrated
         if waits and view.active and view.folder.sweep.suite.board() == wish.suite.board():

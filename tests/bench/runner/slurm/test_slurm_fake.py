@@ -17,6 +17,7 @@ import pytest
 from equibench.bench.records.calibration import Block, write_calibration
 from equibench.bench.records.record import attempts_of, read_board
 from equibench.bench.runner import admission
+from equibench.bench.runner.no_result import write_without_result
 from equibench.bench.runner.slurm import status as cluster
 from equibench.bench.runner.slurm import submit, sweep
 from equibench.bench.runner.slurm import task as slurm_task
@@ -320,7 +321,7 @@ def test_a_lost_run_is_recorded_once_and_submitted_again(fake: Fake, tmp_path: P
     fake.lists(folder, _0="RUNNING|None", _2="PENDING|Resources", _3="PENDING|Resources")
     beat = starts(folder, 1, ago=SETTLE_S + 5, step=3)
     views, _ = look(tmp_path, sweep.all_sweeps(tmp_path)[0])
-    assert cluster.settle(tmp_path, views) == 1 and cluster.settle(tmp_path, views) == 0
+    assert cluster.settle(views) == 1 and cluster.settle(views) == 0
     (record,) = attempts_of(tmp_path, job(folder, 1).spec)
     assert record.status == "lost" and record.attempt == 1 and "at step 3 of 6" in record.reason
     assert record.provenance == beat.provenance, "of the node, not of who collects"
@@ -467,15 +468,13 @@ def test_a_run_that_drifted_is_calibrated_anew_and_a_refused_array_takes_its_cal
     folder = submit_suite(timed_wish(), tmp_path).folder
     assert folder is not None
     provenance = slurm_task.Heart(folder, 0, job(folder, 0)).beat.provenance
-    cluster.write_failure(tmp_path, job(folder, 0), provenance, "invalid", "not alone on its GPU: python (7)")
+    write_without_result(job(folder, 0), "invalid", "not alone on its GPU: python (7)", provenance)
     fake.lists(None)
     backdate(folder)
     again = submit_suite(timed_wish(), tmp_path)
     assert again.submitted and again.submitted.calibration is None, "company says nothing about the step time"
     assert again.folder is not None
-    cluster.write_failure(
-        tmp_path, job(again.folder, 0), provenance, "invalid", "drift: 12.00 s for a budget of 10 s (±3 %)"
-    )
+    write_without_result(job(again.folder, 0), "invalid", "drift: 12.00 s for a budget of 10 s (±3 %)", provenance)
     backdate(again.folder)
     for path in fake.here.glob("job-*"):
         path.unlink()
