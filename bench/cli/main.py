@@ -17,6 +17,7 @@ from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
 from .doctor import doctor
+from .exchange import export, merge
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
@@ -49,6 +50,7 @@ def cli() -> None:
     equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench publish --out site              tables, plots and a page to explore
+    equibench merge laptop-2/leaderboards     bring the results of other machines together
     equibench check my-net --include my.py    may a model enter the registry?
     equibench show p4cnn                      what is known of a model, or of a run
     equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
@@ -62,8 +64,10 @@ for _command in (
     collect,
     doctor,
     equivariance,
+    export,
     leaderboard,
     list_,
+    merge,
     plan,
     publish,
     refresh,
@@ -316,7 +320,7 @@ def data() -> None:
 @include_option
 def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
     """Download data set NAME, verify it and make it ready."""
-    from .fetching import fetch_with_progress
+    from .progress import fetch_with_progress
 
     include(includes)
     click.echo(fetch_with_progress(name, data_root))
