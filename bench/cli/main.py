@@ -107,11 +107,12 @@ for _command in (
     metavar="SECONDS",
     help="Keep a checkpoint of every run this often; an interrupted one goes on from there.",
 )
+@click.option("--shard", metavar="I/N", help="Run the I-th of N shares, as 2/4; equibench merge brings them together.")
 @engine_options
 @results_option
 @include_option
 @json_option
-def run(suite: str | None, as_json: bool, **options: Any) -> None:
+def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
     """Train what is missing of a SUITE (a name or a .toml file) and show its table.
 
     \b
@@ -124,10 +125,15 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     rows say why.
     """
     from ..runner.head_to_head import run as run_suite
+    from ..spec.shard import Shard
     from .progress import listener_for
 
-    on_cluster, chosen = wants_cluster(options), _points(suite, options)
+    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), Shard.parse(shard) if shard else None
     _check(chosen, options)
+    if share and on_cluster:
+        raise UserError("--shard goes with --engine local: the array of a cluster shares the runs by itself")
+    if share and len(chosen) > 1:  # of a small point there may be no run in it
+        chosen = [p for p in chosen if share.of(range(len(p.models) * len(p.seed_list)))] or chosen
     if on_cluster:
         submit_command(chosen, options, as_json)
         return
@@ -140,6 +146,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
             includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
             command=command_line(),
+            shard=share,
         )
         for point in chosen
     ]

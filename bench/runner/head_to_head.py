@@ -25,6 +25,7 @@ from ..records.sidecar import has_sidecar
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import Among
 from ..spec.budget import find_budget
+from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite, check_names, find_suite, plan, refuse_sizes
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.gpus import Gpus, refuse_modes, unused
@@ -115,6 +116,7 @@ def run(
     command: str = "",
     trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
     refresh: bool = False,
+    shard: Shard | None = None,
 ) -> Outcome:
     """Train what is missing of a suite and rebuild its board.
 
@@ -126,6 +128,7 @@ def run(
         command: what to write into the records as the command line.
         trials: makes of the planned runs those that are executed, all of one board; see `tune`.
         refresh: run again, as further attempts, what is stale.
+        shard: execute this share of the runs.
 
     Returns:
         The board and what was done. A run that failed is a row of the board and in `Outcome.failed`.
@@ -142,7 +145,7 @@ def run(
     is_new = not root.exists()
     ensure_writable(root)
     head = HeadToHead(suite, root, machine, str(data_root) if data_root else None, includes, listener, command, trials)  # type: ignore[arg-type]
-    head.refresh = refresh
+    head.refresh, head.shard = refresh, shard
     try:
         return head.go()
     except UserError:
@@ -178,6 +181,7 @@ class HeadToHead:
         self.suite, self.root, self.machine, self.data_root = suite, root, machine, data_root
         self.includes, self.listener, self.command, self.trials = includes, listener, command, trials
         self.refresh = False
+        self.shard: Shard | None = None
         self.slots: list[str] = []
         self.work: dict[str, float] = {}
 
@@ -186,7 +190,7 @@ class HeadToHead:
             self._refuse_sharing(self.machine.seeds_in_parallel)
             if find_budget(self.suite.budget).kind == "T":
                 return self._go_timed()
-            specs = self.trials(plan(self.suite, root=self.root))
+            specs = self._share(plan(self.suite, root=self.root))
             outcome, pending = self.split(specs)
             if pending:
                 self._prepare()
@@ -206,12 +210,18 @@ class HeadToHead:
             self._refuse_cpu()
         key, devices = one_kind(self.slots)
         timed = TimedBoard(self.suite, self.root, devices, self.machine.threads, self.data_root, self.includes, key)
+        if self.shard and (missing := timed.missing()):
+            raise UserError(
+                f"budget {self.suite.budget!r} counts device-seconds, and shards must train the same steps, but the"
+                f" step of {', '.join(missing[:5])} is not calibrated here; run one seed of the suite on one machine,"
+                " export its board, and merge that into the results folder of each shard"
+            )
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
         told: set[str] = set()
         first: Outcome | None = None
         # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
-        for _ in range(2):
-            specs = self.trials(timed.plan())
+        for _ in range(1 if self.shard else 2):
+            specs = self._share(timed.plan())
             outcome, pending = self.split(specs)
             pending = self.write_failures([one for one in pending if one[0].model not in told], outcome, timed.failed)
             told |= set(timed.failed)
@@ -225,6 +235,20 @@ class HeadToHead:
                 break
         outcome.board = write_board(self.root, board, self.suite.reference_parameters)
         return outcome
+
+    def _share(self, specs: list[RunSpec]) -> list[RunSpec]:
+        """Of planned runs those that are executed.
+
+        Raises:
+            UserError: none is.
+        """
+        specs = self.trials(specs)
+        share = self.shard.of(specs) if self.shard else specs
+        if not share:
+            raise UserError(
+                f"--shard {self.shard}: this is no run of {some(len(specs), 'run')}; give at most {len(specs)} shares"
+            )
+        return share
 
     def write_failures(
         self, pending: list[tuple[RunSpec, int]], outcome: Outcome, failed: Mapping[str, Failed]
