@@ -21,7 +21,6 @@ from .exchange import export, merge
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
-    command_line,
     include_option,
     json_option,
     machine_of,
@@ -142,10 +141,7 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
             point,
             results=options["results"],
             machine=machine_of(options),
-            data_root=options["data_root"],
-            includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
-            command=command_line(),
             shard=share,
         )
         for point in chosen
@@ -191,10 +187,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
             point,
             results=options["results"],
             machine=machine_of(options),
-            data_root=options["data_root"],
-            includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
-            command=command_line(),
         )
         tuned.append(done)
         if not as_json:
