@@ -168,6 +168,15 @@ class Provenance(Strict):
             raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
         return text
 
+    @property
+    def host(self) -> str:
+        """See `provenance.host_id`; empty where it is unknown, as in records that have the host's name instead."""
+        text = self.hardware.get("host", "")
+        return text if _HOST.fullmatch(text) else ""
+
+
+_HOST = re.compile("[0-9a-f]{16}")
+
 
 class Context(Strict):
     """The suite that asked for the run; it does not determine the result, and no board reads its class, see
