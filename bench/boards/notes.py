@@ -17,6 +17,7 @@ from ..tools.schema import visible
 from ..tools.text import command, some
 from .board import Board
 from .claims import claim_notes
+from .repeats import repeat_notes
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: boo
         )
     notes += _launch_bound(board, frame) + _company(board)
     notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
+    notes += repeat_notes(board)
     if board.root is not None:
         notes += doctor_notes(board.root, (record for own in board.counted.values() for record in own))
     notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]

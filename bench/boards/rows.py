@@ -22,6 +22,7 @@ from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
 from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
+from .repeats import repeated, repeated_words
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     if name in board.mixed:
         row |= {"status": "error", "reason": board.mixed[name]}
+    row["repeated"] = repeated_words(repeated(board, name))
     row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
     sample = board.samples.get(name)

@@ -76,7 +76,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
             "test acc %": accuracy_text(row, board.samples.get(row["model"])),
             "C4 error": _error(row["eq_exact_c4"]),
             "rotation error": _error(row["eq_rot_analytic"]),
-            "status": "" if row["status"] == "ok" and not row["stale"] else _status(row),
+            "status": "" if row["status"] == "ok" and not row["stale"] and not row["repeated"] else _status(row),
         }
         for row in board.rows_of(frame)
     ]
@@ -87,7 +87,12 @@ def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
 
 def _status(row: dict[str, Any]) -> str:
     done = f" ({row['runs_ok']}/{row['runs']} runs)" if row["runs_ok"] < row["runs"] else ""
-    return f"{row['status']}{done}{' (stale)' if row['stale'] else ''}"
+    return f"{row['status']}{done}{_marks(row)}"
+
+
+def _marks(row: dict[str, Any]) -> str:
+    marks = [mark for mark in ("stale" if row["stale"] else "", row["repeated"]) if mark]
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def rank_text(board: Board, model: str) -> str:
@@ -126,7 +131,7 @@ def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, 
         "train s": _number(row["train_s_mean"], "{:.1f}"),
         "peak MiB": _number(row["peak_mib_max"], "{:.0f}"),
         "runs": f"{row['runs_ok']}/{row['runs']}",
-        "status": row["status"] + (" (stale)" if row["stale"] else ""),
+        "status": row["status"] + _marks(row),
     }
 
 

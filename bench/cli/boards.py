@@ -273,8 +273,6 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
     which one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the
     first attempt.
     """
-    from dataclasses import asdict
-
     from ..runner.replay import replay as run_again
     from ..tools.files import results_root
     from ..tools.machine import Machine
@@ -287,10 +285,10 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
         machine=Machine(data_root=options["data_root"], includes=options["includes"], command=command_line()),
     )
     if as_json:
-        click.echo(json.dumps(asdict(verdict)))
+        click.echo(verdict.canonical())
     else:
         after = "no result" if verdict.replayed is None else f"{verdict.replayed:.2f} %"
-        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.run})")
+        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.again})")
         for difference in verdict.differences:
             click.echo(f"differs: {difference}")
         click.echo(f"{'agrees' if verdict.agrees else 'DISAGREES'} ({verdict.rule}): {verdict.why}")

@@ -70,6 +70,23 @@ def refuse_sharing(budget: str, runs: int) -> None:
         )
 
 
+def refuse_uncalibrated(budget: str, missing: list[str]) -> None:
+    """See that the machines of a shared suite train the same steps.
+
+    Args:
+        missing: models whose step is not calibrated in the results folder.
+
+    Raises:
+        UserError: there are any.
+    """
+    if missing:
+        raise UserError(
+            f"budget {budget!r} counts device-seconds, and shards must train the same steps, but the step of"
+            f" {', '.join(missing[:5])} is not calibrated here; run one seed of the suite on one machine, export its"
+            " board, and merge that into the results folder of each shard"
+        )
+
+
 def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
     """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on
     another.
