@@ -21,6 +21,7 @@ FLOORS = (
     ("runner",),
     ("check", "reports"),
     ("cli", "worker"),
+    ("python",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: A folder with more modules than this is searched, not looked through.
