@@ -146,6 +146,28 @@ def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
     return rows
 
 
+@list_.command(name="suite-keys")
+@click.argument("patterns", nargs=-1)
+@click.option("--schema", is_flag=True, help="The JSON Schema instead, for editors that check TOML.")
+@click.option("--markdown", is_flag=True, help="The table of docs/suites.md instead.")
+@json_option
+def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, as_json: bool) -> None:
+    """Keys of a suite's file: type, default, example, meaning.
+
+    \b
+    equibench list suite-keys 'reference*'
+    equibench list suite-keys --schema > suite.schema.json
+    """
+    from ..spec import suite_keys as reference
+
+    if patterns and (schema or markdown):
+        raise UserError(f"--{'schema' if schema else 'markdown'} is of all keys; leave out {patterns[0]!r}")
+    if schema or markdown:
+        click.echo(reference.schema_text().rstrip() if schema else reference.markdown_table())
+        return
+    _show([row for row in reference.suite_keys() if _fits(row["key"], patterns)], as_json, patterns, "key")
+
+
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
     """What the runs of suites cost on this device, one table a board."""
     from ..boards.families import point_name
