@@ -40,7 +40,8 @@ from .scan import (
 __all__ = [
     "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
     "allows",
-    "build_model", "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
+    "build_model", "forget", "include", "nearest", "parse_shape",
+    "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -234,6 +235,11 @@ class Registry:
             self._included.append(path)
             self._entries = None
 
+    def forget(self, path: str | Path) -> None:
+        """Undo `include`; what was imported from the file stays as it is."""
+        self._included = [other for other in self._included if other != Path(path).resolve()]
+        self._entries = None
+
     @property
     def included(self) -> list[Path]:
         """Files outside the package, in the order in which they were added."""
@@ -380,6 +386,12 @@ def include(paths: Iterable[str | Path]) -> None:
                 " level,"
                 " as docs/your-model.md shows"
             )
+
+
+def forget(path: str | Path) -> None:
+    """Undo `include` of one file."""
+    for registry in (MODELS, WRAPPERS, DATASETS):
+        registry.forget(path)
 
 
 def build_model(name: str, in_channels: int, num_classes: int, image_size: int) -> Any:

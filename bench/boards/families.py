@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError
 from ..records.record import board_names, read_board
 from ..spec.budget import find_budget
+from ..spec.suite import AXES as AXES
 from ..spec.suite import (
     PROTOCOL,
     Suite,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from .board import Board
     from .statistics import Sample
 
-#: Keys of a suite that may be a list: the axes of a family.
-AXES = ("budget", "train_images")
 #: More points are a mistake.
 MOST_POINTS = 100
 
