@@ -328,6 +328,8 @@ class HeadToHead:
         refuse_sizes(self.suite.dataset, DATASETS.find(self.suite.dataset).entry.fields["shape"][1], why)
         for event in seen:
             name = event["model"]
+            if "refused" in event:
+                raise UserError(f"model {name!r} cannot be built: {event['refused']}")
             if "wrong_shape" in event:
                 raise UserError(f"model {name!r} breaks its contract: {event['wrong_shape']}")
             refuse_unmatched(self.suite, name, **counts_of(event))
