@@ -33,7 +33,7 @@ PLUGIN = "plug-in "
 #: has one name, and few digits, so that it is one.
 _PATTERNS = {
     "int": r"(?:0|[1-9][0-9]{0,8})",
-    "str": r"[a-z][a-z0-9]*",
+    "str": r"[a-z][a-z0-9_]*",
     "float": r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,8})?",
 }
 _CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": float}

@@ -165,6 +165,8 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admit
     }
     refuse_sizes(suite.dataset, DATASETS.find(suite.dataset).entry.fields["shape"][1], why)
     for event in seen:
+        if "refused" in event:
+            raise UserError(f"model {event['model']!r} cannot be built: {event['refused']}")
         if "wrong_shape" in event:
             raise UserError(f"model {event['model']!r} breaks its contract: {event['wrong_shape']}")
         refuse_unmatched(suite, event["model"], **counts_of(event))
