@@ -22,6 +22,7 @@ from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
 from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
+from .marks import marks_text
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     # Times of a run that shared its device with others are no measure of the model.
     alone = [results for r, results in completed if r.runs_on_device == 1]
     row["runs_timed"] = len(alone)
+    row["runs_shared"] = sum(r.runs_on_device > 1 for r, _ in completed)
+    row["runs_diverged"] = sum(r.status == "diverged" for r in records)
     row["train_s_mean"] = mean([r.train_s for r in alone])
     row["step_ms_mean"] = mean([r.step_ms for r in alone])
     row["host_ms_mean"] = mean([r.host_ms for r in alone if r.host_ms is not None])
@@ -159,6 +162,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}
     row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
+    row["marks"] = marks_text(row)
     return row
 
 

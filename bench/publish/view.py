@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: The format whose tables are those that `publish` writes.
+LATEX = "latex_booktabs"
+
+
 @dataclass(frozen=True)
 class View:
     """What is shown of a board.
@@ -186,13 +190,24 @@ def comparisons(board: Board, view: View) -> list[Comparison]:
     return board.against_reference if reference == board.reference else compare(board.samples, reference)
 
 
-def view_text(board: Board, view: View, style: str) -> str:
-    """A board in a table format of tabulate, with its notes, and the comparisons that were asked for."""
+def view_text(board: Board, view: View, style: str, width: int | None = None) -> str:
+    """A board in a table format of tabulate, with its notes, and the comparisons that were asked for.
+
+    Args:
+        width: characters of a terminal's line, for which the usual columns are chosen; all of them without.
+    """
     frame = select_rows(board, view)
     if view.columns:
         text = f"{in_text(board_heading(board), style)}\n\n{plain_table(select_columns(frame, view), style)}"
+        marks = [f"{row['model']}: {row['marks']}" for row in board.rows_of(frame) if row["marks"]]
+        if marks and "marks" not in view.columns:
+            text += "\n\n" + "\n".join(in_text(mark, style) for mark in marks)
+    elif style == LATEX:
+        from .tables import latex_page  # which takes comparisons from here
+
+        text = latex_page(board, frame)
     else:
-        text = board_table(board, style, frame)
+        text = board_table(board, style, frame, width)
     if view.against or view.all_pairs:
         text += "\n\n" + comparison_table(board, view, style)
     return text

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
-from equibench.bench.boards.notes import board_notes, narrow_notes
+from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.table import narrow_rows, rank_text
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, own_entry, sources_of
@@ -42,7 +42,8 @@ def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Pat
         "wrn-10-b9": "4",
         "z2cnn-22": "3",
     }
-    for text in (latex_page(board), markdown_page(board), ". ".join(narrow_notes(board, board.frame))):
+    brief = ". ".join(board_notes(board, board.frame, bold=True, brief=True))
+    for text in (latex_page(board), markdown_page(board), brief):
         assert text.count("Holm over 6 pairs); bold: 1 is among them") == 1
     (rule,) = [n for n in board_notes(board, board.frame) if n.startswith("rank:")]
     assert rule.endswith("Holm over 6 pairs)"), "a terminal has no bold"
