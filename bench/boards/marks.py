@@ -9,10 +9,13 @@ from typing import Any
 from ..records.kept_verdicts import NO
 from .claims import is_broken
 
-#: Headings of the usual tables, and the columns of the CSV that they show.
-HEADINGS = {
-    "invariant": "claim", "parameters": "parameters", "MFLOPs": "flops_per_image", "step ms": "step_ms_mean",
-    "train s": "train_s_mean", "runs": "runs_ok", "status": "status",
+#: Columns of the CSV that the usual table shows, and its headings.
+HEADINGS_OF = {
+    "rank_low": "rank", "model": "model", "treatment": "treatment", "evaluation": "evaluation", "claim": "invariant",
+    "parameters": "parameters", "frozen": "frozen", "buffers": "buffers", "flops_per_image": "MFLOPs",
+    "test_acc_mean_pct": "test acc %", "test_acc_ci95_pct": "test acc %", "eq_exact_c4": "C4 error",
+    "eq_rot_analytic": "rotation error", "examples": "examples", "step_ms_mean": "step ms", "train_s_mean": "train s",
+    "peak_mib_max": "peak MiB", "runs_ok": "runs", "status": "status",
 }  # fmt: skip
 
 
@@ -82,7 +85,7 @@ def marked(cells: dict[str, str], row: dict[str, Any]) -> dict[str, str]:
     """The cells of a row of a table with its marks: behind the figures that they are about, else behind the status,
     and behind the model's name where no status is shown.
     """
-    heading = {HEADINGS.get(shown, shown): shown for shown in cells}
+    heading = {column: shown for column, shown in HEADINGS_OF.items() if shown in cells}
     cells, words = dict(cells), []
     for mark in marks_of(row):
         places = [heading[column] for column in mark.columns if column in heading]

@@ -225,7 +225,7 @@ def _refused(board: Board) -> list[str]:
         # Names without their folders, which are nobody's business where a table is published.
         names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
         more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
-        notes.append(f"refused, so not in the table: {names}{more}; equibench leaderboard says why")
+        notes.append(f"refused, so not in the table: {names}{more}; {command('leaderboard', board.name)} says why")
     if board.later:
         notes.append(f"not shown: {some(board.later, 'further attempt')}, or runs that were replaced")
     return notes

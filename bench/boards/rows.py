@@ -13,12 +13,15 @@ from ..records.provenance import REGISTERED, machine_of, registration
 from ..records.record import (
     CORE_ERRORS,
     FINAL,
+    Context,
+    Provenance,
     RunRecord,
     Size,
     board_folder,
     without_collection,
 )
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
+from ..spec.suite import find_suite, plan
 from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
@@ -205,6 +208,23 @@ def _comparison(model: str, board: Board, against: Comparison | None) -> dict[st
 def _worst(records: list[RunRecord]) -> str:
     failed = [r.status for r in records if r.status != "ok"]
     return failed[0] if failed else "ok"
+
+
+def column_names() -> dict[str, list[str]]:
+    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one a run."""
+    spec = plan(find_suite("smoke"))[0]
+    nothing = Provenance(
+        source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,
+        command="",
+    )  # fmt: skip
+    context = Context(suite="", parameter_class="as-published", reference_parameters=None, reference_model=None)
+    record = RunRecord(
+        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=None, curve=[],
+        phases={}, provenance=nothing, context=context, warnings=[],
+    )  # fmt: skip
+    board = Board(spec.board, chosen=[(record, "")])
+    models = {**_model_row(spec.model, [record], board), **_comparison(spec.model, board, None)}
+    return {"models": list(models), "runs": list(_run_row(record, "", {}))}
 
 
 def write_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:

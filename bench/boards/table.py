@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..tools.markup import for_latex, latex, markdown_text
-from ..tools.text import error_text, not_shown, table_width, wrapped
+from ..tools.text import command, error_text, table_width, wrapped
 from .board import Board
 from .marks import marked, with_mark
 from .notes import board_heading, board_notes, is_missing
@@ -18,6 +18,16 @@ from .statistics import Sample
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Formats of `leaderboard`, a line on each; those of tabulate work beside them.
+FORMATS = {
+    "simple": "plain text for a terminal",
+    "md": "Markdown, as GitHub shows it",
+    "latex": "a table for a paper, as publish writes it (booktabs)",
+    "csv": "all columns, numbers as numbers",
+    "json": "boards and runs as one document",
+    "grid": "plain text with lines",
+    "html": "a table for a page",
+}
 #: Floor below which an equivariance error is float32 rounding.
 ROUNDING = 1e-5
 #: Formats of tabulate that Markdown reads.
@@ -45,8 +55,12 @@ def board_table(
         in_text(line, style) for line in (board_heading(board), *board_notes(board, frame, here, columns=columns))
     )
     left_out = [c for c in (whole[0] if whole else ()) if columns is not None and c not in columns]
-    notes += [not_shown(left_out)] if left_out else []
-    return "\n".join([wrapped(heading, width), "", for_latex(table, style), "", *(wrapped(n, width) for n in notes)])
+    if left_out:
+        all_of_it = command("leaderboard", board.name, "--wide", root=board.root)
+        notes.append(f"too wide for this terminal: {', '.join(left_out)}; {all_of_it} shows all columns")
+    lines = [in_text(board.title, style), heading] if board.title else [heading]
+    table = for_latex(table, style)
+    return "\n".join([*(wrapped(line, width) for line in lines), "", table, "", *(wrapped(n, width) for n in notes)])
 
 
 def in_text(text: str, style: str) -> str:

@@ -14,6 +14,7 @@ from ..records.record import Context, RunRecord
 from ..spec.suite import PROTOCOL, RunSpec, Suite
 from ..tools.machine import Machine
 from ..tools.schema import parse
+from ..tools.text import again
 from .head_to_head import Listener
 from .head_to_head import run as run_suite
 
@@ -147,7 +148,8 @@ def _check_place(record: RunRecord, device: str) -> None:
     """See that new runs can join the board, before anything is calibrated or trained."""
     spec = record.spec
     if spec.is_trial:
-        raise UserError(f"board {spec.board} holds trials of learning rates; equibench tune SUITE makes them")
+        tune = again("tune", record.context.suite)
+        raise UserError(f"board {spec.board} holds trials of learning rates; {tune} makes them")
     if spec.protocol != PROTOCOL:
         raise UserError(
             f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"
