@@ -314,7 +314,8 @@ class Registry:
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
-        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries)}")
+        own = "" if self._included else f"; --include FILE adds the {kind}s that a file of your own registers"
+        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries, f'equibench list {self.kind}s')}{own}")
 
     def _scan(self) -> Iterable[Entry]:
         for path in sorted((_ROOT / self.package).rglob("*.py")):
