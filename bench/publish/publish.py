@@ -21,6 +21,7 @@ from ..tools.schema import visible
 from ..tools.text import again
 from .bibtex import bibliography, cited
 from .plots.figures import PLOTS, Drawn
+from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
 from .tables import latex_page, markdown_page
@@ -145,7 +146,9 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], referen
                 if figure is not None:
                     kinds = PICTURES if "plots" in formats else PICTURES[:1]
                     save(figure, out / "figures" / name, plot.stem, kinds)
-                    figures.append({"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)})
+                    if html:
+                        about = {"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)}
+                        figures.append(about | for_page(figure))
                 elif plot.needs:
                     missing[plot.title] = plot.needs
     if html:
