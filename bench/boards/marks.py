@@ -25,7 +25,8 @@ class Mark:
 
     Attributes:
         name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``repeated``, ``diverged``,
-            ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``, ``shared`` or ``launch bound``.
+            ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``,
+            ``shared`` or ``launch bound``.
         words: what the row says.
         columns: columns of the CSV that it is about; the row as a whole without.
         sign: what stands behind the figures of these columns; empty where they say it themselves.
