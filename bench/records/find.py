@@ -56,3 +56,23 @@ def find_run(beginning: str, root: Path) -> RunRecord:
     records.sort(key=lambda r: (r.attempt, r.file_name))
     finished = [r for r in records if r.status in FINAL]
     return next((r for r in finished if not staleness(r, root)), (finished or records[-1:])[0])
+
+
+def find_finished(beginning: str, root: Path, option: str) -> RunRecord:
+    """As `find_run`, of a run that has final weights.
+
+    Args:
+        option: what a message calls it.
+
+    Raises:
+        UserError: there is none, or it was not finished.
+    """
+    try:
+        record = find_run(beginning, root)
+    except UserError as error:
+        raise UserError(f"{option} {error}") from None
+    if record.status != "ok":
+        raise UserError(
+            f"{option} {beginning!r}: this run ended as {record.status!r}; only finished runs have a network"
+        )
+    return record

@@ -167,7 +167,11 @@ class Context(Strict):
 
 
 class RunRecord(Strict):
-    """One attempt at one run."""
+    """One attempt at one run.
+
+    Attributes:
+        first_attempt: its number where it was made, where a merge has given it another; see `exchange.merge`.
+    """
 
     schema_version: Version
     spec: RunSpec
@@ -181,6 +185,7 @@ class RunRecord(Strict):
     provenance: Provenance
     context: Context
     warnings: list[Message] = Field(max_length=1000)
+    first_attempt: int | None = Field(default=None, ge=1, le=10**6)
 
     @field_validator("status", mode="before")
     @classmethod
@@ -223,9 +228,15 @@ class RunRecord(Strict):
 
     def model_copy(self, **options: Any) -> RunRecord:
         copy = super().model_copy(**options)
-        for made in ("file_name", "run_id"):
+        for made in ("file_name", "run_id", "identity"):
             copy.__dict__.pop(made, None)  # the content may be another
         return copy
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what was recorded where the run was made: the same in every folder that it was merged into."""
+        first = self.first_attempt or self.attempt
+        return short_hash(self.model_copy(update={"attempt": first, "first_attempt": None}).canonical())
 
     @property
     def runs_on_device(self) -> int:

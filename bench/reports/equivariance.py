@@ -17,7 +17,7 @@ from ..measures.angle_and_depth import CURVE_DEGREES, Scene, angle_curve, featur
 from ..measures.arithmetic import begin, renew_profile
 from ..measures.equivariance import claimed_elements, measure_core
 from ..measures.invariance import Judgement, claim_error, move_weights
-from ..records.find import find_run
+from ..records.find import find_finished
 from ..records.sidecar import LayerPoint
 from ..spec.seeds import derive
 from ..tools.files import ensure_writable
@@ -248,9 +248,7 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
     from ..training.full_profile import measure_sidecar
 
     root = results_root(results)
-    record = find_run(run, root)
-    if record.status != "ok":
-        raise UserError(f"--run {run!r}: this run ended as {record.status!r}; only finished runs can be measured")
+    record = find_finished(run, root, "--run")
     ensure_writable(out)
     known = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
     sidecar = known or measure_sidecar(root, record, machine)

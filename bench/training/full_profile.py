@@ -54,22 +54,31 @@ def _outline(state: dict[str, torch.Tensor]) -> dict[str, object]:
     return {k: (v.shape, v.dtype, v.layout) if isinstance(v, torch.Tensor) else type(v) for k, v in state.items()}
 
 
+def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Path | None) -> Loaded:
+    """The data of a finished run, on a device.
+
+    Raises:
+        UserError: source or data are not those of the run any more.
+    """
+    resolved, made = MODELS.find(record.spec.model), record.provenance
+    if source_hash(resolved, lines_of(contents(resolved.files, made.opened))) != made.source_hash:
+        raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
+    data = load(record.spec.dataset, data_root(data_folder))
+    if data.digest() != made.data_digest:
+        raise UserError(f"the data set {record.spec.dataset!r} has changed since run {record.run_id}")
+    return Loaded(data, record.spec, device)
+
+
 def measure_sidecar(root: Path, record: RunRecord, machine: Machine) -> Sidecar:
     """The full profile of a finished run, at its initial and at its kept final weights.
 
     Raises:
         UserError: weights are missing, or source or data are not those of the run any more.
     """
-    phases, made = Phases(), record.provenance
+    phases = Phases()
     device = begin(machine.device, "strict", machine.threads)
-    resolved = MODELS.find(record.spec.model)
-    if source_hash(resolved, lines_of(contents(resolved.files, made.opened))) != made.source_hash:
-        raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
     with phases.phase("data"):
-        data = load(record.spec.dataset, data_root(machine.data_folder))
-        if data.digest() != made.data_digest:
-            raise UserError(f"the data set {record.spec.dataset!r} has changed since run {record.run_id}")
-        loaded = Loaded(data, record.spec, device)
+        loaded = loaded_again(record, device, machine.data_folder)
     return _profile(root, record, loaded, None, phases, machine)
 
 

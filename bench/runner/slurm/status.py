@@ -180,8 +180,11 @@ def _left(folder: Folder, beat: Beat | None, seen: float) -> State:
 
 
 def _where(beat: Beat) -> str:
-    host = beat.provenance.hardware.get("host", "a node")
-    return f"at step {beat.step:,} of {beat.steps:,} on {host}"
+    return f"at step {beat.step:,} of {beat.steps:,}{_on(beat)}"
+
+
+def _on(beat: Beat) -> str:
+    return f" on {beat.node}" if beat.node else ""
 
 
 def _progress(beat: Beat | None, state: str) -> str:
@@ -198,7 +201,8 @@ def settle(views: list[View]) -> int:
         for job, state in zip(view.jobs, view.states, strict=True):
             if state.kind in ("lost", "timeout") and not state.recorded and job is not None and state.beat is not None:
                 status: Status = "lost" if state.kind == "lost" else "timeout"
-                count += write_without_result(job, status, state.detail, state.beat.provenance)
+                reason = state.detail.replace(_on(state.beat), "")  # names of machines are no part of a record
+                count += write_without_result(job, status, reason, state.beat.provenance)
     return count
 
 
