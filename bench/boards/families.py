@@ -53,6 +53,13 @@ def find_points(name: str) -> list[Suite]:
     return points_of({**values, "name": stem}, where)
 
 
+def values_of(name: str) -> dict[str, Any]:
+    """Keys and values of a suite or a family, from which `points_of` makes the same again; as `find_points`."""
+    found = find_points(name)
+    values = found[0].model_dump(by_alias=True)
+    return values | {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
+
+
 def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
     """The suites that the keys and values of a family mean: budgets in their order, of each the fewest images first.
 

@@ -228,14 +228,10 @@ def _check(points: list[Any], options: dict[str, Any]) -> None:
 
 def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     """The suite, or the points of the family, with what the options replace in it."""
-    from ..boards.families import AXES, find_points, points_of
+    from ..boards.families import points_of, values_of
 
     include(options["includes"])
-    values: dict[str, Any] = {"name": "ad-hoc"}
-    if name is not None:
-        found = find_points(name)
-        values = found[0].model_dump(by_alias=True)
-        values |= {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
+    values = {"name": "ad-hoc"} if name is None else values_of(name)
     for key in ("dataset", "budget", "recipe", "profile", "fit"):
         if options[key] is not None:
             values[key] = options[key]
