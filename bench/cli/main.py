@@ -231,7 +231,7 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     from ..boards.families import points_of, values_of
 
     include(options["includes"])
-    values = {"name": "ad-hoc"} if name is None else values_of(name)
+    values: dict[str, Any] = {"name": "ad-hoc"} if name is None else values_of(name)
     for key in ("dataset", "budget", "recipe", "profile", "fit"):
         if options[key] is not None:
             values[key] = options[key]

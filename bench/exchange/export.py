@@ -10,10 +10,10 @@ from ...registry import UserError
 from ..boards.board import find_board, load_board
 from ..records.calibration import read_calibration
 from ..records.outcomes import outcomes_path, read_distances, read_predictions
-from ..records.record import Refused, RunRecord, board_folder, read_board
-from ..records.replay_verdict import read_verdicts, replays_folder
+from ..records.record import Refused, RunRecord, read_board
+from ..records.replay_verdict import read_verdicts
 from ..records.sidecar import read_sidecars
-from ..records.store import calibrations_folder, outcomes_folder, sidecar_folder
+from ..records.store import board_folder, calibrations_folder, outcomes_folder, replays_folder, sidecar_folder
 from ..runner.refresh import suite_of
 from ..runner.tune import tables_text, toml_value
 from ..spec.suite import Suite, tuned_file

@@ -24,11 +24,19 @@ from ..boards.rows import write_board
 from ..records.calibration import Calibration, latest, read_calibration, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
-from ..records.record import FINAL, RunRecord, attempts_of, board_folder, board_names, read_record, without_collection
-from ..records.replay_verdict import ReplayVerdict, read_verdict, replays_folder
+from ..records.record import FINAL, RunRecord, attempts_of, read_record, without_collection
+from ..records.replay_verdict import ReplayVerdict, read_verdict
 from ..records.sidecar import Sidecar, read_sidecar
-from ..records.store import calibrations_folder, outcomes_folder, sidecar_folder
+from ..records.store import (
+    board_folder,
+    board_names,
+    calibrations_folder,
+    outcomes_folder,
+    replays_folder,
+    sidecar_folder,
+)
 from ..spec.budget import steps_in
+from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
 from ..tools.schema import read_text, visible
 from .archive import PARTS, opened
@@ -110,7 +118,7 @@ def copied(root: Path, boards: Iterable[str]) -> Iterator[Path]:
         copy = Path(folder) / "results"
         for board in sorted(boards):
             paths = [p for part in ("", *PARTS) for p in (root / "runs" / board / part).glob("*.json")]
-            for path in [*paths, root / "tuned" / f"{board}.toml"]:
+            for path in [*paths, tuned_file(root, board)]:
                 if path.is_file() and not path.is_symlink():
                     target = copy / path.relative_to(root)
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,11 @@ def outcomes_folder(root: Path, board: str) -> Path:
     return board_folder(root, board) / "outcomes"
 
 
+def replays_folder(root: Path, board: str) -> Path:
+    """Where the verdicts on a board's replays lie."""
+    return board_folder(root, board) / "replays"
+
+
 def calibrations_folder(root: Path, board: str) -> Path:
     """Where a board's calibrations lie; asked of every folder that is there, whatever it is called."""
     return root / "runs" / board / "calibrations"
