@@ -35,7 +35,7 @@ def document(found: Judgement) -> dict[str, Any]:
     states = Counter(a.state for a in found.merged.arrivals if a.kind == "record")
     return {
         "accepted": found.accepted, "problems": found.problems, "warnings": found.warnings, "records": dict(states),
-        "models": found.datasets, "ranks": boards,
+        "models": found.datasets, "ranks": boards, "report": markdown(found),
     }  # fmt: skip
 
 
