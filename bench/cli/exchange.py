@@ -61,15 +61,14 @@ def _table(done: Any) -> str:
     """What came, one row a board: records alone, refused files of every kind."""
     from tabulate import tabulate
 
-    from ..exchange.merge import devices, versions
+    from ..exchange.merge import STATES, devices, versions
     from ..tools.schema import visible
 
     rows = []
     for board in dict.fromkeys(a.board for a in done.arrivals):
         own = [a for a in done.arrivals if a.board == board]
         states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
-        came = {noun: states.get(noun, 0) for noun in ("new", "known", "further attempt", "refused")}
-        row = {"board": visible(board), **{noun.replace("attempt", "attempts"): n for noun, n in came.items()}}
+        row: dict[str, Any] = {"board": visible(board), **{state: states[state] for state in STATES}}
         rows.append({**row, "devices": _counted(devices(own)), "versions": _counted(versions(own))})
     return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing came"
 

@@ -9,6 +9,7 @@ from ..boards.table import board_table
 from ..tools.markup import markdown_text
 from ..tools.schema import visible
 from ..tools.text import some
+from .merge import STATES
 from .validate import Judgement, rank_changes
 
 #: More sentences than that are counted.
@@ -56,12 +57,12 @@ def _shown(text: str) -> str:
 
 
 def _came(found: Judgement) -> list[str]:
-    lines = ["| board | new | known | further attempts | refused |", "|---|---|---|---|---|"]
+    lines = [f"| board | {' | '.join(STATES)} |", "|---|---|---|---|---|"]
     for board in dict.fromkeys(a.board for a in found.merged.arrivals):
         own = [a for a in found.merged.arrivals if a.board == board]
         states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
-        counts = [str(states[s]) for s in ("new", "known", "further attempt", "refused")]  # type: ignore[index]
-        lines.append(f"| {' | '.join([markdown_text(visible(board)), *counts])} |")
+        cells = [markdown_text(visible(board)), *(str(states[s]) for s in STATES)]
+        lines.append(f"| {' | '.join(cells)} |")
     for model, verdict in found.verdicts.items():
         counts = f"{some(verdict.count('pass'), 'check')} passed, {some(verdict.count('fail'), 'failure')}"
         lines += ["", f"`equibench check` of {markdown_text(model)}: {counts}."]
