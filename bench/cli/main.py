@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from ...registry import PluginWarning, UserError, include
+from ..spec.choices import CLASSES, FITS, PROFILES, RECIPES, VARIABLES, lines_of
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
@@ -35,7 +36,7 @@ from .refresh import refresh
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings=CONTEXT, epilog=lines_of("Variables of the environment:", VARIABLES))
 @click.version_option(package_name="equibench")
 def cli() -> None:
     """Fair head-to-heads of equivariant image architectures.
@@ -90,11 +91,11 @@ for _command in (
 @click.option(
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
-@click.option("--recipe", help="Recipe instead of the suite's.")
-@click.option("--profile", help="Execution profile: strict or fast.")
-@click.option("--fit", help="What is trained on: train, or train+val.")
+@click.option("--recipe", help=lines_of("Recipe instead of the suite's.", RECIPES))
+@click.option("--profile", help=lines_of("Execution profile instead of the suite's.", PROFILES))
+@click.option("--fit", help=lines_of("What is trained on instead of the suite's.", FITS))
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
-@click.option("--class", "parameter_class", help="matched (with --reference-parameters) or as-published.")
+@click.option("--class", "parameter_class", help=lines_of("Class of parameters instead of the suite's.", CLASSES))
 @click.option("--reference-parameters", type=int, metavar="N", help="Of the class matched: parameters within 5 % of N.")
 @machine_options
 @seeds_in_parallel_option
@@ -148,7 +149,7 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
         )
         for point in chosen
     ]
-    _print_outcomes(outcomes, as_json, whole=suite is None or bool(options["models"] or options["seeds"]))
+    _print_outcomes(outcomes, as_json, suite)
     sys.exit(1 if any(o.failed or o.unrecorded for o in outcomes) else 0)
 
 
@@ -161,7 +162,7 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
-@click.option("--profile", help="Execution profile: strict or fast.")
+@click.option("--profile", help=lines_of("Execution profile instead of the suite's.", PROFILES))
 @machine_options
 @results_option
 @include_option
@@ -263,11 +264,11 @@ def _seeds(text: str) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _print_outcomes(outcomes: list[Any], as_json: bool, whole: bool) -> None:
-    """Print what was run: of a suite its rows, or the `whole` board where the options say which models or seeds."""
+def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
+    """Print what was run: of the suite of this name its rows, and those that the options add; the board without one."""
     if len(outcomes) == 1:
-        if not whole:
-            outcomes[0].board = outcomes[0].board.of_suite(outcomes[0].suite)
+        if name is not None:
+            outcomes[0].board = outcomes[0].board.of_suite(_with_its_own(name, outcomes[0].suite))
         _print_board(outcomes[0], as_json)
     else:
         from ..boards.families import family_of_boards
@@ -285,15 +286,24 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, whole: bool) -> None:
         _tell(outcome)
 
 
+def _with_its_own(name: str, run: Any) -> Any:
+    """The suite that was run, with the models and seeds of the suite of this name as well."""
+    from ..boards.families import find_points
+
+    own = find_points(name)[0]
+    models = list(dict.fromkeys([*own.models, *run.models]))
+    return run.model_copy(update={"models": models, "seeds": sorted({*own.seed_list, *run.seed_list})})
+
+
 def _print_board(outcome: Any, as_json: bool) -> None:
     from ..boards.table import board_table
-    from ..tools.text import short
+    from ..tools.text import short, terminal_width
 
     board, root = outcome.board, outcome.results
     if as_json:
         click.echo(json.dumps(board_document(board, root)))
     elif board.is_table:
-        click.echo(board_table(board))
+        click.echo(board_table(board, width=terminal_width()))
         click.echo(f"\n{short(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
     else:
         for record, _ in board.chosen:

@@ -82,8 +82,11 @@ class Live(Quiet):
         self._shares, self._given, self._failed = {}, {}, 0
         self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
-            self._console.print(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}", markup=False)
+            self._say(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}")
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
+        self._begin()
+
+    def _begin(self) -> None:
         self._progress.start()
 
     def event(self, job: Job, event: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from ..spec.suite import PROTOCOL, Suite, check_names, refuse_sizes
 from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused
 from ..tools.machine import Machine
+from ..tools.text import again
 from ..training.job import Probe
 from .local import end, events_of, start
 
@@ -165,6 +166,8 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admit
     }
     refuse_sizes(suite.dataset, DATASETS.find(suite.dataset).entry.fields["shape"][1], why)
     for event in seen:
+        if "refused" in event:
+            raise UserError(f"model {event['model']!r} cannot be built: {event['refused']}")
         if "wrong_shape" in event:
             raise UserError(f"model {event['model']!r} breaks its contract: {event['wrong_shape']}")
         refuse_unmatched(suite, event["model"], **counts_of(event))
@@ -223,7 +226,8 @@ def refuse_joining(record: RunRecord, device: str) -> None:
     """
     spec = record.spec
     if spec.is_trial:
-        raise UserError(f"board {spec.board} holds trials of learning rates; equibench tune SUITE makes them")
+        tune = again("tune", record.context.suite)
+        raise UserError(f"board {spec.board} holds trials of learning rates; {tune} makes them")
     if spec.protocol != PROTOCOL:
         raise UserError(
             f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"

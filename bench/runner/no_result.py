@@ -53,7 +53,7 @@ def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[lis
     Returns:
         The other jobs, and status and reason of what was written, by the run's id.
     """
-    ended = {}
+    ended: dict[str, tuple[str, str]] = {}
     for job in jobs:
         if why := failed.get(job.spec.model):
             reason = f"{why.reason} (while its step was measured, before any training)"
