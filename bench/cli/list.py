@@ -9,20 +9,25 @@ from typing import Any
 import click
 
 from ...registry import DATASETS, MODELS, Entry, UserError, include
-from .options import include_option, json_option, results_option
+from ..spec.choices import PROFILES
+from ..tools.text import fitted, terminal_width
+from .options import include_option, json_option, results_option, wide_option
 
 
 @click.group(name="list")
 def list_() -> None:
-    """List models, datasets, budgets or suites; patterns as in a shell: equibench list models 'pdo-*'"""
+    """List what there is; patterns as in a shell: equibench list models 'pdo-*'"""
 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
 @click.option("--for", "dataset", metavar="DATASET", help="Only those that can be built for its images.")
 @include_option
+@wide_option
 @json_option
-def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+def models(
+    patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], wide: bool, as_json: bool
+) -> None:
     """Models: name, group of the layers, group of exact invariance, parameters, source.
 
     \b
@@ -34,7 +39,7 @@ def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, 
     for row in rows if not as_json else []:
         del row["sizes"]
         row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
-    _show(rows, as_json, patterns, "model")
+    _show(rows, as_json, patterns, "model", wide)
 
 
 def model_rows(patterns: Iterable[str], dataset: str | None = None) -> list[dict[str, Any]]:
@@ -59,8 +64,9 @@ def _model_row(entry: Entry) -> dict[str, Any]:
 @list_.command()
 @click.argument("patterns", nargs=-1)
 @include_option
+@wide_option
 @json_option
-def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
     include(includes)
     rows = dataset_rows(patterns)
@@ -69,7 +75,7 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         row["note"] = "; ".join(filter(None, (missing, row["note"])))  # what there is to do comes first
         for key in ("rotation", "citation", "digest"):
             del row[key]
-    _show(rows, as_json, patterns, "data set")
+    _show(rows, as_json, patterns, "data set", wide)
 
 
 def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
@@ -89,26 +95,29 @@ def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
+@wide_option
 @json_option
-def budgets(patterns: tuple[str, ...], as_json: bool) -> None:
+def budgets(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Budgets; any e<epochs> and t<seconds> works beside them."""
     from ..spec.budget import named_budgets
 
     keys = ("name", "kind", "epochs", "seconds", "steps", "note")
     rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if _fits(b.name, patterns)]
-    _show(rows, as_json, patterns, "budget")
+    _show(rows, as_json, patterns, "budget", wide)
 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
 @click.option("--cost", is_flag=True, help="Every model's operations, and its time where records know its step.")
 @results_option
+@wide_option
 @json_option
-def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: bool) -> None:
-    """Suites: the named head-to-heads that are shipped, and what they cost before one starts.
+def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: bool, as_json: bool) -> None:
+    """Suites: the named head-to-heads that are shipped, what they cost before one starts, and the models of one.
 
     \b
     equibench list suites
+    equibench list suites digits-25k
     equibench list suites digits-25k --cost
     """
     from ..boards.families import find_points
@@ -118,10 +127,16 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: 
     if cost and found:
         _show_costs(found, results, as_json)
         return
+    if len(found) == 1 and patterns == (found[0][0].name,) and not as_json:
+        from ..reports.name_cards import suite_text
+
+        click.echo(suite_text(patterns[0], terminal_width()))
+        return
     rows = suite_rows(patterns)
     for row in rows if not as_json else []:
+        del row["model_names"]
         row["examples"] = "" if row["examples"] is None else f"{row['examples'] / 1e6:,.2f} M"
-    _show(rows, as_json, patterns, "suite")
+    _show(rows, as_json, patterns, "suite", wide)
 
 
 def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
@@ -142,7 +157,7 @@ def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
         counts = [examples_of(p) for p in points]
         examples = None if None in counts else sum(c for c in counts if c is not None)
         row |= {"runs": sum(len(p.models) * len(p.seed_list) for p in points), "examples": examples}
-        rows.append(row | {"title": suite.title})
+        rows.append(row | {"model_names": suite.models, "title": suite.title})
     return rows
 
 
@@ -150,8 +165,9 @@ def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
 @click.argument("patterns", nargs=-1)
 @click.option("--schema", is_flag=True, help="The JSON Schema instead, for editors that check TOML.")
 @click.option("--markdown", is_flag=True, help="The table of docs/suites.md instead.")
+@wide_option
 @json_option
-def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, as_json: bool) -> None:
+def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bool, as_json: bool) -> None:
     """Keys of a suite's file: type, default, example, meaning.
 
     \b
@@ -165,7 +181,7 @@ def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, as_json:
     if schema or markdown:
         click.echo(reference.schema_text().rstrip() if schema else reference.markdown_table())
         return
-    _show([row for row in reference.suite_keys() if _fits(row["key"], patterns)], as_json, patterns, "key")
+    _show([row for row in reference.suite_keys() if _fits(row["key"], patterns)], as_json, patterns, "key", wide)
 
 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
@@ -188,13 +204,14 @@ def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
+@wide_option
 @json_option
-def reported(patterns: tuple[str, ...], as_json: bool) -> None:
+def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Figures that papers report, by method or data set: equibench list reported mnist-rot 'PDO*'"""
     from ..boards.reported import reported_rows
 
     rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
-    _show(rows, as_json, patterns, "reported figure")
+    _show(rows, as_json, patterns, "reported figure", wide)
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
@@ -203,12 +220,69 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str) -> None:
+#: What stands first where not all columns of a list fit.
+_FIRST = {
+    "model": ("name", "parameters", "invariant", "group", "status", "source", "family"),
+    "data set": ("name", "shape", "classes", "train", "test", "note"),
+    "suite": ("name", "title", "dataset", "budget", "runs", "models", "seeds", "recipe"),
+    "budget": ("name", "kind", "note", "epochs", "seconds"),
+    "recipe": ("name", "models", "note", "optimizer", "lr", "batch", "epochs"),
+    "reported figure": ("method", "data set", "test error %", "source"),
+}
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str, wide: bool = False) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
     if not rows:
         raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
-    from tabulate import tabulate
+    click.echo(fitted(rows, _FIRST.get(kind, ()), None if wide else terminal_width()))
 
-    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@wide_option
+@json_option
+def recipes(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
+    """Recipes: optimiser, rate, batch and augmentation, and whom they are for."""
+    from ..reports.name_cards import recipe_rows
+
+    rows = [row for row in recipe_rows() if _fits(row["name"], patterns)]
+    _show(rows, as_json, patterns, "recipe", wide)
+
+
+@list_.command()
+@json_option
+def profiles(as_json: bool) -> None:
+    """Execution profiles: precision, determinism and compilation."""
+    _show([{"name": name, "note": line} for name, line in PROFILES.items()], as_json, (), "profile")
+
+
+@list_.command()
+@json_option
+def formats(as_json: bool) -> None:
+    """Formats of equibench leaderboard."""
+    from tabulate import tabulate_formats
+
+    from ..boards.table import FORMATS
+
+    others = {name: "a format of the package tabulate" for name in tabulate_formats if name not in FORMATS}
+    _show([{"name": name, "note": line} for name, line in {**FORMATS, **others}.items()], as_json, (), "format")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@json_option
+def columns(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Columns of the CSVs, for --columns and --sort; docs/leaderboard.md says what each is."""
+    from ..boards.marks import HEADINGS_OF
+    from ..boards.rows import column_names
+
+    found = column_names()
+    rows = []
+    for name in dict.fromkeys([*found["models"], *found["runs"]]):
+        row = {"name": name, "heading": HEADINGS_OF.get(name, "") if name in found["models"] else ""}
+        row |= {table: "yes" if name in found[table] else "" for table in ("models", "runs")}
+        rows.append(row)
+    _show([row for row in rows if _fits(row["name"], patterns)], as_json, patterns, "column")

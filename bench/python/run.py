@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,11 +82,10 @@ def run(
         run_suite(
             point,
             results=root,
-            machine=machine or Machine(device, jobs),
+            machine=replace(machine or Machine(device, jobs), command=_command(suite, given)),
             data_root=data_root,
             includes=includes,
             listener=listener or watcher(progress),
-            command=_command(suite, given),
             refresh=refresh,
         )
         for point in points

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ...registry import DATASETS, MODELS, UserError, allows, nearest
 from ..tools.files import results_root, shipped, shipped_names
 from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
+from ..tools.text import again, asked_suite
 from .budget import Budget, find_budget
 from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
 
@@ -304,9 +305,8 @@ def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
     if why:
         shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
         raise UserError(
-            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit (equibench list models"
-            " --for"
-            f" {dataset} shows what does), or take another data set"
+            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit"
+            f" ({again('list', 'models', '--for', dataset)} shows what does), or take another data set"
         )
 
 
@@ -359,7 +359,7 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
         UserError: there is none for this model.
     """
     tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
-    return find_recipe(suite.recipe, model, tuned)
+    return find_recipe(suite.recipe, model, tuned, again("tune", asked_suite(suite.name)))
 
 
 def examples_of(suite: Suite) -> int | None:
