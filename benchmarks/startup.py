@@ -3,8 +3,8 @@
     uv run python benchmarks/startup.py [--rounds 7] [--models p4cnn,…] [--only commands,models,runs]
 
 `--help` and `list`: under 0.5 s. `leaderboard` on a board of 100 records: under 2 s. Of the 25K class: `show` at most
-3 s beyond importing torch, `check` under 40 s, `equivariance --run` at most 20 s. A run's fixed cost, which is all of its
-time but importing torch (and escnn), training, batch-norm statistics, evaluation and equivariance errors: at most 2 s.
+3 s beyond importing torch, `check` under 40 s, `equivariance --run` at most 20 s. A run's fixed cost, which is all but
+importing torch (and escnn), training, batch-norm statistics, evaluation and equivariance errors: at most 2 s.
 
 Commands are timed from outside, in turns, as processes of their own; medians. Beside the seconds of a clock stand those
 that processors computed for it, which are the same while others compute; these are held against the limits. `ratio` of
