@@ -277,15 +277,14 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
 
     from ..runner.replay import replay as run_again
     from ..tools.files import results_root
+    from ..tools.machine import Machine
 
     verdict = run_again(
         run,
         results_root(options["results"]),
         device=options["device"],
         threads=positive("--threads", options["threads"]),
-        data_root=options["data_root"],
-        includes=options["includes"],
-        command=command_line(),
+        machine=Machine(data_root=options["data_root"], includes=options["includes"], command=command_line()),
     )
     if as_json:
         click.echo(json.dumps(asdict(verdict)))

@@ -20,7 +20,6 @@ from .doctor import doctor
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
-    command_line,
     include_option,
     json_option,
     machine_of,
@@ -132,10 +131,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
             point,
             results=options["results"],
             machine=machine_of(options),
-            data_root=options["data_root"],
-            includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
-            command=command_line(),
         )
         for point in chosen
     ]
@@ -180,10 +176,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
             point,
             results=options["results"],
             machine=machine_of(options),
-            data_root=options["data_root"],
-            includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
-            command=command_line(),
         )
         tuned.append(done)
         if not as_json:

@@ -7,8 +7,7 @@ must lie where one further draw lies with probability 95 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ from ..records.record import (
     read_record,
 )
 from ..records.staleness import staleness
-from ..spec.suite import PROTOCOL
 from ..tools.files import ensure_writable
+from ..tools.gpus import one_device
+from ..tools.machine import Machine
 from ..training.job import Job
+from .admission import refuse_replay
 from .local import LocalEngine
 
 
@@ -63,29 +64,24 @@ def replay(
     *,
     device: str | None = None,
     threads: int | None = None,
-    data_root: str | None = None,
-    includes: Iterable[str] = (),
-    command: str = "",
+    machine: Machine | None = None,
 ) -> Verdict:
     """Run a recorded run again as a later attempt, which no board shows, and compare.
 
     Args:
         run: the beginning of its id.
-        device, threads: as recorded without.
+        device, threads: as recorded without, whatever `machine` says.
+        machine: how else the run is executed.
 
     Raises:
         UserError: there is no such run, it has no result, it is stale, or nothing could be said if its bits differed,
             as they may; nothing was trained.
     """
-    includes = [str(Path(p).resolve()) for p in includes]
-    include(includes)
+    machine = machine or Machine()
+    include(machine.files)
     record = find_run(run, root)
-    stale = staleness(record)
-    if stale or record.spec.protocol != PROTOCOL:
-        changed = stale or f"protocol (now {PROTOCOL})"
-        raise UserError(f"run {record.run_id} is stale: {changed} changed since; a replay would measure something else")
-    device = device or record.provenance.hardware.get("device", "cpu")
-    _check_device(device)
+    refuse_replay(record)
+    device = one_device(device or record.provenance.hardware.get("device", "cpu"))
     threads = threads or record.provenance.threads
     differences = differences_now(record, device, threads)
     values = list(load_board(root, record.spec.board).values.get(record.spec.model, {}).values())
@@ -95,7 +91,7 @@ def replay(
             f" {SMALLEST_SAMPLE} recorded seeds of {record.spec.model!r}, not {len(values)}"
         )
     ensure_writable(root)
-    again, reason = _run_again(record, root, device, threads, data_root, includes, command)
+    again, reason = _run_again(record, root, replace(machine, device=device, threads=threads))
     return judge(record, again, reason, differences, values)
 
 
@@ -121,16 +117,6 @@ def find_run(run: str, root: Path) -> RunRecord:
     return next((r for r in finished if not staleness(r)), finished[0])
 
 
-def _check_device(device: str) -> None:
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise UserError(f"--device {device!r}: use cpu, cuda or cuda:<number>")
-    if kind == "cuda":
-        from ..tools.gpus import one_device
-
-        one_device(device)
-
-
 def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:
     """Why the bits of a run may differ when it is run again here; empty where they must not."""
     then = record.provenance
@@ -153,22 +139,17 @@ def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:
     return found
 
 
-def _run_again(
-    record: RunRecord, root: Path, device: str, threads: int, data_root: str | None, includes: list[str], command: str
-) -> tuple[RunRecord | None, str]:
+def _run_again(record: RunRecord, root: Path, machine: Machine) -> tuple[RunRecord | None, str]:
     """The record of the next attempt, or None and the reason why there is none."""
     attempt = max(r.attempt for r in attempts_of(root, record.spec)) + 1
-    job = Job(
-        spec=record.spec, attempt=attempt, context=record.context, device=device, threads=threads, results=str(root),
-        data_root=data_root, include=includes, command=command,
-    )  # fmt: skip
+    job = Job.on(machine, root, record.spec, attempt, record.context)
     done: dict[str, Any] = {}
 
     def listen(_: Job, event: dict[str, Any]) -> None:
         if event["event"] == "done":
             done.update(event)
 
-    LocalEngine([device], None, lambda job, status, reason: None).run([job], listen)
+    LocalEngine([machine.device], None, lambda job, status, reason: None).run([job], listen)
     if "record" not in done:
         return None, f"{done.get('status', 'lost')}: {done.get('reason') or 'it is being run elsewhere'}"
     again = read_record(Path(done["record"]))

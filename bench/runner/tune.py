@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, UserError, include
+from ...registry import UserError, include
 from ..boards.board import Board
 from ..records.record import FINAL
-from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
+from ..spec.recipe import COMMON, TUNED, Recipe
 from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
 from ..tools.files import results_root, write_atomically
 from ..tools.machine import Machine
+from .admission import base_recipe, refuse_tuning
 from .head_to_head import Listener, Outcome, run
 
 #: Learning rates that are tried with every model.
@@ -50,18 +51,6 @@ class Tuning:
         return [m for m, rate in self.chosen.items() if rate in (GRID[0], GRID[-1])]
 
 
-def base_recipe(suite: Suite) -> Recipe:
-    """The recipe whose rate is tuned, the same for every model.
-
-    Raises:
-        UserError: the suite's recipe has no rate that could be tuned.
-    """
-    name = COMMON + suite.recipe.removeprefix(TUNED) if is_tuned(suite.recipe) else suite.recipe
-    if not name.startswith(COMMON) or name not in named_recipes():
-        raise UserError(f"recipe {suite.recipe!r} is not tuned: only {COMMON!r} and its variants are, give --recipe")
-    return named_recipes()[name]
-
-
 def trials(suite: Suite, specs: list[RunSpec]) -> list[RunSpec]:
     """The trials that planned runs of the base recipe become: each rate with every model, all else equal."""
     base = base_recipe(suite)
@@ -78,10 +67,7 @@ def tune(
     *,
     results: str | Path | None = None,
     machine: Machine | None = None,
-    data_root: str | Path | None = None,
-    includes: tuple[str, ...] = (),
     listener: Listener | None = None,
-    command: str = "",
 ) -> Tuning:
     """Try `GRID` with every model of a suite and write the file of the tuned recipes.
 
@@ -92,21 +78,15 @@ def tune(
     Raises:
         UserError: the suite's recipe cannot be tuned, or no trial of a model has a validation accuracy.
     """
-    base = base_recipe(suite)
-    include(includes)
-    if suite.fit != "train":
-        raise UserError("tuning needs validation images that are not trained on; give --fit train")
-    if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
-        raise UserError(f"data set {suite.dataset!r} has no validation images, by which a rate could be chosen")
+    base, machine = base_recipe(suite), machine or Machine()
+    include(machine.files)
+    refuse_tuning(suite)
     values = {**suite.model_dump(by_alias=True), "recipe": base.name, "seeds": [SEED]}
     outcome = run(
         Suite.model_validate(values),
         results=results,
         machine=machine,
-        data_root=data_root,
-        includes=includes,
         listener=listener,
-        command=command,
         trials=lambda specs: trials(suite, specs),
         refresh=True,
     )

@@ -19,6 +19,7 @@ from ....registry import UserError, nearest
 from ...records.record import Provenance
 from ...spec.suite import Suite
 from ...tools.files import write_atomically, write_exclusively
+from ...tools.machine import Machine
 from ...tools.schema import Message, Strict, Text, Version, parse_json, read_text
 from ...training.job import Job
 
@@ -64,6 +65,14 @@ class Sweep(Strict):
     include: list[str]
     command: str
     sbatch: list[str]
+
+    @property
+    def machine(self) -> Machine:
+        """A node, as every run gets it."""
+        return Machine(
+            self.device, threads=self.threads, deadline_s=self.deadline_s, checkpoint_s=self.checkpoint_s,
+            data_root=self.data_root, includes=tuple(self.include), command=self.command,
+        )  # fmt: skip
 
 
 class Submitted(Strict):
