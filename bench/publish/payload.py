@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ..boards.board import Board
+from ..boards.marks import marks_of
 from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_rows
 from ..boards.rows import COMPARED
@@ -22,6 +23,7 @@ SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
     ("flops_per_image", "MFLOPs", 1, 1e-6), ("eq_exact_c4", "C4 error", None, 1),
     ("eq_rot_analytic", "rotation error", None, 1), ("train_s_mean", "train s", 1, 1), ("claim", "invariant", None, 1),
     ("family", "family", None, 1), ("runs_ok", "runs ok", 0, 1), ("status", "status", None, 1),
+    ("marks", "marks", None, 1),
 )  # fmt: skip
 #: Columns that are made from the pairs, for whichever reference is chosen.
 _COMPARED = ("reference_model", *COMPARED)
@@ -56,6 +58,8 @@ def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], l
         "values": [
             None if (s := board.samples.get(m)) is None or s.has_interval else list(s.values.values()) for m in models
         ],
+        # What qualifies a row: kind, words, the columns that it is about (none: the whole row), sign behind a figure.
+        "marks": [[[m.name, m.words, list(m.columns), m.sign] for m in marks_of(row)] for row in records],
         "pairs": _pairs(board, models),
         "runs": [[_run(r, stale) for r, stale in board.runs[m]] for m in models],
         "provenance": [_provenance(board.counted[m]) for m in models],

@@ -18,6 +18,7 @@ from ..records.record import Refused, board_names, without_collection
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
+from ..tools.text import again
 from .bibtex import bibliography, cited
 from .plots.figures import PLOTS, Drawn
 from .plots.handles import for_page
@@ -63,7 +64,7 @@ def publish(
     names = [find_board(b, root) for b in boards] if boards else [] if suites else board_names(root)
     names += [b for f in families if suites for p in f.measured if p.board and (b := p.board.name) not in names]
     if not names:
-        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
+        raise UserError(f"there are no boards in {root}; {again('run', 'quickstart')} makes one")
     ensure_writable(out)
     tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
