@@ -7,10 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from equibench.bench.boards.board import load_board
+from equibench.bench.boards.marks import marks_of
 from equibench.bench.publish.family_page import publish_family
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.view import p_text
+from equibench.bench.records.record import write_record
 
+from ..boards.test_marks import CASES
 from . import boards
 from .boards import BOARD
 from .test_across import SECOND
@@ -183,6 +187,27 @@ def test_the_link_to_the_table_is_no_board(open_page: Open) -> None:
     page.keyboard.press("Enter")
     page.wait_for_timeout(300)
     assert rows(page) == ["wrn-10-b9"] and not page.is_visible("#not-here")
+
+
+def test_rows_show_their_marks(open_page: Open, tmp_path: Path) -> None:
+    root = boards.fill(tmp_path / "r", {"z2cnn-22": [90.0, 91.0]})
+    for name, (records, _) in CASES.items():
+        for record in records:
+            spec = record.spec.model_copy(update={"model": f"m-{name.replace(' ', '-')}"})
+            write_record(root, record.model_copy(update={"spec": spec}))
+    publish(root, tmp_path, formats=("html",), jobs=1)
+    page, board = open_page(file=tmp_path / "index.html"), load_board(root, BOARD)  # noqa: F811
+    page.click("#columns summary")
+    page.check("input[value=step_ms_mean]")
+    heads = {"train_s_mean": "train s", "flops_per_image": "MFLOPs", "step_ms_mean": "step_ms_mean"}
+    shown = {head: dict(zip(rows(page), column(page, head), strict=True)) for head in ("marks", *heads.values())}
+    signs = 0
+    for row in board.rows_of(board.frame):
+        assert shown["marks"][row["model"]] == row["marks"]
+        for mark in (m for m in marks_of(row) if m.sign):
+            signs += 1
+            assert all(shown[heads[c]][row["model"]].endswith(mark.sign.strip()) for c in mark.columns)
+    assert signs >= 3
 
 
 def test_all_runs_with_their_meaning_are_loaded_when_asked_for(open_page: Open, site: Path) -> None:  # noqa: F811
