@@ -33,7 +33,7 @@ PLUGIN = "plug-in "
 #: has one name, and few digits, so that it is one.
 _PATTERNS = {
     "int": r"(?:0|[1-9][0-9]{0,8})",
-    "str": r"[a-z][a-z0-9]*",
+    "str": r"[a-z][a-z0-9_]*",
     "float": r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,8})?",
 }
 _CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": float}
@@ -43,15 +43,19 @@ class UserError(Exception):
     """Something that the user gave is wrong; the message is one clear sentence, the exit code is 2."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that names what is closest to `name` among `known`, for the end of an error message."""
+def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+    """A clause that names what is closest to `name` among `known`, for the end of an error message.
+
+    Args:
+        listing: the command that shows all of them, where there is one.
+    """
     known, name = list(known), name[:LONGEST]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     if len(known) > 12:
-        return f"none of the {len(known)} known names is close; equibench list shows them"
+        return f"none of the {len(known)} known names is close" + (f"; {listing} shows them" if listing else "")
     return "known: " + ", ".join(sorted(known)) if known else "nothing is registered"
 
 

@@ -13,6 +13,7 @@ from statistics import fmean
 
 from ...registry import UserError
 from ..records.record import FINAL
+from ..tools.text import again
 from .board import Board
 from .notes import board_heading
 from .statistics import compare
@@ -208,11 +209,11 @@ def sum_up(boards: Iterable[Side]) -> Across:
         raise UserError(f"boards that share no model cannot be summed up: no model has a result on all of {names}")
     references = {side.reference for side in sides}
     if len(references) > 1 or None in references:
+        words = ["leaderboard", *(word for side in sides for word in ("--across", side.name))]
         named = _listed(f"{side.name}: {side.reference or 'none'}" for side in sides)
         raise UserError(
-            f"these boards have no common reference ({named}); equibench leaderboard --across PATTERN --against MODEL"
-            " chooses"
-            f" one; all of them have {_listed(sorted(shared))}"
+            f"these boards have no common reference ({named}); {again(*words, '--against', sorted(shared)[0])}"
+            f" chooses one; all of them have {_listed(sorted(shared))}"
         )
     reference = sides[0].reference or ""
     complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError
 from ..records.record import board_names, read_board
 from ..spec.budget import find_budget
+from ..spec.suite import AXES as AXES
 from ..spec.suite import (
     PROTOCOL,
     Suite,
@@ -26,14 +27,13 @@ from ..spec.suite import (
     training_images,
 )
 from ..tools.schema import parse, parse_toml
+from ..tools.text import again, asked_suite
 from .slopes import Slope, slope_of
 
 if TYPE_CHECKING:
     from .board import Board
     from .statistics import Sample
 
-#: Keys of a suite that may be a list: the axes of a family.
-AXES = ("budget", "train_images")
 #: More points are a mistake.
 MOST_POINTS = 100
 
@@ -214,7 +214,8 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
         points.append(Point(suite, _images(suite), board if board is not None and board.is_table else None))
     family = BoardFamily(suites[0].name, suites[0].title, points, list(suites[0].models))
     if not family.measured:
-        raise UserError(f"no board of suite {family.name!r} is in {root}; equibench run measures them")
+        measures = again("run", asked_suite(family.name))
+        raise UserError(f"no board of suite {family.name!r} is in {root}; {measures} measures them")
     return family
 
 

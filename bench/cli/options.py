@@ -26,6 +26,7 @@ reference_option = click.option(
 results_option = click.option(
     "--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards]."
 )
+wide_option = click.option("--wide", is_flag=True, help="All columns, however narrow the terminal is.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
@@ -72,6 +73,9 @@ def machine_of(options: dict[str, Any]) -> Machine:
         positive("--deadline", options.get("deadline")),
         positive("--checkpoint", options.get("checkpoint_s")) or Machine.checkpoint_s,
         positive("--seeds-in-parallel", options.get("seeds_in_parallel")) or 1,
+        options["data_root"],
+        options["includes"],
+        command_line(),
     )
 
 

@@ -166,16 +166,23 @@ def read_calibrations(root: Path, board: str) -> list[Calibration]:
     Raises:
         UserError: a file does not match the hash in its name, or its schema.
     """
-    found = []
-    for path in sorted(folder(root, board).glob("*.json")):
-        text = read_text(path, link=False)
-        calibration = parse_json(Calibration, text, str(path))
-        if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
-            raise UserError(f"{path}: the content does not match the hash in the name")
-        if not calibration.blocks:
-            raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
-        found.append(calibration)
+    found = [read_calibration(path) for path in sorted(folder(root, board).glob("*.json"))]
     return sorted(found, key=lambda c: (c.model, c.sequence))
+
+
+def read_calibration(path: Path) -> Calibration:
+    """One calibration.
+
+    Raises:
+        UserError: see `read_calibrations`.
+    """
+    text = read_text(path, link=False)
+    calibration = parse_json(Calibration, text, str(path))
+    if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
+        raise UserError(f"{path}: the content does not match the hash in the name")
+    if not calibration.blocks:
+        raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
+    return calibration
 
 
 def latest(calibrations: list[Calibration]) -> dict[str, Calibration]:

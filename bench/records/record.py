@@ -168,6 +168,15 @@ class Provenance(Strict):
             raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
         return text
 
+    @property
+    def host(self) -> str:
+        """See `provenance.host_id`; empty where it is unknown, as in records that have the host's name instead."""
+        text = self.hardware.get("host", "")
+        return text if _HOST.fullmatch(text) else ""
+
+
+_HOST = re.compile("[0-9a-f]{16}")
+
 
 class Context(Strict):
     """The suite that asked for the run; it does not determine the result, and no board reads its class, see
@@ -187,7 +196,11 @@ class Context(Strict):
 
 
 class RunRecord(Strict):
-    """One attempt at one run."""
+    """One attempt at one run.
+
+    Attributes:
+        first_attempt: its number where it was made, where a merge has given it another; see `exchange.merge`.
+    """
 
     schema_version: Version
     spec: RunSpec
@@ -201,6 +214,7 @@ class RunRecord(Strict):
     provenance: Provenance
     context: Context
     warnings: list[Message] = Field(max_length=1000)
+    first_attempt: int | None = Field(default=None, ge=1, le=10**6)
 
     @field_validator("status", mode="before")
     @classmethod
@@ -243,9 +257,15 @@ class RunRecord(Strict):
 
     def model_copy(self, **options: Any) -> RunRecord:
         copy = super().model_copy(**options)
-        for made in ("file_name", "run_id"):
+        for made in ("file_name", "run_id", "identity"):
             copy.__dict__.pop(made, None)  # the content may be another
         return copy
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what was recorded where the run was made: the same in every folder that it was merged into."""
+        first = self.first_attempt or self.attempt
+        return short_hash(self.model_copy(update={"attempt": first, "first_attempt": None}).canonical())
 
     @property
     def runs_on_device(self) -> int:

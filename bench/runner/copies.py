@@ -1,8 +1,9 @@
 """Processes that begin as copies of one interpreter, which has imported torch and done nothing else.
 
 Importing torch takes seconds, and a copy takes none. The interpreter is started with the environment of the first
-process that is wanted, and copied (forked) for it and for every later one whose environment is the same. It runs
-no code of models or data sets, starts no thread and uses no GPU. Each copy is a clean process in a group of its own, without a terminal.
+process that is wanted. It is copied (forked) for this one and for every later one whose environment is the same. It
+runs no code of models or data sets, starts no thread and uses no GPU. Each copy is a clean process in a group of its
+own, without a terminal.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Process(Protocol):
     @property
     def pid(self) -> int: ...
     @property
-    def returncode(self) -> int | None: ...
+    def returncode(self) -> Any: ...  # a number once it has ended
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
 
@@ -224,7 +225,7 @@ def serve(control: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     alive: set[int] = set()
     while True:
-        ready, _, _ = select.select([parent, woken], [], [])
+        ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
             for pid in list(alive):
@@ -232,7 +233,7 @@ def serve(control: int) -> None:
                 if done:
                     alive.remove(pid)
                     _tell(parent, {"pid": pid, "code": os.waitstatus_to_exitcode(status)})
-        if parent in ready:
+        if control in ready:
             text, handles, _, _ = socket.recv_fds(parent, _MESSAGE, 3)
             if not text:
                 os._exit(0)  # copies notice by their standard input

@@ -50,6 +50,8 @@ def one_device(name: str) -> str:
     """
     from .machine import Machine
 
+    if "," in name:
+        raise UserError(f"--device {name!r}: give one device, as cpu or cuda:0")
     here = Gpus() if name == "cpu" else usable()
     device = Machine(name).slots(len(here.uuids), here.why)[0]
     refuse_modes([device], here)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...registry import UserError
 from .text import some
@@ -11,7 +12,7 @@ from .text import some
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how runs are executed; of the figures of an E board, only times depend on it.
+    """Where and how runs are executed, and for whom; of the figures of an E board, only times depend on it.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
@@ -20,6 +21,9 @@ class Machine:
         deadline_s: seconds after which a run is ended as ``timeout``.
         checkpoint_s: seconds from one checkpoint of a run to the next.
         seeds_in_parallel: runs that share a GPU, 1 for a GPU each. Their times are those of a shared device.
+        data_root: folder of the data sets; None: ``EQUIBENCH_DATA``, else the user's cache.
+        includes: files that register models or data sets.
+        command: what the records say as the command line.
     """
 
     device: str = "auto"
@@ -28,6 +32,19 @@ class Machine:
     deadline_s: float | None = None
     checkpoint_s: float = 60.0
     seeds_in_parallel: int = 1
+    data_root: str | Path | None = None
+    includes: tuple[str | Path, ...] = ()
+    command: str = ""
+
+    @property
+    def data_folder(self) -> str | None:
+        """`data_root` for processes with other current folders."""
+        return None if self.data_root is None else str(Path(self.data_root).absolute())
+
+    @property
+    def files(self) -> list[str]:
+        """`includes` for processes with other current folders."""
+        return [str(Path(path).resolve()) for path in self.includes]
 
     def slots(self, cuda_devices: int, why: str = "") -> list[str]:
         """A device for every process at a time.

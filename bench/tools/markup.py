@@ -18,6 +18,12 @@ def latex(text: str) -> str:
     return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
 
 
+def latex_number(text: str) -> str:
+    """As `latex`, with powers of ten as papers write them: ``2e-06`` becomes 2×10⁻⁶."""
+    power = r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?)0*(\d+)(?!\w)"
+    return re.sub(power, lambda m: rf"${m[1]}\times 10^{{{m[2].strip('+')}{m[3]}}}$", latex(text))
+
+
 def for_latex(table: str, style: str) -> str:
     """A table that tabulate made, with signs that it lets through and LaTeX cannot set replaced; other styles as they
     are.

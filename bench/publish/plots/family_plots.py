@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...boards.families import BoardFamily, Point
-from ...boards.family_table import SPENT, slope_text, slopes
+from ...boards.family_table import SPENT, cell, slope_text, slopes
 from .axes import SIZE, logarithmic, new
+from .handles import in_words, name_point
 from .style import DASHES, family_styles
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ SHORTEST = 1 / 4
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a curve: what was spent, and the mean error with its half-width in % (0 without an interval)."""
+    """A point of a curve: what was spent, the mean error with its half-width in % (0 without an interval), and how the
+    table calls it and what it says of it.
+    """
 
     x: float
     error: float
     half: float
+    label: str
+    accuracy: str
 
     @property
     def low(self) -> float:
@@ -40,11 +45,11 @@ class Mark:
 
 def curves(family: BoardFamily, what: str) -> dict[tuple[str, str], list[Mark]]:
     """The points of every model on every line, by (model, line), in the order of the points; errors of 0 left out."""
-    found = {(m, line): _curve(m, points, what) for line, points in family.lines for m in family.models}
+    found = {(m, line): _curve(family, m, points, what) for line, points in family.lines for m in family.models}
     return {key: marks for key, marks in found.items() if marks}
 
 
-def _curve(model: str, points: Sequence[Point], what: str) -> list[Mark]:
+def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) -> list[Mark]:
     marks = []
     for point in points:
         row, x = point.rows.get(model), point.spent(model, what)
@@ -52,7 +57,8 @@ def _curve(model: str, points: Sequence[Point], what: str) -> list[Mark]:
         if row is None or x is None or accuracy is None or accuracy != accuracy or accuracy >= 100:
             continue
         half = row["test_acc_ci95_pct"]
-        marks.append(Mark(x * UNITS.get(what, 1), 100 - accuracy, 0.0 if half is None or half != half else float(half)))
+        half = 0.0 if half is None or half != half else float(half)
+        marks.append(Mark(x * UNITS.get(what, 1), 100 - accuracy, half, family.label(point), cell(point, model)))
     return marks
 
 
@@ -82,7 +88,10 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
         }
         axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
         sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
-        axes.scatter([m.x for m in marks], [m.error for m in marks], sizes, color=colour, marker=shape, zorder=3)
+        for place, (mark, size) in enumerate(zip(marks, sizes, strict=True)):
+            point = axes.scatter(mark.x, mark.error, size, color=colour, marker=shape, zorder=3)
+            says = [mark.label, f"test accuracy: {mark.accuracy} %", f"{LABELS[what]}: {in_words(mark.x)}"]
+            name_point(point, model, says, f"{line}.{place}")
         axes.vlines([m.x for m in marks], [m.low for m in marks], [m.error + m.half for m in marks], colour, lw=0.9)
         slope = alpha.get((model, line))
         text = model + (f" ({line})" if line else "")
