@@ -63,7 +63,7 @@ def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) 
 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
-    """The plot against one of `SPENT`; None where that is the same at all points."""
+    """The plot against one of `SPENT`; None if that is the same at all points."""
     from matplotlib.lines import Line2D
 
     found = curves(family, what)
