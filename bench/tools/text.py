@@ -113,7 +113,7 @@ def fitted(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: in
     if width is None or table_width(texts) <= width:
         return tabulate(rows, headers="keys", tablefmt="simple")
     order = [*(c for c in first if c in texts[0]), *(c for c in texts[0] if c not in first)]
-    chosen, left_out = [order[0]], []
+    chosen, left_out = [order[0]], list[str]()
     narrow = {key: min(max(len(text[key]) for text in texts), _NARROWEST) for key in order[1:]}
     for column in order[1:]:
         cut = [{c: text[c][: narrow[c]] if c != order[0] else text[c] for c in [*chosen, column]} for text in texts]
