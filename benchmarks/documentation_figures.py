@@ -1,4 +1,4 @@
-"""Draws the two figures of ``docs/equivariance-error.md`` again, from real digits; a minute or two on a CPU.
+"""The two figures of ``docs/equivariance-error.md``, computed again from real digits; a minute or two on a CPU.
 
 uv run python benchmarks/documentation_figures.py docs/figures
 """

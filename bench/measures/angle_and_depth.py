@@ -45,7 +45,7 @@ class Scene:
 def angle_curve(
     model: nn.Module, scene: Scene, degrees: Sequence[float] = CURVE_DEGREES, draws: int = BLOB_DRAWS
 ) -> list[float | None]:
-    """Mean of ‖f(R_θ x) − f(x)‖ / s for each angle θ; None where collapsed."""
+    """Mean of ‖f(R_θ x) − f(x)‖ / s for each angle θ; None if collapsed."""
     blobs = scene.blobs(draws)
     with reference_arithmetic():
         plain = logits(model, scene.image(blobs, 0.0), scene.prepare)

@@ -140,7 +140,7 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
         images: normalised (b, c, size, size), b > 0.
     """
     model.eval()
-    # Filters that are drawn anew for each pass of an evaluation are there once; others may be expanded here, then kept.
+    # Filters that are drawn for each pass of an evaluation are there once; others may be expanded here, then kept.
     with one_sample(model):
         single, _ = _counted(model, _few(images, 1))
     (one, _), (two, logits) = (_counted(model, _few(images, count)) for count in (1, 2))
@@ -159,7 +159,7 @@ def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mib` start anew; on a CPU only where the system can forget a process' peak, as Linux."""
+    """Let `peak_memory_mib` start again; on a CPU only where the system can forget a process' peak, as Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

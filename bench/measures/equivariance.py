@@ -106,7 +106,7 @@ def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def claimed_elements(claim: str) -> list[int]:
-    """Elements of `GRID` that a claim names, the identity first; empty where nothing is claimed.
+    """Elements of `GRID` that a claim names, the identity first; empty if nothing is claimed.
 
     Which reflections a group has is said by `models.groups`. Of a group with elements that move pixels off the grid
     (``"C8"``, ``"D3"``) they are the others.
@@ -126,7 +126,7 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        The error, or None where the model is collapsed or its logits are no numbers.
+        The error, or None if the model is collapsed or its logits are no numbers.
     """
     plain = orbit[0].double()
     scale = scale_of(plain, origin)
@@ -142,7 +142,7 @@ def scale_of(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        s in units of the logits; None where it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
+        s in units of the logits; None if it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
         or where there is no pair.
     """
     plain = plain.double()

@@ -110,7 +110,7 @@ class Results(Strict):
 
     Attributes:
         test_acc_pct, val_acc_pct: accuracy of the final weights; chance level where the run ended in NaN.
-            Validation is None where it was trained on.
+            Validation is None if it was trained on.
         train_s: device-seconds of training; `step_ms` is their mean per step.
         host_ms: milliseconds that the host takes to launch a step, when the device has nothing left to do; the median
             of all blocks. None on a CPU, and in records that are older than this field.
@@ -120,7 +120,7 @@ class Results(Strict):
             errors.
         init, trained: equivariance errors before and after training.
         weights_sha256: of all final parameters and buffers.
-        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty where none was
+        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty if none was
             kept, as in records that were written before there were any.
     """
 
@@ -246,7 +246,7 @@ class RunRecord(Strict):
 
     @property
     def steps_done(self) -> int | None:
-        """Optimiser steps that were trained; None where the record does not say, as of a run that raised."""
+        """Optimiser steps that were trained; None if the record does not say, as of a run that raised."""
         if self.status == "ok":
             return self.spec.steps
         return self.curve[-1].step if self.curve else None
@@ -299,7 +299,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def check_name(path: Path, text: str, run: str, content: Strict) -> None:
-    """See that a file's name says its run and the hash of its text.
+    """Check that a file's name says its run and the hash of its text.
 
     The hash is of the text as it stands there, so that it holds when a later version has more fields with defaults; of
     the canonical form where somebody changed the layout alone.

@@ -29,7 +29,7 @@ def board_folder(root: Path, board: str) -> Path:
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
         raise UserError(f"{folder}: a board's folder is called as the board; this is no board's name")
     if folder.is_symlink():
-        raise UserError(f"{folder}: this is a symbolic link, which might lead anywhere; put the folder itself there")
+        raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
     return folder
 
 

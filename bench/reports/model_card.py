@@ -154,7 +154,7 @@ def _rotated(model: nn.Module, channels: int, size: int) -> float | None:
 
 
 def recipe_of(name: str) -> dict[str, Any] | None:
-    """The published recipe of a model as data; None where none is known (it is trained with `common`)."""
+    """The published recipe of a model as data; None if none is known (it is trained with `common`)."""
     try:
         recipe: Recipe = find_recipe(PAPER, name)
     except UserError:

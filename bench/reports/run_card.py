@@ -10,7 +10,7 @@ from ...registry import UserError
 from ..boards.claims import claim_columns
 from ..records.find import begins_some, find_run
 from ..records.record import CORE_ERRORS, RunRecord
-from ..records.store import board_folder, log_path, sidecar_folder, weights_path
+from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
 from ..tools.files import results_root
 from ..tools.schema import visible
 
@@ -69,13 +69,16 @@ def _around(root: Path, record: RunRecord) -> dict[str, Any]:
     from ..records.provenance import harness_hash
     from ..records.staleness import staleness
 
-    sidecars = sidecar_folder(root, record.spec.board)
     kept = {
         "record": board_folder(root, record.spec.board) / record.file_name,
         "weights": weights_path(root, record.spec.board, record.run_id),
         "log": log_path(root, record.spec.board, record.run_id),
         **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
-        **{f"equivariance {i}": p for i, p in enumerate(sorted(sidecars.glob(f"{record.run_id}.*.json")), 1)},
+        **{
+            f"{what} {i}": p
+            for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder))
+            for i, p in enumerate(sorted(folder(root, record.spec.board).glob(f"{record.run_id}.*.json")), 1)
+        },
     }
     stale = staleness(record, root)
     changed = stale.split(", ") if stale else []
