@@ -37,6 +37,7 @@ from .refresh import refresh
 _profile_option = click.option(
     "--profile",
     type=click.Choice(list(PROFILES)),
+    metavar="NAME",
     help=lines_of("Execution profile instead of the suite's.", PROFILES),
 )
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -99,14 +100,23 @@ for _command in (
 )
 @click.option("--recipe", help=lines_of("Recipe instead of the suite's.", RECIPES))
 @click.option(
-    "--profile", type=click.Choice(list(PROFILES)), help=lines_of("Execution profile instead of the suite's.", PROFILES)
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    metavar="NAME",
+    help=lines_of("Execution profile instead of the suite's.", PROFILES),
 )
-@click.option("--fit", type=click.Choice(list(FITS)), help=lines_of("What is trained on instead of the suite's.", FITS))
+@click.option(
+    "--fit",
+    type=click.Choice(list(FITS)),
+    metavar="NAME",
+    help=lines_of("What is trained on instead of the suite's.", FITS),
+)
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
 @click.option(
     "--class",
     "parameter_class",
     type=click.Choice(list(CLASSES)),
+    metavar="NAME",
     help=lines_of("Class of parameters instead of the suite's.", CLASSES),
 )
 @click.option(
@@ -178,7 +188,10 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
 )
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
 @click.option(
-    "--profile", type=click.Choice(list(PROFILES)), help=lines_of("Execution profile instead of the suite's.", PROFILES)
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    metavar="NAME",
+    help=lines_of("Execution profile instead of the suite's.", PROFILES),
 )
 @machine_options
 @results_option
