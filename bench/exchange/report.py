@@ -35,9 +35,14 @@ def document(found: Judgement) -> dict[str, Any]:
     boards = {after.name: rank_changes(before, after) for before, after in found.boards}
     states = Counter(a.state for a in found.merged.arrivals if a.kind == "record")
     return {
-        "accepted": found.accepted, "problems": found.problems, "warnings": found.warnings, "records": dict(states),
-        "models": [{"model": model, "dataset": dataset} for model, dataset in found.verdicts], "ranks": boards, "report": markdown(found),
-    }  # fmt: skip
+        "accepted": found.accepted,
+        "problems": found.problems,
+        "warnings": found.warnings,
+        "records": dict(states),
+        "models": [{"model": model, "dataset": dataset} for model, dataset in found.verdicts],
+        "ranks": boards,
+        "report": markdown(found),
+    }
 
 
 def _listed(heading: str, sentences: list[str]) -> list[str]:
