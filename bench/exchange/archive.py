@@ -127,7 +127,7 @@ def unpack(source: Path, folder: Path, limits: Limits) -> None:
                 if size is None or place is None:
                     continue
                 if size > LARGEST_FILE:
-                    raise UserError(f"{source}: {visible(name)}: {size:,} bytes, where {LARGEST_FILE:,} are the most")
+                    raise UserError(f"{source}: {visible(name)}: {size:,} bytes; at most {LARGEST_FILE:,} are allowed")
                 path = folder / place
                 if path.exists():
                     raise UserError(f"{source}: {visible(name)} is in it twice")
@@ -183,7 +183,7 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
             raise UserError(f"{where}: {visible(member.name)[:200]}: a size below zero")
         if member.type in (_LONG_NAME, *_EXTENDED):
             if member.size > _LONGEST_HEADER:
-                raise UserError(f"{where}: a header of {member.size:,} bytes, where {_LONGEST_HEADER:,} are the most")
+                raise UserError(f"{where}: a header of {member.size:,} bytes; at most {_LONGEST_HEADER:,} are allowed")
             data = _read(file, member.size, where)
             _read(file, -member.size % _BLOCK, where)
             longer = _longer_name(member.type, data, where) or longer
