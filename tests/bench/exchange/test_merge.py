@@ -279,7 +279,7 @@ def test_what_was_exported_has_what_repeats_it_and_refuses_what_is_damaged(tmp_p
     with tarfile.open(tmp_path / "a.tar.gz") as file:
         assert len(file.getnames()) == count == 2 * 6 + 1 + 2 and file.getnames() == sorted(file.getnames())
         file.extractall(tmp_path / "out", filter="data")
-    suite = find_suite(str(tmp_path / "out" / "suites" / f"{BOARD}.1.toml"))
+    suite = find_suite(str(tmp_path / "out" / "suites" / f"{BOARD}.toml"))
     assert (suite.models, suite.seed_list, suite.board()) == (sorted(MODELS), [0, 1], BOARD)
     packed = []
     for number, models in enumerate(permutations(MODELS)):  # whoever merged first, the same is packed
