@@ -46,6 +46,8 @@ Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]
 STATES: tuple[State, ...] = ("new", "known", "further attempt", "refused")
 F = TypeVar("F", Sidecar, ReplayVerdict)
+#: What comes leaves room for the numbers of further attempts, which are at most a million.
+MOST_ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class _Incoming:
         Raises:
             UserError: what is wrong.
         """
+        if record.attempt > MOST_ATTEMPTS:
+            raise UserError(f"{record.file_name}: attempt {record.attempt:,}, where {MOST_ATTEMPTS:,} are the most")
         if outcomes_path(self.folder, record) is not None:
             read_predictions(self.folder, record)
         seconds, spec = record.spec.budget.seconds, record.spec

@@ -166,13 +166,13 @@ def tables_text(table: dict[str, Any]) -> str:
     """Tables by their names as TOML."""
     lines: list[str] = []
     for name in sorted(table):
-        lines += ["", f"[{toml_value(name)}]", *(f"{key} = {toml_value(value)}" for key, value in table[name].items())]
+        lines += ["", f"[{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in table[name].items())]
     return "\n".join(lines) + "\n"
 
 
-def toml_value(value: Any) -> str:
+def _toml(value: Any) -> str:
     """A value of a recipe, or of a suite, as TOML."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml_value(own)}" for key, own in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_toml(own)}" for key, own in value.items()) + " }"
     # Numbers, strings, booleans and lists of them read the same in both, as long as no sign is escaped as two.
     return json.dumps(value, ensure_ascii=False)

@@ -319,11 +319,13 @@ def test_a_lost_run_is_recorded_once_and_submitted_again(fake: Fake, tmp_path: P
     folder = send(tmp_path, fake)
     backdate(folder)
     fake.lists(folder, _0="RUNNING|None", _2="PENDING|Resources", _3="PENDING|Resources")
-    beat = starts(folder, 1, ago=SETTLE_S + 5, step=3)
+    beat = starts(folder, 1, ago=SETTLE_S + 5, step=3, node="node-of-alice")
     views, _ = look(tmp_path, sweep.all_sweeps(tmp_path)[0])
+    assert views[0].states[1].detail.endswith("at step 3 of 6 on node-of-alice"), "whoever looks for it needs the name"
     assert cluster.settle(views) == 1 and cluster.settle(views) == 0
     (record,) = attempts_of(tmp_path, job(folder, 1).spec)
-    assert record.status == "lost" and record.attempt == 1 and "at step 3 of 6" in record.reason
+    assert record.status == "lost" and record.attempt == 1 and record.reason.endswith("at step 3 of 6")
+    assert "alice" not in record.canonical(), "no record has the name of a machine"
     assert record.provenance == beat.provenance, "of the node, not of who collects"
     again = submit_suite(wish(), tmp_path)
     assert again.folder and [(t.model, t.seed) for t in again.folder.sweep.tasks] == [("bad-raises", 0)]
