@@ -65,7 +65,7 @@ _WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false
 
 
 def type_text(value: dict[str, Any]) -> str:
-    """The type of a property in words, as ``whole number, or list of whole numbers``."""
+    """The type of a property in words, such as ``whole number, or list of whole numbers``."""
     if "anyOf" in value:
         return ", or ".join(filter(None, map(type_text, value["anyOf"])))
     if "enum" in value:
