@@ -123,25 +123,32 @@ def model_rows(folder: Path, models: list[str], rounds: int) -> list[Row]:
     return rows
 
 
-def passes_s(model: str) -> float:
-    """Seconds of a processor for the forward passes that the full profile is defined by, before and after training.
+def passes(test_images: int) -> int:
+    """Images that go through a network for the full profile, before and after training.
 
-    Orbits of the test images, the floor, the curves over the angle, and the Lie derivatives, whose value and slope
-    count as a pass each.
+    Orbits of the test images (at initialisation of fewer), the floor, the curves over the angle, and the Lie
+    derivatives, whose value and slope count as a pass each.
     """
-    import torch
-    from equibench.bench.measures.accuracy import logits
     from equibench.bench.measures.angle_and_depth import CURVE_DEGREES
     from equibench.bench.measures.equivariance import BLOB_DRAWS
     from equibench.bench.measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES
     from equibench.bench.measures.rotation import ORBIT_DEGREES
+
+    angles = len(ORBIT_DEGREES)
+    orbits = (min(ORBIT_IMAGES, test_images) + FULL_DRAWS) * angles
+    # Back and forth counts modulo 90 degrees; rotation and two shifts are three derivatives.
+    each = FULL_DRAWS * angles // 4 + (1 + len(CURVE_DEGREES)) * BLOB_DRAWS + 3 * 2 * FULL_DRAWS
+    return orbits + 2 * each
+
+
+def passes_s(model: str) -> float:
+    """Seconds of a processor for these passes alone."""
+    import torch
+    from equibench.bench.measures.accuracy import logits
     from equibench.registry import DATASETS, build_model
 
     torch.set_num_threads(1)
-    test = min(ORBIT_IMAGES, DATASETS.find("digits-rot").entry.fields["sizes"][2])
-    angles = len(ORBIT_DEGREES)
-    both = FULL_DRAWS * angles // 4 + (1 + len(CURVE_DEGREES)) * BLOB_DRAWS + 3 * 2 * FULL_DRAWS
-    images = (test + FULL_DRAWS) * angles + 2 * both
+    images = passes(DATASETS.find("digits-rot").entry.fields["sizes"][2])
     network, some = build_model(model, 1, 10, 28).eval(), torch.randn(500, 1, 28, 28)
     logits(network, some[:125], lambda x: x)  # filters are expanded at the first pass
     start = time.process_time()

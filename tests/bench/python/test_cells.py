@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from equibench.bench.python.cells import SOURCES, Program, include_cells
-from equibench.registry import MODELS, UserError, forget
+from equibench.registry import DATASETS, MODELS, UserError, forget
 from equibench.source import source_hash
 
 REGISTERED = "@register_model('cell-net', group='none', invariant='none', source='https://example.org/cell')\n"
@@ -160,6 +160,21 @@ def test_a_cell_is_registered_kept_and_replaced(main: ModuleType, tmp_path: Path
     execute(main, BLOCK.replace("width, 3)", "width, 5)"))
     with pytest.raises(UserError, match="changed by hand"):
         include_cells(tmp_path, ["cell-net+frame-c4"])
+
+
+def test_a_data_set_of_a_cell_is_registered_too(main: ModuleType, tmp_path: Path) -> None:
+    execute(main, "import numpy as np\nfrom equibench import register_dataset\nCLASSES = 2")
+    execute(main, "from equibench.datasets.images import ImageData, Split")
+    part = "Split(np.full((4, 1, 8, 8), 7, np.uint8), np.arange(4) % CLASSES)"
+    execute(
+        main,
+        "@register_dataset('cell-data', shape=(1, 8, 8), classes=2, sizes=(4, 4, 4), source='https://example.org')\n"
+        f"def cell_data(root):\n    return ImageData('cell-data', {part}, {part}, {part}, CLASSES, 255)",
+    )
+    (file,) = include_cells(tmp_path, ["cell-data"])
+    assert file.name.startswith("cell-data-") and "CLASSES = 2" in file.read_text()
+    made = DATASETS.find("cell-data").entry.load()(tmp_path)
+    assert made.train.images.shape == (4, 1, 8, 8) and made.train.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_a_function_without_source_stops_nobody_but_its_own_model(main: ModuleType, tmp_path: Path) -> None:
