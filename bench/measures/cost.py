@@ -165,7 +165,7 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
         images: normalised (b, c, size, size), b > 0.
     """
     model.eval()
-    # Filters that are drawn again for each pass of an evaluation are there once; others may be expanded here, then kept.
+    # Filters that are drawn again for each pass exist once; others may be expanded here, then kept.
     with one_sample(model):
         single, _ = _counted(model, _few(images, 1))
     (one, _), (two, logits) = (_counted(model, _few(images, count)) for count in (1, 2))

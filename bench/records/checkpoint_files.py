@@ -1,4 +1,4 @@
-"""The files of checkpoints as files: where they lie, which run they belong to. Needs no torch."""
+"""The paths of checkpoints, and the runs that they belong to. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def checkpoint_folder(root: Path, board: str) -> Path:
 
 
 def checkpoints_of(root: Path, board: str, spec: str) -> list[Path]:
-    """Checkpoints of a run by the digest of its spec, the one with the fewest steps first."""
+    """Checkpoints of a run, by the digest of its spec, in order of their steps."""
     found = [(m, p) for p in checkpoint_folder(root, board).glob(f"{spec}.*.pt") if (m := _NAME.fullmatch(p.name))]
     return [path for _, path in sorted(found, key=lambda f: (int(f[0][2]), int(f[0][1]), f[1].name))]
 
 
 def last_step(root: Path, board: str, spec: str) -> int | None:
-    """Optimiser steps of a run that its newest checkpoint holds; None without one."""
+    """Optimiser steps in the newest checkpoint of a run; None without a checkpoint."""
     paths = checkpoints_of(root, board, spec)
     return int(paths[-1].name.split(".")[2]) if paths else None
 
 
 def discard(root: Path, board: str, spec: str, attempt: int) -> None:
-    """Remove the checkpoints of a run that is finished, up to this attempt: a replay is a later one."""
+    """Remove the checkpoints of a finished run up to this attempt. Later attempts are replays and keep theirs."""
     for path in checkpoints_of(root, board, spec):
         if int(path.name.split(".")[1]) <= attempt:
             with suppress(OSError):

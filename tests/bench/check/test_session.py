@@ -594,7 +594,7 @@ def test_a_model_that_hangs_or_ends_its_process_fails_the_check_that_it_happened
     [
         (("z2cnn-2x",), "there is no model 'z2cnn-2x'"),
         (("z2cnn-22", "--dataset", "digits"), "digits-rot"),
-        (("z2cnn-22", "--budget", "5"), "'5' is no budget"),
+        (("z2cnn-22", "--budget", "5"), "'5' is not a budget"),
         (("z2cnn-22", "--deadline", "0"), "--deadline 0"),
         (("z2cnn-22", "--include", "nothing.py"), "no such file"),
     ],

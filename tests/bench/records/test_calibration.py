@@ -151,7 +151,7 @@ def test_a_later_model_is_measured_beside_a_reference_that_must_agree() -> None:
     assert [c.model for c in measured] == ["new"] and measured[0].beside == ["old"]
     with pytest.raises(UserError, match=r"\+5\.0 %"):
         calibrate([subject("new")], known, measuring({"old": 0.0105, "new": 0.02}), ONE)
-    with pytest.raises(UserError, match="old, which new models are measured beside, failed: old is too large"):
+    with pytest.raises(UserError, match="the reference model old failed: old is too large"):
         calibrate([subject("new")], known, measuring({"old": None, "new": 0.02}), ONE)
 
 
