@@ -1,6 +1,6 @@
-"""Figures that papers report: read and checked, shown beside measured boards, never mixed with them.
+"""Figures from papers: read and checked, shown below measured boards, never mixed with them.
 
-``leaderboards/reported.csv`` has one row a figure. Every figure has a source; ``seen`` says that the source was
+``leaderboards/reported.csv`` has one row per figure. Every figure has a source; ``seen`` says that the source was
 opened and shows the number, ``unverified`` that it was not. Nothing here needs torch.
 """
 
@@ -44,14 +44,14 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     """The reported figures, every row checked.
 
     Args:
-        path: a CSV file; the shipped one without.
+        path: a CSV file; None means the shipped one.
 
     Returns:
         A frame with the columns `COLUMNS`; value and spread are floats, parameters and runs nullable integers.
 
     Raises:
-        UserError: the file is missing or not such a table, or a cell is wrong; it names row and column. The header
-            is row 1.
+        UserError: the file is missing or not such a table, or a cell is wrong; names row and column. The header is row
+            1.
     """
     import pandas as pd
 
@@ -62,7 +62,7 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror})") from error
     except ValueError as error:  # pandas' parser and decoding errors are among them
-        raise UserError(f"{name} is no table of reported figures: {error}") from error
+        raise UserError(f"{name} is not a table of reported figures: {error}") from error
     if list(frame.columns) != list(COLUMNS):
         raise UserError(
             f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}"
@@ -76,9 +76,9 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
 
 
 def reported_rows(dataset: str = "") -> list[dict[str, str]]:
-    """The reported figures of a data set (of all without) as text, best first within a data set.
+    """The reported figures of a data set (of all if empty) as text, best first within a data set.
 
-    Accuracies are turned into errors, so that they can be read beside each other.
+    Accuracies are converted to errors, so that they can be compared.
     """
     frame = read_reported()
     if dataset:
@@ -108,7 +108,7 @@ def _reported_row(row: dict[str, Any]) -> dict[str, str]:
 
 
 def reported_table(dataset: str, style: str = "simple") -> str:
-    """The reported figures of a data set under a heading that sets them apart; empty if there are none."""
+    """The reported figures of a data set under a separate heading; empty if there are none."""
     from tabulate import tabulate
 
     rows = [{k: v for k, v in row.items() if k != "data set"} for row in reported_rows(dataset)]
@@ -135,25 +135,27 @@ def _check_rows(frame: pd.DataFrame, name: str) -> None:
 
 
 def _is_text(cell: Any) -> str:
-    """What is wrong with a cell that must hold text; empty if nothing."""
-    return "" if isinstance(cell, str) and cell.strip() and cell == cell.strip() else "is no text; it must not be empty"
+    """The error in a cell that must have text; empty if there is none."""
+    return (
+        "" if isinstance(cell, str) and cell.strip() and cell == cell.strip() else "is not a text; it must not be empty"
+    )
 
 
 def _is_one_of(*choices: str) -> Callable[[Any], str]:
-    return lambda cell: "" if cell in choices else f"is none of {', '.join(map(repr, choices))}"
+    return lambda cell: "" if cell in choices else f"is not one of {', '.join(map(repr, choices))}"
 
 
 def _is_percentage(cell: Any) -> str:
     try:
         number = float(cell)
     except (TypeError, ValueError):
-        return "is no number"
-    return "" if math.isfinite(number) and 0 <= number <= 100 else "is no percentage from 0 to 100"
+        return "is not a number"
+    return "" if math.isfinite(number) and 0 <= number <= 100 else "is not a percentage from 0 to 100"
 
 
 def _is_count(cell: Any) -> str:
     digits = isinstance(cell, str) and cell.isascii() and cell.isdigit()
-    return "" if digits and int(cell) > 0 else "is no positive whole number without separators"
+    return "" if digits and int(cell) > 0 else "is not a positive whole number without separators"
 
 
 def _or_empty(check: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -105,7 +105,7 @@ def test_no_recipe_can_be_called_like_a_number_of_images() -> None:
         ({"train_images": [0, 100]}, "'train_images'"),
         ({"train_images": [100.5]}, "'train_images'"),
         ({"train_images": "100"}, "'train_images'"),
-        ({"train_images": list(range(100, 201))}, "101 points, where a family has 100 at the most"),
+        ({"train_images": list(range(100, 201))}, "101 points; a family can have at most 100"),
         ({"budget": ["e2", "e2"]}, "'budget' says 'e2' twice"),
         ({"budget": ["e2", "e"]}, "'e' is not a budget"),
         ({"budget": "n5"}, "less than one batch"),
@@ -275,7 +275,7 @@ def test_the_table_has_models_by_points_and_the_slope(tmp_path: Path) -> None:
             == first[found.label(point)]
         )
     text = family_text(found)
-    assert "z2cnn-22: no slope, since an error is 0 (at 3,000), which has no logarithm" in text
+    assert "z2cnn-22: no slope, because an error is 0 (at 3,000), which has no logarithm" in text
     assert re.search(r"95 % interval over new seeds[;,. ]", text)
 
 

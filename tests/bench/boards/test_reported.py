@@ -37,25 +37,25 @@ def test_a_good_row_becomes_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "problem"),
     [
-        ("source", "", "is no text"),
-        ("source", " ", "is no text"),
-        ("method", "", "is no text"),
-        ("value", "", "is no number"),
-        ("value", "2.28%", "is no number"),
-        ("value", "about 2", "is no number"),
-        ("value", "nan", "is no percentage"),
-        ("value", "101", "is no percentage"),
-        ("spread", "-0.1", "is no percentage"),
-        ("spread", "small", "is no number"),
-        ("parameters", "24 680", "is no positive whole number"),
-        ("parameters", "26K", "is no positive whole number"),
-        ("runs", "0", "is no positive whole number"),
-        ("runs", "2.5", "is no positive whole number"),
-        ("metric", "loss", "is none of 'error', 'accuracy'"),
-        ("unit", "", "is none of '%'"),
-        ("epoch_selection", "best", "is none of 'last', 'best test', 'unknown'"),
-        ("status", "", "is none of 'seen', 'unverified'"),
-        ("status", "memory", "is none of 'seen', 'unverified'"),
+        ("source", "", "is not a text"),
+        ("source", " ", "is not a text"),
+        ("method", "", "is not a text"),
+        ("value", "", "is not a number"),
+        ("value", "2.28%", "is not a number"),
+        ("value", "about 2", "is not a number"),
+        ("value", "nan", "is not a percentage"),
+        ("value", "101", "is not a percentage"),
+        ("spread", "-0.1", "is not a percentage"),
+        ("spread", "small", "is not a number"),
+        ("parameters", "24 680", "is not a positive whole number"),
+        ("parameters", "26K", "is not a positive whole number"),
+        ("runs", "0", "is not a positive whole number"),
+        ("runs", "2.5", "is not a positive whole number"),
+        ("metric", "loss", "is not one of 'error', 'accuracy'"),
+        ("unit", "", "is not one of '%'"),
+        ("epoch_selection", "best", "is not one of 'last', 'best test', 'unknown'"),
+        ("status", "", "is not one of 'seen', 'unverified'"),
+        ("status", "memory", "is not one of 'seen', 'unverified'"),
     ],
 )
 def test_a_wrong_cell_is_refused_with_row_and_column(tmp_path: Path, column: str, cell: str, problem: str) -> None:
@@ -85,7 +85,7 @@ def test_wrong_columns_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.csv cannot be read"):
         read_reported(tmp_path / "nowhere.csv")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(UserError, match="is no table"):
+    with pytest.raises(UserError, match="is not a table"):
         read_reported(tmp_path / "empty.csv")
 
 

@@ -217,7 +217,7 @@ def test_what_depends_on_a_failure_is_skipped_with_its_reason_and_the_rest_is_lo
 ) -> None:
     found = look_at(model)
     left = {name: f.says for name, f in found.items() if f.status == "skip"}
-    assert left and set(left.values()) == {f"not looked at, since {cause!r} failed"}, left
+    assert left and set(left.values()) == {f"not checked, because {cause!r} failed"}, left
     assert {found[name].status for name in spared} == {"pass"}
 
 

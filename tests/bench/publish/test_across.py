@@ -128,7 +128,7 @@ def test_what_cannot_be_summed_up_is_refused(root: Path, arguments: tuple[str, .
 def test_boards_that_share_no_model_are_refused(tmp_path: Path) -> None:
     boards.fill(tmp_path, {"p4cnn": [90.0]})
     boards.fill(tmp_path, {"z2cnn": [90.0]}, dataset="mnist-rot")
-    with pytest.raises(UserError, match="share no model cannot be summed up"):
+    with pytest.raises(UserError, match="without a common model cannot be combined"):
         across(tmp_path)
 
 
@@ -164,7 +164,7 @@ def test_the_site_has_a_page_of_its_own_and_links_to_it(root: Path, tmp_path: Pa
             cell in enumerate(row.locator("td").all()) if "best" in (cell.get_attribute("class") or "")}  # fmt: skip
     # On the second board gmr-cnn alone can be the first, and it is not in the table.
     assert bold == {("p4cnn", 2), ("pdo-econv-p8", 2)}
-    assert "bold: 1 is among them" in page.inner_text(".notes") and "gmr-cnn" in page.inner_text(".notes")
+    assert "bold: rank 1 is possible" in page.inner_text(".notes") and "gmr-cnn" in page.inner_text(".notes")
     page.click(f"a[href='index.html#{OTHER}']")
     page.wait_for_selector("#table tbody tr")
     assert page.input_value("#board") == OTHER and page.inner_text("#heading").startswith(OTHER)
@@ -176,6 +176,9 @@ def test_a_page_says_why_a_group_has_no_summary_and_goes_where_there_is_none(roo
     out = tmp_path / "site"
     boards.fill(root, {"sre-cnn": [90.0]}, dataset="mnist-rot-gen")
     publish(root, out, formats=("html",), jobs=1)
-    assert "share no model" in (out / "across.html").read_text() and "across.html" in (out / "index.html").read_text()
+    assert (
+        "without a common model" in (out / "across.html").read_text()
+        and "across.html" in (out / "index.html").read_text()
+    )
     publish(root, out, [BOARD], formats=("html",), jobs=1)
     assert not (out / "across.html").exists() and "across.html" not in (out / "index.html").read_text()

@@ -153,7 +153,7 @@ def test_a_board_shows_intervals_over_seeds_and_images_and_says_whose_outcomes_a
         frame.loc["old", "test_acc_ci95_over"] == "seeds"
         and frame.loc["better", "test_acc_ci95_over"] == "seeds and images"
     )
-    assert "outcomes by image of old were not kept, so that their ± is over new seeds alone" in board_table(board)
+    assert "predictions of old are not recorded, so their ± is over new seeds alone" in board_table(board)
 
 
 def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_a_run_that_diverged_voids_intervals_and_shows_the_values(tmp_path: Path
     text = board_table(board)
     assert (
         "10.00, 92.00, 93.00" in text
-        and "made-up: 1 of 3 runs diverged, which counts as chance level: no normal interval" in text
+        and "made-up: 1 of 3 runs diverged, which counts as chance level: there is no valid interval" in text
     )
