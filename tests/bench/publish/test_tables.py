@@ -66,7 +66,7 @@ def test_notes_as_a_paragraph_begin_with_a_capital_and_write_names_as_they_are(t
     refresh(readme, tmp_path)
     for text in (readme.read_text(), latex_page(load_board(tmp_path, BOARD))):
         assert " sre-cnn: 3 of 3 runs diverged" in text and "Sre-cnn" not in text and "P4cnn" not in text
-        assert " Rank: the ranks" in text
+        assert " Rank: all ranks" in text
 
 
 def test_chosen_columns_of_a_readme_have_the_notes_that_they_need(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_chosen_columns_of_a_readme_have_the_notes_that_they_need(tmp_path: Path
         refresh(readme, tmp_path)
         text = readme.read_text()
         assert ("**" in text, "bold: rank 1 is possible" in text) == (bold, bold)
-        assert ("± 95 % interval" in text, "Rank: the ranks" in text) == (half, rule)
+        assert ("± 95 % interval" in text, "Rank: all ranks" in text) == (half, rule)
 
 
 def test_two_seeds_make_nothing_bold(tmp_path: Path) -> None:
