@@ -81,6 +81,7 @@ def _write_page(
     write_from_template(
         out / f"{name}.html",
         "family.html.j2",
+        ("page.js", "points.js"),
         name=family.name,
         title=family.title,
         heading=heading(family),

@@ -80,7 +80,7 @@ def markdown_table() -> str:
     from tabulate import tabulate
 
     rows = [row | {key: _code(row[key]) for key in ("key", "default", "example")} for row in suite_keys()]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
 
 
 def _code(text: str) -> str:

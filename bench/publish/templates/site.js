@@ -1,4 +1,6 @@
 const boards = {};
+// Marks that call a row's figures into question.
+const GRAVE = new Set(["status", "incomplete", "diverged", "collapsed", "broken", "stale"]);
 const state = { board: "", sort: "", down: true, filter: "", family: "", reference: "", asked: null, row: "", on: {}, open: new Set() };
 
 // Every data file calls this with its board.
@@ -89,7 +91,10 @@ function value(board, row, key) {
   return board.get(row, key);
 }
 
-function text(board, row, column) {
+// A cell with the signs of the marks of its figure; the column of marks has their words.
+const text = (board, row, column) => plain(board, row, column) + board.marks[row].filter((m) => m[2].includes(column.key)).map((m) => m[3]).join("");
+
+function plain(board, row, column) {
   const v = value(board, row, column.key);
   if (v === null || v === "") return "";
   if (column.key === "rank_low") { // the ranks that are possible
@@ -106,7 +111,6 @@ function text(board, row, column) {
     return `${v > 0 ? "+" : ""}${v.toFixed(2)}${half === null ? "" : ` ± ${half.toFixed(2)}`}`;
   }
   if (column.key === "p_holm" || column.key === "p_signs") return pText(v);
-  if (column.key === "status") return v + (board.get(row, "stale") ? " (stale)" : "");
   if (typeof v !== "number") return String(v);
   if (column.digits !== null) return (v * column.scale).toLocaleString("en", { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
   if (Number.isInteger(v)) return v.toLocaleString("en");
@@ -127,7 +131,7 @@ function visible(board) {
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = board.rows.map((_, i) => i).filter((i) => {
     if (state.family && (board.get(i, "family") || "other") !== state.family) return false;
-    const all = ["model", "family", "group", "claim", "status", "stale", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
+    const all = ["model", "family", "group", "claim", "status", "stale", "marks", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
     return words.every((word) => all.includes(word));
   });
   if (!state.sort) return rows;
@@ -182,14 +186,14 @@ function showRow(model) {
   goToRow(model);
 }
 
-const classes = (c, textual) => [textual[c.key] ? "text" : "", c.key === "model" ? "stick" : "", c.key === "test_acc_mean_pct" ? "accuracy" : "", c.key === "status" ? "status" : ""].join(" ").trim();
+const classes = (c, textual) => [textual[c.key] ? "text" : "", c.key === "model" ? "stick" : "", c.key === "test_acc_mean_pct" ? "accuracy" : "", ["status", "marks"].includes(c.key) ? "status" : ""].join(" ").trim();
 
 function line(board, i, columns, textual) {
   const model = board.get(i, "model"), row = make("tr", null, { "data-model": model });
   if (model === state.row) row.classList.add("chosen");
   if (model === state.reference) row.classList.add("reference");
   if (board.get(i, "rank_low") === 1) row.classList.add("best");
-  if (board.get(i, "status") !== "ok" || board.get(i, "stale")) row.classList.add("bad");
+  if (board.marks[i].some(([kind]) => GRAVE.has(kind))) row.classList.add("bad");
   for (const c of columns) {
     const cell = make("td", c.key === "model" ? null : text(board, i, c), { class: classes(c, textual) });
     if (c.key === "model") {
