@@ -181,7 +181,7 @@ def test_a_further_device_confirms_what_is_known_and_changes_no_number_of_steps(
     known = [*first, *more]
     assert latest(known) == {c.model: c for c in first}
     assert calibrate([], known, measuring({}), TWO, kept=first).calibrations == []  # once is enough
-    with pytest.raises(UserError, match=r"a now takes 10\.400 ms a step on cuda:1 where.*10\.000 ms"):
+    with pytest.raises(UserError, match=r"a now takes 10\.400 ms a step on cuda:1, but.*10\.000 ms"):
         calibrate([], first, measuring({"a": 0.0104, "b": 0.03}), TWO, kept=first)
     # Calibrated anew, it is measured on all devices.
     again = calibrate([subject("a")], known, measuring({"a": 0.02, "b": 0.03}), TWO, kept=first[1:]).calibrations
