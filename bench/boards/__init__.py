@@ -1,1 +1,1 @@
-"""Records become rows: which of them count, statistics, tables and the notes under them. Needs no torch."""
+"""Rows from records: which records count, statistics, tables and the notes under them. Needs no torch."""

@@ -1,7 +1,7 @@
 """Several boards side by side: differences to one reference, improvability and rank sets, and no test over boards.
 
-What a board says of a model is taken as the board itself shows it. Means over boards are of models that have a result
-on every board, so that no mean depends on who is missing where; the others are named with what they lack.
+The figures of a model are the same as on the boards. Means over boards use only models with a result on every board, so
+missing models change no mean. The other models are named with what is missing.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from .board import Board
 from .notes import board_heading
 from .statistics import compare
 
-#: So many names of models or boards stand in one sentence.
+#: Largest number of names of models or boards in one sentence.
 _NAMED = 6
-#: Why a model has no cell on a board that does not have it.
+#: Reason of a missing cell if the board does not have the model.
 NOT_THERE = "not on this board"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a board says of a model.
+    """The figures of a model on a board.
 
     Attributes:
         accuracy: mean test accuracy in %; None without a result.
         difference: mean of the paired differences to the reference, in points; 0 for the reference itself, None if
             there is none.
-        interval: half-width of its 95 % interval; None below three seeds and where no normal interval holds.
+        interval: half-width of its 95 % interval; None below three seeds, or if no normal interval is valid.
         by_image: whether the interval is over new seeds and new test images, not over new seeds alone.
         rank: lowest and highest possible rank among all models of the board; None if there is none.
         missing: why there is no difference; empty if there is one.
-        remarks: what a reader of the figures must know: runs that diverged or failed.
-        stale: whether runs of it are stale.
+        remarks: remarks on the figures: runs that diverged or failed.
+        stale: whether its runs are stale.
     """
 
     accuracy: float | None = None
@@ -52,12 +52,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Side:
-    """A board as far as a summary needs it.
+    """The part of a board that a summary needs.
 
     Attributes:
-        heading: one line: what the board is.
-        reference: the model that `Entry.difference` is to.
-        kind: what boards that are summed up unasked must agree in: recipe, profile, fit, kind of budget, protocol.
+        heading: one line that describes the board.
+        reference: the reference of `Entry.difference`.
+        kind: recipe, profile, fit, kind of budget, protocol; automatic summaries need boards of one kind.
         entries: by model.
     """
 
@@ -70,13 +70,13 @@ class Side:
 
 
 def side_of(board: Board, against: str = "") -> Side:
-    """What a board, which has a table, says of each of its models.
+    """The figures of each model on a board that has a table.
 
     Args:
         against: the reference, instead of the board's own.
 
     Raises:
-        UserError: `against` has no result there.
+        UserError: `against` has no result on the board.
     """
     if against and against not in board.samples:
         raise UserError(
@@ -122,7 +122,7 @@ def _is_stale(board: Board, model: str) -> bool:
 
 def _remarks(board: Board, model: str) -> tuple[str, ...]:
     sample, counted = board.samples[model], board.counted[model]
-    found = [f"{sample.void}: no normal interval holds"] if sample.void else []
+    found = [f"{sample.void}: there is no valid interval"] if sample.void else []
     failed = [r.status for r in counted if r.status not in FINAL]
     found += [f"{len(failed)} of {len(counted)} runs failed ({', '.join(sorted(set(failed)))})"] if failed else []
     return tuple(found)
@@ -130,13 +130,13 @@ def _remarks(board: Board, model: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Across:
-    """Boards that are summed up.
+    """A summary of several boards.
 
     Attributes:
         sides: the boards, by name.
-        reference: of all of them.
-        models: those with a cell on every board, the reference among them; the best mean difference first.
-        missing: every other model: why it has no cell, by board.
+        reference: the common reference.
+        models: those with a cell on every board, including the reference; the best mean difference first.
+        missing: for every other model, the reasons of missing cells, by board.
     """
 
     sides: tuple[Side, ...]
@@ -145,17 +145,17 @@ class Across:
     missing: Mapping[str, Mapping[str, str]]
 
     def difference(self, model: str) -> float:
-        """Mean over the boards of the difference to the reference, in points; each board counts the same."""
+        """Mean over the boards of the difference to the reference, in points; each board has the same weight."""
         return _mean_difference(self.sides, model)
 
     def improvability(self, model: str, side: Side | None = None) -> float:
-        """How much of a model's error the best of `models` avoids, in %: 1 - error of the best / error of the model.
+        """1 - error of the best / error of the model, in %, where the best is one of `models`.
 
-        0 for the best itself, also where its error is 0; then it is 100 for every other (Erickson et al. 2025,
-        TabArena, arXiv:2506.16791).
+        It is 0 for the best itself. If the error of the best is 0, it is 100 for every other model (Erickson et al.
+        2025, TabArena, arXiv:2506.16791).
 
         Args:
-            side: a board; the mean over all boards without.
+            side: a board; None means the mean over all boards.
         """
         if side is None:
             return fmean(self.improvability(model, each) for each in self.sides)
@@ -179,7 +179,7 @@ def _error(side: Side, model: str) -> float:
 
 
 def _mean_difference(sides: Sequence[Side], model: str) -> float:
-    # fmean is rounded once, so that the order of boards changes no digit.
+    # fmean rounds once, so the order of boards changes no digit.
     return fmean(d for side in sides if (d := side.entries[model].difference) is not None)
 
 
@@ -187,26 +187,25 @@ def sum_up(boards: Iterable[Side]) -> Across:
     """The summary of some boards.
 
     Raises:
-        UserError: it is one board, or the boards have different protocols or references, or share no model.
+        UserError: there is only one board, or the boards have different protocols or references, or share no model.
     """
     sides = tuple(sorted(boards, key=lambda side: side.name))
     if not sides:
-        raise UserError("none of these boards has a table to sum up: smoke runs and trials have none")
+        raise UserError("none of these boards has a table: smoke runs and trials have none")
     if len(sides) < 2:
         only = sides[0].name
-        raise UserError(f"a summary is over several boards, and {only} is one; equibench leaderboard {only} shows it")
+        raise UserError(f"a summary needs several boards, but {only} is one; equibench leaderboard {only} shows it")
     protocols = sorted({side.protocol for side in sides})
     if len(protocols) > 1:
         numbers = " and ".join(map(str, protocols))
         raise UserError(
-            f"boards of protocols {numbers} cannot be summed up, because their figures are defined otherwise; ask for"
-            " those"
-            f" of one, as '*-v{protocols[-1]}'"
+            f"boards of protocols {numbers} cannot be combined, because their figures have different definitions;"
+            f" choose the boards of one protocol, such as '*-v{protocols[-1]}'"
         )
     names = _listed(side.name for side in sides)
     shared = set.intersection(*({m for m, e in side.entries.items() if e.accuracy is not None} for side in sides))
     if not shared:
-        raise UserError(f"boards that share no model cannot be summed up: no model has a result on all of {names}")
+        raise UserError(f"boards without a common model cannot be combined: no model has a result on all of {names}")
     references = {side.reference for side in sides}
     if len(references) > 1 or None in references:
         words = ["leaderboard", *(word for side in sides for word in ("--across", side.name))]
@@ -219,9 +218,8 @@ def sum_up(boards: Iterable[Side]) -> Across:
     complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]
     if not set(complete) - {reference}:
         raise UserError(
-            f"boards that share no model cannot be summed up: no model but the reference {reference} has a"
-            " difference to"
-            f" it on all of {names}"
+            f"boards without a common model cannot be combined: only the reference {reference} has a result on all"
+            f" of {names}"
         )
     every = sorted({m for side in sides for m in side.entries} - set(complete))
     lacks = {m: {side.name: _lacks(side, m) for side in sides if _lacks(side, m)} for m in every}
@@ -239,7 +237,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def groups(sides: Iterable[Side]) -> dict[tuple[str, ...], list[Side]]:
-    """Boards that agree in everything but data set and budget, where there are at least two, by what they agree in."""
+    """Groups of at least two boards that differ only in data set and budget, by what they have in common."""
     found: dict[tuple[str, ...], list[Side]] = {}
     for side in sorted(sides, key=lambda s: s.name):
         found.setdefault(side.kind, []).append(side)
@@ -247,7 +245,7 @@ def groups(sides: Iterable[Side]) -> dict[tuple[str, ...], list[Side]]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of boards without the words that all of them begin or end with, as long as each keeps one."""
+    """Names of boards without common first and last words; each keeps at least one word."""
     words = [name.split("-") for name in names]
     least = min(len(own) for own in words)
     start = next((i for i in range(least) if len({own[i] for own in words}) > 1), least)

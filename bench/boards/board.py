@@ -1,4 +1,4 @@
-"""A board as its records say it: which of them count, and what they say together."""
+"""A board, made from its records: which records count, and their common figures."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Board:
-    """A board as its records say it.
+    """A board, made from its records.
 
     Attributes:
-        chosen: the record of each (model, seed) that counts, with the reason why it is stale (or "").
+        chosen: the record that counts for each (model, seed), with the reason why it is stale (or "").
         later: number of further attempts of the same runs.
-        refused: files among the records that are none.
+        refused: files that were refused as records.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
         root: results folder that it was read from.
         verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
         outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
             by the id of the run.
         repeats: further attempts that repeat a run that counts, see `repeats`, by the name of its file.
-        asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
-        asked_reference: the model that the others are compared with, instead of what most runs' suites say.
+        asked_parameters: the requested reference count of parameters, instead of the reference model's.
+        asked_reference: the requested reference model, instead of the one in most runs' suites.
         suite: the suite whose rows these are; empty if all rows of the board are there.
         title: of that suite.
     """
@@ -73,20 +73,20 @@ class Board:
     title: str = ""
 
     def of_suite(self, suite: Suite) -> Board:
-        """The rows of a suite alone: its models and seeds, its reference, and comparisons corrected over these rows."""
+        """The board with only the rows of a suite: its models, seeds and reference, and comparisons over these rows."""
         kept = [(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list]
         parameters = self.asked_parameters or suite.reference_parameters
         named = replace(self, chosen=kept, suite=suite.name, title=suite.title)
         return replace(named, asked_parameters=parameters, asked_reference=suite.reference_model)
 
     def without(self, patterns: Sequence[str]) -> Board:
-        """The board without the models that fit a pattern, as in a shell; they leave the comparisons as well."""
+        """The board without the models that match a shell pattern; the comparisons leave them out too."""
         kept = [(r, s) for r, s in self.chosen if not any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
         return replace(self, chosen=kept)
 
     @property
     def is_table(self) -> bool:
-        """Smoke runs, and trials that chose a rate, are barred from tables."""
+        """Whether the board has a table; boards of smoke runs and of tuning trials have none."""
         return any(r.spec.budget.kind != "smoke" and not r.spec.is_trial for r, _ in self.chosen)
 
     @cached_property
@@ -96,7 +96,7 @@ class Board:
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
-        """The measured runs of every model that has any, as `statistics` takes them."""
+        """The measured runs of every model with results, for `statistics`."""
         measured = {model: [r for r in own if _is_measured(r)] for model, own in self.averaged.items()}
         return {model: self._sample(own) for model, own in measured.items() if own}
 
@@ -104,7 +104,7 @@ class Board:
         results = {r.spec.seed: r.results for r in records if r.results is not None}
         known = {r.spec.seed: self.outcomes[r.run_id] for r in records if r.run_id in self.outcomes}
         sets = {name for name, _ in known.values()}
-        # Outcomes of two test sets make no table.
+        # Predictions on different test sets cannot be combined.
         right = {seed: (own == 0).view("u1") for seed, (_, own) in known.items()} if len(sets) == 1 else {}
         diverged = sum(r.status == "diverged" for r in records)
         collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
@@ -121,9 +121,9 @@ class Board:
 
     @cached_property
     def counted(self) -> dict[str, list[RunRecord]]:
-        """The runs that the figures of each model are of: those that are current; where none is measured, the newest.
+        """The runs behind the figures of each model: the current ones; if none is measured, the newest.
 
-        So no mean is of runs of two programs, two recipes or two sets of data.
+        So a mean never mixes runs of different programs, recipes or data.
         """
         current = {model: [r for r, stale in own if not stale] for model, own in self.runs.items()}
         return {
@@ -133,21 +133,21 @@ class Board:
 
     @cached_property
     def mixed(self) -> dict[str, str]:
-        """Models whose counted runs trained networks of different size, each with a sentence: of them there is no mean.
+        """Models whose counted runs trained networks of different size, each with a sentence; they have no mean.
 
-        The sources agree, so that something that nobody sees decides what is built: the environment, the clock, a file.
+        Their sources agree, so something else decides what is built: the environment, the clock, a file.
         """
         sizes = {model: [r.cost for r in own if r.status in FINAL and r.cost] for model, own in self.counted.items()}
         return {model: sentence for model, own in sizes.items() if (sentence := _how_they_differ(model, own))}
 
     @cached_property
     def averaged(self) -> dict[str, list[RunRecord]]:
-        """What is `counted`, without the models that are `mixed`."""
+        """The `counted` runs, without the models that are `mixed`."""
         return {model: [] if model in self.mixed else own for model, own in self.counted.items()}
 
     @cached_property
     def runs(self) -> dict[str, list[tuple[RunRecord, str]]]:
-        """What is `chosen`, by model."""
+        """The `chosen` runs, by model."""
         found: dict[str, list[tuple[RunRecord, str]]] = {}
         for record, stale in self.chosen:
             found.setdefault(record.spec.model, []).append((record, stale))
@@ -155,9 +155,7 @@ class Board:
 
     @cached_property
     def reference(self) -> str | None:
-        """The model that the others are compared with, if it has a result: as asked, else what most runs' suites
-        say.
-        """
+        """The reference model, if it has a result: the requested one, else the one in most runs' suites."""
         if self.asked_reference in self.values:
             return self.asked_reference
         named = Counter(r.context.reference_model for r, _ in self.chosen)
@@ -166,7 +164,7 @@ class Board:
 
     @cached_property
     def reference_parameters(self) -> int | None:
-        """The count that a matched model is near to: what was asked for, else that of the reference model."""
+        """The reference count of parameters: the requested one, else that of the reference model."""
         sizes = (r.cost for r in self.counted.get(self.reference or "", ()) if r.cost is not None)
         return self.asked_parameters or next((size.parameters for size in sizes), None)
 
@@ -189,13 +187,13 @@ class Board:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """See `rows.model_rows`; made once, not to be changed."""
+        """See `rows.model_rows`; made once, do not change it."""
         from .rows import model_rows
 
         return model_rows(self)
 
     def rows_of(self, frame: pd.DataFrame) -> list[dict[str, Any]]:
-        """Rows of the `frame`, or of a part of it, as dictionaries, not to be changed."""
+        """Rows of the `frame`, or of a part of it, as dictionaries; do not change them."""
         return self._rows if frame is self.frame else frame.to_dict("records")
 
     @cached_property
@@ -204,9 +202,9 @@ class Board:
         return rows
 
     def agreement(self, model: str, other: str) -> float | None:
-        """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
+        """Share of images, in %, for which two models predict the same class, right or wrong: mean over common seeds.
 
-        None if no common seed has outcomes of the same images for both.
+        None if no common seed has predictions on the same images for both.
         """
         own, his = (
             {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes}
@@ -227,7 +225,7 @@ class Board:
 
     @cached_property
     def best(self) -> set[str]:
-        """Models that rank 1 is possible for: the ones that tables show in bold."""
+        """Models for which rank 1 is possible; tables show them in bold."""
         return {model for model, rank in self.ranks.items() if rank is not None and rank[0] == 1}
 
 
@@ -235,7 +233,7 @@ def _is_measured(record: RunRecord) -> bool:
     return record.status in FINAL and record.results is not None and not record.spec.is_trial
 
 
-#: What the runs of a row must agree in; training FLOPs may differ where layers are dropped at random.
+#: The runs of a row must agree in these; training FLOPs may differ if layers are dropped at random.
 _SAME = {
     "parameters": "parameters",
     "frozen": "frozen numbers",
@@ -249,7 +247,7 @@ def _how_they_differ(model: str, sizes: list[Size]) -> str:
     parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
     if not parts:
         return ""
-    return f"no mean is formed: the runs of {model} are of different networks, of {'; of '.join(parts)}"
+    return f"there is no mean: the runs of {model} are of different networks, with {'; with '.join(parts)}"
 
 
 def find_board(name: str, root: Path) -> str:
@@ -297,7 +295,7 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
 
 
 def _read_outcomes(root: Path, board: Board) -> None:
-    """Add the outcomes of the runs whose figures are shown; those that are missing are, those that are wrong
+    """Add the recorded predictions of the runs whose figures are shown; missing files are ignored, wrong files are
     refused.
     """
     for record in (r for own in board.counted.values() for r in own if _is_measured(r)):
@@ -314,7 +312,7 @@ def _read_outcomes(root: Path, board: Board) -> None:
 
 
 def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:
-    """Leave out what a later calibration of a T board has replaced: all seeds of a model train N steps."""
+    """Leave out runs that a later calibration of a T board has replaced: all seeds of a model train N steps."""
     current = latest(read_calibrations(root, name))
     kept = [
         r
@@ -328,7 +326,7 @@ def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[lis
 
 def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[RunRecord]]:
     runs: dict[tuple[str, int, float], list[RunRecord]] = {}
-    # The sort is stable, and records come in the order of their files' names.
+    # The sort is stable, and records are in the order of their file names.
     for record in sorted(records, key=lambda r: (r.spec.model, r.spec.seed, r.attempt)):
         # The trials of a tuning board differ in their rate as well.
         rate = record.spec.recipe.lr if record.spec.is_trial else 0.0
@@ -344,13 +342,13 @@ def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str
     if not finished:
         return attempts[-1], staleness(attempts[-1])
     current = [attempt for attempt in finished if not attempt[1]]
-    # What was replaced once does not come back when the row becomes stale again.
+    # A replaced run does not come back when the row becomes stale again.
     newest = {id(record) for record in _newest([record for record, _ in finished])}
     return (current or [attempt for attempt in finished if id(attempt[0]) in newest])[0]
 
 
 def _newest(records: list[RunRecord]) -> list[RunRecord]:
-    """Of the measured runs, those of the program and the data of the one that began last; the others as they are."""
+    """Of the measured runs, only those with the program and the data of the last one; other runs unchanged."""
     measured = [r for r in records if r.status in FINAL]
     if not measured:
         return records

@@ -1,7 +1,7 @@
-"""Whether what a model was registered with is what its runs measured.
+"""Comparison of claimed invariances with measurements.
 
-A claim is a group under which the logits are exactly invariant, so it is one that moves pixels onto pixels (`CLAIMS`).
-Every run measures its claim under exactly its elements, before and after training.
+A claim is a group under which the logits are exactly invariant, so it must move pixels onto pixels (`CLAIMS`). Every
+run measures its claim under exactly the elements of the group, before and after training.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ..records.record import EXACT, CorePoint, RunRecord
 from ..tools.text import error_text
 from .statistics import mean
 
-#: What a claim may be: groups that carry the square grid into itself.
+#: Possible claims: groups that map the square grid to itself.
 CLAIMS = ("none", "C2", "C4", "D1", "D2", "D4")
-#: Groups that every run is measured under, whatever its claim.
+#: Every run is measured under these groups.
 _ALWAYS = {"C4": "eq_exact_c4", "D4": "eq_exact_d4"}
 
 
 def exact_part(claim: str) -> str:
-    """The largest group in ``"C<N>"`` or ``"D<N>"`` that moves pixels onto pixels, as ``"C4"`` of ``"C8"``."""
+    """The largest subgroup of ``"C<N>"`` or ``"D<N>"`` that moves pixels onto pixels: ``"C4"`` for ``"C8"``."""
     found = re.fullmatch("([CD])([1-9][0-9]{0,5})", claim)
     return f"{found[1]}{math.gcd(int(found[2]), 4)}" if found else claim
 
@@ -30,8 +30,8 @@ def exact_part(claim: str) -> str:
 def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | None]:
     """Errors of a run under a claim, before and after training.
 
-    None if the run has not measured it: the model was registered with another then, its logits did not depend on the
-    input, or the record is of protocol 1, in which C4 and D4 alone were measured.
+    None if the run has not measured it: the model had another claim, its logits did not depend on the input, or the
+    record is of protocol 1, which measured only C4 and D4.
     """
     if record.results is None:
         return None, None
@@ -45,11 +45,11 @@ def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float 
 
 
 def claim_columns(records: Iterable[RunRecord], claim: str) -> dict[str, Any]:
-    """Columns of a board: what these runs say of a claim.
+    """Columns of a board about a claim, from these runs.
 
-    ``claim`` is the claim as every output shows it. It has words beside it where it is not simply true: ``broken``
-    where an error is none of rounding, the part of it that can be checked where some elements move pixels off the grid,
-    ``not measured`` where no run measured it.
+    ``claim`` is the claim as every output shows it. It has a remark if it is not simply true: ``broken`` if an error is
+    larger than rounding; the part that can be checked if some elements move pixels off the grid; ``not measured`` if no
+    run measured it.
 
     Returns:
         ``claim``; ``eq_claimed_init`` and ``eq_claimed``, means over the runs; ``eq_claimed_worst``, the largest of
@@ -77,21 +77,21 @@ def is_broken(row: dict[str, Any]) -> bool:
 
 
 def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
-    """A sentence on each row whose claim its runs contradict, and on each that claims more than can be true.
+    """A sentence on each row whose claim is contradicted by its runs, and on each claim that cannot be exact.
 
-    The errors quoted are those that tables show: means over the runs, each with its moment.
+    The quoted errors are those of tables: means over the runs, before and after training.
     """
     notes = [
-        f"{row['model']} claims to be invariant under {row['invariant']}, which its runs contradict: its logits"
+        f"{row['model']} claims to be invariant under {row['invariant']}, but its runs contradict this: its logits"
         f" change by {_quoted(row)} of the distance between those of two images"
         for row in rows
         if is_broken(row)
     ]
     off = [row for row in rows if exact_part(row["invariant"]) != row["invariant"]]
     return notes + [
-        f"{row['model']} claims {row['invariant']}, some elements of which move pixels off the grid: no logits are"
+        f"{row['model']} claims {row['invariant']}, but some of its elements move pixels off the grid: no logits are"
         " exactly"
-        f" invariant under them, and its runs are measured under {exact_part(row['invariant'])}"
+        f" invariant under them, so its runs are measured under {exact_part(row['invariant'])}"
         for row in off
     ]
 
@@ -103,4 +103,4 @@ def _quoted(row: dict[str, Any]) -> str:
     text = f"{error_text(before)} at initialisation and {error_text(after)} after training"
     if max((e for e in (before, after) if e is not None and e == e), default=0.0) > EXACT:
         return text
-    return f"{text} in the mean, and by {error_text(row['eq_claimed_worst'])} in one run,"
+    return f"{text} on average, and by {error_text(row['eq_claimed_worst'])} in one run,"

@@ -1,7 +1,7 @@
 """Families of boards: one suite at several numbers of training images, or with several budgets.
 
-The file of such a suite has a list where an ordinary one has a value: ``train_images = [500, 2000]``, ``budget = ["e5",
-"e20"]``. Every combination is a suite, and so a board, of its own: a point of the family.
+The file of such a suite has a list instead of a value: ``train_images = [500, 2000]``, ``budget = ["e5", "e20"]``.
+Every combination is a separate suite and board: a point of the family.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from .board import Board
     from .statistics import Sample
 
-#: More points are a mistake.
+#: A larger number of points is a mistake.
 MOST_POINTS = 100
 
 
 def find_points(name: str) -> list[Suite]:
-    """The suites of a shipped family, or of a family's file; an ordinary suite is the only one.
+    """The suites of a shipped family, or of a family's file; for an ordinary suite, the suite itself.
 
     Raises:
         UserError: see `find_suite`, and `points_of`.
@@ -61,25 +61,25 @@ def values_of(name: str) -> dict[str, Any]:
 
 
 def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
-    """The suites that the keys and values of a family mean: budgets in their order, of each the fewest images first.
+    """The suites of a family from its keys and values: in the order of budgets, then of numbers of images.
 
     Args:
         values: as for `Suite`; the keys of `AXES` may be lists.
-        where: what to call them in a message.
+        where: their name in messages.
 
     Raises:
-        UserError: a value is wrong, a list is empty or says something twice, or there are too many points.
+        UserError: a value is wrong, a list is empty or has a value twice, or there are too many points.
     """
     lists = {axis: values[axis] for axis in AXES if isinstance(values.get(axis), list)}
     for axis, found in lists.items():
         if not found:
-            raise UserError(f"{where}: {axis!r} is an empty list; a family of boards needs at least one value there")
+            raise UserError(f"{where}: {axis!r} is an empty list; a family of boards needs at least one value")
         twice = [value for place, value in enumerate(found) if value in found[:place]]
         if twice:
-            raise UserError(f"{where}: {axis!r} says {twice[0]!r:.80} twice")
+            raise UserError(f"{where}: {axis!r} has {twice[0]!r:.80} twice")
     points = [dict(zip(lists, chosen, strict=True)) for chosen in product(*lists.values())]
     if len(points) > MOST_POINTS:
-        raise UserError(f"{where}: {len(points):,} points, where a family has {MOST_POINTS} at the most")
+        raise UserError(f"{where}: {len(points):,} points; a family can have at most {MOST_POINTS}")
     suites = [parse(Suite, {**values, **point}, where) for point in points]
     budgets = {budget: place for place, budget in enumerate(dict.fromkeys(s.budget for s in suites))}
     suites.sort(key=lambda s: (budgets[s.budget], s.train_images or 0))
@@ -87,13 +87,13 @@ def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
 
 
 def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
-    """Check that all points can be planned, before the first of them is run.
+    """Check that all points can be planned, before the first one is run.
 
     Args:
-        root: results folder, which holds tuned recipes.
+        root: results folder with tuned recipes.
 
     Raises:
-        UserError: one cannot.
+        UserError: a point cannot be planned.
     """
     for suite in suites:
         check_names(suite)
@@ -102,7 +102,7 @@ def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
 
 
 def point_name(suite: Suite, points: Sequence[Suite]) -> str:
-    """What a point of a family is called beside the others; an ordinary suite by its name."""
+    """The name of a point of a family; for an ordinary suite, its name."""
     return suite.name if len(points) == 1 else f"{suite.name} ({suite.budget}, {_images(suite):,} training images)"
 
 
@@ -116,7 +116,7 @@ class Point:
 
     Attributes:
         images: number of training images.
-        board: None if nothing of it is recorded yet.
+        board: None if it has no records yet.
     """
 
     suite: Suite
@@ -135,7 +135,7 @@ class Point:
         return self.board.samples.get(model) if self.board is not None else None
 
     def spent(self, model: str, what: str) -> float | None:
-        """What training the model took: ``images``, ``examples``, ``flops`` (forward and backward) or ``seconds``."""
+        """The effort of training: ``images``, ``examples``, ``flops`` (forward and backward) or ``seconds``."""
         row = self.rows.get(model, {})
         values = {
             "images": self.images, "examples": row.get("examples"), "seconds": row.get("train_s_mean"),
@@ -151,10 +151,10 @@ def _times(one: Any, other: Any) -> float | None:
 
 @dataclass
 class BoardFamily:
-    """Boards that differ in training images or budget alone.
+    """Boards that differ only in training images or budget.
 
     Attributes:
-        points: budgets in their order, of each the fewest images first.
+        points: in the order of budgets, then of numbers of images.
     """
 
     name: str
@@ -169,50 +169,50 @@ class BoardFamily:
 
     @cached_property
     def axes(self) -> list[str]:
-        """What differs between its points: ``images``, ``budget``."""
+        """The differences between its points: ``images``, ``budget``."""
         images, budgets = {p.images for p in self.points}, {p.suite.budget for p in self.points}
         return [name for name, values in (("images", images), ("budget", budgets)) if len(values) > 1]
 
     def label(self, point: Point) -> str:
-        """What a column of the table is called."""
+        """The heading of a column of the table."""
         parts = [point.suite.budget] if "budget" in self.axes else []
         parts += [f"{point.images:,} images"] if "images" in self.axes or not parts else []
         return ", ".join(parts)
 
     @cached_property
     def lines(self) -> list[tuple[str, list[Point]]]:
-        """Points that differ in one thing alone, with a name of what they share (empty if all do)."""
+        """Points that differ in one thing, with a name of what they have in common (empty if all are one line)."""
         budgets = list(dict.fromkeys(p.suite.budget for p in self.points))
         if "images" in self.axes:
             return [(b if len(budgets) > 1 else "", [p for p in self.points if p.suite.budget == b]) for b in budgets]
         return [("", self.points)]
 
     def slope(self, model: str, what: str, points: Sequence[Point]) -> Slope | None:
-        """The slope of a model's error against what was spent; None if that is the same at all points, but for
+        """The slope of a model's error against the effort; None if the effort is the same at all points, except for
         chance.
 
-        Seeds that have a result at all of the measured points count.
+        Only seeds with a result at all measured points count.
         """
         if what != "images" and len({p.spent(model, "examples") for p in points}) < 2:
-            return None  # the device-seconds of equal work differ by chance alone
+            return None  # the device-seconds of equal work differ only by chance
         found = [(p.spent(model, what), sample) for p in points if (sample := p.sample(model)) is not None]
         known = [(x, sample) for x, sample in found if x is not None]
         return slope_of([x for x, _ in known], [s for _, s in known]) if len({x for x, _ in known}) > 1 else None
 
     @property
     def own_axis(self) -> str:
-        """What the table's slopes are against."""
+        """The horizontal axis of the table's slopes."""
         return "images" if "images" in self.axes else "examples"
 
 
 def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str], Board]) -> BoardFamily:
-    """A family as the records say it.
+    """A family, made from the records.
 
     Args:
-        load: reads a board, as `rows.write_board` and `board.load_board`.
+        load: reads a board, such as `rows.write_board` and `board.load_board`.
 
     Raises:
-        UserError: no point of it is measured, or device-seconds were measured on several kinds of device.
+        UserError: no point is measured, or device-seconds were measured on several kinds of device.
     """
     boards = board_names(root)
     points = []
@@ -228,7 +228,7 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
 
 
 def family_of_boards(boards: Sequence[tuple[Suite, Board]]) -> BoardFamily:
-    """The family that has just been run, with the boards of its suites as they are now."""
+    """The family that has just been run, with the current boards of its suites."""
     rows = [(suite, board.of_suite(suite)) for suite, board in boards]
     points = [Point(suite, _images(suite), board if board.is_table else None) for suite, board in rows]
     suite = boards[0][0]

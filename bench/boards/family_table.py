@@ -19,19 +19,19 @@ from .table import accuracy_text, in_cell, in_text
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What was spent, and how plots and columns call it.
+#: Kinds of effort, and their names in plots and columns.
 SPENT = {
     "images": "training images",
     "examples": "training examples",
     "flops": "FLOPs of training",
     "seconds": "device-seconds",
 }
-#: How a cell is marked where a format has no bold type.
+#: Mark of a cell in formats without bold type.
 MARK = " *"
 
 
 def cell(point: Point, model: str) -> str:
-    """The accuracy of a model at a point: mean ± interval, each seed's value below 3 seeds, or what became of its
+    """The accuracy of a model at a point: mean ± interval, the value of each seed below 3 seeds, or the status of its
     runs.
     """
     row = point.rows.get(model)
@@ -41,7 +41,7 @@ def cell(point: Point, model: str) -> str:
 
 
 def slope_text(slope: Slope | None) -> str:
-    """α ± its interval; a dash where there is none."""
+    """α ± its interval; a dash if there is none."""
     if slope is None or slope.exponent is None:
         return "-"
     return f"{slope.exponent:.2f}" + ("" if slope.interval is None else f" ± {slope.interval:.2f}")
@@ -57,10 +57,10 @@ def slopes(family: BoardFamily, what: str | None = None) -> dict[tuple[str, str]
 
 
 def rows_of(family: BoardFamily, mark: Any = None) -> list[dict[str, str]]:
-    """The table as text, one row a model.
+    """The table as text, one row per model.
 
     Args:
-        mark: makes of a cell the one of a model that rank 1 is possible for, on the point's board.
+        mark: marks a cell if rank 1 is possible for the model on the point's board.
     """
     found, rows = slopes(family), []
     for model in family.models:
@@ -75,7 +75,7 @@ def rows_of(family: BoardFamily, mark: Any = None) -> list[dict[str, str]]:
 
 
 def heading(family: BoardFamily) -> str:
-    """One line: what the family is."""
+    """One line that describes the family."""
     suite = family.points[0].suite
     budgets = ", ".join(dict.fromkeys(p.suite.budget for p in family.points))
     images = ", ".join(f"{n:,}" for n in dict.fromkeys(p.images for p in family.points))
@@ -85,16 +85,16 @@ def heading(family: BoardFamily) -> str:
 
 
 def notes(family: BoardFamily, mark: str) -> list[str]:
-    """The sentences that a reader of the table needs.
+    """The sentences under the table.
 
     Args:
-        mark: how the models that rank 1 is possible for are shown, ``bold`` or ``*``.
+        mark: the mark of models for which rank 1 is possible, ``bold`` or ``*``.
     """
     samples = [s for p in family.measured for m in family.models if (s := p.sample(m)) is not None]
     return [
         *_accuracy_notes(samples, mark, any(p.board.best for p in family.measured if p.board is not None)),
-        *(["each seed takes its own training images: balanced by class, the fewer among the more, the same for all"
-            " models"]
+        *(["each seed has its own training images: balanced by class, smaller sets are parts of larger sets, the same"
+            " for all models"]
           if any(p.suite.train_images for p in family.points) else []),
         *_slope_notes(family),
         *_gaps(family),
@@ -110,11 +110,11 @@ def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
     low, high = min(len(s.values) for s in shown), max(len(s.values) for s in shown)
     over = "new seeds and new test images" if all(s.is_by_image for s in shown) else "new seeds"
     if any(s.is_by_image for s in shown) and over == "new seeds":
-        over = "new seeds, and new test images where outcomes by image are known"
+        over = "new seeds, and new test images if predictions are recorded"
     seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
     text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
     if len(shown) < len(samples):
-        text += f"; each seed's value below {SMALLEST_SAMPLE} seeds, or where a run diverged"
+        text += f"; the value of each seed below {SMALLEST_SAMPLE} seeds, or if a run diverged"
     return [
         text
         + (
@@ -139,13 +139,12 @@ def _slope_notes(family: BoardFamily) -> list[str]:
         points = sorted({s.points for s in known.values()})
         lines.append(
             f"slope: α of error ∝ {family.own_axis}^-α, by least squares of the logarithms for each seed, mean over"
-            f" the seeds{half};"
-            f" it takes for granted that the error is a power between the first and the last of"
-            f" {' or '.join(map(str, points))} points, and says nothing beyond them"
+            f" the seeds{half}; it assumes that the error is a power between the first and the last of"
+            f" {' or '.join(map(str, points))} points, and is not valid outside of them"
         )
     for (model, line), slope in found.items():
         if slope is not None and slope.why_not:
-            lines.append(f"{model}{f' ({line})' if line else ''}: no slope, since {slope.why_not}")
+            lines.append(f"{model}{f' ({line})' if line else ''}: no slope, because {slope.why_not}")
     return lines
 
 
@@ -206,12 +205,12 @@ def latex_page(family: BoardFamily) -> str:
 
 
 def file_name(family: BoardFamily) -> str:
-    """How its files begin; no board's name does."""
+    """Prefix of its files; no board's name begins like this."""
     return "family-" + re.sub(r"[^A-Za-z0-9._+-]", "-", family.name)
 
 
 def point_rows(family: BoardFamily) -> pd.DataFrame:
-    """One row a model and point, in plain numbers."""
+    """One row per model and point, in plain numbers."""
     import pandas as pd
 
     kept = (
@@ -241,7 +240,7 @@ _SLOPES = ("family", "model", "against", "line", "slope", "slope_ci95", "slope_c
 
 
 def slope_rows(family: BoardFamily) -> pd.DataFrame:
-    """One row a model, line and thing that was spent, where that differs between the points."""
+    """One row per model, line and kind of effort, if the effort differs between the points."""
     import pandas as pd
 
     return pd.DataFrame([

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
-    """What the ± of a table is, of which runs, and where there is none."""
+    """The meaning of ± in a table, its runs, and the reasons if there is no interval."""
     samples = board.samples
     if not samples:
         return ["no model has a result"]
@@ -41,30 +41,30 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     elif shown:
         notes.append(f"test acc: mean ± 95 % interval over new seeds ({seeds})")
     else:
-        notes.append("test acc: each seed's value")
+        notes.append("test acc: the value of each seed")
     if shown and any(len(s.values) < SMALLEST_SAMPLE for s in samples.values()):
-        notes[0] += f", from {SMALLEST_SAMPLE} seeds on, else each seed's value"
+        notes[0] += f", from {SMALLEST_SAMPLE} seeds on, else the value of each seed"
     errors = [r["test_se_binomial_pct"] for r in board.rows_of(frame) if r["model"] in missing or not shown]
     errors = [e for e in errors if not is_missing(e)]
     if errors:
         whose, their = ("", "") if len(missing) == len(shown) else (f" of {_listed(missing)}", "their ")
-        why = f"; outcomes by image{whose} were not kept, so that {their}± is over new seeds alone:" if shown else ";"
+        why = f"; predictions{whose} are not recorded, so {their}± is over new seeds alone:" if shown else ";"
         notes[0] += f"{why} the choice of test images adds a standard error of {_range(errors)} points"
     void = {model: sample.void for model, sample in samples.items() if sample.void}
     return notes + [
-        f"{model}: {why}: no normal interval holds; each seed's value is shown" for model, why in void.items()
+        f"{model}: {why}: there is no valid interval; the value of each seed is shown" for model, why in void.items()
     ]
 
 
 def chances(by_image: Iterable[bool]) -> str:
-    """The sources of chance that some intervals are over, by whether outcomes by image are known for each."""
+    """The sources of chance of some intervals, by whether predictions are recorded for each."""
     known = set(by_image)
     return (
         "seeds"
         if True not in known
         else "seeds and images"
         if known == {True}
-        else "seeds, and images where outcomes were kept"
+        else "seeds, and images if predictions are recorded"
     )
 
 
@@ -78,36 +78,34 @@ def _listed(names: list[str]) -> str:
 
 
 def rank_notes(board: Board, bold: bool = True) -> list[str]:
-    """The rule by which models are ranked, and shown in bold; nothing where none is."""
+    """The rule for ranks and bold type; empty if no model has a rank."""
     judged = [model for model, rank in board.ranks.items() if rank is not None]
     if not judged:
         return []
     pairs = len(judged) * (len(judged) - 1) // 2
     rule = (
-        "rank: the ranks that are possible with 95 % confidence for all models together: from 1 + those that are surely"
+        "rank: all ranks that are possible, with 95 % confidence for all models together; from 1 + the number of surely"
+        f" better models to {len(judged)} - the number of surely worse models (p of the paired difference at most 0.05,"
+        f" Holm over {some(pairs, 'pair')})"
     )
-    rule += (
-        f" better to {len(judged)} - those that are surely worse (p of paired differences at most 0.05, Holm over"
-        f" {some(pairs, 'pair')})"
-    )
-    return [rule + ("; bold: 1 is among them" if bold else "")]
+    return [rule + ("; bold: rank 1 is possible" if bold else "")]
 
 
 def detectable_note(board: Board) -> list[str]:
-    """How small a difference to the reference this board could find."""
+    """The smallest difference to the reference that this board can detect."""
     sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
     if not sizes:
         return []
     chance = chances(c.by_image for c in board.against_reference if c.detectable is not None)
     return [
-        f"these {chance} find a true difference to {board.reference} of {_range(sizes)} points with a chance of 80 %"
-        " (p at most 0.05,"
-        f" Holm over {some(board.against_reference[0].family, 'comparison')}); smaller ones are found less often"
+        f"these {chance} detect a true difference to {board.reference} of {_range(sizes)} points with a power of 80 %"
+        f" (p at most 0.05, Holm over {some(board.against_reference[0].family, 'comparison')}); smaller"
+        " differences have less power"
     ]
 
 
 def board_heading(board: Board) -> str:
-    """One line: what the board is."""
+    """One line that describes the board."""
     spec = board.chosen[0][0].spec
     budget = spec.budget
     epochs = f"{budget.epochs or 0:.15g} {'epoch' if budget.epochs == 1 else 'epochs'}"
@@ -143,13 +141,13 @@ def board_notes(
     columns: Collection[str] | None = None,
     brief: bool = False,
 ) -> list[str]:
-    """The sentences that a reader of a table needs: a legend of its columns, then what is to be known of its rows.
+    """The sentences under a table: a legend of its columns, then remarks on its rows.
 
     Args:
-        here: the reader is at this machine, so that commands may name its folders.
+        here: whether the reader uses this machine, so that commands may name its folders.
         bold: whether the table has models in bold.
-        columns: headings that the table shows; all of the usual table without.
-        brief: for a README or a caption: errors are shown after training alone, and how the runs were made is left out.
+        columns: headings of the table; None means those of the usual table.
+        brief: for a README or a caption: errors only after training, and nothing about how the runs were made.
     """
     rows = board.rows_of(frame)
 
@@ -159,8 +157,8 @@ def board_notes(
     notes = accuracy_notes(board, frame) if shows("test acc %") else []
     notes += rank_notes(board, bold) if shows("rank") or bold else []
     notes += detectable_note(board) if shows("test acc %") else []
-    notes += ["group: of the layers"] if columns is not None and shows("group") else []
-    notes += ["MFLOPs: of an image's forward pass"] if shows("MFLOPs") else []
+    notes += ["group: the group of the layers"] if columns is not None and shows("group") else []
+    notes += ["MFLOPs: forward pass of one image"] if shows("MFLOPs") else []
     notes += _error_legend([e for e in ("C4 error", "rotation error") if shows(e)], brief)
     notes += _uncounted(board, frame) if shows("MFLOPs") else []
     notes += _classes(board, frame) if shows("parameters") else []
@@ -174,45 +172,45 @@ def board_notes(
     notes += _stale(board, with_mark(rows, "stale"), here)
     if brief:
         refused = some(len(board.refused), "file")
-        more = [f"{refused} among the records refused and not in the table"] if board.refused else []
+        more = [f"{refused} among the records were refused and are not in the table"] if board.refused else []
         return [*notes, *board.mixed.values(), *more]
     notes += [f"{row['model']}: {row['reason']}" for row in rows if row["reason"]]
     return notes + _of_records(board) + _refused(board)
 
 
 def _error_legend(errors: list[str], after: bool) -> list[str]:
-    """What the columns of errors show, of those that are there."""
+    """The legend of the columns of errors in a table."""
     if not errors:
         return []
     of = {"C4 error": "quarter turns of real images", "rotation error": "15 to 75 degrees of closed-form images"}
     what = ", and under ".join(of[e] for e in errors)
     moment = ", after training" if after else "; at initialisation → after training"
-    return [f"{', '.join(errors)}: relative change of the logits under {what}{moment}; 0 is invariant"]
+    return [f"{', '.join(errors)}: relative change of the logits under {what}{moment}; 0 means invariant"]
 
 
 def _shared(board: Board, rows: list[dict[str, Any]], times: list[str]) -> list[str]:
-    """Why some times are not shown; nothing where no time is, or no run shared a device."""
+    """Why some times are not shown; empty if no times are in the table, or no run shared a device."""
     shared = [r for row in rows for r, _ in board.runs[row["model"]] if r.runs_on_device > 1]
     if not shared or not times:
         return []
     return [
         f"{', '.join(times)}: without {some(len(shared), 'run')} that shared a device, up to"
-        f" {max(r.runs_on_device for r in shared)} at a time, whose times are no measure of a model"
+        f" {max(r.runs_on_device for r in shared)} at a time, because their times do not measure a model"
     ]
 
 
 def _stale(board: Board, stale: list[str], here: bool) -> list[str]:
-    """Which rows are stale, and what runs them again."""
+    """Which rows are stale, and the command to repeat them."""
     if not stale:
         return []
     return [
-        f"stale (source, data or recipe changed since): {_listed(stale)}; a row's figures are of its current runs,"
-        f" where there are any; to run the others again: {refresh_command(board, stale, here)}"
+        f"stale (source, data or recipe changed since): {_listed(stale)}; the figures of a row are of its current runs,"
+        f" if there are any; to repeat the others: {refresh_command(board, stale, here)}"
     ]
 
 
 def _of_records(board: Board) -> list[str]:
-    """What is known of all runs together: how they were made, and on what machines."""
+    """Remarks on all runs together: how they were made, and on which machines."""
     notes = _mixture(board)
     if board.root is not None:
         notes += doctor_notes(board.root, (record for own in board.counted.values() for record in own))
@@ -220,28 +218,28 @@ def _of_records(board: Board) -> list[str]:
 
 
 def _refused(board: Board) -> list[str]:
-    """What is not in the table."""
+    """Runs and files that are not in the table."""
     notes = []
     if board.refused:
-        # Names without their folders, which are nobody's business where a table is published.
+        # Names without folders, because tables are published.
         names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
         more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
-        notes.append(f"refused, so not in the table: {names}{more}; {command('leaderboard', board.name)} says why")
+        notes.append(f"refused, and not in the table: {names}{more}; {command('leaderboard', board.name)} says why")
     if board.later:
         notes.append(f"not shown: {some(board.later, 'further attempt')}, or runs that were replaced")
     return notes
 
 
 def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> str:
-    """What runs the stale rows of these models again, with the files that register them; see `board_notes`."""
+    """The command that repeats the stale rows of these models, with the files that register them; see `board_notes`."""
     files = dict.fromkeys(path for model in models for path in included_files(model))
-    if not here:  # folders are nobody's business where a table is published
+    if not here:  # without folders, because tables are published
         return command("refresh", board.name, include=[Path(path.name) for path in files])
     return command("refresh", board.name, root=board.root, include=files, trains=True)
 
 
 def _mixture(board: Board) -> list[str]:
-    """A sentence where the runs behind the figures were made in several ways, on which no row's staleness depends."""
+    """A sentence if the runs were made in different ways that do not make rows stale."""
     made = [r.provenance for counted in board.counted.values() for r in counted if r.status in FINAL]
     kinds = {
         "commits": {p.commit[:7] for p in made},
@@ -256,14 +254,14 @@ def _mixture(board: Board) -> list[str]:
         if len(names) > 1:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             parts.append(f"{len(names)} {noun} ({', '.join(names[:3])}{more})")
-    return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
+    return [f"the runs have {', '.join(parts)}: last digits and times may depend on them"] if parts else []
 
 
 def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
-    """Which models' steps are limited by the host, and by which; nothing where no time is shown that depends on it.
+    """The models whose steps are limited by the host, and the processors; empty if the table has no such times.
 
     Args:
-        what: the times that are shown; empty if none are.
+        what: the times in the table; empty if there are none.
     """
     names = with_mark(board.rows_of(frame), "launch bound")
     if not names or not what:
@@ -271,24 +269,23 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
     made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]
     hosts = " and ".join(sorted({hardware["cpu"] for hardware in made if "cpu" in hardware})) or "unknown"
     return [
-        f"{what}limited by the launches of kernels, so that they depend on the host's processor ({hosts}):"
-        f" {_listed(names)}"
+        f"{what}limited by the launches of kernels, so they depend on the host's processor ({hosts}): {_listed(names)}"
     ]
 
 
 def _company(board: Board) -> list[str]:
-    """A sentence where nobody knows whether runs that count device-seconds had their GPU to themselves."""
+    """A sentence if it is unknown whether runs that count device-seconds were alone on their GPU."""
     timed = [r for r, _ in board.chosen if r.spec.budget.seconds is not None and r.status == "ok"]
     unknown = [r for r in timed if r.provenance.hardware.get(ALONE, "unknown").startswith("unknown")]
     return (
-        [f"whether {some(len(unknown), 'run')} of {len(timed)} had their GPU to themselves is unknown"]
+        [f"it is unknown whether {some(len(unknown), 'run')} of {len(timed)} shared the GPU with other processes"]
         if unknown
         else []
     )
 
 
 def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
-    """Which models are matched in their parameters to what, and why others are not, where it is not their number."""
+    """Which models are matched to which parameter count, and the reasons for others besides their count."""
     count, notes = board.reference_parameters, []
     by_class: dict[Any, list[str]] = {}
     for row in board.rows_of(frame):
@@ -306,16 +303,16 @@ def _classes(board: Board, frame: pd.DataFrame) -> list[str]:
             ("learned_buffers", "numbers in buffers change in training"),
         ):
             if row[column] and not is_missing(row[column]):
-                notes.append(f"{row['model']}: {row[column]:,.0f} {what}, beside those that are counted as parameters")
+                notes.append(f"{row['model']}: {row[column]:,.0f} {what}, in addition to the counted parameters")
     return notes
 
 
 def _uncounted(board: Board, frame: pd.DataFrame) -> list[str]:
-    """What the MFLOPs of some models leave out."""
+    """The operations that the MFLOPs of some models do not include."""
     found = [f"{row['model']} ({row['uncounted']})" for row in board.rows_of(frame) if is_text(row["uncounted"])]
     return [f"MFLOPs (+): some operations are not counted: {', '.join(found)}"] if found else []
 
 
 def is_text(value: Any) -> bool:
-    """Whether a cell of a table has words."""
+    """Whether a cell of a table has text."""
     return isinstance(value, str) and value != ""

@@ -1,6 +1,6 @@
-"""Figures that papers report: read and checked, shown beside measured boards, never mixed with them.
+"""Figures from papers: read and checked, shown below measured boards, never mixed with them.
 
-``leaderboards/reported.csv`` has one row a figure. Every figure has a source; ``seen`` says that the source was
+``leaderboards/reported.csv`` has one row per figure. Every figure has a source; ``seen`` says that the source was
 opened and shows the number, ``unverified`` that it was not. Nothing here needs torch.
 """
 
@@ -75,14 +75,14 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     """The reported figures, every row checked.
 
     Args:
-        path: a CSV file; the shipped one without.
+        path: a CSV file; None means the shipped one.
 
     Returns:
         A frame with the columns `COLUMNS`; value and spread are floats, parameters and runs nullable integers.
 
     Raises:
-        UserError: the file is missing or not such a table, or a cell is wrong; it names row and column. The header
-            is row 1.
+        UserError: the file is missing or not such a table, or a cell is wrong; names row and column. The header is row
+            1.
     """
     import pandas as pd
 
@@ -93,7 +93,7 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror})") from error
     except ValueError as error:  # pandas' parser and decoding errors are among them
-        raise UserError(f"{name} is no table of reported figures: {error}") from error
+        raise UserError(f"{name} is not a table of reported figures: {error}") from error
     if list(frame.columns) != list(COLUMNS):
         raise UserError(
             f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}"
@@ -104,9 +104,9 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
 
 
 def reported_rows(dataset: str = "") -> list[dict[str, str]]:
-    """The reported figures of a data set (of all without) as text, best first within a data set.
+    """The reported figures of a data set (of all if empty) as text, best first within a data set.
 
-    Accuracies are turned into errors, so that they can be read beside each other.
+    Accuracies are converted to errors, so that they can be compared.
     """
     frame = read_reported()
     if dataset:
@@ -136,7 +136,7 @@ def _reported_row(row: dict[str, Any]) -> dict[str, str]:
 
 
 def reported_table(dataset: str, style: str = "simple") -> str:
-    """The reported figures of a data set under a heading that sets them apart; empty if there are none."""
+    """The reported figures of a data set under a separate heading; empty if there are none."""
     from tabulate import tabulate
 
     rows = [{k: v for k, v in row.items() if k != "data set"} for row in reported_rows(dataset)]

@@ -1,4 +1,4 @@
-"""From boards to tables: one row a run, one row a model, and the CSVs derived from them."""
+"""Tables of boards: one row per run, one row per model, and the CSVs derived from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _model_facts(record: RunRecord) -> dict[str, str]:
-    """What the model is registered with here, else what it was registered with where it was trained."""
+    """The registration of the model here, else the registration in its record."""
     try:
         return registration(MODELS.find(record.spec.model))
     except UserError:
@@ -34,7 +34,7 @@ def _model_facts(record: RunRecord) -> dict[str, str]:
 
 
 def run_rows(board: Board) -> pd.DataFrame:
-    """One row a run: everything that a record says in numbers."""
+    """One row per run: all numbers of a record."""
     import pandas as pd
 
     return pd.DataFrame([_run_row(record, stale, board.sidecars) for record, stale in board.chosen])
@@ -49,7 +49,7 @@ def full_columns(sidecars: Sequence[Sidecar]) -> dict[str, float | None]:
     return columns | {metric: mean([getattr(s.trained, metric) for s in sidecars]) for metric in FULL_PREDICTIONS}
 
 
-#: Columns of a model's size, as `record.Size` has them.
+#: Columns of a model's size, as in `record.Size`.
 SIZES = tuple(Size.model_fields)
 
 
@@ -77,7 +77,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
         "train_images": getattr(results, "train_images", None),
     }
     row |= {"attempt": record.attempt, "stale": stale, "run": run}
-    # Wall clock of the process; the device-seconds of training above are another thing.
+    # Wall-clock time of the process, unlike the device-seconds of training above.
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
     row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
     row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
@@ -90,7 +90,7 @@ def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dic
 
 
 def model_rows(board: Board) -> pd.DataFrame:
-    """One row a model, best mean test accuracy first; failed models at the end, by name."""
+    """One row per model, best mean test accuracy first; failed models at the end, by name."""
     import pandas as pd
 
     rows = [_model_row(name, counted, board) for name, counted in board.counted.items()]
@@ -142,7 +142,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     for cost in SIZES:
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
         row[cost] = max(sizes, default=None)  # of buffers, those that learn late count in every run that came so far
-    # Times of a run that shared its device with others are no measure of the model.
+    # Times of a run on a shared device do not measure the model.
     alone = [results for r, results in completed if r.runs_on_device == 1]
     row["runs_timed"] = len(alone)
     row["runs_shared"] = sum(r.runs_on_device > 1 for r, _ in completed)
@@ -190,7 +190,7 @@ def compared_columns(against: Comparison | None) -> dict[str, Any]:
 
 
 def _over(by_image: bool) -> str:
-    """What an interval is over: what another experiment would draw again."""
+    """The sources of chance of an interval."""
     return "seeds and images" if by_image else "seeds"
 
 
@@ -205,7 +205,7 @@ def _worst(records: list[RunRecord]) -> str:
 
 
 def column_names() -> dict[str, list[str]]:
-    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one per run."""
+    """The columns of the CSVs: of ``models``, with one row per model, and of ``runs``, with one per run."""
     spec = plan(find_suite("smoke"))[0]
     nothing = Provenance(
         source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,
@@ -222,10 +222,10 @@ def column_names() -> dict[str, list[str]]:
 
 
 def write_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
-    """Rebuild the CSVs of a board: ``<board>.csv``, one row a model, and ``<board>.runs.csv``, one row a run.
+    """Rebuild the CSVs of a board: ``<board>.csv``, one row per model, and ``<board>.runs.csv``, one row per run.
 
-    Where others rebuild it too, the last to write may have been the first to read: whoever sees that records came
-    while it wrote does it again, so that no row is left out.
+    Several processes may rebuild it at the same time, and the last one to write may have read the oldest records. So a
+    process repeats the rebuild if new records appeared while it wrote.
     """
     for _ in range(_REBUILDS):
         files = _files(root, name)
@@ -236,7 +236,7 @@ def write_board(root: Path, name: str, reference_parameters: int | None = None) 
                 write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
         if _files(root, name) == files:
             break
-    # The files say classes beside the reference model, whoever writes them.
+    # The classes in the files are always relative to the reference model.
     return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
 
 
@@ -247,19 +247,19 @@ _REBUILDS = 5
 def _files(root: Path, name: str) -> list[str]:
     try:
         folder = board_folder(root, name)
-    except UserError:  # no board's name, or a link: nothing is read there
+    except UserError:  # not a board's name, or a link: nothing is read
         return []
     return sorted(p.name for part in (folder, sidecar_folder(root, name)) for p in part.glob("*.json"))
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A table as CSV: numbers as numbers, no text that a spreadsheet would take for a formula or pandas for a missing
-    value.
+    """A table as CSV: numbers are numbers, and no text is read as a formula by a spreadsheet or as a missing value by
+    pandas.
 
-    Such a cell gets an apostrophe before it, and so does one that begins with an apostrophe: whoever takes one away
-    where there is one has every text as it was.
+    Such a text gets an apostrophe before it, and so does a text that begins with an apostrophe. Removing one apostrophe
+    from every text that begins with one restores the original.
     """
-    # Whole numbers stay whole where a value is missing.
+    # Whole numbers stay whole if a value is missing.
     frame = frame.convert_dtypes()
     for column in frame.select_dtypes(include=["string", "object"]):
         texts = frame[column].dropna().unique()
@@ -281,5 +281,5 @@ _MISSING = (
 )  # fmt: skip
 
 
-#: How texts begin that spreadsheets take for formulas, some of them after a line end or in full width; and "'".
+#: First characters of texts that spreadsheets read as formulas, also after a line end or in full width; and "'".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")

@@ -1,4 +1,4 @@
-"""How fast the error falls: its slope on logarithmic axes, error ∝ x^-α, with an interval."""
+"""The slope of the error on logarithmic axes, error ∝ x^-α, with an interval."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Slope:
     Attributes:
         exponent: α, the mean over the seeds; above 0 if the error falls. None if there is none.
         interval: half-width of its 95 % interval; None below 3 seeds.
-        over: what the interval is over, ``seeds and images`` or ``seeds``; empty without one.
-        seeds, points: of how many.
+        over: the sources of chance of the interval, ``seeds and images`` or ``seeds``; empty without an interval.
+        seeds, points: their numbers.
         why_not: why there is no slope; empty if there is one.
     """
 
@@ -35,11 +35,11 @@ class Slope:
 def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
     """The slope of a model's error over the points of a line.
 
-    For each seed, the least-squares line of log(error) over log(x) is drawn; α is the mean of -slope over the seeds.
-    This takes for granted that the error is a power of x over the range that was measured.
+    For each seed, a least-squares line is fitted to log(error) over log(x); α is the mean of -slope over the seeds.
+    This assumes that the error is a power of x in the measured range.
 
     Args:
-        x: what was spent at each point, above 0 and not all alike.
+        x: the effort at each point, above 0 and not all equal.
         samples: the runs at each point.
     """
     import numpy as np

@@ -1,1 +1,1 @@
-"""May a model enter the registry, and may figures of this machine be trusted? Both are checked in other processes."""
+"""Checks of models for the registry, and of machines for reliable figures; both run in other processes."""

@@ -1,4 +1,4 @@
-"""How it behaves: gradients, seeds, determinism, batches, modes, precision, manners towards the process."""
+"""Checks of behaviour: gradients, seeds, determinism, batches, modes, precision, global state of the process."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .state import changes, kept
 from .structure import wrong_output
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits, tensors_of
 
-#: Images of the pass under bfloat16, in which many a processor computes ten times as slowly; batch norm needs two.
+#: Images of the pass under bfloat16, which is ten times slower on many processors; batch norm needs two.
 REDUCED_IMAGES = 2
-#: Largest difference of logits, relative to their scale, that is rounding and not behaviour.
+#: Largest difference of logits, relative to their scale, that counts as rounding.
 ROUNDING = 1e-4
-#: Numbers of a tensor that is called large.
+#: A tensor with at least this many numbers is called large.
 LARGE = 500
-#: A batch of which a pass takes longer is left out.
+#: A batch is left out if its pass takes longer.
 LONG_PASS_S = 45.0
 
 
 def training(subject: Subject) -> Finding:
-    """A few steps of the recipe: the loss and all gradients are numbers."""
+    """In a few steps of the recipe, the loss and all gradients are finite."""
     if not any(p.requires_grad for p in subject.build().parameters()):
         return failed("there is nothing to train", "register the weights: nn.Parameter, and layers as attributes")
     wrong = wrong_output(subject.build().train(), subject, subject.batch, subject.input)
@@ -58,7 +58,7 @@ def repeatable(subject: Subject) -> Finding:
     if samples and not subject.trained.varies:
         return failed(
             f"evaluation='random:{samples}' is declared, but two passes in evaluation agree",
-            "leave evaluation= out: what is scored would be the same, in as many times the time",
+            "remove evaluation=: it would not change the score, but take more time",
         )
     if not same_bits(*subject.trained.twice):
         return failed(
@@ -75,12 +75,12 @@ def repeatable(subject: Subject) -> Finding:
 
 
 def gradients(subject: Subject) -> Finding:
-    """Every trainable parameter has a gradient within a few steps that is somewhere not zero."""
+    """Every trainable parameter has a nonzero gradient within a few steps."""
     done = subject.trained
     bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("none", "zero")}
     if bad["none"]:
         return failed(
-            f"{names(bad['none'])}: no gradient arrives, so that it is counted and never trained",
+            f"{names(bad['none'])}: no gradient arrives, so it is counted but never trained",
             "use it in forward(), or remove it; for weights that are fixed on purpose, a buffer",
         )
     if bad["zero"]:
@@ -92,7 +92,7 @@ def gradients(subject: Subject) -> Finding:
 
 
 def seeds(subject: Subject) -> Finding:
-    """One seed, one set of initial weights; another seed, another; the generator is drawn from and not set."""
+    """One seed gives one set of initial weights, another seed another; the model does not set torch's seed."""
     first, twin = everything(subject.build(0)), everything(subject.build(0))
     changed = differing(first, twin)
     if changed:
@@ -118,15 +118,15 @@ def seeds(subject: Subject) -> Finding:
     if fixed:
         return noted(
             f"{sum(fixed.values()):,} numbers that look random are the same for all seeds: {names(list(fixed))}",
-            "say it in note=, if they are a fixed random basis on purpose; else draw them from torch's generator",
+            "if they are a fixed random basis on purpose, say so in note=; else draw them from torch's generator",
         )
     return passed("one seed gives the same initial weights, another gives others")
 
 
 def _random(values: torch.Tensor) -> bool:
-    """Whether a tensor is large and looks drawn: no two magnitudes alike, neighbours unrelated.
+    """Whether a tensor is large and looks random: all magnitudes are different, and neighbours are unrelated.
 
-    Sampled bases have symmetries, so that magnitudes come again, and are smooth.
+    Sampled bases have symmetries, so magnitudes repeat, and they are smooth.
     """
     flat = values.detach().flatten().double() if values.is_floating_point() else values.new_zeros(0).double()
     if len(flat) < LARGE or not flat.isfinite().all() or flat.abs().unique().numel() < 0.99 * len(flat):
@@ -136,7 +136,7 @@ def _random(values: torch.Tensor) -> bool:
 
 
 def _forward_reseeds(subject: Subject) -> bool:
-    """Whether a training pass leaves torch's generator in one state, whatever its state before."""
+    """Whether a training pass always leaves torch's generator in the same state."""
     model, after = subject.build().train(), []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -209,7 +209,7 @@ def batches(subject: Subject) -> Finding:
 def batches_of_scoring(shape: Input) -> list[int]:
     """Sizes, rising, of all batches in which some registered data set of this input is scored.
 
-    A model may count its images: figures are safe only from what it does in batches of these sizes.
+    A model may count its images, so all batch sizes of scoring must be checked.
     """
     sets = [entry.fields for entry in DATASETS.match()]
     fitting = [own for own in sets if (own["shape"][0], own["shape"][1], own["classes"]) == tuple(vars(shape).values())]
@@ -218,8 +218,8 @@ def batches_of_scoring(shape: Input) -> list[int]:
 
 
 def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
-    """How far logits that are means over random passes may be apart, since an image of another batch gets other
-    draws.
+    """How far logits that are means over random passes may differ, because an image in another batch gets other random
+    numbers.
     """
     if not isinstance(model, RandomEvaluation):
         return 0.0
@@ -236,7 +236,7 @@ def _among(sizes: list[int]) -> str:
 
 
 def modes(subject: Subject) -> Finding:
-    """Evaluation changes nothing, and training goes on as if it had not happened."""
+    """Evaluation changes nothing, and training continues as if there had been no evaluation."""
     state = tensors_of(subject.build())
     model, twin = subject.loaded(state, seed=0), subject.loaded(state, seed=0)
     images = subject.images(subject.batch)
@@ -269,7 +269,7 @@ def _training_pass(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def fresh_weights(subject: Subject) -> Finding:
-    """What is computed from the weights follows them: after a step, and when weights are loaded into a used model."""
+    """Values computed from the weights are updated: after a step, and when weights are loaded into a used model."""
     model = subject.build()
     subject.evaluate(model)
     model.train()
@@ -284,7 +284,7 @@ def fresh_weights(subject: Subject) -> Finding:
     if stale:
         return failed(f"evaluated, trained a step, evaluated again: {stale}", _FRESH)
     subject.evaluate(model)
-    model.load_state_dict(subject.trained.state)  # in evaluation mode, as the weights of a finished run are loaded
+    model.load_state_dict(subject.trained.state)  # in evaluation mode, like the weights of a finished run
     stale = _stale(subject, model)
     if stale:
         return failed(f"evaluated, then given other weights by load_state_dict(): {stale}", _FRESH)
@@ -307,9 +307,7 @@ def _stale(subject: Subject, model: nn.Module) -> str:
 
 
 def bfloat16(subject: Subject) -> Finding:
-    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are numbers; nothing of it is left
-    behind.
-    """
+    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are finite; nothing is kept from it."""
     model = subject.loaded(subject.trained.state)
     before = subject.evaluate(model)
     images, labels = subject.images(REDUCED_IMAGES), subject.labels(REDUCED_IMAGES)
@@ -343,7 +341,7 @@ def bfloat16(subject: Subject) -> Finding:
 
 
 def global_state(subject: Subject) -> Finding:
-    """Importing, building and running it leave the process as it was."""
+    """Importing, building and running the model do not change the state of the process."""
     found = [f"importing changes {c}" for c in subject.import_changes]
     found += ["importing draws from torch's generator, or seeds it"] if subject.import_draws else []
     found += [f"building changes {c}" for c in subject.build_changes]

@@ -1,4 +1,4 @@
-"""What it costs beside the reference model, whether a budget carries it, and whether its running statistics keep up."""
+"""Checks of costs: relative to the reference model, for a budget, and of the momentum of running statistics."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..tools.text import duration, some
 from ..training.train import optimizer_for, train_step
 from .subject import Subject, everything, names
 
-#: Running statistics have forgotten where they started after this many time constants (to 0.7 %).
+#: After this many time constants, running statistics have forgotten their initial values (to 0.7 %).
 TIME_CONSTANTS = 5
 #: Rounds in which model and reference take turns, and the seconds that all rounds may take.
 ROUNDS, ROUND_SECONDS = 5, 12.0
-#: A step of the full batch is timed as it is below this; a slower one is timed with few images.
+#: Faster steps are timed with the full batch; slower ones with few images.
 LONG_STEP_S = 1.5
-#: A run that takes longer on this machine is called infeasible on it.
+#: A run is called infeasible on this machine if it takes longer.
 LONG_RUN_S = 12 * 3600.0
 
 
 def batch_norm(subject: Subject) -> Finding:
-    """Whether running statistics forget their first value within the budget, where nothing estimates them again."""
+    """Whether running statistics forget their first value within the budget, if nothing re-estimates them."""
     model = subject.build()
     known = _statistics(model)
     own = {n: m for n, m in _momenta(subject, model).items() if n not in known}
@@ -42,10 +42,10 @@ def batch_norm(subject: Subject) -> Finding:
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
             return failed(
                 f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants,"
-                " and no recipe can estimate them anew",
+                " and no recipe can re-estimate them",
                 "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1",
             )
-        return noted(f"{text}, which no recipe estimates anew")
+        return noted(f"{text}, which no recipe re-estimates")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     if not layers:
         return passed("no running statistics")
@@ -57,10 +57,8 @@ def batch_norm(subject: Subject) -> Finding:
 
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
-    """Batch normalisation that the harness knows: `common` estimates it again, `paper` may not."""
-    text = (
-        f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} estimates the statistics anew"
-    )
+    """Batch normalisation that the harness knows: `common` re-estimates it, `paper` may not."""
+    text = f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} re-estimates the statistics"
     try:
         paper = find_recipe(PAPER, subject.name)
     except UserError:
@@ -83,7 +81,7 @@ def _published(subject: Subject, momentum: float, layers: int) -> Finding:
 
 
 def _statistics(model: nn.Module) -> set[str]:
-    """Names of the running statistics that the harness estimates again."""
+    """Names of the running statistics that the harness re-estimates."""
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
@@ -94,9 +92,9 @@ def _statistics(model: nn.Module) -> set[str]:
 
 @torch.no_grad()
 def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
-    """The share of the way to a batch's statistics that each moving buffer goes in one training pass.
+    """The momentum of each moving buffer: the share by which it approaches the batch's statistics in one pass.
 
-    With the same batch again and again r ← r + m (b − r), so that each change is 1 − m times the one before.
+    For a repeated batch r ← r + m (b − r), so each change is 1 − m times the one before.
     """
     images, seen = subject.images(subject.batch), [everything(model)]
     model.train()
@@ -110,19 +108,19 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
         first, second = values[1] - values[0], values[2] - values[1]
         if seen[0][name].is_floating_point() and float(first.norm()) > 0:
             momentum = 1 - float((first * second).sum() / first.square().sum())
-            if momentum > 1e-6:  # else it moves by the same each time: a clock, no average
+            if momentum > 1e-6:  # otherwise each change is the same: a counter, not an average
                 found[name] = momentum
     return found
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training step of some images, as measured here.
+    """The measurement of a training step.
 
     Attributes:
-        images: that were timed at once.
-        seconds: of a step of the recipe's batch; scaled up where fewer images were timed.
-        mib: parameters, gradients, optimiser, and what the forward pass keeps for the backward pass.
+        images: number of images in the timed step.
+        seconds: time of a step with the recipe's batch; scaled up if fewer images were timed.
+        mib: parameters, gradients, optimiser, and the activations kept for the backward pass.
     """
 
     images: int
@@ -131,7 +129,7 @@ class Step:
 
 
 def cost(subject: Subject) -> Finding:
-    """Step time, memory and operations beside the reference model of the board."""
+    """Step time, memory and operations relative to the reference model of the board."""
     own = _figures(subject, subject.name)
     subject.size = own
     rivals = {subject.name: subject.name}
@@ -163,7 +161,7 @@ def cost(subject: Subject) -> Finding:
 
 
 def _figures(subject: Subject, name: str) -> dict[str, Any]:
-    """Columns of the board that tell the size, for a step of the recipe's batch."""
+    """Columns of the board about size, for a step with the recipe's batch."""
     model = subject.build() if name == subject.name else subject.build_other(name)
     return measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch).model_dump()
 
@@ -198,11 +196,11 @@ def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
 
 
 def _step_mib(subject: Subject, model: nn.Module, count: int) -> float:
-    """Memory of a training step of the recipe's batch: weights, gradients, two moments, and what backward needs.
+    """Memory of a training step with the recipe's batch: weights, gradients, two moments, and kept activations.
 
-    A second and larger batch tells what an image adds; expanded filters and constants are there once.
+    A second, larger batch shows the memory per image; expanded filters and constants count once.
     """
-    fewer = max(2, count // 2)  # of a single image normalisation may have no variance
+    fewer = max(2, count // 2)  # normalisation may have no variance for a single image
     count = max(count, fewer + 1)
     less, more = _kept_for_backward(subject, model, fewer), _kept_for_backward(subject, model, count)
     kept = more + (more - less) / (count - fewer) * (subject.recipe.batch - count)
@@ -223,19 +221,19 @@ def _kept_for_backward(subject: Subject, model: nn.Module, count: int) -> int:
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = model(subject.images(count))
-    del out  # only now may storages be used again, and addresses with them
+    del out  # only after this, storages and their addresses may be reused
     return sum(kept.values())
 
 
 def budget(subject: Subject) -> Finding:
-    """How long a run of the budget takes here."""
+    """The time of a run of the budget here."""
     job = subject.job
     if job.dataset is None:
         return noted(
-            "no registered data set has this input, so that no budget can be counted", "name one with --dataset"
+            "no registered data set has this input, so the steps of the budget are unknown", "name one with --dataset"
         )
     if subject.step_s is None:
-        return noted("the time of a run is unknown, since its step could not be timed")
+        return noted("the time of a run is unknown, because its step could not be timed")
     chosen = find_budget(job.budget)
     if chosen.kind == "T":
         assert chosen.seconds is not None

@@ -1,4 +1,4 @@
-"""All checks in their order, each guarded: what raises inside the model is a failed check, and the others go on."""
+"""All checks in their order. An exception in the model fails only its own check; the others continue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .state import kept
 from .subject import FEW_EVAL_IMAGES, Subject, digest
 from .traces import opening_key
 
-#: In the order in which they are made; the name is what a verdict shows.
+#: The checks in their order, with the names that a verdict shows.
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "citation": structure.citation,
     "build": structure.built,
@@ -51,10 +51,10 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "cost": costs.cost,
     "budget": costs.budget,
 }
-#: Where a run opens files too: the model is built there, and called first.
+#: The checks in which the model is built and first called; a run opens files there too.
 OPENING = ("build", "output")
-#: What a check needs: it says something only where these found no failure, so that one cause is one failure. Without an
-#: entry it needs logits.
+#: Requirements of a check: it is done only if these did not fail, so that one cause gives one failure. The default
+#: requirement is logits.
 NEEDS: dict[str, tuple[str, ...]] = {
     "citation": (),
     "build": (),
@@ -88,14 +88,14 @@ def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def _findings(subject: Subject, leave_out: tuple[str, ...]) -> Iterator[tuple[str, Finding | None]]:
-    causes: dict[str, str] = {}  # of each check that failed or was skipped, the failure that it goes back to
+    causes: dict[str, str] = {}  # for each failed or skipped check, the original failure
     for name, check in CHECKS.items():
         if name in leave_out:
             continue
         cause = next((causes[needed] for needed in NEEDS.get(name, ("output",)) if needed in causes), "")
         if cause:
             causes[name] = cause
-            yield name, skipped(name, f"not looked at, since {cause!r} failed")
+            yield name, skipped(name, f"not checked, because {cause!r} failed")
             continue
         yield name, None
         with watching(subject.resolved.key) if name in OPENING else nullcontext():
@@ -117,7 +117,7 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
 
 
 def _advice(error: Exception, wanted: str) -> str:
-    """What to do about an exception that many a pasted network raises."""
+    """Advice for exceptions that pasted networks often raise."""
     text = str(error)
     if isinstance(error, ImportError):
         return "install what is missing, or import it only where it is used: a model needs no readers of images"
@@ -125,16 +125,16 @@ def _advice(error: Exception, wanted: str) -> str:
         return "let tensors follow the input (device=x.device) instead of .cuda() or a named device"
     if isinstance(error, TypeError) and "np.matrix is not supported" in text:
         return (
-            "escnn cannot solve for this group beside today's scikit-learn; docs/your-model.md says how to build"
-            " such nets"
+            "escnn cannot compute kernels of this group with current scikit-learn; docs/your-model.md says how to"
+            " build such nets"
         )
     if isinstance(error, IndexError) and "Dimension out of range" in text:
         return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
-    return f"correct what raises; wanted: {wanted}"
+    return f"correct the code that raises it; expected: {wanted}"
 
 
 def perform(job: Check, events: Events) -> None:
-    """Make the checks and send an event before and after each, then the digest of the initial weights."""
+    """Do the checks and send an event before and after each, then the digest of the initial weights."""
     torch.set_num_threads(job.threads)
     spare_compiler()
     from ...registry import include
@@ -164,15 +164,15 @@ def perform(job: Check, events: Events) -> None:
 
 
 def _late_logits(subject: Subject) -> list[list[float]] | None:
-    """Logits of the fixed images by the initial weights, evaluated after whatever this process did before.
+    """Logits of the fixed images with the initial weights, after all earlier work of this process.
 
-    A fresh process has seen one other image then, and that of the checks thousands: to the logits it is the same.
+    A new process has seen one other image before, and the process of the checks thousands. The logits must be the same.
     """
     try:
         model = subject.build()
         subject.evaluate(model, subject.images(1, seed=2))
-        # So many are shown to heavy models too: both processes must show the same.
+        # Heavy models get the same number of images, because both processes must use the same.
         return subject.evaluate(model, subject.images(FEW_EVAL_IMAGES), FEW_EVAL_IMAGES).tolist()
-    except Exception:  # what the model raises is found by the checks
+    except Exception:  # the checks report exceptions of the model
         traceback.print_exc()
         return None

@@ -1,4 +1,4 @@
-"""May a model enter the registry? The checks of `bench.check`, in a process of their own, and the row it would add."""
+"""Check a model for the registry: the checks of `bench.check` in a separate process, and the row it would add."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from ..spec.suite import MATCHED, Suite, plan, recipe_of, subset_of, suite_names
 from ..tools.text import clipped, last_line
 from ..training.job import Check
 
-#: The data set of a model that declares no input.
+#: The data set for models that declare no input.
 DATASET = "digits-rot"
-#: The budget that is looked at where none is named.
+#: The default budget.
 BUDGET = "e20"
 #: Seconds that a single check may take.
 DEADLINE_S = 120.0
@@ -47,14 +47,14 @@ def check_model(
     deadline_s: float = DEADLINE_S,
     listen: Listener = lambda _: None,
 ) -> Verdict:
-    """Make all checks of a model on one thread of the CPU.
+    """Do all checks of a model on one CPU thread.
 
     Args:
-        dataset: whose board the model is to enter; by default the first with an input that the model declares.
+        dataset: the data set of the board; by default the first with an input that the model declares.
         budget: of that board.
         includes: files that register models or data sets.
         deadline_s: a check that takes longer fails, and the process is ended.
-        listen: is told the name of each check before it begins.
+        listen: called with the name of each check before it starts.
 
     Raises:
         UserError: model, data set or budget do not exist.
@@ -90,7 +90,7 @@ def check_model(
 
 
 def _board_of(resolved: Resolved, dataset: str | None, budget: str) -> tuple[Suite | None, list[str]]:
-    """A suite of this one model for the board, and the inputs, the board's first."""
+    """A suite of only this model for the board, and the inputs, starting with the board's."""
     declared = list(resolved.get("params") or {})
     find_budget(budget)
     if dataset is not None:
@@ -125,9 +125,9 @@ def _input(dataset: Entry) -> str:
 
 
 def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
-    """The shipped suite of a data set that the model would stand in: its reference model is nearest in size.
+    """The shipped suite of a data set whose reference model has the most similar size.
 
-    Of those within the 5 % of a matched class, the one whose reference most suites have.
+    Among suites within the 5 % of a matched class, it is the one with the most frequent reference.
     """
     own = (resolved.get("params") or {}).get(text)
     alone = (points[0] for points in map(find_points, suite_names()) if len(points) == 1)
@@ -144,7 +144,7 @@ def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
 
 
 def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, Any]) -> None:
-    """Say beside the count of parameters that a suite of the matched class would refuse the model."""
+    """Note at the parameter count that a suite of the matched class would refuse the model."""
     why = why_not_in(suite, **counts_of(size)) if suite else ""
     if suite and why:
         place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
@@ -158,7 +158,7 @@ def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, An
 
 
 def _steps(board: Suite | None) -> int | None:
-    """Optimiser steps of the board's budget; None if only a calibration can tell."""
+    """Optimiser steps of the board's budget; None if only a calibration determines them."""
     if board is None or find_budget(board.budget).kind == "T":
         return None
     recipe = recipe_of(board, board.models[0])
@@ -167,7 +167,7 @@ def _steps(board: Suite | None) -> int | None:
 
 
 class _Found:
-    """What the process of the checks has sent so far."""
+    """The events that the process of the checks has sent so far."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
@@ -196,18 +196,18 @@ class _Found:
             self.done = True
 
     def broke_off(self, how: str, do: str) -> None:
-        """The check in progress failed by ending the process, and those after it were not made."""
+        """Record that the current check failed by ending the process, and that later checks were not done."""
         made = {f.check for f in self.findings}
         left = [name for name in NAMES if name not in made]
         current = self.current or (left[0] if left else NAMES[-1])
         self.findings.append(replace(failed(how, do), check=current))
         self.findings += [
-            skipped(n, f"not looked at, since {current!r} ended the process") for n in left if n != current
+            skipped(n, f"not checked, because {current!r} ended the process") for n in left if n != current
         ]
 
 
 def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _Found:
-    """Start a process for a job and take its events; each must come within the deadline."""
+    """Start a process for a job and receive its events; each must arrive within the deadline."""
     found = _Found()
     events: queue.Queue[dict[str, Any] | None] = queue.Queue()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
@@ -239,7 +239,7 @@ _HANG = "look for an endless loop or for waiting on something; a model that is o
 
 
 def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
-    """Whether initial weights and their logits are the same in a fresh process, as a replay needs them."""
+    """Whether a new process gets the same initial weights and logits, which a replay needs."""
     again = _run(job.model_copy(update={"only_weights": True}), deadline_s)
     if again.digest != found.digest:
         how = (
@@ -260,7 +260,7 @@ def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
 
 
 def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The row of the board, by column and as the table shows it; empty what only training tells."""
+    """The row of the board, by column and as the table shows it; values that need training are empty."""
     from ..boards.board import Board
     from ..boards.rows import model_rows
     from ..boards.table import table_rows

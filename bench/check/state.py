@@ -1,4 +1,4 @@
-"""The state that all code of a process shares: read, compared, put back."""
+"""The global state of a process: read, compare and restore it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Setter = Callable[[Any], Any]
 
 
 def _readable(names: list[str]) -> list[str]:
-    """Those of torch's getters that this build of torch answers without an argument."""
+    """The getters of torch that work in this build without an argument."""
     found = []
     for name in names:
         try:
@@ -31,7 +31,7 @@ def _readable(names: list[str]) -> list[str]:
     return found
 
 
-#: Parts of the names of torch's switches that decide which code computes, and in which precision.
+#: Parts of the names of torch's switches that select implementations and precision.
 _SWITCHES = (
     "blas",
     "cpu_allow",
@@ -46,12 +46,12 @@ _SWITCHES = (
     "sdp",
 )
 _GETTERS = _readable([n for n in dir(torch._C) if n.startswith("_get_") and any(part in n for part in _SWITCHES)])
-#: Setters whose names do not follow from those of the getters.
+#: Setters whose names differ from those of the getters.
 _SETTERS = {
     f"_get_{kind}_sdp_enabled": f"_set_sdp_use_{kind}"
     for kind in ("cudnn", "fa3", "flash", "math", "mem_efficient", "overrideable")
 }
-#: Backends and operations that have a precision of float32 of their own.
+#: Backends and operations with their own float32 precision.
 _PRECISIONS = [(backend, "all") for backend in ("generic", "cuda", "mkldnn")] + [
     (backend, operation) for backend in ("cuda", "mkldnn") for operation in ("matmul", "conv", "rnn")
 ]
@@ -80,7 +80,7 @@ def _set_flags(values: dict[str, Any]) -> None:
         short = name.removeprefix("_get_")
         setter = getattr(torch._C, _SETTERS.get(name, f"_set_{short}"), None)
         if setter is not None and now[short] != values[short] != "mixed":
-            # Some hold a pair, which their setters take as two arguments.
+            # Some values are pairs, and their setters take two arguments.
             setter(*values[short]) if isinstance(values[short], tuple) else setter(values[short])
 
 
@@ -109,7 +109,7 @@ def _set_autocast(values: dict[str, Any]) -> None:
 
 
 def _set_interop_threads(count: int) -> None:
-    with suppress(RuntimeError):  # torch lets it be set once in the life of a process
+    with suppress(RuntimeError):  # torch allows setting it only once per process
         torch.set_num_interop_threads(count)
 
 
@@ -119,7 +119,7 @@ def _numpy_state() -> tuple[Any, ...]:
 
 
 def _environment() -> dict[str, str]:
-    """The variables that computing depends on. Libraries set others when they are imported, which is their business."""
+    """The environment variables that affect computations. Libraries may set other variables when they are imported."""
     return {k: v for k, v in os.environ.items() if k.startswith(_COMPUTING) and not k.endswith(_PLACES)}
 
 
@@ -130,10 +130,9 @@ def _set_environment(values: dict[str, str]) -> None:
 
 
 def _broad_filters() -> list[Any]:
-    """Filters of warnings that name neither a message nor a module nor a library's own category: they hide everybody's.
+    """Warning filters without a message, a module or a library's own category: they hide warnings of all code.
 
-    Libraries hide single messages, or a category that they define (scipy.special, when it is imported), which is their
-    business.
+    Libraries may hide single messages, or a category that they define (scipy.special does so when it is imported).
     """
     return [f for f in warnings.filters if f[1] is None and f[3] is None and f[2].__module__ == "builtins"]
 
@@ -144,17 +143,17 @@ def _set_filters(values: list[Any]) -> None:
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
-#: How variables begin that threads, precision, devices, Python or this harness listen to.
+#: Prefixes of variables that affect threads, precision, devices, Python or this harness.
 _COMPUTING = (
     "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "EQUIBENCH_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_",
     "ONEDNN_",
     "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH",
 )  # fmt: skip
-#: How variables end that say where files lie: nothing computed depends on them.
+#: Suffixes of variables that name folders; computations do not depend on them.
 _PLACES = ("_CACHE", "_DIR", "_HOME", "_PATH")
 
 
-#: What is shared: how it is read, and how it is put back.
+#: The global state: functions to read and to restore each part.
 SHARED: dict[str, tuple[Getter, Setter]] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (lambda: str(torch.get_default_device()), torch.set_default_device),
@@ -168,7 +167,7 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     ),
     "torch's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     "torch's autocast mode": (_autocast, _set_autocast),
-    # The first also sets the second: so it is put back first.
+    # The first also sets the second, so it is restored first.
     "torch's backends": (_flags, _set_flags),
     "torch's precision of float32": (_precisions, _set_precisions),
     "the treatment of denormal numbers as zero": (flushes_denormals, torch.set_flush_denormal),
@@ -188,18 +187,18 @@ Snapshot = dict[str, Any]
 
 
 def snapshot() -> Snapshot:
-    """The shared state as it is."""
+    """The current global state."""
     return {name: read() for name, (read, _) in SHARED.items()}
 
 
 def changes(before: Snapshot) -> list[str]:
-    """What differs from `before`, each as a clause."""
+    """The differences from `before`, each as a short text."""
     after = snapshot()
     return [_clause(name, before[name], after[name]) for name in SHARED if before[name] != after[name]]
 
 
 def restore(before: Snapshot) -> None:
-    """Put back what differs from `before`."""
+    """Restore everything that differs from `before`."""
     for name, (read, write) in SHARED.items():
         if read() != before[name]:
             write(before[name])
@@ -207,7 +206,7 @@ def restore(before: Snapshot) -> None:
 
 @contextmanager
 def kept() -> Iterator[Snapshot]:
-    """Put the shared state back at the end, torch's generator included."""
+    """Restore the global state at the end, including torch's generator."""
     before, generator = snapshot(), torch.get_rng_state()
     try:
         yield before

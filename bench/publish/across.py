@@ -112,7 +112,7 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
         )
     notes.append(
         "rank: the ranks that are possible on a board among all its models, with 95 % confidence for all of them"
-        " together" + ("; bold: 1 is among them" if bold else "")
+        " together" + ("; bold: rank 1 is possible" if bold else "")
     )
     notes.append(no_test(len(sides)))
     for model in (m for m in summary.models if _shows(patterns, m)):

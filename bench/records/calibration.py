@@ -1,8 +1,8 @@
-"""Step times on a device, and from them the number of steps that a budget of device-seconds buys.
+"""Step times on a device, and the number of steps for a budget of device-seconds.
 
-Each model is measured in a separate process (`stopwatch`); the processes take turns, block by block, so that a slow
-minute of the machine meets all of them. Every GPU that runs a model's seeds is measured. What was measured is written
-once and never changed.
+Each model is measured in a separate process (`stopwatch`). The processes take turns, block by block, so that slow
+periods of the machine affect all of them. Every GPU that runs a model's seeds is measured. Results are written once and
+never changed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .store import calibrations_folder
 BLOCKS = 3
 BLOCK_STEPS = 30
 BLOCK_SECONDS = 2.0
-#: A model measured again, or on another device, must agree with its record within this share.
+#: A second measurement of a model, or one on another device, must agree with its record within this share.
 AGREEMENT = 0.03
 
 
 class Block(Strict):
-    """One block of steps: how many, the device-seconds they took, and on which GPU (its UUID)."""
+    """One block of steps: their number, their device-seconds, and the UUID of the GPU."""
 
     steps: int = Field(gt=0, le=10**9)
     seconds: Amount = Field(gt=0)
@@ -45,9 +45,9 @@ class Calibration(Strict):
     Attributes:
         sequence: 1 for the first calibration, higher after runs that drifted.
         beside: the other models that took turns with it.
-        confirms: hash of the calibration that this one confirms on further GPUs; it decides no number of steps.
-        opened: files beside the code that the model is made from, as `record.Provenance` has them; part of
-            `source_hash`.
+        confirms: hash of the calibration that this one confirms on further GPUs; then it does not determine a number
+            of steps.
+        opened: data files that the model is made from, as in `record.Provenance`; part of `source_hash`.
     """
 
     schema_version: Version = 1
@@ -70,7 +70,7 @@ class Calibration(Strict):
 
     @property
     def exact_step_s(self) -> Fraction:
-        """The same before it is rounded to a float: what decides the number of steps."""
+        """The exact mean, not rounded to a float; it determines the number of steps."""
         return sum((exact(b.seconds) for b in self.blocks), Fraction()) / sum(b.steps for b in self.blocks)
 
     def same_subject(self, other: Calibration) -> bool:
@@ -80,7 +80,7 @@ class Calibration(Strict):
 
 
 class Failed(Exception):
-    """A model cannot be trained, so that its step has no time: `status` and `reason` of its runs."""
+    """A model cannot be trained, so it has no step time; with `status` and `reason` of its runs."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -88,10 +88,10 @@ class Failed(Exception):
 
 
 class Session(Protocol):
-    """A process that measures one model's step whenever it is asked."""
+    """A process that measures one model's step on request."""
 
     def ready(self) -> None:
-        """Wait until all is loaded.
+        """Wait until everything is loaded.
 
         Raises:
             Failed: the model cannot be built.
@@ -107,21 +107,21 @@ class Session(Protocol):
 
 @dataclass
 class Turns:
-    """What sessions came to: the blocks of each model, and of those that failed why."""
+    """Results of sessions: the blocks of each model, and the reasons of models that failed."""
 
     blocks: dict[str, list[Block]] = field(default_factory=dict)
     failed: dict[str, Failed] = field(default_factory=dict)
 
 
 def take_turns(sessions: Mapping[str, Session]) -> Turns:
-    """`BLOCKS` blocks of every session, one of each in turn; one that fails takes no further turn."""
+    """`BLOCKS` blocks of every session, in turns; a session that fails takes no further turn."""
     turns = Turns({name: [] for name in sessions})
     for turn in range(BLOCKS + 1):
         for name, session in sessions.items():
             if name in turns.failed:
                 continue
             try:
-                # Nothing is measured before all have loaded.
+                # Measuring starts when all have loaded.
                 if turn == 0:
                     session.ready()
                 else:
@@ -135,15 +135,15 @@ def check_reference(old: Calibration, new: Calibration, where: str = "") -> None
     """Check that a reference model still has the step time of its record.
 
     Args:
-        where: the device in words, where there are several.
+        where: the device in words, if there are several.
 
     Raises:
-        UserError: it differs by more than 3 %: the device is not what it was.
+        UserError: it differs by more than 3 %, so the device has changed.
     """
     ratio = new.step_s / old.step_s
     if not math.isclose(ratio, 1.0, abs_tol=AGREEMENT):
         raise UserError(
-            f"{new.model} now takes {1000 * new.step_s:.3f} ms a step{where} where this board's record says"
+            f"{new.model} now takes {1000 * new.step_s:.3f} ms a step{where}, but this board's record says"
             f" {1000 * old.step_s:.3f} ms ({100 * (ratio - 1):+.1f} %, allowed ±3 %): the device is busy or was"
             " changed; free it, or start a new board with another --results folder"
         )
@@ -177,24 +177,24 @@ def read_calibration(path: Path) -> Calibration:
     if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
         raise UserError(f"{path}: the content does not match the hash in the name")
     if not calibration.blocks:
-        raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
+        raise UserError(f"{path}: the key 'blocks' is empty")
     return calibration
 
 
 def latest(calibrations: list[Calibration]) -> dict[str, Calibration]:
-    """The last calibration of each model; those that only confirm one are left out."""
+    """The last calibration of each model, without those that only confirm another."""
     return {c.model: c for c in sorted(calibrations, key=lambda c: c.sequence) if not c.confirms}
 
 
 def gpus_of(calibration: Calibration, known: Iterable[Calibration]) -> set[str]:
-    """The GPUs that a calibration was measured or confirmed on."""
+    """The GPUs on which a calibration was measured or confirmed."""
     own = short_hash(calibration.canonical())
     return {b.gpu for c in (calibration, *(c for c in known if c.confirms == own)) for b in c.blocks}
 
 
 @dataclass
 class Measured:
-    """What `calibrate` came to: new calibrations, and of the models that cannot be trained why."""
+    """Results of `calibrate`: new calibrations, and the reasons of models that cannot be trained."""
 
     calibrations: list[Calibration] = field(default_factory=list)
     failed: dict[str, Failed] = field(default_factory=dict)
@@ -208,18 +208,18 @@ def calibrate(
     comparable: Callable[[Calibration], bool] = lambda _: True,
     kept: Iterable[Calibration] = (),
 ) -> Measured:
-    """Measure the models that `wanted` describes (without blocks) on all devices, beside a reference that is known.
+    """Measure the models in `wanted` (without blocks) on all devices, together with a known reference model.
 
     Args:
         wanted: what to measure; `sequence`, `blocks` and `beside` are filled in here.
-        known: calibrations of the board; the first model of them that is not wanted becomes the reference.
-        measure: makes of devices with their models what these came to there.
-        devices: as torch names them, with their UUIDs; without one (empty), no other calibration is confirmed there.
-        comparable: whether a known model is today what it was: another program takes another time on the same device.
-        kept: known calibrations whose models run on these devices too; they are confirmed where they have not been.
+        known: calibrations of the board; the first of their models that is not in `wanted` becomes the reference.
+        measure: measures the models of each device and returns the results.
+        devices: torch's names with their UUIDs; without a UUID (empty), no calibration is confirmed on the device.
+        comparable: whether the program of a known model has not changed; a changed program has another step time.
+        kept: known calibrations whose models also run on these devices; they are confirmed on new devices.
 
     Raises:
-        UserError: a step time is not that of its record, or differs between the devices.
+        UserError: a step time differs from its record, or between the devices.
     """
     names = [c.model for c in wanted]
     others = [c for name, c in latest(known).items() if name not in names and comparable(c)]
@@ -230,9 +230,7 @@ def calibrate(
     done = Measured(failed={name: why for one in turns.values() for name, why in one.failed.items()})
     for old in reference:
         if old.model in done.failed:
-            raise UserError(
-                f"{old.model}, which new models are measured beside, failed: {done.failed[old.model].reason}"
-            )
+            raise UserError(f"the reference model {old.model} failed: {done.failed[old.model].reason}")
 
     def again(old: Calibration, device: str) -> Calibration:
         new = _with_blocks(old, {device: turns[device]}, old.sequence)
@@ -253,25 +251,24 @@ def calibrate(
 
 
 def _with_blocks(calibration: Calibration, turns: Mapping[str, Turns], sequence: int) -> Calibration:
-    """A calibration with the blocks of its model, of all devices."""
+    """A calibration with the blocks of its model from all devices."""
     blocks = [b for one in turns.values() for b in one.blocks[calibration.model]]
     beside = sorted({n for one in turns.values() for n in one.blocks} - {calibration.model})
     return calibration.model_copy(update={"blocks": blocks, "beside": beside, "sequence": sequence})
 
 
 def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None:
-    """Check that all devices are as fast: all seeds of a model train the same number of steps.
+    """Check that all devices have the same speed, because all seeds of a model train the same number of steps.
 
     Raises:
-        UserError: one differs from their mean by more than 3 %.
+        UserError: a device differs from the mean by more than 3 %.
     """
     times = {d: calibration.model_copy(update={"blocks": t.blocks[calibration.model]}).step_s for d, t in turns.items()}
     if any(not math.isclose(own / calibration.step_s, 1.0, abs_tol=AGREEMENT) for own in times.values()):
         shown = ", ".join(f"{1000 * own:.3f} ms on {device}" for device, own in times.items())
         raise UserError(
-            f"a step of {calibration.model} takes {shown}: devices of a board of device-seconds may differ by 3 %"
-            " from their"
-            " mean; name those that agree with --device"
+            f"a step of {calibration.model} takes {shown}; on a board of device-seconds, devices may differ by 3 %"
+            " from their mean; select devices that agree with --device"
         )
 
 

@@ -1,7 +1,7 @@
-"""What the doctor found on a device: its schema, its place among the results, and its words. Needs no torch.
+"""The doctor's report on a device: its schema, its path, and its text. Needs no torch.
 
-Reports lie in ``doctor/<host>/<device>.<content hash>.json`` under the results folder. They are written once; boards
-show the newest one of each device that their runs were made on.
+Reports are the files ``doctor/<host>/<device>.<content hash>.json`` in the results folder. They are written once.
+Boards show the newest report of each device of their runs.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .provenance import machine_of
 from .record import FINAL, RunRecord
 from .store import doctor_folder, safe_name
 
-#: What the checks of a device come to.
+#: The possible verdicts on a device.
 TRUSTED, E_ONLY, NO = "T boards: trusted", "E boards only", "no"
 State = Literal["passed", "failed", "not applicable", "left out"]
 
 
 class Finding(Strict):
-    """What one check came to.
+    """The result of one check.
 
     Attributes:
         check: its name.
-        needed_for: boards that cannot be trusted where it fails: ``E`` all, ``T`` those that count device-seconds.
-        state: ``not applicable`` where there is nothing to check (two devices, on a machine with one); ``left out``
-            where there is, and it was not done.
-        detail: what was measured, or the reason.
-        seconds: that the check took.
+        needed_for: boards that cannot be trusted if it fails: ``E`` means all, ``T`` those that count device-seconds.
+        state: ``not applicable`` if there is nothing to check (two devices, on a machine with one); ``left out`` if
+            the check was not done.
+        detail: the measurement, or the reason.
+        seconds: duration of the check.
     """
 
     check: Text
@@ -66,7 +66,7 @@ class Report(Strict):
 
     @property
     def verdict(self) -> str:
-        """`TRUSTED`, `E_ONLY` or `NO`. Never `TRUSTED` for a CPU: its device-seconds are no budget."""
+        """`TRUSTED`, `E_ONLY` or `NO`. Never `TRUSTED` for a CPU: its device-seconds cannot be a budget."""
         failed = {f.needed_for for f in self.findings if f.state == "failed"}
         if "E" in failed:
             return NO
@@ -75,13 +75,13 @@ class Report(Strict):
 
     @property
     def why(self) -> str:
-        """What keeps the verdict from being the best."""
+        """The reason why the verdict is not the best one."""
         wrong = [f.check for f in self.findings if f.state == "failed"]
         missing = [f.check for f in self.findings if f.state == "left out"]
         parts = [f"failed: {', '.join(wrong)}"] if wrong else []
         parts += [f"left out: {', '.join(missing)}"] if missing else []
         if not parts and self.device == "cpu":
-            return "a CPU's device-seconds depend on what else the machine does"
+            return "a CPU's device-seconds depend on the other work of the machine"
         return "; ".join(parts)
 
 
@@ -97,7 +97,7 @@ def read_report(path: Path) -> Report:
     """Read a report and check the hash in its name.
 
     Raises:
-        UserError: the file and the field that are wrong.
+        UserError: the file is wrong; names the file and the field.
     """
     text = read_text(path, link=False)
     report = parse_json(Report, text, str(path))
@@ -107,17 +107,17 @@ def read_report(path: Path) -> Report:
 
 
 def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
-    """The newest report on the device of a run, as long as it is the same hardware under the same torch.
+    """The newest report on the device of a run, if the hardware key is the same.
 
     Args:
-        facts: `hardware` of the run's provenance. A GPU is known by its UUID where that is there, else by its number.
+        facts: `hardware` of the run's provenance. A GPU is identified by its UUID if recorded, else by its number.
     """
     folder, found = doctor_folder(root, facts.get("host", "")), []
     for path in sorted(folder.glob("*.json")) if not folder.is_symlink() else []:
         try:
             report = read_report(path)
         except UserError:
-            continue  # a damaged report vouches for nothing
+            continue  # a damaged report does not count
         same = all(report.hardware.get(key) == facts.get(key) for key in ("host", "hardware_key"))
         if same and (report.uuid == facts["gpu"] if "gpu" in facts else report.device == facts.get("device")):
             found.append(report)
@@ -141,7 +141,7 @@ def report_text(report: Report) -> str:
 
 
 def doctor_notes(root: Path, records: Iterable[RunRecord]) -> list[str]:
-    """What the doctor says of the devices that runs of a board were made on; of a T board also that nothing is said."""
+    """The doctor's verdicts on the devices of a board's runs; for a T board also devices without a verdict."""
     made = [r for r in records if r.status in FINAL]
     keys = ("host", "device", "hardware_key", "gpu")
     places = {tuple(r.provenance.hardware.get(k) for k in keys): r.provenance.hardware for r in made}

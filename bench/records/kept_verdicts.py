@@ -1,7 +1,7 @@
-"""What ``equibench check`` last said of a model's source, kept under the results so that runs and boards can say it.
+"""The last verdict of ``equibench check`` on a model's source, kept in the results folder for runs and boards.
 
-The verdicts on our own models are shipped with the package, in ``models/checks``: ``equibench check NAME --results
-models`` in a checkout writes them there.
+The verdicts on equibench's own models are shipped in ``models/checks``. In a checkout, ``equibench check NAME --results
+models`` writes them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Checked(Strict):
     """A verdict on one source of one model.
 
     Attributes:
-        source_hash: with the files beside the code, as in a run's provenance.
+        source_hash: including data files, as in a run's provenance.
         failed: names of the checks that failed; empty if the model is acceptable.
-        input, dataset, budget: of the board that it was checked for.
+        input, dataset, budget: of the board for which it was checked.
         protocol, harness_hash: of the checks.
     """
 
@@ -49,10 +49,10 @@ class Checked(Strict):
 
 
 def keep(root: Path, verdict: Verdict) -> Path:
-    """Write a verdict over the one before it on the same source.
+    """Write a verdict; it replaces an earlier verdict on the same source.
 
     Raises:
-        WriteError: that is not possible.
+        WriteError: this is not possible.
     """
     names = [f.check for f in verdict.findings if f.status == "fail"]
     if not verdict.accepted and not names:
@@ -81,7 +81,7 @@ def _read(path: Path, model: str, source: str) -> str:
         return NO
     try:
         kept = parse_json(Checked, read_text(path, link=False), str(path))
-    except UserError:  # damaged: it says nothing
+    except UserError:  # a damaged verdict does not count
         return NO
     if (kept.model, kept.source_hash, kept.protocol) != (model, source, PROTOCOL):
         return NO
@@ -89,7 +89,7 @@ def _read(path: Path, model: str, source: str) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """What the verdicts on a row's runs come to; empty if some run is older than these verdicts and none is
+    """The worst verdict on a row's runs; empty if some run is older than these verdicts and none is
     worse.
     """
     found = set(verdicts)
@@ -106,7 +106,7 @@ def checked_notes(rows: Iterable[dict[str, str]]) -> list[str]:
         if row["checked"].startswith("failed")
     ]
     notes = [f"failed equibench check: {_some(broken)}"] if broken else []
-    return [*notes, *([f"never looked at by equibench check: {_some(unchecked)}"] if unchecked else [])]
+    return [*notes, *([f"not checked by equibench check: {_some(unchecked)}"] if unchecked else [])]
 
 
 def _some(names: list[str]) -> str:

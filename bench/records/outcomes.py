@@ -1,12 +1,12 @@
 """The outcomes of a run: the predicted class of every test image, in a file beside its record.
 
-They are in ``runs/<board>/outcomes/``: ``<spec hash>.<attempt>.<content hash>.json`` of each run, and once
-``labels.<content hash>.json`` of the labels of the test set, both as immutable as records. A run's file is written
-before its record, which names the SHA-256 of the file's text.
+They are in ``runs/<board>/outcomes/``: ``<spec hash>.<attempt>.<content hash>.json`` for each run, and one
+``labels.<content hash>.json`` with the labels of the test set. Both are as immutable as records. A run's file is
+written before its record; the record contains the SHA-256 of the file's text.
 
-A prediction is kept as its distance from the label, (predicted - label) mod (classes + 1): 0 is right. Most are 0, so
-that 50,000 images need some kilobytes. An image whose logits are no numbers has the prediction `classes`, one past the
-last class.
+A prediction is stored as its distance from the label, (predicted - label) mod (classes + 1); 0 means right. Most are 0,
+so 50,000 images need some kilobytes. If the logits of an image are not numbers, its prediction is `classes`, which
+is one more than the last class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .store import outcomes_folder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: More test images, or classes, than any data set has: what is read is anybody's.
+#: Upper limits of test images and classes, because files may come from anybody.
 MOST_IMAGES, MOST_CLASSES = 10**7, 65_534
 
 
@@ -45,7 +45,7 @@ class Outcomes(_Packed):
     """The predictions of a run.
 
     Attributes:
-        labels_sha256: of the labels' file; outcomes of two runs are of the same images where it is the same.
+        labels_sha256: of the labels' file; two runs with the same value have the same test images.
         distances: (predicted - label) mod (classes + 1) of every image in the order of the test set, as `_pack` writes.
     """
 
@@ -64,7 +64,7 @@ class Labels(_Packed):
 def write_outcomes(
     root: Path, board: str, run: str, predicted: NDArray[Any], labels: NDArray[Any], classes: int
 ) -> str:
-    """Write the predictions of a run, and the labels where they are not there yet.
+    """Write the predictions of a run, and the labels if they do not exist yet.
 
     Args:
         run: the run's id.
@@ -91,7 +91,7 @@ def write_outcomes(
 
 
 def _write(folder: Path, stem: str, text: str) -> None:
-    with suppress(FileExistsError):  # exactly this is there already
+    with suppress(FileExistsError):  # the same file exists already
         write_exclusively(folder / f"{stem}.{_sha256(text)[:16]}.json", text.encode() + b"\n")
 
 
@@ -110,24 +110,24 @@ def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any
     """The outcomes that a record names, and their distances from the labels, (images,): 0 is right.
 
     Raises:
-        UserError: the record names none, or the file is missing, or a field of it is wrong.
+        UserError: the record names no file, the file is missing, or a field of it is wrong.
     """
     path, results = outcomes_path(root, record), record.results
     if path is None or results is None:
-        raise UserError(f"run {record.run_id} has kept no outcomes by image")
+        raise UserError(f"run {record.run_id} has no recorded predictions")
     text = read_text(path, link=False)
     found = parse_json(Outcomes, text, str(path))
     if _sha256(text.removesuffix("\n")) != results.outcomes_sha256:
         raise UserError(f"{path}: the content does not match 'outcomes_sha256' of the run's record")
     if found.images != results.test_images:
         raise UserError(
-            f"{path}: 'images': {found.images:,}, where the run's record has {results.test_images:,} test images"
+            f"{path}: 'images': {found.images:,}, but the run's record has {results.test_images:,} test images"
         )
     distances = _unpack(found.distances, found, "distances", found.classes, path)
     accuracy = 100 * float((distances == 0).mean())
     if abs(accuracy - results.test_acc_pct) > 1e-6:
         raise UserError(
-            f"{path}: 'distances': {accuracy:.4f} % are right, where the run's record says {results.test_acc_pct:.4f} %"
+            f"{path}: 'distances': {accuracy:.4f} % are right, but the run's record says {results.test_acc_pct:.4f} %"
         )
     return found, distances
 
@@ -136,7 +136,7 @@ def read_predictions(root: Path, record: RunRecord) -> tuple[NDArray[Any], NDArr
     """Predictions and labels of a run, (images,) each, and the number of classes, which is also "no prediction".
 
     Raises:
-        UserError: as `read_distances`, or the same of the labels.
+        UserError: as for `read_distances`, also for the labels.
     """
     found, distances = read_distances(root, record)
     path = outcomes_folder(root, record.spec.board) / f"labels.{found.labels_sha256[:16]}.json"
@@ -153,10 +153,10 @@ def read_predictions(root: Path, record: RunRecord) -> tuple[NDArray[Any], NDArr
 
 
 def _pack(values: NDArray[Any], classes: int) -> str:
-    """Bytes, or pairs of bytes where there are many classes, compressed, as base64."""
+    """Bytes (pairs of bytes if there are many classes), compressed, as base64."""
     data = values.astype(_type(classes)).tobytes()
     plain = zlib.compress(data, 9)
-    coder = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)  # shorter where nothing repeats
+    coder = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)  # smaller for data without repetitions
     return base64.b64encode(min(plain, coder.compress(data) + coder.flush(), key=len)).decode()
 
 
@@ -170,15 +170,15 @@ def _unpack(text: str, of: _Packed, field: str, largest: int, path: Path) -> NDA
     size = int(_type(of.classes)[-1])
     try:
         reader = zlib.decompressobj()
-        # No more than there should be, whatever the file unpacks to.
+        # Unpack at most the expected size.
         data = reader.decompress(base64.b64decode(text, validate=True), of.images * size + 1)
     except (binascii.Error, ValueError, zlib.error) as error:
-        raise UserError(f"{path}: {field!r} is no compressed base64: {error}") from error
+        raise UserError(f"{path}: {field!r} is not compressed base64: {error}") from error
     if len(data) != of.images * size or not reader.eof:
         more = "more" if len(data) > of.images * size or not reader.eof else f"{len(data) // size:,}"
-        raise UserError(f"{path}: {field!r} holds {more} values for {of.images:,} images")
+        raise UserError(f"{path}: {field!r} has {more} values for {of.images:,} images")
     values = np.frombuffer(data, dtype=_type(of.classes))
     if int(values.max()) > largest:
         image = int((values > largest).argmax())
-        raise UserError(f"{path}: {field!r}: {int(values[image])} at image {image}, where 0 to {largest} are possible")
+        raise UserError(f"{path}: {field!r}: {int(values[image])} at image {image}; 0 to {largest} are possible")
     return values

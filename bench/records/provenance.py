@@ -1,4 +1,4 @@
-"""Where a figure comes from: versions, code, hardware."""
+"""The provenance of a figure: versions, code, hardware."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
     """Versions of Python and of the packages that a figure can depend on.
 
     Args:
-        also: further packages, as those of `source.libraries`.
+        also: further packages, such as those of `source.libraries`.
     """
     found = {"python": platform.python_version()}
     for name in (*_PACKAGES, *(n for n in also if n != "python")):
@@ -127,11 +127,11 @@ def code_facts(model: Resolved) -> dict[str, Any]:
 
 
 def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: Iterable[Path]) -> dict[str, Any]:
-    """What a record's provenance says of the files of a model that this process built, and of its data.
+    """The part of a record's provenance about the files of a model that this process built, and about its data.
 
     Args:
         data: None if they were not loaded.
-        leave_out: folders of results and of data sets.
+        leave_out: folders of results and of data sets, which are left out.
     """
     opened = files_beside(model.files, model.opened, leave_out)
     facts: dict[str, Any] = {"source_hash": source_hash(model, lines_of(opened)), "opened": opened}
@@ -142,28 +142,28 @@ def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: 
 
 
 def machine_of(hardware: Mapping[str, str]) -> str:
-    """What computed a run, of a record's `hardware`: the GPU with its key, else the processor."""
+    """The machine of a run, from a record's `hardware`: the GPU with its key, else the processor."""
     return hardware.get("hardware_key" if hardware.get("device", "").startswith("cuda") else "cpu", "")
 
 
 def registration(model: Resolved) -> dict[str, str]:
-    """What a board says of a model beside its figures: family, group, invariant, source, evaluation, and treatments
-    of its own.
+    """The registered facts of a model that a board shows: family, group, invariant, source, evaluation, and its own
+    treatments.
     """
     facts = {key: str(model.get(key)) for key in REGISTERED[:-1]}
     return {**facts, REGISTERED[-1]: ", ".join(model.treatments)}
 
 
-#: Keys of `registration`, which are names of a board's columns.
+#: Keys of `registration`; they are also columns of a board.
 REGISTERED = ("family", "group", "invariant", "source", "evaluation", "treatment")
 
 
 @cache
 def harness_hash() -> str:
-    """Hash of all that measures: the files of ``bench`` and ``datasets``, and the registry, byte for byte.
+    """Hash of all measuring code: the files of ``bench`` and ``datasets``, and the registry, byte by byte.
 
-    Unlike the hash of a model's source it makes nothing stale: the protocol's number does. It tells which files
-    measured where the commit alone does not, because the checkout had changes, or because there is none.
+    Unlike the hash of a model's source, it makes no row stale; only the protocol number does. It identifies the files
+    if the commit does not: the checkout had changes, or there is no checkout.
     """
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
@@ -186,11 +186,11 @@ def _origin(entry: Entry) -> str:
 def _commit(checkout: Path) -> str:
     """Commit of a checkout, read from git's files; empty if there is none.
 
-    Git itself is not asked: it would take a tenth of a second of every run, and may be told to run other programs.
+    Git itself is not called: it would add a tenth of a second to every run, and its settings may run other programs.
     """
     try:
         folder = checkout / ".git"
-        if folder.is_file():  # a worktree: the file says where its folder is
+        if folder.is_file():  # a worktree: the file names its folder
             folder = checkout / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         head = (folder / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
@@ -223,11 +223,11 @@ def cpu_name() -> str:
 
 
 def hardware(device: str) -> dict[str, str]:
-    """Device, its key, and what is recorded beside the key.
+    """Device, hardware key, and further facts that are not part of the key.
 
-    The hardware key holds what a T board must agree on: GPU name, memory, torch and CUDA major.minor. All of it is
-    known to a process that uses the GPU at all, so that the key is always the same. What the driver is asked may fail
-    to come, so driver and power limit stand beside the key. On a CPU the key names the processor.
+    All rows of a T board must have the same hardware key: GPU name, memory, torch and CUDA major.minor. Every process
+    that uses the GPU knows these facts, so the key is always the same. Queries of the driver may fail, so driver and
+    power limit are not part of the key. On a CPU the key names the processor.
     """
     import torch
 
@@ -248,7 +248,7 @@ def hardware(device: str) -> dict[str, str]:
 
 @cache
 def _driver_facts(device: str) -> dict[str, str]:
-    """What the driver says of a GPU, asked once per process."""
+    """Facts about a GPU from the driver, asked once per process."""
     from ..tools.driver import driver_version, find_gpu
 
     uuid = gpu_of(device)
@@ -258,19 +258,19 @@ def _driver_facts(device: str) -> dict[str, str]:
     return {**known, POWER_LIMIT: "unknown" if limit is None else f"{limit:.0f} W"}
 
 
-#: Under these names `Provenance.hardware` says the GPU's power limit, and whether the run was alone on its GPU.
+#: Keys of `Provenance.hardware`: the GPU's power limit, and whether the run was alone on its GPU.
 POWER_LIMIT, ALONE = "power_limit", "alone"
-#: Under this name `Provenance.hardware` says how many runs at a time shared the device, where there was more than one.
+#: Key of `Provenance.hardware`: how many runs at a time shared the device, if there was more than one.
 SHARED = "runs_on_device"
 
 
 def shared(runs: int) -> dict[str, str]:
-    """What is recorded of a device that several runs share."""
+    """The record of a device that several runs share."""
     return {SHARED: str(runs)} if runs > 1 else {}
 
 
 def host_facts(device: str) -> dict[str, str]:
-    """What is known of the host without torch: see `host_id`; processor, cores that we may use, memory and system."""
+    """Facts about the host without torch: see `host_id`; processor, usable cores, memory and system."""
     known = {"device": device, "cpu": cpu_name(), "cores": str(os.cpu_count())}
     if host := host_id():
         known["host"] = host
@@ -278,21 +278,21 @@ def host_facts(device: str) -> dict[str, str]:
         known["usable_cores"] = str(len(os.sched_getaffinity(0)))
     with suppress(ValueError, OSError):  # a system without these
         known["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
-    if "SLURM_JOB_ID" in os.environ:  # the scheduler's logs know it by this number
+    if "SLURM_JOB_ID" in os.environ:  # its number in the scheduler's logs
         known["slurm_job"] = os.environ["SLURM_JOB_ID"]
     return {**known, "system": platform.platform()}
 
 
-#: Files with the random number that an installation of Linux keeps; 32 hexadecimal digits, see machine-id(5).
+#: Files with the random id of a Linux installation; 32 hexadecimal digits, see machine-id(5).
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
 def host_id() -> str:
-    """What tells this machine from others and says nothing else of it: 16 hexadecimal digits; empty if nothing does.
+    """An anonymous identifier of this machine: 16 hexadecimal digits; empty if there is none.
 
-    It is a keyed hash of the machine's random id, which machine-id(5) asks of whoever shows it, else of
-    ``EQUIBENCH_HOST``: in containers there may be no id, or one that belongs to the image. Neither name nor address of
-    the machine enters, so that nobody can try likely ones.
+    It is a keyed hash, as machine-id(5) requires, of the machine's random id, or of ``EQUIBENCH_HOST``. In containers
+    there may be no id, or only the id of the image. The name and the address of the machine are not used, so nobody can
+    find them by trying likely ones.
     """
     secret = os.environ.get("EQUIBENCH_HOST", "")
     for path in () if secret else _MACHINE_IDS:
@@ -310,15 +310,15 @@ def gpu_of(device: str) -> str:
 
 
 def hardware_key_elsewhere(device: str) -> str:
-    """The hardware key of a device, asked of another process, so that this one stays free of torch."""
+    """The hardware key of a device, from another process, so that this one does not import torch."""
     return devices_elsewhere([device])[device][0]
 
 
 def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
-    """The hardware key and UUID of each device, asked of another process, so that this one stays free of torch.
+    """The hardware key and UUID of each device, from another process, so that this one does not import torch.
 
     Raises:
-        UserError: torch cannot use one of them; by its own explanation.
+        UserError: torch cannot use one of them; with torch's explanation.
     """
     import json
     import subprocess
@@ -326,7 +326,7 @@ def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
 
     told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
     code = f"import json; from equibench.bench.records.provenance import gpu_of, hardware; print(json.dumps({told}))"
-    # -P: files of the current folder stand in for no module.
+    # -P: files of the current folder cannot replace modules.
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     if done.returncode:
         said = last_line(done.stderr) or "it says nothing"

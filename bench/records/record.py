@@ -25,7 +25,7 @@ from .store import board_names as board_names
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
-#: A run that ended like this has been measured; it is not run again.
+#: A run with one of these statuses is finished and is not run again.
 FINAL: tuple[Status, ...] = ("ok", "diverged")
 
 #: Names of phases: they become names of columns.
@@ -34,7 +34,7 @@ Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount
 
 #: Largest equivariance error that counts as exact: rounding in float32.
 EXACT = 1e-4
-#: Columns of a `CorePoint`, measured before and after training; that of the claim is among `claims.claim_columns`.
+#: Columns of a `CorePoint`, before and after training; the column of the claim is in `claims.claim_columns`.
 CORE_ERRORS = ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic", "scale", "scale_analytic")
 
 
@@ -56,7 +56,7 @@ class CorePoint(Strict):
     eq_exact_d4: Amount | None
     eq_rot_analytic: Amount | None
     collapsed: bool
-    # Records of protocol 1 do not have these.
+    # Missing in records of protocol 1.
     scale: Amount | None = None
     scale_analytic: Amount | None = None
     eq_claimed: Amount | None = None
@@ -106,22 +106,21 @@ class Size(Strict):
 
 
 class Results(Strict):
-    """What was measured.
+    """The measurements of a run.
 
     Attributes:
-        test_acc_pct, val_acc_pct: accuracy of the final weights; chance level where the run ended in NaN.
-            Validation is None if it was trained on.
+        test_acc_pct, val_acc_pct: accuracy of the final weights; chance level if the run ended in NaN.
+            `val_acc_pct` is None if validation images were used for training.
         train_s: device-seconds of training; `step_ms` is their mean per step.
-        host_ms: milliseconds that the host takes to launch a step, when the device has nothing left to do; the median
-            of all blocks. None on a CPU, and in records that are older than this field.
-        peak_mib: largest memory of the training, of the kind that `peak_kind` says; in records without
-            `evaluation_peak_mib` of all that the process did.
-        evaluation_peak_mib: the same of what comes after it: statistics of normalisation, evaluation, equivariance
-            errors.
+        host_ms: milliseconds that the host needs to launch a step when the device has no other work; the median of all
+            blocks. None on a CPU, and in records that are older than this field.
+        peak_mib: peak memory during training, of the kind in `peak_kind`; in records without `evaluation_peak_mib`, of
+            the whole process.
+        evaluation_peak_mib: peak memory after training: normalisation statistics, evaluation, equivariance errors.
         init, trained: equivariance errors before and after training.
-        weights_sha256: of all final parameters and buffers.
-        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty if none was
-            kept, as in records that were written before there were any.
+        weights_sha256: hash of all final parameters and buffers.
+        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty if there
+            is none, as in older records.
     """
 
     test_acc_pct: float = Field(ge=0, le=100)
@@ -141,16 +140,16 @@ class Results(Strict):
 
     @property
     def is_launch_bound(self) -> bool:
-        """Whether the host takes as long to launch a step as the step takes: the device waits for it."""
+        """Whether the steps are limited by the launches of the host, so that the device waits for it."""
         return self.host_ms is not None and self.host_ms >= LAUNCH_BOUND * self.step_ms
 
 
-#: From this share of host time in the time of a step on, a step is limited by its launches.
+#: A step is limited by its launches if the host time is at least this share of the step time.
 LAUNCH_BOUND = 0.9
 
 
 class Context(Strict):
-    """The suite that asked for the run; it does not determine the result, and no board reads its class, see
+    """The suite of the run. It does not determine the result, and no board reads its class, see
     `size_classes`.
     """
 
@@ -170,7 +169,7 @@ class RunRecord(Strict):
     """One attempt at one run.
 
     Attributes:
-        first_attempt: its number where it was made, where a merge has given it another; see `exchange.merge`.
+        first_attempt: its original number, if a merge has changed the number; see `exchange.merge`.
     """
 
     schema_version: Version
@@ -190,7 +189,7 @@ class RunRecord(Strict):
     @field_validator("status", mode="before")
     @classmethod
     def _as_it_was_called(cls, status: object) -> object:
-        """Records of protocol 1 say ``nan``, which readers of CSVs take for a missing value."""
+        """Records of protocol 1 have ``nan``, which readers of CSVs treat as a missing value."""
         return "diverged" if status == "nan" else status
 
     @model_validator(mode="after")
@@ -203,15 +202,15 @@ class RunRecord(Strict):
 
     @model_validator(mode="after")
     def _spent_its_budget(self) -> RunRecord:
-        """A row of a board must have spent what the board's name says, whoever wrote the record."""
+        """A row must have used the budget in the board's name, whoever wrote the record."""
         if self.results is None:
             return self
         budget, spec = self.spec.budget, self.spec
         images, batch = self.results.train_images, spec.recipe.batch
         if spec.train_images not in (None, images):
-            raise ValueError(f"'train_images' is {images:,} where the spec says {spec.train_images:,}")
+            raise ValueError(f"'train_images' is {images:,}, but the spec says {spec.train_images:,}")
         steps = {budget.whole_batches_of(images, batch)}
-        if spec.protocol == 1:  # it multiplied floats, and lost a step of some budgets: 1,424 of e9.12 of 10,000 images
+        if spec.protocol == 1:  # floats lost a step of some budgets: 1,424 of e9.12 of 10,000 images
             steps.add(int((budget.epochs or 0) * images // batch))
         if budget.kind == "E" and spec.steps not in steps:
             raise ValueError(
@@ -223,30 +222,30 @@ class RunRecord(Strict):
 
     @cached_property
     def file_name(self) -> str:
-        """Name of its file; as it was read, else made from the content."""
+        """Name of its file: the name that was read, else computed from the content."""
         return f"{self.run_id}.{short_hash(self.canonical())}.json"
 
     def model_copy(self, **options: Any) -> RunRecord:
         copy = super().model_copy(**options)
         for made in ("file_name", "run_id", "identity"):
-            copy.__dict__.pop(made, None)  # the content may be another
+            copy.__dict__.pop(made, None)  # the content may have changed
         return copy
 
     @cached_property
     def identity(self) -> str:
-        """Hash of what was recorded where the run was made: the same in every folder that it was merged into."""
+        """Hash of the original record: the same in every folder into which it was merged."""
         first = self.first_attempt or self.attempt
         return short_hash(self.model_copy(update={"attempt": first, "first_attempt": None}).canonical())
 
     @property
     def runs_on_device(self) -> int:
-        """How many runs at a time shared the device; above 1 its times are no measure of the model."""
+        """How many runs at a time shared the device; above 1, its times do not measure the model."""
         text = self.provenance.hardware.get(SHARED, "")
         return int(text) if _COUNT.fullmatch(text) else 1
 
     @property
     def steps_done(self) -> int | None:
-        """Optimiser steps that were trained; None if the record does not say, as of a run that raised."""
+        """Number of trained optimiser steps; None if the record does not say, such as after an exception."""
         if self.status == "ok":
             return self.spec.steps
         return self.curve[-1].step if self.curve else None
@@ -256,24 +255,24 @@ class RunRecord(Strict):
         return f"{self.spec.digest()}.{self.attempt}"
 
 
-#: A number of runs, of few digits: a record may be anybody's, and Python refuses to read a number of thousands.
+#: The number of an attempt has few digits, because a record may come from anybody.
 _COUNT = re.compile(r"[1-9][0-9]{0,5}")
 _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A file among the records that is none, and why."""
+    """A file that was refused as a record, and the reason."""
 
     path: Path
     reason: str
 
 
 def write_record(root: Path, record: RunRecord) -> Path:
-    """Write a record under its name; an existing file is never touched.
+    """Write a record under its name; an existing file is never changed.
 
     Raises:
-        FileExistsError: exactly this record is there already.
+        FileExistsError: the same record exists already.
     """
     path = board_folder(root, record.spec.board) / record.file_name
     write_exclusively(path, record.canonical().encode() + b"\n")
@@ -284,11 +283,11 @@ def read_record(path: Path) -> RunRecord:
     """Read a record and check its schema and both hashes in its name.
 
     Raises:
-        UserError: the file and the field that are wrong.
+        UserError: the file is wrong; names the file and the field.
     """
     found = _FILE.fullmatch(path.name)
     if not found:
-        raise UserError(f"{path}: a record is called <spec hash>.<attempt>.<content hash>.json")
+        raise UserError(f"{path}: the name of a record is <spec hash>.<attempt>.<content hash>.json")
     text = read_text(path, link=False)
     record = parse_json(RunRecord, text, str(path))
     check_name(path, text, record.run_id, record)
@@ -299,22 +298,22 @@ def read_record(path: Path) -> RunRecord:
 
 
 def check_name(path: Path, text: str, run: str, content: Strict) -> None:
-    """Check that a file's name says its run and the hash of its text.
+    """Check that a file's name contains its run and the hash of its text.
 
-    The hash is of the text as it stands there, so that it holds when a later version has more fields with defaults; of
-    the canonical form where somebody changed the layout alone.
+    The hash is that of the text in the file, so it stays valid if a later version adds fields with defaults. If only
+    the layout was changed, it is the hash of the canonical form.
 
     Raises:
-        UserError: it says another.
+        UserError: the name does not agree.
     """
     wanted = f"{run}.{short_hash(text.removesuffix(chr(10)))}.json"
-    # The canonical form takes as long as reading: it is made only where the text is not it.
+    # Making the canonical form takes as long as reading, so it is made only if the hash of the text differs.
     if path.name != wanted and path.name != f"{run}.{short_hash(content.canonical())}.json":
         raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
 def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
-    """All records of a board in the order of their names, and the files that were refused."""
+    """All records of a board in the order of their names, and the refused files."""
     records, refused = [], []
     try:
         paths = sorted(board_folder(root, board).glob("*.json"), key=lambda p: p.name)
@@ -331,8 +330,8 @@ def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Without looking for cycles: records hold none, and a million of their objects take as long to look at as to
-    read.
+    """Disable Python's cycle collection: records have no cycles, and collecting a million objects takes as long as
+    reading them.
     """
     was = gc.isenabled()
     gc.disable()
@@ -350,5 +349,5 @@ def attempts_of(root: Path, spec: RunSpec) -> list[RunRecord]:
         try:
             found.append(read_record(path))
         except UserError:
-            continue  # the board's reader names it
+            continue  # the reader of the board reports it
     return sorted(found, key=lambda r: (r.attempt, r.file_name))

@@ -1,7 +1,7 @@
-"""What a replay came to, as a record of its own.
+"""The verdict of a replay, as a separate record.
 
-It is in ``runs/<board>/replays/`` under ``<spec hash>.<attempt>.<content hash>.json``, where spec and attempt are
-those of the run that was replayed. It is as immutable as a record; the new attempt is an ordinary record of the board.
+It is the file ``runs/<board>/replays/<spec hash>.<attempt>.<content hash>.json``, where spec and attempt are those of
+the replayed run. It is as immutable as a record; the new attempt is an ordinary record of the board.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _Points = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class ReplayVerdict(Strict):
-    """What a replay came to.
+    """The verdict of a replay.
 
     Attributes:
         run: id of the run that was replayed.
         again: id of the new attempt; empty if none was recorded.
         agrees: whether the new attempt confirms the recorded one.
-        rule: ``bit-exact`` where the bits are the same, or should be; ``interval`` where they differ, as they may;
-            ``failed`` where the new attempt has no result.
+        rule: ``bit-exact`` if the bits are the same, or must be; ``interval`` if they may differ and do;
+            ``failed`` if the new attempt has no result.
         why: one sentence.
-        differences: what differs between then and now, so that bits may differ.
+        differences: differences of the surroundings that may change bits.
         recorded, replayed: test accuracies in %.
-        low, high: the prediction interval in %, where that was the rule.
+        low, high: the prediction interval in %, if that was the rule.
         judged: date and time with their zone, ISO 8601.
-        host: what tells the machine of the replay from others, see `provenance.host_id`; empty if nothing does.
+        host: identifier of the replay's machine, see `provenance.host_id`; empty if there is none.
     """
 
     schema_version: Version = 1
@@ -75,10 +75,10 @@ class ReplayVerdict(Strict):
 
 
 def write_verdict(root: Path, verdict: ReplayVerdict) -> Path:
-    """Write a verdict under its name; an existing file is never touched.
+    """Write a verdict under its name; an existing file is never changed.
 
     Raises:
-        FileExistsError: exactly this one is there already.
+        FileExistsError: the same verdict exists already.
     """
     path = replays_folder(root, verdict.board) / verdict.file_name
     write_exclusively(path, verdict.canonical().encode() + b"\n")
@@ -89,7 +89,7 @@ def read_verdict(path: Path) -> ReplayVerdict:
     """Read a verdict and check its schema and the hash in its name.
 
     Raises:
-        UserError: the file and the field that are wrong.
+        UserError: the file is wrong; names the file and the field.
     """
     text = read_text(path, link=False)
     verdict = parse_json(ReplayVerdict, text, str(path))

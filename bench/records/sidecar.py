@@ -1,7 +1,7 @@
-"""Sidecar records: what was measured on a run's kept weights after its own record was written.
+"""Sidecar records: measurements on a run's kept weights after its record was written.
 
-A sidecar is as immutable as a record. It is in ``runs/<board>/equivariance/`` under
-``<spec hash>.<attempt>.<content hash>.json`` and joins the row of the run whose weights it was measured on.
+A sidecar is as immutable as a record. It is the file
+``runs/<board>/equivariance/<spec hash>.<attempt>.<content hash>.json``, and adds columns to the row of its run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .provenance import Provenance, Sha256
 from .record import Refused, RunRecord, Seconds, check_name
 from .store import sidecar_folder
 
-#: Columns of the errors, measured before and after training, and of the predictions, after training only.
+#: Columns of the errors (before and after training), and of the predictions (only after training).
 FULL_ERRORS = (
     "eq_rot_data", "eq_floor", "eq_rot_data_abs", "nv_rot_data", "kl_rot_data_nats", "lee_rot_per_deg",
     "lee_shift_per_px",
@@ -54,7 +54,7 @@ class FullPoint(Strict):
     Attributes:
         curve: ``eq_rot_analytic`` at each of the sidecar's `curve_degrees`.
         acc_by_angle_pct: accuracy at each of the sidecar's `orbit_degrees`; empty if it was not measured.
-        layers: of the layers that say how rotations act on them, from input to output.
+        layers: errors of the layers that define how rotations act on them, from input to output.
     """
 
     eq_rot_data: Amount | None
@@ -68,7 +68,7 @@ class FullPoint(Strict):
     curve: list[Amount | None] = Field(max_length=10_000)
     layers: list[LayerPoint] = Field(max_length=10_000)
     acc_by_angle_pct: list[Percent] = Field(default=[], max_length=10_000)
-    # Sidecars of protocol 1 do not have these.
+    # Missing in sidecars of protocol 1.
     eq_rot_data_abs: Amount | None = None
     nv_rot_data: Amount | None = None
     kl_rot_data_nats: Amount | None = None
@@ -80,8 +80,8 @@ class Sidecar(Strict):
     Attributes:
         run: the run's id, ``<spec hash>.<attempt>``.
         weights_sha256: of the final weights, as in the run's record.
-        draws: closed-form images, and real images of the errors.
-        orbit_images: real images of the predictions.
+        draws: numbers of closed-form images and of real images for the errors.
+        orbit_images: number of real images for the predictions.
         phases: seconds; the measurement itself is ``equivariance_full_s``.
     """
 
@@ -129,10 +129,10 @@ _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 
 
 def write_sidecar(root: Path, sidecar: Sidecar) -> Path:
-    """Write a sidecar under its name; an existing file is never touched.
+    """Write a sidecar under its name; an existing file is never changed.
 
     Raises:
-        FileExistsError: exactly this one is there already.
+        FileExistsError: the same sidecar exists already.
     """
     path = sidecar_folder(root, sidecar.board) / sidecar.file_name
     write_exclusively(path, sidecar.canonical().encode() + b"\n")
@@ -143,10 +143,10 @@ def read_sidecar(path: Path) -> Sidecar:
     """Read a sidecar and check its schema and the hash in its name.
 
     Raises:
-        UserError: the file and the field that are wrong.
+        UserError: the file is wrong; names the file and the field.
     """
     if not _FILE.fullmatch(path.name):
-        raise UserError(f"{path}: a sidecar is called <spec hash>.<attempt>.<content hash>.json")
+        raise UserError(f"{path}: the name of a sidecar is <spec hash>.<attempt>.<content hash>.json")
     text = read_text(path, link=False)
     sidecar = parse_json(Sidecar, text, str(path))
     check_name(path, text, sidecar.run, sidecar)
@@ -171,7 +171,7 @@ def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar],
 
 
 def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None:
-    """The sidecar that counts: the first that was measured on this run's weights under this protocol."""
+    """The valid sidecar: the first that was measured on this run's weights under this protocol."""
     for sidecar in sidecars:
         same = sidecar.run == record.run_id and sidecar.protocol == record.spec.protocol
         if same and record.results is not None and sidecar.weights_sha256 == record.results.weights_sha256:

@@ -1,6 +1,6 @@
-"""The class of networks that are matched in size: one rule, for models that are to run and for runs that are finished.
+"""The rule for networks of matched size, for planned and finished runs alike.
 
-It belongs to what is asked, a suite or a reader's ``--reference-parameters``; no record remembers it.
+The class belongs to a suite, or to ``--reference-parameters``; records do not store it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _COUNTS = ("parameters", "frozen", "learned_buffers")
 
 
 def limits(reference: int) -> tuple[int, int]:
-    """Smallest and largest number of parameters that are matched to a count: whole numbers within ±5 %."""
+    """Smallest and largest parameter count that is matched to a reference: whole numbers within ±5 %."""
     return -(-reference * round(100 * (1 - MATCHED)) // 100), reference * round(100 * (1 + MATCHED)) // 100
 
 
 def why_not_matched(reference: int, parameters: int | None = None, frozen: int = 0, learned_buffers: int = 0) -> str:
-    """Why a network is not matched to a reference count; empty if it is, and where nothing was counted.
+    """Why a network is not matched to a reference count; empty if it is matched, or if nothing was counted.
 
     Args:
         parameters, frozen, learned_buffers: see `record.Size`.
@@ -32,11 +32,11 @@ def why_not_matched(reference: int, parameters: int | None = None, frozen: int =
             f"has {parameters:,} parameters, outside {low:,} to {high:,} (±5 % of {reference:,}) of the matched class"
         )
     if frozen:
-        return f"has {frozen:,} frozen parameters beside those that are trained; the matched class admits none"
+        return f"has {frozen:,} frozen parameters; the matched class does not allow them"
     if learned_buffers:
         return (
-            f"has {learned_buffers:,} numbers in buffers that training changes, and that are no statistics of a"
-            " normalisation layer of torch; the matched class admits none"
+            f"has {learned_buffers:,} numbers in buffers that training changes, other than the statistics of"
+            " normalisation layers of torch; the matched class does not allow them"
         )
     return ""
 
@@ -49,7 +49,7 @@ def why_not_in(suite: Suite, **counts: int) -> str:
 
 
 def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
-    """Check that the class of a suite admits a model.
+    """Check that a model belongs to the class of a suite.
 
     Raises:
         UserError: it does not.
@@ -59,8 +59,8 @@ def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
 
 
 def counts_of(found: Mapping[str, Any] | Size | None) -> dict[str, int]:
-    """What decides the class, of an event of `probe`, a row of a board or a record's size; empty if nothing was
-    counted.
+    """The counts that decide the class, from an event of `probe`, a row of a board or a record's size; empty if nothing
+    was counted.
     """
     values = found.model_dump() if isinstance(found, Size) else found or {}
     return {name: int(values[name]) for name in _COUNTS if values.get(name) is not None}

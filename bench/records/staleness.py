@@ -1,4 +1,4 @@
-"""Which records still say what a run made today would say: same source, same data, same recipe."""
+"""Which records are current: their source, data and recipe are the same as today."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .record import FINAL, RunRecord
 def staleness(record: RunRecord, root: Path | None = None, known: dict[object, str] | None = None) -> str:
     """Which of source, data and recipe have changed since the run; empty if none has.
 
-    What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
+    A model that is not registered here (such as a plug-in that was not included) cannot be compared and counts as
+    current.
 
     Args:
-        root: results folder, which holds the tuned recipes; None: they count as they are.
-        known: keeps what files come to, for records that are judged at one time.
+        root: results folder with the tuned recipes; None: tuned recipes count as current.
+        known: cache of hashes, for records that are judged at the same time.
     """
     changed, provenance, known = [], record.provenance, {} if known is None else known
     source = _kept(known, _source_hash, record.spec.model, *sorted(provenance.opened))
@@ -49,14 +50,14 @@ def _kept(known: dict[object, str], function: Callable[..., str], *arguments: st
 
 
 class Among:
-    """The staleness of records of one board, which must agree with each other as well.
+    """The staleness of the records of one board, which must also agree with each other.
 
-    Where nothing here says what is right today (a data set without a digest, tuned rates from elsewhere, a model that
-    is not registered here, or one that now opens other files), the newest run does: rows are compared on the same data,
-    and the seeds of a model share program and recipe.
+    In some cases the current state is unknown: a data set without a digest, tuned rates from elsewhere, a model that is
+    not registered here, or one that now opens other files. Then the newest run is the reference, because all rows need
+    the same data, and the seeds of a model need the same program and recipe.
 
     Args:
-        records: all of the board.
+        records: all records of the board.
         root: see `staleness`.
     """
 
@@ -66,7 +67,7 @@ class Among:
         self._source: dict[str, str] = {}
         self._files: dict[object, str] = {}
         for record in sorted(records, key=when):
-            # By file: two machines may have made the same attempt, of two programs.
+            # By file: two machines may have made the same attempt with two programs.
             stale = self._alone[record.file_name] = staleness(record, root, self._files)
             if record.status in FINAL and not stale:
                 self._digest = record.provenance.data_digest or self._digest
@@ -74,11 +75,11 @@ class Among:
                 self._source[record.spec.model] = record.provenance.source_hash
 
     def __call__(self, record: RunRecord) -> str:
-        """What has changed since the run, as `staleness`."""
+        """Which of source, data and recipe have changed since the run, as `staleness`."""
         known = self._alone.get(record.file_name)
         found = (staleness(record, self._root, self._files) if known is None else known).split(", ")
         source = record.provenance.source_hash
-        # Of a run that failed, the files are known only as far as it came.
+        # A failed run knows only the files that it opened before the failure.
         if record.status in FINAL and source != self._source.get(record.spec.model, source):
             found.append("source")
         digest = record.provenance.data_digest
@@ -93,12 +94,12 @@ _WORDS = ("source", "data", "recipe")
 
 
 def is_known(model: str) -> bool:
-    """Whether a model is registered here, so that its source can be compared."""
+    """Whether a model is registered here; only then its source can be compared."""
     return bool(_source_hash(model))
 
 
 def included_files(model: str) -> list[Path]:
-    """The files given with ``--include`` that register a model and what wraps it."""
+    """The files given with ``--include`` that register a model and its wrappers."""
     try:
         found = MODELS.find(model)
     except UserError:
@@ -108,12 +109,12 @@ def included_files(model: str) -> list[Path]:
 
 
 def _how(spec: RunSpec) -> tuple[int, Recipe]:
-    """Steps and recipe, which the seeds of a model share; the trials of a rate share all but the rate."""
+    """Steps and recipe, which are the same for all seeds of a model; for trials, without the learning rate."""
     return spec.steps, spec.recipe.model_copy(update={"lr": 1.0}) if spec.is_trial else spec.recipe
 
 
 def when(record: RunRecord) -> tuple[datetime, str]:
-    """When a run began; of two that began at once, the names of their files decide."""
+    """The start of a run, for ordering; runs with the same start are ordered by file name."""
     try:
         started = datetime.fromisoformat(record.provenance.started)
     except ValueError:
@@ -131,7 +132,7 @@ def _is_another_recipe(spec: RunSpec, root: Path | None) -> bool:
 
 
 def _recipe_of_trial(spec: RunSpec) -> Recipe | None:
-    """What is tuned today, at the rate of a trial."""
+    """Today's recipe for tuning, with the learning rate of a trial."""
     base = named_recipes().get(COMMON + spec.recipe.name.removeprefix(TUNING))
     return base and base.model_copy(update={"name": spec.recipe.name, "lr": spec.recipe.lr})
 
@@ -149,7 +150,7 @@ def _tuned(spec: RunSpec, root: Path | None) -> tuple[Path | None, int]:
 
 @cache
 def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) -> Recipe | None:
-    """The recipe of this name for a model today; None if that cannot be known here."""
+    """Today's recipe of this name for a model; None if it is unknown here."""
     try:
         return find_recipe(name, model, tuned)
     except UserError:
@@ -157,7 +158,7 @@ def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) ->
 
 
 def _published_steps(spec: RunSpec, today: Recipe) -> int:
-    """Steps of a budget of published epochs, which belong to the recipe and not to the spec."""
+    """Steps of a budget of published epochs; the epochs belong to the recipe and not to the spec."""
     try:
         return spec.budget.steps_for(
             training_images(spec.dataset, spec.fit, spec.train_images), today.batch, today.epochs
@@ -167,10 +168,10 @@ def _published_steps(spec: RunSpec, today: Recipe) -> int:
 
 
 def _source_hash(model: str, *opened: str) -> str:
-    """Hash of the source of a model as it is now; empty if the model is not registered here.
+    """Hash of the current source of a model; empty if the model is not registered here.
 
     Args:
-        opened: names of the files beside the code that a run opened.
+        opened: names of the data files that a run opened.
     """
     try:
         resolved = MODELS.find(model)
@@ -178,11 +179,11 @@ def _source_hash(model: str, *opened: str) -> str:
     except UserError:
         return ""
     except (OSError, SyntaxError):
-        return "unreadable"  # no run could be made of it
+        return "unreadable"  # no run would be possible
 
 
 def _data_hash(dataset: str, *opened: str) -> str:
-    """As `_source_hash`, for what a data set declares and is made from."""
+    """As `_source_hash`, for the declarations and files of a data set."""
     try:
         entry = DATASETS.find(dataset).entry
     except UserError:

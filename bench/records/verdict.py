@@ -1,13 +1,13 @@
-"""What a check finds, and what the checks come to together. No torch here: the command line reads it."""
+"""Findings of single checks, and the verdict of all checks. Imports no torch, because the command line reads it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-#: ``pass``; ``fail``: not acceptable; ``note``: reported, never failed; ``skip``: could not be looked at.
+#: ``pass``; ``fail``: not acceptable; ``note``: for information; ``skip``: not possible.
 Status = Literal["pass", "fail", "note", "skip"]
-#: The checks in the order in which they are made; functions of these names are in `runner.CHECKS`.
+#: The checks in their order; the functions of these names are in `runner.CHECKS`.
 NAMES = (
     "citation", "build", "output", "parameter count", "state entries", "training", "repeatable", "gradients",
     "accounted for", "seeds",
@@ -15,7 +15,7 @@ NAMES = (
     "bfloat16",
     "global state", "data files", "invariance", "other sizes", "other angles", "batch norm", "cost", "budget",
 )  # fmt: skip
-#: Made by `bench.check.session`, which starts a second process: right after "seeds".
+#: `bench.check.session` makes this check in a second process, right after "seeds".
 OTHER_PROCESS = "another process"
 
 
@@ -24,8 +24,8 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        says: one sentence: what was found.
-        do: what the author should do about it; always there for a failure.
+        says: the finding in one sentence.
+        do: what the author should do; never empty for a failure.
         check: name of the check.
     """
 
@@ -36,22 +36,22 @@ class Finding:
 
 
 def passed(says: str) -> Finding:
-    """It holds."""
+    """A check that passed."""
     return Finding("pass", says)
 
 
 def failed(says: str, do: str) -> Finding:
-    """It does not hold, and what to do."""
+    """A check that failed, with advice."""
     return Finding("fail", says, do)
 
 
 def noted(says: str, do: str = "") -> Finding:
-    """Reported, never failed."""
+    """A note for information."""
     return Finding("note", says, do)
 
 
 def skipped(check: str, why: str) -> Finding:
-    """It could not be looked at; something else failed before."""
+    """A check that was not possible, because another check failed before."""
     return Finding("skip", why, check=check)
 
 
@@ -61,11 +61,11 @@ class Verdict:
 
     Attributes:
         input: channels x size x size -> classes.
-        dataset: the data set of the board that the row is for; empty if none has this input.
-        source_hash: of the model as it was checked, with the files that it opened.
-        row: the row of that board, by column, without what only training tells; empty if it cannot be built.
-        cells: the same as the table of a board shows it.
-        seconds: wall clock of the whole.
+        dataset: the data set of the row's board; empty if none has this input.
+        source_hash: of the checked model, including the files that it opened.
+        row: the row of that board, by column, without values that need training; empty if the model cannot be built.
+        cells: the same row as shown in the table of a board.
+        seconds: wall-clock time of all checks.
     """
 
     model: str
@@ -87,6 +87,6 @@ class Verdict:
         return sum(f.status == status for f in self.findings)
 
     def document(self) -> dict[str, Any]:
-        """As one JSON document."""
+        """The verdict as a JSON document."""
         values = {k: v for k, v in asdict(self).items() if k not in ("findings", "cells")}
         return {"accepted": self.accepted, **values, "checks": [asdict(f) for f in self.findings]}

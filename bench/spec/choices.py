@@ -1,4 +1,4 @@
-"""Options with a closed set of values: a line on each."""
+"""Options with a fixed set of values, each with one line of help."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ PROFILES = {
     "strict": "float32, deterministic, nothing compiled",
     "fast": "bfloat16 and TF32; boards of their own",
 }
-#: What is trained on.
+#: The images for training.
 FITS = {
     "train": "validation images are kept apart",
     "train+val": "trained on too; boards of their own",
@@ -19,7 +19,7 @@ CLASSES = {
 }
 
 
-#: Recipes: those of ``recipes.toml``, and the two that differ between models.
+#: Recipes: those of ``recipes.toml``, and two that depend on the model.
 RECIPES = {
     "common": "same for all, no augmentation",
     "common-rotate": "common, images turned",
@@ -36,6 +36,6 @@ VARIABLES = {
 
 
 def lines_of(what: str, choices: dict[str, str]) -> str:
-    """Help of an option: what it is, then each value on a line of its own."""
+    """Help of an option: its meaning, then each value on its own line."""
     width = max(map(len, choices)) + 2
     return "\n".join(["\b", what, *(f"{value:<{width}}{line}" for value, line in choices.items())])

@@ -1,8 +1,8 @@
 """Recipes: optimiser, rate, schedule, batch, augmentation and batch-norm rule, as data.
 
-``recipes.toml`` holds recipes that are the same for every model of a board. The recipe ``paper`` is another one for
-each network: every table of the files ``recipes_*.toml`` is the recipe of the models that it names. The recipe
-``tuned`` is ``common`` with a rate for each model that `tune` found on validation images; it lies with the results.
+``recipes.toml`` has the recipes that are the same for every model of a board. The recipe ``paper`` depends on the
+network: every table of the files ``recipes_*.toml`` is the recipe of the models that it names. The recipe ``tuned`` is
+``common`` with a learning rate for each model, chosen by `tune` on validation images; it is in the results folder.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ..tools.files import shipped, shipped_names
 from ..tools.schema import Amount, Strict, Text, parse, parse_toml, read_text
 from ..tools.text import again
 
-#: The recipe that differs between networks, as their authors trained them.
+#: The recipe of each network's authors.
 PAPER = "paper"
-#: How names of tuned recipes begin, where those that they are made from begin with `COMMON`.
+#: Prefix of tuned recipes, instead of the prefix `COMMON` of the recipes that they are made from.
 TUNED, COMMON = "tuned", "common"
 
 
 class Schedule(Strict):
-    """The rate as a factor of its maximum, a function of progress p in [0, 1] alone.
+    """The learning rate as a factor of its maximum; it depends only on the progress p in [0, 1].
 
     Attributes:
         shape: ``linear`` interpolates between the knots, ``step`` holds each until the next.
@@ -41,9 +41,9 @@ class Schedule(Strict):
     def _ascending(self) -> Schedule:
         progress = [k[0] for k in self.knots if len(k) == 2]
         if len(progress) != len(self.knots) or not progress or progress[0] != 0 or progress != sorted(set(progress)):
-            raise ValueError("knots are pairs [progress, factor] whose progress ascends from 0")
+            raise ValueError("knots are pairs [progress, factor], and the progress increases from 0")
         if progress[-1] > 1 or (self.shape == "linear" and progress[-1] != 1):
-            raise ValueError("progress ends at 1")
+            raise ValueError("progress must not exceed 1")
         return self
 
     def factor(self, progress: float) -> float:
@@ -61,18 +61,18 @@ class Recipe(Strict):
     """How a model is trained.
 
     Attributes:
-        optimizer: ``adam`` couples the decay with the gradient (L2), ``adamw`` does not.
+        optimizer: ``adam`` adds the weight decay to the gradient (L2), ``adamw`` decouples it.
         lr: maximal learning rate.
-        weight_decay: factor of the weights in their gradient.
-        decayed: ``weights`` decays those of convolutions and linear layers, ``all`` normalisation and biases as well.
-        l1: factor of the signs of the decayed weights in their gradient.
-        batch: images a step.
+        weight_decay: coefficient of the L2 penalty.
+        decayed: ``weights``: weights of convolutions and linear layers; ``all``: also normalisation and biases.
+        l1: coefficient of the L1 penalty on the same weights.
+        batch: images per step.
         augment: names of augmentations in `datasets.batches`, applied in this order.
         batch_norm: ``reestimate`` the statistics after the last step by one pass over 500 unaugmented training
-            images, drawn by the seed with each class in its share, or keep the ``running`` averages of training.
+            images (a seeded sample, stratified by class), or keep the ``running`` averages of training.
         batch_norm_momentum: torch's momentum of the running averages; the model's own if absent.
-        epochs: passes over the training set that its authors trained for; what P budgets spend.
-        trials: runs that were made to choose the rate of each model.
+        epochs: passes over the training set in the authors' training; P budgets use them.
+        trials: runs that were made to choose the learning rate of each model.
     """
 
     name: Text
@@ -95,14 +95,14 @@ class Recipe(Strict):
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step number `step` (from 0) of `steps`.
 
-        The schedule is read at the middle of the step, p = (step + 1/2) / steps, so that no step of the
-        warm-up or of the end is spent at a rate of exactly zero.
+        The schedule is evaluated at the middle of the step, p = (step + 1/2) / steps, so that no step has a rate of
+        exactly zero.
         """
         return self.lr * self.schedule.factor((step + 0.5) / steps)
 
     @property
     def bare(self) -> Recipe:
-        """Without what does not determine a result: words, and epochs that are counted in steps elsewhere."""
+        """The recipe without fields that do not change a result: texts, and epochs, which the steps contain."""
         return self.model_copy(update={"note": "", "epochs": None})
 
 
@@ -115,7 +115,7 @@ def named_recipes() -> dict[str, Recipe]:
 
 @cache
 def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
-    """The tables of ``recipes_*.toml``: patterns of models (without ``models``, its own name), and their recipe."""
+    """The tables of ``recipes_*.toml``: patterns of models (default: the table's name), and their recipe."""
     found: dict[str, tuple[tuple[str, ...], Recipe]] = {}
     for stem in shipped_names("bench", "spec", suffix=".toml"):
         if stem.startswith("recipes_"):
@@ -126,7 +126,7 @@ def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
 
 
 def check_recipe(name: str) -> None:
-    """Check that a recipe of this name exists, for some model.
+    """Check that a recipe of this name exists for some model.
 
     Raises:
         UserError: there is none.
@@ -136,7 +136,7 @@ def check_recipe(name: str) -> None:
 
 
 def is_tuned(name: str) -> bool:
-    """Whether a recipe is made from one of `named_recipes` by tuning: ``tuned`` from ``common``, and so on."""
+    """Whether a recipe is a tuned version of one of `named_recipes`: ``tuned`` of ``common``, and so on."""
     return name.startswith(TUNED) and COMMON + name.removeprefix(TUNED) in named_recipes()
 
 
@@ -144,10 +144,10 @@ def find_recipe(name: str, model: str = "", tuned: Path | None = None, tune: str
     """The recipe of this name for a model.
 
     Args:
-        model: name of the model, which decides where the recipe is ``paper`` or tuned. Wrappers (``+…``) are trained
-            as what they wrap is published.
+        model: name of the model; it matters if the recipe is ``paper`` or tuned. A wrapper (``+…``) is trained with
+            the recipe of the model that it wraps.
         tuned: file with the tuned recipes of the board.
-        tune: the command that writes this file, for a message.
+        tune: the command that writes this file, for messages.
 
     Raises:
         UserError: there is none.

@@ -1,4 +1,4 @@
-"""A share of a suite's runs, so that several machines that know nothing of each other do all of them once."""
+"""A share of a suite's runs: independent machines together do each run once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TypeVar
 from ...registry import UserError
 
 T = TypeVar("T")
-#: More of them is a mistake.
+#: A larger number is a mistake.
 MOST_SHARDS = 100_000
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The n-th of so many shares, which are consecutive runs of the plan: all models of a seed stay together.
+    """One of several shares. A share is consecutive runs of the plan, so the models of a seed stay together.
 
-    So the paired differences of a seed are mostly of one machine. Which runs they are depends on the plan alone.
+    So most paired differences of a seed come from one machine. The plan alone determines the runs of a share.
 
     Attributes:
         number: from 1 to `count`.
@@ -30,10 +30,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """``2/4`` is the second of four.
+        """``2/4`` is the second of four shares.
 
         Raises:
-            UserError: it is no such share.
+            UserError: the text is not of this form, or out of range.
         """
         found = _SHARD.fullmatch(text)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -42,7 +42,7 @@ class Shard:
         return cls(number, count)
 
     def of(self, runs: Sequence[T]) -> list[T]:
-        """Its share of runs: their number divided by that of shares, rounded down or up."""
+        """The runs of this share: the number of runs divided by the number of shares, rounded down or up."""
         low, high = (len(runs) * number // self.count for number in (self.number - 1, self.number))
         return list(runs[low:high])
 

@@ -18,28 +18,28 @@ from ..tools.text import again, asked_suite
 from .budget import Budget, find_budget
 from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
 
-#: One number for the loop, the schedule, the augmentation and the definitions of the metrics. A change of
-#: any of them that changes a figure raises it, and with it the board.
+#: One number for the loop, the schedule, the augmentation and the definitions of the metrics. If a change of
+#: them changes a figure, this number increases, and new boards start.
 PROTOCOL = 2
 
-#: How far from the reference count a model of a matched suite may be.
+#: Largest relative distance from the reference count in a matched suite.
 MATCHED = 0.05
 
 #: Keys of a suite's file that may be a list: the axes of a family of boards.
 AXES = ("budget", "train_images")
 
-#: How names of recipes begin that are tried to find a rate, see `tune`.
+#: Prefix of the recipes of trials, see `tune`.
 TUNING = "tuning"
 
-#: The longest name of a board, which with an ending is the name of a folder and of files.
+#: The longest name of a board; it is also part of the names of folders and files.
 LONGEST_BOARD = 180
-#: More of them is a mistake, or malice.
+#: A larger number is a mistake or an attack.
 MOST_MODELS, MOST_SEEDS = 10_000, 100_000
-#: Seeds are numbers that every reader of JSON holds exactly.
+#: Seeds are numbers that every reader of JSON represents exactly.
 LARGEST_SEED = 2**53
 
 _SAFE = re.compile(NAME)
-#: How the name of a board says the number of its training images; no recipe's name may end so.
+#: The part of a board's name with the number of training images; a recipe's name must not end like this.
 _IMAGES = re.compile(r"-n[0-9]+img(-|$)")
 
 
@@ -47,12 +47,12 @@ class RunSpec(Strict):
     """Everything that determines the result of one run.
 
     Attributes:
-        fit: what is trained on: ``train`` (validation kept apart) or ``train+val``.
+        fit: the training images: ``train`` (without the validation images) or ``train+val``.
         steps: optimiser steps N.
         profile: execution profile, ``strict`` or ``fast``.
         protocol: protocol version, see `PROTOCOL`.
-        hardware_key: what a T run's steps were calibrated on; absent on other boards.
-        train_images: number of training images, a subset by seed (see `datasets.subsets`); absent where all are used.
+        hardware_key: the hardware of a T run's calibration; missing on other boards.
+        train_images: number of training images, a subset by seed (see `datasets.subsets`); missing if all are used.
     """
 
     model: str
@@ -77,13 +77,13 @@ class RunSpec(Strict):
     @model_validator(mode="after")
     def _has_a_board(self) -> RunSpec:
         if not _SAFE.fullmatch(self.recipe.name):
-            raise ValueError(f"the recipe's name {self.recipe.name!r:.80} has other than letters, digits and . _ + -")
+            raise ValueError(f"the recipe's name {self.recipe.name!r:.80} may have only letters, digits and . _ + -")
         if _IMAGES.search(self.recipe.name):
             raise ValueError(f"the recipe's name {self.recipe.name!r:.80} reads like a number of training images")
         if len(self.board) > LONGEST_BOARD:
             raise ValueError(f"the name of its board would have more than {LONGEST_BOARD} characters")
         if self.budget.kind == "smoke" and self.steps != self.budget.steps:
-            raise ValueError(f"'steps' is {self.steps} where the budget says {self.budget.steps}")
+            raise ValueError(f"'steps' is {self.steps}, but the budget says {self.budget.steps}")
         return self
 
     @property
@@ -93,7 +93,7 @@ class RunSpec(Strict):
 
     @property
     def board(self) -> str:
-        """Name of the board that the run belongs to; it holds whatever must agree between its rows."""
+        """Name of the run's board; it contains everything that must agree between its rows."""
         return board_name(
             self.dataset, self.fit, self.budget.name, self.recipe.name, self.profile, self.protocol, self.hardware_key,
             self.train_images,
@@ -122,7 +122,7 @@ def board_name(
 
 
 class Suite(Strict):
-    """A named head-to-head: models x data set x budget x seeds; what its keys mean is said by their descriptions."""
+    """A named comparison: models x data set x budget x seeds; the descriptions of the keys explain them."""
 
     name: Text
     title: Text = Field(default="", description="One line: what it asks.", examples=["What the stencils are worth"])
@@ -217,12 +217,12 @@ class Suite(Strict):
 
 
 def _twice(values: Sequence[object]) -> str:
-    """The first that is there more than once; empty if none is."""
+    """The first value that is listed more than once; empty if there is none."""
     return next((f"{value}" for value, count in Counter(values).items() if count > 1), "")
 
 
 def suite_names() -> list[str]:
-    """Names of the suites that are shipped."""
+    """Names of the shipped suites."""
     return shipped_names("bench", "spec", "suites", suffix=".toml")
 
 
@@ -237,7 +237,7 @@ def find_suite(name: str) -> Suite:
 
 
 def suite_text(name: str) -> tuple[str, str]:
-    """What to call a suite in messages, and the text of its file.
+    """The name of a suite for messages, and the text of its file.
 
     Raises:
         UserError: it does not exist, or cannot be read.
@@ -261,21 +261,20 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
     """
     values = parse_toml(text, where)
     if "name" in values:
-        raise UserError(f"{where}: unknown key 'name'; a suite is called what its file is called")
+        raise UserError(f"{where}: unknown key 'name'; the name of a suite is the name of its file")
     several = next((key for key in AXES if isinstance(values.get(key), list)), None)
     if several is not None:
         raise UserError(
-            f"{where}: {several!r} is a list, so that this is a family of boards, where one board is wanted"
+            f"{where}: {several!r} is a list, so this is a family of boards, but this command needs one board"
         )
     return parse(Suite, {"name": name, **values}, where)
 
 
 def check_names(suite: Suite) -> None:
-    """Check that everything that a suite names exists, and that no model registers other sizes of images than it asks
-    for.
+    """Check that everything that a suite names exists, and that its images fit the registered sizes of all models.
 
     Raises:
-        UserError: the first that does not.
+        UserError: the first name that does not exist, or the models that do not fit.
     """
     said = {model: MODELS.find(model).get("sizes") for model in suite.models}
     size = DATASETS.find(suite.dataset).entry.fields["shape"][1]
@@ -293,25 +292,25 @@ def check_names(suite: Suite) -> None:
 
 
 def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
-    """Check that no model is asked for images of a size that it cannot be built for.
+    """Refuse models that cannot be built for images of this size.
 
     Args:
         size: of the images of the data set, in pixels.
-        why: what it says, or does, of models that cannot.
+        why: the reason for each model that cannot be built.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a model.
     """
     if why:
         shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
         raise UserError(
-            f"images of {dataset} have {size} pixels, and {shown}; leave out what does not fit"
-            f" ({again('list', 'models', '--for', dataset)} shows what does), or take another data set"
+            f"images of {dataset} have {size} pixels, and {shown}; leave out models that do not fit"
+            f" ({again('list', 'models', '--for', dataset)} shows those that do), or use another data set"
         )
 
 
 def _sizes_text(sizes: str | Sequence[int]) -> str:
-    """What a model registers as its `sizes`, in words."""
+    """A model's registered `sizes`, in words."""
     if not isinstance(sizes, str):
         return f"{', '.join(map(str, sizes))} pixels"
     if sizes.endswith("+"):
@@ -326,10 +325,10 @@ def training_images(dataset: str, fit: str, subset: int | None = None) -> int:
 
 
 def subset_of(suite: Suite) -> int | None:
-    """How many training images the runs of a suite take; None for all, however that is said.
+    """How many training images the runs of a suite use; None means all.
 
     Raises:
-        UserError: the data set has fewer, or there are too few for one image of every class.
+        UserError: the data set has fewer images, or the number is less than one image per class.
     """
     if suite.train_images is None:
         return None
@@ -337,14 +336,14 @@ def subset_of(suite: Suite) -> int | None:
     where = f"suite {suite.name!r}: train_images {suite.train_images:,}"
     if suite.train_images > there:
         has = f"data set {suite.dataset!r} has {there:,} training images (fit {suite.fit})"
-        raise UserError(f"{where}: {has}; take at most so many")
+        raise UserError(f"{where}: {has}; use at most this number")
     if suite.train_images < classes:
         raise UserError(f"{where}: data set {suite.dataset!r} has {classes:,} classes; take at least one image of each")
     return None if suite.train_images == there else suite.train_images
 
 
 def tuned_file(root: Path, board: str) -> Path:
-    """Where the tuned recipes of a board lie."""
+    """The file with the tuned recipes of a board."""
     return root / "tuned" / f"{board}.toml"
 
 
@@ -352,18 +351,18 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
     """The recipe that a suite trains a model with.
 
     Args:
-        root: results folder, which holds tuned recipes; None for the default.
-        hardware_key: of a T board.
+        root: results folder with tuned recipes; None for the default.
+        hardware_key: for a T board.
 
     Raises:
-        UserError: there is none for this model.
+        UserError: there is no such recipe for this model.
     """
     tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
     return find_recipe(suite.recipe, model, tuned, again("tune", asked_suite(suite.name)))
 
 
 def examples_of(suite: Suite) -> int | None:
-    """Training images that all runs of a suite see; None if calibration decides (T boards), or tuning is to come."""
+    """Training images that all runs of a suite see; None if calibration decides (T boards) or tuning is missing."""
     budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
     if budget.kind == "T":
         return None
@@ -384,14 +383,14 @@ def plan(
 
     Args:
         steps: optimiser steps of each model, from calibration (T boards).
-        hardware_key: what they were calibrated on.
-        root: results folder, which holds tuned recipes; None for the default.
+        hardware_key: the hardware of the calibration.
+        root: results folder with tuned recipes; None for the default.
 
     Raises:
         UserError: a name is unknown, or the budget is too small.
     """
     check_names(suite)
-    # Notes are words about the numbers: they do not belong to what determines a result.
+    # Notes do not change a result, so they are left out.
     budget = find_budget(suite.budget).model_copy(update={"note": ""})
     recipes = {model: recipe_of(suite, model, root, hardware_key) for model in suite.models}
     if steps is None:

@@ -1,4 +1,4 @@
-"""The reference of a suite's file, from its schema: for readers, and as a JSON Schema for editors."""
+"""The reference of the keys of a suite file, from its schema: as a table, and as a JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .suite import AXES, Suite
 
-#: What a suite is called is the name of its file.
+#: The name of a suite is the name of its file.
 _NOT_IN_FILES = "name"
 
 
@@ -32,12 +32,12 @@ def suite_schema() -> dict[str, Any]:
 
 
 def _short(value: dict[str, Any]) -> dict[str, Any]:
-    """A property without what is no help to an editor."""
+    """A property without fields that do not help an editor."""
     return {k: v for k, v in value.items() if k != "title" and (k, v) != ("default", None)}
 
 
 def schema_text() -> str:
-    """The JSON Schema as a file has it."""
+    """The text of the JSON Schema file."""
     return json.dumps(suite_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

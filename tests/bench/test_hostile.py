@@ -122,7 +122,7 @@ def test_every_wrong_record_is_named_and_the_rest_of_the_board_is_built(
     expected = {forged(tmp_path, change).name: message for change, message in WRONG.values()}
     folder = board_folder(tmp_path, BOARD)
     for name, message in (
-        ("not-a-record.json", "a record is called"),
+        ("not-a-record.json", "the name of a record is"),
         ("0123456789abcdef.1.0123456789abcdef.json", "Is a directory"),
         (f"{'0' * 16}.1.{'1' * 16}.json", "symbolic link"),
         (f"{'0' * 16}.1.{'2' * 16}.json", "symbolic link"),
@@ -295,7 +295,7 @@ def test_folders_that_are_no_boards_are_named(
     (folder / path.name).write_bytes(path.read_bytes())
     code, out, err = equibench(capfd, monkeypatch, "leaderboard", "--results", str(tmp_path))
     assert "made-up" in out and not CONTROL.search(err)
-    assert code == (0 if name.startswith("..") else 1) and ("no board's name" in err) == (code == 1)
+    assert code == (0 if name.startswith("..") else 1) and ("not the name of a board" in err) == (code == 1)
 
 
 def test_nothing_is_read_or_written_through_a_linked_board(
@@ -348,10 +348,10 @@ SUITE = 'dataset = "digits-rot"\nbudget = "e2"\nmodels = ["p4cnn"]\n'
         (SUITE.replace('["p4cnn"]', '["p4cnn' + "+frame-c4" * 10_000 + '"]'), "at most 100 characters"),
         (SUITE.replace('["p4cnn"]', '["wrn-' + "9" * 50 + '-2"]'), "no model"),
         (SUITE.replace('["p4cnn"]', '["wrn-010-2"]'), "no model"),
-        (SUITE.replace('"e2"', '"e' + "9" * 400 + '"'), "is no budget"),
+        (SUITE.replace('"e2"', '"e' + "9" * 400 + '"'), "is not a budget"),
         (SUITE.replace('"e2"', '"e99999999"'), "more than"),
-        (SUITE.replace('"e2"', '"e٣"'), "is no budget"),
-        (SUITE.replace('"e2"', '"e2.0"'), "is no budget"),
+        (SUITE.replace('"e2"', '"e٣"'), "is not a budget"),
+        (SUITE.replace('"e2"', '"e2.0"'), "is not a budget"),
         (SUITE + "seeds = 1000000000\n", "seeds"),
         (SUITE + f"seeds = {HUGE[:100_000]}\n", "this is not TOML"),
         (SUITE + "seeds = [0, 99999999999999999999]\n", "seeds are at most"),

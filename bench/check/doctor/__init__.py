@@ -1,1 +1,1 @@
-"""``equibench doctor``: what a machine must do right before its figures can be trusted."""
+"""``equibench doctor``: checks whether the figures of a machine can be trusted."""

@@ -1,6 +1,6 @@
-"""The checks: what each asks of a device; `judges` judge the answers.
+"""The checks of a device; the functions of `judges` judge the measurements.
 
-A check returns what it has measured, in words, or raises `Failed`, `NotApplicable` or `LeftOut`.
+A check returns its measurement as text, or raises `Failed`, `NotApplicable` or `LeftOut`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .judges import (
 )  # fmt: skip
 from .process import Unanswered
 
-#: Suite whose families are examined.
+#: The check uses one model of each family of this suite.
 SUITE = "digits-25k"
-#: Steps of a network on a GPU, and on a CPU, where they take a hundred times as long.
+#: Steps of a network on a GPU, and on a CPU, which is a hundred times slower.
 STEPS, CPU_STEPS, CPU_BATCH = 20, 4, 16
-#: How far logits may be from the CPU's, in parts of the largest: float32 sums differ by 1e-5, TF32 by 1e-3.
+#: Largest difference from the CPU's logits, relative to the largest: float32 sums differ by 1e-5, TF32 by 1e-3.
 LOGITS = 1e-4
 #: Seconds of load, whole and quick.
 LOAD_S, QUICK_LOAD_S = 90.0, 10.0
@@ -57,7 +57,7 @@ class Check:
 
 
 def perform(check: Check, place: Place) -> Finding:
-    """Do a check; whatever it raises is its finding."""
+    """Do a check; an exception becomes its finding."""
     begun = time.monotonic()
     try:
         state, detail = _outcome(check, place)
@@ -93,10 +93,10 @@ def _size(place: Place) -> dict[str, Any]:
 
 
 def _each_family(problem: Callable[[str], str]) -> str:
-    """Names of the models, where none has a problem.
+    """Names of the models if none has a problem.
 
     Raises:
-        Failed: some have; which.
+        Failed: names the models that have a problem.
     """
     found = {model: problem(model) for model in families().values()}
     wrong = [f"{model}: {what}" for model, what in found.items() if what]
@@ -125,7 +125,7 @@ def driver(place: Place) -> str:
 
 
 def devices(place: Place) -> str:
-    """Every device, chosen by its UUID, is the only one in a separate process."""
+    """A process that selects a device by its UUID sees only this device."""
     place.need_gpu("there is no GPU")
     names = place.facts["devices"]
     if len(set(names)) != len(names):
@@ -140,7 +140,7 @@ def devices(place: Place) -> str:
 
 
 def placement(place: Place) -> str:
-    """A process on this device has a context here and nowhere else."""
+    """A process on this device has a context on no other device."""
     place.need_gpu("there is no GPU")
     if place.facts["current"] != int(place.device.partition(":")[2]):
         raise Failed(f"the current device of a process on {place.device} is cuda:{place.facts['current']}")
@@ -149,7 +149,7 @@ def placement(place: Place) -> str:
 
 
 def alone(place: Place) -> str:
-    """Nobody else computes on the device: the processes that the driver names are ours, and account for all memory."""
+    """No other process computes on the device: all named processes are ours, and account for all memory."""
     place.need_gpu("times of a CPU count nowhere")
     seen = place.company
     return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
@@ -163,7 +163,7 @@ def clock(place: Place) -> str:
 
 
 def tf32(place: Place) -> str:
-    """Float32 is float32 under ``strict``; under ``fast`` TF32 is seen, so that this check would see it."""
+    """No TF32 under ``strict``; the check detects TF32 under ``fast``, so it works."""
     return judge_rounding(place.ask("rounding", 60), place.is_gpu and tuple(place.facts["capability"]) >= (8, 0))
 
 
@@ -174,9 +174,7 @@ def waits(place: Place) -> str:
 
 
 def bits(place: Place) -> str:
-    """Two processes train the same network to the same bits, and so does one that goes on from the other's
-    checkpoint.
-    """
+    """Two processes train the same network to the same bits, and so does one that continues from a checkpoint."""
     size, found = _size(place), dict[str, list[dict[str, Any]]]()
     for first in (True, False):
         if not first:
@@ -193,7 +191,7 @@ def bits(place: Place) -> str:
 
 
 def agreement(place: Place) -> str:
-    """Logits on the device are those of the CPU."""
+    """Logits on the device agree with those on the CPU."""
     place.need_gpu("the CPU is what others are compared with")
     largest = dict[str, float]()
 
@@ -207,7 +205,7 @@ def agreement(place: Place) -> str:
 
 
 def launches(place: Place) -> str:
-    """Kernels a step, and the share of a step's device time that the host needs to submit it."""
+    """Kernels per step, and the host's time to submit a step relative to its device time."""
     place.need_gpu("a CPU launches no kernels")
     parts = []
 
@@ -222,7 +220,7 @@ def launches(place: Place) -> str:
 
 
 def failures(place: Place) -> str:
-    """A run out of memory and one with an index outside get the right status, and the next run is unharmed."""
+    """Out of memory and an index out of range give the right status, and the next run works."""
     include = str(Path(__file__).with_name("faulty.py"))
     wanted = {"doctor-out-of-memory": "oom", "doctor-index-outside": "error", "doctor-healthy": "ok"}
     records, said = place.equibench(
@@ -233,7 +231,7 @@ def failures(place: Place) -> str:
 
 
 def calibrated(place: Place) -> str:
-    """A run of 10 device-seconds takes what its calibration in another process promised."""
+    """A run of 10 device-seconds agrees with its calibration in another process."""
     place.need_gpu("device-seconds of a CPU are no budget")
     return _timed_run(place, [place.device], 120)
 
@@ -257,7 +255,7 @@ def _timed_run(place: Place, names: list[str], limit_s: float) -> str:
 
 
 def load(place: Place) -> str:
-    """Under load the device keeps its speed; clocks, power and heat meanwhile."""
+    """The device keeps its speed under load; with clocks, power and temperature."""
     place.need_gpu("times of a CPU count nowhere")
     seconds = QUICK_LOAD_S if place.quick else LOAD_S
     found = place.ask("load_on", seconds + 60, seconds=seconds, uuid=place.facts["uuid"])
@@ -267,7 +265,7 @@ def load(place: Place) -> str:
     return words
 
 
-#: In the order in which they are done: what the others need comes first, then what one process can do.
+#: The checks in their order: first those that others need, then those that share one process.
 CHECKS = (
     Check("driver and build", "E", driver),
     Check("devices by UUID", "T", devices),

@@ -1,4 +1,4 @@
-"""A device under examination: the processes that checks ask, commands of equibench, and the time that is left."""
+"""An examined device: the worker processes of the checks, commands of equibench, and the remaining time."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ BOUND_S = 300.0
 
 
 class NotApplicable(Exception):
-    """There is nothing to check here; why."""
+    """There is nothing to check here; with the reason."""
 
 
 class LeftOut(Exception):
-    """A check was not done, or could not decide; why."""
+    """A check was not done, or could not decide; with the reason."""
 
 
 class Failed(Exception):
-    """A check has found something wrong; what."""
+    """A check failed; with the problem."""
 
 
 class Place:
-    """One device of this machine, and what its checks share.
+    """One device of this machine, with the state that its checks share.
 
     Args:
         device: ``cpu`` or ``cuda:<i>``.
-        devices: all CUDA devices that are to be busy at the same time.
+        devices: all CUDA devices that should be busy at the same time.
         quick: whether long checks are shortened.
-        explanation: torch's, where it sees no CUDA device.
+        explanation: torch's explanation if it sees no CUDA device.
         bound_s: seconds that all checks may take.
-        patience: how many times as long as usual each check may take, as on a machine whose cores are busy.
+        patience: factor for the time limits of all checks, for machines with busy cores.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Place:
             raise NotApplicable(why)
 
     def left(self, limit_s: float) -> float:
-        """The seconds that something may take which usually takes less than `limit_s`.
+        """The time limit of an operation that usually takes less than `limit_s`.
 
         Raises:
             LeftOut: the time of the whole examination is over.
@@ -100,7 +100,7 @@ class Place:
 
     @cached_property
     def company(self) -> dict[str, Any]:
-        """See `operations.company`, of a process that is alone on the device as far as this program goes."""
+        """See `operations.company`, for a process that is the only one of this program on the device."""
         uuid = self.facts["uuid"]
         self.leave()
         until = time.monotonic() + self.left(5)
@@ -109,10 +109,10 @@ class Place:
         return {**self.ask("company", 60, before_mib=before), "before_mib": before}
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        """The answer of a process that checks share; a new one where the last one has failed.
+        """The answer of the process that the checks share; if it has failed, a new process is started.
 
         Raises:
-            Unanswered: there is none within the limit.
+            Unanswered: there is no answer within the limit.
             LeftOut: the time of the whole examination is over.
         """
         if self._kept is None:
@@ -135,12 +135,12 @@ class Place:
             self._kept = None
 
     def equibench(self, *arguments: str, limit_s: float) -> tuple[list[RunRecord], str]:
-        """Runs of a command line, in a results folder of its own: the records, and what it said on standard error.
+        """Run a command in a new results folder; return the records and its standard error.
 
-        Nothing else of this program is on the device meanwhile.
+        No other process of this program uses the device at that time.
 
         Raises:
-            Unanswered: it took longer than it may.
+            Unanswered: the command exceeded its time limit.
             LeftOut: the time of the whole examination is over.
         """
         self.leave()
@@ -155,7 +155,7 @@ class Place:
         try:
             _, said = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            process.terminate()  # it ends its runs in order
+            process.terminate()  # it ends its runs properly
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=15)
             process.kill()

@@ -16,10 +16,10 @@ from .process import Process, Unanswered
 
 
 def devices_of(device: str) -> tuple[list[str], str]:
-    """The devices that ``--device`` names, each once, and why torch sees no GPU, where it sees none.
+    """The devices in ``--device``, each once, and the reason if torch sees no GPU.
 
     Raises:
-        UserError: one is not there, or cannot be used; with torch's own explanation.
+        UserError: a device does not exist, or cannot be used; with torch's explanation.
     """
     with Process("cpu") as process:
         try:
@@ -40,13 +40,13 @@ def examine(
     explanation: str = "",
     told: Callable[[Finding], None] = lambda _: None,
 ) -> Report:
-    """Do all checks on a device; arguments as of `Place`.
+    """Do all checks on a device; arguments as for `Place`.
 
     Args:
-        told: hears every finding as soon as it is there.
+        told: called with every finding at once.
 
     Raises:
-        UserError: not even the device's name can be asked for.
+        UserError: the device does not even give its name.
     """
     started = right_now()
     with quiet_end(), Place(device, devices, quick, data_root, explanation) as place:

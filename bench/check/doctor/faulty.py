@@ -8,14 +8,14 @@ from torch import nn
 
 
 class _Net(nn.Module):
-    """One convolution; does in the training what `how` says."""
+    """One convolution; `how` determines the failure in training."""
 
     def __init__(self, channels: int, classes: int, width: int, how: str) -> None:
         super().__init__()
         self.convolution, self.head, self.how = nn.Conv2d(channels, width, 5), nn.Linear(width, classes), how
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # Not while it is only looked at, with two images on the CPU.
+        # Not during inspection with two images on the CPU.
         if self.training and len(images) > 3:
             if self.how == "memory":
                 _fill_memory(images.device)
@@ -25,19 +25,19 @@ class _Net(nn.Module):
 
 
 def _fill_memory(device: torch.device) -> None:
-    """Ask for more memory than there is."""
+    """Allocate more memory than the device has."""
     size = 2**62 if device.type == "cpu" else 4 * torch.cuda.get_device_properties(device).total_memory
     torch.empty(size, dtype=torch.uint8, device=device)
 
 
 def _index_outside(device: torch.device) -> None:
-    """Read beyond the end of a tensor: an assertion on a GPU, after which its process cannot use it any more."""
+    """Read beyond the end of a tensor. On a GPU this is an assertion, and the process cannot use the GPU any more."""
     torch.arange(4, device=device)[torch.full((1,), 10**6, device=device)]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-# The wider ones have more operations, and so are run before the one that must not be harmed.
+# The wider networks have more operations, so they run before the healthy one.
 @register_model("doctor-out-of-memory", group="none", invariant="none", source="made up")
 def out_of_memory(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return _Net(in_channels, num_classes, 24, "memory")

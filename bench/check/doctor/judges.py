@@ -1,7 +1,7 @@
-"""How the doctor judges what was measured: from plain numbers, so that tests can give wrong ones.
+"""The doctor's judgements of measurements. The arguments are plain numbers, so tests can pass wrong ones.
 
-A judge says in words what was measured, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…`
-return what is wrong, empty if nothing is.
+A judge returns the measurement as text, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…`
+return the problem; empty if there is none.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from ...records.record import LAUNCH_BOUND, RunRecord
 from ...tools.driver import SLOWDOWNS
 from .device import Failed, LeftOut, NotApplicable
 
-#: How far the device's clock may be from the host's on a kernel of a second.
+#: Largest relative difference between the device's and the host's clock for a kernel of one second.
 CLOCK = 0.005
-#: Half of what TF32 makes of 1 + 2^-12, which it rounds to 1.
+#: Half of the rounding error of TF32 for 1 + 2^-12, which it rounds to 1.
 ROUNDED = 2.0**-13
-#: Device-seconds of the run that is held against its calibration, and how far it may be from them.
+#: Device-seconds of the run for comparison with its calibration, and the largest relative difference.
 RUN_S, RUN_SHARE = 10, 0.01
-#: Model of that run: of the fast ones, whose step time the host disturbs most.
+#: Model of that run: a fast one, because the host affects its step time most.
 RUN_MODEL = "p4cnn"
-#: How far the speed under load may fall.
+#: Largest relative loss of speed under load.
 SLOWER = 0.03
-#: The power limit lowers the clock as long as it is set, on every run alike; the other reasons come and go.
+#: The power limit lowers the clock of all runs alike; the other reasons change during runs.
 POWER_CAP = "power cap"
 
 
 def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
     """Why a build of torch has no kernels for a GPU; empty if it has.
 
-    Binary code runs on its own major capability from its minor one on; ``compute_XY`` is translated for all that is
-    newer.
+    Binary code runs on GPUs with the same major capability and the same or a higher minor one; ``compute_XY`` is
+    compiled for all newer GPUs.
     """
     major, minor = capability
     for name in built_for:
@@ -59,11 +59,11 @@ def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
 
 
 def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
-    """Judge who else is on a GPU, by the rule that runs are judged by.
+    """Judge which other processes are on a GPU, by the same rule as for runs.
 
     Args:
-        others, unknown: as of `gpu_processes.Company`, while a process of ours holds memory there.
-        before_mib: memory in use while nothing of ours was there; None is unknown.
+        others, unknown: as in `gpu_processes.Company`, while a process of ours holds memory there.
+        before_mib: memory in use before our process started; None means unknown.
     """
     if others:
         raise Failed(others)
@@ -73,7 +73,7 @@ def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
 
 
 def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float) -> str:
-    """Judge a kernel that waits for so many cycles: two clocks must agree, and submitting it must not wait for it."""
+    """Judge a kernel that waits for a number of cycles: both clocks must agree, and submitting it must not block."""
     if device_s <= 0:
         raise Failed(f"by its events a kernel of {cycles:,} cycles took no time: they are not on its device")
     if abs(device_s / host_s - 1) > CLOCK:
@@ -104,8 +104,8 @@ def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
 
 
 def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[str, Any]) -> str:
-    """What is wrong with three trainings of one network, of which the last went on from half of the first; empty if
-    nothing.
+    """The problem of three trainings of one network; the last one continued from half of the first. Empty if there is
+    none.
     """
     if not once["finite"]:
         return "weights that are no numbers"
@@ -115,7 +115,7 @@ def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[st
 
 
 def judge_pace(host_s: float, device_s: float, kernels: list[int]) -> tuple[str, str]:
-    """What is wrong with a step, and its pace in words."""
+    """The problem of a step (empty if there is none), and its speed as text."""
     if device_s <= 0:
         return "by its events a step takes no time", ""
     if len(set(kernels)) > 1:
@@ -138,7 +138,7 @@ def judge_failures(wanted: dict[str, str], found: dict[str, tuple[str, str]], sa
 
 
 def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
-    """Judge runs of `RUN_S` device-seconds, one on each device: all are ok, and near to their budget."""
+    """Judge runs of `RUN_S` device-seconds, one on each device: all must be ok and close to their budget."""
     parts = []
     for record in sorted(records, key=lambda r: r.spec.seed):
         if record.status != "ok" or record.results is None:
@@ -156,7 +156,7 @@ def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
 
 
 def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]]) -> str:
-    """Judge the times of equal blocks of work in their order, and what the driver said meanwhile."""
+    """Judge the times of equal blocks of work in their order, and the driver's reports during them."""
     if len(blocks) < 6 or min(blocks) <= 0:
         raise Failed(f"of the blocks of work {len(blocks)} were timed, the shortest {min(blocks, default=0):.3f} s")
     third = len(blocks) // 3

@@ -1,4 +1,4 @@
-"""What the doctor's processes do on a device, one function a request; each returns what JSON can hold."""
+"""The operations of the doctor's processes on a device: one function per request, with a JSON-compatible result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOAD_SIDE = {"cuda": 8192, "cpu": 512}
 
 
 class Device:
-    """The device of this process, and what its requests share."""
+    """The device of this process, with the state that its requests share."""
 
     def __init__(self, job: Examination) -> None:
         self.name, self.device, self.data_root = job.device, torch.device(job.device), job.data_root
@@ -44,12 +44,12 @@ class Device:
         return self.device.type == "cuda"
 
     def wait(self) -> None:
-        """Until the device has done all that it was given."""
+        """Wait until the device has finished all work."""
         if self.is_gpu:
             torch.cuda.synchronize(self.device)
 
     def prepared(self, model: str, steps: int, batch: int | None) -> tuple[RunSpec, Loaded, nn.Module]:
-        """Spec, data and a fresh network of a run on the embedded digits."""
+        """Spec, data and a new network of a run on the embedded digits."""
         suite = find_suite("smoke").model_copy(update={"models": [model], "reference_model": None})
         spec = plan(suite)[0]
         recipe = spec.recipe if batch is None else spec.recipe.model_copy(update={"batch": batch})
@@ -61,14 +61,14 @@ class Device:
 
 
 def serve(job: Examination, events: Events, requests: TextIO) -> None:
-    """Answer the requests on standard input until it closes. What raises is an answer too."""
+    """Answer the requests on standard input until it closes. An exception is an answer too."""
     begin(job.device, "strict", job.threads)
     here = Device(job)
     for line in requests:
         arguments = json.loads(line)
         try:
             answer = OPERATIONS[arguments.pop("do")](here, **arguments)
-        except Exception as error:  # a broken device may raise anything; the doctor says what
+        except Exception as error:  # a broken device may raise anything; the doctor reports it
             traceback.print_exc()
             events.send("raised", reason=raised(error))
         else:
@@ -81,7 +81,7 @@ def gpus(here: Device) -> dict[str, Any]:
 
 
 def facts(here: Device) -> dict[str, Any]:
-    """Hardware and versions as records have them, all devices with their UUID, and what this torch was built for."""
+    """Hardware and versions as in records, all devices with their UUID, and the GPUs that this torch is built for."""
     found: dict[str, Any] = {"hardware": hardware(here.name), "versions": versions(), "torch": torch.__version__}
     found |= {"devices": usable().uuids, "uuid": ""}
     if here.is_gpu:
@@ -95,11 +95,11 @@ def facts(here: Device) -> dict[str, Any]:
 
 
 def company(here: Device, before_mib: float | None = None) -> dict[str, Any]:
-    """While this process holds memory: what `gpu_processes.judge` says of its GPU, and on which GPUs the driver names
-    it, by UUID.
+    """The result of `gpu_processes.judge` while this process holds memory, and the UUIDs of the GPUs where the driver
+    lists it.
 
     Args:
-        before_mib: memory in use there before this process began; None is unknown.
+        before_mib: memory in use there before this process began; None means unknown.
     """
     uuid = uuid_of(here.name)
     held = torch.ones(1 << 20, device=here.device)
@@ -112,14 +112,14 @@ def company(here: Device, before_mib: float | None = None) -> dict[str, Any]:
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:
-    """A kernel that waits for so many cycles of the device: its time by the device's clock, and by the host's.
+    """A kernel that waits for a number of device cycles: its time by the device's clock and by the host's.
 
     Args:
-        seconds: that it shall take, about.
+        seconds: approximate duration.
     """
     device_clock = clock_for(here.name)
     cycles = 20_000_000
-    for _ in range(3):  # the first lets the clock rise
+    for _ in range(3):  # the first one raises the clock rate
         start = device_clock.mark()
         torch.cuda._sleep(cycles)
         took = device_clock.seconds(start, device_clock.mark())
@@ -134,9 +134,9 @@ def clock(here: Device, seconds: float) -> dict[str, Any]:
 
 
 def rounding(here: Device) -> dict[str, Any]:
-    """How far 1 + 2^-12 is from itself after a product and a convolution with one, under ``strict`` and ``fast``.
+    """Rounding errors of 1 + 2^-12 after a product and a convolution with one, under ``strict`` and ``fast``.
 
-    TF32 keeps 10 bits behind the point, so that it makes 1 of it; float32 keeps 23.
+    TF32 keeps 10 fraction bits, so it rounds this number to 1; float32 keeps 23.
     """
     found = {}
     value = 1 + 2.0**-12
@@ -154,10 +154,10 @@ def rounding(here: Device) -> dict[str, Any]:
 
 
 def waits(here: Device, model: str, steps: int, batch: int | None = None) -> dict[str, Any]:
-    """What waits for the device within training steps, in torch's words; empty if nothing does."""
+    """Operations that wait for the device within training steps, as torch reports them; empty if there are none."""
     spec, loaded, network = here.prepared(model, steps + 1, batch)
     optimizer = optimizer_for(network.train(), spec.recipe)
-    # Tables and the order of the epoch are copied to the device once, not in every step.
+    # Tables and the order of the epoch are copied to the device once, before the steps.
     train_step(network, optimizer, *loaded.batches(0), spec.profile)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -172,7 +172,7 @@ def waits(here: Device, model: str, steps: int, batch: int | None = None) -> dic
 
 
 class _Halfway:
-    """A keeper that writes the state after some steps, or begins with one that was written."""
+    """A keeper that writes the state after some steps, or starts from a written state."""
 
     def __init__(self, keep: str | None, at: int, begin: str | None) -> None:
         self._keep, self._at, self._begin = keep, at, begin
@@ -197,8 +197,8 @@ def train_bits(
     """Train a fresh network; the digest of its weights.
 
     Args:
-        keep: file that gets the state after half of the steps.
-        begin: such a file, from which the second half is trained.
+        keep: file for the state after half of the steps.
+        begin: such a file; only the second half is trained.
     """
     spec, loaded, network = here.prepared(model, steps, batch)
     keeper = _Halfway(keep, steps // 2, begin)
@@ -208,7 +208,7 @@ def train_bits(
 
 
 def compare_logits(here: Device, model: str, images: int) -> dict[str, Any]:
-    """Logits of a fresh network on test images, on the device and on the CPU: largest difference and largest logit."""
+    """Logits of a new network on test images, on the device and on the CPU: largest difference and largest logit."""
     _, loaded, network = here.prepared(model, 1, None)
     batch = loaded.balanced_test_images(images)
     there = logits(network, loaded.normalise(batch), lambda x: x).cpu()
@@ -217,9 +217,7 @@ def compare_logits(here: Device, model: str, images: int) -> dict[str, Any]:
 
 
 def pace(here: Device, model: str, steps: int, batch: int | None = None) -> dict[str, Any]:
-    """Host time to submit training steps, device time that they take, and kernels of each step (where they can be
-    counted).
-    """
+    """Host time to submit training steps, their device time, and kernels per step (if they can be counted)."""
     spec, loaded, network = here.prepared(model, 3 * steps, batch)
     optimizer, device_clock = optimizer_for(network.train(), spec.recipe), clock_for(here.name)
     count = iter(range(10**9))
@@ -257,10 +255,10 @@ def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
 
 
 def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
-    """Products of large matrices for so long: the device-seconds of each block of about a second, and what the driver
-    says.
+    """Products of large matrices for a time: the device-seconds of each block of about a second, and the driver's
+    reports.
 
-    The driver is asked while the next block is waiting, so that the device never is.
+    The driver is asked while the next block is queued, so the device is always busy.
     """
     side, device_clock = LOAD_SIDE[here.device.type], clock_for(here.name)
     a, b = (torch.randn(side, side, device=here.device) / side**0.5 for _ in range(2))
@@ -292,7 +290,7 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
     }
 
 
-#: What a process can be asked for. Functions of `here` and of what the request says.
+#: The possible requests: functions of `here` and the arguments of the request.
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f for f in (gpus, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
 }

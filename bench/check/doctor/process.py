@@ -1,4 +1,4 @@
-"""Processes that the doctor asks: each started as the process of a run is, and bounded in time."""
+"""The doctor's worker processes: started like the process of a run, with a time limit."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ...training.job import Examination
 
 
 class Unanswered(RuntimeError):
-    """A process raised, ended or was silent instead of giving an answer."""
+    """A process raised an exception, ended, or gave no answer in time."""
 
 
 class Process:
-    """A fresh process on one device that does what it is asked, see `operations`.
+    """A new process on one device that answers requests, see `operations`.
 
     Args:
-        device: as torch names it.
-        also: variables of its environment beside those of a run's process.
+        device: torch's name of the device.
+        also: additional environment variables.
     """
 
     def __init__(self, device: str, data_root: str | None = None, also: Mapping[str, str] | None = None) -> None:
@@ -51,10 +51,10 @@ class Process:
         """The answer to a request.
 
         Raises:
-            Unanswered: there is none after `limit_s` seconds, or never.
+            Unanswered: there is no answer within `limit_s` seconds.
         """
         assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # it has ended; its silence says so
+        with suppress(OSError, ValueError):  # it has ended; the missing answer shows it
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
         try:

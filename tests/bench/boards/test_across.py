@@ -115,10 +115,13 @@ def test_where_the_best_has_no_error_it_has_0_and_every_other_100() -> None:
     [
         ([], "none of these boards has a table"),
         ([side("a", {"m0": 1.0, "m1": 2.0})], "a is one; equibench leaderboard a shows it"),
-        ([side("a", {"m0": 1.0}), side("b", {"m1": 2.0})], "share no model cannot be summed up: .* on all of a, b"),
+        (
+            [side("a", {"m0": 1.0}), side("b", {"m1": 2.0})],
+            "without a common model cannot be combined: .* on all of a, b",
+        ),
         (
             [side("a", {"m0": 1.0, "m1": 2.0}), side("b", {"m0": 2.0, "m2": 3.0})],
-            "share no model .* no model but the reference m0",
+            "without a common model .* only the reference m0",
         ),
         (
             [side("a", {"m0": 1.0, "m1": 2.0}, protocol=1), side("b", {"m0": 1.0, "m1": 2.0})],

@@ -94,24 +94,24 @@ def test_no_recipe_can_be_called_like_a_number_of_images() -> None:
     [
         (
             {"train_images": [100, 3001]},
-            r"train_images 3,001: data set 'digits-rot' has 3,000 training images \(fit train\); take at most",
+            r"train_images 3,001: data set 'digits-rot' has 3,000 training images \(fit train\); use at most",
         ),
         (
             {"train_images": [9, 100]},
             "train_images 9: data set 'digits-rot' has 10 classes; take at least one image of each",
         ),
         ({"train_images": []}, "'train_images' is an empty list"),
-        ({"train_images": [100, 100]}, "'train_images' says 100 twice"),
+        ({"train_images": [100, 100]}, "'train_images' has 100 twice"),
         ({"train_images": [0, 100]}, "'train_images'"),
         ({"train_images": [100.5]}, "'train_images'"),
         ({"train_images": "100"}, "'train_images'"),
-        ({"train_images": list(range(100, 201))}, "101 points, where a family has 100 at the most"),
-        ({"budget": ["e2", "e2"]}, "'budget' says 'e2' twice"),
-        ({"budget": ["e2", "e"]}, "'e' is no budget"),
+        ({"train_images": list(range(100, 201))}, "101 points; a family can have at most 100"),
+        ({"budget": ["e2", "e2"]}, "'budget' has 'e2' twice"),
+        ({"budget": ["e2", "e"]}, "'e' is not a budget"),
         ({"budget": "n5"}, "less than one batch"),
-        ({"budget": "n0"}, "empty; examples are above zero"),
-        ({"budget": "n05"}, "is no budget; write e<epochs>"),
-        ({"budget": "n2.5"}, "is no budget"),
+        ({"budget": "n0"}, "zero; give more"),
+        ({"budget": "n05"}, "is not a budget; write e<epochs>"),
+        ({"budget": "n2.5"}, "is not a budget"),
         ({"budget": "n2000000000000"}, "more than 1,000,000,000,000 examples"),
     ],
 )
@@ -122,7 +122,7 @@ def test_what_is_wrong_with_any_point_is_said_in_one_sentence(changes: dict[str,
 
 
 def test_where_one_board_is_wanted_a_family_is_refused() -> None:
-    with pytest.raises(UserError, match="'train_images' is a list, so that this is a family of boards"):
+    with pytest.raises(UserError, match="'train_images' is a list, so this is a family of boards"):
         find_suite("mnist-rot-gen-data")
     with pytest.raises(UserError, match="'budget' is a list"):
         parse_suite("s", 'dataset = "digits-rot"\nbudget = ["e2", "e3"]\nmodels = ["p4cnn"]\n', "here")
@@ -225,7 +225,7 @@ def record_of(spec: RunSpec, accuracy: float, **changes: object) -> RunRecord:
 def test_a_record_that_trained_on_other_images_or_examples_is_refused() -> None:
     spec = plan(family()[0])[0]
     assert record_of(spec, 90.0).spec.train_images == 100
-    with pytest.raises(ValueError, match="'train_images' is 3,000 where the spec says 100"):
+    with pytest.raises(ValueError, match="'train_images' is 3,000, but the spec says 100"):
         record_of(spec, 90.0, train_images=3000)
     with pytest.raises(ValueError, match="budget 'n6000' of 100 images in batches of"):
         record_of(spec.model_copy(update={"steps": spec.steps + 1}), 90.0)
@@ -275,7 +275,7 @@ def test_the_table_has_models_by_points_and_the_slope(tmp_path: Path) -> None:
             == first[found.label(point)]
         )
     text = family_text(found)
-    assert "z2cnn-22: no slope, since an error is 0 (at 3,000), which has no logarithm" in text
+    assert "z2cnn-22: no slope, because an error is 0 (at 3,000), which has no logarithm" in text
     assert re.search(r"95 % interval over new seeds[;,. ]", text)
 
 

@@ -144,12 +144,12 @@ def test_a_claim_that_one_run_alone_breaks_is_quoted_with_that_run(tmp_path: Pat
     records = (_seeded(_claiming("C4", 1e-7, 2e-4 if seed == 7 else 1e-7), seed) for seed in range(8))
     board = _put(tmp_path, *records)
     (note,) = [n for n in board_notes(board, board.frame) if "contradict" in n]
-    assert "3e-05 after training in the mean, and by 2e-04 in one run" in note
+    assert "3e-05 after training on average, and by 2e-04 in one run" in note
 
 
 #: Columns, and words that only their legend has.
 LEGENDS = {
-    "MFLOPs": "of an image's forward pass", "C4 error": "quarter turns", "rotation error": "15 to 75 degrees",
+    "MFLOPs": "forward pass of one image", "C4 error": "quarter turns", "rotation error": "15 to 75 degrees",
     "step ms": "step ms", "test acc %": "test acc:",
 }  # fmt: skip
 

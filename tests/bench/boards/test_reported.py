@@ -85,7 +85,7 @@ def test_wrong_columns_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.csv cannot be read"):
         read_reported(tmp_path / "nowhere.csv")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(UserError, match="is no table"):
+    with pytest.raises(UserError, match="is not a table"):
         read_reported(tmp_path / "empty.csv")
 
 

@@ -155,7 +155,7 @@ def sized(record, **changes):
     [
         ({"parameters": 482}, "482 and 25,000 parameters"),
         ({"buffers": 11}, "10 and 11 buffers"),
-        ({"flops_per_image": 5, "buffers": 0}, "0 and 10 buffers; of 5 and 1,000,000 FLOPs an image"),
+        ({"flops_per_image": 5, "buffers": 0}, "0 and 10 buffers; with 5 and 1,000,000 FLOPs an image"),
     ],
 )
 def test_no_mean_is_over_different_networks(tmp_path: Path, change: dict[str, int], said: str) -> None:
@@ -165,7 +165,7 @@ def test_no_mean_is_over_different_networks(tmp_path: Path, change: dict[str, in
     assert board.values == {"another": {0: 80.0, 1: 80.0}} and board.ranks.get("made-up") is None
     rows = model_rows(board).set_index("model")
     row = rows.loc["made-up"]
-    assert row["status"] == "error" and f"the runs of made-up are of different networks, of {said}" in row["reason"]
+    assert row["status"] == "error" and f"the runs of made-up are of different networks, with {said}" in row["reason"]
     measured = [
         c for c in rows.columns if c.startswith(("test_", "val_", "eq_", "train_s", "step_", "param", "flops", "diff"))
     ]
@@ -194,10 +194,10 @@ def test_a_board_names_what_its_runs_mix_and_nothing_else(tmp_path: Path) -> Non
     two = {**one, "commit": "b" * 40, "harness_hash": "2" * 16, "versions": {"torch": "2.10"}}
     gpu = {"device": "cuda:0", "cpu": "Xeon", "hardware_key": "H100; 80 GiB"}
     put(tmp_path, with_provenance(made.record(seed=0), **one), with_provenance(made.record(seed=1), **one))
-    assert "the runs mix" not in board_table(load_board(tmp_path, BOARD))
+    assert "the runs have" not in board_table(load_board(tmp_path, BOARD))
     put(tmp_path, with_provenance(made.record(seed=2), **two))
     (note,) = [
-        line for line in board_table(load_board(tmp_path, BOARD)).splitlines() if line.startswith("the runs mix")
+        line for line in board_table(load_board(tmp_path, BOARD)).splitlines() if line.startswith("the runs have")
     ]
     assert "2 commits (aaaaaaa, bbbbbbb), 2 harness hashes (1111111, 2222222), 2 versions of torch (2.10, 2.9):" in note
     assert "processors" not in note
@@ -282,8 +282,8 @@ def test_several_versions_of_torch_and_broken_claims_are_said(tmp_path: Path) ->
         put(tmp_path, with_provenance(made.record(90.0, seed=seed), versions={"torch": version}, registered=facts))
     put(tmp_path, with_provenance(made.record(80.0, model="honest"), registered={**facts, "invariant": "none"}))
     text = board_table(load_board(tmp_path, BOARD))
-    assert "the runs mix 2 versions of torch (2.11.0, 2.12.1)" in text
-    assert "made-up claims to be invariant under C4, which its runs contradict: its logits change by 0.5" in text
+    assert "the runs have 2 versions of torch (2.11.0, 2.12.1)" in text
+    assert "made-up claims to be invariant under C4, but its runs contradict this: its logits change by 0.5" in text
     assert "C4 (broken)" in text and "honest claims" not in text
 
 
@@ -450,11 +450,11 @@ def test_what_nobody_knows_of_the_company_of_timed_runs_is_said(tmp_path: Path) 
         board = load_board(root, record.spec.board)
         said.append(
             [
-                [n for n in notes if "to themselves" in n]
+                [n for n in notes if "with other processes" in n]
                 for notes in (_of_a_readme(board), board_table(board).splitlines())
             ]
         )
-    note = ["whether 1 run of 1 had their GPU to themselves is unknown"]
+    note = ["it is unknown whether 1 run of 1 shared the GPU with other processes"]
     assert said == [[[], []], [note, note], [note, note]]
     put(tmp_path, made.record(90.0))
     assert "to themselves" not in board_table(load_board(tmp_path, BOARD))

@@ -217,7 +217,7 @@ def test_what_depends_on_a_failure_is_skipped_with_its_reason_and_the_rest_is_lo
 ) -> None:
     found = look_at(model)
     left = {name: f.says for name, f in found.items() if f.status == "skip"}
-    assert left and set(left.values()) == {f"not looked at, since {cause!r} failed"}, left
+    assert left and set(left.values()) == {f"not checked, because {cause!r} failed"}, left
     assert {found[name].status for name in spared} == {"pass"}
 
 
@@ -594,7 +594,7 @@ def test_a_model_that_hangs_or_ends_its_process_fails_the_check_that_it_happened
     [
         (("z2cnn-2x",), "there is no model 'z2cnn-2x'"),
         (("z2cnn-22", "--dataset", "digits"), "digits-rot"),
-        (("z2cnn-22", "--budget", "5"), "'5' is no budget"),
+        (("z2cnn-22", "--budget", "5"), "'5' is not a budget"),
         (("z2cnn-22", "--deadline", "0"), "'--deadline': 0.0 is not in the range x>0"),
         (("z2cnn-22", "--include", "nothing.py"), "no such file"),
     ],

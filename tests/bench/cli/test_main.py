@@ -24,7 +24,7 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         (("run", "quickstrt"), "did you mean 'quickstart'"),
         (("run", "nowhere.toml"), "no suite file"),
         (("run",), "name a suite"),
-        (("run", "quickstart", "--budget", "5"), "'5' is no budget"),
+        (("run", "quickstart", "--budget", "5"), "'5' is not a budget"),
         (("run", "quickstart", "--budget", "e0"), "empty"),
         (("run", "quickstart", "--seeds", "0"), "at least one seed"),
         (("run", "quickstart", "--seeds", "x"), "--seeds"),

@@ -128,7 +128,7 @@ def test_what_cannot_be_summed_up_is_refused(root: Path, arguments: tuple[str, .
 def test_boards_that_share_no_model_are_refused(tmp_path: Path) -> None:
     boards.fill(tmp_path, {"p4cnn": [90.0]})
     boards.fill(tmp_path, {"z2cnn": [90.0]}, dataset="mnist-rot")
-    with pytest.raises(UserError, match="share no model cannot be summed up"):
+    with pytest.raises(UserError, match="without a common model cannot be combined"):
         across(tmp_path)
 
 
@@ -176,6 +176,9 @@ def test_a_page_says_why_a_group_has_no_summary_and_goes_where_there_is_none(roo
     out = tmp_path / "site"
     boards.fill(root, {"sre-cnn": [90.0]}, dataset="mnist-rot-gen")
     publish(root, out, formats=("html",), jobs=1)
-    assert "share no model" in (out / "across.html").read_text() and "across.html" in (out / "index.html").read_text()
+    assert (
+        "without a common model" in (out / "across.html").read_text()
+        and "across.html" in (out / "index.html").read_text()
+    )
     publish(root, out, [BOARD], formats=("html",), jobs=1)
     assert not (out / "across.html").exists() and "across.html" not in (out / "index.html").read_text()

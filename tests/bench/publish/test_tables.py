@@ -44,7 +44,7 @@ def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Pat
     }
     brief = ". ".join(board_notes(board, board.frame, bold=True, brief=True))
     for text in (latex_page(board), markdown_page(board), brief):
-        assert text.count("Holm over 6 pairs); bold: 1 is among them") == 1
+        assert text.count("Holm over 6 pairs); bold: rank 1 is possible") == 1
     (rule,) = [n for n in board_notes(board, board.frame) if n.startswith("rank:")]
     assert rule.endswith("Holm over 6 pairs)"), "a terminal has no bold"
     assert re.findall(r"\\textbf\{([a-z][^}]*)\}", latex_page(board)) == ["p4cnn", "pdo-econv-p8"]
@@ -66,7 +66,7 @@ def test_notes_as_a_paragraph_begin_with_a_capital_and_write_names_as_they_are(t
     refresh(readme, tmp_path)
     for text in (readme.read_text(), latex_page(load_board(tmp_path, BOARD))):
         assert " sre-cnn: 3 of 3 runs diverged" in text and "Sre-cnn" not in text and "P4cnn" not in text
-        assert " Rank: the ranks" in text
+        assert " Rank: all ranks" in text
 
 
 def test_chosen_columns_of_a_readme_have_the_notes_that_they_need(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_chosen_columns_of_a_readme_have_the_notes_that_they_need(tmp_path: Path
         readme.write_text(f"<!-- equibench: {BOARD} columns={columns} -->\n<!-- /equibench -->\n")
         refresh(readme, tmp_path)
         text = readme.read_text()
-        assert ("**" in text, "bold: 1 is among them" in text) == (bold, bold)
-        assert ("± 95 % interval" in text, "Rank: the ranks" in text) == (half, rule)
+        assert ("**" in text, "bold: rank 1 is possible" in text) == (bold, bold)
+        assert ("± 95 % interval" in text, "Rank: all ranks" in text) == (half, rule)
 
 
 def test_two_seeds_make_nothing_bold(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_both_commands_give_the_same_table_for_a_paper(tmp_path: Path) -> None:
     assert head.count("&") <= 7 and all(word in head for word in ("Model", "Group", "Parameters", "Accuracy"))
     assert head.count("error") == 2 and "e-0" not in written
     caption = written.split(r"\caption")[1]
-    for defined in (r"$\pm$ 95 \% interval", "bold: 1 is among them", "Class:", "2 epochs of 3,000 images"):
+    for defined in (r"$\pm$ 95 \% interval", "bold: rank 1 is possible", "Class:", "2 epochs of 3,000 images"):
         assert defined in caption
 
 

@@ -87,7 +87,7 @@ def test_the_table_of_comparisons_says_what_it_could_show(root: Path) -> None:
 def test_ties_share_a_rank(root: Path) -> None:
     found = {r["model"]: (r["rank_low"], r["rank_high"]) for r in rows(root)}
     assert found == {"p4cnn": ("1", "2"), "pdo-econv-p8": ("1", "2"), "z2cnn-22": ("3", "3"), "wrn-10-b9": ("4", "4")}
-    assert shown(root).count("1–2 ") == 2 and "rank: the ranks that are possible" in shown(root)
+    assert shown(root).count("1–2 ") == 2 and "rank: all ranks that are possible" in shown(root)
 
 
 def test_json_carries_numbers_and_follows_the_filters(root: Path) -> None:

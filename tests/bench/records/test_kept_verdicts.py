@@ -87,7 +87,7 @@ def test_a_board_names_models_that_were_not_checked(tmp_path: Path) -> None:
     board = load_board(tmp_path, made.spec().board)
     assert board.frame.set_index("model")["checked"].to_dict() == {"a": YES, "b": NO, "c": "failed: seeds", "old": ""}
     notes = [line for line in board_table(board).splitlines() if "equibench check" in line]
-    assert notes == ["failed equibench check: c (seeds)", "never looked at by equibench check: b"]
+    assert notes == ["failed equibench check: c (seeds)", "not checked by equibench check: b"]
     # Whoever checks it afterwards has checked the same source.
     keep(tmp_path, verdict(("build", "pass"), model="b"))
     assert load_board(tmp_path, made.spec().board).frame.set_index("model").loc["b", "checked"] == YES
@@ -109,7 +109,7 @@ def test_a_run_records_what_the_check_said_of_its_source(tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "never looked at by equibench check: tiny" in run("1")
+    assert "not checked by equibench check: tiny" in run("1")
     done = equibench("check", "tiny", "--dataset", "bars", "--json")
     assert done.returncode == 1, "its source is no citation"
     assert "failed equibench check: tiny (citation" in run("2")

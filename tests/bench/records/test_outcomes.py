@@ -94,12 +94,12 @@ def test_wrong_files_are_refused_with_the_field(tmp_path: Path) -> None:
     far = distances.copy()
     far[7] = CLASSES + 1
     for fields, message in (
-        ({"distances": packed(distances[:-1])}, "'distances' holds 1,499 values for 1,500 images"),
-        ({"distances": packed(np.append(distances, 0))}, "'distances' holds more values for 1,500 images"),
-        ({"distances": packed(far)}, "'distances': 11 at image 7, where 0 to 10 are possible"),
-        ({"distances": "not base64!"}, "'distances' is no compressed base64"),
-        ({"distances": packed(np.zeros(IMAGES))}, "'distances': 100.0000 % are right, where the run's record says"),
-        ({"images": 1499}, "'images': 1,499, where the run's record has 1,500 test images"),
+        ({"distances": packed(distances[:-1])}, "'distances' has 1,499 values for 1,500 images"),
+        ({"distances": packed(np.append(distances, 0))}, "'distances' has more values for 1,500 images"),
+        ({"distances": packed(far)}, "'distances': 11 at image 7; 0 to 10 are possible"),
+        ({"distances": "not base64!"}, "'distances' is not compressed base64"),
+        ({"distances": packed(np.zeros(IMAGES))}, "'distances': 100.0000 % are right, but the run's record says"),
+        ({"images": 1499}, "'images': 1,499, but the run's record has 1,500 test images"),
         ({"classes": 1}, "'classes'"),
         ({"surprise": 1}, "unknown key 'surprise'"),
     ):
@@ -153,7 +153,7 @@ def test_a_board_shows_intervals_over_seeds_and_images_and_says_whose_outcomes_a
         frame.loc["old", "test_acc_ci95_over"] == "seeds"
         and frame.loc["better", "test_acc_ci95_over"] == "seeds and images"
     )
-    assert "outcomes by image of old were not kept, so that their ± is over new seeds alone" in board_table(board)
+    assert "predictions of old are not recorded, so their ± is over new seeds alone" in board_table(board)
 
 
 def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Pat
     write_record(tmp_path, made.record(90.0, model="old"))
     assert load_board(tmp_path, BOARD).agreement("made-up", "old") is None
     old = run_card(made.record(90.0, model="old").run_id, str(tmp_path))
-    assert "has kept no outcomes by image" in run_text(old)
+    assert "has no recorded predictions" in run_text(old)
 
 
 def test_outcomes_of_other_data_are_not_paired_by_image(tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_a_run_that_diverged_voids_intervals_and_shows_the_values(tmp_path: Path
     text = board_table(board)
     assert (
         "10.00, 92.00, 93.00" in text
-        and "made-up: 1 of 3 runs diverged, which counts as chance level: no normal interval" in text
+        and "made-up: 1 of 3 runs diverged, which counts as chance level: there is no valid interval" in text
     )

@@ -87,7 +87,7 @@ def test_unknown_and_missing_fields_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="drawn"):
         read_sidecar(path)
     path.rename(sidecar_folder(tmp_path, made.spec().board) / "note.json")
-    with pytest.raises(UserError, match="is called"):
+    with pytest.raises(UserError, match="the name of a sidecar is"):
         read_sidecar(sidecar_folder(tmp_path, made.spec().board) / "note.json")
 
 

@@ -130,7 +130,7 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     (work / "nets" / "my net.py").write_text(TINY.read_text().replace('"tiny"', '"pasted"'))
     put(work / "its results", sourced(made.record(model="pasted"), OLD))
     equibench = f"{shlex.quote(sys.executable)} -m equibench.bench.cli"
-    (again,) = re.findall(r"to run the others again: equibench (.*)", _note(work))
+    (again,) = re.findall(r"to repeat the others: equibench (.*)", _note(work))
     assert shlex.split(again) == ["refresh", BOARD, "--include", "nets/my net.py", "--results", "its results"]
     done = subprocess.run(
         f"{equibench} {again} --dry-run", shell=True, cwd=work, capture_output=True, text=True, timeout=300

@@ -81,7 +81,7 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
     samples = drawn.board.samples
     for by_image, words in (
         ((), "new seeds;"),
-        (("p4cnn",), "new seeds, and images where outcomes were kept;"),
+        (("p4cnn",), "new seeds, and images if predictions are recorded;"),
         (tuple(samples), "new seeds and images;"),
     ):
         right = {
