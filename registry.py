@@ -40,7 +40,8 @@ from .scan import (
 __all__ = [
     "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
     "allows",
-    "build_model", "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
+    "build_model", "forget", "include", "nearest", "parse_shape",
+    "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -187,7 +188,7 @@ class Resolved:
 
     @property
     def samples(self) -> int:
-        """Passes that its logits are the mean of in evaluation; 0 where it is not random there."""
+        """Passes that its logits are the mean of in evaluation; 0 if it is not random there."""
         return int(str(self.get("evaluation")).partition(":")[2] or 0)
 
     @property
@@ -236,6 +237,11 @@ class Registry:
         if path not in self._included:
             self._included.append(path)
             self._entries = None
+
+    def forget(self, path: str | Path) -> None:
+        """Undo `include`; what was imported from the file stays as it is."""
+        self._included = [other for other in self._included if other != Path(path).resolve()]
+        self._entries = None
 
     @property
     def included(self) -> list[Path]:
@@ -308,7 +314,8 @@ class Registry:
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
-        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries)}")
+        own = "" if self._included else f"; --include FILE adds the {kind}s that a file of your own registers"
+        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries, f'equibench list {self.kind}s')}{own}")
 
     def _scan(self) -> Iterable[Entry]:
         for path in sorted((_ROOT / self.package).rglob("*.py")):
@@ -383,6 +390,12 @@ def include(paths: Iterable[str | Path]) -> None:
                 " level,"
                 " as docs/your-model.md shows"
             )
+
+
+def forget(path: str | Path) -> None:
+    """Undo `include` of one file."""
+    for registry in (MODELS, WRAPPERS, DATASETS):
+        registry.forget(path)
 
 
 def build_model(name: str, in_channels: int, num_classes: int, image_size: int) -> Any:

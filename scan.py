@@ -43,15 +43,19 @@ class UserError(Exception):
     """Something that the user gave is wrong; the message is one clear sentence, the exit code is 2."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that names what is closest to `name` among `known`, for the end of an error message."""
+def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+    """A clause that names what is closest to `name` among `known`, for the end of an error message.
+
+    Args:
+        listing: the command that shows all of them, where there is one.
+    """
     known, name = list(known), name[:LONGEST]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     if len(known) > 12:
-        return f"none of the {len(known)} known names is close; equibench list shows them"
+        return f"none of the {len(known)} known names is close" + (f"; {listing} shows them" if listing else "")
     return "known: " + ", ".join(sorted(known)) if known else "nothing is registered"
 
 
@@ -89,7 +93,7 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """What has to be installed for it first, in words; empty where it is."""
+        """What has to be installed for it first, in words; empty if it is."""
         package = self.fields.get("package")
         if not package or importlib.util.find_spec(package):
             return ""

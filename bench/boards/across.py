@@ -13,6 +13,7 @@ from statistics import fmean
 
 from ...registry import UserError
 from ..records.record import FINAL
+from ..tools.text import again
 from .board import Board
 from .notes import board_heading
 from .statistics import compare
@@ -29,12 +30,12 @@ class Entry:
 
     Attributes:
         accuracy: mean test accuracy in %; None without a result.
-        difference: mean of the paired differences to the reference, in points; 0 for the reference itself, None where
+        difference: mean of the paired differences to the reference, in points; 0 for the reference itself, None if
             there is none.
         interval: half-width of its 95 % interval; None below three seeds and where no normal interval holds.
         by_image: whether the interval is over new seeds and new test images, not over new seeds alone.
-        rank: lowest and highest possible rank among all models of the board; None where there is none.
-        missing: why there is no difference; empty where there is one.
+        rank: lowest and highest possible rank among all models of the board; None if there is none.
+        missing: why there is no difference; empty if there is one.
         remarks: what a reader of the figures must know: runs that diverged or failed.
         stale: whether runs of it are stale.
     """
@@ -208,11 +209,11 @@ def sum_up(boards: Iterable[Side]) -> Across:
         raise UserError(f"boards that share no model cannot be summed up: no model has a result on all of {names}")
     references = {side.reference for side in sides}
     if len(references) > 1 or None in references:
+        words = ["leaderboard", *(word for side in sides for word in ("--across", side.name))]
         named = _listed(f"{side.name}: {side.reference or 'none'}" for side in sides)
         raise UserError(
-            f"these boards have no common reference ({named}); equibench leaderboard --across PATTERN --against MODEL"
-            " chooses"
-            f" one; all of them have {_listed(sorted(shared))}"
+            f"these boards have no common reference ({named}); {again(*words, '--against', sorted(shared)[0])}"
+            f" chooses one; all of them have {_listed(sorted(shared))}"
         )
     reference = sides[0].reference or ""
     complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]

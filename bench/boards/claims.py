@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..records.record import EXACT, CorePoint, RunRecord
+from ..tools.text import error_text
 from .statistics import mean
 
 #: What a claim may be: groups that carry the square grid into itself.
@@ -29,7 +30,7 @@ def exact_part(claim: str) -> str:
 def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | None]:
     """Errors of a run under a claim, before and after training.
 
-    None where the run has not measured it: the model was registered with another then, its logits did not depend on the
+    None if the run has not measured it: the model was registered with another then, its logits did not depend on the
     input, or the record is of protocol 1, in which C4 and D4 alone were measured.
     """
     if record.results is None:
@@ -76,11 +77,13 @@ def is_broken(row: dict[str, Any]) -> bool:
 
 
 def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
-    """A sentence on each row whose claim its runs contradict, and on each that claims more than can be true."""
+    """A sentence on each row whose claim its runs contradict, and on each that claims more than can be true.
+
+    The errors quoted are those that tables show: means over the runs, each with its moment.
+    """
     notes = [
         f"{row['model']} claims to be invariant under {row['invariant']}, which its runs contradict: its logits"
-        " change by"
-        f" {row['eq_claimed_worst']:.2g} of the distance between those of two images"
+        f" change by {_quoted(row)} of the distance between those of two images"
         for row in rows
         if is_broken(row)
     ]
@@ -91,3 +94,13 @@ def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
         f" invariant under them, and its runs are measured under {exact_part(row['invariant'])}"
         for row in off
     ]
+
+
+def _quoted(row: dict[str, Any]) -> str:
+    """The errors under the claim, from the columns that tables show where they show that group."""
+    column = _ALWAYS.get(row["invariant"], "eq_claimed")
+    before, after = row[f"{column}_init"], row[column]
+    text = f"{error_text(before)} at initialisation and {error_text(after)} after training"
+    if max((e for e in (before, after) if e is not None and e == e), default=0.0) > EXACT:
+        return text
+    return f"{text} in the mean, and by {error_text(row['eq_claimed_worst'])} in one run,"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +17,12 @@ from ..tools.schema import visible
 from ..tools.text import command, some
 from .board import Board
 from .claims import claim_notes
+from .marks import with_mark
+from .repeats import repeat_notes
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def narrow_notes(board: Board, frame: pd.DataFrame) -> list[str]:
-    """The notes that a reader of `narrow_rows` needs."""
-    notes = [
-        *accuracy_notes(board, frame),
-        *rank_notes(board),
-        *detectable_note(board),
-        "group: of the layers",
-        "MFLOPs: of an image's forward pass",
-        "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under 15 to 75"
-        " degrees of closed-form images, after training; 0 is invariant",
-        *_uncounted(board, frame),
-        *_classes(board, frame),
-        *_launch_bound(board, frame, "" if board.chosen[0][0].spec.budget.kind == "E" else "device-seconds: "),
-        *_company(board),
-        *claim_notes(board.rows_of(frame)),
-        *board.mixed.values(),
-    ]
-    if board.refused:
-        notes.append(f"{some(len(board.refused), 'file')} among the records refused and not in the table")
-    return notes
 
 
 def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
@@ -155,46 +135,98 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def board_notes(board: Board, frame: pd.DataFrame, here: bool = False, bold: bool = False) -> list[str]:
-    """The sentences that a reader of the table needs.
+def board_notes(
+    board: Board,
+    frame: pd.DataFrame,
+    here: bool = False,
+    bold: bool = False,
+    columns: Collection[str] | None = None,
+    brief: bool = False,
+) -> list[str]:
+    """The sentences that a reader of a table needs: a legend of its columns, then what is to be known of its rows.
 
     Args:
         here: the reader is at this machine, so that commands may name its folders.
         bold: whether the table has models in bold.
+        columns: headings that the table shows; all of the usual table without.
+        brief: for a README or a caption: errors are shown after training alone, and how the runs were made is left out.
     """
-    notes = [
-        *accuracy_notes(board, frame),
-        *rank_notes(board, bold),
-        *detectable_note(board),
-        "C4 error, rotation error: relative change of the logits under quarter turns of real images, and under"
-        " 15 to 75 degrees of closed-form images; at initialisation → after training; 0 is invariant",
+    rows = board.rows_of(frame)
+
+    def shows(*headings: str) -> bool:
+        return columns is None or any(h in columns for h in headings)
+
+    notes = accuracy_notes(board, frame) if shows("test acc %") else []
+    notes += rank_notes(board, bold) if shows("rank") or bold else []
+    notes += detectable_note(board) if shows("test acc %") else []
+    notes += ["group: of the layers"] if columns is not None and shows("group") else []
+    notes += ["MFLOPs: of an image's forward pass"] if shows("MFLOPs") else []
+    notes += _error_legend([e for e in ("C4 error", "rotation error") if shows(e)], brief)
+    notes += _uncounted(board, frame) if shows("MFLOPs") else []
+    notes += _classes(board, frame) if shows("parameters") else []
+    times = [heading for heading in ("step ms", "train s") if shows(heading)]
+    notes += _shared(board, rows, times)
+    timed = board.chosen[0][0].spec.budget.kind == "T"
+    notes += _launch_bound(
+        board, frame, "step ms (*): " if shows("step ms") else "device-seconds: " if timed or times else ""
+    )
+    notes += _company(board) + claim_notes(rows) + checked_notes(rows) + repeat_notes(board)
+    notes += _stale(board, with_mark(rows, "stale"), here)
+    if brief:
+        refused = some(len(board.refused), "file")
+        more = [f"{refused} among the records refused and not in the table"] if board.refused else []
+        return [*notes, *board.mixed.values(), *more]
+    notes += [f"{row['model']}: {row['reason']}" for row in rows if row["reason"]]
+    return notes + _of_records(board) + _refused(board)
+
+
+def _error_legend(errors: list[str], after: bool) -> list[str]:
+    """What the columns of errors show, of those that are there."""
+    if not errors:
+        return []
+    of = {"C4 error": "quarter turns of real images", "rotation error": "15 to 75 degrees of closed-form images"}
+    what = ", and under ".join(of[e] for e in errors)
+    moment = ", after training" if after else "; at initialisation → after training"
+    return [f"{', '.join(errors)}: relative change of the logits under {what}{moment}; 0 is invariant"]
+
+
+def _shared(board: Board, rows: list[dict[str, Any]], times: list[str]) -> list[str]:
+    """Why some times are not shown; nothing where no time is, or no run shared a device."""
+    shared = [r for row in rows for r, _ in board.runs[row["model"]] if r.runs_on_device > 1]
+    if not shared or not times:
+        return []
+    return [
+        f"{', '.join(times)}: without {some(len(shared), 'run')} that shared a device, up to"
+        f" {max(r.runs_on_device for r in shared)} at a time, whose times are no measure of a model"
     ]
-    notes += _uncounted(board, frame) + _classes(board, frame)
-    shared = [record for record, _ in board.chosen if record.runs_on_device > 1]
-    if shared:
-        notes.append(
-            f"step ms, train s: without {some(len(shared), 'run')} that shared a device, up to"
-            f" {max(r.runs_on_device for r in shared)} at a"
-            " time, whose times are no measure of a model"
-        )
-    notes += _launch_bound(board, frame) + _company(board)
-    notes += claim_notes(board.rows_of(frame)) + checked_notes(board.rows_of(frame)) + _mixture(board)
+
+
+def _stale(board: Board, stale: list[str], here: bool) -> list[str]:
+    """Which rows are stale, and what runs them again."""
+    if not stale:
+        return []
+    return [
+        f"stale (source, data or recipe changed since): {_listed(stale)}; a row's figures are of its current runs,"
+        f" where there are any; to run the others again: {refresh_command(board, stale, here)}"
+    ]
+
+
+def _of_records(board: Board) -> list[str]:
+    """What is known of all runs together: how they were made, and on what machines."""
+    notes = _mixture(board)
     if board.root is not None:
         notes += doctor_notes(board.root, (record for own in board.counted.values() for record in own))
-    notes += [f"{row['model']}: {row['reason']}" for row in board.rows_of(frame) if row["reason"]]
-    stale = [row["model"] for row in board.rows_of(frame) if row["stale"]]
-    if stale:
-        named = ", ".join(stale[:12]) + (f" and {len(stale) - 12} more" if len(stale) > 12 else "")
-        notes.append(
-            f"stale (source, data or recipe changed since): {named}; a row's figures are of its current runs, where"
-            " there"
-            f" are any; to run the others again: {refresh_command(board, stale, here)}"
-        )
+    return notes
+
+
+def _refused(board: Board) -> list[str]:
+    """What is not in the table."""
+    notes = []
     if board.refused:
         # Names without their folders, which are nobody's business where a table is published.
         names = ", ".join(sorted(visible(r.path.name) for r in board.refused)[:5])
         more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
-        notes.append(f"refused, so not in the table: {names}{more}; equibench leaderboard says why")
+        notes.append(f"refused, so not in the table: {names}{more}; {command('leaderboard', board.name)} says why")
     if board.later:
         notes.append(f"not shown: {some(board.later, 'further attempt')}, or runs that were replaced")
     return notes
@@ -227,13 +259,13 @@ def _mixture(board: Board) -> list[str]:
     return [f"the runs mix {', '.join(parts)}: last digits and times may depend on them"] if parts else []
 
 
-def _launch_bound(board: Board, frame: pd.DataFrame, what: str = "step ms (*): ") -> list[str]:
+def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
     """Which models' steps are limited by the host, and by which; nothing where no time is shown that depends on it.
 
     Args:
-        what: the times that are shown; empty where none are.
+        what: the times that are shown; empty if none are.
     """
-    names = [row["model"] for row in board.rows_of(frame) if row["runs_launch_bound"]]
+    names = with_mark(board.rows_of(frame), "launch bound")
     if not names or not what:
         return []
     made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]

@@ -13,15 +13,20 @@ from ..records.provenance import REGISTERED, machine_of, registration
 from ..records.record import (
     CORE_ERRORS,
     FINAL,
+    Context,
+    Provenance,
     RunRecord,
     Size,
     board_folder,
     without_collection,
 )
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
+from ..spec.suite import find_suite, plan
 from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
+from .marks import marks_text
+from .repeats import repeated, repeated_words
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:
@@ -122,6 +127,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     if name in board.mixed:
         row |= {"status": "error", "reason": board.mixed[name]}
+    row["repeated"] = repeated_words(repeated(board, name))
     row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
     sample = board.samples.get(name)
@@ -147,6 +153,8 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     # Times of a run that shared its device with others are no measure of the model.
     alone = [results for r, results in completed if r.runs_on_device == 1]
     row["runs_timed"] = len(alone)
+    row["runs_shared"] = sum(r.runs_on_device > 1 for r, _ in completed)
+    row["runs_diverged"] = sum(r.status == "diverged" for r in records)
     row["train_s_mean"] = mean([r.train_s for r in alone])
     row["step_ms_mean"] = mean([r.step_ms for r in alone])
     row["host_ms_mean"] = mean([r.host_ms for r in alone if r.host_ms is not None])
@@ -159,6 +167,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}
     row |= {"profile": spec.profile, "protocol": spec.protocol, "batch_norm": spec.recipe.batch_norm}
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
+    row["marks"] = marks_text(row)
     return row
 
 
@@ -189,7 +198,7 @@ def compared_columns(against: Comparison | None) -> dict[str, Any]:
 
 
 def _over(by_image: bool) -> str:
-    """What an interval is over: what another experiment would draw anew."""
+    """What an interval is over: what another experiment would draw again."""
     return "seeds and images" if by_image else "seeds"
 
 
@@ -201,6 +210,23 @@ def _comparison(model: str, board: Board, against: Comparison | None) -> dict[st
 def _worst(records: list[RunRecord]) -> str:
     failed = [r.status for r in records if r.status != "ok"]
     return failed[0] if failed else "ok"
+
+
+def column_names() -> dict[str, list[str]]:
+    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one per run."""
+    spec = plan(find_suite("smoke"))[0]
+    nothing = Provenance(
+        source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,
+        command="",
+    )  # fmt: skip
+    context = Context(suite="", parameter_class="as-published", reference_parameters=None, reference_model=None)
+    record = RunRecord(
+        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=None, curve=[],
+        phases={}, provenance=nothing, context=context, warnings=[],
+    )  # fmt: skip
+    board = Board(spec.board, chosen=[(record, "")])
+    models = {**_model_row(spec.model, [record], board), **_comparison(spec.model, board, None)}
+    return {"models": list(models), "runs": list(_run_row(record, "", {}))}
 
 
 def write_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:

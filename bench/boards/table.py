@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from ..tools.markup import for_latex, latex, markdown_text
+from ..tools.text import command, error_text, table_width, wrapped
 from .board import Board
-from .claims import is_broken
-from .notes import board_heading, board_notes, is_missing, is_text
+from .marks import marked, with_mark
+from .notes import board_heading, board_notes, is_missing
 from .statistics import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Formats of `leaderboard`, a line on each; those of tabulate work beside them.
+FORMATS = {
+    "simple": "plain text for a terminal",
+    "md": "Markdown, as GitHub shows it",
+    "latex": "a table for a paper, as publish writes it (booktabs)",
+    "csv": "all columns, numbers as numbers",
+    "json": "boards and runs as one document",
+    "grid": "plain text with lines",
+    "html": "a table for a page",
+}
 #: Floor below which an equivariance error is float32 rounding.
 ROUNDING = 1e-5
 #: Formats of tabulate that Markdown reads.
 _MARKDOWN = ("github", "pipe")
 
 
-def board_table(board: Board, style: str = "simple", frame: pd.DataFrame | None = None) -> str:
+def board_table(
+    board: Board, style: str = "simple", frame: pd.DataFrame | None = None, width: int | None = None
+) -> str:
     """The table of a board with its heading and notes.
 
     Args:
         style: a table format of tabulate (``simple``, ``github``, ``grid``, …).
         frame: some of the board's `model_rows`; all without.
+        width: characters of a terminal's line, for which columns are chosen; all columns without.
     """
     frame = board.frame if frame is None else frame
-    rows = table_rows(board, frame)
-    rows = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
-    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(rows))
+    whole = table_rows(board, frame)
+    rows = whole if width is None or not whole else fitting_rows(board, frame, width)
+    cells = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
+    table = tabulate(cells, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(cells))
     here = in_text("<_>", style) == "<_>"  # else it is for a page that others read
-    heading, *notes = (in_text(line, style) for line in (board_heading(board), *board_notes(board, frame, here)))
-    return "\n".join([heading, "", for_latex(table, style), "", *notes])
+    columns = list(rows[0]) if rows else None
+    heading, *notes = (
+        in_text(line, style) for line in (board_heading(board), *board_notes(board, frame, here, columns=columns))
+    )
+    left_out = [c for c in (whole[0] if whole else ()) if columns is not None and c not in columns]
+    if left_out:
+        all_of_it = command("leaderboard", board.name, "--wide", root=board.root)
+        notes.append(f"too wide for this terminal: {', '.join(left_out)}; {all_of_it} shows all columns")
+    lines = [in_text(board.title, style), heading] if board.title else [heading]
+    table = for_latex(table, style)
+    return "\n".join([*(wrapped(line, width) for line in lines), "", table, "", *(wrapped(n, width) for n in notes)])
 
 
 def in_text(text: str, style: str) -> str:
@@ -52,46 +77,87 @@ def in_cell(text: str, style: str) -> str:
     return in_text(text, style) if style in (*_MARKDOWN, "latex_raw", "unsafehtml") else text
 
 
-def table_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """The usual columns as text; rank, treatment, evaluation and frozen parameters only where there are any."""
-    rows = [_row(row, board.samples.get(row["model"]), board) for row in board.rows_of(frame)]
-    empty = [key for key in ("rank", "treatment", "evaluation", "frozen") if not any(row[key] for row in rows)]
-    return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
+#: Columns that are there only where some row has something in them.
+_OPTIONAL = ("rank", "treatment", "evaluation", "group", "frozen")
+#: What stands first where not all columns fit. The marks of rows go where there is a place for them.
+_IMPORTANT = (
+    "model", "test acc %", "parameters", "status", "C4 error", "rotation error", "rank", "MFLOPs", "invariant",
+    "treatment", "evaluation", "runs", "examples", "frozen", "train s", "step ms", "peak MiB", "buffers",
+)  # fmt: skip
 
 
-def narrow_rows(board: Board, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """What fits the page of a README: errors after training only; treatment, evaluation, broken claims and failures
-    only where there are any."""
-    rows = [
+def table_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
+    """The usual columns as text, with the marks of each row.
+
+    Args:
+        columns: of these those that are asked for; a mark then stands where there is a place for it.
+    """
+    rows = board.rows_of(frame)
+    return _marked([_row(row, board.samples.get(row["model"]), board) for row in rows], rows, columns)
+
+
+def narrow_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
+    """What fits the page of a README: errors after training only; claims and status only where they have a mark.
+
+    Args:
+        columns: as for `table_rows`.
+    """
+    rows = board.rows_of(frame)
+    texts = [
         {
             "rank": rank_text(board, row["model"]),
             "model": row["model"],
             "treatment": row["treatment"],
             "evaluation": row["evaluation"],
             "group": row["group"],
-            "invariant": row["claim"] if is_broken(row) else "",
+            "invariant": row["claim"],
             "parameters": _number(row["parameters"], "{:,.0f}"),
             "frozen": _count(row["frozen"]),
-            "MFLOPs": _mflops(row),
+            "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
             "test acc %": accuracy_text(row, board.samples.get(row["model"])),
-            "C4 error": _error(row["eq_exact_c4"]),
-            "rotation error": _error(row["eq_rot_analytic"]),
-            "status": "" if row["status"] == "ok" and not row["stale"] else _status(row),
+            "C4 error": error_text(row["eq_exact_c4"]),
+            "rotation error": error_text(row["eq_rot_analytic"]),
+            "status": row["status"],
         }
-        for row in board.rows_of(frame)
+        for row in rows
     ]
-    optional = ("rank", "treatment", "evaluation", "group", "invariant", "frozen", "status")
-    empty = [key for key in optional if not any(row[key] for row in rows)]
-    return [{key: cell for key, cell in row.items() if key not in empty} for row in rows]
+    shown = _marked(texts, rows, columns)
+    usual = [] if with_mark(rows, "broken", "claim") else ["invariant"]
+    usual += ["status"] if all(row.get("status") == "ok" for row in shown) else []
+    return [
+        {key: "" if (key, cell) == ("status", "ok") else cell for key, cell in row.items() if key not in usual}
+        for row in shown
+    ]
 
 
-def _status(row: dict[str, Any]) -> str:
-    done = f" ({row['runs_ok']}/{row['runs']} runs)" if row["runs_ok"] < row["runs"] else ""
-    return f"{row['status']}{done}{' (stale)' if row['stale'] else ''}"
+def _marked(
+    texts: list[dict[str, str]], rows: list[dict[str, Any]], columns: Collection[str] | None = None
+) -> list[dict[str, str]]:
+    empty = [key for key in _OPTIONAL if not any(text.get(key) for text in texts)]
+    kept = [
+        {key: cell for key, cell in text.items() if key not in empty and (columns is None or key in columns)}
+        for text in texts
+    ]
+    return [marked(text, row) for text, row in zip(kept, rows, strict=True)]
+
+
+def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str, str]]:
+    """The usual columns that a terminal has room for, the most important ones at least.
+
+    Args:
+        width: characters of a line.
+    """
+    there = list(table_rows(board, frame)[0])
+    order = sorted(there, key=lambda c: _IMPORTANT.index(c) if c in _IMPORTANT else len(_IMPORTANT))
+    chosen, rest = order[:3], order[3:]
+    for column in rest:
+        if table_width(table_rows(board, frame, [*chosen, column])) <= width:
+            chosen.append(column)
+    return table_rows(board, frame, chosen)
 
 
 def rank_text(board: Board, model: str) -> str:
-    """The ranks that are possible, ``1–3`` or ``2``; empty where there are none."""
+    """The ranks that are possible, ``1–3`` or ``2``; empty if there are none."""
     return ranks_text(board.ranks.get(model))
 
 
@@ -117,16 +183,16 @@ def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, 
         "parameters": _number(row["parameters"], "{:,.0f}"),
         "frozen": _count(row["frozen"]),
         "buffers": _number(row["buffers"], "{:,.0f}"),
-        "MFLOPs": _mflops(row),
+        "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
         "test acc %": accuracy_text(row, sample),
         "C4 error": _before_after(row, "eq_exact_c4"),
         "rotation error": _before_after(row, "eq_rot_analytic"),
         **({"examples": _number(row["examples"], "{:,.0f}")} if unequal else {}),
-        "step ms": _number(row["step_ms_mean"], "{:.1f}") + (" *" if row["runs_launch_bound"] else ""),
+        "step ms": _number(row["step_ms_mean"], "{:.1f}"),
         "train s": _number(row["train_s_mean"], "{:.1f}"),
         "peak MiB": _number(row["peak_mib_max"], "{:.0f}"),
         "runs": f"{row['runs_ok']}/{row['runs']}",
-        "status": row["status"] + (" (stale)" if row["stale"] else ""),
+        "status": row["status"],
     }
 
 
@@ -148,17 +214,7 @@ def accuracy_text(row: dict[str, Any], sample: Sample | None) -> str:
 
 
 def _before_after(row: dict[str, Any], metric: str) -> str:
-    return f"{_error(row[f'{metric}_init'])} → {_error(row[metric])}"
-
-
-def _error(value: Any) -> str:
-    if is_missing(value):
-        return "-"
-    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
-
-
-def _mflops(row: dict[str, Any]) -> str:
-    return _number(row["flops_per_image"], "{:.1f}", 1e-6) + ("+" if is_text(row["uncounted"]) else "")
+    return f"{error_text(row[f'{metric}_init'])} → {error_text(row[metric])}"
 
 
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .options import (
     positive,
     reference_option,
     results_option,
+    wide_option,
 )
 
 
@@ -55,7 +57,7 @@ def _tell_barred(boards: list[Any]) -> None:
 
 def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
     """See that nothing was asked for that a summary over boards does not have."""
-    for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite"):
+    for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite", "runs"):
         if options[name]:
             option = name.replace("_", "-")
             raise UserError(
@@ -102,22 +104,39 @@ def _reported(board: Any) -> list[dict[str, str]]:
     metavar="PATTERN",
     help="Leave out models that fit, from comparisons too; may be repeated.",
 )
-@click.option("--sort", default="", metavar="COLUMN", help="Sort by a column of the CSV; -COLUMN: the largest first.")
-@click.option("--columns", default="", help="Columns of the CSV instead of the usual ones, separated by commas.")
+@click.option(
+    "--sort", default="", metavar="COLUMN", help="Sort by it, of equibench list columns; -COLUMN: the largest first."
+)
+@click.option("--columns", default="", help="Instead of the usual ones, separated by commas: equibench list columns.")
 @click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
 @click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
 @click.option(
     "--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated."
 )
-@click.option("--format", "style", default="simple", show_default=True, help="simple, md, grid, latex, csv, json, …")
+@click.option(
+    "--format",
+    "style",
+    default="simple",
+    show_default=True,
+    help="simple, md, latex, csv, json, grid, html; all: equibench list formats.",
+)
 @click.option("--suite", metavar="SUITE", help="The rows of a suite alone; of a family of boards, one table of all.")
+@click.option("--runs", "with_runs", is_flag=True, help="One row a run, with the ids that other commands take.")
+@wide_option
 @click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
 @reference_option
 @results_option
 @include_option
 @json_option
 def leaderboard(
-    board: str | None, suite: str | None, style: str, with_reported: bool, as_json: bool, **options: Any
+    board: str | None,
+    suite: str | None,
+    style: str,
+    with_reported: bool,
+    with_runs: bool,
+    wide: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it.
 
@@ -134,6 +153,7 @@ def leaderboard(
 
     from ...registry import nearest
     from ..boards.rows import csv_text
+    from ..boards.table import FORMATS
     from ..publish.view import (
         View,
         check_models,
@@ -143,21 +163,23 @@ def leaderboard(
         view_text,
     )
     from ..tools.files import results_root
+    from ..tools.text import terminal_width
 
-    formats = [*tabulate_formats, "csv", "json", "md"]
+    formats = [*FORMATS, *tabulate_formats]
     if style not in formats:
-        raise UserError(f"--format {style!r}: {nearest(style, formats)}")
+        close = nearest(style, formats, "equibench list formats")
+        raise UserError(f"--format {style!r}: {close}; usual are {', '.join(FORMATS)}")
     # Booktabs, because these tables are for papers.
     style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
     include(options["includes"])
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
-    view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"])
+    view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"], with_runs)
     root = results_root(options["results"])
     refused: list[Any] = []
     count = positive("--reference-parameters", options["reference_parameters"])
     across = options["across"]
     if across:
-        _refuse_beside_across(board, {**options, "reported": with_reported, "suite": suite})
+        _refuse_beside_across(board, {**options, "reported": with_reported, "suite": suite, "runs": with_runs})
     if suite is not None:
         from .families import show_suite
 
@@ -170,6 +192,7 @@ def leaderboard(
         ]
         others += ["--reported"] if with_reported else []
         others += ["--exclude"] if options["exclude"] else []
+        others += ["--runs"] if with_runs else []
         shown = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
         if shown is None:
             _tell(refused)
@@ -196,7 +219,7 @@ def leaderboard(
         if style == "csv":
             click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
-            click.echo(view_text(built, view, style) + "\n")
+            click.echo(view_text(built, view, style, None if wide else terminal_width()) + "\n")
     _tell_barred(boards)
     if with_reported and style != "csv":
         from ..boards.reported import reported_table
@@ -211,7 +234,11 @@ def leaderboard(
 @click.argument("boards", nargs=-1)
 @click.option("--out", default="published", show_default=True, metavar="DIR", help="Folder to publish into.")
 @click.option(
-    "--format", "formats", default="html,md,latex,plots", show_default=True, help="What, separated by commas."
+    "--format",
+    "formats",
+    default="html,md,latex,plots",
+    show_default=True,
+    help="Of html, md, latex and plots, separated by commas.",
 )
 @click.option(
     "--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it."
@@ -273,8 +300,6 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
     which one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the
     first attempt.
     """
-    from dataclasses import asdict
-
     from ..runner.replay import replay as run_again
     from ..tools.files import results_root
     from ..tools.machine import Machine
@@ -287,10 +312,10 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
         machine=Machine(data_root=options["data_root"], includes=options["includes"], command=command_line()),
     )
     if as_json:
-        click.echo(json.dumps(asdict(verdict)))
+        click.echo(verdict.canonical())
     else:
         after = "no result" if verdict.replayed is None else f"{verdict.replayed:.2f} %"
-        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.run})")
+        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.again})")
         for difference in verdict.differences:
             click.echo(f"differs: {difference}")
         click.echo(f"{'agrees' if verdict.agrees else 'DISAGREES'} ({verdict.rule}): {verdict.why}")
@@ -307,31 +332,51 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
 def show(
     name: str, out: str | None, data_root: str | None, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:
-    """What is known of a model or a data set (by name) or of a run (the beginning of its id).
+    """What is known of a model, a data set, a suite, a board, a recipe, or a run (the beginning of its id).
 
     \b
     equibench show z2cnn-22
     equibench show digits-rot --out digits.png
+    equibench show digits-25k                 a suite, with its models
+    equibench show 3f2a                       a run
     """
-    from ..reports.run_card import is_data_set, model_card, run_card, run_text
+    from ..reports.name_cards import kind_of
+    from ..reports.run_card import run_card, run_text
+    from ..tools.files import results_root
+    from ..tools.text import terminal_width
 
     include(includes)
+    root, width = results_root(results), terminal_width()
     run = run_card(name, results)
-    if not run and is_data_set(name):
+    kind = "run" if run else kind_of(name, root)
+    if out is not None and kind != "data set":
+        raise UserError(f"--out draws images of a data set, and {name!r} is a {kind}")
+    document: dict[str, Any]
+    text: Callable[[dict[str, Any]], str]
+    if run:
+        document, text = run, run_text
+    elif kind == "model":
+        from ..reports.model_card import card_text, model_card
+
+        document, text = model_card(name, root), card_text
+    elif kind == "data set":
         from ..reports.data_card import data_card, data_card_text
 
-        found = data_card(name, results, data_root, out)
-        click.echo(json.dumps(found) if as_json else data_card_text(found))
-        return
-    card = run or model_card(name, results)
-    if out is not None:
-        raise UserError(f"--out draws images of a data set, and {name!r} is none")
-    if as_json:
-        click.echo(json.dumps(card))
-        return
-    if run:
-        click.echo(run_text(run))
-        return
-    from ..reports.model_card import card_text
+        document, text = data_card(name, results, data_root, out), data_card_text
+    elif kind == "suite":
+        from ..boards.families import find_points
+        from ..reports.name_cards import suite_card, suite_text
 
-    click.echo(card_text(card))
+        document, text = suite_card(find_points(name)), lambda _: suite_text(name, width)
+    elif kind == "recipe":
+        from ..reports.name_cards import recipe_rows, recipe_text
+
+        document = {"recipes": [row for row in recipe_rows() if row["name"] == name]}
+        text = lambda _: recipe_text(name, width)  # noqa: E731
+    else:
+        from ..boards.table import board_table
+        from ..publish.view import select_boards
+
+        (board,) = select_boards(root, name, None, None)
+        document, text = board_document(board, root), lambda _: board_table(board, width=width)
+    click.echo(json.dumps(document) if as_json else text(document))

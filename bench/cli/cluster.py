@@ -233,10 +233,11 @@ def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], a
 
 def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
     from ..boards.table import board_table
+    from ..tools.text import terminal_width
 
     for outcome in outcomes:
         if outcome.board.is_table:
-            click.echo(board_table(outcome.board) + "\n")
+            click.echo(board_table(outcome.board, width=terminal_width()) + "\n")
         else:
             for record, _ in outcome.board.chosen:
                 click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from ...registry import DATASETS, MODELS, Entry, UserError, include
-from .options import include_option, json_option, results_option
+from ..spec.choices import PROFILES
+from ..tools.text import fitted, terminal_width
+from .options import include_option, json_option, results_option, wide_option
 
 
 @click.group(name="list")
 def list_() -> None:
-    """List models, datasets, budgets or suites; patterns as in a shell: equibench list models 'pdo-*'"""
+    """List what there is; patterns as in a shell: equibench list models 'pdo-*'"""
 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
 @click.option("--for", "dataset", metavar="DATASET", help="Only those that can be built for its images.")
 @include_option
+@wide_option
 @json_option
-def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], as_json: bool) -> None:
+def models(
+    patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, ...], wide: bool, as_json: bool
+) -> None:
     """Models: name, group of the layers, group of exact invariance, parameters, source.
 
     \b
@@ -29,22 +35,27 @@ def models(patterns: tuple[str, ...], dataset: str | None, includes: tuple[str, 
     equibench list models --for eurosat
     """
     include(includes)
+    rows = model_rows(patterns, dataset)
+    for row in rows if not as_json else []:
+        del row["sizes"]
+        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
+    _show(rows, as_json, patterns, "model", wide)
+
+
+def model_rows(patterns: Iterable[str], dataset: str | None = None) -> list[dict[str, Any]]:
+    """One row a model that fits: of those that can be built for the images of a data set, where one is named."""
     found = MODELS.match(patterns)
     if dataset is not None:
         from ..training.image_sizes import fitting  # with torch, since something may have to be built
 
         fields = DATASETS.find(dataset).entry.fields
         found = fitting(found, fields["shape"][0], fields["classes"], fields["shape"][1])
-    rows = [_model_row(entry, as_json) for entry in found]
-    for row in rows if not as_json else []:
-        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
-    _show(rows, as_json, patterns, "model")
+    return [_model_row(entry) for entry in found]
 
 
-def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
+def _model_row(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.name}
-    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant")}
-    row |= {"sizes": entry.fields.get("sizes", "")} if as_json else {}
+    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant", "sizes")}
     row["parameters"] = entry.fields.get("params") or {}
     row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
     return row
@@ -53,10 +64,22 @@ def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
 @list_.command()
 @click.argument("patterns", nargs=-1)
 @include_option
+@wide_option
 @json_option
-def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool) -> None:
+def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
     include(includes)
+    rows = dataset_rows(patterns)
+    for row in rows if not as_json else []:
+        missing = row.pop("missing")
+        row["note"] = "; ".join(filter(None, (missing, row["note"])))  # what there is to do comes first
+        for key in ("rotation", "citation", "digest"):
+            del row[key]
+    _show(rows, as_json, patterns, "data set", wide)
+
+
+def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
+    """One row a data set that fits."""
     rows = []
     for entry in DATASETS.match(patterns):
         fields = entry.fields
@@ -64,51 +87,67 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], as_json: bool
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= {"train": train, "val": val, "test": test}
         row |= {key: fields.get(key, "") for key in ("task", "licence")}
-        if as_json:
-            row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
-            row |= {key: fields.get(key, "") for key in ("citation", "digest")}
-        row |= {"source": fields["source"], "note": fields.get("note", "")}
-        if entry.missing and not as_json:  # what there is to do comes first
-            row["note"] = "; ".join(filter(None, (entry.missing, row["note"])))
-        rows.append(row)
-    _show(rows, as_json, patterns, "data set")
+        row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
+        row |= {key: fields.get(key, "") for key in ("citation", "digest")}
+        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
+    return rows
 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
+@wide_option
 @json_option
-def budgets(patterns: tuple[str, ...], as_json: bool) -> None:
+def budgets(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Budgets; any e<epochs> and t<seconds> works beside them."""
     from ..spec.budget import named_budgets
 
     keys = ("name", "kind", "epochs", "seconds", "steps", "note")
     rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if _fits(b.name, patterns)]
-    _show(rows, as_json, patterns, "budget")
+    _show(rows, as_json, patterns, "budget", wide)
 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
 @click.option("--cost", is_flag=True, help="Every model's operations, and its time where records know its step.")
 @results_option
+@wide_option
 @json_option
-def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: bool) -> None:
-    """Suites: the named head-to-heads that are shipped, and what they cost before one starts.
+def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: bool, as_json: bool) -> None:
+    """Suites: the named head-to-heads that are shipped, what they cost before one starts, and the models of one.
 
     \b
     equibench list suites
+    equibench list suites digits-25k
     equibench list suites digits-25k --cost
     """
     from ..boards.families import find_points
-    from ..spec.suite import examples_of, suite_names
+    from ..spec.suite import suite_names
 
     found = [find_points(n) for n in suite_names() if _fits(n, patterns)]
     if cost and found:
         _show_costs(found, results, as_json)
         return
+    if len(found) == 1 and patterns == (found[0][0].name,) and not as_json:
+        from ..reports.name_cards import suite_text
+
+        click.echo(suite_text(patterns[0], terminal_width()))
+        return
+    rows = suite_rows(patterns)
+    for row in rows if not as_json else []:
+        del row["model_names"]
+        row["examples"] = "" if row["examples"] is None else f"{row['examples'] / 1e6:,.2f} M"
+    _show(rows, as_json, patterns, "suite", wide)
+
+
+def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
+    """One row a shipped suite that fits."""
+    from ..boards.families import find_points
+    from ..spec.suite import examples_of, suite_names
+
     rows = []
-    for points in found:
+    for points in (find_points(n) for n in suite_names() if _fits(n, tuple(patterns))):
         suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
-        row: dict[str, object] = {
+        row: dict[str, Any] = {
             "name": suite.name,
             "dataset": suite.dataset,
             "budget": budgets,
@@ -118,10 +157,31 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, as_json: 
         counts = [examples_of(p) for p in points]
         examples = None if None in counts else sum(c for c in counts if c is not None)
         row |= {"runs": sum(len(p.models) * len(p.seed_list) for p in points), "examples": examples}
-        if not as_json:
-            row["examples"] = "" if examples is None else f"{examples / 1e6:,.2f} M"
-        rows.append(row | {"title": suite.title})
-    _show(rows, as_json, patterns, "suite")
+        rows.append(row | {"model_names": suite.models, "title": suite.title})
+    return rows
+
+
+@list_.command(name="suite-keys")
+@click.argument("patterns", nargs=-1)
+@click.option("--schema", is_flag=True, help="The JSON Schema instead, for editors that check TOML.")
+@click.option("--markdown", is_flag=True, help="The table of docs/suites.md instead.")
+@wide_option
+@json_option
+def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bool, as_json: bool) -> None:
+    """Keys of a suite's file: type, default, example, meaning.
+
+    \b
+    equibench list suite-keys 'reference*'
+    equibench list suite-keys --schema > suite.schema.json
+    """
+    from ..spec import suite_keys as reference
+
+    if patterns and (schema or markdown):
+        raise UserError(f"--{'schema' if schema else 'markdown'} is of all keys; leave out {patterns[0]!r}")
+    if schema or markdown:
+        click.echo(reference.schema_text().rstrip() if schema else reference.markdown_table())
+        return
+    _show([row for row in reference.suite_keys() if _fits(row["key"], patterns)], as_json, patterns, "key", wide)
 
 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
@@ -144,13 +204,14 @@ def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
+@wide_option
 @json_option
-def reported(patterns: tuple[str, ...], as_json: bool) -> None:
+def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Figures that papers report, by method or data set: equibench list reported mnist-rot 'PDO*'"""
     from ..boards.reported import reported_rows
 
     rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
-    _show(rows, as_json, patterns, "reported figure")
+    _show(rows, as_json, patterns, "reported figure", wide)
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
@@ -159,12 +220,69 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str) -> None:
+#: What stands first where not all columns of a list fit.
+_FIRST = {
+    "model": ("name", "parameters", "invariant", "group", "status", "source", "family"),
+    "data set": ("name", "shape", "classes", "train", "test", "note"),
+    "suite": ("name", "title", "dataset", "budget", "runs", "models", "seeds", "recipe"),
+    "budget": ("name", "kind", "note", "epochs", "seconds"),
+    "recipe": ("name", "models", "note", "optimizer", "lr", "batch", "epochs"),
+    "reported figure": ("method", "data set", "test error %", "source"),
+}
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], kind: str, wide: bool = False) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
     if not rows:
         raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
-    from tabulate import tabulate
+    click.echo(fitted(rows, _FIRST.get(kind, ()), None if wide else terminal_width()))
 
-    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@wide_option
+@json_option
+def recipes(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
+    """Recipes: optimiser, rate, batch and augmentation, and whom they are for."""
+    from ..reports.name_cards import recipe_rows
+
+    rows = [row for row in recipe_rows() if _fits(row["name"], patterns)]
+    _show(rows, as_json, patterns, "recipe", wide)
+
+
+@list_.command()
+@json_option
+def profiles(as_json: bool) -> None:
+    """Execution profiles: precision, determinism and compilation."""
+    _show([{"name": name, "note": line} for name, line in PROFILES.items()], as_json, (), "profile")
+
+
+@list_.command()
+@json_option
+def formats(as_json: bool) -> None:
+    """Formats of equibench leaderboard."""
+    from tabulate import tabulate_formats
+
+    from ..boards.table import FORMATS
+
+    others = {name: "a format of the package tabulate" for name in tabulate_formats if name not in FORMATS}
+    _show([{"name": name, "note": line} for name, line in {**FORMATS, **others}.items()], as_json, (), "format")
+
+
+@list_.command()
+@click.argument("patterns", nargs=-1)
+@json_option
+def columns(patterns: tuple[str, ...], as_json: bool) -> None:
+    """Columns of the CSVs, for --columns and --sort; docs/leaderboard.md says what each is."""
+    from ..boards.marks import HEADINGS_OF
+    from ..boards.rows import column_names
+
+    found = column_names()
+    rows = []
+    for name in dict.fromkeys([*found["models"], *found["runs"]]):
+        row = {"name": name, "heading": HEADINGS_OF.get(name, "") if name in found["models"] else ""}
+        row |= {table: "yes" if name in found[table] else "" for table in ("models", "runs")}
+        rows.append(row)
+    _show([row for row in rows if _fits(row["name"], patterns)], as_json, patterns, "column")

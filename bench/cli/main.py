@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 import click
 
 from ...registry import PluginWarning, UserError, include
+from ..spec.choices import CLASSES, FITS, PROFILES, RECIPES, VARIABLES, lines_of
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
 from .doctor import doctor
+from .exchange import export, merge, validate
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
@@ -34,7 +36,7 @@ from .refresh import refresh
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings=CONTEXT, epilog=lines_of("Variables of the environment:", VARIABLES))
 @click.version_option(package_name="equibench")
 def cli() -> None:
     """Fair head-to-heads of equivariant image architectures.
@@ -48,6 +50,8 @@ def cli() -> None:
     equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench publish --out site              tables, plots and a page to explore
+    equibench merge laptop-2/leaderboards     bring the results of other machines together
+    equibench validate mine.tar.gz            may these rows enter the published boards?
     equibench check my-net --include my.py    may a model enter the registry?
     equibench show p4cnn                      what is known of a model, or of a run
     equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
@@ -61,14 +65,17 @@ for _command in (
     collect,
     doctor,
     equivariance,
+    export,
     leaderboard,
     list_,
+    merge,
     plan,
     publish,
     refresh,
     replay,
     show,
     status,
+    validate,
     verify,
 ):
     cli.add_command(_command)
@@ -84,11 +91,11 @@ for _command in (
 @click.option(
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
-@click.option("--recipe", help="Recipe instead of the suite's.")
-@click.option("--profile", help="Execution profile: strict or fast.")
-@click.option("--fit", help="What is trained on: train, or train+val.")
+@click.option("--recipe", help=lines_of("Recipe instead of the suite's.", RECIPES))
+@click.option("--profile", help=lines_of("Execution profile instead of the suite's.", PROFILES))
+@click.option("--fit", help=lines_of("What is trained on instead of the suite's.", FITS))
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
-@click.option("--class", "parameter_class", help="matched (with --reference-parameters) or as-published.")
+@click.option("--class", "parameter_class", help=lines_of("Class of parameters instead of the suite's.", CLASSES))
 @click.option("--reference-parameters", type=int, metavar="N", help="Of the class matched: parameters within 5 % of N.")
 @machine_options
 @seeds_in_parallel_option
@@ -102,11 +109,12 @@ for _command in (
     metavar="SECONDS",
     help="Keep a checkpoint of every run this often; an interrupted one goes on from there.",
 )
+@click.option("--shard", metavar="I/N", help="Run the I-th of N shares, as 2/4; equibench merge brings them together.")
 @engine_options
 @results_option
 @include_option
 @json_option
-def run(suite: str | None, as_json: bool, **options: Any) -> None:
+def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
     """Train what is missing of a SUITE (a name or a .toml file) and show its table.
 
     \b
@@ -119,10 +127,15 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     rows say why.
     """
     from ..runner.head_to_head import run as run_suite
+    from ..spec.shard import Shard
     from .progress import listener_for
 
-    on_cluster, chosen = wants_cluster(options), _points(suite, options)
+    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), Shard.parse(shard) if shard else None
     _check(chosen, options)
+    if share and on_cluster:
+        raise UserError("--shard goes with --engine local: the array of a cluster shares the runs by itself")
+    if share and len(chosen) > 1:  # of a small point there may be no run in it
+        chosen = [p for p in chosen if share.of(range(len(p.models) * len(p.seed_list)))] or chosen
     if on_cluster:
         submit_command(chosen, options, as_json)
         return
@@ -132,10 +145,11 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
             results=options["results"],
             machine=machine_of(options),
             listener=listener_for(options["quiet"] or as_json),
+            shard=share,
         )
         for point in chosen
     ]
-    _print_outcomes(outcomes, as_json, whole=suite is None or bool(options["models"] or options["seeds"]))
+    _print_outcomes(outcomes, as_json, suite)
     sys.exit(1 if any(o.failed or o.unrecorded for o in outcomes) else 0)
 
 
@@ -148,7 +162,7 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
-@click.option("--profile", help="Execution profile: strict or fast.")
+@click.option("--profile", help=lines_of("Execution profile instead of the suite's.", PROFILES))
 @machine_options
 @results_option
 @include_option
@@ -250,11 +264,11 @@ def _seeds(text: str) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _print_outcomes(outcomes: list[Any], as_json: bool, whole: bool) -> None:
-    """Print what was run: of a suite its rows, or the `whole` board where the options say which models or seeds."""
+def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
+    """Print what was run: of the suite of this name its rows, and those that the options add; the board without one."""
     if len(outcomes) == 1:
-        if not whole:
-            outcomes[0].board = outcomes[0].board.of_suite(outcomes[0].suite)
+        if name is not None:
+            outcomes[0].board = outcomes[0].board.of_suite(_with_its_own(name, outcomes[0].suite))
         _print_board(outcomes[0], as_json)
     else:
         from ..boards.families import family_of_boards
@@ -272,15 +286,24 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, whole: bool) -> None:
         _tell(outcome)
 
 
+def _with_its_own(name: str, run: Any) -> Any:
+    """The suite that was run, with the models and seeds of the suite of this name as well."""
+    from ..boards.families import find_points
+
+    own = find_points(name)[0]
+    models = list(dict.fromkeys([*own.models, *run.models]))
+    return run.model_copy(update={"models": models, "seeds": sorted({*own.seed_list, *run.seed_list})})
+
+
 def _print_board(outcome: Any, as_json: bool) -> None:
     from ..boards.table import board_table
-    from ..tools.text import short
+    from ..tools.text import short, terminal_width
 
     board, root = outcome.board, outcome.results
     if as_json:
         click.echo(json.dumps(board_document(board, root)))
     elif board.is_table:
-        click.echo(board_table(board))
+        click.echo(board_table(board, width=terminal_width()))
         click.echo(f"\n{short(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
     else:
         for record, _ in board.chosen:
@@ -309,7 +332,7 @@ def data() -> None:
 @include_option
 def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
     """Download data set NAME, verify it and make it ready."""
-    from .fetching import fetch_with_progress
+    from .progress import fetch_with_progress
 
     include(includes)
     click.echo(fetch_with_progress(name, data_root))

@@ -26,6 +26,7 @@ reference_option = click.option(
 results_option = click.option(
     "--results", metavar="DIR", help="Results folder [$EQUIBENCH_RESULTS, else ./leaderboards]."
 )
+wide_option = click.option("--wide", is_flag=True, help="All columns, however narrow the terminal is.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 

@@ -67,7 +67,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 def _say(done: Any, only_stale: bool) -> None:
     from ..boards.table import board_table
     from ..records.staleness import is_known
-    from ..tools.text import some
+    from ..tools.text import some, terminal_width
 
     unknown = [model for model in done.board.runs if not is_known(model)]
     if unknown:
@@ -85,7 +85,7 @@ def _say(done: Any, only_stale: bool) -> None:
         click.echo(f"{len(done.stale)} of {len(done.board.chosen)} runs of {done.board.name} are stale")
         return
     if done.board.is_table:
-        click.echo(board_table(done.board) + "\n")
+        click.echo(board_table(done.board, width=terminal_width()) + "\n")
     click.echo(f"{some(len(done.ran), 'run')} made again on {done.board.name}")
     for model, seed, why in done.left:
         click.echo(f"{model} seed {seed}: {why}", err=True)

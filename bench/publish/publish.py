@@ -18,8 +18,10 @@ from ..records.record import Refused, board_names, without_collection
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
+from ..tools.text import again
 from .bibtex import bibliography, cited
 from .plots.figures import PLOTS, Drawn
+from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
 from .tables import latex_page, markdown_page
@@ -62,7 +64,7 @@ def publish(
     names = [find_board(b, root) for b in boards] if boards else [] if suites else board_names(root)
     names += [b for f in families if suites for p in f.measured if p.board and (b := p.board.name) not in names]
     if not names:
-        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
+        raise UserError(f"there are no boards in {root}; {again('run', 'quickstart')} makes one")
     ensure_writable(out)
     tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
@@ -115,7 +117,7 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
     return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
 
 
-#: Of a board: the sources of its models, or None where it has no table; refused files; what a summary over boards
+#: Of a board: the sources of its models, or None if it has no table; refused files; what a summary over boards
 #: needs.
 _Shown = tuple[list[str] | None, list[Refused], Side | None]
 
@@ -144,7 +146,9 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], referen
                 if figure is not None:
                     kinds = PICTURES if "plots" in formats else PICTURES[:1]
                     save(figure, out / "figures" / name, plot.stem, kinds)
-                    figures.append({"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)})
+                    if html:
+                        about = {"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)}
+                        figures.append(about | for_page(figure))
                 elif plot.needs:
                     missing[plot.title] = plot.needs
     if html:

@@ -23,7 +23,7 @@ from ...registry import UserError, nearest
 from ..boards.board import Board, find_board, load_board
 from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.family_table import SPENT, family_text, file_name
-from ..boards.notes import accuracy_notes, board_heading, narrow_notes, rank_notes
+from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
 from ..boards.table import narrow_rows, table_rows
 from ..records.record import Refused
@@ -141,13 +141,14 @@ def _options(text: str, where: str) -> dict[str, tuple[str, ...]]:
 
 def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme: Path, where: str) -> str:
     wanted = options.get("columns", ())
-    rows = table_rows(board, board.frame) if wanted else narrow_rows(board, board.frame)
     for column in wanted:
-        if column not in rows[0]:
-            raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, list(rows[0]))}")
-    notes = _notes_of(board, wanted) if wanted else narrow_notes(board, board.frame)
+        if column not in (known := list(table_rows(board, board.frame)[0])):
+            raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, known)}")
+    rows = table_rows(board, board.frame, wanted) if wanted else narrow_rows(board, board.frame)
+    is_bold = "model" in rows[0] or ACCURACY in rows[0]
+    notes = board_notes(board, board.frame, bold=is_bold, columns=list(rows[0]), brief=not wanted)
     parts = [markdown_text(board_heading(board)), *(_image(board, s, root, readme) for s in options.get("plot", ()))]
-    parts.append(markdown_table(board, wanted, rows))
+    parts.append(markdown_table(board, rows))
     parts.append(markdown_text(sentences(board, notes)))
     if "reported" in options:
         parts.append(reported_table(board.chosen[0][0].spec.dataset, "github"))
@@ -184,13 +185,6 @@ def _family_block(
         images.append(_link(f"Error against {SPENT[what]}, {family.name}", path, readme))
     said = ". ".join(line[:1].upper() + line[1:] for line in "\n".join(rest).splitlines() if line.strip())
     return "\n\n".join([markdown_text(head), *images, table, markdown_text(f"{said}.")])
-
-
-def _notes_of(board: Board, columns: tuple[str, ...]) -> list[str]:
-    """The notes that a reader of these columns needs: what ± is, which ranks are possible, and what bold means."""
-    is_bold = "model" in columns or ACCURACY in columns
-    notes = accuracy_notes(board, board.frame) if ACCURACY in columns else []
-    return notes + (rank_notes(board, bold=is_bold) if is_bold or "rank" in columns else [])
 
 
 def _picture(board: Board, stem: str, root: Path) -> Path:

@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..boards.board import Board
-from ..boards.claims import claim_notes
-from ..boards.notes import (
-    accuracy_notes,
-    board_heading,
-    board_notes,
-    detectable_note,
-    rank_notes,
-)
+from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
-from ..boards.table import alignment, rank_text, table_rows
-from ..tools.markup import latex, markdown_text
-from ..tools.text import some
+from ..boards.table import alignment, narrow_rows, table_rows
+from ..tools.markup import latex, latex_number, markdown_text
 from .bibtex import cited, key_of
-from .view import View, comparison_table, p_text
+from .view import View, comparison_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,16 +23,16 @@ if TYPE_CHECKING:
 ACCURACY = "test acc %"
 
 
-def markdown_table(board: Board, columns: tuple[str, ...] = (), texts: list[dict[str, str]] | None = None) -> str:
+def markdown_table(board: Board, texts: list[dict[str, str]] | None = None) -> str:
     """The table alone, as GitHub shows it, in bold what rank 1 is possible for.
 
     Args:
-        columns: of the table; all without.
-        texts: its rows; `table_rows` without.
+        texts: its rows, one for each of the board; `table_rows` without.
     """
     rows, bold = [], board.best
-    for row in table_rows(board, board.frame) if texts is None else texts:
-        cells = {key: markdown_text(cell) for key, cell in row.items() if not columns or key in columns}
+    texts = table_rows(board, board.frame) if texts is None else texts
+    for text, row in zip(texts, board.rows_of(board.frame), strict=True):
+        cells = {key: markdown_text(cell) for key, cell in text.items()}
         if row["model"] in bold:
             cells |= {key: f"**{cells[key]}**" for key in ("model", ACCURACY) if key in cells}
         rows.append(cells)
@@ -61,62 +53,46 @@ def markdown_page(board: Board) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex_page(board: Board) -> str:
+#: Columns of the table for papers, with their headings and how they are aligned; eight at the most.
+_LATEX = {
+    "rank": ("Rank", "r"), "model": ("Model", "l"), "group": ("Group", "l"), "parameters": ("Parameters", "r"),
+    "MFLOPs": ("MFLOPs", "r"), ACCURACY: (r"Accuracy (\%)", "r"), "C4 error": ("C4 error", "r"),
+    "rotation error": ("Rotation error", "r"),
+}  # fmt: skip
+
+
+def latex_page(board: Board, frame: pd.DataFrame | None = None) -> str:
     r"""A board as a LaTeX table (booktabs) for ``\input``; in bold what rank 1 is possible for, sources cited.
 
-    The document needs ``\usepackage{booktabs}`` and the bibliography that is written beside it.
+    The document needs ``\usepackage{booktabs}`` and the bibliography that `publish` writes.
+
+    Args:
+        frame: some of the board's `model_rows`; all without.
     """
-    frame = board.frame
-    ranked, compared = any(r is not None for r in board.ranks.values()), {c.model: c for c in board.against_reference}
-    head = [*(["Rank"] if ranked else []), "Model", "Invariant", "Parameters", "MFLOPs", r"Test accuracy (\%)"]
-    head += [r"$\Delta$", "$p$"] if compared else []
-    bold = board.best
-    both = zip(board.rows_of(frame), table_rows(board, frame), strict=True)
-    lines = [_latex_row(board, row, usual, ranked, compared, bold) for row, usual in both]
-    caption = latex(f"{board_heading(board)}. {sentences(board, _caption(board, frame))}")
-    align = ("r" if ranked else "") + "ll" + "r" * (len(head) - 2 - ranked)
+    frame = board.frame if frame is None else frame
+    rows = board.rows_of(frame)
+    # A mark whose column is not in this table stands behind the model's name.
+    texts = narrow_rows(board, frame, tuple(_LATEX))
+    columns = list(texts[0])
+    lines = [_latex_row(text, row, row["model"] in board.best) for text, row in zip(texts, rows, strict=True)]
+    notes = board_notes(board, frame, bold=True, columns=columns, brief=True)
+    caption = latex(f"{board_heading(board)}. {sentences(board, notes)}")
     return "\n".join([
         f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
-        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{{align}}}", r"\toprule",
-        " & ".join(head) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
+        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{{''.join(_LATEX[c][1] for c in columns)}}}", r"\toprule",
+        " & ".join(_LATEX[c][0] for c in columns) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
         f"\\caption{{{caption}}}", f"\\label{{tab:{board.name}}}", r"\end{table}", "",
     ])  # fmt: skip
 
 
-def _latex_row(
-    board: Board, row: dict[str, Any], usual: dict[str, str], ranked: bool, compared: dict[str, Any], bold: set[str]
-) -> str:
-    model = row["model"]
+def _latex_row(text: dict[str, str], row: dict[str, Any], bold: bool) -> str:
+    cells = {key: latex_number(cell) for key, cell in text.items()}
+    name, marks = latex(row["model"]), latex(text["model"].removeprefix(row["model"]))
+    if bold:
+        name, cells[ACCURACY] = rf"\textbf{{{name}}}", rf"\textbf{{{cells[ACCURACY]}}}"
     cite = ",".join(key_of(s) for s in cited(row))
-    name, accuracy = latex(model), latex(usual["test acc %"])
-    if model in bold:
-        name, accuracy = rf"\textbf{{{name}}}", rf"\textbf{{{accuracy}}}"
-    cells = [
-        name + (rf"~\cite{{{cite}}}" if cite else ""),
-        latex(usual["invariant"]),
-        usual["parameters"],
-        usual["MFLOPs"],
-    ]
-    cells.append(accuracy or latex(row["status"]))
-    if ranked:
-        cells.insert(0, latex(rank_text(board, model)))
-    if compared:
-        c = compared.get(model)
-        half = "" if c is None or c.interval is None else rf" \pm {c.interval:.2f}"
-        cells += [f"${c.difference:+.2f}{half}$", latex(p_text(c.p_holm))] if c else ["", ""]
-    return " & ".join(cells) + r" \\"
-
-
-def _caption(board: Board, frame: pd.DataFrame) -> list[str]:
-    notes = [*accuracy_notes(board, frame), *rank_notes(board), *detectable_note(board)]
-    if board.against_reference:
-        notes.append(f"Δ: paired difference to {board.reference}, over the same as test acc; p: that it is 0,"
-            " corrected by"
-                     f" Holm over {some(board.against_reference[0].family, 'comparison')}")  # fmt: skip
-    failed = [r["model"] for r in board.rows_of(frame) if r["status"] != "ok"]
-    notes += [f"failed runs: {', '.join(failed)}"] if failed else []
-    stale = [r["model"] for r in board.rows_of(frame) if r["stale"]]
-    return notes + claim_notes(board.rows_of(frame)) + ([f"stale: {', '.join(stale)}"] if stale else [])
+    cells["model"] = name + (rf"~\cite{{{cite}}}" if cite else "") + marks
+    return " & ".join(cells.values()) + r" \\"
 
 
 def sentences(board: Board, notes: Iterable[str]) -> str:

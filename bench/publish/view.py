@@ -12,16 +12,21 @@ from tabulate import tabulate
 
 from ...registry import UserError, nearest
 from ..boards.board import Board, find_board
+from ..boards.marks import HEADINGS_OF
 from ..boards.notes import board_heading
-from ..boards.rows import COMPARED, compared_columns, write_board
+from ..boards.rows import COMPARED, compared_columns, run_rows, write_board
 from ..boards.statistics import Comparison, compare
 from ..boards.table import board_table, in_cell, in_text
 from ..records.record import Refused, board_names, without_collection
 from ..tools.markup import for_latex
-from ..tools.text import some
+from ..tools.text import again, some, table_width
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: The format whose tables are those that `publish` writes.
+LATEX = "latex_booktabs"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class View:
         columns: columns of the CSV, in this order; the usual ones without.
         against: compare with this model instead of the board's reference.
         all_pairs: compare every model with every other.
+        runs: one row a run, not one per model.
     """
 
     models: tuple[str, ...] = ()
@@ -41,6 +47,7 @@ class View:
     columns: tuple[str, ...] = ()
     against: str = ""
     all_pairs: bool = False
+    runs: bool = False
 
 
 def select_boards(
@@ -65,7 +72,7 @@ def select_boards(
     names = [find_board(name, root)] if name else board_names(root)
     names = boards_that_fit(patterns, names) if patterns else names
     if not names:
-        raise UserError(f"there are no boards in {root}; equibench run quickstart makes one")
+        raise UserError(f"there are no boards in {root}; {again('run', 'quickstart')} makes one")
     with without_collection():
         read = [write_board(root, n, reference_parameters) for n in names]
     if refused is not None:
@@ -96,14 +103,15 @@ def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     for pattern in patterns:
         fits = [n for n in names if any(fnmatch.fnmatchcase(text, pattern) for text in (n, n.rpartition("-v")[0]))]
         if not fits:
-            known = nearest(pattern, names) if names else "there is none at all yet: equibench run makes them"
+            none = f"there is none at all yet: {again('run', 'quickstart')} makes one"
+            known = nearest(pattern, names) if names else none
             raise UserError(f"--across {pattern!r}: no board fits; {known}")
         found += fits
     return sorted(set(found))
 
 
 def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
-    """See that every pattern fits a model, and that the model to compare with has results, on some board.
+    """Check that every pattern fits a model, and that the model to compare with has results, on some board.
 
     Raises:
         UserError: the first that does not.
@@ -130,8 +138,8 @@ def select_rows(board: Board, view: View) -> pd.DataFrame:
     Raises:
         UserError: there is no such column.
     """
-    frame = board.frame
-    if view.against and view.against != board.reference:
+    frame = run_rows(board) if view.runs else board.frame
+    if view.against and view.against != board.reference and not view.runs:
         frame = _against(frame, comparisons(board, view), view.against)
     frame = frame[[shows(view, m) for m in frame["model"]]]
     if view.sort:
@@ -161,7 +169,12 @@ def _comparable(values: pd.Series) -> pd.Series:
 
 def _column(name: str, frame: pd.DataFrame, option: str) -> str:
     if name not in frame.columns:
-        raise UserError(f"{option} {name!r}: the table has no such column; {nearest(name, frame.columns)}")
+        heading = next((column for column, shown in HEADINGS_OF.items() if shown == name and column in frame), None)
+        if heading is not None:
+            return heading
+        usual = [c for c in HEADINGS_OF if c in frame.columns]
+        close = nearest(name, [*frame.columns], "equibench list columns")
+        raise UserError(f"{option} {name!r}: the table has no such column; {close}; usual are {', '.join(usual)}")
     return name
 
 
@@ -186,21 +199,52 @@ def comparisons(board: Board, view: View) -> list[Comparison]:
     return board.against_reference if reference == board.reference else compare(board.samples, reference)
 
 
-def view_text(board: Board, view: View, style: str) -> str:
-    """A board in a table format of tabulate, with its notes, and the comparisons that were asked for."""
+def view_text(board: Board, view: View, style: str, width: int | None = None) -> str:
+    """A board in a table format of tabulate, with its notes, and the comparisons that were asked for.
+
+    Args:
+        width: characters of a terminal's line, for which the usual columns are chosen; all of them without.
+    """
     frame = select_rows(board, view)
-    if view.columns:
-        text = f"{in_text(board_heading(board), style)}\n\n{plain_table(select_columns(frame, view), style)}"
+    if view.columns or view.runs:
+        shown = select_columns(frame, view) if view.columns else _usual_of_runs(frame, width)
+        text = f"{in_text(board_heading(board), style)}\n\n{plain_table(shown, style)}"
+        marks = [] if view.runs else [f"{r['model']}: {r['marks']}" for r in board.rows_of(frame) if r["marks"]]
+        if marks and "marks" not in view.columns:
+            text += "\n\n" + "\n".join(in_text(mark, style) for mark in marks)
+    elif style == LATEX:
+        from .tables import latex_page  # which takes comparisons from here
+
+        text = latex_page(board, frame)
     else:
-        text = board_table(board, style, frame)
+        text = board_table(board, style, frame, width)
     if view.against or view.all_pairs:
         text += "\n\n" + comparison_table(board, view, style)
     return text
 
 
+#: Columns of the table of runs, those first that a narrow terminal has; ids are what other commands take.
+_OF_RUNS = ("run", "model", "seed", "test_acc_pct", "status", "stale", "train_s", "started", "machine")
+
+
+def _usual_of_runs(frame: pd.DataFrame, width: int | None) -> pd.DataFrame:
+    columns = [c for c in _OF_RUNS if c != "stale" or (frame["stale"] != "").any()]
+    while width is not None and len(columns) > 5:
+        texts = [{c: cell_text(v) for c, v in zip(columns, row, strict=True)} for row in _values(frame[columns])]
+        if table_width(texts) <= width:
+            break
+        columns.pop()
+    return frame[columns]
+
+
+def _values(frame: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
+    rows: Iterable[tuple[Any, ...]] = frame.convert_dtypes().itertuples(index=False)
+    return rows
+
+
 def plain_table(frame: pd.DataFrame, style: str) -> str:
     """A table of the columns themselves."""
-    rows = [[in_cell(cell_text(v), style) for v in row] for row in frame.convert_dtypes().itertuples(index=False)]
+    rows = [[in_cell(cell_text(v), style) for v in row] for row in _values(frame)]
     return for_latex(tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True), style)
 
 
@@ -243,7 +287,7 @@ def difference_text(difference: float, half: float | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p-value with two significant digits; never 0; empty where there is none."""
+    """A p-value with two significant digits; never 0; empty if there is none."""
     return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
 
 

@@ -157,7 +157,7 @@ def _first_line(error: Exception) -> str:
 
 
 def recipe_of(name: str) -> dict[str, Any] | None:
-    """The published recipe of a model as data; None where none is known (it is trained with `common`)."""
+    """The published recipe of a model as data; None if none is known (it is trained with `common`)."""
     try:
         recipe: Recipe = find_recipe(PAPER, name)
     except UserError:
@@ -196,6 +196,7 @@ def _on_board(name: str, board: Board) -> dict[str, Any]:
         "test_acc_mean_pct": mean([r.test_acc_pct for r in results]),
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
+        "run_ids": {str(r.spec.seed): r.run_id for r, _ in runs},
         "rank": rank_text(board, name),
         **claim_columns((r for r in averaged if r.status == "ok"), str(MODELS.find(name).get("invariant", "none"))),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
@@ -294,7 +295,8 @@ def _board_line(row: dict[str, Any]) -> str:
     parts += [f"C4 error {row['eq_exact_c4']:.1g} after training" if row["eq_exact_c4"] is not None else ""]
     parts += [f"claim {row['claim']}"] if " (" in row["claim"] else []
     parts += [f"stale: {row['stale']} changed; {row['refresh']}" if row["stale"] else ""]
-    return f"{row['board']}: " + ", ".join(p for p in parts if p)
+    ids = "; ".join(f"seed {seed} {run}" for seed, run in row["run_ids"].items())
+    return f"{row['board']}: " + ", ".join(p for p in parts if p) + f"; runs: {ids}"
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

@@ -3,41 +3,14 @@ those of data sets: `data_cards`."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, MODELS, UserError, nearest
+from ...registry import UserError
 from ..boards.claims import claim_columns
 from ..records.record import CORE_ERRORS, RunRecord, board_folder, board_names, read_record
 from ..tools.files import results_root
 from ..tools.schema import visible
-
-
-def is_data_set(name: str) -> bool:
-    """Whether a name that stands for no model is that of a data set."""
-    try:
-        MODELS.find(name)
-    except UserError:
-        return name in DATASETS.entries()
-    return False
-
-
-def model_card(name: str, results: str | None = None) -> dict[str, Any]:
-    """The card of a model, see `cards`.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    try:
-        MODELS.find(name)  # a wrong name is answered without loading torch
-    except UserError as error:
-        if re.fullmatch("[0-9a-f]{1,16}", name):
-            raise UserError(f"no run's id begins with {name!r}, and {error}") from None
-        raise UserError(f"{error}; of data sets: {nearest(name, DATASETS.entries())}") from None
-    from .model_card import model_card as card
-
-    return card(name, results_root(results))
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
@@ -107,8 +80,9 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
         "log": folder / "logs" / f"{record.run_id}.log",
         **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
         **{
-            f"equivariance {i}": p
-            for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)
+            f"{what} {i}": p
+            for what, part in (("equivariance", "equivariance"), ("replay", "replays"))
+            for i, p in enumerate(sorted((folder / part).glob(f"{record.run_id}.*.json")), 1)
         },
     }
     stale = staleness(record, root)

@@ -17,6 +17,7 @@ from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from ..spec.suite import PROTOCOL, Suite, check_names, refuse_sizes
 from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused
 from ..tools.machine import Machine
+from ..tools.text import again
 from ..training.job import Probe
 from .local import end, events_of, start
 
@@ -67,6 +68,23 @@ def refuse_sharing(budget: str, runs: int) -> None:
             f"budget {budget!r} counts device-seconds, which runs on one device take from each other: one run a GPU"
             " there, without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget"
             " (--budget e20)"
+        )
+
+
+def refuse_uncalibrated(budget: str, missing: list[str]) -> None:
+    """See that the machines of a shared suite train the same steps.
+
+    Args:
+        missing: models whose step is not calibrated in the results folder.
+
+    Raises:
+        UserError: there are any.
+    """
+    if missing:
+        raise UserError(
+            f"budget {budget!r} counts device-seconds, and shards must train the same steps, but the step of"
+            f" {', '.join(missing[:5])} is not calibrated here; run one seed of the suite on one machine, export its"
+            " board, and merge that into the results folder of each shard"
         )
 
 
@@ -208,7 +226,8 @@ def refuse_joining(record: RunRecord, device: str) -> None:
     """
     spec = record.spec
     if spec.is_trial:
-        raise UserError(f"board {spec.board} holds trials of learning rates; equibench tune SUITE makes them")
+        tune = again("tune", record.context.suite)
+        raise UserError(f"board {spec.board} holds trials of learning rates; {tune} makes them")
     if spec.protocol != PROTOCOL:
         raise UserError(
             f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...registry import UserError
 from ..records.checkpoint_files import discard
 from ..records.record import FINAL, Context, RunRecord, board_folder, read_board
 from ..records.sidecar import has_sidecar
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import Among
+from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
+from ..tools.text import some
 from ..training.job import Job
 
 
@@ -67,6 +70,18 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
         elif suite.equivariance == "full" and current[0].status == "ok" and not has_sidecar(root, current[0]):
             found.pending.append(job_of(suite, root, machine, spec, current[0].attempt))
     return found
+
+
+def share_of(specs: list[RunSpec], shard: Shard | None) -> list[RunSpec]:
+    """Of planned runs those of a shard; all without.
+
+    Raises:
+        UserError: it has none.
+    """
+    share = shard.of(specs) if shard else specs
+    if shard and not share:
+        raise UserError(f"--shard {shard} has none of {some(len(specs), 'run')}; give at most {len(specs)} shares")
+    return share
 
 
 def job_of(suite: Suite, root: Path, machine: Machine, spec: RunSpec, attempt: int) -> Job:

@@ -13,13 +13,23 @@ from ...registry import UserError
 from ..boards.board import Board, find_board, load_board
 from ..boards.rows import model_rows, write_board
 from ..records.record import FINAL, RunRecord, attempts_of, write_record
+from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite, find_suite, plan
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import some
 from ..training.job import Job
-from .admission import admit, counts_seconds, looked_at, one_kind, refuse_cpu, refuse_names, refuse_sharing
-from .agenda import agenda_of, in_order
+from .admission import (
+    admit,
+    counts_seconds,
+    looked_at,
+    one_kind,
+    refuse_cpu,
+    refuse_names,
+    refuse_sharing,
+    refuse_uncalibrated,
+)
+from .agenda import agenda_of, in_order, share_of
 from .local import LocalEngine
 from .no_result import provenance_of, record_without_result, write_unmeasured
 
@@ -97,6 +107,7 @@ def run(
     listener: Listener | None = None,
     trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
     refresh: bool = False,
+    shard: Shard | None = None,
 ) -> Outcome:
     """Train what is missing of a suite and rebuild its board.
 
@@ -107,6 +118,7 @@ def run(
         includes: files that register models or data sets, beside those of `machine`.
         trials: makes of the planned runs those that are executed, all of one board; see `tune`.
         refresh: run again, as further attempts, what is stale.
+        shard: execute this share of the runs.
 
     Returns:
         The board and what was done. A run that failed is a row of the board and in `Outcome.failed`.
@@ -124,7 +136,7 @@ def run(
     is_new = not root.exists()
     ensure_writable(root)
     try:
-        return HeadToHead(suite, root, machine, listener or Listener(), trials, refresh).go()
+        return HeadToHead(suite, root, machine, listener or Listener(), trials, refresh, shard).go()
     except UserError:
         if is_new:
             with suppress(OSError):  # there is something in it
@@ -152,9 +164,10 @@ class HeadToHead:
         listener: Listener,
         trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
         refresh: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         self.suite, self.root, self.machine, self.listener = suite, root, machine, listener
-        self.trials, self.refresh = trials, refresh
+        self.trials, self.refresh, self.shard = trials, refresh, shard
         self.slots: list[str] = []
         self.work: dict[str, float] = {}
 
@@ -179,11 +192,13 @@ class HeadToHead:
         self._prepare()
         key, devices = one_kind(self.slots)
         timed = TimedBoard(self.suite, self.root, devices, self.machine, key)
+        if self.shard:
+            refuse_uncalibrated(self.suite.budget, timed.missing())
         self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
         told: set[str] = set()
         first: Outcome | None = None
-        # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew.
-        for _ in range(2):
+        # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew: no shard has all.
+        for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())
             untold = [job for job in pending if job.spec.model not in told]
             pending, unmeasured = write_unmeasured(self._placed(untold), timed.failed)
@@ -201,7 +216,7 @@ class HeadToHead:
 
     def _plan(self, specs: list[RunSpec]) -> tuple[Outcome, list[Job]]:
         """What is finished of planned runs, and what is to be run."""
-        specs = self.trials(specs)
+        specs = share_of(self.trials(specs), self.shard)
         agenda = agenda_of(self.suite, self.root, self.machine, specs, self.refresh)
         board = Board(specs[0].board)
         return Outcome(self.suite, board, self.root, skipped=agenda.skipped, stale=agenda.stale), agenda.pending

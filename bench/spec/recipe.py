@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from ...registry import UserError, nearest
 from ..tools.files import shipped, shipped_names
 from ..tools.schema import Amount, Strict, Text, parse, parse_toml, read_text
+from ..tools.text import again
 
 #: The recipe that differs between networks, as their authors trained them.
 PAPER = "paper"
@@ -125,7 +126,7 @@ def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
 
 
 def check_recipe(name: str) -> None:
-    """See that a recipe of this name exists, for some model.
+    """Check that a recipe of this name exists, for some model.
 
     Raises:
         UserError: there is none.
@@ -139,13 +140,14 @@ def is_tuned(name: str) -> bool:
     return name.startswith(TUNED) and COMMON + name.removeprefix(TUNED) in named_recipes()
 
 
-def find_recipe(name: str, model: str = "", tuned: Path | None = None) -> Recipe:
+def find_recipe(name: str, model: str = "", tuned: Path | None = None, tune: str = "") -> Recipe:
     """The recipe of this name for a model.
 
     Args:
         model: name of the model, which decides where the recipe is ``paper`` or tuned. Wrappers (``+…``) are trained
             as what they wrap is published.
         tuned: file with the tuned recipes of the board.
+        tune: the command that writes this file, for a message.
 
     Raises:
         UserError: there is none.
@@ -153,7 +155,7 @@ def find_recipe(name: str, model: str = "", tuned: Path | None = None) -> Recipe
     check_recipe(name)
     if name in named_recipes():
         return named_recipes()[name]
-    return _paper_recipe(model) if name == PAPER else _tuned_recipe(name, model, tuned)
+    return _paper_recipe(model) if name == PAPER else _tuned_recipe(name, model, tuned, tune)
 
 
 def _paper_recipe(model: str) -> Recipe:
@@ -164,13 +166,13 @@ def _paper_recipe(model: str) -> Recipe:
     raise UserError(f"recipe 'paper': no published recipe is known for model {model!r}; train it with 'common'")
 
 
-def _tuned_recipe(name: str, model: str, path: Path | None) -> Recipe:
+def _tuned_recipe(name: str, model: str, path: Path | None, tune: str) -> Recipe:
     table: dict[str, Any] = {}
     if path is not None and path.is_file():
         table = parse_toml(read_text(path), str(path))
     if model not in table:
         raise UserError(
-            f"recipe {name!r}: no rate was tuned for model {model!r} on this board; equibench tune SUITE does it"
+            f"recipe {name!r}: no rate was tuned for model {model!r} on this board; {tune or again('tune')} does it"
         )
     if not isinstance(table[model], dict):
         raise UserError(f"{path}: {model!r} must be a table, as [{model}]")

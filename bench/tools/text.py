@@ -1,12 +1,14 @@
-"""Words beside numbers, and commands that a reader can paste."""
+"""Numbers with nouns, commands for readers to paste, and tables for terminals."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def some(count: int, noun: str) -> str:
@@ -14,12 +16,19 @@ def some(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def error_text(value: float | None) -> str:
+    """An equivariance error in the format of all tables and sentences; a dash if there is none."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
+
+
 def command(*words: str, root: Path | None = None, include: Iterable[str | Path] = (), trains: bool = False) -> str:
-    """A command of equibench as a shell takes it, from the current folder, with the places that this process was given.
+    """A shell command of equibench for the current folder, with the files and folders that this process was given.
 
     Args:
         words: after ``equibench``.
-        root: results folder; None for a command that has none, or for readers on other machines.
+        root: results folder; None for a command without one, or for readers on other machines.
         include: files that register what the command needs.
         trains: whether it loads data, and so has ``--data-root``.
     """
@@ -31,14 +40,101 @@ def command(*words: str, root: Path | None = None, include: Iterable[str | Path]
     return shlex.join(["equibench", *words, *places])
 
 
+#: Commands that load data, and so accept ``--data-root``; those without ``--results``.
+_LOAD = ("run", "tune", "refresh", "replay", "equivariance", "show", "data")
+_WITHOUT_RESULTS = ("list", "verify", "data")
+
+
+def again(*words: str) -> str:
+    """As `command`, for a hint that continues the current command: with the files and folders it was given.
+
+    From Python there is no command line, and nothing is added.
+    """
+    files = _given("includes") or ()
+    results = None if words[0] in _WITHOUT_RESULTS else _given("results")
+    places = [word for path in files for word in ("--include", str(path))]
+    places += ["--results", str(results)] if results else []
+    places += ["--data-root", str(data)] if words[0] in _LOAD and (data := _given("data_root")) else []
+    return shlex.join(["equibench", *words, *places])
+
+
+def asked_suite(name: str) -> str:
+    """A suite as the command line names it (possibly by its file); else by its own name."""
+    given = _given("suite")
+    return given if isinstance(given, str) and Path(given).stem == name else name
+
+
 def short(path: Path) -> str:
-    """A path as seen from the current folder where it lies below it."""
+    """A path relative to the current folder if it is below it."""
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
-def _given(option: str) -> str | None:
-    """The value of an option of the command line that this process does, if it does one."""
+def _given(option: str) -> Any:
+    """The value of an option of the current command line, if there is one."""
     click = sys.modules.get("click")  # from Python there is no command line
     context = click.get_current_context(silent=True) if click else None
     return context.params.get(option) if context else None
+
+
+def terminal_width() -> int | None:
+    """Characters of a line of the terminal that standard output is; None if it is a file or a pipe."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):  # there is none, or another object replaces it
+        return None
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """A sentence wrapped for a terminal, with later lines indented; unchanged without a width."""
+    if width is None or len(text) <= width:
+        return text
+    lines = textwrap.wrap(text, max(width, 40), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def table_width(rows: Sequence[Mapping[str, object]]) -> int:
+    """Characters of a line of a plain table with these rows."""
+    # A centred text column has two more blanks.
+    return sum(max(len(key) + 2, *(len(str(row[key])) for row in rows)) + 2 for key in rows[0]) - 2 if rows else 0
+
+
+def fitted(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
+    """A plain table with the columns that fit into a terminal; the last text of a row uses the rest of the line.
+
+    Args:
+        rows: all with the same keys.
+        first: the most important columns, the first of them always shown.
+        width: characters of a line; None means all columns.
+    """
+    from tabulate import tabulate
+
+    texts = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
+    if width is None or table_width(texts) <= width:
+        return tabulate(rows, headers="keys", tablefmt="simple")
+    order = [*(c for c in first if c in texts[0]), *(c for c in texts[0] if c not in first)]
+    chosen, left_out = [order[0]], list[str]()
+    narrow = {key: min(max(len(text[key]) for text in texts), _NARROWEST) for key in order[1:]}
+    for column in order[1:]:
+        cut = [{c: text[c][: narrow[c]] if c != order[0] else text[c] for c in [*chosen, column]} for text in texts]
+        (chosen if table_width(cut) <= width else left_out).append(column)
+    chosen.sort(key=list(texts[0]).index)
+    shown = [{c: row[c] for c in chosen} for row in rows]
+    room = _room(shown, [c for c in chosen if c != order[0]], width)
+    table = tabulate(shown, headers="keys", tablefmt="simple", maxcolwidths=[room.get(c) for c in chosen])
+    return f"{table}\n\ntoo wide for this terminal: {', '.join(left_out)}; --wide shows all" if left_out else table
+
+
+#: The smallest width of a text that is shown in several lines.
+_NARROWEST = 24
+
+
+def _room(rows: Sequence[Mapping[str, object]], columns: Sequence[str], width: int) -> dict[str, int]:
+    """The width of each of these columns so that the table fits: the widest columns are reduced first."""
+    widths = {c: max(len(str(row[c])) for row in rows) for c in columns}
+    while rows and (over := table_width([{c: str(r[c])[: widths.get(c, 999)] for c in r} for r in rows]) - width) > 0:
+        widest = max(widths, key=lambda c: widths[c])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] = max(widths[widest] - over, _NARROWEST)
+    return {c: w for c, w in widths.items() if w < max(len(str(row[c])) for row in rows)}

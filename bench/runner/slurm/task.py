@@ -9,6 +9,7 @@ process that could not.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -55,6 +56,7 @@ class Heart:
             started=now(),
             restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             steps=job.spec.steps,
+            node=socket.gethostname(),
         )
 
     def __enter__(self) -> Heart:

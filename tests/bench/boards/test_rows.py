@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from equibench.bench.boards.board import find_board, load_board
-from equibench.bench.boards.notes import narrow_notes
+from equibench.bench.boards.board import Board, find_board, load_board
+from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows, write_board
 from equibench.bench.boards.statistics import interval
-from equibench.bench.boards.table import board_table
+from equibench.bench.boards.table import board_table, narrow_rows
 from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
 from equibench.bench.records.record import CurvePoint, board_folder, write_record
@@ -429,8 +429,12 @@ def test_steps_that_wait_for_the_host_are_marked_with_its_processor(tmp_path: Pa
     assert "8.0 *" in marked and text.count("8.0 *") == 1
     (note,) = [line for line in text.splitlines() if line.startswith("step ms (*)")]
     assert "the host's processor (Processor of small): small" in note and "large" not in note
-    assert not any("launches" in note for note in narrow_notes(board, board.frame)), "no time is shown there"
+    assert not any("launches" in note for note in _of_a_readme(board)), "no time is shown there"
     assert run_rows(board).set_index("model")["launch_bound"].to_dict()["small"]
+
+
+def _of_a_readme(board: Board) -> list[str]:
+    return board_notes(board, board.frame, columns=narrow_rows(board, board.frame)[0], bold=True, brief=True)
 
 
 def test_what_nobody_knows_of_the_company_of_timed_runs_is_said(tmp_path: Path) -> None:
@@ -446,7 +450,7 @@ def test_what_nobody_knows_of_the_company_of_timed_runs_is_said(tmp_path: Path) 
         said.append(
             [
                 [n for n in notes if "to themselves" in n]
-                for notes in (narrow_notes(board, board.frame), board_table(board).splitlines())
+                for notes in (_of_a_readme(board), board_table(board).splitlines())
             ]
         )
     note = ["whether 1 run of 1 had their GPU to themselves is unknown"]

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
-from equibench.bench.boards.notes import board_notes, narrow_notes
+from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.table import narrow_rows, rank_text
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, own_entry, sources_of
@@ -21,7 +21,7 @@ from equibench.bench.publish.tables import latex_page, markdown_page, markdown_t
 from equibench.bench.records import staleness
 from equibench.bench.records.record import write_record
 from equibench.bench.spec.suite import PROTOCOL
-from equibench.bench.tools.markup import latex, markdown_text
+from equibench.bench.tools.markup import latex, latex_number, markdown_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +42,8 @@ def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Pat
         "wrn-10-b9": "4",
         "z2cnn-22": "3",
     }
-    for text in (latex_page(board), markdown_page(board), ". ".join(narrow_notes(board, board.frame))):
+    brief = ". ".join(board_notes(board, board.frame, bold=True, brief=True))
+    for text in (latex_page(board), markdown_page(board), brief):
         assert text.count("Holm over 6 pairs); bold: 1 is among them") == 1
     (rule,) = [n for n in board_notes(board, board.frame) if n.startswith("rank:")]
     assert rule.endswith("Holm over 6 pairs)"), "a terminal has no bold"
@@ -99,6 +100,30 @@ def test_latex_has_no_character_left_that_means_something(text: str) -> None:
     # What is escaped is taken away first; of the rest none may be special.
     rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\[a-zA-Z]+\$|\$\^n\$|\$\\\|\$", "", latex(text))
     assert not set(rest) & set("\\&%$#_{}~^")
+
+
+def test_both_commands_give_the_same_table_for_a_paper(tmp_path: Path) -> None:
+    board = boards.board(tmp_path)
+    places = ["--results", str(tmp_path)]
+    shown = CliRunner().invoke(cli, ["leaderboard", BOARD, "--format", "latex_booktabs", *places])
+    publish(tmp_path, tmp_path / "out", formats=["latex"], jobs=1)
+    written = (tmp_path / "out" / "tables" / f"{BOARD}.tex").read_text()
+    assert shown.exit_code == 0 and shown.output.strip() == written.strip() == latex_page(board).strip()
+    head = next(line for line in written.splitlines() if line.startswith("Rank &"))
+    assert head.count("&") <= 7 and all(word in head for word in ("Model", "Group", "Parameters", "Accuracy"))
+    assert head.count("error") == 2 and "e-0" not in written
+    caption = written.split(r"\caption")[1]
+    for defined in (r"$\pm$ 95 \% interval", "bold: 1 is among them", "Class:", "2 epochs of 3,000 images"):
+        assert defined in caption
+
+
+@pytest.mark.parametrize(
+    ("text", "set_"),
+    [("2e-06", r"$2\times 10^{-6}$"), ("1e+12", r"$1\times 10^{12}$"), ("0.331", "0.331"), ("re-10", "re-10"),
+     ("3e-10 → 1e-7", r"$3\times 10^{-10}$ $\to$ $1\times 10^{-7}$")],
+)  # fmt: skip
+def test_powers_of_ten_are_set_as_papers_do(text: str, set_: str) -> None:
+    assert latex_number(text) == set_
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here: the table cannot be compiled")

@@ -1,0 +1,93 @@
+"""What a name stands for, and cards of suites and recipes. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import DATASETS, MODELS, UserError, nearest
+from ..boards.families import find_points
+from ..records.record import board_names
+from ..spec.recipe import PAPER, named_recipes, paper_recipes
+from ..spec.suite import suite_names
+from ..tools.text import again, fitted, some
+
+if TYPE_CHECKING:
+    from ..spec.suite import Suite
+
+
+def kind_of(name: str, root: Path) -> str:
+    """``model``, ``data set``, ``suite``, ``board`` or ``recipe``; runs are looked up first, see `run_card`.
+
+    Raises:
+        UserError: there is nothing of this name.
+    """
+    try:
+        MODELS.find(name)
+        return "model"
+    except UserError as error:
+        why = error
+    boards = board_names(root)
+    known = {
+        "data set": list(DATASETS.entries()),
+        "suite": suite_names(),
+        "board": [*boards, *(board.rpartition("-v")[0] for board in boards)],
+        "recipe": [*named_recipes(), PAPER],
+    }
+    found = next((kind for kind, names in known.items() if name in names), "")
+    if found or name.endswith(".toml"):
+        return found or "suite"
+    close = [f"{kind}: {text}" for kind, names in known.items() if (text := nearest(name, names)).startswith("did")]
+    run = f"no run's id begins with {name!r}, and " if all(c in "0123456789abcdef." for c in name) else ""
+    raise UserError("; ".join([f"{run}{why}", *close]))
+
+
+def suite_card(points: Sequence[Suite]) -> dict[str, Any]:
+    """A suite, or a family of suites, with its models as they are registered."""
+    suite = points[0]
+    card: dict[str, Any] = {"suite": suite.name, "title": suite.title, "dataset": suite.dataset}
+    card |= {"budget": ", ".join(dict.fromkeys(p.budget for p in points)), "recipe": suite.recipe}
+    card |= {"profile": suite.profile, "fit": suite.fit, "seeds": suite.seed_list, "reference": suite.reference_model}
+    models = []
+    for name in suite.models:
+        model = MODELS.find(name)
+        row = {"model": name, "group": model.get("group", ""), "invariant": model.get("invariant", "")}
+        row["parameters"] = next((f"{n:,}" for n in (model.get("params") or {}).values()), "")
+        models.append(row | {"source": model.get("source", "")})
+    return {**card, "boards": [point.board() for point in points], "models": models}
+
+
+def suite_text(name: str, width: int | None) -> str:
+    """The card of a suite for a terminal."""
+    card = suite_card(find_points(name))
+    head = f"{card['suite']}: {card['title']}" if card["title"] else card["suite"]
+    facts = [f"{key} {card[key]}" for key in ("dataset", "budget", "recipe", "profile", "fit")]
+    facts += [some(len(card["seeds"]), "seed"), f"reference {card['reference'] or 'none'}"]
+    lines = [head, ", ".join(facts), f"{some(len(card['boards']), 'board')}: {', '.join(card['boards'])}", ""]
+    lines += [fitted(card["models"], ("model", "parameters", "invariant", "group", "source"), width), ""]
+    return "\n".join([*lines, f"to run it: {again('run', name)}"])
+
+
+def recipe_rows() -> list[dict[str, Any]]:
+    """All recipes: those that are the same for every model, what ``paper`` is for whom, and the tuned ones."""
+    keys = ("optimizer", "lr", "batch", "epochs", "augment", "batch_norm")
+    rows = [
+        {"name": name, **{key: getattr(recipe, key) for key in keys}, "models": "all", "note": recipe.note}
+        for name, recipe in named_recipes().items()
+    ]
+    for name, (patterns, recipe) in paper_recipes().items():
+        row = {"name": PAPER, **{key: getattr(recipe, key) for key in keys}}
+        rows.append(row | {"models": ", ".join(patterns), "note": recipe.note or name})
+    tuned = {"name": "tuned", **dict.fromkeys(keys, ""), "models": "those of equibench tune"}
+    rows.append(tuned | {"note": "common, with a rate for each model, chosen on validation images"})
+    return [{key: ", ".join(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows]
+
+
+def recipe_text(name: str, width: int | None) -> str:
+    """The recipes of this name for a terminal, one paragraph each."""
+    rows = [row for row in recipe_rows() if row["name"] == name]
+    paragraphs = [[f"{key.replace('_', ' ')}: {value}" for key, value in row.items() if value] for row in rows]
+    from ..tools.text import wrapped
+
+    return "\n\n".join("\n".join(wrapped(line, width) for line in lines) for lines in paragraphs)

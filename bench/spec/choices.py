@@ -1,0 +1,41 @@
+"""Options with a closed set of values: a line on each."""
+
+from __future__ import annotations
+
+#: Execution profiles.
+PROFILES = {
+    "strict": "float32, deterministic, nothing compiled",
+    "fast": "bfloat16 and TF32; boards of their own",
+}
+#: What is trained on.
+FITS = {
+    "train": "validation images are kept apart",
+    "train+val": "trained on too; boards of their own",
+}
+#: Classes of parameters.
+CLASSES = {
+    "matched": "within 5 % of --reference-parameters",
+    "as-published": "every network as its authors have it",
+}
+
+
+#: Recipes: those of ``recipes.toml``, and the two that differ between models.
+RECIPES = {
+    "common": "same for all, no augmentation",
+    "common-rotate": "common, images turned",
+    "common-crop-flip": "common, crops and mirror images",
+    "paper": "each as its authors trained it",
+    "tuned": "common, rates of equibench tune",
+}
+#: Variables of the environment that are read.
+VARIABLES = {
+    "EQUIBENCH_RESULTS": "results folder, as --results [./leaderboards]",
+    "EQUIBENCH_DATA": "folder of the data sets, as --data-root [the user's cache]",
+    "EQUIBENCH_MIRROR": "address of copies of the data sets' files, asked first",
+}
+
+
+def lines_of(what: str, choices: dict[str, str]) -> str:
+    """Help of an option: what it is, then each value on a line of its own."""
+    width = max(map(len, choices)) + 2
+    return "\n".join(["\b", what, *(f"{value:<{width}}{line}" for value, line in choices.items())])

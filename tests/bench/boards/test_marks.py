@@ -1,0 +1,170 @@
+"""Every mark of a row reaches every output, in the same words, and legends are of the columns that are there."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from equibench.bench.boards.board import Board, load_board
+from equibench.bench.boards.marks import Mark, marked, marks_of
+from equibench.bench.boards.notes import board_notes
+from equibench.bench.boards.rows import csv_text
+from equibench.bench.boards.table import board_table, narrow_rows, table_rows
+from equibench.bench.publish.payload import payload
+from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
+from equibench.bench.publish.view import View, view_text
+from equibench.bench.records import staleness
+from equibench.bench.records.record import RunRecord, write_record
+from equibench.bench.tools.markup import latex, markdown_text
+
+from .. import made
+
+BOARD = made.spec().board
+#: The hash of every model's source.
+NOW = "a" * 16
+
+
+def _provenance(record: RunRecord, **changes) -> RunRecord:
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update=changes)})
+
+
+def _put(root: Path, *records: RunRecord) -> Board:
+    for record in records:
+        write_record(root, _provenance(record, source_hash=record.provenance.source_hash or NOW))
+    return load_board(root, BOARD)
+
+
+def _trained(record: RunRecord, init: dict, **changes) -> RunRecord:
+    results = record.results
+    points = {
+        "init": results.init.model_copy(update=init),
+        "trained": results.trained.model_copy(update=changes or init),
+    }
+    return record.model_copy(update={"results": results.model_copy(update=points)})
+
+
+def _claiming(claim: str, before: float, after: float) -> RunRecord:
+    facts = {"family": "", "group": "C4", "invariant": claim, "source": "x", "treatment": ""}
+    record = _provenance(made.record(90.0), registered=facts)
+    return _trained(record, {"eq_claimed": before, "eq_exact_c4": before}, eq_claimed=after, eq_exact_c4=after)
+
+
+def _seeded(record: RunRecord, seed: int) -> RunRecord:
+    return record.model_copy(update={"spec": made.spec(seed=seed)})
+
+
+def _cost(record: RunRecord, **changes) -> RunRecord:
+    return record.model_copy(update={"cost": record.cost.model_copy(update=changes)})
+
+
+def _host(record: RunRecord) -> RunRecord:
+    results = record.results.model_copy(update={"host_ms": 7.9})
+    record = record.model_copy(update={"results": results})
+    return _provenance(record, hardware={"device": "cuda:0", "cpu": "a processor"})
+
+
+#: For each kind of mark records that have it, and what a row says of it.
+CASES = {
+    "status": ([made.record(None, "oom")], "oom"),
+    "incomplete": ([made.record(90.0), made.record(None, "oom", seed=1)], "1/2"),
+    "diverged": ([made.record(None, "oom"), made.record(10.0, "diverged", seed=1)], "1 diverged"),
+    "collapsed": ([_trained(made.record(90.0), {}, collapsed=True)], "1 collapsed"),
+    "broken": ([_claiming("C4", 0.67, 0.21)], "C4 (broken)"),
+    "claim": ([_claiming("C8", 1e-6, 1e-6)], "C8 (only C4 checked)"),
+    "stale": ([_provenance(made.record(90.0), source_hash="b" * 16)], "stale"),
+    "unchecked": ([_provenance(made.record(90.0), checked="failed: gradients")], "check failed"),
+    "uncounted": ([_cost(made.record(90.0), uncounted="fft")], "+"),
+    "shared": ([_provenance(made.record(90.0), hardware={"runs_on_device": "4"})], "shared"),
+    "launch bound": ([_host(made.record(90.0))], " *"),
+    "frozen": ([_cost(made.record(90.0), frozen=1_234)], "1,234"),
+}
+#: Marks of figures that no table for papers has.
+ON_TIMES = ("shared", "launch bound")
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources are as they were, but for the row that is stale."""
+    monkeypatch.setattr(staleness, "_source_hash", lambda model: NOW)
+
+
+def _board(root: Path, name: str) -> tuple[Board, str]:
+    records, said = CASES[name]
+    return _put(root, *records), said
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_mark_is_in_every_output(name: str, tmp_path: Path, current: None) -> None:
+    board, said = _board(tmp_path, name)
+    (row,) = board.rows_of(board.frame)
+    (mark,) = [m for m in marks_of(row) if m.name == name]
+    (cells,) = csv.DictReader(io.StringIO(csv_text(board.frame)))
+    assert mark.words in cells["marks"].split("; ")
+    document = payload(board, [], [])
+    assert [name, mark.words, list(mark.columns), mark.sign] in document["marks"][0]
+
+    def line(text: str) -> str:
+        return next(found for found in text.splitlines() if re.match(r"(\| *|\d+ & )?made-up", found))
+
+    assert said in line(board_table(board)), "a terminal"
+    assert mark.words in line(board_table(board, width=40)) or not mark.about_row, "a small terminal"
+    assert markdown_text(said) in line(markdown_page(board)), "Markdown"
+    columns = view_text(board, View(columns=("model", "test_acc_mean_pct")), "simple")
+    assert f"made-up: {cells['marks']}" in columns, "chosen columns"
+    if name not in ON_TIMES:
+        shown = mark.sign or mark.words
+        assert shown in " ".join(narrow_rows(board, board.frame)[0].values()) or said in markdown_table(board)
+        assert latex(shown) in line(latex_page(board)), "a paper"
+
+
+def test_all_kinds_of_marks_are_tried(tmp_path: Path, current: None) -> None:
+    doc = Mark.__doc__ or ""
+    kinds = set(re.findall(r"``([a-z ]+)``", doc.split("columns:")[0]))
+    assert kinds == {*CASES, "treatment", "evaluation"}
+
+
+def test_a_row_without_reservations_has_no_mark(tmp_path: Path, current: None) -> None:
+    facts = {"family": "", "group": "", "invariant": "none", "source": "x", "treatment": ""}
+    board = _put(tmp_path, _provenance(made.record(90.0), registered=facts, checked="yes"))
+    assert board.frame["marks"].tolist() == [""] and table_rows(board, board.frame)[0]["status"] == "ok"
+    assert "status" not in narrow_rows(board, board.frame)[0] and "[" not in latex_page(board).split(r"\midrule")[1]
+
+
+def test_a_sentence_quotes_the_errors_that_the_table_shows(tmp_path: Path, current: None) -> None:
+    pairs = enumerate([(0.67, 0.21), (0.61, 0.25)])
+    board = _put(tmp_path, *(_seeded(_claiming("C4", *errors), seed) for seed, errors in pairs))
+    (note,) = [n for n in board_notes(board, board.frame) if "contradict" in n]
+    cell = table_rows(board, board.frame)[0]["C4 error"]
+    assert cell == "0.640 → 0.230" and "0.640 at initialisation and 0.230 after training" in note
+    assert narrow_rows(board, board.frame)[0]["C4 error"] == "0.230" and "0.230" in latex_page(board)
+
+
+def test_a_claim_that_one_run_alone_breaks_is_quoted_with_that_run(tmp_path: Path, current: None) -> None:
+    records = (_seeded(_claiming("C4", 1e-7, 2e-4 if seed == 7 else 1e-7), seed) for seed in range(8))
+    board = _put(tmp_path, *records)
+    (note,) = [n for n in board_notes(board, board.frame) if "contradict" in n]
+    assert "3e-05 after training in the mean, and by 2e-04 in one run" in note
+
+
+#: Columns, and words that only their legend has.
+LEGENDS = {
+    "MFLOPs": "of an image's forward pass", "C4 error": "quarter turns", "rotation error": "15 to 75 degrees",
+    "step ms": "step ms", "test acc %": "test acc:",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shown", [("model", "MFLOPs"), ("C4 error",), ("model", "rotation error", "test acc %")])
+def test_a_legend_describes_the_columns_that_are_there(shown: tuple[str, ...], tmp_path: Path, current: None) -> None:
+    board = _put(tmp_path, *CASES["shared"][0], made.record(91.0, seed=1))
+    notes = "\n".join(board_notes(board, board.frame, columns=shown))
+    assert {c for c, words in LEGENDS.items() if words in notes} == set(shown) - {"model"}
+    every = "\n".join(board_notes(board, board.frame))
+    assert all(words in every for words in LEGENDS.values())
+
+
+def test_a_partly_shared_time_says_how_many_runs_it_is_without(tmp_path: Path, current: None) -> None:
+    board = _put(tmp_path, *CASES["shared"][0], made.record(91.0, seed=1))
+    assert table_rows(board, board.frame)[0]["step ms"] == "8.0 (1 shared)"
+    row = board.rows_of(board.frame)[0]
+    assert marked({"model": "m"}, row)["model"] == "m", "times that are not shown need no mark"
