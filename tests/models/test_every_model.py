@@ -28,6 +28,7 @@ MEMBERS = {
     "z2cnn-12": "1x28x28->10",
     "wrn-10-b4": "3x32x32->10",
     "pdo-econv-p8-gauss": "1x28x28->10",
+    "tv-shufflenet_v2_x0_5": "3x32x32->10",
 }
 #: Every wrapper, around a model that claims nothing.
 WRAPPED = [f"z2cnn-22+{w.name}" for w in WRAPPERS.match()]
