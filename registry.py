@@ -188,7 +188,7 @@ class Resolved:
 
     @property
     def samples(self) -> int:
-        """Passes that its logits are the mean of in evaluation; 0 where it is not random there."""
+        """Passes that its logits are the mean of in evaluation; 0 if it is not random there."""
         return int(str(self.get("evaluation")).partition(":")[2] or 0)
 
     @property

@@ -93,7 +93,7 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """What has to be installed for it first, in words; empty where it is."""
+        """What has to be installed for it first, in words; empty if it is."""
         package = self.fields.get("package")
         if not package or importlib.util.find_spec(package):
             return ""

@@ -53,7 +53,7 @@ class Board:
         repeats: further attempts that repeat a run that counts, see `repeats`, by the name of its file.
         asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
         asked_reference: the model that the others are compared with, instead of what most runs' suites say.
-        suite: the suite whose rows these are; empty where all rows of the board are there.
+        suite: the suite whose rows these are; empty if all rows of the board are there.
         title: of that suite.
     """
 
@@ -170,7 +170,7 @@ class Board:
         return self.asked_parameters or next((size.parameters for size in sizes), None)
 
     def why_not_matched(self, model: str) -> str | None:
-        """See `size_classes.why_not_matched`, of all its runs that count; None where there is nothing to compare."""
+        """See `size_classes.why_not_matched`, of all its runs that count; None if there is nothing to compare."""
         sizes = [r.cost for r in self.counted[model] if r.cost is not None]
         if self.reference_parameters is None or not sizes:
             return None
@@ -205,7 +205,7 @@ class Board:
     def agreement(self, model: str, other: str) -> float | None:
         """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
 
-        None where no common seed has outcomes of the same images for both.
+        None if no common seed has outcomes of the same images for both.
         """
         own, his = (
             {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes}

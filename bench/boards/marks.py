@@ -29,7 +29,7 @@ class Mark:
             ``shared`` or ``launch bound``.
         words: what the row says.
         columns: columns of the CSV that it is about; the row as a whole without.
-        sign: what stands behind the figures of these columns; empty where they say it themselves.
+        sign: what stands behind the figures of these columns; empty if they say it themselves.
         about_row: whether the row says it in words where none of these columns is shown.
     """
 
@@ -80,7 +80,7 @@ def _of_times(row: dict[str, Any]) -> list[Mark]:
 
 
 def marks_text(row: dict[str, Any]) -> str:
-    """All marks of a row in words, for the CSV; empty where there is none."""
+    """All marks of a row in words, for the CSV; empty if there is none."""
     return "; ".join(mark.words for mark in marks_of(row))
 
 

@@ -263,7 +263,7 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
     """Which models' steps are limited by the host, and by which; nothing where no time is shown that depends on it.
 
     Args:
-        what: the times that are shown; empty where none are.
+        what: the times that are shown; empty if none are.
     """
     names = with_mark(board.rows_of(frame), "launch bound")
     if not names or not what:

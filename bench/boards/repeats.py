@@ -27,7 +27,7 @@ class Agreement:
     """What a repeat says of a recorded run.
 
     Attributes:
-        agrees: None where nothing can be said.
+        agrees: None if nothing can be said.
         rule: see `replay_verdict.ReplayVerdict`.
         low, high: the interval in %, where that was the rule.
     """
@@ -40,7 +40,7 @@ class Agreement:
 
 
 def differences(record: RunRecord, hardware: Mapping[str, str], threads: int, versions: Mapping[str, str]) -> list[str]:
-    """Why the bits of a run may differ when it is run again in these surroundings; empty where they must not.
+    """Why the bits of a run may differ when it is run again in these surroundings; empty if they must not.
 
     Args:
         hardware: ``device`` and ``cpu``, and ``instructions`` where they are known.
@@ -117,7 +117,7 @@ class Repeated:
     Attributes:
         runs: finished runs of the row.
         elsewhere: how many other hosts repeated a run and agree, by seed; only of seeds that have any.
-        exact: whether all of these were the same to the bit.
+        exact: whether all of these were the same bit for bit.
         unjudged: seeds whose bits differ on another host, where too few seeds tell what may be expected.
         disagree: of each seed that a repeat contradicts, wherever that was made, why.
     """
@@ -166,7 +166,7 @@ def _same_bits(record: RunRecord, again: RunRecord) -> bool:
 
 
 def repeated_words(found: Repeated) -> str:
-    """The mark of a row, the same in every output; empty where no run of it was repeated elsewhere."""
+    """The mark of a row, the same in every output; empty if no run of it was repeated elsewhere."""
     if found.disagree:
         seeds = ", ".join(str(seed) for seed in sorted(found.disagree))
         return f"repeats disagree (seed{'s' if len(found.disagree) > 1 else ''} {seeds})"

@@ -198,7 +198,7 @@ def compared_columns(against: Comparison | None) -> dict[str, Any]:
 
 
 def _over(by_image: bool) -> str:
-    """What an interval is over: what another experiment would draw anew."""
+    """What an interval is over: what another experiment would draw again."""
     return "seeds and images" if by_image else "seeds"
 
 
@@ -213,7 +213,7 @@ def _worst(records: list[RunRecord]) -> str:
 
 
 def column_names() -> dict[str, list[str]]:
-    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one a run."""
+    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one per run."""
     spec = plan(find_suite("smoke"))[0]
     nothing = Provenance(
         source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,8 @@ def show(
     kind = "run" if run else kind_of(name, root)
     if out is not None and kind != "data set":
         raise UserError(f"--out draws images of a data set, and {name!r} is a {kind}")
+    document: dict[str, Any]
+    text: Callable[[dict[str, Any]], str]
     if run:
         document, text = run, run_text
     elif kind == "model":

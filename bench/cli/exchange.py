@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ...registry import include
-from .options import include_option, json_option, results_option
+from .options import include_option, json_option, positive, results_option
 
 
 @click.command()
@@ -61,21 +61,63 @@ def _table(done: Any) -> str:
     """What came, one row a board: records alone, refused files of every kind."""
     from tabulate import tabulate
 
-    from ..exchange.merge import devices, versions
+    from ..exchange.merge import STATES, devices, versions
     from ..tools.schema import visible
 
     rows = []
     for board in dict.fromkeys(a.board for a in done.arrivals):
         own = [a for a in done.arrivals if a.board == board]
         states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
-        came = {noun: states.get(noun, 0) for noun in ("new", "known", "further attempt", "refused")}
-        row = {"board": visible(board), **{noun.replace("attempt", "attempts"): n for noun, n in came.items()}}
+        row: dict[str, Any] = {"board": visible(board), **{state: states[state] for state in STATES}}
         rows.append({**row, "devices": _counted(devices(own)), "versions": _counted(versions(own))})
     return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing came"
 
 
 def _counted(found: Counter[str]) -> str:
     return "; ".join(f"{count} × {name}" for name, count in found.most_common(4)) + ("; …" if len(found) > 4 else "")
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER")
+@click.option("--against", metavar="DIR", help="The published results [$EQUIBENCH_RESULTS, else ./leaderboards].")
+@click.option("--complete", is_flag=True, help="FOLDER takes the place of the published one, as in a pull request.")
+@click.option("--deadline", type=float, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@include_option
+@json_option
+def validate(
+    folder: str, against: str | None, complete: bool, deadline: float, includes: tuple[str, ...], as_json: bool
+) -> None:
+    """May the rows of FOLDER, a results folder or an archive, enter the published boards?
+
+    \b
+    equibench validate mine.tar.gz
+    equibench validate leaderboards --against ../main/leaderboards --complete
+
+    Looks at every record, checks every model with new rows on this machine, and prints as Markdown why not, what a
+    reviewer should know, what changes in the ranks, and the tables before and after. With --complete, nothing that is
+    published may be missing or changed. Writes nothing. Exit code 1: the rows may not enter as they are.
+    """
+    from ..exchange.report import document, markdown
+    from ..exchange.validate import validate as judge
+
+    alive = sys.stderr.isatty()
+
+    def listen(what: str) -> None:
+        if alive:
+            click.echo(f"\r\033[K{what} …", nl=False, err=True)
+
+    found = judge(
+        Path(folder),
+        Path(against) if against else None,
+        complete=complete,
+        includes=includes,
+        deadline_s=positive("--deadline", deadline),
+        listen=listen,
+    )
+    if alive:
+        click.echo("\r\033[K", nl=False, err=True)
+    click.echo(json.dumps(document(found)) if as_json else markdown(found), nl=as_json)
+    sys.exit(0 if found.accepted else 1)
 
 
 @click.command()

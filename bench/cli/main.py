@@ -18,7 +18,7 @@ from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
 from .doctor import doctor
-from .exchange import export, merge
+from .exchange import export, merge, validate
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
@@ -51,6 +51,7 @@ def cli() -> None:
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench publish --out site              tables, plots and a page to explore
     equibench merge laptop-2/leaderboards     bring the results of other machines together
+    equibench validate mine.tar.gz            may these rows enter the published boards?
     equibench check my-net --include my.py    may a model enter the registry?
     equibench show p4cnn                      what is known of a model, or of a run
     equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
@@ -74,6 +75,7 @@ for _command in (
     replay,
     show,
     status,
+    validate,
     verify,
 ):
     cli.add_command(_command)

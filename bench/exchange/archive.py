@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
 
 from ...registry import UserError
-from ..tools.files import write_atomically
+from ..tools.files import WriteError, write_atomically
 from ..tools.schema import LARGEST_FILE, visible
 from ..tools.text import some
 
@@ -128,15 +127,23 @@ def unpack(source: Path, folder: Path, limits: Limits) -> None:
                 if size is None or place is None:
                     continue
                 if size > LARGEST_FILE:
-                    raise UserError(f"{source}: {visible(name)}: {size:,} bytes, where {LARGEST_FILE:,} are the most")
+                    raise UserError(f"{source}: {visible(name)}: {size:,} bytes; at most {LARGEST_FILE:,} are allowed")
                 path = folder / place
                 if path.exists():
                     raise UserError(f"{source}: {visible(name)} is in it twice")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(_read(file, size, str(source)))
-                file.read(-size % _BLOCK)
+                data = _read(file, size, str(source))
+                _read(file, -size % _BLOCK, str(source))
+                _save(path, data)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{source}: this is no whole .tar.gz: {visible(str(error))[:200]}") from error
+
+
+def _save(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:  # where temporary files go there is no room
+        raise WriteError(path, error) from error
 
 
 def _place(name: str, where: str) -> str | None:
@@ -156,7 +163,7 @@ def _place(name: str, where: str) -> str | None:
     return place if _WANTED.fullmatch(place) else None
 
 
-def _members(file: IO[bytes], where: str, limits: Limits) -> Iterator[tuple[str, int | None]]:
+def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[str, int | None]]:
     """Names and sizes of the files of an archive; size None for a folder. The reader of a file takes all of its blocks,
     or nothing.
 
@@ -176,7 +183,7 @@ def _members(file: IO[bytes], where: str, limits: Limits) -> Iterator[tuple[str,
             raise UserError(f"{where}: {visible(member.name)[:200]}: a size below zero")
         if member.type in (_LONG_NAME, *_EXTENDED):
             if member.size > _LONGEST_HEADER:
-                raise UserError(f"{where}: a header of {member.size:,} bytes, where {_LONGEST_HEADER:,} are the most")
+                raise UserError(f"{where}: a header of {member.size:,} bytes; at most {_LONGEST_HEADER:,} are allowed")
             data = _read(file, member.size, where)
             _read(file, -member.size % _BLOCK, where)
             longer = _longer_name(member.type, data, where) or longer
@@ -216,13 +223,13 @@ def _longer_name(kind: bytes, data: bytes, where: str) -> str:
     return found
 
 
-def _read(file: IO[bytes], size: int, where: str) -> bytes:
+def _read(file: gzip.GzipFile, size: int, where: str) -> bytes:
     data = file.read(size)
     if len(data) < size:
         raise UserError(f"{where}: this is no whole .tar.gz: it ends too early")
     return data
 
 
-def _skip(file: IO[bytes], size: int, where: str) -> None:
+def _skip(file: gzip.GzipFile, size: int, where: str) -> None:
     while size:
         size -= len(_read(file, min(size, 1 << 20), where))

@@ -25,7 +25,7 @@ from ..records.calibration import Calibration, latest, read_calibration, read_ca
 from ..records.calibration import folder as calibrations_folder
 from ..records.outcomes import outcomes_folder, outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
-from ..records.record import FINAL, RunRecord, attempts_of, board_folder, board_names, read_record, without_collection
+from ..records.record import FINAL, RunRecord, board_folder, board_names, read_record, without_collection
 from ..records.replay_verdict import ReplayVerdict, read_verdict, replays_folder
 from ..records.sidecar import Sidecar, read_sidecar, sidecar_folder
 from ..spec.budget import steps_in
@@ -36,6 +36,7 @@ from .tuned import merge_tuned
 
 Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]
+STATES: tuple[State, ...] = ("new", "known", "further attempt", "refused")
 F = TypeVar("F", Sidecar, ReplayVerdict)
 
 
@@ -95,7 +96,9 @@ def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
             with without_collection():
                 for board in board_names(folder):
                     done.arrivals += _Incoming(folder, root, board).take()
-            done.arrivals += [Arrival(*facts) for facts in merge_tuned(folder, root)]
+            done.arrivals += [
+                Arrival(board, "recipe", name, state, why) for board, name, state, why in merge_tuned(folder, root)
+            ]
     for board in done.boards if not dry_run else ():
         write_board(root, board)
     return done
@@ -125,6 +128,7 @@ class _Incoming:
         self.folder, self.root, self.board = folder, root, board
         self.arrivals: list[Arrival] = []
         self.local: dict[str, list[RunRecord]] = {}
+        self.names: dict[str, list[Path]] = {}
         #: What a run of the source is called here, with the digest of its weights; only of records that were accepted.
         self.here: dict[str, list[tuple[str, str]]] = {}
 
@@ -133,6 +137,8 @@ class _Incoming:
             theirs, ours = board_folder(self.folder, self.board), board_folder(self.root, self.board)
         except UserError as error:
             return [Arrival(self.board, "record", self.board, "refused", str(error))]
+        for path in ours.glob("*.json"):
+            self.names.setdefault(path.name.partition(".")[0], []).append(path)
         calibrated, records = self._calibrations(), []
         for path in sorted(theirs.glob("*.json"), key=lambda p: p.name):
             try:
@@ -168,12 +174,10 @@ class _Incoming:
             )
 
     def _take_record(self, record: RunRecord) -> None:
-        digest = record.spec.digest()
-        if digest not in self.local:
-            self.local[digest] = attempts_of(self.root, record.spec)
-        there = self.local[digest]
+        there = self._there(record.spec.digest())
         same = next((r for r in there if r.file_name == record.file_name or r.identity == record.identity), None)
-        kept, state, why = same or record, "known", ""
+        kept, why = same or record, ""
+        state: State = "known"
         if same is None:
             state = "new"
             if any(r.attempt == record.attempt for r in there):
@@ -189,7 +193,16 @@ class _Incoming:
                 _copy(board_folder(self.folder, self.board) / record.file_name, path)
             else:
                 _write(path, kept.canonical() + "\n")
-        self.arrivals.append(Arrival(self.board, "record", record.file_name, state, why, kept))  # type: ignore[arg-type]
+        self.arrivals.append(Arrival(self.board, "record", record.file_name, state, why, kept))
+
+    def _there(self, digest: str) -> list[RunRecord]:
+        """The records of a spec that are here, with those that have come."""
+        if digest not in self.local:
+            found = self.local[digest] = []
+            for path in self.names.get(digest, ()):
+                with suppress(UserError):  # the board's reader names it
+                    found.append(read_record(path))
+        return self.local[digest]
 
     def _write_outcomes(self, record: RunRecord, kept: RunRecord) -> None:
         """Write the outcomes of a record, and the labels, before the record itself, as a run does."""
@@ -221,17 +234,18 @@ class _Incoming:
         own = {c.canonical() for c in known}
         shared = {c.model for c in theirs.values() if c.model in ours and c == ours[c.model]}
         for path, calibration in theirs.items():
+            state: State = "known"
             if calibration.canonical() in own:
-                state, why = "known", ""
+                pass
             elif calibration.model in ours and calibration.model not in shared:
                 why = f"{path.name}: {calibration.model} has another calibration here, by which its runs were made"
                 self.arrivals.append(self._refusal("calibration", path, why))
                 continue
             else:
-                state, why = "new", ""
+                state = "new"
                 known.append(calibration)
                 _copy(path, calibrations_folder(self.root, self.board) / path.name)
-            self.arrivals.append(Arrival(self.board, "calibration", path.name, state, why))  # type: ignore[arg-type]
+            self.arrivals.append(Arrival(self.board, "calibration", path.name, state))
         return known
 
     def _follow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...registry import UserError
 from ..records.record import board_folder
@@ -12,25 +12,27 @@ from ..spec.recipe import TUNED, Recipe
 from ..spec.suite import tuned_file
 from ..tools.schema import parse, parse_toml, read_text
 
+State = Literal["new", "known", "refused"]
 
-def merge_tuned(folder: Path, root: Path) -> list[tuple[str, str, str, str, str]]:
+
+def merge_tuned(folder: Path, root: Path) -> list[tuple[str, str, State, str]]:
     """Take the tuned recipes of a results folder.
 
     Returns:
-        Board, kind, name of the file, state and reason, as `merge.Arrival` has them.
+        Board, name of the file, state and reason, as `merge.Arrival` has them.
     """
-    found = []
+    found: list[tuple[str, str, State, str]] = []
     for path in sorted((folder / "tuned").glob("*.toml")):
         try:
             board_folder(root, path.stem)  # refuses what is no board's name
             state, why = _take(path, tuned_file(root, path.stem))
         except UserError as error:
             state, why = "refused", str(error).replace(f"{folder}/", "")
-        found.append((path.stem, "recipe", path.name, state, why))
+        found.append((path.stem, path.name, state, why))
     return found
 
 
-def _take(path: Path, ours: Path) -> tuple[str, str]:
+def _take(path: Path, ours: Path) -> tuple[State, str]:
     theirs, there = _recipes(path, parse_toml(read_text(path, link=False), str(path))), _recipes(ours, read_tuned(ours))
     new = {model: recipe for model, recipe in theirs.items() if model not in there}
     if new:

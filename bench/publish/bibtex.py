@@ -61,6 +61,11 @@ def entry(source: str) -> str:
     return f"@misc{{{key},\n{body}\n}}"
 
 
+def is_known_source(source: str) -> bool:
+    """Whether a source has an entry of its own in ``sources.toml``."""
+    return source in _known()
+
+
 def own_entry() -> str:
     """The BibTeX entry of equibench itself, with the version that is running and the protocol that it measures by."""
     body = (

@@ -99,7 +99,7 @@ def cell(value: Any) -> Any:
 
 
 def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
-    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None where
+    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None if
     there is none.
     """
     position = {m: i for i, m in enumerate(models)}

@@ -117,7 +117,7 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
     return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
 
 
-#: Of a board: the sources of its models, or None where it has no table; refused files; what a summary over boards
+#: Of a board: the sources of its models, or None if it has no table; refused files; what a summary over boards
 #: needs.
 _Shown = tuple[list[str] | None, list[Refused], Side | None]
 

@@ -68,7 +68,7 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
 def _registered(main: ModuleType) -> list[Callable[..., Any]]:
     """Functions of the notebook or script that a decorator of ours has marked, each once."""
     functions = [value for value in vars(main).values() if isinstance(value, type(_registered))]
-    own = [f for f in functions if f.__module__ == "__main__" and getattr(f, "equibench_names", ())]
+    own = [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
     return list(dict.fromkeys(own))
 
 
@@ -271,10 +271,12 @@ def _names(node: ast.stmt, text: str, is_future: bool) -> tuple[frozenset[str], 
 
 def _changed(node: ast.stmt) -> set[str]:
     """Names whose values a statement changes in place: ``a.b = …``, ``a[0] = …``, ``del a.b``."""
-    targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
-    found = set()
-    for target in (t for t in targets if isinstance(t, ast.Attribute | ast.Subscript)):
-        while isinstance(target, ast.Attribute | ast.Subscript):
-            target = target.value
-        found |= {target.id} if isinstance(target, ast.Name) else set()
+    targets: list[ast.expr | None] = getattr(node, "targets", None) or [getattr(node, "target", None)]
+    found: set[str] = set()
+    for target in targets:
+        inner = target
+        while isinstance(inner, ast.Attribute | ast.Subscript):
+            inner = inner.value
+        if inner is not target and isinstance(inner, ast.Name):
+            found.add(inner.id)
     return found

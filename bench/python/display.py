@@ -63,15 +63,15 @@ class NotebookProgress(Live):
         self._draw()
 
     def closed(self) -> None:
-        self._draw(bars=False)
+        self._draw()
 
-    def _draw(self, above: str = "", bars: bool = True) -> None:
+    def _draw(self, above: str = "") -> None:
         from rich.console import Console
 
         console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False, highlight=False)
         if above:
             console.print(above, markup=False)
-        if bars and self._progress.tasks:
+        if self._progress.tasks:
             console.print(self._progress.get_renderable())
         if self._said:
             console.print(self._said.rstrip(), markup=False)

@@ -1,6 +1,6 @@
 """Step times on a device, and from them the number of steps that a budget of device-seconds buys.
 
-Each model is measured in a process of its own (`stopwatch`); the processes take turns, block by block, so that a slow
+Each model is measured in a separate process (`stopwatch`); the processes take turns, block by block, so that a slow
 minute of the machine meets all of them. Every GPU that runs a model's seeds is measured. What was measured is written
 once and never changed.
 """
@@ -131,7 +131,7 @@ def take_turns(sessions: Mapping[str, Session]) -> Turns:
 
 
 def check_reference(old: Calibration, new: Calibration, where: str = "") -> None:
-    """See that a reference model still has the step time of its record.
+    """Check that a reference model still has the step time of its record.
 
     Args:
         where: the device in words, where there are several.
@@ -264,7 +264,7 @@ def _with_blocks(calibration: Calibration, turns: Mapping[str, Turns], sequence:
 
 
 def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None:
-    """See that all devices are as fast: all seeds of a model train the same number of steps.
+    """Check that all devices are as fast: all seeds of a model train the same number of steps.
 
     Raises:
         UserError: one differs from their mean by more than 3 %.

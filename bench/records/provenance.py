@@ -51,7 +51,7 @@ def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: 
     """What a record's provenance says of the files of a model that this process built, and of its data.
 
     Args:
-        data: None where they were not loaded.
+        data: None if they were not loaded.
         leave_out: folders of results and of data sets.
     """
     opened = files_beside(model.files, model.opened, leave_out)
@@ -105,7 +105,7 @@ def _origin(entry: Entry) -> str:
 
 
 def _commit(checkout: Path) -> str:
-    """Commit of a checkout, read from git's files; empty where there is none.
+    """Commit of a checkout, read from git's files; empty if there is none.
 
     Git itself is not asked: it would take a tenth of a second of every run, and may be told to run other programs.
     """
@@ -169,7 +169,7 @@ def hardware(device: str) -> dict[str, str]:
 
 @cache
 def _driver_facts(device: str) -> dict[str, str]:
-    """What the driver says of a GPU, asked once a process."""
+    """What the driver says of a GPU, asked once per process."""
     from ..tools.driver import driver_version, find_gpu
 
     uuid = gpu_of(device)
@@ -209,7 +209,7 @@ _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
 def host_id() -> str:
-    """What tells this machine from others and says nothing else of it: 16 hexadecimal digits; empty where nothing does.
+    """What tells this machine from others and says nothing else of it: 16 hexadecimal digits; empty if nothing does.
 
     It is a keyed hash of the machine's random id, which machine-id(5) asks of whoever shows it, else of
     ``EQUIBENCH_HOST``: in containers there may be no id, or one that belongs to the image. Neither name nor address of

@@ -1,6 +1,6 @@
 """What a replay came to, as a record of its own.
 
-It lies in ``runs/<board>/replays/`` under ``<spec hash>.<attempt>.<content hash>.json``, where spec and attempt are
+It is in ``runs/<board>/replays/`` under ``<spec hash>.<attempt>.<content hash>.json``, where spec and attempt are
 those of the run that was replayed. It is as immutable as a record; the new attempt is an ordinary record of the board.
 """
 
@@ -27,7 +27,7 @@ class ReplayVerdict(Strict):
 
     Attributes:
         run: id of the run that was replayed.
-        again: id of the new attempt; empty where none was recorded.
+        again: id of the new attempt; empty if none was recorded.
         agrees: whether the new attempt confirms the recorded one.
         rule: ``bit-exact`` where the bits are the same, or should be; ``interval`` where they differ, as they may;
             ``failed`` where the new attempt has no result.
@@ -36,7 +36,7 @@ class ReplayVerdict(Strict):
         recorded, replayed: test accuracies in %.
         low, high: the prediction interval in %, where that was the rule.
         judged: date and time with their zone, ISO 8601.
-        host: what tells the machine of the replay from others, see `provenance.host_id`; empty where nothing does.
+        host: what tells the machine of the replay from others, see `provenance.host_id`; empty if nothing does.
     """
 
     schema_version: Version = 1

@@ -271,7 +271,7 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
 
 
 def check_names(suite: Suite) -> None:
-    """See that everything that a suite names exists, and that no model registers other sizes of images than it asks
+    """Check that everything that a suite names exists, and that no model registers other sizes of images than it asks
     for.
 
     Raises:
@@ -293,7 +293,7 @@ def check_names(suite: Suite) -> None:
 
 
 def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
-    """See that no model is asked for images of a size that it cannot be built for.
+    """Check that no model is asked for images of a size that it cannot be built for.
 
     Args:
         size: of the images of the data set, in pixels.
@@ -363,7 +363,7 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
 
 
 def examples_of(suite: Suite) -> int | None:
-    """Training images that all runs of a suite see; None where calibration decides (T boards), or tuning is to come."""
+    """Training images that all runs of a suite see; None if calibration decides (T boards), or tuning is to come."""
     budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
     if budget.kind == "T":
         return None

@@ -65,7 +65,7 @@ _WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false
 
 
 def type_text(value: dict[str, Any]) -> str:
-    """The type of a property in words, as ``whole number, or list of whole numbers``."""
+    """The type of a property in words, such as ``whole number, or list of whole numbers``."""
     if "anyOf" in value:
         return ", or ".join(filter(None, map(type_text, value["anyOf"])))
     if "enum" in value:
@@ -80,7 +80,7 @@ def markdown_table() -> str:
     from tabulate import tabulate
 
     rows = [row | {key: _code(row[key]) for key in ("key", "default", "example")} for row in suite_keys()]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
 
 
 def _code(text: str) -> str:

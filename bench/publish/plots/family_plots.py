@@ -63,7 +63,7 @@ def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) 
 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
-    """The plot against one of `SPENT`; None where that is the same at all points."""
+    """The plot against one of `SPENT`; None if that is the same at all points."""
     from matplotlib.lines import Line2D
 
     found = curves(family, what)
@@ -99,9 +99,9 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     axes.set_title(_note(family, found, what), loc="left", fontsize=7.5)
     margin = 0.85 + 0.06 * max(len(part) for h in handles for part in str(h.get_label()).splitlines())
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
-    place = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
+    corner = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.8, borderaxespad=0
+        handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=7.5, handlelength=2.8, borderaxespad=0
     )
     return figure
 

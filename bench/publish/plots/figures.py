@@ -39,7 +39,7 @@ class Plot:
     Attributes:
         stem: beginning of its file's name.
         title: what it asks.
-        draw: makes it; None where the board has nothing to draw.
+        draw: makes it; None if the board has nothing to draw.
         needs: what it takes to have it, where not every board has.
     """
 

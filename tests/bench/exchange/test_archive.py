@@ -120,13 +120,13 @@ def test_bombs_are_refused_by_what_they_say_and_by_what_they_are(tmp_path: Path)
         with pytest.raises(UserError, match="unpacks to more than 5 files or 1 MiB"):
             unpack(path, tmp_path / "out", small)
     record = archive(tmp_path / "record.tar.gz", member(GOOD, data=b"\0" * ((4 << 20) + 1)))
-    with pytest.raises(UserError, match="are the most"):
+    with pytest.raises(UserError, match="are allowed"):
         unpack(record, tmp_path / "out", Limits())
     tracemalloc.start()
     for name, kind in (("name", b"L"), ("pax", b"x"), ("all", b"g"), ("file", b"0")):
         # Headers that announce more than any memory has, of which almost nothing follows.
         path = raw(tmp_path / f"{name}.tar.gz", header("x", kind, 10**12), b"\0" * 4096)
-        with pytest.raises(UserError, match=r"are the most|unpacks to more"):
+        with pytest.raises(UserError, match=r"are allowed|unpacks to more"):
             unpack(path, tmp_path / "out", Limits())
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()

@@ -90,12 +90,11 @@ def test_shards_of_device_seconds_need_the_calibration_of_one_machine(
     """On a stand-in for a GPU: where nothing is calibrated a shard is refused, else it trains the steps that are."""
     include([TINY])
     key = "Some GPU; 80 GiB; torch 2.12; CUDA 13.0"
-    monkeypatch.setattr(device_seconds, "one_kind", lambda slots: (key, {"cuda:0": ""}))
-    monkeypatch.setattr(
-        head_to_head.HeadToHead, "_prepare", lambda self: setattr(self, "slots", ["cuda:0"])
-    )  # nothing is trained
-    trained: list[Any] = []
-    monkeypatch.setattr(head_to_head.HeadToHead, "_execute", lambda self, pending, outcome: trained.extend(pending))
+    monkeypatch.setattr(head_to_head, "one_kind", lambda slots: (key, {"cuda:0": ""}))
+    head = head_to_head.HeadToHead
+    monkeypatch.setattr(head, "_prepare", lambda self: setattr(self, "slots", ["cuda:0"]))
+    trained: list[Any] = []  # in their place, of what would be
+    monkeypatch.setattr(head, "_execute", lambda self, pending, outcome: trained.extend(job.spec for job in pending))
     timed = suite("t10")
 
     def go(shard: Shard | None) -> Any:
@@ -105,13 +104,13 @@ def test_shards_of_device_seconds_need_the_calibration_of_one_machine(
         go(Shard(1, 2))
     assert not (tmp_path / "r" / "runs").exists()
     steps = {"tiny": 0.01, "tiny-flips": 0.02}
-    board = device_seconds.TimedBoard(timed, tmp_path / "r", {}, 1, None, [], key)
+    board = device_seconds.TimedBoard(timed, tmp_path / "r", {}, Machine("cuda"), key)
     for model, step in steps.items():
         subject = board._subject(model)
         made = {**subject.model_dump(), "sequence": 1, "blocks": [Block(steps=100, seconds=100 * step)]}
         write_calibration(tmp_path / "r", board.board, Calibration(**made))
     for number in (1, 2):
         go(Shard(number, 2))
-    assert [(spec.model, spec.seed, spec.steps) for spec, _ in trained] == [
+    assert [(spec.model, spec.seed, spec.steps) for spec in trained] == [
         ("tiny", 0, 1000), ("tiny-flips", 0, 500), ("tiny", 1, 1000), ("tiny-flips", 1, 500),
     ]  # fmt: skip

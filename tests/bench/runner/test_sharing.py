@@ -67,7 +67,7 @@ def test_slots_stand_for_every_run_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
         crowded = Machine("cpu", jobs=jobs, threads=threads)
         assert crowded.sharing(crowded.slots(0)) == sharing, "more threads than cores take time from each other"
     assert [len(Machine("cpu", threads=t).slots(0)) for t in (1, 2, 3, 9)] == [4, 2, 1, 1]
-    with pytest.raises(UserError, match="--jobs says how many"):
+    with pytest.raises(UserError, match="use --jobs N"):
         Machine("cpu", seeds_in_parallel=2).slots(1)
 
 
