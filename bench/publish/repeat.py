@@ -91,7 +91,8 @@ def cautions(board: Board) -> list[str]:
     spec = board.chosen[0][0].spec
     found = []
     if unknown := [m for m in board.runs if not _is_registered(m)]:
-        found.append(f"Not shipped with equibench: {', '.join(unknown)}. Give their files with --include FILE.")
+        names = ", ".join(unknown[:12]) + (f" and {len(unknown) - 12} more" if len(unknown) > 12 else "")
+        found.append(f"Not shipped with equibench: {names}. Give their files with --include FILE.")
     if spec.budget.kind == "T":
         found.append("Steps are measured anew: another kind of device makes a board of its own.")
     if spec.protocol != PROTOCOL:

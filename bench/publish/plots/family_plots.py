@@ -88,10 +88,10 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
         }
         axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
         sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
-        for place, (mark, size) in enumerate(zip(marks, sizes, strict=True)):
+        for number, (mark, size) in enumerate(zip(marks, sizes, strict=True)):
             point = axes.scatter(mark.x, mark.error, size, color=colour, marker=shape, zorder=3)
             says = [mark.label, f"test accuracy: {mark.accuracy} %", f"{LABELS[what]}: {in_words(mark.x)}"]
-            name_point(point, model, says, f"{line}.{place}")
+            name_point(point, model, says, f"{line}.{number}")
         axes.vlines([m.x for m in marks], [m.low for m in marks], [m.error + m.half for m in marks], colour, lw=0.9)
         slope = alpha.get((model, line))
         text = model + (f" ({line})" if line else "")

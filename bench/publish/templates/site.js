@@ -224,7 +224,7 @@ function sortBy(key, textual) {
 function detail(board, i, width) {
   const row = make("tr", null, { class: "detail" }), cell = make("td", null, { colspan: width });
   const inside = make("div", null, { class: "inside" });
-  const facts = ["source", "group", "claim", "parameter_class", "batch_norm", "recipe", "profile", "reason", "stale"];
+  const facts = ["marks", "source", "group", "claim", "parameter_class", "batch_norm", "recipe", "profile", "reason", "stale"];
   const about = Object.fromEntries(facts.map((k) => [k.replaceAll("_", " "), board.get(i, k)]));
   inside.append(block("Model and provenance", list({ ...about, ...board.provenance[i] })));
   const runs = make("ul", null, { class: "runs" });

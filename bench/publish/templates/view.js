@@ -14,12 +14,13 @@ let waiting = 0;
 function keepView() {
   $("link").href = viewLink();
   clearTimeout(waiting); // browsers refuse an address that changes with every key
-  waiting = setTimeout(() => history.replaceState(null, "", viewLink()), 150);
+  waiting = setTimeout(() => { if (location.hash !== viewLink()) history.replaceState(null, "", viewLink()); }, 150);
 }
 
 function readView() {
   const text = location.hash.slice(1);
   if ($(text)) return; // a part of the page
+  clearTimeout(waiting); // the address is newer than what is shown
   const asked = new URLSearchParams(text.includes("=") ? text : { board: text });
   const names = [...$("board").options].map((option) => option.value), name = asked.get("board");
   const sort = asked.get("sort") ?? "";

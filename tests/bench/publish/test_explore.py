@@ -208,6 +208,9 @@ def test_rows_show_their_marks(open_page: Open, tmp_path: Path) -> None:
             signs += 1
             assert all(shown[heads[c]][row["model"]].endswith(mark.sign.strip()) for c in mark.columns)
     assert signs >= 3
+    called = page.locator("tr.bad").evaluate_all("rows => rows.map((row) => row.dataset.model)")
+    assert {"m-status", "m-incomplete", "m-diverged", "m-collapsed", "m-broken"} <= set(called)
+    assert not {"m-frozen", "m-shared", "m-launch-bound", "m-uncounted"} & set(called)
 
 
 def test_all_runs_with_their_meaning_are_loaded_when_asked_for(open_page: Open, site: Path) -> None:  # noqa: F811
