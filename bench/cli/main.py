@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that help comes at once.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ import click
 
 from ...registry import PluginWarning, UserError, include
 from ..spec.choices import CLASSES, FITS, PROFILES, RECIPES, VARIABLES, lines_of
+from ..tools.text import PROGRESS
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
@@ -335,6 +337,8 @@ def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
 def main() -> NoReturn:
     """Run the command line; every wrong input ends with one sentence and exit code 2."""
     warnings.formatwarning = _warning  # type: ignore[assignment]
+    PROGRESS.addHandler(logging.StreamHandler())
+    PROGRESS.setLevel(logging.INFO)
     try:
         cli(standalone_mode=False)
     except UserError as error:

@@ -19,6 +19,7 @@ from ..measures.equivariance import claimed_elements, measure_core
 from ..measures.invariance import Judgement, claim_error, move_weights
 from ..spec.seeds import derive
 from ..tools.files import ensure_writable
+from ..tools.text import PROGRESS
 from ..training.prepare import border_median, check_output
 from ..training.run import CORE_IMAGES
 
@@ -93,6 +94,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
 
 def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     """Build a model for one size of image and measure it."""
+    PROGRESS.info("%s at %d pixels …", name, size)
     model = built(name, sample, size)
     if isinstance(model, str):
         return AtSize(size, model)
@@ -253,6 +255,9 @@ def run_report(
     record = find_record(run, root)
     ensure_writable(out)
     known = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+    if known is None:
+        what = "%s seed %d: the full profile, before and after training …"
+        PROGRESS.info(what, record.spec.model, record.spec.seed)
     sidecar = known or measure_sidecar(root, record, device, threads, data_folder, command)
     if known is None:
         write_sidecar(root, sidecar)
