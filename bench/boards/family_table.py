@@ -111,7 +111,7 @@ def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
     over = "new seeds and new test images" if all(s.is_by_image for s in shown) else "new seeds"
     if any(s.is_by_image for s in shown) and over == "new seeds":
         over = "new seeds, and new test images where outcomes by image are known"
-    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    seeds = some(low, "seed") if low == high else f"{low} to {high} seeds"
     text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
     if len(shown) < len(samples):
         text += f"; each seed's value below {SMALLEST_SAMPLE} seeds, or where a run diverged"

@@ -31,7 +31,7 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         return ["no model has a result"]
     shown = {model: sample for model, sample in samples.items() if sample.has_interval}
     low, high = (f(len(s.values) for s in (shown or samples).values()) for f in (min, max))
-    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    seeds = some(low, "seed") if low == high else f"{low} to {high} seeds"
     missing = [model for model, sample in shown.items() if not sample.is_by_image]
     notes = []
     if len(missing) < len(shown):
@@ -116,9 +116,9 @@ def board_heading(board: Board) -> str:
         spent = "as published: each author's own number of epochs, so budgets differ"
     subset = board.chosen[0][0].spec.train_images
     images = subset or next((r.results.train_images for r, _ in board.chosen if r.results), None)
-    of = f" of {images:,} images" if images and (budget.kind == "E" or subset) else ""
+    of = f" of {some(images, 'image')}" if images and (budget.kind == "E" or subset) else ""
     of += ", drawn by the seed" if subset else ""
-    trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
+    trials = f" ({some(spec.recipe.trials, 'trial')} a model)" if spec.recipe.trials else ""
     old = (
         f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
     )

@@ -290,7 +290,7 @@ class HeadToHead:
         """Load the data once and look at every model, before anything is trained."""
         fields = DATASETS.find(self.suite.dataset).entry.fields
         channels, size = fields["shape"][0], fields["shape"][1]
-        self.listener.preparing(f"data set {self.suite.dataset} and {len(self.suite.models)} models")
+        self.listener.preparing(f"data set {self.suite.dataset} and {some(len(self.suite.models), 'model')}")
         job = Probe(
             models=self.suite.models, channels=channels, size=size, classes=fields["classes"], include=self.includes
         )
