@@ -15,6 +15,7 @@ from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.equivariance import scale_of, zero_logits
 from ..records.verdict import Finding, failed, first_line, noted, passed
 from ..training.train import optimizer_for, train_step
+from .libraries import is_habit, noted_habit, raised_in
 from .state import changes, kept
 from .structure import wrong_output
 from .subject import Subject, differing, everything, loss_of, names, same_bits, tensors_of
@@ -309,6 +310,8 @@ def bfloat16(subject: Subject) -> Finding:
             loss = F.cross_entropy(out.float(), labels)
         loss.backward()
     except Exception as error:  # a model may raise anything
+        if is_habit("bfloat16", [package := raised_in(error)]):
+            return noted_habit("bfloat16", [package])
         return failed(
             f"a step under autocast to bfloat16 raises {type(error).__name__}: {first_line(error)}",
             "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot"
