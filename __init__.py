@@ -6,20 +6,52 @@ read by tools that do not know it as a package.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; nothing of it is imported
+    from .bench.python.boards import load_board, load_runs
+    from .bench.python.models import build_model, check, list_datasets, list_models, list_suites, load_model
+    from .bench.python.run import run
+    from .bench.runner.head_to_head import load_leaderboard
+    from .registry import UserError, register_dataset, register_model, register_wrapper
+
+    __version__: str
 
 _PUBLIC = {
     "register_model": "registry",
     "register_wrapper": "registry",
     "register_dataset": "registry",
-    "run": "bench.runner.head_to_head",
+    "UserError": "registry",
+    "run": "bench.python.run",
+    "check": "bench.python.models",
+    "build_model": "bench.python.models",
+    "list_models": "bench.python.models",
+    "list_datasets": "bench.python.models",
+    "list_suites": "bench.python.models",
+    "load_board": "bench.python.boards",
+    "load_runs": "bench.python.boards",
+    "load_model": "bench.python.models",
     "load_leaderboard": "bench.runner.head_to_head",
 }
 
-__all__ = list(_PUBLIC)
+__all__ = [
+    "UserError", "build_model", "check", "list_datasets", "list_models", "list_suites", "load_board",
+    "load_leaderboard", "load_model", "load_runs", "register_dataset", "register_model", "register_wrapper", "run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(f"equibench.{_PUBLIC[name]}"), name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("equibench")
+        except PackageNotFoundError:  # a checkout on the path
+            return "unknown"
     raise AttributeError(f"module 'equibench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -59,13 +59,13 @@ def files_beside(registering: Iterable[Path], opened: Opened, leave_out: Iterabl
 
 
 def contents(registering: Iterable[Path], names: Iterable[str]) -> dict[str, str]:
-    """Hashes of what is in files beside those that register now, by name; empty where there is no such file."""
+    """Hashes of what is in files beside those that register now, by name; empty if there is no such file."""
     roots = _roots(registering)
     return {name: _content(roots, name) for name in sorted(names)}
 
 
 def lines_of(files: Mapping[str, str]) -> str:
-    """Names and hashes of files as one text, for a hash of them all; empty where there are none."""
+    """Names and hashes of files as one text, for a hash of them all; empty if there are none."""
     return "".join(f"{name}\0{content}\n" for name, content in sorted(files.items()))
 
 
@@ -92,7 +92,7 @@ def _source(path: Path) -> Path:
 
 
 def _place(path: Path, roots: list[Path], outside: list[Path]) -> tuple[int, PurePosixPath] | None:
-    """The number of the folder that a path lies below, and its name there; None where it lies elsewhere."""
+    """The number of the folder that a path lies below, and its name there; None if it lies elsewhere."""
     for candidate in dict.fromkeys((path, Path(os.path.realpath(path)))):
         for index, root in enumerate(roots):
             if candidate.is_relative_to(root) and candidate.suffix != ".pyc":
@@ -132,7 +132,7 @@ def _content(roots: list[Path], name: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Hash of a regular file, of its syntax tree where it is a program; empty where there is none that can be read."""
+    """Hash of a regular file, of its syntax tree where it is a program; empty if there is none that can be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return ""

@@ -40,7 +40,8 @@ from .scan import (
 __all__ = [
     "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
     "allows",
-    "build_model", "include", "nearest", "parse_shape", "register_dataset", "register_model", "register_wrapper",
+    "build_model", "forget", "include", "nearest", "parse_shape",
+    "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,6 +97,9 @@ def register_wrapper(
     name: str, *, source: str, invariant: str = "", treatment: str = "", note: str = ""
 ) -> Callable[[F], F]:
     """Register a function ``f(model, **arguments) -> nn.Module``, used as the suffix ``model+name``.
+
+    A keyword-only argument called ``in_channels``, ``num_classes`` or ``image_size`` gets what the model was built
+    with.
 
     Args:
         name: as for `register_model`.
@@ -184,7 +188,7 @@ class Resolved:
 
     @property
     def samples(self) -> int:
-        """Passes that its logits are the mean of in evaluation; 0 where it is not random there."""
+        """Passes that its logits are the mean of in evaluation; 0 if it is not random there."""
         return int(str(self.get("evaluation")).partition(":")[2] or 0)
 
     @property
@@ -233,6 +237,11 @@ class Registry:
         if path not in self._included:
             self._included.append(path)
             self._entries = None
+
+    def forget(self, path: str | Path) -> None:
+        """Undo `include`; what was imported from the file stays as it is."""
+        self._included = [other for other in self._included if other != Path(path).resolve()]
+        self._entries = None
 
     @property
     def included(self) -> list[Path]:
@@ -383,6 +392,12 @@ def include(paths: Iterable[str | Path]) -> None:
             )
 
 
+def forget(path: str | Path) -> None:
+    """Undo `include` of one file."""
+    for registry in (MODELS, WRAPPERS, DATASETS):
+        registry.forget(path)
+
+
 def build_model(name: str, in_channels: int, num_classes: int, image_size: int) -> Any:
     """Build the model called `name`, wrappers around it; weights come from torch's global generator.
 
@@ -392,8 +407,10 @@ def build_model(name: str, in_channels: int, num_classes: int, image_size: int) 
     resolved = MODELS.find(name)
     with watching(resolved.key):
         model = resolved.entry.load()(in_channels, num_classes, image_size, **resolved.arguments)
+        images = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
         for wrapper in resolved.wrappers:
-            model = wrapper.entry.load()(model, **wrapper.arguments)
+            asked = {key: value for key, value in images.items() if key in wrapper.entry.types}
+            model = wrapper.entry.load()(model, **asked, **wrapper.arguments)
     samples = resolved.samples
     if samples:
         from .models.random_evaluation import RandomEvaluation

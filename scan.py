@@ -33,7 +33,7 @@ PLUGIN = "plug-in "
 #: has one name, and few digits, so that it is one.
 _PATTERNS = {
     "int": r"(?:0|[1-9][0-9]{0,8})",
-    "str": r"[a-z][a-z0-9]*",
+    "str": r"[a-z][a-z0-9_]*",
     "float": r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,8})?",
 }
 _CASTS: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "float": float}
@@ -93,7 +93,7 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """What has to be installed for it first, in words; empty where it is."""
+        """What has to be installed for it first, in words; empty if it is."""
         package = self.fields.get("package")
         if not package or importlib.util.find_spec(package):
             return ""

@@ -145,7 +145,20 @@ def _program(path: Path) -> _Program:
 
 @cache
 def _parsed(path: Path, _changed: Stamp) -> _Program:
-    tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+    return _read(path.read_text(encoding="utf-8-sig"))
+
+
+def program_hash(text: str) -> str:
+    """Hash of the text of a file of Python, the same for all that differ in words alone.
+
+    Raises:
+        SyntaxError: it is none.
+    """
+    return hashlib.sha256(_read(text).text.encode()).hexdigest()[:16]
+
+
+def _read(text: str) -> _Program:
+    tree = ast.parse(text)
     nodes = list(ast.walk(tree))
     for node in nodes:
         match node:

@@ -1,7 +1,8 @@
-"""The process of one run: a fresh interpreter that reads a job from standard input.
+"""The process of one run: a clean interpreter that reads a job from standard input.
 
 Standard output carries events for the parent alone: whatever a model prints goes to the log. With ``--attached``
-standard input stays open as long as the parent lives; when it closes, a training ends with a checkpoint.
+standard input stays open as long as the parent lives; when it closes, a training ends with a checkpoint. With
+``--copied SOCKET`` the interpreter is only the original, which each such process is a copy of, see `runner.copies`.
 """
 
 import time
@@ -94,5 +95,26 @@ def _measure(job: Job, events: Events, stop: Stop) -> None:
     execute(job, events, **begun, stop=stop)
 
 
+def be_copied(control: int) -> None:
+    """Be an original; returns in its copies, whose time begins there.
+
+    Args:
+        control: descriptor of the socket to the parent.
+    """
+    global STARTED
+    import numpy as np
+    import torch
+
+    from .runner.copies import serve
+
+    serve(control)
+    STARTED = time.perf_counter()
+    # As in an interpreter that has just begun: what nobody seeds differs from process to process.
+    torch.default_generator.seed()
+    np.random.seed()
+
+
 if __name__ == "__main__":
+    if "--copied" in sys.argv:
+        be_copied(int(sys.argv[-1]))
     main()

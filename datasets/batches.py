@@ -84,7 +84,7 @@ def _translate(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
 #: ``flip``: horizontal, with probability 1/2. ``crop4``: shift by up to 4 whole pixels in each direction, filled with
 #: the mean of the training set (zero after normalisation); ``crop4-reflect``: filled with the mirrored image.
 #: ``shift2``: shift by up to 2 pixels, uniform and not whole, bicubic. ``rotate``: by an angle uniform over the circle,
-#: about the middle, counter-clockwise, bicubic; ``rotate-bilinear`` and ``rotate-nearest`` likewise with less;
+#: about the middle, counter-clockwise, bicubic; ``rotate-bilinear`` and ``rotate-nearest`` too with less;
 #: ``rotate-slight``: by up to pi degrees, bilinear. Where a resampled image has no source it repeats its border.
 AUGMENTATIONS: dict[str, tuple[Draw, Apply]] = {
     "flip": (_draw_flip, _flip),

@@ -33,7 +33,7 @@ from filelock import FileLock
 from ..registry import DATASETS, Entry, UserError
 
 F = TypeVar("F", bound=Callable[..., object])
-#: Told (bytes that are here, bytes in all or None where no one knows).
+#: Told (bytes that are here, bytes in all or None if no one knows).
 Progress = Callable[[int, int | None], None]
 
 _TIMEOUT_S = 30.0  # without a single byte
@@ -50,7 +50,7 @@ class Download:
         path: where it is kept, below the folder; a mirror is asked for it, then for its last part.
         urls: addresses, tried in this order.
         md5, sha256: published digests, hexadecimal; at least one.
-        size: bytes, None where it is not published.
+        size: bytes, None if it is not published.
         folder: below the root.
     """
 
@@ -215,7 +215,7 @@ def _from_address(url: str, file: Download, part: Path, tell: Progress) -> None:
     _transfer(url, file, part, tell)
     found = _difference(part, file)
     if found and resumed:
-        # The beginning may have come from another address, or from a file that has changed since: all of it anew.
+        # The beginning may have come from another address, or from a file that has changed since: all of it again.
         part.unlink()
         _transfer(url, file, part, tell)
         found = _difference(part, file)

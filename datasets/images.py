@@ -146,7 +146,7 @@ def load(name: str, root: Path | None = None) -> ImageData:
 
 
 def cached(entry: Entry, folder: Path) -> ImageData | None:
-    """The data set as it lies below the folder of the data sets, ready for runs; None where it is not."""
+    """The data set as it lies below the folder of the data sets, ready for runs; None if it is not."""
     return _read(_place(entry, folder), entry)
 
 
@@ -261,7 +261,7 @@ def _savez(file: BinaryIO, **arrays: np.ndarray) -> None:
 
 
 def _read(path: Path, entry: Entry) -> ImageData | None:
-    """The data set in a cache file; None where there is none, one that is damaged, or made from files that have
+    """The data set in a cache file; None if there is none, one that is damaged, or made from files that have
     changed.
     """
     try:

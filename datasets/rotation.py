@@ -17,7 +17,7 @@ def make_rotated(
     """A data set of upright images, each turned once by an angle of its own.
 
     The parts are put together. Then the images are split, stratified by class and shuffled, so that no source image
-    is in two parts. Last every one is turned by an angle drawn uniformly from the circle.
+    is in two parts. Last every one is rotated by an angle drawn uniformly from the circle.
 
     Args:
         name: of the data set.

@@ -27,7 +27,7 @@ class Published:
 
     Attributes:
         name: of its class in the package that knows it.
-        digest: `digest_of` its images and labels, part by part; empty where nobody has computed it.
+        digest: `digest_of` its images and labels, part by part; empty if nobody has computed it.
     """
 
     name: str

@@ -20,7 +20,9 @@ FLOORS = (
     ("publish", "training"),
     ("runner",),
     ("check", "reports"),
+    ("exchange",),
     ("cli", "worker"),
+    ("python",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: A folder with more modules than this is searched, not looked through.
@@ -201,7 +203,7 @@ def test_torch_that_is_reached_is_found(tmp_path: Path) -> None:
     assert asked["torch.nn"] == "bench.tools.files" and not {"pandas", "scipy"} & set(asked)
 
 
-@pytest.mark.parametrize("room", ["tools", "spec", "records", "boards"])
+@pytest.mark.parametrize("room", ["tools", "spec", "records", "boards", "exchange"])
 def test_a_room_without_torch_is_imported_without_it(room: str) -> None:
     """All its modules, in a process of their own, as the syntax tree cannot see what libraries import."""
     modules = [f"equibench.{dotted(p, ROOT)}" for p in sorted((ROOT / "bench" / room).rglob("*.py"))]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from equibench import scan
-from equibench.registry import MODELS, Entry, Registry, UserError, parse_shape
+from equibench.registry import MODELS, Entry, Registry, UserError, build_model, include, parse_shape
 from equibench.scan import scan_file
 from equibench.source import data_hash, source_hash
 
@@ -104,6 +104,29 @@ def test_unknown_names_say_the_nearest() -> None:
 def test_an_unknown_wrapper_is_refused() -> None:
     with pytest.raises(UserError, match="no wrapper 'nonsense'"):
         MODELS.find("p4cnn+nonsense")
+
+
+def test_a_wrapper_gets_of_the_images_what_it_asks_for(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+from equibench import register_model, register_wrapper
+
+@register_model("listed", group="none", invariant="none", source="arXiv:0000.00000")
+def listed(in_channels: int, num_classes: int, image_size: int):
+    return [in_channels, num_classes, image_size]
+
+@register_wrapper("ask-{times}", source="arXiv:0000.00000")
+def ask(model, *, times: int, image_size: int, in_channels: int):
+    return [model, times, image_size, in_channels]
+
+@register_wrapper("no-question", source="arXiv:0000.00000")
+def no_question(model):
+    return [model]
+""",
+    )
+    include([path])
+    assert build_model("listed+ask-2+no-question+ask-3", 5, 6, 7) == [[[[5, 6, 7], 2, 7, 5]], 3, 7, 5]
 
 
 def test_a_missing_file_is_named() -> None:

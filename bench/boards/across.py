@@ -30,12 +30,12 @@ class Entry:
 
     Attributes:
         accuracy: mean test accuracy in %; None without a result.
-        difference: mean of the paired differences to the reference, in points; 0 for the reference itself, None where
+        difference: mean of the paired differences to the reference, in points; 0 for the reference itself, None if
             there is none.
         interval: half-width of its 95 % interval; None below three seeds and where no normal interval holds.
         by_image: whether the interval is over new seeds and new test images, not over new seeds alone.
-        rank: lowest and highest possible rank among all models of the board; None where there is none.
-        missing: why there is no difference; empty where there is one.
+        rank: lowest and highest possible rank among all models of the board; None if there is none.
+        missing: why there is no difference; empty if there is one.
         remarks: what a reader of the figures must know: runs that diverged or failed.
         stale: whether runs of it are stale.
     """

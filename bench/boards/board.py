@@ -19,6 +19,7 @@ from ..records.size_classes import counts_of, why_not_matched
 from ..records.staleness import Among, when
 from ..spec.budget import steps_in
 from ..tools.text import again, some
+from .repeats import repeats_among
 from .statistics import (
     Comparison,
     Sample,
@@ -49,9 +50,10 @@ class Board:
         verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
         outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
             by the id of the run.
+        repeats: further attempts that repeat a run that counts, see `repeats`, by the name of its file.
         asked_parameters: the count that a reader compares parameters with, instead of the reference model's.
         asked_reference: the model that the others are compared with, instead of what most runs' suites say.
-        suite: the suite whose rows these are; empty where all rows of the board are there.
+        suite: the suite whose rows these are; empty if all rows of the board are there.
         title: of that suite.
     """
 
@@ -63,6 +65,7 @@ class Board:
     root: Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
     outcomes: dict[str, tuple[str, NDArray[Any]]] = field(default_factory=dict)
+    repeats: dict[str, list[RunRecord]] = field(default_factory=dict)
     asked_parameters: int | None = None
     asked_reference: str | None = None
     suite: str = ""
@@ -167,7 +170,7 @@ class Board:
         return self.asked_parameters or next((size.parameters for size in sizes), None)
 
     def why_not_matched(self, model: str) -> str | None:
-        """See `size_classes.why_not_matched`, of all its runs that count; None where there is nothing to compare."""
+        """See `size_classes.why_not_matched`, of all its runs that count; None if there is nothing to compare."""
         sizes = [r.cost for r in self.counted[model] if r.cost is not None]
         if self.reference_parameters is None or not sizes:
             return None
@@ -202,7 +205,7 @@ class Board:
     def agreement(self, model: str, other: str) -> float | None:
         """Share of images, in %, of which two models predict the same class, right or wrong: mean over common seeds.
 
-        None where no common seed has outcomes of the same images for both.
+        None if no common seed has outcomes of the same images for both.
         """
         own, his = (
             {r.spec.seed: self.outcomes[r.run_id] for r in self.counted[m] if r.run_id in self.outcomes}
@@ -277,6 +280,8 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
     among = Among(records, root)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts, among))
+        if again := repeats_among(board.chosen[-1][0], attempts):
+            board.repeats[board.chosen[-1][0].file_name] = again
         board.later += len(attempts) - 1
     sidecars, more = read_sidecars(root, name)
     board.refused += more

@@ -30,7 +30,7 @@ def exact_part(claim: str) -> str:
 def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | None]:
     """Errors of a run under a claim, before and after training.
 
-    None where the run has not measured it: the model was registered with another then, its logits did not depend on the
+    None if the run has not measured it: the model was registered with another then, its logits did not depend on the
     input, or the record is of protocol 1, in which C4 and D4 alone were measured.
     """
     if record.results is None:

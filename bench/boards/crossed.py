@@ -37,7 +37,7 @@ class Spread:
     Attributes:
         seeds, images: n and m.
         of_seeds: MS_seeds of each table, at least that of rounding (see `rounding`).
-        of_images: max(MS_images - MS_rest, 0) of each; 0 where outcomes by image are not known.
+        of_images: max(MS_images - MS_rest, 0) of each; 0 if outcomes by image are not known.
     """
 
     seeds: int

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError
 from ..records.record import board_names, read_board
 from ..spec.budget import find_budget
+from ..spec.suite import AXES as AXES
 from ..spec.suite import (
     PROTOCOL,
     Suite,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from .board import Board
     from .statistics import Sample
 
-#: Keys of a suite that may be a list: the axes of a family.
-AXES = ("budget", "train_images")
 #: More points are a mistake.
 MOST_POINTS = 100
 
@@ -80,7 +79,7 @@ def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
 
 
 def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
-    """See that all points can be planned, before the first of them is run.
+    """Check that all points can be planned, before the first of them is run.
 
     Args:
         root: results folder, which holds tuned recipes.
@@ -109,7 +108,7 @@ class Point:
 
     Attributes:
         images: number of training images.
-        board: None where nothing of it is recorded yet.
+        board: None if nothing of it is recorded yet.
     """
 
     suite: Suite
@@ -174,14 +173,14 @@ class BoardFamily:
 
     @cached_property
     def lines(self) -> list[tuple[str, list[Point]]]:
-        """Points that differ in one thing alone, with a name of what they share (empty where all do)."""
+        """Points that differ in one thing alone, with a name of what they share (empty if all do)."""
         budgets = list(dict.fromkeys(p.suite.budget for p in self.points))
         if "images" in self.axes:
             return [(b if len(budgets) > 1 else "", [p for p in self.points if p.suite.budget == b]) for b in budgets]
         return [("", self.points)]
 
     def slope(self, model: str, what: str, points: Sequence[Point]) -> Slope | None:
-        """The slope of a model's error against what was spent; None where that is the same at all points, but for
+        """The slope of a model's error against what was spent; None if that is the same at all points, but for
         chance.
 
         Seeds that have a result at all of the measured points count.

@@ -24,11 +24,12 @@ class Mark:
     """A reservation about a row, or about some figures of it.
 
     Attributes:
-        name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``diverged``, ``collapsed``,
-            ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``, ``shared`` or ``launch bound``.
+        name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``repeated``, ``diverged``,
+            ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``,
+            ``shared`` or ``launch bound``.
         words: what the row says.
         columns: columns of the CSV that it is about; the row as a whole without.
-        sign: what stands behind the figures of these columns; empty where they say it themselves.
+        sign: what stands behind the figures of these columns; empty if they say it themselves.
         about_row: whether the row says it in words where none of these columns is shown.
     """
 
@@ -54,6 +55,8 @@ def marks_of(row: dict[str, Any]) -> list[Mark]:
         found.append(Mark("broken" if is_broken(row) else "claim", row["claim"], ("claim",)))
     if row["stale"]:
         found.append(Mark("stale", "stale"))
+    if row["repeated"]:
+        found.append(Mark("repeated", row["repeated"]))
     if row["checked"] not in ("", "yes"):
         found.append(Mark("unchecked", "not checked" if row["checked"] == NO else "check failed"))
     if row["uncounted"] and isinstance(row["uncounted"], str):
@@ -77,7 +80,7 @@ def _of_times(row: dict[str, Any]) -> list[Mark]:
 
 
 def marks_text(row: dict[str, Any]) -> str:
-    """All marks of a row in words, for the CSV; empty where there is none."""
+    """All marks of a row in words, for the CSV; empty if there is none."""
     return "; ".join(mark.words for mark in marks_of(row))
 
 

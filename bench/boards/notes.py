@@ -18,6 +18,7 @@ from ..tools.text import command, some
 from .board import Board
 from .claims import claim_notes
 from .marks import with_mark
+from .repeats import repeat_notes
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def board_notes(
     notes += _launch_bound(
         board, frame, "step ms (*): " if shows("step ms") else "device-seconds: " if timed or times else ""
     )
-    notes += _company(board) + claim_notes(rows) + checked_notes(rows)
+    notes += _company(board) + claim_notes(rows) + checked_notes(rows) + repeat_notes(board)
     notes += _stale(board, with_mark(rows, "stale"), here)
     if brief:
         refused = some(len(board.refused), "file")
@@ -262,7 +263,7 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
     """Which models' steps are limited by the host, and by which; nothing where no time is shown that depends on it.
 
     Args:
-        what: the times that are shown; empty where none are.
+        what: the times that are shown; empty if none are.
     """
     names = with_mark(board.rows_of(frame), "launch bound")
     if not names or not what:

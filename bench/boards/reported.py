@@ -108,7 +108,7 @@ def _reported_row(row: dict[str, Any]) -> dict[str, str]:
 
 
 def reported_table(dataset: str, style: str = "simple") -> str:
-    """The reported figures of a data set under a heading that sets them apart; empty where there are none."""
+    """The reported figures of a data set under a heading that sets them apart; empty if there are none."""
     from tabulate import tabulate
 
     rows = [{k: v for k, v in row.items() if k != "data set"} for row in reported_rows(dataset)]

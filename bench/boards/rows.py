@@ -26,6 +26,7 @@ from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
 from .marks import marks_text
+from .repeats import repeated, repeated_words
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     if name in board.mixed:
         row |= {"status": "error", "reason": board.mixed[name]}
+    row["repeated"] = repeated_words(repeated(board, name))
     row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
     sample = board.samples.get(name)
@@ -196,7 +198,7 @@ def compared_columns(against: Comparison | None) -> dict[str, Any]:
 
 
 def _over(by_image: bool) -> str:
-    """What an interval is over: what another experiment would draw anew."""
+    """What an interval is over: what another experiment would draw again."""
     return "seeds and images" if by_image else "seeds"
 
 
@@ -211,7 +213,7 @@ def _worst(records: list[RunRecord]) -> str:
 
 
 def column_names() -> dict[str, list[str]]:
-    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one a run."""
+    """The columns of the CSVs: of ``models``, with one row a model, and of ``runs``, with one per run."""
     spec = plan(find_suite("smoke"))[0]
     nothing = Provenance(
         source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,

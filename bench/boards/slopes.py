@@ -17,11 +17,11 @@ class Slope:
     """The slope of a model's error.
 
     Attributes:
-        exponent: α, the mean over the seeds; above 0 where the error falls. None where there is none.
+        exponent: α, the mean over the seeds; above 0 if the error falls. None if there is none.
         interval: half-width of its 95 % interval; None below 3 seeds.
         over: what the interval is over, ``seeds and images`` or ``seeds``; empty without one.
         seeds, points: of how many.
-        why_not: why there is no slope; empty where there is one.
+        why_not: why there is no slope; empty if there is one.
     """
 
     exponent: float | None
@@ -91,7 +91,7 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
     Args:
         x: (k,).
         errors: (n, k), above 0.
-        wrong: (n, k, m) of 0 and 1; None where outcomes by image are not known.
+        wrong: (n, k, m) of 0 and 1; None if outcomes by image are not known.
         images: m.
     """
     import numpy as np

@@ -38,10 +38,10 @@ class Sample:
     Attributes:
         values: test accuracy in %, by seed.
         images: number of test images.
-        right: by seed, whether the prediction is right, (images,) of 0 and 1; empty where outcomes by image are
+        right: by seed, whether the prediction is right, (images,) of 0 and 1; empty if outcomes by image are
             missing.
         test_set: what the outcomes are of; those of two models are paired where it is the same.
-        void: why no normal distribution describes these values (a run that diverged); empty where one may.
+        void: why no normal distribution describes these values (a run that diverged); empty if one may.
     """
 
     values: Mapping[int, float]
@@ -139,7 +139,7 @@ def binomial_error_pct(accuracy_pct: float, images: int) -> float:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are there; None where there are none."""
+    """Mean of the values that are there; None if there are none."""
     there = [v for v in values if v is not None]
     return fmean(there) if there else None
 
@@ -251,8 +251,8 @@ class _Group:
     Attributes:
         rows: their places among the couples that were asked for.
         differences: (couples, seeds).
-        spread: of the differences; None where there is no interval.
-        p: (couples,); None where there is no interval.
+        spread: of the differences; None if there is no interval.
+        p: (couples,); None if there is no interval.
     """
 
     rows: list[int]
@@ -355,7 +355,7 @@ def told_apart(samples: Samples) -> NDArray[Any]:
 
     Returns:
         (models, models) in the order of `samples`: 1 or -1 where row - column lies above or below zero with p (Holm,
-        all pairs) at most `LEVEL`, 0 where it does not, NaN where the pair has no p.
+        all pairs) at most `LEVEL`, 0 if it does not, NaN where the pair has no p.
     """
     import numpy as np
 

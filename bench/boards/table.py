@@ -157,7 +157,7 @@ def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str
 
 
 def rank_text(board: Board, model: str) -> str:
-    """The ranks that are possible, ``1–3`` or ``2``; empty where there are none."""
+    """The ranks that are possible, ``1–3`` or ``2``; empty if there are none."""
     return ranks_text(board.ranks.get(model))
 
 

@@ -31,7 +31,7 @@ LONG_RUN_S = 12 * 3600.0
 
 
 def batch_norm(subject: Subject) -> Finding:
-    """Whether running statistics forget their first value within the budget, where nothing estimates them anew."""
+    """Whether running statistics forget their first value within the budget, where nothing estimates them again."""
     model = subject.build()
     known = _statistics(model)
     own = {n: m for n, m in _momenta(subject, model).items() if n not in known}
@@ -57,7 +57,7 @@ def batch_norm(subject: Subject) -> Finding:
 
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
-    """Batch normalisation that the harness knows: `common` estimates it anew, `paper` may not."""
+    """Batch normalisation that the harness knows: `common` estimates it again, `paper` may not."""
     text = (
         f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} estimates the statistics anew"
     )
@@ -83,7 +83,7 @@ def _published(subject: Subject, momentum: float, layers: int) -> Finding:
 
 
 def _statistics(model: nn.Module) -> set[str]:
-    """Names of the running statistics that the harness estimates anew."""
+    """Names of the running statistics that the harness estimates again."""
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()

@@ -156,7 +156,7 @@ def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, An
 
 
 def _steps(board: Suite | None) -> int | None:
-    """Optimiser steps of the board's budget; None where only a calibration can tell."""
+    """Optimiser steps of the board's budget; None if only a calibration can tell."""
     if board is None or find_budget(board.budget).kind == "T":
         return None
     recipe = recipe_of(board, board.models[0])

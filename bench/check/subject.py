@@ -58,7 +58,7 @@ class Trained:
     Attributes:
         gradients: the best that was seen of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``.
         moved: of the buffers that may be learnt those that these steps changed, and how many numbers they hold.
-        state: parameters and buffers, batch-norm statistics estimated anew.
+        state: parameters and buffers, batch-norm statistics re-estimated.
         varies: whether single passes in evaluation differ, of a network that is declared random there.
         twice: logits of the fixed images in evaluation after that, two times.
     """

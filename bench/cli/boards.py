@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,25 +300,22 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
     which one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the
     first attempt.
     """
-    from dataclasses import asdict
-
     from ..runner.replay import replay as run_again
     from ..tools.files import results_root
+    from ..tools.machine import Machine
 
     verdict = run_again(
         run,
         results_root(options["results"]),
         device=options["device"],
         threads=positive("--threads", options["threads"]),
-        data_root=options["data_root"],
-        includes=options["includes"],
-        command=command_line(),
+        machine=Machine(data_root=options["data_root"], includes=options["includes"], command=command_line()),
     )
     if as_json:
-        click.echo(json.dumps(asdict(verdict)))
+        click.echo(verdict.canonical())
     else:
         after = "no result" if verdict.replayed is None else f"{verdict.replayed:.2f} %"
-        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.run})")
+        click.echo(f"recorded {verdict.recorded:.2f} %, replayed {after} (attempt {verdict.again})")
         for difference in verdict.differences:
             click.echo(f"differs: {difference}")
         click.echo(f"{'agrees' if verdict.agrees else 'DISAGREES'} ({verdict.rule}): {verdict.why}")
@@ -353,6 +351,8 @@ def show(
     kind = "run" if run else kind_of(name, root)
     if out is not None and kind != "data set":
         raise UserError(f"--out draws images of a data set, and {name!r} is a {kind}")
+    document: dict[str, Any]
+    text: Callable[[dict[str, Any]], str]
     if run:
         document, text = run, run_text
     elif kind == "model":

@@ -12,7 +12,7 @@ import click
 
 from ...registry import UserError, nearest
 from ..tools.text import command, some
-from .options import command_line, include_option, json_option, positive, results_option
+from .options import include_option, json_option, machine_of, results_option
 
 if TYPE_CHECKING:
     from ..runner.head_to_head import Outcome
@@ -76,32 +76,22 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
     from ..runner.slurm.submit import Wish, submit_suite
     from ..tools.files import results_root
 
+    machine = machine_of(options)
     request = Request(
         partition=options["partition"],
         account=options["account"],
         gpus=_gpus(options),
         time_limit=options["time_limit"],
-        threads=positive("--threads", options["threads"]) or 1,
-        at_once=positive("--jobs", options["jobs"]),
+        threads=machine.threads,
+        at_once=machine.jobs,
         extra=options["sbatch_options"],
     )
-    wishes = [Wish(
-        suite,
-        request,
-        deadline_s=positive("--deadline", options["deadline"]),
-        checkpoint_s=positive("--checkpoint", options["checkpoint_s"]),
-        data_root=options["data_root"],
-        includes=tuple(options["includes"]),
-        command=command_line(),
-        hardware=options["hardware"] or "",
-        calibrate=options["calibrate"],
-    ) for suite in suites]  # fmt: skip
     root, facts = results_root(options["results"]), []
-    for wish in wishes:
-        done = submit_suite(wish, root)
+    for suite in suites:
+        done = submit_suite(Wish(suite, request, machine, options["hardware"] or "", options["calibrate"]), root)
         facts.append(_facts(done))
         if not as_json:
-            _print_submission(done, root, wish.includes)
+            _print_submission(done, root, options["includes"])
     if as_json:
         click.echo(json.dumps(facts if len(facts) > 1 else facts[0]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -34,22 +35,27 @@ def models(
     equibench list models --for eurosat
     """
     include(includes)
+    rows = model_rows(patterns, dataset)
+    for row in rows if not as_json else []:
+        del row["sizes"]
+        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
+    _show(rows, as_json, patterns, "model", wide)
+
+
+def model_rows(patterns: Iterable[str], dataset: str | None = None) -> list[dict[str, Any]]:
+    """One row a model that fits: of those that can be built for the images of a data set, where one is named."""
     found = MODELS.match(patterns)
     if dataset is not None:
         from ..training.image_sizes import fitting  # with torch, since something may have to be built
 
         fields = DATASETS.find(dataset).entry.fields
         found = fitting(found, fields["shape"][0], fields["classes"], fields["shape"][1])
-    rows = [_model_row(entry, as_json) for entry in found]
-    for row in rows if not as_json else []:
-        row["parameters"] = ", ".join(f"{count:,} ({shape})" for shape, count in row["parameters"].items())
-    _show(rows, as_json, patterns, "model", wide)
+    return [_model_row(entry) for entry in found]
 
 
-def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
+def _model_row(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {"name": entry.name}
-    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant")}
-    row |= {"sizes": entry.fields.get("sizes", "")} if as_json else {}
+    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant", "sizes")}
     row["parameters"] = entry.fields.get("params") or {}
     row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
     return row
@@ -63,6 +69,17 @@ def _model_row(entry: Entry, as_json: bool) -> dict[str, Any]:
 def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
     include(includes)
+    rows = dataset_rows(patterns)
+    for row in rows if not as_json else []:
+        missing = row.pop("missing")
+        row["note"] = "; ".join(filter(None, (missing, row["note"])))  # what there is to do comes first
+        for key in ("rotation", "citation", "digest"):
+            del row[key]
+    _show(rows, as_json, patterns, "data set", wide)
+
+
+def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
+    """One row a data set that fits."""
     rows = []
     for entry in DATASETS.match(patterns):
         fields = entry.fields
@@ -70,14 +87,10 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], wide: bool, a
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= {"train": train, "val": val, "test": test}
         row |= {key: fields.get(key, "") for key in ("task", "licence")}
-        if as_json:
-            row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
-            row |= {key: fields.get(key, "") for key in ("citation", "digest")}
-        row |= {"source": fields["source"], "note": fields.get("note", "")}
-        if entry.missing and not as_json:  # what there is to do comes first
-            row["note"] = "; ".join(filter(None, (entry.missing, row["note"])))
-        rows.append(row)
-    _show(rows, as_json, patterns, "data set", wide)
+        row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
+        row |= {key: fields.get(key, "") for key in ("citation", "digest")}
+        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
+    return rows
 
 
 @list_.command()
@@ -108,7 +121,7 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: boo
     equibench list suites digits-25k --cost
     """
     from ..boards.families import find_points
-    from ..spec.suite import examples_of, suite_names
+    from ..spec.suite import suite_names
 
     found = [find_points(n) for n in suite_names() if _fits(n, patterns)]
     if cost and found:
@@ -119,10 +132,22 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: boo
 
         click.echo(suite_text(patterns[0], terminal_width()))
         return
+    rows = suite_rows(patterns)
+    for row in rows if not as_json else []:
+        del row["model_names"]
+        row["examples"] = "" if row["examples"] is None else f"{row['examples'] / 1e6:,.2f} M"
+    _show(rows, as_json, patterns, "suite", wide)
+
+
+def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
+    """One row a shipped suite that fits."""
+    from ..boards.families import find_points
+    from ..spec.suite import examples_of, suite_names
+
     rows = []
-    for points in found:
+    for points in (find_points(n) for n in suite_names() if _fits(n, tuple(patterns))):
         suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
-        row: dict[str, object] = {
+        row: dict[str, Any] = {
             "name": suite.name,
             "dataset": suite.dataset,
             "budget": budgets,
@@ -132,12 +157,31 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: boo
         counts = [examples_of(p) for p in points]
         examples = None if None in counts else sum(c for c in counts if c is not None)
         row |= {"runs": sum(len(p.models) * len(p.seed_list) for p in points), "examples": examples}
-        if as_json:
-            row["model_names"] = suite.models
-        else:
-            row["examples"] = "" if examples is None else f"{examples / 1e6:,.2f} M"
-        rows.append(row | {"title": suite.title})
-    _show(rows, as_json, patterns, "suite", wide)
+        rows.append(row | {"model_names": suite.models, "title": suite.title})
+    return rows
+
+
+@list_.command(name="suite-keys")
+@click.argument("patterns", nargs=-1)
+@click.option("--schema", is_flag=True, help="The JSON Schema instead, for editors that check TOML.")
+@click.option("--markdown", is_flag=True, help="The table of docs/suites.md instead.")
+@wide_option
+@json_option
+def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bool, as_json: bool) -> None:
+    """Keys of a suite's file: type, default, example, meaning.
+
+    \b
+    equibench list suite-keys 'reference*'
+    equibench list suite-keys --schema > suite.schema.json
+    """
+    from ..spec import suite_keys as reference
+
+    if patterns and (schema or markdown):
+        raise UserError(f"--{'schema' if schema else 'markdown'} is of all keys; leave out {patterns[0]!r}")
+    if schema or markdown:
+        click.echo(reference.schema_text().rstrip() if schema else reference.markdown_table())
+        return
+    _show([row for row in reference.suite_keys() if _fits(row["key"], patterns)], as_json, patterns, "key", wide)
 
 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:

@@ -20,10 +20,10 @@ from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
 from .doctor import doctor
+from .exchange import export, merge, validate
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
-    command_line,
     include_option,
     json_option,
     machine_of,
@@ -52,6 +52,8 @@ def cli() -> None:
     equibench tune quickstart                 choose a learning rate for each model, on validation images
     equibench leaderboard                     rebuild the CSVs from the run records, show them
     equibench publish --out site              tables, plots and a page to explore
+    equibench merge laptop-2/leaderboards     bring the results of other machines together
+    equibench validate mine.tar.gz            may these rows enter the published boards?
     equibench check my-net --include my.py    may a model enter the registry?
     equibench show p4cnn                      what is known of a model, or of a run
     equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
@@ -65,14 +67,17 @@ for _command in (
     collect,
     doctor,
     equivariance,
+    export,
     leaderboard,
     list_,
+    merge,
     plan,
     publish,
     refresh,
     replay,
     show,
     status,
+    validate,
     verify,
 ):
     cli.add_command(_command)
@@ -106,11 +111,12 @@ for _command in (
     metavar="SECONDS",
     help="Keep a checkpoint of every run this often; an interrupted one goes on from there.",
 )
+@click.option("--shard", metavar="I/N", help="Run the I-th of N shares, as 2/4; equibench merge brings them together.")
 @engine_options
 @results_option
 @include_option
 @json_option
-def run(suite: str | None, as_json: bool, **options: Any) -> None:
+def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
     """Train what is missing of a SUITE (a name or a .toml file) and show its table.
 
     \b
@@ -123,10 +129,15 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
     rows say why.
     """
     from ..runner.head_to_head import run as run_suite
+    from ..spec.shard import Shard
     from .progress import listener_for
 
-    on_cluster, chosen = wants_cluster(options), _points(suite, options)
+    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), Shard.parse(shard) if shard else None
     _check(chosen, options)
+    if share and on_cluster:
+        raise UserError("--shard goes with --engine local: the array of a cluster shares the runs by itself")
+    if share and len(chosen) > 1:  # of a small point there may be no run in it
+        chosen = [p for p in chosen if share.of(range(len(p.models) * len(p.seed_list)))] or chosen
     if on_cluster:
         submit_command(chosen, options, as_json)
         return
@@ -135,10 +146,8 @@ def run(suite: str | None, as_json: bool, **options: Any) -> None:
             point,
             results=options["results"],
             machine=machine_of(options),
-            data_root=options["data_root"],
-            includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
-            command=command_line(),
+            shard=share,
         )
         for point in chosen
     ]
@@ -183,10 +192,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
             point,
             results=options["results"],
             machine=machine_of(options),
-            data_root=options["data_root"],
-            includes=options["includes"],
             listener=listener_for(options["quiet"] or as_json),
-            command=command_line(),
         )
         tuned.append(done)
         if not as_json:
@@ -328,7 +334,7 @@ def data() -> None:
 @include_option
 def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
     """Download data set NAME, verify it and make it ready."""
-    from .fetching import fetch_with_progress
+    from .progress import fetch_with_progress
 
     include(includes)
     click.echo(fetch_with_progress(name, data_root))

@@ -73,6 +73,9 @@ def machine_of(options: dict[str, Any]) -> Machine:
         positive("--deadline", options.get("deadline")),
         positive("--checkpoint", options.get("checkpoint_s")) or Machine.checkpoint_s,
         positive("--seeds-in-parallel", options.get("seeds_in_parallel")) or 1,
+        options["data_root"],
+        options["includes"],
+        command_line(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is seen while runs go on."""
+"""What is seen while runs go on, and while data sets are fetched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from ...registry import UserError
 from ..records.record import read_record
@@ -115,8 +126,11 @@ class Live(Quiet):
         self._shares, self._given, self._failed = {}, {}, 0
         self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
-            self._console.print(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}", markup=False)
+            self._say(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}")
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
+        self._begin()
+
+    def _begin(self) -> None:
         self._progress.start()
 
     def event(self, job: Job, event: dict[str, Any]) -> None:
@@ -186,3 +200,25 @@ def listener_for(quiet: bool) -> Listener:
     if quiet:
         return Quiet()
     return Live() if Console(stderr=True).is_terminal else Lines()
+
+
+def fetch_with_progress(name: str, root: str | None = None) -> str:
+    """Download, verify and unpack a data set; returns a sentence on what is there now.
+
+    Raises:
+        UserError: the data set is unknown, the host unreachable, or what came is not what was expected.
+    """
+    from ...datasets.fetch import fetch
+    from ...datasets.images import data_root, load
+
+    folder, console = data_root(root), Console(stderr=True)
+    numbers = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *numbers)
+    # Away from a terminal a bar would only litter a log.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        fetch(name, folder, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        bar.update(task, description=f"{name}: making it ready", total=None)
+        data = load(name, folder)
+    sizes = ", ".join(f"{len(getattr(data, part).labels):,} {part}" for part in ("train", "val", "test"))
+    return f"{name}: {sizes}; in {folder}; digest {data.digest()}"

@@ -10,7 +10,6 @@ import click
 
 from ...registry import include
 from .options import (
-    command_line,
     include_option,
     json_option,
     machine_of,
@@ -51,10 +50,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
         results_root(options["results"]),
         patterns=options["models"],
         machine=machine_of(options),
-        data_root=options["data_root"],
-        includes=options["includes"],
         listener=listener_for(options["quiet"] or as_json),
-        command=command_line(),
         only_say=options["dry_run"],
     )
     if as_json:

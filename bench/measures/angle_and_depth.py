@@ -20,7 +20,7 @@ FEATURE_DRAWS = 16
 
 @dataclass(frozen=True)
 class LayerError:
-    """Equivariance error of the output of one layer; None where collapsed, or where the group has no such rotation.
+    """Equivariance error of the output of one layer; None if collapsed, or where the group has no such rotation.
 
     Attributes:
         layer: name of the module.
@@ -62,7 +62,7 @@ class Scene:
 def angle_curve(
     model: nn.Module, scene: Scene, degrees: Sequence[float] = CURVE_DEGREES, draws: int = BLOB_DRAWS
 ) -> list[float | None]:
-    """Mean of ‖f(R_θ x) − f(x)‖ / s for each angle θ; None where collapsed."""
+    """Mean of ‖f(R_θ x) − f(x)‖ / s for each angle θ; None if collapsed."""
     blobs = scene.blobs(draws)
     with reference_arithmetic():
         plain = logits(model, scene.image(blobs, 0.0), scene.prepare)

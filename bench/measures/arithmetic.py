@@ -128,7 +128,7 @@ def renew_profile() -> None:
 
 
 def check_profile() -> None:
-    """See that the profile of the process, if it has one, holds.
+    """Check that the profile of the process, if it has one, holds.
 
     Raises:
         ProfileChanged: it does not.

@@ -18,7 +18,7 @@ class Clock(Protocol):
         """Seconds between two marks; waits until the device has passed both."""
 
     def host_seconds(self, start: Any, end: Any) -> float | None:
-        """Seconds that the host took from one mark to the other, without regard to the device; None where it is the
+        """Seconds that the host took from one mark to the other, without regard to the device; None if it is the
         device.
         """
 

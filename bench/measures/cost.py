@@ -32,7 +32,7 @@ class Cost:
             that expand filters from a basis this is what the parameters grow to.
         flops_per_image: forward pass in evaluation, as `operations` counts; without the expansion of filters.
         train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
-        uncounted: operations that are in neither, by name; empty where all that is large is counted.
+        uncounted: operations that are in neither, by name; empty if all that is large is counted.
     """
 
     parameters: int
@@ -165,7 +165,7 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
         images: normalised (b, c, size, size), b > 0.
     """
     model.eval()
-    # Filters that are drawn anew for each pass of an evaluation are there once; others may be expanded here, then kept.
+    # Filters that are drawn for each pass of an evaluation are there once; others may be expanded here, then kept.
     with one_sample(model):
         single, _ = _counted(model, _few(images, 1))
     (one, _), (two, logits) = (_counted(model, _few(images, count)) for count in (1, 2))
@@ -191,7 +191,7 @@ def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mib` start anew; on a CPU only where the system can forget a process' peak, as Linux."""
+    """Let `peak_memory_mib` start again; on a CPU only where the system can forget a process' peak, as Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

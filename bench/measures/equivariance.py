@@ -36,7 +36,7 @@ BLOB_DRAWS = 32
 
 @dataclass(frozen=True)
 class Core:
-    """Relative equivariance errors (0: invariant; 1: as another image), None where collapsed.
+    """Relative equivariance errors (0: invariant; 1: as another image), None if collapsed.
 
     Attributes:
         eq_exact_c4: over the rotations by 90, 180 and 270 degrees of real images, no interpolation.
@@ -45,7 +45,7 @@ class Core:
         collapsed: whether the logits hardly depend on the input.
         scale: s of the real images, in units of the logits: what figures of real images were divided by.
         scale_analytic: s of the closed-form images.
-        eq_claimed: over the elements that the model's claim names, see `claimed_elements`; None where there are none.
+        eq_claimed: over the elements that the model's claim names, see `claimed_elements`; None if there are none.
     """
 
     eq_exact_c4: float | None
@@ -128,7 +128,7 @@ def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def claimed_elements(claim: str) -> list[int]:
-    """Elements of `GRID` that a claim names, the identity first; empty where nothing is claimed.
+    """Elements of `GRID` that a claim names, the identity first; empty if nothing is claimed.
 
     Which reflections a group has is said by `models.groups`. Of a group with elements that move pixels off the grid
     (``"C8"``, ``"D3"``) they are the others.
@@ -148,7 +148,7 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        The error, or None where the model is collapsed or its logits are no numbers.
+        The error, or None if the model is collapsed or its logits are no numbers.
     """
     plain = orbit[0].double()
     scale = scale_of(plain, origin)
@@ -164,7 +164,7 @@ def scale_of(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        s in units of the logits; None where it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
+        s in units of the logits; None if it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
         or where there is no pair.
     """
     plain = plain.double()

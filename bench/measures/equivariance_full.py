@@ -10,7 +10,7 @@ inputs, and figures of a collapsed model are None. The definitions:
 * Bridges to what others publish, of the same images and angles: ``eq_rot_data_abs``, the mean of
   ‖f(R_θ x) − f(R_0 x)‖ itself; ``nv_rot_data``, see `normalised_variance`; ``kl_rot_data_nats``, see `divergence_nats`.
 * ``lee_rot_per_deg``: mean of ‖d/dθ f(R_θ x)‖ / s at θ = 0 on closed-form images, per degree;
-  ``lee_shift_per_px``: likewise for shifts along x and y, per pixel. See `lie`.
+  ``lee_shift_per_px``: too for shifts along x and y, per pixel. See `lie`.
 * ``consistency_pct``: share of pairs (x, θ ≠ 0) whose predictions for R_θ x and R_0 x agree.
 * ``acc_by_angle_pct``: accuracy at each of the 24 angles of `rotation.ORBIT_DEGREES`; ``acc_orbit_pct`` and
   ``acc_worst_angle_pct``: their mean and the worst of them; where a label survives the rotation of its image.
@@ -39,7 +39,7 @@ ORBIT_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Full:
-    """The figures of the module's docstring; None where collapsed, where not asked for, or without a meaning.
+    """The figures of the module's docstring; None if collapsed, where not asked for, or without a meaning.
 
     Attributes:
         note: why figures are missing that should be there, else empty.
@@ -128,7 +128,7 @@ def normalised_variance(orbit: torch.Tensor) -> float | None:
         orbit: logits (transformations, n, classes), the identity among them.
 
     Returns:
-        The mean. A logit that never changes counts as 1, as in the package; None where one changes with the
+        The mean. A logit that never changes counts as 1, as in the package; None if one changes with the
         transformation alone.
     """
     orbit = orbit.double()

@@ -23,7 +23,7 @@ MOVE = 0.05
 
 
 def claim_error(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) -> float | None:
-    """Relative error over the grid symmetries that a claim names; None where there are none, or collapsed."""
+    """Relative error over the grid symmetries that a claim names; None if there are none, or collapsed."""
     return claim_errors(model, images, prepare, [claim])[claim]
 
 
@@ -46,7 +46,7 @@ def claim_errors(
 
 @dataclass(frozen=True)
 class Judgement:
-    """Relative errors under a group; None where there are no elements, or collapsed.
+    """Relative errors under a group; None if there are no elements, or collapsed.
 
     Attributes:
         built: with the weights as the model is built.
@@ -82,7 +82,7 @@ def move_weights(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """Move every trainable number a little by itself, as long training does; returns the model.
 
     Args:
-        images: normalised (n, c, size, size); batch-norm statistics are estimated anew from them.
+        images: normalised (n, c, size, size); batch-norm statistics are re-estimated from them.
     """
     generator = torch.Generator().manual_seed(0)
     model.train()  # as for a training step: filters that were kept for evaluation are forgotten

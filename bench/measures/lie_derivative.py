@@ -88,7 +88,7 @@ def lie_errors(
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        Two figures, both None where the model is collapsed or its logits are no numbers.
+        Two figures, both None if the model is collapsed or its logits are no numbers.
     """
 
     def place(values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Running statistics of normalisation layers, estimated anew after the training.
+"""Running statistics of normalisation layers, re-estimated after the training.
 
 Every layer that derives from torch's batch or instance normalisation is known by what torch promises of it: a call in
 training mode moves the running statistics by the share `momentum` towards those of the batch. With momentum 1 they
@@ -23,7 +23,7 @@ SAME = 1e-3
 
 
 class UnknownStatistics(ValueError):
-    """A layer's running statistics cannot be estimated anew; the message names the layer."""
+    """A layer's running statistics cannot be re-estimated; the message names the layer."""
 
 
 class _Pool:
@@ -68,7 +68,7 @@ def running_layers(model: nn.Module) -> dict[str, _NormBase]:
 
 
 def _state(layer: _NormBase) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Copies of the running mean and variance; None where there are none (yet)."""
+    """Copies of the running mean and variance; None if there are none (yet)."""
     tensors = layer.running_mean, layer.running_var
     if any(t is None or isinstance(t, nn.UninitializedBuffer) for t in tensors):
         return None
@@ -156,7 +156,7 @@ def _uncalled(name: str, layer: _NormBase) -> UnknownStatistics:
 
 @torch.no_grad()
 def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
-    """See that the running statistics of a model can be estimated anew; the model is of no use after it.
+    """Check that the running statistics of a model can be re-estimated; the model is of no use after it.
 
     With momentum 1 the statistics after a batch are the batch's own, or (frozen) stay where they are, wherever they
     start. A derived layer that moves them in another way breaks that.
@@ -197,7 +197,7 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _see_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
-    """See that training moves the statistics of layers that are called, and of no others."""
+    """Check that training moves the statistics of layers that are called, and of no others."""
     model.train()
     called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
     hooks = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]

@@ -109,7 +109,7 @@ class Operations(TorchDispatchMode):
     """Counts while it is active, the backward pass included.
 
     Args:
-        images: what `dense_weights` are looked for in the way of; None where they are not wanted.
+        images: what `dense_weights` are looked for in the way of; None if they are not wanted.
 
     Attributes:
         flops: 2 x multiply-accumulates.

@@ -9,10 +9,18 @@ from functools import cache
 from typing import Any
 
 from ...registry import MODELS, UserError
+from ..boards.board import Board
 from ..records.provenance import versions
 from ..spec.suite import PROTOCOL
 from ..tools.files import shipped
 from ..tools.markup import latex
+from ..tools.schema import short_hash
+from ..tools.text import some
+
+AUTHOR = "{the equibench developers}"
+
+#: What BibTeX calls them.
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 _KEY = re.compile(r"@\w+\{([^,\s]+),")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?")
@@ -53,15 +61,47 @@ def entry(source: str) -> str:
     return f"@misc{{{key},\n{body}\n}}"
 
 
+def is_known_source(source: str) -> bool:
+    """Whether a source has an entry of its own in ``sources.toml``."""
+    return source in _known()
+
+
 def own_entry() -> str:
     """The BibTeX entry of equibench itself, with the version that is running and the protocol that it measures by."""
     body = (
         "  title = {equibench: fair head-to-heads of equivariant image architectures},\n"
-        "  author = {{the equibench developers}},\n"
+        f"  author = {{{AUTHOR}}},\n"
         "  year = {2026},\n"
         f"  note = {{Version {versions()['equibench']}, protocol {PROTOCOL}}},"
     )
     return f"@misc{{equibench,\n{body}\n}}"
+
+
+def board_entry(board: Board) -> str:
+    """The BibTeX entry of a board: when and with which commits its runs were made, and which records they are.
+
+    The records are told by the SHA-256 of the names of their files, sorted, each with a line end. A name holds the hash
+    of what is in the file.
+    """
+    records = sorted((r for r, _ in board.chosen), key=lambda r: r.provenance.started)
+    days = list(dict.fromkeys(r.provenance.started[:10] for r in records))
+    commits = list(dict.fromkeys(c[:12] for r in records if (c := r.provenance.commit)))
+    files = "".join(f"{name}\n" for name in sorted(r.file_name for r in records))
+    facts = [
+        f"{some(len(records), 'run')} of {some(len(board.runs), 'model')}",
+        f"measured {' to '.join(dict.fromkeys((days[0], days[-1])))}",
+        f"{'commits' if len(commits) > 1 else 'commit'} {', '.join(commits) or 'not recorded'}",
+        f"records {short_hash(files)}",
+    ]
+    year, month, _ = days[-1].split("-")
+    body = (
+        f"  title = {{{{equibench board {latex(board.name)}}}}},\n"
+        f"  author = {{{AUTHOR}}},\n"
+        f"  year = {{{year}}},\n"
+        f"  month = {_MONTHS[int(month) - 1]},\n"
+        f"  note = {{{latex('; '.join(facts))}}},"
+    )
+    return f"@misc{{equibench-{board.name},\n{body}\n}}"
 
 
 def key_of(source: str) -> str:

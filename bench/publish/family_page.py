@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..boards.families import BoardFamily
 from ..boards.family_table import (
@@ -19,9 +20,12 @@ from ..boards.family_table import (
 )  # fmt: skip
 from ..boards.rows import csv_text
 from ..tools.files import write_atomically
+from .bibtex import board_entry
 from .plots.family_plots import draw
+from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
+from .repeat import commands, family_file
 
 #: Before a cell that the page shows in bold.
 _MARK = "\0"
@@ -59,20 +63,25 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
                     continue
                 kinds = PICTURES if "plots" in formats else PICTURES[:1]
                 save(figure, out / "figures" / name, f"error-{what}", kinds)
-                figures.append({"title": f"Error against {title}", "base": f"figures/{name}/error-{what}"})
+                figures.append(
+                    {"title": f"Error against {title}", "base": f"figures/{name}/error-{what}", **for_page(figure)}
+                )
     if html:
+        downloads.append(f"suites/{name}.toml")
+        write_atomically(out / downloads[-1], family_file(family).encode())
         _write_page(out, name, family, figures, same, downloads)
     return name
 
 
 def _write_page(
-    out: Path, name: str, family: BoardFamily, figures: list[dict[str, str]], same: list[str], downloads: list[str]
+    out: Path, name: str, family: BoardFamily, figures: list[dict[str, Any]], same: list[str], downloads: list[str]
 ) -> None:
     from .site import write_from_template
 
     write_from_template(
         out / f"{name}.html",
         "family.html.j2",
+        ("page.js", "points.js"),
         name=family.name,
         title=family.title,
         heading=heading(family),
@@ -82,4 +91,7 @@ def _write_page(
         figures=figures,
         left_out=f"Left out, since it is the same at all points: error against {' and '.join(same)}." if same else "",
         downloads=downloads,
+        suite=downloads[-1],
+        commands=commands([name], family.points[0].suite.recipe),
+        cite="\n\n".join(board_entry(p.board) for p in family.measured if p.board is not None),
     )

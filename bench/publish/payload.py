@@ -12,6 +12,8 @@ from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_rows
 from ..boards.rows import COMPARED
 from ..records.record import RunRecord
+from .bibtex import board_entry
+from .repeat import cautions, commands, suites_of
 from .view import comparison_note
 
 #: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.
@@ -27,11 +29,11 @@ SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
 _COMPARED = ("reference_model", *COMPARED)
 
 
-def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], left_out: str = "") -> dict[str, Any]:
+def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], left_out: str = "") -> dict[str, Any]:
     """The document of a board; its shape is what ``site.js`` reads.
 
     Args:
-        figures: ``stem``, ``title`` and ``kinds`` (formats, separated by blanks) of each.
+        figures: of each ``stem``, ``title``, ``kinds`` (formats, separated by blanks), what `handles.for_page` says.
         downloads: paths in the site's folder.
         left_out: a sentence on figures that are not there.
     """
@@ -51,7 +53,7 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], l
         "notes": board_notes(board, frame, bold=True) + _comparing(board),
         "reference": board.reference or "",
         "columns": columns,
-        "rows": [[_cell(row[c]) for c in order] for row in records],
+        "rows": [[cell(row[c]) for c in order] for row in records],
         # Where no interval holds, a row shows each seed's value.
         "values": [
             None if (s := board.samples.get(m)) is None or s.has_interval else list(s.values.values()) for m in models
@@ -65,21 +67,28 @@ def payload(board: Board, figures: list[dict[str, str]], downloads: list[str], l
         "left_out": left_out,
         "reported": reported_rows(board.chosen[0][0].spec.dataset),
         "downloads": downloads,
+        "commands": commands(suites_of(board), board.chosen[0][0].spec.recipe.name, board.name),
+        "cautions": cautions(board),
+        "cite": board_entry(board),
     }
 
 
-def script(document: dict[str, Any]) -> str:
-    """The document as a script that hands it to the page: a page opened from disk may load scripts, but not JSON."""
+def script(document: dict[str, Any], receiver: str = "equibench") -> str:
+    """The document as a script that hands it to the page: a page opened from disk may load scripts, but not JSON.
+
+    Args:
+        receiver: the function of the page that takes it.
+    """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     # Harmless in a file of its own, and no end of a script element if somebody puts it into a page.
-    return f"equibench({text.replace('<', chr(92) + 'u003c')});\n"
+    return f"{receiver}({text.replace('<', chr(92) + 'u003c')});\n"
 
 
 def _comparing(board: Board) -> list[str]:
     return [comparison_note(board.against_reference, agree=False)] if board.against_reference else []
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """A number of at most six significant digits, text, or None."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -90,7 +99,7 @@ def _cell(value: Any) -> Any:
 
 
 def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
-    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None where
+    """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None if
     there is none.
     """
     position = {m: i for i, m in enumerate(models)}
@@ -117,7 +126,7 @@ def _same(values: list[Any]) -> list[Any]:
 
 def _run(record: RunRecord, stale: str) -> list[Any]:
     accuracy = record.results.test_acc_pct if record.results else None
-    return [record.spec.seed, record.status, _cell(accuracy), record.file_name, stale, record.reason]
+    return [record.spec.seed, record.status, cell(accuracy), record.file_name, stale, record.reason]
 
 
 def _provenance(records: list[RunRecord]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from ..tools.schema import visible
 from ..tools.text import PROGRESS, again
 from .bibtex import bibliography, cited
 from .plots.figures import PLOTS, Drawn
+from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
 from .tables import latex_page, markdown_page
@@ -117,7 +118,7 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
     return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
 
 
-#: Of a board: the sources of its models, or None where it has no table; refused files; what a summary over boards
+#: Of a board: the sources of its models, or None if it has no table; refused files; what a summary over boards
 #: needs.
 _Shown = tuple[list[str] | None, list[Refused], Side | None]
 
@@ -147,7 +148,9 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], referen
                 if figure is not None:
                     kinds = PICTURES if "plots" in formats else PICTURES[:1]
                     save(figure, out / "figures" / name, plot.stem, kinds)
-                    figures.append({"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)})
+                    if html:
+                        about = {"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)}
+                        figures.append(about | for_page(figure))
                 elif plot.needs:
                     missing[plot.title] = plot.needs
     if html:

@@ -11,11 +11,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..boards.across import Side
 from ..boards.board import Board
+from ..boards.rows import run_rows
 from ..records.record import board_folder
 from ..tools.files import shipped, write_atomically
 from .across import groups_document
 from .payload import payload, script
-from .plots.style import FAMILIES, OTHER
+from .plots.style import DARK, FAMILIES, OTHER
+from .repeat import suite_file, suites_of
+from .run_table import document as run_table
+from .run_table import schema_text
 
 
 def write_page(
@@ -27,9 +31,10 @@ def write_page(
         board_families: names of the families of boards that have a page of their own, by its file's name.
         across: whether there is a page over several boards to link to.
     """
-    families = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER[0]}
+    colours = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER}
+    families = {family: (colour, DARK.get(colour, colour)) for family, colour in colours.items()}
     content = {"boards": boards, "families": families, "board_families": board_families or {}, "across": across}
-    write_from_template(out / "index.html", "index.html.j2", ("theme.js", "site.js"), **content)
+    write_from_template(out / "index.html", "index.html.j2", ("page.js", "points.js", "view.js", "site.js"), **content)
 
 
 def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
@@ -46,7 +51,7 @@ def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
     return bool(found)
 
 
-def write_from_template(path: Path, template: str, scripts: tuple[str, ...] = ("theme.js",), **content: Any) -> None:
+def write_from_template(path: Path, template: str, scripts: tuple[str, ...] = ("page.js",), **content: Any) -> None:
     """Write a page with its style and scripts in it."""
     loader = PackageLoader("equibench.bench.publish", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -56,11 +61,19 @@ def write_from_template(path: Path, template: str, scripts: tuple[str, ...] = ("
 
 
 def write_board_data(
-    out: Path, root: Path, board: Board, figures: list[dict[str, str]], downloads: list[str], left_out: str = ""
+    out: Path, root: Path, board: Board, figures: list[dict[str, Any]], downloads: list[str], left_out: str = ""
 ) -> None:
-    """Write ``boards/<board>.js`` and copy the records that its rows link to; arguments as of `payload`."""
-    document = payload(board, figures, downloads, left_out)
-    write_atomically(out / "boards" / f"{board.name}.js", script(document).encode())
+    """Write ``boards/<board>.js``, ``<board>.runs.js`` that the page loads when asked for all runs, their schema, and
+    the suites that repeat them, and copy the records that rows link to; arguments as of `payload`.
+    """
+    name, runs = board.name, run_rows(board)
+    files = {f"tables/{name}.runs.schema.json": schema_text(name, runs)}
+    files |= {f"suites/{stem}.toml": suite_file(suite) for stem, suite in suites_of(board).items()}
+    document = payload(board, figures, [*downloads, *files], left_out)
+    files[f"boards/{name}.js"] = script(document)
+    files[f"boards/{name}.runs.js"] = script(run_table(board, runs), "equibenchRuns")
+    for path, text in files.items():
+        write_atomically(out / path, text.encode())
     target = board_folder(out, board.name)
     target.mkdir(parents=True, exist_ok=True)
     source = board_folder(root, board.name)
@@ -73,7 +86,7 @@ def page_weight(out: Path) -> dict[str, int]:
     """Bytes that a reader's browser loads to show each board, figures included."""
     page = (out / "index.html").stat().st_size
     weights = {}
-    for data in sorted((out / "boards").glob("*.js")):
+    for data in sorted(p for p in (out / "boards").glob("*.js") if not p.name.endswith(".runs.js")):
         drawn = [p for p in (out / "figures" / data.stem).glob("*.svg") if not p.name.endswith(".dark.svg")]
         weights[data.stem] = page + data.stat().st_size + sum(p.stat().st_size for p in drawn)
     return weights

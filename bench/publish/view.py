@@ -39,7 +39,7 @@ class View:
         columns: columns of the CSV, in this order; the usual ones without.
         against: compare with this model instead of the board's reference.
         all_pairs: compare every model with every other.
-        runs: one row a run, not one a model.
+        runs: one row a run, not one per model.
     """
 
     models: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
-    """See that every pattern fits a model, and that the model to compare with has results, on some board.
+    """Check that every pattern fits a model, and that the model to compare with has results, on some board.
 
     Raises:
         UserError: the first that does not.
@@ -287,7 +287,7 @@ def difference_text(difference: float, half: float | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p-value with two significant digits; never 0; empty where there is none."""
+    """A p-value with two significant digits; never 0; empty if there is none."""
     return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
 
 

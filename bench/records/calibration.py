@@ -1,6 +1,6 @@
 """Step times on a device, and from them the number of steps that a budget of device-seconds buys.
 
-Each model is measured in a process of its own (`stopwatch`); the processes take turns, block by block, so that a slow
+Each model is measured in a separate process (`stopwatch`); the processes take turns, block by block, so that a slow
 minute of the machine meets all of them. Every GPU that runs a model's seeds is measured. What was measured is written
 once and never changed.
 """
@@ -131,7 +131,7 @@ def take_turns(sessions: Mapping[str, Session]) -> Turns:
 
 
 def check_reference(old: Calibration, new: Calibration, where: str = "") -> None:
-    """See that a reference model still has the step time of its record.
+    """Check that a reference model still has the step time of its record.
 
     Args:
         where: the device in words, where there are several.
@@ -166,16 +166,23 @@ def read_calibrations(root: Path, board: str) -> list[Calibration]:
     Raises:
         UserError: a file does not match the hash in its name, or its schema.
     """
-    found = []
-    for path in sorted(folder(root, board).glob("*.json")):
-        text = read_text(path, link=False)
-        calibration = parse_json(Calibration, text, str(path))
-        if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
-            raise UserError(f"{path}: the content does not match the hash in the name")
-        if not calibration.blocks:
-            raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
-        found.append(calibration)
+    found = [read_calibration(path) for path in sorted(folder(root, board).glob("*.json"))]
     return sorted(found, key=lambda c: (c.model, c.sequence))
+
+
+def read_calibration(path: Path) -> Calibration:
+    """One calibration.
+
+    Raises:
+        UserError: see `read_calibrations`.
+    """
+    text = read_text(path, link=False)
+    calibration = parse_json(Calibration, text, str(path))
+    if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
+        raise UserError(f"{path}: the content does not match the hash in the name")
+    if not calibration.blocks:
+        raise UserError(f"{path}: the key 'blocks' is empty; nothing was measured")
+    return calibration
 
 
 def latest(calibrations: list[Calibration]) -> dict[str, Calibration]:
@@ -257,7 +264,7 @@ def _with_blocks(calibration: Calibration, turns: Mapping[str, Turns], sequence:
 
 
 def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None:
-    """See that all devices are as fast: all seeds of a model train the same number of steps.
+    """Check that all devices are as fast: all seeds of a model train the same number of steps.
 
     Raises:
         UserError: one differs from their mean by more than 3 %.

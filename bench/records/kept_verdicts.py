@@ -31,7 +31,7 @@ class Checked(Strict):
 
     Attributes:
         source_hash: with the files beside the code, as in a run's provenance.
-        failed: names of the checks that failed; empty where the model is acceptable.
+        failed: names of the checks that failed; empty if the model is acceptable.
         input, dataset, budget: of the board that it was checked for.
         protocol, harness_hash: of the checks.
     """
@@ -88,7 +88,7 @@ def _read(path: Path, model: str, source: str) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """What the verdicts on a row's runs come to; empty where some run is older than these verdicts and none is
+    """What the verdicts on a row's runs come to; empty if some run is older than these verdicts and none is
     worse.
     """
     found = set(verdicts)

@@ -1,6 +1,6 @@
 """The outcomes of a run: the predicted class of every test image, in a file beside its record.
 
-They lie in ``runs/<board>/outcomes/``: ``<spec hash>.<attempt>.<content hash>.json`` of each run, and once
+They are in ``runs/<board>/outcomes/``: ``<spec hash>.<attempt>.<content hash>.json`` of each run, and once
 ``labels.<content hash>.json`` of the labels of the test set, both as immutable as records. A run's file is written
 before its record, which names the SHA-256 of the file's text.
 
@@ -103,7 +103,7 @@ def _sha256(text: str) -> str:
 
 
 def outcomes_path(root: Path, record: RunRecord) -> Path | None:
-    """The file of a run's outcomes; None where its record names none."""
+    """The file of a run's outcomes; None if its record names none."""
     if record.results is None or not record.results.outcomes_sha256:
         return None
     return outcomes_folder(root, record.spec.board) / f"{record.run_id}.{record.results.outcomes_sha256[:16]}.json"

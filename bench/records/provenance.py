@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import importlib.metadata
 import os
 import platform
 import re
-import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -51,7 +51,7 @@ def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: 
     """What a record's provenance says of the files of a model that this process built, and of its data.
 
     Args:
-        data: None where they were not loaded.
+        data: None if they were not loaded.
         leave_out: folders of results and of data sets.
     """
     opened = files_beside(model.files, model.opened, leave_out)
@@ -105,7 +105,7 @@ def _origin(entry: Entry) -> str:
 
 
 def _commit(checkout: Path) -> str:
-    """Commit of a checkout, read from git's files; empty where there is none.
+    """Commit of a checkout, read from git's files; empty if there is none.
 
     Git itself is not asked: it would take a tenth of a second of every run, and may be told to run other programs.
     """
@@ -169,7 +169,7 @@ def hardware(device: str) -> dict[str, str]:
 
 @cache
 def _driver_facts(device: str) -> dict[str, str]:
-    """What the driver says of a GPU, asked once a process."""
+    """What the driver says of a GPU, asked once per process."""
     from ..tools.driver import driver_version, find_gpu
 
     uuid = gpu_of(device)
@@ -191,8 +191,10 @@ def shared(runs: int) -> dict[str, str]:
 
 
 def host_facts(device: str) -> dict[str, str]:
-    """What is known of the host without torch: its name, processor, cores that we may use, memory and system."""
-    known = {"device": device, "host": socket.gethostname(), "cpu": cpu_name(), "cores": str(os.cpu_count())}
+    """What is known of the host without torch: see `host_id`; processor, cores that we may use, memory and system."""
+    known = {"device": device, "cpu": cpu_name(), "cores": str(os.cpu_count())}
+    if host := host_id():
+        known["host"] = host
     if hasattr(os, "sched_getaffinity"):
         known["usable_cores"] = str(len(os.sched_getaffinity(0)))
     with suppress(ValueError, OSError):  # a system without these
@@ -200,6 +202,25 @@ def host_facts(device: str) -> dict[str, str]:
     if "SLURM_JOB_ID" in os.environ:  # the scheduler's logs know it by this number
         known["slurm_job"] = os.environ["SLURM_JOB_ID"]
     return {**known, "system": platform.platform()}
+
+
+#: Files with the random number that an installation of Linux keeps; 32 hexadecimal digits, see machine-id(5).
+_MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+
+
+def host_id() -> str:
+    """What tells this machine from others and says nothing else of it: 16 hexadecimal digits; empty if nothing does.
+
+    It is a keyed hash of the machine's random id, which machine-id(5) asks of whoever shows it, else of
+    ``EQUIBENCH_HOST``: in containers there may be no id, or one that belongs to the image. Neither name nor address of
+    the machine enters, so that nobody can try likely ones.
+    """
+    secret = os.environ.get("EQUIBENCH_HOST", "")
+    for path in () if secret else _MACHINE_IDS:
+        with suppress(OSError, ValueError):
+            text = path.read_text(encoding="ascii").strip()
+            secret = secret or (text if re.fullmatch("[0-9a-f]{32}", text) else "")
+    return hmac.new(secret.encode(), b"equibench: hosts, 1", hashlib.sha256).hexdigest()[:16] if secret else ""
 
 
 def gpu_of(device: str) -> str:

@@ -27,7 +27,7 @@ Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
 #: A run that ended like this has been measured; it is not run again.
 FINAL: tuple[Status, ...] = ("ok", "diverged")
 
-#: What some hashes look like, empty where there was nothing to hash.
+#: What some hashes look like, empty if there was nothing to hash.
 Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 #: Names of phases: they become names of columns.
 Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
@@ -80,7 +80,7 @@ class Results(Strict):
 
     Attributes:
         test_acc_pct, val_acc_pct: accuracy of the final weights; chance level where the run ended in NaN.
-            Validation is None where it was trained on.
+            Validation is None if it was trained on.
         train_s: device-seconds of training; `step_ms` is their mean per step.
         host_ms: milliseconds that the host takes to launch a step, when the device has nothing left to do; the median
             of all blocks. None on a CPU, and in records that are older than this field.
@@ -90,7 +90,7 @@ class Results(Strict):
             errors.
         init, trained: equivariance errors before and after training.
         weights_sha256: of all final parameters and buffers.
-        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty where none was
+        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty if none was
             kept, as in records that were written before there were any.
     """
 
@@ -124,7 +124,7 @@ class Provenance(Strict):
 
     Attributes:
         source_hash: of the model's source, see `provenance.source_hash`.
-        data_digest: SHA-256 of the data set's arrays; empty where the run ended before they were loaded.
+        data_digest: SHA-256 of the data set's arrays; empty if the run ended before they were loaded.
         started: date and time with their zone, ISO 8601.
         versions: of Python, of packages and of the state of this checkout, by name.
         hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
@@ -132,7 +132,7 @@ class Provenance(Strict):
             `gpu_processes`.
         threads: of torch on the CPU.
         command: the command line that asked for the run.
-        commit: of the checkout of equibench; empty where it is installed without one.
+        commit: of the checkout of equibench; empty if it is installed without one.
         harness_hash: of the files of this harness, see `provenance.harness_hash`.
         origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
         registered: what the model was registered with, see `provenance.registration`: a board says it even where the
@@ -168,6 +168,15 @@ class Provenance(Strict):
             raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
         return text
 
+    @property
+    def host(self) -> str:
+        """See `provenance.host_id`; empty if it is unknown, as in records that have the host's name instead."""
+        text = self.hardware.get("host", "")
+        return text if _HOST.fullmatch(text) else ""
+
+
+_HOST = re.compile("[0-9a-f]{16}")
+
 
 class Context(Strict):
     """The suite that asked for the run; it does not determine the result, and no board reads its class, see
@@ -187,7 +196,11 @@ class Context(Strict):
 
 
 class RunRecord(Strict):
-    """One attempt at one run."""
+    """One attempt at one run.
+
+    Attributes:
+        first_attempt: its number where it was made, where a merge has given it another; see `exchange.merge`.
+    """
 
     schema_version: Version
     spec: RunSpec
@@ -201,6 +214,7 @@ class RunRecord(Strict):
     provenance: Provenance
     context: Context
     warnings: list[Message] = Field(max_length=1000)
+    first_attempt: int | None = Field(default=None, ge=1, le=10**6)
 
     @field_validator("status", mode="before")
     @classmethod
@@ -243,9 +257,15 @@ class RunRecord(Strict):
 
     def model_copy(self, **options: Any) -> RunRecord:
         copy = super().model_copy(**options)
-        for made in ("file_name", "run_id"):
+        for made in ("file_name", "run_id", "identity"):
             copy.__dict__.pop(made, None)  # the content may be another
         return copy
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what was recorded where the run was made: the same in every folder that it was merged into."""
+        first = self.first_attempt or self.attempt
+        return short_hash(self.model_copy(update={"attempt": first, "first_attempt": None}).canonical())
 
     @property
     def runs_on_device(self) -> int:
@@ -255,7 +275,7 @@ class RunRecord(Strict):
 
     @property
     def steps_done(self) -> int | None:
-        """Optimiser steps that were trained; None where the record does not say, as of a run that raised."""
+        """Optimiser steps that were trained; None if the record does not say, as of a run that raised."""
         if self.status == "ok":
             return self.spec.steps
         return self.curve[-1].step if self.curve else None
@@ -289,7 +309,7 @@ def board_folder(root: Path, board: str) -> Path:
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
         raise UserError(f"{folder}: a board's folder is called as the board; this is no board's name")
     if folder.is_symlink():
-        raise UserError(f"{folder}: this is a symbolic link, which might lead anywhere; put the folder itself there")
+        raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
     return folder
 
 
@@ -323,7 +343,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def check_name(path: Path, text: str, run: str, content: Strict) -> None:
-    """See that a file's name says its run and the hash of its text.
+    """Check that a file's name says its run and the hash of its text.
 
     The hash is of the text as it stands there, so that it holds when a later version has more fields with defaults; of
     the canonical form where somebody changed the layout alone.

@@ -1,6 +1,6 @@
 """Sidecar records: what was measured on a run's kept weights after its own record was written.
 
-A sidecar is as immutable as a record. It lies in ``runs/<board>/equivariance/`` under
+A sidecar is as immutable as a record. It is in ``runs/<board>/equivariance/`` under
 ``<spec hash>.<attempt>.<content hash>.json`` and joins the row of the run whose weights it was measured on.
 """
 
@@ -42,7 +42,7 @@ class FullPoint(Strict):
 
     Attributes:
         curve: ``eq_rot_analytic`` at each of the sidecar's `curve_degrees`.
-        acc_by_angle_pct: accuracy at each of the sidecar's `orbit_degrees`; empty where it was not measured.
+        acc_by_angle_pct: accuracy at each of the sidecar's `orbit_degrees`; empty if it was not measured.
         layers: of the layers that say how rotations act on them, from input to output.
     """
 

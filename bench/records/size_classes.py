@@ -21,7 +21,7 @@ def limits(reference: int) -> tuple[int, int]:
 
 
 def why_not_matched(reference: int, parameters: int | None = None, frozen: int = 0, learned_buffers: int = 0) -> str:
-    """Why a network is not matched to a reference count; empty where it is, and where nothing was counted.
+    """Why a network is not matched to a reference count; empty if it is, and where nothing was counted.
 
     Args:
         parameters, frozen, learned_buffers: see `cost.Cost`.
@@ -42,14 +42,14 @@ def why_not_matched(reference: int, parameters: int | None = None, frozen: int =
 
 
 def why_not_in(suite: Suite, **counts: int) -> str:
-    """As `why_not_matched`, for the class of a suite; empty where it has none."""
+    """As `why_not_matched`, for the class of a suite; empty if it has none."""
     if suite.parameter_class != "matched" or suite.reference_parameters is None:
         return ""
     return why_not_matched(suite.reference_parameters, **counts)
 
 
 def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
-    """See that the class of a suite admits a model.
+    """Check that the class of a suite admits a model.
 
     Raises:
         UserError: it does not.
@@ -59,7 +59,7 @@ def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
 
 
 def counts_of(found: Mapping[str, Any] | Size | None) -> dict[str, int]:
-    """What decides the class, of an event of `probe`, a row of a board or a record's size; empty where nothing was
+    """What decides the class, of an event of `probe`, a row of a board or a record's size; empty if nothing was
     counted.
     """
     values = found.model_dump() if isinstance(found, Size) else found or {}

@@ -16,7 +16,7 @@ from .record import FINAL, RunRecord
 
 
 def staleness(record: RunRecord, root: Path | None = None, known: dict[object, str] | None = None) -> str:
-    """Which of source, data and recipe have changed since the run; empty where none has.
+    """Which of source, data and recipe have changed since the run; empty if none has.
 
     What is not registered here (a plug-in that was not included) cannot be compared and counts as current.
 
@@ -149,7 +149,7 @@ def _tuned(spec: RunSpec, root: Path | None) -> tuple[Path | None, int]:
 
 @cache
 def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) -> Recipe | None:
-    """The recipe of this name for a model today; None where that cannot be known here."""
+    """The recipe of this name for a model today; None if that cannot be known here."""
     try:
         return find_recipe(name, model, tuned)
     except UserError:
@@ -167,7 +167,7 @@ def _published_steps(spec: RunSpec, today: Recipe) -> int:
 
 
 def _source_hash(model: str, *opened: str) -> str:
-    """Hash of the source of a model as it is now; empty where the model is not registered here.
+    """Hash of the source of a model as it is now; empty if the model is not registered here.
 
     Args:
         opened: names of the files beside the code that a run opened.

@@ -29,7 +29,7 @@ def clipped(text: str, most: int = 200) -> str:
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an exception's message, clipped; empty where it has none."""
+    """The first line of an exception's message, clipped; empty if it has none."""
     return clipped(next((line for line in str(error).splitlines() if line.strip()), ""), most)
 
 
@@ -75,9 +75,9 @@ class Verdict:
 
     Attributes:
         input: channels x size x size -> classes.
-        dataset: the data set of the board that the row is for; empty where none has this input.
+        dataset: the data set of the board that the row is for; empty if none has this input.
         source_hash: of the model as it was checked, with the files that it opened.
-        row: the row of that board, by column, without what only training tells; empty where it cannot be built.
+        row: the row of that board, by column, without what only training tells; empty if it cannot be built.
         cells: the same as the table of a board shows it.
         seconds: wall clock of the whole.
     """

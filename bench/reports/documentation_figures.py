@@ -1,4 +1,4 @@
-"""The two figures of ``docs/equivariance-error.md``, computed afresh from real digits; a minute or two on a CPU."""
+"""The two figures of ``docs/equivariance-error.md``, computed again from real digits; a minute or two on a CPU."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class AtSize:
 
     Attributes:
         outcome: ``ok``, ``collapsed``, or why it cannot be built.
-        eq_claimed: over the group that the model claims; None where it claims none.
+        eq_claimed: over the group that the model claims; None if it claims none.
         judgement: under that group, or C4 where it claims none, as it is built and once its weights have moved.
     """
 

@@ -38,7 +38,7 @@ class ModelCost:
         parameters: trainable numbers.
         steps, batch: optimiser steps of a run, and images a step.
         step_flops: of a training step: forward, backward, expansion of filters.
-        step_s: device-seconds of a step on hardware of this kind, None where it was never measured.
+        step_s: device-seconds of a step on hardware of this kind, None if it was never measured.
         runs: number of seeds.
     """
 
@@ -62,7 +62,7 @@ class ModelCost:
 
     @property
     def train_s(self) -> float | None:
-        """Device-seconds of all training, None where the step was never measured."""
+        """Device-seconds of all training, None if the step was never measured."""
         return None if self.step_s is None else self.runs * self.steps * self.step_s
 
 

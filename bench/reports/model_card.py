@@ -157,7 +157,7 @@ def _first_line(error: Exception) -> str:
 
 
 def recipe_of(name: str) -> dict[str, Any] | None:
-    """The published recipe of a model as data; None where none is known (it is trained with `common`)."""
+    """The published recipe of a model as data; None if none is known (it is trained with `common`)."""
     try:
         recipe: Recipe = find_recipe(PAPER, name)
     except UserError:

@@ -46,7 +46,7 @@ def kind_of(name: str, root: Path) -> str:
 def suite_card(points: Sequence[Suite]) -> dict[str, Any]:
     """A suite, or a family of suites, with its models as they are registered."""
     suite = points[0]
-    card = {"suite": suite.name, "title": suite.title, "dataset": suite.dataset}
+    card: dict[str, Any] = {"suite": suite.name, "title": suite.title, "dataset": suite.dataset}
     card |= {"budget": ", ".join(dict.fromkeys(p.budget for p in points)), "recipe": suite.recipe}
     card |= {"profile": suite.profile, "fit": suite.fit, "seeds": suite.seed_list, "reference": suite.reference_model}
     models = []

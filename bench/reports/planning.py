@@ -24,12 +24,12 @@ class Need:
 
     Attributes:
         model: compared with the suite's reference.
-        recorded: seeds of the earlier records; 0 where there are none of this model, so that the widest spread of the
+        recorded: seeds of the earlier records; 0 if there are none of this model, so that the widest spread of the
             others stands for it.
         detectable: the smallest difference, in points, that the suite's seeds find with a chance of 80 %; None below 3.
-        seeds: the fewest that find the difference; None where `MOST_SEEDS` do not.
+        seeds: the fewest that find the difference; None if `MOST_SEEDS` do not.
         floor: what `MOST_SEEDS` seeds could find, in points: the choice of the test images stays.
-        run_s: device-seconds of one run, None where it is not known on this device.
+        run_s: device-seconds of one run, None if it is not known on this device.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Planned:
     Attributes:
         board: whose records it is from.
         reference: that the models are compared with.
-        reference_s: device-seconds of one of its runs, None where it is not known on this device.
+        reference_s: device-seconds of one of its runs, None if it is not known on this device.
         level: of one comparison: 0.05 over their number, the first step of Holm.
         by_image: whether outcomes by image are known of all these records; else the choice of the images is left out.
     """
@@ -63,13 +63,13 @@ class Planned:
 
     @property
     def seeds(self) -> int | None:
-        """Seeds for all models: as many as the widest spread needs; None where no number is enough."""
+        """Seeds for all models: as many as the widest spread needs; None if no number is enough."""
         found = [need.seeds for need in self.needs]
         return None if None in found else max(s for s in found if s is not None)
 
     @property
     def hours(self) -> float | None:
-        """Device-hours of training of all models with so many seeds, one run at a time; None where a time is
+        """Device-hours of training of all models with so many seeds, one run at a time; None if a time is
         missing.
         """
         times = [self.reference_s, *(need.run_s for need in self.needs)]

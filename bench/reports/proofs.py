@@ -1,4 +1,4 @@
-"""Proofs of claims about a family of layers: computed afresh, shown as tables, drawn.
+"""Proofs of claims about a family of layers: computed again, shown as tables, drawn.
 
 A family's proof is a module with ``PARTS``, ``verify``; its report one with ``summary`` and ``plot``, as
 `models.pdo.verify` and `models.pdo.report`.
@@ -31,7 +31,7 @@ class Proof:
     Attributes:
         rows: part -> rows of plain numbers and strings; ``ok`` in each says whether it is as claimed.
         tables: titles and texts of the tables.
-        figure: the file of the plot; None where nothing was drawn.
+        figure: the file of the plot; None if nothing was drawn.
     """
 
     rows: dict[str, list[dict[str, Any]]]

@@ -80,8 +80,9 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
         "log": folder / "logs" / f"{record.run_id}.log",
         **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
         **{
-            f"equivariance {i}": p
-            for i, p in enumerate(sorted((folder / "equivariance").glob(f"{record.run_id}.*.json")), 1)
+            f"{what} {i}": p
+            for what, part in (("equivariance", "equivariance"), ("replay", "replays"))
+            for i, p in enumerate(sorted((folder / part).glob(f"{record.run_id}.*.json")), 1)
         },
     }
     stale = staleness(record, root)

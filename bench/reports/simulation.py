@@ -192,7 +192,7 @@ def family(case: Case, trials: int) -> dict[str, Any]:
     """
     world, models = World(case), len(case.worse)
     first, second = np.triu_indices(models, 1)
-    # 1 where the first of the pair is better, 0 where both are equal.
+    # 1 where the first of the pair is better, 0 if both are equal.
     better = np.sign(np.array(case.worse)[second] - np.array(case.worse)[first])
     against = first == 0
     wrong = {"p": 0, "rank sets": 0, "p, seeds alone": 0, "rank sets, seeds alone": 0}

@@ -27,12 +27,12 @@ from ..records.calibration import (
     take_turns,
     write_calibration,
 )
-from ..records.provenance import devices_elsewhere
 from ..records.record import board_folder
 from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
-from ..tools.gpus import refuse_for_seconds
+from ..tools.machine import Machine
 from ..training.job import Stopwatch
+from .copies import Process
 from .local import GRACE_S, end, ending, events_of, last_line, start
 
 
@@ -48,25 +48,6 @@ def _hash_now(model: str, opened: Iterable[str]) -> str:
     """Hash of the source of a model, and of the files of these names beside it, as they are now."""
     resolved = MODELS.find(model)
     return source_hash(resolved, lines_of(contents(resolved.files, opened)))
-
-
-def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on
-    another.
-
-    Raises:
-        UserError: they are of several kinds, or seconds of one of them are no equal budget.
-    """
-    found = devices_elsewhere(list(dict.fromkeys(devices)))
-    keys = {device: key for device, (key, _) in found.items()}
-    if len(set(keys.values())) > 1:
-        shown = "; ".join(f"{device} is {key!r}" for device, key in keys.items())
-        raise UserError(
-            f"a board of device-seconds belongs to one kind of device: {shown}; name devices of one kind with --device"
-        )
-    for device, (_, gpu) in found.items():
-        refuse_for_seconds(device, gpu)
-    return next(iter(keys.values())), {device: gpu for device, (_, gpu) in found.items()}
 
 
 class TimedBoard:
@@ -88,13 +69,11 @@ class TimedBoard:
         suite: Suite,
         root: Path,
         devices: Mapping[str, str],
-        threads: int,
-        data_root: str | None,
-        includes: list[str],
+        machine: Machine,
         hardware_key: str,
     ) -> None:
-        self.suite, self.root, self.devices, self.threads = suite, root, devices, threads
-        self.data_root, self.includes, self.hardware_key = data_root, includes, hardware_key
+        self.suite, self.root, self.devices = suite, root, devices
+        self.machine, self.hardware_key = machine, hardware_key
         self.board = suite.board(self.hardware_key)
         self.forgotten: set[str] = set()
         self.failed: dict[str, Failed] = {}
@@ -194,7 +173,10 @@ class TimedBoard:
     def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
-        job = Stopwatch(spec=spec, device=device, threads=self.threads, data_root=self.data_root, include=self.includes)
+        here = self.machine
+        job = Stopwatch(
+            spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files
+        )  # fmt: skip
         name = f"calibration.{model}.{device.replace(':', '-')}.log"
         log = board_folder(self.root, self.board) / "logs" / name
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +198,7 @@ class _ProcessSession:
         beside: the sessions on the same device, this one included.
     """
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, opened: dict[str, str]) -> None:
+    def __init__(self, process: Process, log: Path, opened: dict[str, str]) -> None:
         self._process, self._log, self._opened = process, log, opened
         self._events = events_of(process)
         self.beside: Mapping[str, _ProcessSession] = {}

@@ -1,8 +1,8 @@
 """One process a run on this machine, several at a time.
 
-A run's process is an interpreter of its own, without what the shell's environment could change in its figures, with a
-log of its own beside the record. Whatever happens to it happens to one run; if this process dies, the runs end with a
-checkpoint at their next step.
+A run's process is clean: nothing ran in it before but the import of torch (see `copies`), and it is without what the
+shell's environment could change in its figures. It has a log of its own beside the record. Whatever happens to it
+happens to one run; if this process dies, the runs end with a checkpoint at their next step.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from ..records.checkpoint_files import last_step
 from ..records.record import Status, board_folder
 from ..tools.files import WriteError
 from ..training.job import Check, Examination, Job, Probe, Stopwatch
+from . import copies
+from .copies import Process
 
 #: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
 Listener = Callable[[Job, dict[str, Any]], None]
@@ -52,7 +54,7 @@ CHANGE_FIGURES = (
 class _Running:
     job: Job
     slot: str
-    process: subprocess.Popen[str]
+    process: Process
     log: Path
     started: float
     #: Length of the log when it started: an earlier process of the same run may have written to it.
@@ -63,24 +65,30 @@ class _Running:
 
 def start(
     job: Job | Probe | Stopwatch | Check | Examination, log: IO[str] | int, also: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
-    """Start a fresh interpreter for a job; its events come on standard output, all else goes to `log`.
+) -> Process:
+    """Start a process for a job; its events come on standard output, all else goes to `log`.
 
-    It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order.
+    It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order. A check and
+    an examination get an interpreter that shares nothing with any other, not even where things lie in memory.
 
     Args:
         also: variables of its environment beside `environment`.
     """
-    process = subprocess.Popen(
-        # -P: files of the current folder stand in for no module.
-        [sys.executable, "-P", "-m", "equibench.bench.worker", "--attached"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env={**environment(None if isinstance(job, Probe) else job.threads), **(also or {})},
-        start_new_session=True,
-    )
+    arguments = ["-P", "-m", "equibench.bench.worker", "--attached"]  # -P: no module from the current folder
+    variables = {**environment(getattr(job, "threads", 1)), **(also or {})}
+    process: Process
+    if sys.platform == "linux" and not isinstance(job, Check | Examination):
+        process = copies.begin([*arguments, "--copied"], variables, None if isinstance(log, int) else log)
+    else:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=variables,
+            start_new_session=True,
+        )
     assert process.stdin is not None
     try:
         process.stdin.write(job.model_dump_json() + "\n")
@@ -90,13 +98,13 @@ def start(
     return process
 
 
-def environment(threads: int | None) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """The environment of a run's process: ours, without what changes figures."""
     kept = {name: value for name, value in os.environ.items() if name not in CHANGE_FIGURES}
     fixed = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **bytecode("torch")}
     if "PYTHONPYCACHEPREFIX" in fixed:
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
-    return {**kept, **fixed, **({"OMP_NUM_THREADS": str(threads)} if threads is not None else {})}
+    return {**kept, **fixed, "OMP_NUM_THREADS": str(threads)}
 
 
 def bytecode(package: str) -> dict[str, str]:
@@ -114,7 +122,7 @@ def bytecode(package: str) -> dict[str, str]:
     return {"PYTHONPYCACHEPREFIX": str(Path.home() / ".cache" / "equibench" / "bytecode")}
 
 
-def events_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+def events_of(process: Process) -> Iterator[dict[str, Any]]:
     """The events that a process sends, until it ends; a line cut off by its death is dropped."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -124,7 +132,7 @@ def events_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
             return
 
 
-def end(*processes: subprocess.Popen[str]) -> None:
+def end(*processes: Process) -> None:
     """End processes and whatever they started; all are asked at once, and given the same time to end in order."""
     for process in processes:
         _signal(process, signal.SIGTERM)
@@ -138,14 +146,14 @@ def end(*processes: subprocess.Popen[str]) -> None:
         _close(process)
 
 
-def _close(process: subprocess.Popen[str]) -> None:
+def _close(process: Process) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             with suppress(BrokenPipeError):
                 stream.close()
 
 
-def _signal(process: subprocess.Popen[str], number: int) -> None:
+def _signal(process: Process, number: int) -> None:
     """Send a signal to a process that has not ended, and to whatever it started."""
     if process.poll() is None:
         with suppress(ProcessLookupError):

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from ...registry import UserError, nearest
 from ..boards.board import Board, find_board, load_board
-from ..records.provenance import hardware_key_elsewhere
 from ..records.record import Context, RunRecord
-from ..spec.suite import PROTOCOL, RunSpec, Suite
+from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
 from ..tools.schema import parse
-from ..tools.text import again
+from .admission import refuse_joining
 from .head_to_head import Listener
 from .head_to_head import run as run_suite
 
@@ -59,10 +58,7 @@ def refresh(
     *,
     patterns: Iterable[str] = (),
     machine: Machine | None = None,
-    data_root: str | None = None,
-    includes: Iterable[str] = (),
     listener: Listener | None = None,
-    command: str = "",
     only_say: bool = False,
 ) -> Refreshed:
     """Run the stale rows of a board again, each as a further attempt with the recipe as it is now.
@@ -87,16 +83,13 @@ def refresh(
     found = stale_runs(board, patterns)
     done = Refreshed(board, [(r.spec.model, r.spec.seed, why) for r, why in found])
     if found and not only_say:
-        _check_place(found[0][0], machine.device)
+        refuse_joining(found[0][0], machine.device)
         for suite, wanted in _suites(found, board):
             outcome = run_suite(
                 suite,
                 results=root,
                 machine=machine,
-                data_root=data_root,
-                includes=includes,
                 listener=listener,
-                command=command,
                 trials=lambda specs, wanted=wanted: _only(specs, wanted, name),  # type: ignore[misc]
                 refresh=True,
             )
@@ -113,11 +106,20 @@ def _suites(found: list[tuple[RunRecord, str]], board: Board) -> list[tuple[Suit
     suites = []
     for records in by_context.values():
         full = any(r.run_id in board.sidecars for r in records)
-        suites.append((_suite(records, records[0].context, full), {(r.spec.model, r.spec.seed) for r in records}))
+        suites.append((suite_of(records, records[0].context, full), {(r.spec.model, r.spec.seed) for r in records}))
     return suites
 
 
-def _suite(records: list[RunRecord], context: Context, full: bool) -> Suite:
+def suite_of(records: list[RunRecord], context: Context, full: bool) -> Suite:
+    """The suite that asks for these runs of one board.
+
+    Args:
+        context: of the records.
+        full: whether it asks for the full equivariance profile.
+
+    Raises:
+        UserError: no suite asks for them.
+    """
     spec = records[0].spec
     values = {
         "name": context.suite,
@@ -142,19 +144,3 @@ def _only(specs: list[RunSpec], wanted: set[tuple[str, int]], board: str) -> lis
     if specs[0].board != board:
         raise UserError(f"board {board} cannot be continued here: its runs would now belong to board {specs[0].board}")
     return [s for s in specs if (s.model, s.seed) in wanted]
-
-
-def _check_place(record: RunRecord, device: str) -> None:
-    """See that new runs can join the board, before anything is calibrated or trained."""
-    spec = record.spec
-    if spec.is_trial:
-        tune = again("tune", record.context.suite)
-        raise UserError(f"board {spec.board} holds trials of learning rates; {tune} makes them")
-    if spec.protocol != PROTOCOL:
-        raise UserError(
-            f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"
-        )
-    if spec.hardware_key is not None:
-        here = hardware_key_elsewhere("cuda:0" if device in ("auto", "cuda") else device.split(",")[0])
-        if here != spec.hardware_key:
-            raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}; here is {here!r}")

@@ -1,21 +1,17 @@
-"""Run one recorded row again, and say whether it agrees.
-
-Same versions, processor and threads on a CPU make an E run bit-exact. Elsewhere the bits may be the same too, and then
-nothing more needs to be asked. If they are not, a run is another draw from what the model's seeds are draws from, and
-must lie where one further draw lies with probability 95 %.
-"""
+"""Run one recorded row again, and say whether it agrees, by the rule of `boards.repeats`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ...registry import UserError, include
 from ..boards.board import load_board
-from ..boards.statistics import SMALLEST_SAMPLE, prediction_interval
-from ..records.provenance import cpu_name, versions
+from ..boards.repeats import Agreement, agreement, differences
+from ..boards.statistics import SMALLEST_SAMPLE
+from ..records.provenance import cpu_name, host_id, versions
 from ..records.record import (
     FINAL,
     RunRecord,
@@ -24,37 +20,14 @@ from ..records.record import (
     board_names,
     read_record,
 )
+from ..records.replay_verdict import ReplayVerdict, write_verdict
 from ..records.staleness import staleness
-from ..spec.suite import PROTOCOL
 from ..tools.files import ensure_writable
+from ..tools.gpus import one_device
+from ..tools.machine import Machine
 from ..training.job import Job
+from .admission import refuse_replay
 from .local import LocalEngine
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a replay came to.
-
-    Attributes:
-        agrees: whether the new attempt confirms the recorded one.
-        rule: ``bit-exact`` where the bits are the same, or should be; ``interval`` where they differ, as they may;
-            ``failed`` where the new attempt has no result.
-        why: one sentence.
-        differences: what differs between then and now, so that bits may differ.
-        recorded, replayed: test accuracies in %.
-        low, high: the prediction interval in %, where that was the rule.
-        run: id of the new attempt.
-    """
-
-    agrees: bool
-    rule: str
-    why: str
-    differences: list[str]
-    recorded: float
-    replayed: float | None
-    low: float | None
-    high: float | None
-    run: str
 
 
 def replay(
@@ -63,40 +36,37 @@ def replay(
     *,
     device: str | None = None,
     threads: int | None = None,
-    data_root: str | None = None,
-    includes: Iterable[str] = (),
-    command: str = "",
-) -> Verdict:
-    """Run a recorded run again as a later attempt, which no board shows, and compare.
+    machine: Machine | None = None,
+) -> ReplayVerdict:
+    """Run a recorded run again as a later attempt, which no board shows, and compare; the verdict is kept as well.
 
     Args:
         run: the beginning of its id.
-        device, threads: as recorded without.
+        device, threads: as recorded without, whatever `machine` says.
+        machine: how else the run is executed.
 
     Raises:
         UserError: there is no such run, it has no result, it is stale, or nothing could be said if its bits differed,
             as they may; nothing was trained.
     """
-    includes = [str(Path(p).resolve()) for p in includes]
-    include(includes)
+    machine = machine or Machine()
+    include(machine.files)
     record = find_run(run, root)
-    stale = staleness(record)
-    if stale or record.spec.protocol != PROTOCOL:
-        changed = stale or f"protocol (now {PROTOCOL})"
-        raise UserError(f"run {record.run_id} is stale: {changed} changed since; a replay would measure something else")
-    device = device or record.provenance.hardware.get("device", "cpu")
-    _check_device(device)
+    refuse_replay(record)
+    device = one_device(device or record.provenance.hardware.get("device", "cpu"))
     threads = threads or record.provenance.threads
-    differences = differences_now(record, device, threads)
+    differ = differences_now(record, device, threads)
     values = list(load_board(root, record.spec.board).values.get(record.spec.model, {}).values())
-    if differences and len(values) < SMALLEST_SAMPLE:
+    if differ and len(values) < SMALLEST_SAMPLE:
         raise UserError(
-            f"run {record.run_id} cannot be judged here: {differences[0]}, so bits may differ, and an interval needs"
+            f"run {record.run_id} cannot be judged here: {differ[0]}, so bits may differ, and an interval needs"
             f" {SMALLEST_SAMPLE} recorded seeds of {record.spec.model!r}, not {len(values)}"
         )
     ensure_writable(root)
-    again, reason = _run_again(record, root, device, threads, data_root, includes, command)
-    return judge(record, again, reason, differences, values)
+    again, reason = _run_again(record, root, replace(machine, device=device, threads=threads))
+    verdict = judge(record, again, reason, differ, values)
+    write_verdict(root, verdict)
+    return verdict
 
 
 def find_run(run: str, root: Path) -> RunRecord:
@@ -121,54 +91,22 @@ def find_run(run: str, root: Path) -> RunRecord:
     return next((r for r in finished if not staleness(r)), finished[0])
 
 
-def _check_device(device: str) -> None:
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise UserError(f"--device {device!r}: use cpu, cuda or cuda:<number>")
-    if kind == "cuda":
-        from ..tools.gpus import one_device
-
-        one_device(device)
-
-
 def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:
     """Why the bits of a run may differ when it is run again here; empty where they must not."""
-    then = record.provenance
-    found = []
-    if record.spec.budget.kind != "E":
-        found.append(f"a {record.spec.budget.kind} budget is not reproducible to the bit")
-    before = then.hardware.get("device", "unknown")
-    if device != "cpu" or before != "cpu":
-        found.append(f"only of runs on a CPU are the same bits certain (then {before}, now {device})")
-    elif then.hardware.get("cpu") != cpu_name():
-        found.append(f"processor {then.hardware.get('cpu', 'unknown')} then, {cpu_name()} now")
-    if threads != then.threads:
-        found.append(f"{then.threads} threads then, {threads} now")
-    now = versions(then.versions)
-    found += [
-        f"{name} {then.versions.get(name, 'absent')} then, {now.get(name, 'absent')} now"
-        for name in sorted({*then.versions, *now} - {"equibench"})
-        if then.versions.get(name, "absent") != now.get(name, "absent")
-    ]
-    return found
+    return differences(record, {"device": device, "cpu": cpu_name()}, threads, versions(record.provenance.versions))
 
 
-def _run_again(
-    record: RunRecord, root: Path, device: str, threads: int, data_root: str | None, includes: list[str], command: str
-) -> tuple[RunRecord | None, str]:
+def _run_again(record: RunRecord, root: Path, machine: Machine) -> tuple[RunRecord | None, str]:
     """The record of the next attempt, or None and the reason why there is none."""
     attempt = max(r.attempt for r in attempts_of(root, record.spec)) + 1
-    job = Job(
-        spec=record.spec, attempt=attempt, context=record.context, device=device, threads=threads, results=str(root),
-        data_root=data_root, include=includes, command=command,
-    )  # fmt: skip
+    job = Job.on(machine, root, record.spec, attempt, record.context)
     done: dict[str, Any] = {}
 
     def listen(_: Job, event: dict[str, Any]) -> None:
         if event["event"] == "done":
             done.update(event)
 
-    LocalEngine([device], None, lambda job, status, reason: None).run([job], listen)
+    LocalEngine([machine.device], None, lambda job, status, reason: None).run([job], listen)
     if "record" not in done:
         return None, f"{done.get('status', 'lost')}: {done.get('reason') or 'it is being run elsewhere'}"
     again = read_record(Path(done["record"]))
@@ -176,47 +114,36 @@ def _run_again(
 
 
 def judge(
-    record: RunRecord, again: RunRecord | None, reason: str, differences: list[str], values: list[float]
-) -> Verdict:
+    record: RunRecord, again: RunRecord | None, reason: str, differ: list[str], values: list[float]
+) -> ReplayVerdict:
     """The verdict on a new attempt.
 
     Args:
+        differ: what differs between then and now, so that bits may differ.
         values: test accuracies in % of the model's recorded seeds.
     """
     assert record.results is not None
-    before = record.results.test_acc_pct
-    run = again.run_id if again else ""
-    if again is None or again.results is None or again.status not in FINAL:
-        return Verdict(
-            False, "failed", f"the new attempt has no result: {reason}", differences, before, None, None, None, run
-        )
-    after = again.results.test_acc_pct
-    was, now = record.provenance, again.provenance
-    if (was.source_hash, was.data_digest) != (now.source_hash, now.data_digest):
+    finished = again if again is not None and again.status in FINAL else None
+    was, now = record.provenance, finished.provenance if finished else record.provenance
+    if finished is None:
+        found = Agreement(False, "failed", f"the new attempt has no result: {reason}")
+    elif (was.source_hash, was.data_digest) != (now.source_hash, now.data_digest):
         what = "source" if was.source_hash != now.source_hash else "data"
-        return Verdict(
-            False, "failed", f"the {what} changed since: not the same run", differences, before, after, None, None, run
-        )
-    same = record.results.weights_sha256 == again.results.weights_sha256 and before == after
-    if same or not differences:
-        why = (
-            "the final weights are the same to the bit"
-            if same
-            else "nothing that matters differs, but the final weights do"
-        )
-        return Verdict(same, "bit-exact", why, differences, before, after, None, None, run)
-    expected = prediction_interval(values)
-    if expected is None:
-        return Verdict(
-            False, "failed", "too few recorded seeds to judge by", differences, before, after, None, None, run
-        )
-    # An accuracy cannot be known finer than one test image.
-    margin = 100 / record.results.test_images
-    low, high = min(expected[0], expected[1] - margin), max(expected[1], expected[0] + margin)
-    inside = low <= after <= high
-    why = (
-        f"{after:.2f} % lies {'within' if inside else 'outside'} {low:.2f} to {high:.2f} %, where 95 % of further"
-        " runs lie"
-        f" by the spread of {len(values)} recorded seeds"
+        found = Agreement(False, "failed", f"the {what} changed since: not the same run")
+    else:
+        found = agreement(record, finished, differ, values)
+    return ReplayVerdict(
+        board=record.spec.board,
+        run=record.run_id,
+        again=again.run_id if again else "",
+        agrees=bool(found.agrees),
+        rule=found.rule,
+        why=found.why,
+        differences=differ,
+        recorded=record.results.test_acc_pct,
+        replayed=finished.results.test_acc_pct if finished and finished.results else None,
+        low=found.low,
+        high=found.high,
+        judged=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=host_id(),
     )
-    return Verdict(inside, "interval", why, differences, before, after, low, high, run)

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, UserError, include
+from ...registry import UserError, include
 from ..boards.board import Board
 from ..records.record import FINAL
-from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
+from ..spec.recipe import COMMON, TUNED, Recipe
 from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
 from ..tools.files import results_root, write_atomically
 from ..tools.machine import Machine
+from .admission import base_recipe, refuse_tuning
 from .head_to_head import Listener, Outcome, run
 
 #: Learning rates that are tried with every model.
@@ -50,18 +51,6 @@ class Tuning:
         return [m for m, rate in self.chosen.items() if rate in (GRID[0], GRID[-1])]
 
 
-def base_recipe(suite: Suite) -> Recipe:
-    """The recipe whose rate is tuned, the same for every model.
-
-    Raises:
-        UserError: the suite's recipe has no rate that could be tuned.
-    """
-    name = COMMON + suite.recipe.removeprefix(TUNED) if is_tuned(suite.recipe) else suite.recipe
-    if not name.startswith(COMMON) or name not in named_recipes():
-        raise UserError(f"recipe {suite.recipe!r} is not tuned: only {COMMON!r} and its variants are, give --recipe")
-    return named_recipes()[name]
-
-
 def trials(suite: Suite, specs: list[RunSpec]) -> list[RunSpec]:
     """The trials that planned runs of the base recipe become: each rate with every model, all else equal."""
     base = base_recipe(suite)
@@ -78,10 +67,7 @@ def tune(
     *,
     results: str | Path | None = None,
     machine: Machine | None = None,
-    data_root: str | Path | None = None,
-    includes: tuple[str, ...] = (),
     listener: Listener | None = None,
-    command: str = "",
 ) -> Tuning:
     """Try `GRID` with every model of a suite and write the file of the tuned recipes.
 
@@ -92,21 +78,15 @@ def tune(
     Raises:
         UserError: the suite's recipe cannot be tuned, or no trial of a model has a validation accuracy.
     """
-    base = base_recipe(suite)
-    include(includes)
-    if suite.fit != "train":
-        raise UserError("tuning needs validation images that are not trained on; give --fit train")
-    if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
-        raise UserError(f"data set {suite.dataset!r} has no validation images, by which a rate could be chosen")
+    base, machine = base_recipe(suite), machine or Machine()
+    include(machine.files)
+    refuse_tuning(suite)
     values = {**suite.model_dump(by_alias=True), "recipe": base.name, "seeds": [SEED]}
     outcome = run(
         Suite.model_validate(values),
         results=results,
         machine=machine,
-        data_root=data_root,
-        includes=includes,
         listener=listener,
-        command=command,
         trials=lambda specs: trials(suite, specs),
         refresh=True,
     )
@@ -151,33 +131,49 @@ def write_tuned(
     path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
 ) -> None:
     """Write the tuned recipe of each model, beside those that the file has for other models."""
+    own: dict[str, Any] = {}
+    for model, rate in chosen.items():
+        shown = ", ".join(f"{r:g}: {'failed' if s is None else f'{s:.2f}'}" for r, s in scores[model].items())
+        note = f"validation accuracy in % by rate: {shown}"
+        recipe = base.model_copy(update={"lr": rate, "trials": len(GRID), "note": note})
+        own[model] = recipe.model_dump(exclude={"name"}, exclude_none=True)
+    add_tuned(path, own)
+
+
+def add_tuned(path: Path, own: dict[str, Any]) -> None:
+    """Write the tables of models into a file of tuned recipes, beside those that it has for other models."""
     from filelock import FileLock
 
     locks = path.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{path.stem}.lock"):  # two processes may tune models of one board
-        _write_tuned(path, base, chosen, scores)
+        table = read_tuned(path) | own
+        note = "# Recipes with a rate for each model, chosen on validation images by `equibench tune`."
+        write_atomically(path, f"{note}\n{tables_text(table)}".encode())
 
 
-def _write_tuned(
-    path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
-) -> None:
+def read_tuned(path: Path) -> dict[str, Any]:
+    """The tables of a file of tuned recipes, by model; none where there is no file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     from ..tools.schema import parse_toml, read_text
 
-    table: dict[str, Any] = parse_toml(read_text(path), str(path)) if path.is_file() else {}
-    for model, rate in chosen.items():
-        shown = ", ".join(f"{r:g}: {'failed' if s is None else f'{s:.2f}'}" for r, s in scores[model].items())
-        note = f"validation accuracy in % by rate: {shown}"
-        own = base.model_copy(update={"lr": rate, "trials": len(GRID), "note": note})
-        table[model] = own.model_dump(exclude={"name"}, exclude_none=True)
-    lines = ["# Recipes with a rate for each model, chosen on validation images by `equibench tune`."]
-    for model in sorted(table):
-        lines += ["", f"[{json.dumps(model)}]", *(f"{key} = {_toml(value)}" for key, value in table[model].items())]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return parse_toml(read_text(path), str(path)) if path.is_file() else {}
 
 
-def _toml(value: Any) -> str:
-    """A value of a recipe as TOML."""
+def tables_text(table: dict[str, Any]) -> str:
+    """Tables by their names as TOML."""
+    lines: list[str] = []
+    for name in sorted(table):
+        lines += ["", f"[{toml_value(name)}]", *(f"{key} = {toml_value(value)}" for key, value in table[name].items())]
+    return "\n".join(lines) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """A value of a recipe, or of a suite, as TOML."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(own)}" for key, own in value.items()) + " }"
-    return json.dumps(value)  # numbers, strings, booleans and lists of them read the same in both
+        return "{ " + ", ".join(f"{key} = {toml_value(own)}" for key, own in value.items()) + " }"
+    # Numbers, strings, booleans and lists of them read the same in both, as long as no sign is escaped as two.
+    return json.dumps(value, ensure_ascii=False)

@@ -126,7 +126,7 @@ def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
 
 
 def check_recipe(name: str) -> None:
-    """See that a recipe of this name exists, for some model.
+    """Check that a recipe of this name exists, for some model.
 
     Raises:
         UserError: there is none.

@@ -25,6 +25,9 @@ PROTOCOL = 2
 #: How far from the reference count a model of a matched suite may be.
 MATCHED = 0.05
 
+#: Keys of a suite's file that may be a list: the axes of a family of boards.
+AXES = ("budget", "train_images")
+
 #: How names of recipes begin that are tried to find a rate, see `tune`.
 TUNING = "tuning"
 
@@ -119,33 +122,61 @@ def board_name(
 
 
 class Suite(Strict):
-    """A named head-to-head: models x data set x budget x seeds.
-
-    Attributes:
-        seeds: how many (0, 1, …), or which.
-        parameter_class: ``matched`` (every model is matched to `reference_parameters`, see `size_classes`) or
-            ``as-published``.
-        reference_model: the model that the others are compared with.
-        equivariance: ``full`` adds the full equivariance profile, as a sidecar of every run.
-        train_images: number of training images, drawn by the seed with each class alike; all without. The file of a
-            suite may have several, and several budgets: it is then a family of suites, see `families`.
-    """
+    """A named head-to-head: models x data set x budget x seeds; what its keys mean is said by their descriptions."""
 
     name: Text
-    title: Text = ""
-    dataset: Text
-    budget: Text
-    recipe: Text = "common"
-    profile: Literal["strict", "fast"] = "strict"
-    fit: Literal["train", "train+val"] = "train"
-    train_images: Count | None = Field(default=None, gt=0)
-    seeds: Annotated[int, Field(le=MOST_SEEDS)] | Annotated[list[int], Field(max_length=MOST_SEEDS)] = 3
-    parameter_class: Literal["matched", "as-published"] = Field(default="as-published", alias="class")
-    reference_parameters: Count | None = Field(default=None, gt=0)
-    reference_model: Text | None = None
-    equivariance: Literal["core", "full"] = "core"
-    models: list[Text] = Field(max_length=MOST_MODELS)
-    note: Text = ""
+    title: Text = Field(default="", description="One line: what it asks.", examples=["What the stencils are worth"])
+    dataset: Text = Field(description="A data set (`equibench list datasets`).", examples=["digits-rot"])
+    budget: Text = Field(
+        description="What every model may spend: `e20` is 20 epochs, `n40000` training examples, `t120` seconds of a"
+        " GPU; or a name (`equibench list budgets`). A list makes a family of boards.",
+        examples=["e20"],
+    )
+    recipe: Text = Field(
+        default="common",
+        description="`common`: the same for all; `tuned`: rates of `equibench tune`; `paper`: each author's own.",
+        examples=["paper"],
+    )
+    profile: Literal["strict", "fast"] = Field(
+        default="strict",
+        description="`strict`: float32, the same bits again; `fast`: bfloat16 and TF32. A board each.",
+        examples=["fast"],
+    )
+    fit: Literal["train", "train+val"] = Field(
+        default="train",
+        description="What is trained on: `train` keeps validation images apart, `train+val` does not. A board each.",
+        examples=["train+val"],
+    )
+    train_images: Count | None = Field(
+        default=None,
+        gt=0,
+        description="So many, drawn by the seed, each class alike; all without. A list makes a family of boards.",
+        examples=[2000],
+    )
+    seeds: Annotated[int, Field(le=MOST_SEEDS)] | Annotated[list[int], Field(max_length=MOST_SEEDS)] = Field(
+        default=3, description="How many (0, 1, …), or which, as `[0, 4, 7]`.", examples=[5]
+    )
+    parameter_class: Literal["matched", "as-published"] = Field(
+        default="as-published",
+        alias="class",
+        description="`matched`: refuse models whose parameters are not within 5 % of `reference_parameters`.",
+        examples=["matched"],
+    )
+    reference_parameters: Count | None = Field(
+        default=None, gt=0, description="The number of parameters of the class `matched`.", examples=[25_700]
+    )
+    reference_model: Text | None = Field(
+        default=None, description="The model that the others are compared with.", examples=["z2cnn-22"]
+    )
+    equivariance: Literal["core", "full"] = Field(
+        default="core", description="`full`: every run gets the full profile of equivariance errors.", examples=["full"]
+    )
+    models: list[Text] = Field(
+        max_length=MOST_MODELS,
+        description="Names of models (`equibench list models`), with wrappers as `z2cnn-22+frame-c4`.",
+        examples=[["p4cnn", "z2cnn-22"]],
+    )
+    note: Text = Field(default="", description="For readers of the file; no board shows it.", examples=["A trial."])
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -231,7 +262,7 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
     values = parse_toml(text, where)
     if "name" in values:
         raise UserError(f"{where}: unknown key 'name'; a suite is called what its file is called")
-    several = next((key for key in ("budget", "train_images") if isinstance(values.get(key), list)), None)
+    several = next((key for key in AXES if isinstance(values.get(key), list)), None)
     if several is not None:
         raise UserError(
             f"{where}: {several!r} is a list, so that this is a family of boards, where one board is wanted"
@@ -240,7 +271,7 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
 
 
 def check_names(suite: Suite) -> None:
-    """See that everything that a suite names exists, and that no model registers other sizes of images than it asks
+    """Check that everything that a suite names exists, and that no model registers other sizes of images than it asks
     for.
 
     Raises:
@@ -262,7 +293,7 @@ def check_names(suite: Suite) -> None:
 
 
 def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
-    """See that no model is asked for images of a size that it cannot be built for.
+    """Check that no model is asked for images of a size that it cannot be built for.
 
     Args:
         size: of the images of the data set, in pixels.
@@ -332,7 +363,7 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
 
 
 def examples_of(suite: Suite) -> int | None:
-    """Training images that all runs of a suite see; None where calibration decides (T boards), or tuning is to come."""
+    """Training images that all runs of a suite see; None if calibration decides (T boards), or tuning is to come."""
     budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
     if budget.kind == "T":
         return None

@@ -1,1 +1,1 @@
-"""What every room uses and what knows no run: files, schemas, text, the hardware of this machine."""
+"""Helpers for all rooms that do not depend on runs: files, schemas, text, the hardware of this machine."""

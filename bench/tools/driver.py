@@ -1,7 +1,7 @@
-"""What NVIDIA's driver says of its GPUs, through NVML; without torch, and without a context on any of them.
+"""Facts about GPUs from the NVIDIA driver, through NVML; without torch, and without a CUDA context.
 
-A GPU is named by its UUID (``GPU-…``, or ``MIG-…`` for an instance of one), because its number depends on
-``CUDA_VISIBLE_DEVICES``. NVML may be absent, as in containers without the driver's tools, and single questions may
+A GPU is identified by its UUID (``GPU-…``, or ``MIG-…`` for a MIG instance), because its number depends on
+``CUDA_VISIBLE_DEVICES``. NVML may be missing, such as in containers without the driver's tools, and single queries may
 fail. Such an answer is None: unknown, never a guess.
 """
 
@@ -16,24 +16,24 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 MIB = 2**20
 
-#: Why a GPU does not run at its highest clock, by NVML's bits. An idle GPU and clocks that were asked for are no fault.
+#: Reasons for a clock below the maximum, by NVML's bits. An idle GPU and clocks set by an administrator are no fault.
 _REASONS = {
     0x1: "idle", 0x2: "clocks set by an administrator", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
     0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake", 0x100: "display clock",
 }  # fmt: skip
-#: Those of them that make a step slower than the GPU's settings say.
+#: The reasons that make a step slower than the GPU's settings say.
 SLOWDOWNS = ("power cap", "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake")
 _MODES = {0: "default", 2: "prohibited", 3: "exclusive process"}
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or an instance of one that is divided by MIG.
+    """A GPU, or a MIG instance of one.
 
     Attributes:
-        uuid: as ``CUDA_VISIBLE_DEVICES`` takes it.
-        memory_mib: all there is.
-        power_limit_w: in watts; of an instance, that of its whole GPU.
+        uuid: in the form that ``CUDA_VISIBLE_DEVICES`` accepts.
+        memory_mib: total memory.
+        power_limit_w: in watts; for an instance, the limit of its whole GPU.
         compute_mode: ``default``, ``exclusive process`` (one process at a time) or ``prohibited``.
         is_instance: whether it is a MIG instance: clocks and power are shared with the other instances.
     """
@@ -51,9 +51,9 @@ class Process:
     """A process with a context on a GPU.
 
     Attributes:
-        pid: as the driver counts, which in a container may be another number than our own.
-        memory_mib: of the GPU, its context included; None where the driver does not say.
-        computes: whether it computes; else it only draws.
+        pid: as the driver counts; in a container this may differ from the number inside.
+        memory_mib: of the GPU, its context included; None if the driver does not say.
+        computes: whether it computes; otherwise it only uses graphics.
     """
 
     pid: int
@@ -63,13 +63,13 @@ class Process:
 
 @dataclass(frozen=True)
 class Load:
-    """What a GPU does at this moment; None is unknown.
+    """State of a GPU at this moment; None means unknown.
 
     Attributes:
-        sm_mhz, memory_mhz: clocks; `sm_max_mhz` the highest that there is.
+        sm_mhz, memory_mhz: clocks; `sm_max_mhz` is the highest possible.
         power_w, temperature_c: watts, degrees Celsius.
         busy_pct: share of the last moments (up to a second) in which a kernel of any process ran.
-        reasons: why it is not at its highest clock, see `SLOWDOWNS`.
+        reasons: why the clock is below the maximum, see `SLOWDOWNS`.
     """
 
     sm_mhz: int | None
@@ -83,7 +83,7 @@ class Load:
 
 @cache
 def _nvml() -> tuple[ModuleType | None, str]:
-    """NVML, started once a process; None and the reason where that is not possible."""
+    """NVML, started once; None and the reason if that is not possible."""
     try:
         import pynvml
     except ImportError:
@@ -96,12 +96,12 @@ def _nvml() -> tuple[ModuleType | None, str]:
 
 
 def why_silent() -> str:
-    """Why the driver says nothing at all; empty where it answers."""
+    """Why NVML does not work; empty if it works."""
     return _nvml()[1]
 
 
 def _ask(question: Callable[[Any], T]) -> T | None:
-    """The answer of NVML to a question; None where there is none.
+    """The answer of NVML to a query; None if there is none.
 
     Args:
         question: is called with NVML.
@@ -116,12 +116,12 @@ def _ask(question: Callable[[Any], T]) -> T | None:
 
 
 def driver_version() -> str | None:
-    """Version of the driver, as ``580.65.06``."""
+    """Version of the driver, such as ``580.65.06``."""
     return _ask(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
 
 
 def driver_cuda() -> str | None:
-    """The newest CUDA that the driver can carry, as ``13.0``."""
+    """The newest CUDA version that the driver supports, such as ``13.0``."""
     found = _ask(lambda nvml: int(nvml.nvmlSystemGetCudaDriverVersion()))
     return None if found is None else f"{found // 1000}.{found % 1000 // 10}"
 
@@ -131,13 +131,13 @@ def _handle(uuid: str) -> Any:
 
 
 def _ask_of(uuid: str, question: Callable[[Any, Any], T]) -> T | None:
-    """As `_ask`, of one GPU; `question` is called with NVML and the GPU's handle."""
+    """As `_ask`, for one GPU; `question` is called with NVML and the GPU's handle."""
     handle = _handle(uuid)
     return None if handle is None else _ask(lambda nvml: question(nvml, handle))
 
 
 def gpus() -> list[Gpu]:
-    """Every GPU of the driver, also those that ``CUDA_VISIBLE_DEVICES`` hides, with the instances of divided ones."""
+    """Every GPU of the driver, with MIG instances, including those that ``CUDA_VISIBLE_DEVICES`` hides."""
     found = []
     for index in range(_ask(lambda nvml: int(nvml.nvmlDeviceGetCount())) or 0):
         uuid = _ask(lambda nvml, i=index: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))))  # type: ignore[misc]
@@ -160,7 +160,7 @@ def _instances(uuid: str) -> list[str]:
 
 
 def find_gpu(uuid: str) -> Gpu | None:
-    """What is fixed of a GPU, as somebody has set it; None where the driver does not know it."""
+    """The fixed properties and settings of a GPU; None if the driver does not know it."""
     if _handle(uuid) is None:
         return None
     instance = bool(_ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceIsMigDeviceHandle(gpu).value))
@@ -173,7 +173,7 @@ def find_gpu(uuid: str) -> Gpu | None:
 
 
 def _whole(uuid: str) -> str:
-    """UUID of the GPU that an instance is a part of; its own where the driver does not say."""
+    """UUID of the whole GPU of an instance; the instance's UUID if the driver does not say."""
 
     def ask(nvml: Any, instance: Any) -> str:
         return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)))
@@ -182,9 +182,9 @@ def _whole(uuid: str) -> str:
 
 
 def processes_on(uuid: str) -> list[Process] | None:
-    """The processes with a context on a GPU that we are shown, by number.
+    """The visible processes with a context on a GPU, by number.
 
-    In a container these may be none, or only our own, or those of the host under other numbers.
+    In a container the list may be empty, have only our own processes, or have those of the host under other numbers.
     """
     computing = _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetComputeRunningProcesses(gpu))
     if computing is None:
@@ -194,21 +194,21 @@ def processes_on(uuid: str) -> list[Process] | None:
     def process(one: Any, computes: bool) -> Process:
         return Process(int(one.pid), None if one.usedGpuMemory is None else one.usedGpuMemory / MIB, computes)
 
-    # One that does both is in both lists.
+    # A process that does both is in both lists.
     found = {one.pid: process(one, False) for one in drawing} | {one.pid: process(one, True) for one in computing}
     return [found[pid] for pid in sorted(found)]
 
 
 def process_name(pid: int) -> str:
-    """What the driver calls a process: the last part of its program's path."""
+    """The driver's name of a process: the last part of its program's path."""
     name = _ask(lambda nvml: str(nvml.nvmlSystemGetProcessName(pid))) or ""
     return name.split(" ")[0].rpartition("/")[2] or "a process"
 
 
 def memory_used_mib(uuid: str) -> float | None:
-    """Memory of a GPU that contexts take, whoever's they are and whether or not we are shown them, in MiB.
+    """Memory of a GPU that all contexts use, visible or not, in MiB.
 
-    What the driver keeps for itself is not in it.
+    The memory of the driver itself is not included.
     """
     return _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu, nvml.nvmlMemory_v2).used / MIB)
 
@@ -234,10 +234,9 @@ def load_of(uuid: str) -> Load:
 
 
 def uuid_of(device: str) -> str:
-    """UUID of a device as torch names it, ``cuda[:i]``; needs torch, and makes no context.
+    """UUID of a torch device, ``cuda[:i]``; needs torch, and makes no context.
 
-    torch leaves out whether it is that of a GPU or of an instance; where the driver knows neither it is taken for a
-    GPU's.
+    torch does not say whether it belongs to a GPU or an instance. If the driver knows neither, it counts as a GPU's.
     """
     import torch
 

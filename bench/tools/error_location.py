@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def place_of(error: BaseException, files: Iterable[Path]) -> str:
-    """``" (my_net.py, line 21)"``: the last line of the files that the exception passed; empty if it passed none."""
+    """``" (my_net.py, line 21)"``: the innermost line of these files in the traceback; empty if there is none."""
     own = {str(path) for path in files}
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -1,4 +1,4 @@
-"""Where results go, and writing so that a reader never sees half a file."""
+"""The results folder, and atomic writing: a reader never sees half a file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ...registry import UserError
 
-#: How names of files end that are not finished.
+#: Suffix of unfinished files.
 PART = ".part"
 Data = bytes | memoryview
 
 
 def shipped(*parts: str) -> str:
-    """Text of a file that is shipped with the package, as ``shipped("bench", "budgets.toml")``."""
+    """Text of a file that is shipped with the package, such as ``shipped("bench", "budgets.toml")``."""
     return resources.files("equibench").joinpath(*parts).read_text(encoding="utf-8")
 
 
@@ -37,7 +37,7 @@ class WriteError(UserError):
     """A file cannot be written: no space, a quota, a folder that is read-only.
 
     Attributes:
-        why: in the words of the system.
+        why: the system's message.
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -45,7 +45,7 @@ class WriteError(UserError):
         super().__init__(f"{path} cannot be written: {self.why}")
 
 
-#: As much as a record and the rows of a CSV need.
+#: Bytes that a record and the rows of a CSV need.
 _ROOM = 1 << 16
 
 
@@ -53,7 +53,7 @@ def ensure_writable(folder: Path) -> None:
     """Create `folder` and try to write a few kilobytes to it.
 
     Raises:
-        UserError: that is not possible.
+        UserError: this is not possible.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,29 +68,29 @@ def ensure_writable(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: Data) -> None:
-    """Replace `path` by `data`: written beside it, synced, then renamed over it.
+    """Replace `path` by `data`: write a temporary file in the same folder, sync it, and rename it.
 
     Raises:
-        WriteError: that is not possible; what stood at `path` stands there still.
+        WriteError: this is not possible; `path` is unchanged.
     """
     with _temporary(path, data) as temporary:
         os.replace(temporary, path)
 
 
 def write_exclusively(path: Path, data: Data) -> None:
-    """Create `path` with `data`; what already stands there is never replaced.
+    """Create `path` with `data`; an existing file is never replaced.
 
     Raises:
         FileExistsError: `path` exists.
-        WriteError: it cannot be written; nothing stands at `path`.
+        WriteError: it cannot be written; `path` does not exist.
     """
     with _temporary(path, data) as temporary:
-        os.link(temporary, path)  # a hard link fails where the name is taken; a rename would replace it
+        os.link(temporary, path)  # a hard link fails if the name exists; a rename would replace it
 
 
 @contextmanager
 def _temporary(path: Path, data: Data) -> Iterator[str]:
-    """A synced file with `data` in the folder of `path`, gone afterwards unless it was renamed."""
+    """A synced temporary file with `data` in the folder of `path`; removed afterwards unless it was renamed."""
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _temporary(path: Path, data: Data) -> Iterator[str]:
         yield temporary
         _sync_folder(path.parent)
     except FileExistsError as error:
-        if not temporary:  # what should be its folder is a file
+        if not temporary:  # its folder is a file
             raise WriteError(path, error) from error
         raise
     except OSError as error:
@@ -114,7 +114,7 @@ def _temporary(path: Path, data: Data) -> Iterator[str]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name last through a loss of power, where the system can."""
+    """Make a new name survive a loss of power, if the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -124,7 +124,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_parts(folder: Path, beginning: str) -> None:
-    """Remove what killed processes left behind: temporary files of names that begin so, an hour old."""
+    """Remove temporary files of killed processes: names with this beginning, at least an hour old."""
     for path in folder.glob(f".{beginning}*{PART}"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > 3600:

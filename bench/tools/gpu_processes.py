@@ -1,10 +1,10 @@
-"""Whether a run is alone on its GPU, as equal device-seconds demand.
+"""Whether a run is alone on its GPU. Equal device-seconds require this.
 
-Two things tell it: the processes that the driver lists, and the memory that is in use. The list may be cut short, as in
-a container, which is shown its own processes only, none, or those of the host under other numbers. Memory in use is
-counted for the whole GPU, and a process that computes holds a context there of some hundred MiB. So a run is alone
-where the listed processes are itself and account for all memory; it is not where others are listed, or memory is held
-by nobody that is listed; else it is unknown. The driver's utilisation adds nothing: it does not say whose kernels ran.
+There are two sources: the processes that the driver lists, and the memory in use. The list may be incomplete: in a
+container it may have only its own processes, none, or those of the host under other numbers. The memory in use is that
+of the whole GPU, and a computing process holds a context of some hundred MiB. A run is alone if only the run itself is
+listed and accounts for all memory. It is not alone if others are listed, or if no listed process holds some of the
+memory. Otherwise it is unknown. The driver's utilisation does not help: it does not say whose kernels ran.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from . import driver
 from .driver import Process
 
-#: MiB that nobody listed holds: up to the first number they are the driver's own, from the second on somebody's
-#: context.
+#: MiB that no listed process holds: up to the first number it is the driver's own memory, from the second on it is a
+#: context of another process.
 LITTLE_MIB, MUCH_MIB = 64, 256
-#: Lets several processes compute at the same time; it computes nothing itself, but beside it nobody knows who else may
-#: begin.
+#: The MPS server lets several processes compute at the same time. It computes nothing itself, but other processes may
+#: start at any time.
 SERVER = "nvidia-cuda-mps-server"
 
 
 @dataclass(frozen=True)
 class Company:
-    """Who else is on a GPU.
+    """Other processes on a GPU.
 
     Attributes:
-        others: who computes beside us, for a reason; empty if nobody was found.
-        unknown: why it is not known whether anybody does; empty if it is.
-        count: processes at a time, this one included, as far as they are known.
+        others: other computing processes, as a reason for the record; empty if none was found.
+        unknown: why it is not known whether there are others; empty if it is known.
+        count: number of known processes at a time, including this one.
     """
 
     others: str = ""
@@ -58,21 +58,21 @@ def judge(
     grown_mib: float = 0.0,
     partners: Collection[int] = (),
 ) -> Company:
-    """Who else is on a GPU on which this process holds a context.
+    """Judge which other processes are on a GPU where this process holds a context.
 
     Args:
         processes: as `driver.processes_on` gives them.
         own: number of this process.
-        used_mib: memory in use on the GPU now; None is unknown.
-        before_mib: the same before this process had a context; None is unknown.
-        grown_mib: by how much the memory that torch knows nothing of has grown while this process trained.
-        partners: numbers of other processes that compute there only in turns with this one.
+        used_mib: memory in use on the GPU now; None means unknown.
+        before_mib: the same before this process had a context; None means unknown.
+        grown_mib: growth of the memory outside of torch while this process trained.
+        partners: numbers of other processes that take turns with this one on the GPU.
     """
     computing = [p for p in processes or () if p.computes]
     ours = {own, *partners}
     others = [p for p in computing if p.pid not in ours]
     if all(p.pid != own for p in computing) and len(computing) <= len(ours):
-        others = []  # known under other numbers: they are ours, if they account for all memory
+        others = []  # they have other numbers there: they are ours, if they account for all memory
     if others:
         names = [driver.process_name(p.pid) for p in others]
         shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False)) + (
@@ -89,23 +89,25 @@ def judge(
         hidden = used_mib - sum(known)
         if hidden >= MUCH_MIB:
             return Company(
-                f"not alone on its GPU: {hidden:.0f} MiB of it are held by processes that are not shown here", count=2
+                f"not alone on its GPU: {hidden:.0f} MiB of it are held by processes that are not visible", count=2
             )
         if hidden > LITTLE_MIB:
-            return Company(unknown=f"{hidden:.0f} MiB of the GPU are held by nobody that the driver lists")
+            return Company(unknown=f"{hidden:.0f} MiB of the GPU are not held by any process that the driver lists")
         return Company()
     drawn = sum(p.memory_mib or 0.0 for p in processes or () if not p.computes)
     if before_mib is not None and before_mib - drawn >= MUCH_MIB:
         return Company(f"not alone on its GPU: {before_mib:.0f} MiB of it were held before the run began", count=2)
     if grown_mib >= MUCH_MIB:
         return Company(
-            f"not alone on its GPU: {grown_mib:.0f} MiB of it were taken by somebody else during the run", count=2
+            f"not alone on its GPU: {grown_mib:.0f} MiB of it were taken by another process during the run", count=2
         )
-    return Company(unknown="the driver does not name the processes on the GPU, or not what they hold")
+    return Company(
+        unknown="the driver does not name the processes on the GPU, or does not say how much memory they hold"
+    )
 
 
 class Watch:
-    """Looks who is on the GPU of this process, from before its first context to its end.
+    """Monitors the processes on the GPU of this process, from before its first context to its end.
 
     Args:
         device: as torch names it.
@@ -116,11 +118,11 @@ class Watch:
 
         self._device = torch.device(device)
         self._uuid = driver.uuid_of(device)
-        # Once this process has a context of its own, what was used before cannot be told any more.
+        # Once this process has a context, the memory that was in use before cannot be determined any more.
         begun = torch._C._cuda_hasPrimaryContext(self._device.index or 0)  # type: ignore[attr-defined]
         self._before = None if begun else driver.memory_used_mib(self._uuid)
         self._loose: float | None = None
-        #: What was found so far: of several looks, company counts more than none, and unknown more than alone.
+        #: The result so far. Of several looks, "others" takes precedence over "unknown", and "unknown" over "alone".
         self.found: Company | None = None
 
     def look(self) -> Company:

@@ -1,4 +1,4 @@
-"""Which GPUs runs may use here, and why not where they may not: said before anything is trained, and never silently."""
+"""The GPUs that runs may use here, and the reasons against the others; always reported before training starts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Gpus(Strict):
 
     Attributes:
         uuids: those of ``cuda:0``, ``cuda:1``, …
-        why: why there is none, by torch's own explanation; empty where there are some.
-        expected: whether that is a surprise: there is a GPU, and nobody has hidden it.
+        why: torch's explanation if there is no usable GPU, else empty.
+        expected: whether a GPU was expected: the machine has one, and it is not hidden.
     """
 
     uuids: list[str] = []
@@ -24,13 +24,11 @@ class Gpus(Strict):
 
 
 def usable() -> Gpus:
-    """The GPUs that this process, which has torch, can use. Where the driver is too old, torch counts some that it
-    cannot.
-    """
+    """The GPUs that this process can use; needs torch. With an old driver, torch counts GPUs that it cannot use."""
     import torch
 
     if torch.version.hip:
-        why = "this torch is built for ROCm, and runs are made on NVIDIA's GPUs and on CPUs alone"
+        why = "this torch is built for ROCm, but equibench supports only NVIDIA GPUs and CPUs"
         return Gpus(why=why, expected=torch.cuda.is_available())
     if torch.cuda.is_available():
         return Gpus(uuids=[driver.uuid_of(f"cuda:{index}") for index in range(torch.cuda.device_count())])
@@ -43,13 +41,15 @@ def usable() -> Gpus:
 
 
 def one_device(name: str) -> str:
-    """``auto`` as the device that is there; any other is checked. In a process that has torch.
+    """``auto`` becomes an existing device; any other name is checked. Needs torch.
 
     Raises:
         UserError: there is no such device, or it cannot be used.
     """
     from .machine import Machine
 
+    if "," in name:
+        raise UserError(f"--device {name!r}: give one device, as cpu or cuda:0")
     here = Gpus() if name == "cpu" else usable()
     device = Machine(name).slots(len(here.uuids), here.why)[0]
     refuse_modes([device], here)
@@ -57,10 +57,10 @@ def one_device(name: str) -> str:
 
 
 def refuse_modes(slots: list[str], here: Gpus) -> None:
-    """Refuse GPUs whose compute mode forbids what is asked for.
+    """Refuse GPUs whose compute mode does not allow the requested runs.
 
     Args:
-        slots: a device for every process at a time.
+        slots: the device of each simultaneous process.
 
     Raises:
         UserError: which GPU, its mode, and what to do.
@@ -70,22 +70,20 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
         mode = gpu.compute_mode if gpu is not None else None
         if mode == "prohibited":
             raise UserError(
-                f"--device {name}: the compute mode of this GPU is PROHIBITED, so that nothing may compute on it;"
-                f" {_CHANGE}"
+                f"--device {name}: the compute mode of this GPU is PROHIBITED, so nothing can compute on it; {_CHANGE}"
             )
         if mode == "exclusive process" and slots.count(name) > 1:
             raise UserError(
-                f"--device {name}: the compute mode of this GPU is EXCLUSIVE_PROCESS, so that one run at a time may"
-                " use it; leave"
-                f" out --seeds-in-parallel and name it once; or: {_CHANGE}"
+                f"--device {name}: the compute mode of this GPU is EXCLUSIVE_PROCESS, so only one run at a time can"
+                f" use it; leave out --seeds-in-parallel and name it once; or: {_CHANGE}"
             )
 
 
 def refuse_for_seconds(name: str, uuid: str) -> None:
-    """Refuse a GPU whose seconds cannot be measured, or are no equal budget.
+    """Refuse a GPU whose seconds cannot be measured, or are not an equal budget.
 
     Args:
-        name: as torch names it.
+        name: torch's name of the device.
 
     Raises:
         UserError: which GPU, why, and what to do.
@@ -95,15 +93,13 @@ def refuse_for_seconds(name: str, uuid: str) -> None:
         return
     if gpu.is_instance:
         raise UserError(
-            f"{name} is a MIG instance: it shares clocks and power with the other instances of its GPU, so that its"
-            " seconds"
-            " depend on what they do; budgets of device-seconds need a whole GPU; use an E budget (--budget e20)"
+            f"{name} is a MIG instance: it shares clocks and power with the other instances of its GPU, so its"
+            " speed depends on their load; budgets of device-seconds need a whole GPU; use an E budget (--budget e20)"
         )
     if gpu.compute_mode == "exclusive process":
         raise UserError(
-            f"{name} has the compute mode EXCLUSIVE_PROCESS, and step times are measured by processes that take turns"
-            " on it;"
-            f" use an E budget (--budget e20); or: {_CHANGE}"
+            f"{name} has the compute mode EXCLUSIVE_PROCESS, but step times are measured by processes that take turns"
+            f" on it; use an E budget (--budget e20); or: {_CHANGE}"
         )
 
 
@@ -111,12 +107,12 @@ _CHANGE = "its administrator changes the mode with nvidia-smi --compute-mode=DEF
 
 
 def unused(here: Gpus, device: str, slots: list[str]) -> str:
-    """A sentence where runs go to the CPU although there is a GPU; empty where they need none.
+    """A warning if runs use the CPU although there is a GPU; else empty.
 
     Args:
-        device: what was asked for.
-        slots: what came of it.
+        device: the requested device.
+        slots: the resulting devices.
     """
     if device != "auto" or slots[0] != "cpu" or not here.expected:
         return ""
-    return f"there is a GPU, but torch cannot use it, so that runs are made on the CPU: {here.why}"
+    return f"there is a GPU, but torch cannot use it, so runs use the CPU: {here.why}"

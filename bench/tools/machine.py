@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...registry import UserError
 from .text import some
@@ -11,15 +12,18 @@ from .text import some
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how runs are executed; of the figures of an E board, only times depend on it.
+    """Where and how runs are executed. On an E board, only times depend on it.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
-        jobs: processes at a time; None: one a device, on a CPU as many as cores that we may use, four at most.
+        jobs: processes at a time; None: one per device; on a CPU as many as usable cores, at most four.
         threads: of torch, in each process.
         deadline_s: seconds after which a run is ended as ``timeout``.
         checkpoint_s: seconds from one checkpoint of a run to the next.
-        seeds_in_parallel: runs that share a GPU, 1 for a GPU each. Their times are those of a shared device.
+        seeds_in_parallel: number of runs that share a GPU; 1 means that each has its own. Shared devices change times.
+        data_root: folder of the data sets; None: ``EQUIBENCH_DATA``, else the user's cache.
+        includes: files that register models or data sets.
+        command: the command line for the records.
     """
 
     device: str = "auto"
@@ -28,13 +32,26 @@ class Machine:
     deadline_s: float | None = None
     checkpoint_s: float = 60.0
     seeds_in_parallel: int = 1
+    data_root: str | Path | None = None
+    includes: tuple[str | Path, ...] = ()
+    command: str = ""
+
+    @property
+    def data_folder(self) -> str | None:
+        """`data_root` for processes with other current folders."""
+        return None if self.data_root is None else str(Path(self.data_root).absolute())
+
+    @property
+    def files(self) -> list[str]:
+        """`includes` for processes with other current folders."""
+        return [str(Path(path).resolve()) for path in self.includes]
 
     def slots(self, cuda_devices: int, why: str = "") -> list[str]:
-        """A device for every process at a time.
+        """The device of each simultaneous process.
 
         Args:
-            cuda_devices: how many there are.
-            why: why there is none, where there is none.
+            cuda_devices: number of usable CUDA devices.
+            why: the reason if there is none.
 
         Raises:
             UserError: a device does not exist.
@@ -54,19 +71,19 @@ class Machine:
             names[place] = f"cuda:{int(index or 0)}" if kind == "cuda" else kind
         if names == ["cpu"]:
             if self.seeds_in_parallel > 1:
-                raise UserError("--seeds-in-parallel is for GPUs; on a CPU --jobs says how many runs go on at a time")
+                raise UserError("--seeds-in-parallel is for GPUs; on a CPU, use --jobs N for N runs at a time")
             return ["cpu"] * (self.jobs or max(1, min(usable_cores() // self.threads, 4)))
         return (names * self.seeds_in_parallel)[: self.jobs or None]
 
     def sharing(self, slots: list[str]) -> int:
-        """The most runs at a time that these slots put on one device, whose times are then no measure of a model.
+        """The largest number of simultaneous runs on one device. Above 1, their times do not measure a model.
 
-        1 on a CPU where each has cores of its own.
+        It is 1 on a CPU if each run has its own cores.
         """
         crowded = slots.count("cpu") * self.threads > usable_cores()
         return max((slots.count(name) for name in slots if name != "cpu" or crowded), default=1)
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which in a container or under a scheduler are fewer than there are."""
+    """Cores that this process may use. In a container or under a scheduler they are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

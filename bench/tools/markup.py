@@ -1,4 +1,4 @@
-"""Text as formats of tables take it: nothing of it becomes markup."""
+"""Text for the formats of tables, escaped so that it is never read as markup."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ _LATEX = {
 
 
 def latex(text: str) -> str:
-    """Text that LaTeX sets as it stands; what it cannot set becomes ``?``."""
+    """Text that LaTeX prints unchanged; characters that it cannot print become ``?``."""
     text = "".join(_LATEX.get(c, c) for c in text)
     return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
 
 
 def latex_number(text: str) -> str:
-    """As `latex`, with powers of ten as papers write them: ``2e-06`` becomes 2×10⁻⁶."""
+    """As `latex`, but with powers of ten: ``2e-06`` becomes 2×10⁻⁶."""
     power = r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?)0*(\d+)(?!\w)"
     return re.sub(power, lambda m: rf"${m[1]}\times 10^{{{m[2].strip('+')}{m[3]}}}$", latex(text))
 
 
 def for_latex(table: str, style: str) -> str:
-    """A table that tabulate made, with signs that it lets through and LaTeX cannot set replaced; other styles as they
-    are.
-    """
+    """A table from tabulate, with characters replaced that LaTeX cannot print; tables in other styles are unchanged."""
     if not style.startswith("latex"):
         return table
     return "".join(_LATEX[c] if not c.isascii() and c in _LATEX else c for c in table)

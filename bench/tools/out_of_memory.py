@@ -1,11 +1,11 @@
-"""Whether an error says that memory ran out: torch and CUDA's libraries have many ways to say it."""
+"""Whether an error means out of memory; torch and CUDA's libraries have many messages for it."""
 
 from __future__ import annotations
 
 import re
 
-#: Of the device: what CUDA and its libraries say where torch's allocator did not fail itself. Each library has a prefix
-#: of its own (``CUBLAS_STATUS_ALLOC_FAILED``, ``CUFFT_ALLOC_FAILED``), and cuDNN several kinds.
+#: Messages of CUDA and its libraries about device memory, besides those of torch's allocator. Each library has its own
+#: prefix (``CUBLAS_STATUS_ALLOC_FAILED``, ``CUFFT_ALLOC_FAILED``), and cuDNN several kinds.
 _DEVICE = re.compile(
     r"CUDA (error: )?out of memory|cudaErrorMemoryAllocation|\bCU[A-Z]+_([A-Z]+_)*ALLOC(ATION)?_FAILED\b"
 )
@@ -13,14 +13,14 @@ _HOST = re.compile(r"can't allocate memory|HOST_ALLOCATION_FAILED|Cannot allocat
 
 
 def shortage(error: BaseException) -> str:
-    """What to say of an error that comes from a lack of memory; empty of any other.
+    """A message for an error that means out of memory; empty for any other error.
 
-    Looks also at what the error was raised from: layers wrap the errors of others in their own.
+    The causes of the error count too: layers may wrap the errors of others.
     """
     import torch
 
     seen: BaseException | None = error
-    for _ in range(10):  # causes may go round in circles
+    for _ in range(10):  # causes may be circular
         if seen is None:
             return ""
         lines = str(seen).strip().splitlines()

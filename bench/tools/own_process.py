@@ -1,4 +1,4 @@
-"""One process a model: files of different models may import helpers of the same name, and change what all share."""
+"""One process per model, because model files may import helpers of the same name and change global state."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ...registry import DATASETS, MODELS, WRAPPERS, UserError, include
 
 T = TypeVar("T")
 
-#: Torch is imported once, before the fork, which takes 10 ms; elsewhere processes with threads are not safe to fork.
+#: On Linux, torch is imported once, before the fork of 10 ms. On other systems a fork with threads is not safe.
 _START = "fork" if sys.platform == "linux" else "spawn"
 
 
 class Died(RuntimeError):
-    """The process of a model ended before it had an answer."""
+    """The process of a model ended without an answer."""
 
 
 def apart(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns, called in a process of its own, on one thread.
+    """Call a function in a separate process with one thread, and return its result.
 
     Args:
-        function: of the top level of a module; what it takes and returns can be pickled.
+        function: from the top level of a module; its arguments and its result can be pickled.
 
     Raises:
         Died: the process ended without an answer.
-        UserError, RuntimeError: what the function raised; other errors as a RuntimeError with type and message.
+        UserError, RuntimeError: raised by the function; other errors become a RuntimeError with type and message.
     """
     context: Any = multiprocessing.get_context(_START)  # the base class has no Process in its types
     receive, send = context.Pipe(duplex=False)
@@ -51,7 +51,7 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
 def _answer(send: Connection, files: list[str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch
 
-    # A forked process has none of the threads that its parent may have computed with.
+    # A forked process does not have the threads of its parent.
     torch.set_num_threads(1)
     try:
         include(dict.fromkeys(files))

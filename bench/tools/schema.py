@@ -1,4 +1,4 @@
-"""Strict schemas: unknown keys, missing keys, wrong types and NaN are refused, the field named."""
+"""Strict schemas: unknown keys, missing keys, wrong types and NaN are refused; the message names the field."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ...registry import UserError, nearest
 
 M = TypeVar("M", bound="Strict")
 
-#: A name's first character is a letter or a digit, so that it is no option, no hidden file and no formula.
+#: A name starts with a letter or a digit, so it cannot be an option, a hidden file or a formula.
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
-#: The largest file of ours in bytes: records have some kilobytes, suites less.
+#: The largest accepted file in bytes: records have some kilobytes, suites less.
 LARGEST_FILE = 4 << 20
-#: The longest suite in characters: ten thousand models have room.
+#: The longest accepted suite in characters: enough for ten thousand models.
 LARGEST_TOML = 1 << 18
 #: A key of more than a hundred parts.
 _DEEP_KEY = re.compile(r"^(?:[^=\n#.]*\.){100}", re.MULTILINE)
-#: The longest text that is shown: a model may raise a message of any length.
+#: The longest text that is shown, because a model may raise a message of any length.
 LONGEST_TEXT = 1000
 
 
 def visible(text: str) -> str:
-    """`text` with whatever a terminal or an editor would obey instead of showing it written as a Python escape.
+    """`text` with characters that control a terminal or an editor replaced by Python escapes.
 
     These are control characters (colours, cursor movements, line ends), characters that reverse the direction of
-    reading, invisible ones and halves of surrogate pairs. Nothing else changes, so that doing it twice is harmless.
+    reading, invisible ones and halves of surrogate pairs. Nothing else changes, so it can be applied twice.
     """
     if text.isprintable():
         return text
@@ -44,8 +44,8 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
-#: Text that somebody else wrote, made harmless for terminals when it is read; HTML, Markdown, LaTeX and CSV have
-#: characters of their own, which are escaped where they are written.
+#: Text from outside, made harmless for terminals when it is read. Characters that are special in HTML, Markdown, LaTeX
+#: and CSV are escaped when these formats are written.
 Text = Annotated[str, AfterValidator(visible)]
 #: The same for messages, which may be of any length.
 Message = Annotated[str, AfterValidator(visible), AfterValidator(_short)]
@@ -59,27 +59,27 @@ def _version(number: int) -> int:
 
 #: The version of a file's schema.
 Version = Annotated[int, AfterValidator(_version)]
-#: Whole numbers that every reader of JSON and of a table holds exactly.
+#: Whole numbers that every reader of JSON and of a table represents exactly.
 Count = Annotated[int, Field(ge=0, le=2**53)]
-#: Measured quantities: finite, and so far from overflow that sums of them are finite too.
+#: Measured quantities: finite, and small enough that sums of them are finite too.
 Amount = Annotated[float, Field(ge=0, le=1e30)]
-#: What short hashes look like, empty where there was nothing to hash.
+#: Pattern of short hashes; empty if there was nothing to hash.
 Hash = Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
 
 
 class Strict(BaseModel):
-    """Base of everything that is read from or written to a file."""
+    """Base class of everything that is read from or written to a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def canonical(self) -> str:
-        """JSON that depends on the content alone: sorted keys, no white space."""
+        """JSON that depends only on the content: sorted keys, no white space."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def digest(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the JSON of all fields that are not at their default.
 
-        A field that a later version adds, with a default that means what was done before, leaves digests as they are.
+        If a later version adds a field whose default means the old behaviour, digests do not change.
         """
         content = self.model_dump(mode="json", exclude_defaults=True)
         return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False))
@@ -94,7 +94,7 @@ def parse(schema: type[M], values: Any, where: str) -> M:
     """`values` as an instance of `schema`.
 
     Raises:
-        UserError: the first field that is wrong, with the nearest valid key where a key is unknown.
+        UserError: names the first wrong field, with the nearest valid key if a key is unknown.
     """
     try:
         return schema.model_validate(values)
@@ -106,7 +106,7 @@ def parse_json(schema: type[M], text: str, where: str) -> M:
     """A JSON document as an instance of `schema`.
 
     Raises:
-        UserError: it is no JSON, or the first field that is wrong.
+        UserError: it is not JSON, or a field is wrong; the first one is named.
     """
     try:
         return schema.model_validate_json(text)
@@ -117,8 +117,8 @@ def parse_json(schema: type[M], text: str, where: str) -> M:
 def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     """The first problem of a validation as one sentence."""
     if error.error_count() > 10_000:  # describing each would take gigabytes
-        return f"{where}: {error.error_count():,} keys and values are wrong; this is something else"
-    # A misspelt key also leaves the right one missing: the misspelling says more.
+        return f"{where}: {error.error_count():,} keys and values are wrong; this is another kind of file"
+    # A misspelt key also makes the right key missing; the misspelt key is the better message.
     first = min(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -133,7 +133,7 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The beginning of a value; Python refuses to write very large whole numbers out."""
+    """The beginning of a value; Python refuses to print very large whole numbers."""
     if isinstance(value, int) and abs(value) >= 10**80:
         return "a number of more than 80 digits"
     try:
@@ -143,29 +143,29 @@ def _shown(value: Any) -> str:
 
 
 def read_text(path: Path, link: bool = True) -> str:
-    """The text of a small file, without the mark that editors on Windows put before it (UTF-8 BOM).
+    """The text of a small file, without the byte-order mark of editors on Windows (UTF-8 BOM).
 
     Args:
-        path: a file that a stranger may have put there.
+        path: a file that may come from anybody.
         link: whether it may be a symbolic link.
 
     Raises:
-        UserError: it cannot be read, is no regular file, larger than any file of ours, or not UTF-8.
+        UserError: it cannot be read, is not a regular file, is too large, or is not UTF-8.
     """
     try:
-        # Without waiting: opening a pipe, or a device, would otherwise hang.
+        # Non-blocking, because opening a pipe or a device could hang.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if link else os.O_NOFOLLOW))
         with os.fdopen(handle, "rb") as file:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
-                raise UserError(f"{path}: this is no regular file")
+                raise UserError(f"{path}: this is not a regular file")
             if facts.st_size > LARGEST_FILE:
-                raise UserError(f"{path}: {facts.st_size:,} bytes, where {LARGEST_FILE:,} are the most")
+                raise UserError(f"{path}: {facts.st_size:,} bytes; at most {LARGEST_FILE:,} are allowed")
             return file.read(LARGEST_FILE + 1).decode("utf-8-sig")
     except OSError as error:
         if not link and path.is_symlink():
             raise UserError(
-                f"{path}: this is a symbolic link, which might lead anywhere; put the file itself there"
+                f"{path}: this is a symbolic link, which is not allowed; put the file itself there"
             ) from error
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -181,12 +181,12 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         UserError: it does not parse; with the line.
     """
     if len(text) > LARGEST_TOML:
-        raise UserError(f"{where}: {len(text):,} characters, where {LARGEST_TOML:,} are the most")
-    if _DEEP_KEY.search(text):  # the parser takes a time that grows with the square
+        raise UserError(f"{where}: {len(text):,} characters; at most {LARGEST_TOML:,} are allowed")
+    if _DEEP_KEY.search(text):  # the time of the parser grows with the square
         raise UserError(f"{where}: this is nested too deeply")
     try:
         return tomllib.loads(text)
     except RecursionError as error:
         raise UserError(f"{where}: this is nested too deeply") from error
-    except ValueError as error:  # beside tomllib's own: whole numbers of thousands of digits, impossible dates
+    except ValueError as error:  # also whole numbers of thousands of digits, and impossible dates
         raise UserError(f"{where}: this is not TOML: {visible(str(error)):.200}") from error

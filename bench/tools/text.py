@@ -1,4 +1,4 @@
-"""Words beside numbers, and commands that a reader can paste."""
+"""Numbers with nouns, commands for readers to paste, and tables for terminals."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def some(count: int, noun: str) -> str:
 
 
 def error_text(value: float | None) -> str:
-    """An equivariance error as every table and sentence writes it; a dash where there is none."""
+    """An equivariance error in the format of all tables and sentences; a dash if there is none."""
     if value is None or value != value:
         return "-"
     return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
 
 
 def command(*words: str, root: Path | None = None, include: Iterable[str | Path] = (), trains: bool = False) -> str:
-    """A command of equibench as a shell takes it, from the current folder, with the places that this process was given.
+    """A shell command of equibench for the current folder, with the files and folders that this process was given.
 
     Args:
         words: after ``equibench``.
-        root: results folder; None for a command that has none, or for readers on other machines.
+        root: results folder; None for a command without one, or for readers on other machines.
         include: files that register what the command needs.
         trains: whether it loads data, and so has ``--data-root``.
     """
@@ -44,13 +44,13 @@ def command(*words: str, root: Path | None = None, include: Iterable[str | Path]
     return shlex.join(["equibench", *words, *places])
 
 
-#: Commands that load data, and so take ``--data-root``; those that take no ``--results``.
+#: Commands that load data, and so accept ``--data-root``; those without ``--results``.
 _LOAD = ("run", "tune", "refresh", "replay", "equivariance", "show", "data")
 _WITHOUT_RESULTS = ("list", "verify", "data")
 
 
 def again(*words: str) -> str:
-    """As `command`, for a hint that continues what this process was asked for: with the files and folders it was given.
+    """As `command`, for a hint that continues the current command: with the files and folders it was given.
 
     From Python there is no command line, and nothing is added.
     """
@@ -63,34 +63,34 @@ def again(*words: str) -> str:
 
 
 def asked_suite(name: str) -> str:
-    """A suite as the command line names it, which may be by its file; by its own name where it names none."""
+    """A suite as the command line names it (possibly by its file); else by its own name."""
     given = _given("suite")
     return given if isinstance(given, str) and Path(given).stem == name else name
 
 
 def short(path: Path) -> str:
-    """A path as seen from the current folder where it lies below it."""
+    """A path relative to the current folder if it is below it."""
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
 def _given(option: str) -> Any:
-    """The value of an option of the command line that this process does, if it does one."""
+    """The value of an option of the current command line, if there is one."""
     click = sys.modules.get("click")  # from Python there is no command line
     context = click.get_current_context(silent=True) if click else None
     return context.params.get(option) if context else None
 
 
 def terminal_width() -> int | None:
-    """Characters of a line of the terminal that standard output is; None where it is a file or a pipe."""
+    """Characters of a line of the terminal that standard output is; None if it is a file or a pipe."""
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
-    except (OSError, ValueError):  # none, or something that stands for standard output
+    except (OSError, ValueError):  # there is none, or another object replaces it
         return None
 
 
 def wrapped(text: str, width: int | None) -> str:
-    """A sentence in lines of a terminal, those after the first indented; as it is without a width."""
+    """A sentence wrapped for a terminal, with later lines indented; unchanged without a width."""
     if width is None or len(text) <= width:
         return text
     lines = textwrap.wrap(text, max(width, 40), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -99,17 +99,17 @@ def wrapped(text: str, width: int | None) -> str:
 
 def table_width(rows: Sequence[Mapping[str, object]]) -> int:
     """Characters of a line of a plain table with these rows."""
-    # A column of text that is centred under its heading has two blanks more.
+    # A centred text column has two more blanks.
     return sum(max(len(key) + 2, *(len(str(row[key])) for row in rows)) + 2 for key in rows[0]) - 2 if rows else 0
 
 
 def fitted(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
-    """A plain table with the columns that a terminal has room for; the last text of a row takes what is left of a line.
+    """A plain table with the columns that fit into a terminal; the last text of a row uses the rest of the line.
 
     Args:
-        rows: alike in their keys.
+        rows: all with the same keys.
         first: the most important columns, the first of them always shown.
-        width: characters of a line; all columns without.
+        width: characters of a line; None means all columns.
     """
     from tabulate import tabulate
 
@@ -117,7 +117,7 @@ def fitted(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: in
     if width is None or table_width(texts) <= width:
         return tabulate(rows, headers="keys", tablefmt="simple")
     order = [*(c for c in first if c in texts[0]), *(c for c in texts[0] if c not in first)]
-    chosen, left_out = [order[0]], []
+    chosen, left_out = [order[0]], list[str]()
     narrow = {key: min(max(len(text[key]) for text in texts), _NARROWEST) for key in order[1:]}
     for column in order[1:]:
         cut = [{c: text[c][: narrow[c]] if c != order[0] else text[c] for c in [*chosen, column]} for text in texts]
@@ -129,12 +129,12 @@ def fitted(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: in
     return f"{table}\n\ntoo wide for this terminal: {', '.join(left_out)}; --wide shows all" if left_out else table
 
 
-#: Characters that a text needs at least, to be shown in several lines.
+#: The smallest width of a text that is shown in several lines.
 _NARROWEST = 24
 
 
 def _room(rows: Sequence[Mapping[str, object]], columns: Sequence[str], width: int) -> dict[str, int]:
-    """How wide each of these columns may be, so that the table fits: the widest give way."""
+    """The width of each of these columns so that the table fits: the widest columns are reduced first."""
     widths = {c: max(len(str(row[c])) for row in rows) for c in columns}
     while rows and (over := table_width([{c: str(r[c])[: widths.get(c, 999)] for c in r} for r in rows]) - width) > 0:
         widest = max(widths, key=lambda c: widths[c])

@@ -29,8 +29,11 @@ from .job import Job
 from .prepare import Loaded, build_from_seed, weights_digest
 
 
-def find_record(run: str, root: Path) -> RunRecord:
+def find_record(run: str, root: Path, option: str = "--run") -> RunRecord:
     """The record of the run whose id begins with `run`.
+
+    Args:
+        option: what a message calls it.
 
     Raises:
         UserError: none or several begin so, or the run has no result.
@@ -40,12 +43,12 @@ def find_record(run: str, root: Path) -> RunRecord:
     if len(fits) != 1 or not run:
         what = "; ".join(sorted(p.name.rsplit(".", 2)[0] for p in fits)[:5])
         raise UserError(
-            f"--run {run!r}: {len(fits) or 'no'} runs in {root} begin so" + (f" ({what})" if fits else "")
+            f"{option} {run!r}: {len(fits) or 'no'} runs in {root} begin so" + (f" ({what})" if fits else "")
             + "; the column 'run' of a board's .runs.csv has the ids"
         )  # fmt: skip
     record = read_record(fits[0])
     if record.status != "ok":
-        raise UserError(f"--run {run!r}: this run ended as {record.status!r}; only finished runs can be measured")
+        raise UserError(f"{option} {run!r}: this run ended as {record.status!r}; only finished runs have a network")
     return record
 
 
@@ -75,6 +78,21 @@ def _outline(state: dict[str, torch.Tensor]) -> dict[str, object]:
     return {k: (v.shape, v.dtype, v.layout) if isinstance(v, torch.Tensor) else type(v) for k, v in state.items()}
 
 
+def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Path | None) -> Loaded:
+    """The data of a finished run, on a device.
+
+    Raises:
+        UserError: source or data are not those of the run any more.
+    """
+    resolved, made = MODELS.find(record.spec.model), record.provenance
+    if source_hash(resolved, lines_of(contents(resolved.files, made.opened))) != made.source_hash:
+        raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
+    data = load(record.spec.dataset, data_root(data_folder))
+    if data.digest() != made.data_digest:
+        raise UserError(f"the data set {record.spec.dataset!r} has changed since run {record.run_id}")
+    return Loaded(data, record.spec, device)
+
+
 def measure_sidecar(
     root: Path, record: RunRecord, device: str, threads: int, data_folder: str | None, command: str
 ) -> Sidecar:
@@ -85,18 +103,12 @@ def measure_sidecar(
     """
     started, phases = datetime.now(UTC).isoformat(timespec="seconds"), Phases(time.perf_counter())
     chosen = begin(device, "strict", threads)
-    resolved, made = MODELS.find(record.spec.model), record.provenance
-    source = source_hash(resolved, lines_of(contents(resolved.files, made.opened)))
-    if source != record.provenance.source_hash:
-        raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
+    made = record.provenance
     with phases.phase("data"):
-        data = load(record.spec.dataset, data_root(data_folder))
-        if data.digest() != record.provenance.data_digest:
-            raise UserError(f"the data set {record.spec.dataset!r} has changed since run {record.run_id}")
-        loaded = Loaded(data, record.spec, chosen)
-        inputs = inputs_of(loaded, data)
+        loaded = loaded_again(record, chosen, data_folder)
+        inputs = inputs_of(loaded, loaded.data)
     with phases.phase("build"):
-        model = build_from_seed(record.spec, data, loaded.device)
+        model = build_from_seed(record.spec, loaded.data, loaded.device)
     with phases.phase("equivariance_full"):
         init, notes = _point(model, inputs, predictions=False)
     with phases.phase("build"):
@@ -121,7 +133,7 @@ def measure_sidecar(
         trained=trained,
         phases=phases.total(),
         provenance=Provenance(
-            source_hash=source,
+            source_hash=made.source_hash,
             opened=made.opened,
             data_digest=made.data_digest,
             data_source=made.data_source,

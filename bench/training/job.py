@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pydantic import Field
 
 from ..records.record import Context
 from ..spec.suite import RunSpec
+from ..tools.machine import Machine
 from ..tools.schema import Strict
 
 
@@ -39,6 +41,20 @@ class Job(Strict):
     equivariance: Literal["core", "full"] = "core"
     checkpoint_s: float = 60.0
     sharing: int = Field(default=1, ge=1)
+
+    @classmethod
+    def on(cls, machine: Machine, root: Path, spec: RunSpec, attempt: int, context: Context) -> Job:
+        """The job of an attempt, on the device that `machine` names."""
+        return cls(
+            spec=spec, attempt=attempt, context=context, device=machine.device, threads=machine.threads,
+            results=str(root), data_root=machine.data_folder, include=machine.files, command=machine.command,
+            checkpoint_s=machine.checkpoint_s,
+        )  # fmt: skip
+
+    @property
+    def key(self) -> str:
+        """What identifies the attempt: the id of its run, as in the record."""
+        return f"{self.spec.digest()}.{self.attempt}"
 
 
 class Probe(Strict):

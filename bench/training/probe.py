@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...registry import build_model, include
+from ...registry import UserError, build_model, include
 from ..measures.compiler import spare_compiler
 from ..measures.cost import count_numbers, forward_flops, learned_buffers
 from ..tools.gpus import usable
@@ -22,14 +22,16 @@ def probe(job: Probe, events: Events) -> None:
     """Build every model and send one event each: ``flops`` and the counts of its class, or what went wrong.
 
     An event with ``wrong_shape`` says that the model breaks its contract, one with ``builds_at`` that it can be built
-    for images of that size, but not for these. Any other error is left to the model's own runs, whose rows will say it.
+    for images of that size, but not for these, one with ``refused`` why the model itself refuses to be built. Any other
+    error is left to the model's own runs, whose rows will say it.
     """
     torch.set_num_threads(1)
     spare_compiler()
     include(job.include)
     for name in job.models:
         try:
-            events.send("model", model=name, **apart(_look, name, job.channels, job.classes, job.size))
+            found = apart(_look, name, job.channels, job.classes, job.size)
+            events.send("model", model=name, **found, **(_size(name, job) if "refused" in found else {}))
         except (Died, RuntimeError) as error:  # whatever happens to a model here, its runs will meet it and record it
             events.send("model", model=name, error=str(error), **_size(name, job))
     # After the forks: a process that has looked for a GPU may leave its children none.
@@ -49,7 +51,10 @@ def _size(name: str, job: Probe) -> dict[str, Any]:
 
 def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = build_model(name, channels, classes, size)
+    try:
+        model = build_model(name, channels, classes, size)
+    except UserError as error:  # the model itself says what it cannot do
+        return {"refused": str(error), "error": str(error)}
     try:
         check_output(model, channels, classes, size)
     except WrongShape as error:

@@ -125,8 +125,8 @@ def test_every_wrong_record_is_named_and_the_rest_of_the_board_is_built(
         ("0123456789abcdef.1.0123456789abcdef.json", "Is a directory"),
         (f"{'0' * 16}.1.{'1' * 16}.json", "symbolic link"),
         (f"{'0' * 16}.1.{'2' * 16}.json", "symbolic link"),
-        (f"{'0' * 16}.1.{'3' * 16}.json", "is no regular file"),
-        (f"{'0' * 16}.1.{'4' * 16}.json", "are the most"),
+        (f"{'0' * 16}.1.{'3' * 16}.json", "is not a regular file"),
+        (f"{'0' * 16}.1.{'4' * 16}.json", "are allowed"),
         (f"{'0' * 16}.1.{'5' * 16}.json", "not UTF-8"),
     ):
         expected[name] = message
@@ -341,7 +341,7 @@ SUITE = 'dataset = "digits-rot"\nbudget = "e2"\nmodels = ["p4cnn"]\n'
     ("text", "message"),
     [
         ('models = ["p4cnn"]\nname = "x"\n', "unknown key 'name'"),
-        (SUITE.replace('["p4cnn"]', "[" + ",".join(f'"m{i}"' for i in range(100_000)) + "]"), "are the most"),
+        (SUITE.replace('["p4cnn"]', "[" + ",".join(f'"m{i}"' for i in range(100_000)) + "]"), "are allowed"),
         (SUITE.replace('["p4cnn"]', '["../x"]'), "no model '../x'"),
         (SUITE.replace('["p4cnn"]', r'["\u001b[31m"]'), "no model"),
         (SUITE.replace('["p4cnn"]', '["p4cnn' + "+frame-c4" * 10_000 + '"]'), "at most 100 characters"),
@@ -358,7 +358,7 @@ SUITE = 'dataset = "digits-rot"\nbudget = "e2"\nmodels = ["p4cnn"]\n'
         (SUITE + "title." + "a." * 2000 + "a = 1\n", "nested too deeply"),
         (SUITE + "title = '\x00'\n", "this is not TOML"),
         (SUITE + "title = 1979-13-45\n", "this is not TOML"),
-        (SUITE + "#" * (5 << 20), "are the most"),
+        (SUITE + "#" * (5 << 20), "are allowed"),
         (SUITE.replace("digits-rot", "\\u202eabc"), "no data set"),
     ],
     ids=lambda v: v[-20:].replace("\n", " ") if isinstance(v, str) and len(v) > 60 else None,

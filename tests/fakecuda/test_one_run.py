@@ -31,16 +31,20 @@ def run(fake_cuda: Any, tmp_path: Path) -> Any:
         ({}, "yes", False),
         ({"FAKE_NVML_NUMBERS": "100000"}, "yes", False),  # this process is listed under another number
         ({"FAKE_NVML_OTHER": f"{os.getpid()}:500"}, f"no: a process ({os.getpid()})", True),
-        ({"FAKE_NVML_OTHER": "0:500"}, "no: 504 MiB of it are held by processes that are not shown here", True),
+        ({"FAKE_NVML_OTHER": "0:500"}, "no: 504 MiB of it are held by processes that are not visible", True),
         (
             {"FAKE_NVML_OTHER": "0:500", "FAKE_NVML_HIDES": "1"},
             "no: 504 MiB of it were held before the run began",
             True,
         ),
-        ({"FAKE_NVML_OTHER": "0:100"}, "unknown: 104 MiB of the GPU are held by nobody that the driver lists", False),
+        (
+            {"FAKE_NVML_OTHER": "0:100"},
+            "unknown: 104 MiB of the GPU are not held by any process that the driver lists",
+            False,
+        ),
         (
             {"FAKE_NVML_HIDES": "1"},
-            "unknown: the driver does not name the processes on the GPU, or not what they hold",
+            "unknown: the driver does not name the processes on the GPU, or does not say how much memory they hold",
             False,
         ),
         ({"FAKE_NVML_SILENT": "1"}, "unknown: the driver does not say how much memory of the GPU is in use", False),

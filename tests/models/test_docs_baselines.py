@@ -18,7 +18,7 @@ def test_every_row_is_what_is_registered() -> None:
         fields = MODELS.entries()[name].fields
         assert (fields["group"], fields["invariant"], fields.get("status", "ours")) == (group, invariant, status), name
         assert counts == "; ".join(f"{count:,} ({shape})" for shape, count in fields["params"].items()), name
-    families = {"g-cnn", "e2cnn", "wide-resnet", "cnn", "resnet", "steerable-pdo", "f-conv"}
+    families = {"g-cnn", "e2cnn", "wide-resnet", "cnn", "resnet", "steerable-pdo", "f-conv", "vit"}
     named = {e.name for e in MODELS.match() if e.fields["family"] in families and not e.is_template}
     assert named == set(rows)
 

@@ -124,7 +124,7 @@ def driver(place: Place) -> str:
 
 
 def devices(place: Place) -> str:
-    """Every device, chosen by its UUID, is the only one in a process of its own."""
+    """Every device, chosen by its UUID, is the only one in a separate process."""
     place.need_gpu("there is no GPU")
     names = place.facts["devices"]
     if len(set(names)) != len(names):

@@ -240,7 +240,7 @@ def pace(here: Device, model: str, steps: int, batch: int | None = None) -> dict
 
 
 def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
-    """Kernels of each of three steps, by torch's profiler; empty where it sees none.
+    """Kernels of each of three steps, by torch's profiler; empty if it sees none.
 
     The first profile of a process may miss what is launched while the profiler starts, so it is not counted.
     """

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...boards.families import BoardFamily, Point
-from ...boards.family_table import SPENT, slope_text, slopes
+from ...boards.family_table import SPENT, cell, slope_text, slopes
 from .axes import SIZE, logarithmic, new
+from .handles import in_words, name_point
 from .style import DASHES, family_styles
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ SHORTEST = 1 / 4
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a curve: what was spent, and the mean error with its half-width in % (0 without an interval)."""
+    """A point of a curve: what was spent, the mean error with its half-width in % (0 without an interval), and how the
+    table calls it and what it says of it.
+    """
 
     x: float
     error: float
     half: float
+    label: str
+    accuracy: str
 
     @property
     def low(self) -> float:
@@ -40,11 +45,11 @@ class Mark:
 
 def curves(family: BoardFamily, what: str) -> dict[tuple[str, str], list[Mark]]:
     """The points of every model on every line, by (model, line), in the order of the points; errors of 0 left out."""
-    found = {(m, line): _curve(m, points, what) for line, points in family.lines for m in family.models}
+    found = {(m, line): _curve(family, m, points, what) for line, points in family.lines for m in family.models}
     return {key: marks for key, marks in found.items() if marks}
 
 
-def _curve(model: str, points: Sequence[Point], what: str) -> list[Mark]:
+def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) -> list[Mark]:
     marks = []
     for point in points:
         row, x = point.rows.get(model), point.spent(model, what)
@@ -52,12 +57,13 @@ def _curve(model: str, points: Sequence[Point], what: str) -> list[Mark]:
         if row is None or x is None or accuracy is None or accuracy != accuracy or accuracy >= 100:
             continue
         half = row["test_acc_ci95_pct"]
-        marks.append(Mark(x * UNITS.get(what, 1), 100 - accuracy, 0.0 if half is None or half != half else float(half)))
+        half = 0.0 if half is None or half != half else float(half)
+        marks.append(Mark(x * UNITS.get(what, 1), 100 - accuracy, half, family.label(point), cell(point, model)))
     return marks
 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
-    """The plot against one of `SPENT`; None where that is the same at all points."""
+    """The plot against one of `SPENT`; None if that is the same at all points."""
     from matplotlib.lines import Line2D
 
     found = curves(family, what)
@@ -82,7 +88,10 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
         }
         axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
         sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
-        axes.scatter([m.x for m in marks], [m.error for m in marks], sizes, color=colour, marker=shape, zorder=3)
+        for place, (mark, size) in enumerate(zip(marks, sizes, strict=True)):
+            point = axes.scatter(mark.x, mark.error, size, color=colour, marker=shape, zorder=3)
+            says = [mark.label, f"test accuracy: {mark.accuracy} %", f"{LABELS[what]}: {in_words(mark.x)}"]
+            name_point(point, model, says, f"{line}.{place}")
         axes.vlines([m.x for m in marks], [m.low for m in marks], [m.error + m.half for m in marks], colour, lw=0.9)
         slope = alpha.get((model, line))
         text = model + (f" ({line})" if line else "")
@@ -90,9 +99,9 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     axes.set_title(_note(family, found, what), loc="left", fontsize=7.5)
     margin = 0.85 + 0.06 * max(len(part) for h in handles for part in str(h.get_label()).splitlines())
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
-    place = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
+    corner = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.8, borderaxespad=0
+        handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=7.5, handlelength=2.8, borderaxespad=0
     )
     return figure
 

@@ -13,13 +13,17 @@ import numpy as np
 from ...boards.board import Board
 from ...boards.notes import chances
 from ...boards.statistics import LEVEL
+from ...boards.table import accuracy_text
 from ...tools.text import some
+from ..view import difference_text, p_text
 from . import lines
 from .axes import above, by_size, finished, new
+from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
 #: Models that get a label in a scatter plot, and rows of the plot of differences.
@@ -35,7 +39,7 @@ class Plot:
     Attributes:
         stem: beginning of its file's name.
         title: what it asks.
-        draw: makes it; None where the board has nothing to draw.
+        draw: makes it; None if the board has nothing to draw.
         needs: what it takes to have it, where not every board has.
     """
 
@@ -64,6 +68,11 @@ class Drawn:
     def column(self, name: str) -> np.ndarray:
         """A column as floats, NaN where it is empty."""
         return np.array([math.nan if r[name] is None else r[name] for r in self.rows], dtype=float)
+
+    def accuracy(self, row: int) -> str:
+        """The accuracy of a row in words, as tables show it."""
+        found = self.rows[row]
+        return f"test accuracy: {accuracy_text(found, self.board.samples.get(found['model']))} %"
 
     @property
     def named(self) -> list[tuple[str, str]]:
@@ -104,12 +113,16 @@ def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn],
 
 
 def _error_plot(drawn: Drawn) -> Figure | None:
-    error = np.maximum(drawn.column("eq_rot_analytic"), FLOOR)
+    error = drawn.column("eq_rot_analytic")
     best = np.array([r["model"] in drawn.board.best for r in drawn.rows])
-    return _scatter(drawn, error, "rotation error after training (0 is invariant)", best, f"{_over(drawn)}; {BEST}")
+    label = "rotation error after training (0 is invariant)"
+    return _scatter(drawn, error, label, best, f"{_over(drawn)}; {BEST}", FLOOR)
 
 
-def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: str) -> Figure | None:
+def _scatter(
+    drawn: Drawn, values: np.ndarray, label: str, filled: np.ndarray, note: str, least: float = -math.inf
+) -> Figure | None:
+    x = np.maximum(values, least)  # NaN stays
     y, half = drawn.column("test_acc_mean_pct"), np.nan_to_num(drawn.column("test_acc_ci95_pct"))
     there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
     if not there.any():
@@ -117,31 +130,28 @@ def _scatter(drawn: Drawn, x: np.ndarray, label: str, filled: np.ndarray, note: 
     _, axes = new(label, "test accuracy in %")
     by_size(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
-    shown = {}
-    for family, style in drawn.styles.items():
-        own = there & np.array([f == family for f in drawn.families])
-        if own.any():
-            shown[family] = style
-            _points(axes, x, y, half, own, filled, style, many)
+    for i in np.flatnonzero(there):
+        style = drawn.styles[drawn.families[i]]
+        mark = _point(axes, (x[i], y[i], half[i]), bool(filled[i]), style, many)
+        name_point(mark, drawn.rows[i]["model"], [drawn.accuracy(i), f"{label}: {in_words(values[i])}"])
+    shown = {f: style for f, style in drawn.styles.items() if f in {drawn.families[i] for i in np.flatnonzero(there)}}
     _limits(axes, y[there], half[there])
     named = np.flatnonzero(there & filled if many and (there & filled).any() else there)[:MOST_LABELS]
     labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
     return finished(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
 
 
-def _points(
-    axes: Axes, x: np.ndarray, y: np.ndarray, half: np.ndarray, own: np.ndarray, filled: np.ndarray,
-    style: tuple[str, str], many: bool,
-) -> None:  # fmt: skip
-    colour, mark = style
+def _point(
+    axes: Axes, at: tuple[float, float, float], filled: bool, style: tuple[str, str], many: bool
+) -> PathCollection:
+    """The mark of a point (x, y, half-width of its interval) with its bar."""
+    (x, y, half), (colour, mark) = at, style
     # Bars as plain lines: matplotlib's error bars take several times as long.
-    axes.vlines(x[own], (y - half)[own], (y + half)[own], colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
-    area = 18 if many else 42
-    for part, face in ((own & ~filled, PAPER), (own & filled, colour)):
-        if part.any():
-            axes.scatter(
-                x[part], y[part], area, marker=mark, facecolors=face, edgecolors=colour, linewidths=1.0, zorder=3
-            )
+    axes.vlines(x, y - half, y + half, colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
+    return axes.scatter(
+        x, y, 18 if many else 42, marker=mark, facecolors=colour if filled else PAPER, edgecolors=colour,
+        linewidths=1.0, zorder=3,
+    )  # fmt: skip
 
 
 def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
@@ -155,25 +165,23 @@ def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
 
 
 def _differences(drawn: Drawn) -> Figure | None:
-    family_of = {r["model"]: f for r, f in zip(drawn.rows, drawn.families, strict=True)}
+    at = {r["model"]: i for i, r in enumerate(drawn.rows)}
     found = sorted(drawn.board.against_reference, key=lambda c: c.difference)[-MOST_ROWS:]
     if not found:
         return None
     left = 0.2 + 0.075 * max(len(c.model) for c in found)
-    figure, axes = new(
-        f"difference in test accuracy to {drawn.board.reference}, in points", "", 1.4 + 0.24 * len(found), left
-    )
+    height = 1.1 + 0.24 * len(found)
+    figure, axes = new(f"difference in test accuracy to {drawn.board.reference}, in points", "", height, left)
+    figure.subplots_adjust(bottom=0.55 / height)  # there is no legend
     axes.axvline(0, color=INK, lw=0.8)
-    alike: dict[tuple[str, bool], list[int]] = {}
     for y, c in enumerate(found):
-        alike.setdefault((family_of[c.model], c.p_holm is not None and c.p_holm <= LEVEL), []).append(y)
-    x, half = np.array([c.difference for c in found]), np.array([c.interval or 0.0 for c in found])
-    for (family, beyond), rows in alike.items():
-        colour, mark = drawn.styles[family]
-        axes.hlines(rows, (x - half)[rows], (x + half)[rows], colour, lw=1.1)
-        axes.scatter(
-            x[rows], rows, 30, marker=mark, facecolors=colour if beyond else PAPER, edgecolors=colour, zorder=3
-        )
+        colour, mark = drawn.styles[drawn.families[at[c.model]]]
+        x, half, beyond = c.difference, c.interval or 0.0, c.p_holm is not None and c.p_holm <= LEVEL
+        axes.hlines(y, x - half, x + half, colour, lw=1.1)
+        point = axes.scatter(x, y, 30, marker=mark, facecolors=colour if beyond else PAPER, edgecolors=colour, zorder=3)
+        says = [f"difference to {c.reference}: {difference_text(x, c.interval)} points"]
+        says += [f"p (Holm): {p_text(c.p_holm)}"] if c.p_holm is not None else []
+        name_point(point, c.model, [*says, drawn.accuracy(at[c.model])])
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)

@@ -12,6 +12,7 @@ from ...records.record import RunRecord
 from ...records.sidecar import Sidecar
 from ...tools.text import some
 from .axes import SIZE, finished, logarithmic, new
+from .handles import in_words, name_point
 from .style import DASHES, family_styles
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def learning(board: Board, models: Named) -> Figure | None:
     _, axes = new("progress of training", "training loss (cross-entropy)")
     logarithmic(axes.yaxis, axes.set_yscale)
     axes.set_xlim(0, 1)
-    return _drawn(axes, models, curves, "mean over seeds")
+    return _drawn(axes, models, curves, "mean over seeds", lambda y: [f"training loss at the end: {in_words(y[-1])}"])
 
 
 def _mean_loss(runs: list[RunRecord]) -> Curve | None:
@@ -95,11 +96,24 @@ def _over_angles(
     axes.set_xlim(0, 360)
     axes.set_xticks(range(0, 361, 45))
     runs = sum(len(s) for s in found.values())
-    return _drawn(axes, models, curves, f"{note}; mean over seeds ({some(runs, 'run')})")
+
+    def says(y: np.ndarray) -> list[str]:
+        return [
+            f"{label}: {in_words(y[:-1].mean())}, mean over angles",
+            f"least {in_words(y.min())}, most {in_words(y.max())}",
+        ]
+
+    return _drawn(axes, models, curves, f"{note}; mean over seeds ({some(runs, 'run')})", says)
 
 
-def _drawn(axes: Axes, models: Named, curves: dict[str, Curve], note: str) -> Figure:
-    """Curves in the colours of their families, each with its own dashes within a colour, named at the right."""
+def _drawn(
+    axes: Axes, models: Named, curves: dict[str, Curve], note: str, says: Callable[[np.ndarray], list[str]]
+) -> Figure:
+    """Curves in the colours of their families, each with its own dashes within a colour, named at the right.
+
+    Args:
+        says: of the values of a curve, what its name in the legend says.
+    """
     from matplotlib.lines import Line2D
 
     shown = [(model, family) for model, family in models if model in curves]
@@ -120,7 +134,9 @@ def _drawn(axes: Axes, models: Named, curves: dict[str, Curve], note: str) -> Fi
     margin = 0.75 + 0.055 * max(len(model) for model, _ in shown)
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     place = (1 - (margin - 0.1) / SIZE[0], 1 - 0.3 / SIZE[1])
-    figure.legend(
+    legend = figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.6, borderaxespad=0
     )
+    for (model, _), text in zip(shown, legend.get_texts(), strict=True):  # curves cross, their names do not
+        name_point(text, model, says(curves[model][1]))
     return figure

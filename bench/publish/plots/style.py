@@ -22,10 +22,12 @@ FAMILIES = {
     "cnn": ("#56b4e9", "P"),
     "steerable-pdo": ("#9a6fc4", "p"),
     "f-conv": ("#a6761d", "h"),
+    "vit": ("#b5446e", "8"),
+    "torchvision": ("#7a8a1e", "H"),
 }
 OTHER = "#808080"
 #: Of families that are not ours: grey, each with a mark of its own within a board.
-OTHER_MARKS = ("X", "*", "<", ">", "d", "8", "H")
+OTHER_MARKS = ("X", "*", "<", ">", "d")
 #: Tell the lines of one family apart.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 

@@ -1,14 +1,7 @@
-// All text goes into the page as text, never as markup.
-const $ = (id) => document.getElementById(id);
 const boards = {};
-const state = { board: "", sort: "", down: true, filter: "", family: "", reference: "", on: {}, open: new Set() };
-
-function make(tag, text, attributes = {}) {
-  const element = document.createElement(tag);
-  if (text !== undefined && text !== null) element.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
+// Marks that call a row's figures into question.
+const GRAVE = new Set(["status", "incomplete", "diverged", "collapsed", "broken", "stale"]);
+const state = { board: "", sort: "", down: true, filter: "", family: "", reference: "", asked: null, row: "", on: {}, open: new Set() };
 
 // Every data file calls this with its board.
 function equibench(board) {
@@ -24,8 +17,8 @@ function equibench(board) {
 }
 
 function choose(name) {
+  if (state.board !== name) state.open.clear();
   state.board = name;
-  state.open.clear();
   if (boards[name]) return show();
   const script = make("script", null, { src: `boards/${encodeURIComponent(name)}.js` });
   script.onerror = () => { $("heading").textContent = `boards/${name}.js cannot be read`; };
@@ -34,11 +27,13 @@ function choose(name) {
 
 function show() {
   const board = boards[state.board];
-  state.reference = board.reference;
+  const models = board.rows.map((_, i) => board.get(i, "model"));
+  state.reference = state.asked === "" || models.includes(state.asked) ? state.asked : board.reference;
+  state.asked = null;
+  if (!board.columns.some((c) => c.key === state.sort)) state.sort = "";
   const families = [...new Set(board.rows.map((_, i) => board.get(i, "family") || "other"))].sort();
   options($("family"), ["", ...families], "all", families.includes(state.family) ? state.family : "");
   state.family = $("family").value;
-  const models = board.rows.map((_, i) => board.get(i, "model"));
   options($("reference"), ["", ...[...models].sort()], "none", state.reference);
   $("heading").textContent = board.heading;
   $("notes").replaceChildren(...board.notes.map((note) => make("li", note)));
@@ -50,8 +45,10 @@ function show() {
   columnChoice(board);
   figures(board);
   reported(board);
+  repeat(board);
   compare(board);
   draw();
+  if (state.row) showRow(state.row);
 }
 
 function options(select, values, empty, chosen) {
@@ -94,7 +91,10 @@ function value(board, row, key) {
   return board.get(row, key);
 }
 
-function text(board, row, column) {
+// A cell with the signs of the marks of its figure; the column of marks has their words.
+const text = (board, row, column) => plain(board, row, column) + board.marks[row].filter((m) => m[2].includes(column.key)).map((m) => m[3]).join("");
+
+function plain(board, row, column) {
   const v = value(board, row, column.key);
   if (v === null || v === "") return "";
   if (column.key === "rank_low") { // the ranks that are possible
@@ -110,12 +110,19 @@ function text(board, row, column) {
     const half = board.compared[row].half;
     return `${v > 0 ? "+" : ""}${v.toFixed(2)}${half === null ? "" : ` ± ${half.toFixed(2)}`}`;
   }
-  if (column.key === "p_holm" || column.key === "p_signs") return v < 1e-4 ? "<0.0001" : String(Number(v.toPrecision(2)));
-  if (column.key === "status") return v + (board.get(row, "stale") ? " (stale)" : "");
+  if (column.key === "p_holm" || column.key === "p_signs") return pText(v);
   if (typeof v !== "number") return String(v);
   if (column.digits !== null) return (v * column.scale).toLocaleString("en", { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
   if (Number.isInteger(v)) return v.toLocaleString("en");
   return Math.abs(v) < 1e-3 ? v.toExponential(0) : String(Number(v.toPrecision(4)));
+}
+
+// A p as all other outputs write it: two digits, halves to the even one, as 0.0625 of five seeds is one.
+function pText(p) {
+  if (p < 1e-4) return "<0.0001";
+  const digits = p < 0.0995 ? 1 - Math.floor(Math.log10(p)) : 2, scaled = p * 10 ** digits;
+  const whole = Math.abs(scaled % 1 - 0.5) < 1e-9 ? 2 * Math.round(scaled / 2) : Math.round(scaled);
+  return p < 0.0995 ? String(Number((whole / 10 ** digits).toFixed(digits))) : (whole / 10 ** digits).toFixed(digits);
 }
 
 const isText = (board, key) => board.rows.every((_, i) => { const v = value(board, i, key); return v === null || typeof v === "string"; });
@@ -124,7 +131,7 @@ function visible(board) {
   const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = board.rows.map((_, i) => i).filter((i) => {
     if (state.family && (board.get(i, "family") || "other") !== state.family) return false;
-    const all = ["model", "family", "group", "claim", "status", "stale", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
+    const all = ["model", "family", "group", "claim", "status", "stale", "marks", "treatment", "reason"].map((k) => board.get(i, k) ?? "").join(" ").toLowerCase();
     return words.every((word) => all.includes(word));
   });
   if (!state.sort) return rows;
@@ -165,15 +172,28 @@ function draw() {
   }
   $("table").tBodies[0].replaceChildren(body);
   $("count").textContent = `${rows.length} of ${board.rows.length} models`;
+  keepView();
 }
 
-const classes = (c, textual) => [textual[c.key] ? "text" : "", c.key === "model" ? "stick" : "", c.key === "test_acc_mean_pct" ? "accuracy" : "", c.key === "status" ? "status" : ""].join(" ").trim();
+// The row of a model, whatever the filters hide.
+function showRow(model) {
+  const board = boards[state.board], i = board.rows.findIndex((_, k) => board.get(k, "model") === model);
+  if (!visible(board).includes(i)) {
+    state.filter = state.family = $("filter").value = $("family").value = "";
+  }
+  state.row = model;
+  draw();
+  goToRow(model);
+}
+
+const classes = (c, textual) => [textual[c.key] ? "text" : "", c.key === "model" ? "stick" : "", c.key === "test_acc_mean_pct" ? "accuracy" : "", ["status", "marks"].includes(c.key) ? "status" : ""].join(" ").trim();
 
 function line(board, i, columns, textual) {
-  const row = make("tr"), model = board.get(i, "model");
+  const model = board.get(i, "model"), row = make("tr", null, { "data-model": model });
+  if (model === state.row) row.classList.add("chosen");
   if (model === state.reference) row.classList.add("reference");
   if (board.get(i, "rank_low") === 1) row.classList.add("best");
-  if (board.get(i, "status") !== "ok" || board.get(i, "stale")) row.classList.add("bad");
+  if (board.marks[i].some(([kind]) => GRAVE.has(kind))) row.classList.add("bad");
   for (const c of columns) {
     const cell = make("td", c.key === "model" ? null : text(board, i, c), { class: classes(c, textual) });
     if (c.key === "model") {
@@ -187,9 +207,10 @@ function line(board, i, columns, textual) {
 }
 
 function toggle(i) {
-  if (!state.open.delete(i)) state.open.add(i);
-  draw();
   const name = boards[state.board].get(i, "model");
+  if (!state.open.delete(i)) state.open.add(i);
+  state.row = state.open.has(i) ? name : "";
+  draw();
   [...$("table").querySelectorAll("td.stick button")].find((b) => b.textContent === name)?.focus();
 }
 
@@ -232,14 +253,17 @@ function list(entries) {
 }
 
 function figures(board) {
-  $("figures").replaceChildren(...board.figures.map(({ stem, title, kinds }) => {
+  $("figures").replaceChildren(...board.figures.map(({ stem, title, kinds, size, points }) => {
     const base = `figures/${encodeURIComponent(board.name)}/${stem}`;
     const figure = make("figure"), caption = make("figcaption");
     caption.append(make("strong", title));
     for (const kind of kinds.split(" ")) caption.append(make("a", kind.toUpperCase(), { href: `${base}.${kind}`, download: "" }));
-    const whole = make("a", null, { href: `${base}.svg`, title: "the figure alone" }); // on a telephone: to look closer
-    whole.append(make("img", null, { alt: title, loading: "lazy", "data-base": base }));
-    figure.append(caption, whole);
+    const whole = make("a", null, { href: `${base}.svg`, "aria-label": `${title}: the figure alone` }); // on a telephone: to look closer
+    whole.append(make("img", null, { alt: title, loading: "lazy", "data-base": base, width: size[0], height: size[1] }));
+    const plot = make("div", null, { class: "plot" });
+    plot.append(whole);
+    addPoints(plot, title, points, showRow);
+    figure.append(caption, plot);
     return figure;
   }));
   $("left-out").textContent = board.left_out;
@@ -261,11 +285,11 @@ function reported(board) {
 }
 
 $("controls").addEventListener("submit", (event) => event.preventDefault());
-$("board").addEventListener("change", (event) => choose(event.target.value));
+$("board").addEventListener("change", (event) => changeBoard(event.target.value));
 $("filter").addEventListener("input", (event) => { state.filter = event.target.value; draw(); });
 $("family").addEventListener("change", (event) => { state.family = event.target.value; draw(); });
 $("reference").addEventListener("change", (event) => { state.reference = event.target.value; compare(boards[state.board]); draw(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") $("columns").open = false; });
-const linked = decodeURIComponent(location.hash.slice(1)); // a board that another page links to
-if ([...$("board").options].some((option) => option.value === linked)) $("board").value = linked;
-choose($("board").value);
+$("runs").addEventListener("toggle", loadRuns);
+addEventListener("hashchange", readView);
+readView();

@@ -182,8 +182,11 @@ def _left(folder: Folder, beat: Beat | None, seen: float) -> State:
 
 
 def _where(beat: Beat) -> str:
-    host = beat.provenance.hardware.get("host", "a node")
-    return f"at step {beat.step:,} of {beat.steps:,} on {host}"
+    return f"at step {beat.step:,} of {beat.steps:,}{_on(beat)}"
+
+
+def _on(beat: Beat) -> str:
+    return f" on {beat.node}" if beat.node else ""
 
 
 def _progress(beat: Beat | None, state: str) -> str:
@@ -200,7 +203,8 @@ def settle(root: Path, views: list[View]) -> int:
         for job, state in zip(view.jobs, view.states, strict=True):
             if state.kind in ("lost", "timeout") and not state.recorded and job is not None and state.beat is not None:
                 status: Status = "lost" if state.kind == "lost" else "timeout"
-                count += write_failure(root, job, state.beat.provenance, status, state.detail)
+                reason = state.detail.replace(_on(state.beat), "")  # names of machines are no part of a record
+                count += write_failure(root, job, state.beat.provenance, status, reason)
     return count
 
 

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-from ....registry import DATASETS, MODELS, UserError, include
+from ....registry import UserError
 from ...boards.board import load_board
 from ...records.calibration import Failed, read_calibrations
 from ...records.record import board_names
-from ...records.size_classes import counts_of, refuse_unmatched
-from ...spec.budget import find_budget
-from ...spec.suite import RunSpec, Suite, check_names, plan
+from ...spec.suite import RunSpec, Suite, plan
 from ...tools.files import ensure_writable, write_atomically
 from ...tools.machine import Machine
 from ...training.job import Job
-from ..device_seconds import TimedBoard, one_kind
-from ..head_to_head import HeadToHead, Listener
+from ..admission import counts_seconds, one_kind, refuse_cpu, refuse_declared, refuse_names
+from ..agenda import agenda_of
+from ..device_seconds import TimedBoard
+from ..no_result import write_unmeasured
 from .scheduler import Request, cancel, script, submit
 from .status import ACTIVE, look, settle
 from .sweep import (
@@ -65,35 +64,21 @@ class Wish:
     """What is to be submitted.
 
     Attributes:
-        deadline_s: seconds after which a task ends its run as ``timeout``.
-        checkpoint_s: seconds from one checkpoint of a run to the next.
-        data_root: folder of the data sets; None: as ``EQUIBENCH_DATA`` says on the node.
+        asked: how runs are executed; where, and on how many threads, says the request.
         hardware: part of the hardware key of the board that is meant, where there are several (T budgets).
         calibrate: calibrate on the partition's nodes although there are calibrations.
     """
 
     suite: Suite
     request: Request
-    deadline_s: float | None = None
-    checkpoint_s: float = 60.0
-    data_root: str | None = None
-    includes: tuple[str, ...] = ()
-    command: str = ""
+    asked: Machine = field(default_factory=Machine)
     hardware: str = ""
     calibrate: bool = False
 
     @property
-    def device(self) -> Literal["cpu", "cuda:0"]:
-        return "cuda:0" if self.request.gpus else "cpu"
-
-    def head(self, root: Path) -> HeadToHead:
-        """What makes jobs of runs, as on one machine."""
-        machine = Machine(self.device, threads=self.request.threads, checkpoint_s=self.checkpoint_s)
-        data = str(Path(self.data_root).absolute()) if self.data_root else None
-        includes = [str(Path(p).resolve()) for p in self.includes]
-        head = HeadToHead(self.suite, root, machine, data, includes, Listener(), self.command, list)
-        head.slots = [self.device]
-        return head
+    def machine(self) -> Machine:
+        """A node, as every run gets it."""
+        return replace(self.asked, device="cuda:0" if self.request.gpus else "cpu", threads=self.request.threads)
 
 
 def submit_suite(wish: Wish, root: Path) -> Submission:
@@ -104,19 +89,14 @@ def submit_suite(wish: Wish, root: Path) -> Submission:
     """
     from filelock import FileLock, Timeout
 
-    include(wish.includes)
-    check_names(wish.suite)
-    _check_parameters(wish.suite)
+    refuse_names(wish.suite, wish.machine)
+    refuse_declared(wish.suite)
     if not shutil.which("sbatch"):
         raise UserError(
             "there is no sbatch on this machine's PATH; --engine slurm works on the login node of a cluster"
         )
-    timed = find_budget(wish.suite.budget).kind == "T"
-    if timed and not wish.request.gpus:
-        raise UserError(
-            f"budget {wish.suite.budget!r} counts device-seconds, which on a CPU depend on whatever else the machine"
-            " does; use an E budget there (--budget e5), or --gpus-per-run 1"
-        )
+    refuse_cpu(wish.suite.budget, wish.machine.device, "--gpus-per-run 1")
+    timed = counts_seconds(wish.suite.budget)
     ensure_writable(root)
     sweeps_folder(root).mkdir(parents=True, exist_ok=True)
     try:
@@ -129,10 +109,9 @@ def submit_suite(wish: Wish, root: Path) -> Submission:
 def _submit(wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, Failed] | None = None) -> Submission:
     views, silence = look(root, all_sweeps(root)[0])
     done = Submission(settled=settle(root, views))
-    head = wish.head(root)
-    outcome, pending = head.split(specs)
-    done.finished, done.stale = len(specs) - len(pending), outcome.stale
-    pending = head.write_failures(pending, outcome, failed or {})
+    agenda = agenda_of(wish.suite, root, wish.machine, specs)
+    done.finished, done.stale = len(specs) - len(agenda.pending), agenda.stale
+    pending, _ = write_unmeasured(agenda.pending, failed or {})
     done.note = "; ".join(f"not submitted: {model}: {why.reason}" for model, why in (failed or {}).items())
     busy = {
         job.spec.digest(): view.name
@@ -140,11 +119,9 @@ def _submit(wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, F
         for job, state in zip(view.jobs, view.states, strict=True)
         if job is not None and state.kind in ACTIVE
     }
-    for spec, _ in pending:
-        if spec.digest() in busy:
-            name = busy[spec.digest()]
-            done.active[name] = done.active.get(name, 0) + 1
-    jobs = [head.job(spec, attempt) for spec, attempt in pending if spec.digest() not in busy]
+    names = [busy[job.spec.digest()] for job in pending if job.spec.digest() in busy]
+    done.active = {name: names.count(name) for name in dict.fromkeys(names)}
+    jobs = [job for job in pending if job.spec.digest() not in busy]
     if silence and done.active:
         unknown = f"whether they still run is unknown, as no squeue answers ({silence})"
         done.note = f"{done.note}; {unknown}" if done.note else unknown
@@ -175,9 +152,8 @@ def _submit_timed(wish: Wish, root: Path) -> Submission:
 
 
 def _timed(wish: Wish, root: Path, key: str) -> TimedBoard:
-    head = wish.head(root)
     # Nothing is measured on this node.
-    return TimedBoard(wish.suite, root, {}, wish.request.threads, head.data_root, head.includes, key)
+    return TimedBoard(wish.suite, root, {}, wish.machine, key)
 
 
 def _submit_with_calibration(wish: Wish, root: Path, forgotten: list[str]) -> Submission:
@@ -199,12 +175,12 @@ def _sweep(
     wish: Wish, root: Path, tasks: list[Task], calibrates: bool = False, forgotten: list[str] | None = None
 ) -> Sweep:
     name, job_name = new_name(root, wish.suite.name)
-    head = wish.head(root)
+    node = wish.machine
     return Sweep(
         name=name, job_name=job_name, created=now(), suite=wish.suite, tasks=tasks,
-        device=wish.device, threads=wish.request.threads, deadline_s=wish.deadline_s, checkpoint_s=wish.checkpoint_s,
-        limit_s=wish.request.limit_s, calibrates=calibrates, forgotten=forgotten or [], data_root=head.data_root,
-        include=head.includes, command=wish.command, sbatch=wish.request.options(),
+        device=node.device, threads=node.threads, deadline_s=node.deadline_s, checkpoint_s=node.checkpoint_s,  # type: ignore[arg-type]
+        limit_s=wish.request.limit_s, calibrates=calibrates, forgotten=forgotten or [], data_root=node.data_folder,
+        include=node.files, command=node.command, sbatch=wish.request.options(),
     )  # fmt: skip
 
 
@@ -238,40 +214,16 @@ def _write_script(folder: Folder, name: str, calibrate: bool) -> Path:
     return path
 
 
-def _check_parameters(suite: Suite) -> None:
-    """Refuse what is declared to lie outside a matched class; all is counted on the node."""
-    for model in suite.models:
-        refuse_unmatched(suite, model, **counts_of({"parameters": declared_parameters(model, suite.dataset)}))
-
-
 def write_timed_jobs(folder: Folder) -> None:
     """On the node: calibrate what is missing, then write the jobs of the runs that are not finished."""
     sweep, root = folder.sweep, folder.path.parents[1]
     key, devices = one_kind([sweep.device])
     # The scheduler chooses other devices for the runs: no other calibration is confirmed on this one.
-    timed = TimedBoard(
-        sweep.suite, root, dict.fromkeys(devices, ""), sweep.threads, sweep.data_root, sweep.include, key
-    )
+    timed = TimedBoard(sweep.suite, root, dict.fromkeys(devices, ""), sweep.machine, key)
     timed.forgotten |= set(sweep.forgotten)
     specs = timed.plan()
-    request = Request(gpus=1 if sweep.device != "cpu" else 0, threads=sweep.threads)
-    wish = Wish(
-        sweep.suite, request, checkpoint_s=sweep.checkpoint_s, data_root=sweep.data_root,
-        includes=tuple(sweep.include), command=sweep.command,
-    )  # fmt: skip
-    head = wish.head(root)
     numbers = {(task.model, task.seed): index for index, task in enumerate(sweep.tasks)}
-    outcome, pending = head.split(specs)
-    for spec, attempt in head.write_failures(pending, outcome, timed.failed):
-        folder.write_job(numbers[spec.model, spec.seed], head.job(spec, attempt))
+    pending = agenda_of(sweep.suite, root, sweep.machine, specs).pending
+    for job in write_unmeasured(pending, timed.failed)[0]:
+        folder.write_job(numbers[job.spec.model, job.spec.seed], job)
     folder.write_calibrated()
-
-
-def declared_parameters(model: str, dataset: str) -> int | None:
-    """Parameters of a model for the images of a data set as its registration says them, if it does."""
-    fields = DATASETS.find(dataset).entry.fields
-    channels, height, width = fields["shape"]
-    found = MODELS.find(model)
-    declared = {} if found.wrappers else found.get("params") or {}
-    count = declared.get(f"{channels}x{height}x{width}->{fields['classes']}")
-    return None if count is None else int(count)

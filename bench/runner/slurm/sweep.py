@@ -19,6 +19,7 @@ from ....registry import UserError, nearest
 from ...records.record import Provenance
 from ...spec.suite import Suite
 from ...tools.files import write_atomically, write_exclusively
+from ...tools.machine import Machine
 from ...tools.schema import Message, Strict, Text, Version, parse_json, read_text
 from ...training.job import Job
 
@@ -65,6 +66,14 @@ class Sweep(Strict):
     command: str
     sbatch: list[str]
 
+    @property
+    def machine(self) -> Machine:
+        """A node, as every run gets it."""
+        return Machine(
+            self.device, threads=self.threads, deadline_s=self.deadline_s, checkpoint_s=self.checkpoint_s,
+            data_root=self.data_root, includes=tuple(self.include), command=self.command,
+        )  # fmt: skip
+
 
 class Submitted(Strict):
     """What the scheduler answered: the numbers of the array and of the calibration before it."""
@@ -81,6 +90,7 @@ class Beat(Strict):
         started: seconds since 1970, of this start; a task that was put back into the queue starts again.
         restarts: how often that happened.
         ended: status of the run, ``stopped`` if the task was asked to end before; empty while it runs.
+        node: name of the node, for whoever looks for it; no record has it.
     """
 
     schema_version: Version = 1
@@ -93,6 +103,7 @@ class Beat(Strict):
     steps: int
     ended: Text = ""
     reason: Message = ""
+    node: Text = ""
 
 
 @dataclass(frozen=True)

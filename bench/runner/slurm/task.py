@@ -9,6 +9,7 @@ process that could not.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -19,13 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ....registry import DATASETS, UserError, include
+from ....registry import UserError, include
 from ...records.provenance import hardware_key_elsewhere
 from ...records.record import Provenance, Status, attempts_of
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
-from ...training.job import Job, Probe
-from ..local import LocalEngine, end, events_of, quiet_end, start
+from ...training.job import Job
+from ..admission import looked_at
+from ..local import LocalEngine, quiet_end
 from ..no_result import provenance_of
 from .sweep import Beat, Folder, now, read_sweep
 
@@ -54,6 +56,7 @@ class Heart:
             started=now(),
             restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             steps=job.spec.steps,
+            node=socket.gethostname(),
         )
 
     def __enter__(self) -> Heart:
@@ -160,16 +163,8 @@ def _obstacle(folder: Folder, job: Job) -> str:
 
 def _counts(job: Job) -> dict[str, int]:
     """What decides the class of the model; empty where it cannot be built, which the run itself will say."""
-    import subprocess
-
-    fields = DATASETS.find(job.spec.dataset).entry.fields
-    shape = {"channels": fields["shape"][0], "size": fields["shape"][1], "classes": fields["classes"]}
-    process = start(Probe(models=[job.spec.model], include=job.include, **shape), subprocess.DEVNULL)
-    try:
-        found = [counts_of(e) for e in events_of(process) if e["event"] == "model"]
-    finally:
-        end(process)
-    return found[0] if found else {}
+    seen = looked_at([job.spec.model], job.spec.dataset, job.include)
+    return next((counts_of(e) for e in seen if e["event"] == "model"), {})
 
 
 def calibrate(folder: Folder) -> int:

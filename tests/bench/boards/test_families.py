@@ -280,7 +280,7 @@ def test_the_table_has_models_by_points_and_the_slope(tmp_path: Path) -> None:
 
 
 def test_a_family_that_is_half_measured_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no board of suite 'f' is in .*; equibench run measures them"):
+    with pytest.raises(UserError, match=r"no board of suite 'f' is in .*; equibench run f measures them"):
         load_family(tmp_path, family(), load_board)
     found = filled(
         tmp_path,

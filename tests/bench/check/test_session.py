@@ -92,6 +92,7 @@ ONE_FAULT = [
     ("broken-reseeds", "seeds", "the forward pass sets the seed", "torch.manual_seed()"),
     ("broken-noisy", "deterministic", "differ in", "from torch only"),
     ("broken-batchstatistics", "batch independence", "when it is shown alone", "running statistics"),
+    ("broken-counting", "batch independence", "in a batch of", "dimension 0"),
     ("broken-shy", "batch independence", "beside an image of large values", "dimension 0"),
     ("broken-manyonly", "batch independence", "in a batch of 32", "dimension 0"),
     ("broken-scoringonly", "batch independence", "in a batch of 125", "dimension 0"),

@@ -165,7 +165,7 @@ def test_the_site_has_a_page_of_its_own_and_links_to_it(root: Path, tmp_path: Pa
     # On the second board gmr-cnn alone can be the first, and it is not in the table.
     assert bold == {("p4cnn", 2), ("pdo-econv-p8", 2)}
     assert "bold: 1 is among them" in page.inner_text(".notes") and "gmr-cnn" in page.inner_text(".notes")
-    page.click(f"a[href='index.html#{OTHER}']")
+    page.click(f"a[href='index.html#board={OTHER}']")
     page.wait_for_selector("#table tbody tr")
     assert page.input_value("#board") == OTHER and page.inner_text("#heading").startswith(OTHER)
     page.close()

@@ -25,12 +25,14 @@ from equibench.bench.records.calibration import (
 )  # fmt: skip
 from equibench.bench.records.record import write_record
 from equibench.bench.runner import device_seconds as timed_module
+from equibench.bench.runner import head_to_head as running
 from equibench.bench.runner.device_seconds import TimedBoard
 from equibench.bench.runner.head_to_head import HeadToHead, Listener, Outcome
 from equibench.bench.spec.budget import steps_in
-from equibench.bench.spec.suite import RunSpec, find_suite
+from equibench.bench.spec.suite import find_suite
 from equibench.bench.tools.machine import Machine
 from equibench.bench.training import train
+from equibench.bench.training.job import Job
 from equibench.bench.training.stopwatch import piece_of, time_block
 from equibench.registry import UserError
 from hypothesis import given
@@ -205,7 +207,7 @@ def test_calibrations_are_written_once_and_read_strictly(tmp_path: Path) -> None
 
 def timed_board(root: Path, monkeypatch: pytest.MonkeyPatch, step_s: dict[str, float | None]) -> TimedBoard:
     suite = find_suite("quickstart").model_copy(update={"budget": "t20", "models": list(step_s), "seeds": 2})
-    board = TimedBoard(suite, root, ONE, 1, None, [], KEY)
+    board = TimedBoard(suite, root, ONE, Machine(), KEY)
     monkeypatch.setattr(
         timed_module.TimedBoard,
         "_open",
@@ -259,15 +261,15 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
     runs.
     """
     suite = timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003, "z2cnn": 0.001}).suite
-    head = HeadToHead(suite, tmp_path, Machine("cuda"), None, [], Listener(), "", list)
+    head = HeadToHead(suite, tmp_path, Machine("cuda"), Listener())
     rounds: list[list[str]] = []
 
     def prepare() -> None:
         head.slots = ["cuda:0"]
 
-    def execute(pending: list[tuple[RunSpec, int]], outcome: Outcome) -> None:
-        rounds.append([spec.model for spec, _ in pending])
-        for spec, attempt in pending:
+    def execute(pending: list[Job], outcome: Outcome) -> None:
+        rounds.append([job.spec.model for job in pending])
+        for spec, attempt in [(job.spec, job.attempt) for job in pending]:
             drifts = len(rounds) == 1 and (spec.model, spec.seed) == ("p4cnn", 1)
             status, reason = ("invalid", "drift: 21 s") if drifts else ("ok", "")
             record = made.record(90.0, train_s=20.0).model_copy(
@@ -278,7 +280,7 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
         if len(rounds) == 1:
             timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
 
-    monkeypatch.setattr(timed_module, "one_kind", lambda slots: (KEY, ONE))
+    monkeypatch.setattr(running, "one_kind", lambda slots: (KEY, ONE))
     monkeypatch.setattr(head, "_prepare", prepare)
     monkeypatch.setattr(head, "_execute", execute)
     outcome = head.go()

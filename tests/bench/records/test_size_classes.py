@@ -15,7 +15,7 @@ from equibench.bench.cli.main import cli
 from equibench.bench.publish.readme import refresh
 from equibench.bench.records.record import Context, RunRecord, Size, write_record
 from equibench.bench.records.size_classes import counts_of, limits, why_not_in, why_not_matched
-from equibench.bench.runner.head_to_head import HeadToHead, Listener
+from equibench.bench.runner.agenda import agenda_of
 from equibench.bench.spec.suite import Suite, find_suite, plan
 from equibench.bench.tools.machine import Machine
 from equibench.registry import UserError
@@ -128,7 +128,7 @@ def test_a_finished_run_is_held_against_the_class(tmp_path: Path) -> None:
 
     def split(**changes: Any) -> None:
         chosen = Suite.model_validate({**values, **changes})
-        HeadToHead(chosen, tmp_path, Machine("cpu"), None, [], Listener(), "", list).split(plan(chosen))
+        agenda_of(chosen, tmp_path, Machine("cpu"), plan(chosen))
 
     split(**{"class": "as-published"})
     with pytest.raises(UserError, match="'p4cnn' has 9,980 parameters, outside 24,415 to 26,985"):

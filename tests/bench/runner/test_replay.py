@@ -9,6 +9,7 @@ from equibench.bench.boards.rows import model_rows
 from equibench.bench.boards.statistics import prediction_interval
 from equibench.bench.records.provenance import cpu_name, versions
 from equibench.bench.records.record import RunRecord, read_record, write_record
+from equibench.bench.records.replay_verdict import read_verdicts
 from equibench.bench.runner.replay import differences_now, find_run, judge, replay
 from equibench.registry import UserError
 
@@ -42,7 +43,9 @@ def test_a_run_on_the_same_machine_is_the_same_to_the_bit(tmp_path: Path) -> Non
     assert result.returncode == 0, result.stdout + result.stderr
     verdict = json.loads(result.stdout)
     assert verdict["agrees"] and verdict["rule"] == "bit-exact" and verdict["differences"] == []
-    assert verdict["run"] == f"{run}.2" and verdict["recorded"] == verdict["replayed"]
+    assert verdict["again"] == f"{run}.2" and verdict["recorded"] == verdict["replayed"]
+    ((kept,), refused) = read_verdicts(root, board)
+    assert not refused and json.loads(kept.canonical()) == verdict and kept.run == f"{run}.1"
     # The new attempt is a record, and the board is as it was.
     assert len(list((root / "runs").glob("*/*.json"))) == 2
     assert model_rows(load_board(root, board)).to_json() == before

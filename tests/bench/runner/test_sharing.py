@@ -15,8 +15,10 @@ from equibench.bench.boards.rows import model_rows, run_rows
 from equibench.bench.boards.table import board_table
 from equibench.bench.cli.main import cli
 from equibench.bench.records.provenance import SHARED, shared
-from equibench.bench.runner import device_seconds as timed
-from equibench.bench.runner.head_to_head import HeadToHead, Listener, Outcome, run
+from equibench.bench.runner import admission
+from equibench.bench.runner.admission import refuse_sharing
+from equibench.bench.runner.agenda import in_order, job_of
+from equibench.bench.runner.head_to_head import Outcome, run
 from equibench.bench.spec.suite import Suite, plan
 from equibench.bench.tools.machine import Machine
 from equibench.registry import UserError, include
@@ -65,7 +67,7 @@ def test_slots_stand_for_every_run_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
         crowded = Machine("cpu", jobs=jobs, threads=threads)
         assert crowded.sharing(crowded.slots(0)) == sharing, "more threads than cores take time from each other"
     assert [len(Machine("cpu", threads=t).slots(0)) for t in (1, 2, 3, 9)] == [4, 2, 1, 1]
-    with pytest.raises(UserError, match="--jobs says how many"):
+    with pytest.raises(UserError, match="use --jobs N"):
         Machine("cpu", seeds_in_parallel=2).slots(1)
 
 
@@ -103,31 +105,29 @@ def test_where_runs_may_not_share_nothing_is_begun(tmp_path: Path, more: list[st
 def test_boards_that_compare_device_seconds_are_refused() -> None:
     for budget, runs in (("published", 2), ("t20", 2), ("t20", 1), ("e2", 8), ("smoke", 2)):
         suite = Suite(name="s", dataset="digits-rot", budget=budget, seeds=2, models=["p4cnn"])
-        head = HeadToHead(suite, Path("nowhere"), Machine("cuda"), None, [], Listener(), "", list)
         if runs > 1 and budget == "t20":  # published budgets count examples, as `e2` does
             with pytest.raises(UserError, match=f"budget '{budget}' .*one run a GPU"):
-                head._refuse_sharing(runs)
+                refuse_sharing(suite.budget, runs)
         else:
-            head._refuse_sharing(runs)
+            refuse_sharing(suite.budget, runs)
 
 
 def test_a_board_of_device_seconds_belongs_to_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"cuda:0": ("GPU A", "GPU-0"), "cuda:1": ("GPU B", "GPU-1"), "cuda:2": ("GPU A", "GPU-2")}
-    monkeypatch.setattr(timed, "devices_elsewhere", lambda devices: {device: known[device] for device in devices})
-    assert timed.one_kind(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
+    monkeypatch.setattr(admission, "devices_elsewhere", lambda devices: {device: known[device] for device in devices})
+    assert admission.one_kind(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
     with pytest.raises(UserError, match="one kind of device: cuda:0 is 'GPU A'; cuda:1 is 'GPU B'"):
-        timed.one_kind(["cuda:0", "cuda:1"])
+        admission.one_kind(["cuda:0", "cuda:1"])
 
 
 def test_seeds_of_a_model_go_together_and_the_longest_models_first() -> None:
     suite = Suite(name="s", dataset="digits-rot", budget="e2", seeds=5, models=["z2cnn", "p4cnn"])
-    head = HeadToHead(suite, Path("nowhere"), Machine("cuda"), None, [], Listener(), "", list)
-    head.work = {"z2cnn": 1.0, "p4cnn": 2.0}
-    pending = [(spec, 1) for spec in plan(suite)]
-    order = [(spec.model[0], spec.seed) for spec, _ in head._in_order(pending, 2)]
+    work = {"z2cnn": 1.0, "p4cnn": 2.0}
+    pending = [job_of(suite, Path("nowhere"), Machine("cuda"), spec, 1) for spec in plan(suite)]
+    order = [(job.spec.model[0], job.spec.seed) for job in in_order(pending, 2, work)]
     both = [("p", 0), ("p", 1), ("z", 0), ("z", 1), ("p", 2), ("p", 3), ("z", 2), ("z", 3), ("p", 4), ("z", 4)]
     assert order == both
-    alone = [(spec.model[0], spec.seed) for spec, _ in head._in_order(pending, 1)]
+    alone = [(job.spec.model[0], job.spec.seed) for job in in_order(pending, 1, work)]
     assert alone == [(m, s) for s in range(5) for m in "pz"]
 
 

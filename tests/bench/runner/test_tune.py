@@ -86,13 +86,14 @@ def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
         assert old.results is not None
         results = old.results.model_copy(update={"val_acc_pct": 0.0, "train_images": 240})
         write_record(tmp_path, old.model_copy(update={"results": results}))
-    done = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu", jobs=2))
+    here = Machine("cpu", jobs=2, includes=(TINY,), data_root=tmp_path / "data")
+    done = tune(wanted, results=tmp_path, machine=here)
     assert len(done.outcome.ran) == len(GRID) and all(score for score in done.scores["tiny"].values())
     assert done.path.is_file() and set(done.scores["tiny"]) == set(GRID) and None not in done.scores["tiny"].values()
     (board,) = board_names(tmp_path)
     assert board == "bars-e1-tuning-v2" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
     assert len(read_board(tmp_path, board)[0]) == 2 * len(GRID)
-    again = tune(wanted, results=tmp_path, includes=(TINY,), data_root=tmp_path / "data", machine=Machine("cpu"))
+    again = tune(wanted, results=tmp_path, machine=here)
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})
     outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))

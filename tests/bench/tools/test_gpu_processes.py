@@ -35,7 +35,7 @@ def test_whoever_is_listed_beside_us_is_company(own: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("own", [OWN, 1])
 def test_memory_that_nobody_listed_holds_is_company(own: int) -> None:
     """A context that is not listed takes memory all the same, and so does one that hides behind a list of one."""
-    assert "500 MiB of it are held by processes that are not shown" in judge([ME], own, CONTEXT + 100 + 500).others
+    assert "500 MiB of it are held by processes that are not visible" in judge([ME], own, CONTEXT + 100 + 500).others
     assert judge([ME], own, CONTEXT + 100 + MUCH_MIB).others and judge([ME], own, CONTEXT + 100 + MUCH_MIB).count == 2
     for used in (LITTLE_MIB + 1, MUCH_MIB - 1):
         found = judge([ME], own, CONTEXT + 100 + used)
@@ -48,7 +48,7 @@ def test_where_no_process_is_told_nobody_claims_to_be_alone(processes: list[Proc
         found = judge(processes, OWN, CONTEXT + REST, before, 10.0)
         assert found.unknown and not found.others and found.alone.startswith("unknown: ")
     assert "600 MiB of it were held before" in judge(processes, OWN, 2 * CONTEXT, 600.0).others
-    assert "520 MiB of it were taken by somebody else" in judge(processes, OWN, 2 * CONTEXT, REST, 520.0).others
+    assert "520 MiB of it were taken by another process" in judge(processes, OWN, 2 * CONTEXT, REST, 520.0).others
     assert judge(processes, OWN, None).unknown
 
 

@@ -15,6 +15,7 @@ NETWORKS = """
 import torch
 from torch import nn
 from equibench import register_model
+from equibench.registry import UserError
 
 def net(channels, classes):
     return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
@@ -52,6 +53,10 @@ def reads_numbers(in_channels: int, num_classes: int, image_size: int) -> nn.Mod
 def ends(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     import os
     os._exit(3)
+
+@register_model("unsized-says-why", group="none", invariant="none", source="a test")
+def says_why(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    raise UserError("unsized-says-why: it takes images of 500 pixels or more")
 
 @register_model("unsized-never", group="none", invariant="none", source="a test")
 def never(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
@@ -125,7 +130,15 @@ def said(capfd: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[
 
 
 @pytest.mark.parametrize(
-    ("model", "why"), [("sized-8", "is for multiples of 8 pixels"), ("unsized-flat", "but for 32 pixels it can")]
+    ("model", "why"),
+    [
+        ("sized-8", "is for multiples of 8 pixels"),
+        ("unsized-flat", "but for 32 pixels it can"),
+        ("unsized-says-why", "cannot be built: unsized-says-why: it takes images of 500 pixels or more"),
+        ("tv-vit_b_16", "it takes images of multiples of 16 pixels, not of 28), but for 32 pixels it can"),
+        ("tv-vit_h_99", "torchvision has no classifier 'vit_h_99'; it has vit_h_14"),
+        ("vit-p4-w18-d1", "a token has 4, 8, … numbers"),
+    ],
 )
 def test_a_head_to_head_that_cannot_be_says_so_before_anything_starts(
     file: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, model: str, why: str

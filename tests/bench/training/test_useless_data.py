@@ -9,6 +9,7 @@ from equibench.bench.measures.accuracy import EVAL_BATCH, accuracy_pct, logits
 from equibench.bench.measures.norms import reestimate_batch_norm
 from equibench.bench.runner.tune import tune
 from equibench.bench.spec.suite import RunSpec, Suite, plan
+from equibench.bench.tools.machine import Machine
 from equibench.bench.training.prepare import BN_IMAGES, Loaded, build_from_seed, rehearse, warm_up
 from equibench.bench.training.train import optimizer_for, train_step
 from equibench.datasets.batches import as_tensors
@@ -92,8 +93,9 @@ def test_without_validation_images_there_is_no_validation_accuracy_and_no_tuning
     for record in runs.records(tmp_path)["tiny"]:
         assert record.status == "ok" and record.results.val_acc_pct is None and record.results.train_images == 80
     suite = Suite.model_validate({"name": "s", "dataset": "no-val", "budget": "e2", "models": ["tiny"], "seeds": 1})
+    here = Machine(includes=(runs.TINY, file), data_root=tmp_path / "data")
     with pytest.raises(UserError, match="data set 'no-val' has no validation images"):
-        tune(suite, results=tmp_path / "tuned", includes=(str(runs.TINY), str(file)), data_root=tmp_path / "data")
+        tune(suite, results=tmp_path / "tuned", machine=here)
     assert not (tmp_path / "tuned").exists()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from equibench.bench.records.calibration import Block, write_calibration
 from equibench.bench.records.record import attempts_of, read_board
-from equibench.bench.runner import device_seconds as timed
+from equibench.bench.runner import admission
 from equibench.bench.runner.slurm import status as cluster
 from equibench.bench.runner.slurm import submit, sweep
 from equibench.bench.runner.slurm import task as slurm_task
@@ -26,6 +26,7 @@ from equibench.bench.runner.slurm.submit import Wish, submit_suite, write_timed_
 from equibench.bench.runner.slurm.sweep import Beat, Folder, read_sweep
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.gpu_processes import Company
+from equibench.bench.tools.machine import Machine
 from equibench.bench.training.job import Job
 from equibench.registry import UserError, include
 
@@ -100,8 +101,7 @@ def wish(models: str = "tiny bad-raises", seeds: int = 2, budget: str = "smoke",
     values = {"name": "trial", "dataset": "bars", "budget": budget, "seeds": seeds, "models": models.split()}
     usual = {
         "request": Request(partition="main", gpus=0, time_limit="10"),
-        "includes": (str(TINY),),
-        "command": "made up",
+        "asked": Machine(includes=(str(TINY),), command="made up"),
     }
     return Wish(Suite.model_validate(values), **{**usual, **changes})
 
@@ -371,10 +371,10 @@ def test_a_model_outside_the_matched_class_is_refused_or_becomes_a_row(fake: Fak
     }
     suite = Suite.model_validate({**values, "models": ["tiny-dropout"]})
     declared = suite.model_copy(update={"models": ["tiny"]})
-    request = Request(gpus=0)
+    request, here = Request(gpus=0), Machine(includes=(TINY,))
     with pytest.raises(UserError, match="242 parameters, outside 475 to 525"):
-        submit_suite(Wish(declared, request, includes=(str(TINY),)), tmp_path)
-    done = submit_suite(Wish(suite, request, includes=(str(TINY),)), tmp_path)  # not declared: counted on the node
+        submit_suite(Wish(declared, request, here), tmp_path)
+    done = submit_suite(Wish(suite, request, here), tmp_path)  # not declared: counted on the node
     assert done.folder is not None and slurm_task.run_task(done.folder, 0) == 0
     (record,) = attempts_of(tmp_path, job(done.folder, 0).spec)
     assert record.status == "invalid" and "242 parameters, outside 475 to 525" in record.reason
@@ -422,7 +422,7 @@ def test_a_budget_of_seconds_calibrates_on_the_node_before_the_array(
     fake.lists(done.folder, **{f"_{i}": "PENDING|Dependency" for i in range(4)})
     assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_wish(), tmp_path).active == {"trial-1": 4}
     # On the node: what is known of the device is not measured again.
-    monkeypatch.setattr(timed, "devices_elsewhere", lambda devices: {device: (KEY, "GPU-0") for device in devices})
+    monkeypatch.setattr(admission, "devices_elsewhere", lambda devices: {device: (KEY, "GPU-0") for device in devices})
     calibrated(tmp_path)
     write_timed_jobs(done.folder)
     assert [job(done.folder, i).spec.steps for i in range(4)] == [1000] * 4

@@ -1,0 +1,147 @@
+"""Commands on results that travel: ``merge``, ``export``, ``validate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...registry import include
+from .options import include_option, json_option, positive, results_option
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--dry-run", is_flag=True, help="Only say what would come.")
+@results_option
+@include_option
+@json_option
+def merge(
+    sources: tuple[str, ...], dry_run: bool, results: str | None, includes: tuple[str, ...], as_json: bool
+) -> None:
+    """Bring the results of others, folders or archives, into the results folder.
+
+    \b
+    equibench merge laptop-2/leaderboards shard-3.tar.gz --dry-run
+    equibench merge shard-*.tar.gz
+
+    Each record is checked as a stranger's, and none that is here is changed. A run that is here with another content is
+    kept as a further attempt. An interrupted merge is repeated by the same command. Exit code 1: files were refused;
+    each is named on standard error.
+    """
+    from ..exchange.merge import merge as bring
+    from ..tools.files import results_root
+    from ..tools.schema import visible
+    from ..tools.text import some
+
+    include(includes)
+    done = bring([Path(source) for source in sources], results_root(results), dry_run)
+    for one in done.of("refused"):
+        click.echo(f"equibench: refused: {visible(one.why)}", err=True)
+    if as_json:
+        keys = ("board", "kind", "name", "state", "why")
+        click.echo(json.dumps({"dry_run": dry_run, "files": [{k: getattr(a, k) for k in keys} for a in done.arrivals]}))
+    else:
+        click.echo(_table(done))
+        for one in done.of("further attempt"):
+            click.echo(f"conflict: {one.why}")
+        others = Counter(a.kind for a in done.of("new") if a.kind != "record")
+        if others:
+            named = [some(count, noun) for noun, count in sorted(others.items())]
+            click.echo(f"beside records: {', '.join(named)}")
+        click.echo("nothing was written" if dry_run else f"rebuilt: {', '.join(done.boards) or 'no board'}")
+    sys.exit(1 if done.of("refused") else 0)
+
+
+def _table(done: Any) -> str:
+    """What came, one row a board: records alone, refused files of every kind."""
+    from tabulate import tabulate
+
+    from ..exchange.merge import STATES, devices, versions
+    from ..tools.schema import visible
+
+    rows = []
+    for board in dict.fromkeys(a.board for a in done.arrivals):
+        own = [a for a in done.arrivals if a.board == board]
+        states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
+        row: dict[str, Any] = {"board": visible(board), **{state: states[state] for state in STATES}}
+        rows.append({**row, "devices": _counted(devices(own)), "versions": _counted(versions(own))})
+    return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing came"
+
+
+def _counted(found: Counter[str]) -> str:
+    return "; ".join(f"{count} × {name}" for name, count in found.most_common(4)) + ("; …" if len(found) > 4 else "")
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER")
+@click.option("--against", metavar="DIR", help="The published results [$EQUIBENCH_RESULTS, else ./leaderboards].")
+@click.option("--complete", is_flag=True, help="FOLDER takes the place of the published one, as in a pull request.")
+@click.option("--deadline", type=float, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@include_option
+@json_option
+def validate(
+    folder: str, against: str | None, complete: bool, deadline: float, includes: tuple[str, ...], as_json: bool
+) -> None:
+    """May the rows of FOLDER, a results folder or an archive, enter the published boards?
+
+    \b
+    equibench validate mine.tar.gz
+    equibench validate leaderboards --against ../main/leaderboards --complete
+
+    Looks at every record, checks every model with new rows on this machine, and prints as Markdown why not, what a
+    reviewer should know, what changes in the ranks, and the tables before and after. With --complete, nothing that is
+    published may be missing or changed. Writes nothing. Exit code 1: the rows may not enter as they are.
+    """
+    from ..exchange.report import document, markdown
+    from ..exchange.validate import validate as judge
+
+    alive = sys.stderr.isatty()
+
+    def listen(what: str) -> None:
+        if alive:
+            click.echo(f"\r\033[K{what} …", nl=False, err=True)
+
+    found = judge(
+        Path(folder),
+        Path(against) if against else None,
+        complete=complete,
+        includes=includes,
+        deadline_s=positive("--deadline", deadline),
+        listen=listen,
+    )
+    if alive:
+        click.echo("\r\033[K", nl=False, err=True)
+    click.echo(json.dumps(document(found)) if as_json else markdown(found), nl=as_json)
+    sys.exit(0 if found.accepted else 1)
+
+
+@click.command()
+@click.argument("boards", nargs=-1, required=True, metavar="BOARD...")
+@click.option("--out", required=True, metavar="FILE.tar.gz", help="The archive.")
+@results_option
+@include_option
+def export(boards: tuple[str, ...], out: str, results: str | None, includes: tuple[str, ...]) -> None:
+    """Pack BOARDS into an archive: records, outcomes, sidecars, suites and recipes; the same bytes each time.
+
+    \b
+    equibench export digits-rot-e20-common --out mine.tar.gz
+
+    Weights, checkpoints and logs stay here. Exit code 1: files among the records were refused; each is named on
+    standard error, the others are packed.
+    """
+    from ..exchange.export import export as pack
+    from ..tools.files import results_root
+    from ..tools.schema import visible
+    from ..tools.text import some
+
+    include(includes)
+    names, count, refused = pack(boards, results_root(results), Path(out))
+    for one in refused:
+        click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
+    click.echo(f"{out}  ({some(count, 'file')} of {', '.join(names)})")
+    sys.exit(1 if refused else 0)

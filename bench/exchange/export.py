@@ -1,0 +1,102 @@
+"""Packing boards for others: records and what belongs to them, and what is needed to repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...registry import UserError
+from ..boards.board import find_board, load_board
+from ..records.calibration import folder as calibrations_folder
+from ..records.calibration import read_calibration
+from ..records.outcomes import outcomes_folder, outcomes_path, read_distances, read_predictions
+from ..records.record import Refused, RunRecord, board_folder, read_board
+from ..records.replay_verdict import read_verdicts, replays_folder
+from ..records.sidecar import read_sidecars, sidecar_folder
+from ..runner.refresh import suite_of
+from ..runner.tune import tables_text, toml_value
+from ..spec.suite import Suite, tuned_file
+from ..tools.schema import read_text
+from .archive import write_archive
+
+
+def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int, list[Refused]]:
+    """Pack boards of a results folder into an archive that `merge` takes; the same bytes for the same records.
+
+    Args:
+        boards: their names, with or without their version.
+        out: the archive, ``<name>.tar.gz``; an older one of this name is replaced.
+
+    Returns:
+        Names of the boards, the number of files, and the files that were refused and are not in it.
+
+    Raises:
+        UserError: there is no such board, or the archive cannot be written.
+    """
+    names = sorted({find_board(name, root) for name in boards})
+    files: dict[str, bytes] = {}
+    refused: list[Refused] = []
+    for name in names:
+        files |= _files(root, name, refused)
+    write_archive(out, files)
+    return names, len(files), refused
+
+
+def _files(root: Path, board: str, refused: list[Refused]) -> dict[str, bytes]:
+    """What is packed of a board, by its path below the results folder."""
+    records, wrong = read_board(root, board)
+    refused += [*wrong, *read_sidecars(root, board)[1], *read_verdicts(root, board)[1]]
+    paths = [board_folder(root, board) / record.file_name for record in records]
+    for record in records:
+        paths += _outcomes(root, record, refused)
+    # A file that another release wrote is called by the text that it has, not by what this one would write.
+    bad = {one.path for one in refused}
+    for folder in (sidecar_folder(root, board), replays_folder(root, board)):
+        paths += [path for path in folder.glob("*.json") if path not in bad]
+    for path in calibrations_folder(root, board).glob("*.json"):
+        try:
+            read_calibration(path)
+            paths.append(path)
+        except UserError as error:
+            refused.append(Refused(path, str(error)))
+    tuned = tuned_file(root, board)
+    paths += [tuned] if tuned.is_file() else []
+    packed = {p.relative_to(root).as_posix(): read_text(p, link=False).encode() for p in paths}
+    return packed | {name: text.encode() for name, text in _how_to_repeat(root, board, records).items()}
+
+
+def _outcomes(root: Path, record: RunRecord, refused: list[Refused]) -> list[Path]:
+    path = outcomes_path(root, record)
+    if path is None:
+        return []
+    try:
+        read_predictions(root, record)
+        found, _ = read_distances(root, record)
+    except UserError as error:
+        refused.append(Refused(path, str(error)))
+        return []
+    return [path, outcomes_folder(root, record.spec.board) / f"labels.{found.labels_sha256[:16]}.json"]
+
+
+def _how_to_repeat(root: Path, board: str, records: list[RunRecord]) -> dict[str, str]:
+    """The suites that asked for the runs that count, made anew from them, and the recipe of each model."""
+    chosen = [record for record, _ in load_board(root, board).chosen]
+    recipes = {r.spec.model: r.spec.recipe.model_dump(exclude_none=True) for r in chosen}
+    texts = {f"recipes/{board}.toml": tables_text(recipes)}
+    by_context: dict[str, list[RunRecord]] = {}
+    for record in chosen:
+        by_context.setdefault(record.context.model_dump_json(), []).append(record)
+    for number, (_, own) in enumerate(sorted(by_context.items()), 1):
+        suite = suite_of(own, own[0].context, full=False)
+        texts[f"suites/{board}.{number}.toml"] = suite_text_of(suite)
+    return texts
+
+
+def suite_text_of(suite: Suite) -> str:
+    """A suite as the text of a file that `equibench run` takes."""
+    values: dict[str, Any] = suite.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"name"})
+    seeds = suite.seed_list
+    values["seeds"] = len(seeds) if seeds == list(range(len(seeds))) else seeds
+    lines = [f"{key} = {toml_value(value)}" for key, value in sorted(values.items())]
+    return "\n".join([f"# suite {suite.name}", *lines]) + "\n"

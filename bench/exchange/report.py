@@ -1,0 +1,69 @@
+"""The judgement on a contribution as Markdown, for whoever reviews it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..boards.table import board_table
+from ..tools.markup import markdown_text
+from ..tools.schema import visible
+from ..tools.text import some
+from .merge import STATES
+from .validate import Judgement, rank_changes
+
+#: More sentences than that are counted.
+MOST = 50
+
+
+def markdown(found: Judgement) -> str:
+    """All of a judgement: whether, why, what a reviewer should know, ranks, and the tables before and after."""
+    answer = "These rows may enter the published boards." if found.accepted else "These rows may not enter yet."
+    parts = [f"# {answer}" if found.new or found.problems else "# Nothing new came."]
+    parts += _listed("Why not", found.problems) + _listed("What a reviewer should know", found.warnings)
+    parts += ["## What came", "", *_came(found), ""] if found.merged.arrivals else []
+    for before, after in found.boards:
+        parts += _listed(f"Ranks on {after.name}", rank_changes(before, after) or ["nothing changes"])
+        for words, board in (("before", before), ("after", after)):
+            table = board_table(board, "github") if board is not None and board.is_table else "There is none."
+            parts += [f"<details><summary>{after.name}, {words}</summary>", "", table, "", "</details>", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def document(found: Judgement) -> dict[str, Any]:
+    """The same as a JSON document; `models` has the data set of each model with new rows."""
+    boards = {after.name: rank_changes(before, after) for before, after in found.boards}
+    states = Counter(a.state for a in found.merged.arrivals if a.kind == "record")
+    return {
+        "accepted": found.accepted, "problems": found.problems, "warnings": found.warnings, "records": dict(states),
+        "models": found.datasets, "ranks": boards, "report": markdown(found),
+    }  # fmt: skip
+
+
+def _listed(heading: str, sentences: list[str]) -> list[str]:
+    sentences = list(dict.fromkeys(sentences))
+    if not sentences:
+        return []
+    more = [f"- and {len(sentences) - MOST} more"] if len(sentences) > MOST else []
+    return [f"## {heading}", "", *(f"- {_shown(s)}" for s in sentences[:MOST]), *more, ""]
+
+
+def _shown(text: str) -> str:
+    """A sentence of which the names between backquotes are code and nothing else is markup."""
+    names = visible(text).split("`")
+    if len(names) % 2 == 0:
+        return markdown_text(visible(text))
+    return "".join(f"`{part}`" if place % 2 else markdown_text(part) for place, part in enumerate(names))
+
+
+def _came(found: Judgement) -> list[str]:
+    lines = [f"| board | {' | '.join(STATES)} |", "|---|---|---|---|---|"]
+    for board in dict.fromkeys(a.board for a in found.merged.arrivals):
+        own = [a for a in found.merged.arrivals if a.board == board]
+        states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
+        cells = [markdown_text(visible(board)), *(str(states[s]) for s in STATES)]
+        lines.append(f"| {' | '.join(cells)} |")
+    for model, verdict in found.verdicts.items():
+        counts = f"{some(verdict.count('pass'), 'check')} passed, {some(verdict.count('fail'), 'failure')}"
+        lines += ["", f"`equibench check` of {markdown_text(model)}: {counts}."]
+    return lines

@@ -1,0 +1,343 @@
+"""May these rows enter the published boards? What a reviewer would look at, looked at by a program.
+
+A contribution is merged into a copy of the published results. Nothing is written to either.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...registry import DATASETS, MODELS, UserError, include
+from ..boards.board import Board, load_board
+from ..boards.repeats import repeat_notes
+from ..boards.rows import csv_text, run_rows
+from ..boards.table import rank_text
+from ..check.session import check_model
+from ..publish.bibtex import is_known_source, sources_of
+from ..records.outcomes import outcomes_path, read_distances
+from ..records.record import FINAL, RunRecord, board_names
+from ..records.sidecar import read_sidecars
+from ..records.staleness import is_known, staleness
+from ..records.verdict import Verdict
+from ..spec.suite import PROTOCOL
+from ..tools.files import results_root
+from ..tools.schema import Strict, read_text
+from ..tools.text import some
+from .archive import PARTS, opened
+from .merge import Merged, copied, merge
+
+#: Paths of a machine: absolute ones of two parts and more, of a home folder, of Windows.
+_PATH = re.compile(r"(?<![\w.:/])/(?!/)[\w.+-]+/\S|(?<![\w/])~\w*/|\b[A-Za-z]:[\\/](?!/)|\\\\[\w.-]+\\|\bfile:/")
+#: Columns that a reader's own files decide, or that are no figures.
+_NOT_COMPARED = ("checked",)
+#: What a model built here must have in common with the networks of its records.
+_COUNTED = ("parameters", "frozen", "flops_per_image")
+
+
+@dataclass
+class Judgement:
+    """What came of it.
+
+    Attributes:
+        problems: why the rows may not enter; they may where there is none.
+        warnings: what a reviewer should know.
+        merged: what the contribution brings.
+        boards: of each board with something new, as it was (None where it is new) and as it would be.
+        verdicts: of `check`, by model.
+        datasets: the data set of each model's first new row.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    merged: Merged = field(default_factory=Merged)
+    boards: list[tuple[Board | None, Board]] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    datasets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> bool:
+        return not self.problems
+
+    @property
+    def new(self) -> list[RunRecord]:
+        """The records that are not published yet."""
+        came = self.merged.of("new", "further attempt")
+        return [a.record for a in came if a.record is not None]
+
+
+def validate(
+    source: Path,
+    published: Path | None = None,
+    *,
+    complete: bool = False,
+    includes: Iterable[str] = (),
+    deadline_s: float = 120.0,
+    check: Callable[..., Verdict] = check_model,
+    listen: Callable[[str], None] = lambda _: None,
+) -> Judgement:
+    """Judge a contribution.
+
+    Args:
+        source: a results folder, or an archive of one.
+        published: the results folder that it would enter; default as everywhere.
+        complete: whether the contribution is to take the place of the published folder, as in a pull request: nothing
+            that is published may be missing or changed in it.
+        includes: files that register what it needs.
+        deadline_s: of each check of a model.
+        listen: is told what is being looked at.
+
+    Raises:
+        UserError: the source is none, or is the published folder itself.
+    """
+    include(includes := [str(Path(path).resolve()) for path in includes])
+    published, found = results_root(published), Judgement()
+    with opened(source) as folder:
+        if folder.resolve() == published.resolve():
+            raise UserError(f"{source}: these are the published results themselves; name others with --against")
+        with copied(published, board_names(folder)) as scratch:
+            found.merged = merge([folder], scratch)
+            found.problems += [f"`{a.board}`: {a.why}" for a in found.merged.of("refused")]
+            found.warnings += [a.why for a in found.merged.of("further attempt")]
+            _judge_boards(found, published, scratch)
+            known: dict[object, str] = {}
+            for record in found.new:
+                problems = record_problems(record, scratch, known)
+                found.problems += [f"`{record.file_name}`: {why}" for why in problems]
+            found.problems += list(_foreign_sidecars(found, scratch))
+            found.problems += list(_edited_tables(folder, published, complete))
+            found.problems += list(_missing(folder, published)) if complete else []
+    _judge_models(found, check, includes, deadline_s, listen)
+    return found
+
+
+def record_problems(record: RunRecord, root: Path, known: dict[object, str] | None = None) -> list[str]:
+    """Why a record that is whole in itself may not be published.
+
+    Args:
+        root, known: see `staleness.staleness`.
+    """
+    spec, made, problems = record.spec, record.provenance, []
+    if spec.budget.kind == "smoke" or spec.is_trial:
+        problems.append("smoke runs and trials of learning rates enter no table")
+    if spec.protocol != PROTOCOL:
+        problems.append(f"it is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}")
+    if not is_known(spec.model):
+        problems.append(f"the source of {spec.model} is not at hand; add its file to models/, or name it by --include")
+    elif spec.dataset not in DATASETS.entries():
+        problems.append(f"the data set {spec.dataset} is not registered here")
+    elif changed := staleness(record, root, known):
+        problems.append(f"its {changed} is another than the one here; run it again, or bring that one")
+    if record.status in FINAL and record.results is not None:
+        results = record.results
+        missing = {
+            "outcomes by image": results.outcomes_sha256,
+            "the digest of its weights": results.weights_sha256,
+            "the digest of its data": made.data_digest,
+            "the hash of its source": made.source_hash,
+            "the versions of what it ran with": made.versions.get("torch", ""),
+        }
+        problems += [f"it does not have {what}" for what, there in missing.items() if not there]
+    return problems + foreign(record)
+
+
+def foreign(document: Strict) -> list[str]:
+    """Paths and names of somebody's machine in a record or a sidecar."""
+    content = document.model_dump(mode="json")
+    host = content["provenance"]["hardware"].pop("host", "")
+    texts = [text for text in _texts(content) if _PATH.search(text)]
+    problems = [f"it has a path of a machine in it: {text[:120]!r}" for text in texts[:3]]
+    if host and not re.fullmatch("[0-9a-f]{16}", host):
+        problems.append(f"it has the name of a machine in it: {host[:60]!r}; this release records a hash instead")
+    return problems
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, own in value.items():
+            yield str(key)
+            yield from _texts(own)
+    elif isinstance(value, list):
+        for own in value:
+            yield from _texts(own)
+
+
+def _foreign_sidecars(found: Judgement, scratch: Path) -> Iterator[str]:
+    new = {(a.board, a.name) for a in found.merged.of("new") if a.kind == "sidecar"}
+    for board in sorted({board for board, _ in new}):
+        for sidecar in read_sidecars(scratch, board)[0]:
+            if (board, sidecar.file_name) in new:
+                yield from (f"`{sidecar.file_name}`: {why}" for why in foreign(sidecar))
+
+
+def _judge_boards(found: Judgement, published: Path, scratch: Path) -> None:
+    """Boards with something new, before and after, and what is remarkable about them."""
+    for name in dict.fromkeys(record.spec.board for record in found.new):
+        before = load_board(published, name) if name in board_names(published) else None
+        after = load_board(scratch, name)
+        found.boards.append((before, after))
+        new = [record for record in found.new if record.spec.board == name]
+        if before is not None:
+            found.problems += _other_images(before, published, new, scratch)
+            found.warnings += _about_rows(before, after, new)
+        found.warnings += [f"`{name}`: {note}" for note in repeat_notes(after)]
+        for record in new:
+            if record.status not in FINAL:
+                why = f"{record.status}: {record.reason}"
+                found.warnings.append(f"{record.spec.model} seed {record.spec.seed} has no result ({why})")
+            found.warnings += [f"{record.spec.model} seed {record.spec.seed}: {text}" for text in record.warnings]
+
+
+def _other_images(before: Board, published: Path, new: list[RunRecord], scratch: Path) -> list[str]:
+    """Runs on other data or labels than those of the board."""
+    counted = [r for own in before.counted.values() for r in own if r.status in FINAL]
+    digests = {r.provenance.data_digest for r in counted} - {""}
+    labels = set(_labels(published, counted[:1]))
+    problems = []
+    for record in (r for r in new if r.status in FINAL):
+        if digests and record.provenance.data_digest not in digests:
+            problems.append(f"`{record.file_name}`: it is of other data than the rows of {before.name}")
+        elif labels and not set(_labels(scratch, [record])) <= labels:
+            problems.append(f"`{record.file_name}`: its test images have other labels than those of {before.name}")
+    return problems
+
+
+def _labels(root: Path, records: Iterable[RunRecord]) -> Iterator[str]:
+    for record in records:
+        path = outcomes_path(root, record)
+        if path is not None and path.is_file():
+            yield read_distances(root, record)[0].labels_sha256
+
+
+def _about_rows(before: Board, after: Board, new: list[RunRecord]) -> list[str]:
+    seeds = {r.spec.seed for r, _ in before.chosen}
+    warnings = []
+    for model in dict.fromkeys(r.spec.model for r in new):
+        own = {r.spec.seed for r, _ in after.runs[model]}
+        if not own & seeds:
+            warnings.append(
+                f"{model} has no seed in common with the other rows of `{before.name}`: no paired comparison"
+            )
+    stale = [m for m, own in after.runs.items() if any(s for _, s in own)]
+    was = [m for m, own in before.runs.items() if any(s for _, s in own)]
+    return warnings + [f"the row of {m} on `{before.name}` becomes stale" for m in stale if m not in was]
+
+
+def _judge_models(
+    found: Judgement,
+    check: Callable[..., Verdict],
+    includes: list[str],
+    deadline_s: float,
+    listen: Callable[[str], None],
+) -> None:
+    """`check` on every model with new rows: source, size and citation."""
+    for record in found.new:
+        model = record.spec.model
+        if not is_known(model) or record.spec.dataset not in DATASETS.entries():
+            continue
+        if model not in found.verdicts:
+            listen(f"check {model}")
+            found.datasets[model] = record.spec.dataset
+            found.verdicts[model] = verdict = check(
+                model,
+                dataset=record.spec.dataset,
+                budget=record.spec.budget.name,
+                includes=includes,
+                deadline_s=deadline_s,
+            )
+            bad = [f for f in verdict.findings if f.status in ("fail", "skip")]
+            for finding in [f for f in bad if f.status == "fail"] or bad[:1]:
+                found.problems.append(f"{model} does not pass `equibench check`: {finding.check}: {finding.says}")
+            if not MODELS.find(model).get("source"):
+                found.problems.append(f"{model} names no source that could be cited")
+            for source in sources_of([model]):
+                if not is_known_source(source):
+                    found.warnings.append(
+                        f"{source} has no entry in bench/publish/sources.toml; it is cited as it stands"
+                    )
+        verdict = found.verdicts[model]
+        if verdict.source_hash and verdict.source_hash != record.provenance.source_hash:
+            found.problems.append(f"`{record.file_name}`: {model} as it is here has another source")
+        for name in _COUNTED if record.cost is not None and verdict.dataset == record.spec.dataset else ():
+            here, there = verdict.row.get(name), getattr(record.cost, name)
+            if here is not None and here != there:
+                why = f"{name} is {there:,}, where {model} built here has {here:,.0f}"
+                found.problems.append(f"`{record.file_name}`: {why}")
+
+
+def _edited_tables(folder: Path, published: Path, complete: bool) -> Iterator[str]:
+    """CSVs that are not what the records beside them say."""
+    for path in sorted(folder.glob("*.csv")):
+        if path.name == "reported.csv" or _same_file(path, published / path.name):
+            continue
+        name = path.name.removesuffix(".csv").removesuffix(".runs")
+        if name not in board_names(folder):
+            yield f"`{path.name}`: there are no records of such a board; tables are made from records alone"
+            continue
+        board = load_board(folder, name)
+        made = csv_text(run_rows(board) if path.name.endswith(".runs.csv") else board.frame)
+        if not board.is_table or (why := _difference(read_text(path, link=False), made)):
+            why = why if board.is_table else "smoke runs and trials have no table"
+            yield f"`{path.name}` is not what the records say ({why}); `equibench leaderboard {name}` makes it"
+    for name in board_names(folder) if complete else ():
+        if not (folder / f"{name}.csv").exists() and load_board(folder, name).is_table:
+            yield f"`{name}.csv` is missing; `equibench leaderboard {name}` makes it"
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return other.is_file() and read_text(path, link=False) == read_text(other)
+
+
+def _difference(said: str, made: str) -> str:
+    """The first cell in which two CSVs differ by more than rounding; empty where none does."""
+    tables = [list(csv.reader(io.StringIO(text))) for text in (said, made)]
+    header, *rows = tables[1]
+    if tables[0][:1] != [header]:
+        return "other columns"
+    if len(tables[0]) - 1 != len(rows):
+        return f"{some(len(tables[0]) - 1, 'row')}, not {len(rows)}"
+    for was, own in zip(tables[0][1:], rows, strict=True):
+        for column, a, b in zip(header, was, own, strict=False):
+            if a != b and column not in _NOT_COMPARED and not _close(a, b):
+                return f"{own[0]}: {column} is {a[:40] or 'empty'}, not {b[:40] or 'empty'}"
+        if len(was) != len(own):
+            return f"{own[0]}: a row of {len(was)} cells"
+    return ""
+
+
+def _close(a: str, b: str) -> bool:
+    try:
+        return abs(float(a) - float(b)) <= 1e-6 * max(abs(float(a)), abs(float(b)))
+    except ValueError:
+        return False
+
+
+def _missing(folder: Path, published: Path) -> Iterator[str]:
+    """Published files that a contribution removes, or changes."""
+    patterns = ("*/*.json", *(f"*/{part}/*.json" for part in PARTS))
+    for path in sorted(p for pattern in patterns for p in (published / "runs").glob(pattern)):
+        own = folder / path.relative_to(published)
+        name = path.relative_to(published)
+        if not own.is_file():
+            yield f"`{name}` is published, and missing here; nothing that was measured is removed"
+        elif read_text(own, link=False) != read_text(path):
+            yield f"`{name}` is published with another content; records are never changed"
+
+
+def rank_changes(before: Board | None, after: Board) -> list[str]:
+    """What changes in the ranks of a board, by model."""
+    changes = []
+    for model in after.ranks:
+        now = rank_text(after, model) or "none"
+        if before is None or model not in before.runs:
+            changes.append(f"{model} enters with rank {now}")
+        elif (was := rank_text(before, model) if model in before.ranks else "none") != now:
+            changes.append(f"{model}: rank {was or 'none'} → {now}")
+    return changes

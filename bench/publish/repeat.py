@@ -1,0 +1,107 @@
+"""What repeats a board, or a family of boards: suites as files, and the commands that run them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...registry import MODELS, UserError
+from ..boards.board import Board
+from ..boards.families import AXES, BoardFamily
+from ..records.record import RunRecord
+from ..spec.recipe import is_tuned
+from ..spec.suite import PROTOCOL, Suite
+
+#: Where a repetition goes: beside the records that are there, a run would be found finished.
+RESULTS = "repeated"
+
+
+def suites_of(board: Board) -> dict[str, Suite]:
+    """The suites that ask for exactly the runs of a board, by the names of their files.
+
+    It is one suite, unless models have different seeds, classes or profiles of equivariance.
+    """
+    own: dict[str, list[RunRecord]] = {}
+    for record, _ in board.chosen:
+        own.setdefault(record.spec.model, []).append(record)
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for model, records in own.items():
+        alike.setdefault(_asked(records, board), []).append(model)
+    named = zip(_names(board.name, len(alike)), alike.items(), strict=True)
+    return {name: _suite(name, board, models, *asked) for name, (asked, models) in named}
+
+
+def _names(board: str, count: int) -> list[str]:
+    return [board] if count == 1 else [f"{board}-{i}" for i in range(1, count + 1)]
+
+
+def _asked(records: list[RunRecord], board: Board) -> tuple[Any, ...]:
+    """What runs of a model were asked for with: seeds, class, reference count, profile of equivariance."""
+    seeds = tuple(sorted(r.spec.seed for r in records))
+    contexts = {(r.context.parameter_class, r.context.reference_parameters) for r in records}
+    size = contexts.pop() if len(contexts) == 1 else ("as-published", None)
+    full = all(r.run_id in board.sidecars for r in records if r.results is not None) and bool(board.sidecars)
+    return seeds, *size, "full" if full else "core"
+
+
+def _suite(
+    name: str, board: Board, models: list[str], seeds: tuple[int, ...], size: str, count: int | None, profile: str
+) -> Suite:
+    spec = board.chosen[0][0].spec
+    values = {
+        "name": name, "title": f"The runs of board {board.name}", "dataset": spec.dataset,
+        "budget": spec.budget.name, "recipe": spec.recipe.name, "profile": spec.profile, "fit": spec.fit,
+        "train_images": spec.train_images, "class": size, "reference_parameters": count,
+        "reference_model": board.reference, "equivariance": profile, "models": models,
+        "seeds": len(seeds) if seeds == tuple(range(len(seeds))) else list(seeds),
+    }  # fmt: skip
+    return Suite.model_validate(values)
+
+
+def suite_file(suite: Suite, several: Mapping[str, list[Any]] | None = None) -> str:
+    """The file of a suite; what is as without a key is left out.
+
+    Args:
+        several: of a family of boards, the values of `families.AXES`.
+    """
+    values = suite.model_dump(by_alias=True, exclude_defaults=True, exclude={"name"})
+    values |= {"seeds": suite.seeds, **(several or {})}
+    # JSON's texts, numbers and lists are TOML's as well.
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def family_file(family: BoardFamily) -> str:
+    """The file of the suite of a family of boards."""
+    suites = [p.suite for p in family.points]
+    several = {axis: list(dict.fromkeys(getattr(s, axis) for s in suites)) for axis in AXES}
+    return suite_file(suites[0], {axis: values for axis, values in several.items() if len(values) > 1})
+
+
+def commands(names: Iterable[str], recipe: str, board: str = "") -> list[str]:
+    """The commands that run suites whose files were downloaded, and show the board that they make together."""
+    files = [f"{name}.toml" for name in names]
+    asked = [f"equibench tune {file} --results {RESULTS}" for file in files if is_tuned(recipe)]
+    asked += [f"equibench run {file} --results {RESULTS}" for file in files]
+    return asked + ([f"equibench leaderboard {board} --results {RESULTS}"] if len(files) > 1 else [])
+
+
+def cautions(board: Board) -> list[str]:
+    """What a reader must know who repeats a board."""
+    spec = board.chosen[0][0].spec
+    found = []
+    if unknown := [m for m in board.runs if not _is_registered(m)]:
+        found.append(f"Not shipped with equibench: {', '.join(unknown)}. Give their files with --include FILE.")
+    if spec.budget.kind == "T":
+        found.append("Steps are measured anew: another kind of device makes a board of its own.")
+    if spec.protocol != PROTOCOL:
+        found.append(f"The board is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}.")
+    return found
+
+
+def _is_registered(model: str) -> bool:
+    try:
+        MODELS.find(model)
+    except UserError:
+        return False
+    return True

@@ -1,0 +1,211 @@
+"""What was measured, as objects that a notebook shows: boards, and all runs as one table."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import UserError, nearest
+from ..boards.board import Board, find_board
+from ..boards.board import load_board as read
+from ..boards.notes import board_heading, board_notes
+from ..boards.rows import compared_columns, run_rows
+from ..boards.statistics import compare
+from ..boards.table import alignment, board_table, table_rows
+from ..records.outcomes import outcomes_path, read_predictions
+from ..records.record import board_names
+from ..tools.files import results_root
+from .display import is_notebook
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def load_board(name: str, results: str | Path | None = None) -> Leaderboard:
+    """A board by its name, with or without the version at the end.
+
+    Args:
+        results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+
+    Raises:
+        UserError: there is no such board.
+    """
+    root = results_root(results)
+    return Leaderboard(read(root, find_board(name, root)))
+
+
+def load_runs(board: str | None = None, results: str | Path | None = None) -> pd.DataFrame:
+    """One row a run, with everything that its record says in numbers.
+
+    Of several attempts at a run it has the one that its board shows. The first column is the board, `run` is the id.
+
+    Args:
+        board: of this board alone; of all boards without.
+
+    Raises:
+        UserError: there is no such board.
+    """
+    import pandas as pd
+
+    root = results_root(results)
+    names = [find_board(board, root)] if board is not None else board_names(root)
+    frames = []
+    for name in names:
+        frame = run_rows(read(root, name))
+        if not frame.empty:
+            frame.insert(0, "board", name)
+            frames.append(frame.astype(object))
+    return pd.concat(frames, ignore_index=True).infer_objects() if frames else pd.DataFrame({"board": []})
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A board; it prints as its table, and a notebook shows it as one.
+
+    Attributes:
+        board: the records that count, and what they say together; see `bench.boards.board`.
+    """
+
+    board: Board
+
+    @property
+    def name(self) -> str:
+        return self.board.name
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, the best mean test accuracy first."""
+        return list(self.board.frame["model"]) if self.board.chosen else []
+
+    def table(self) -> pd.DataFrame:
+        """One row a model; columns as in the board's CSV."""
+        return self.board.frame.copy()
+
+    def runs(self) -> pd.DataFrame:
+        """One row a run; columns as in the board's ``.runs.csv``."""
+        return run_rows(self.board)
+
+    def against(self, model: str) -> pd.DataFrame:
+        """Paired differences of every other model to this one, the largest first.
+
+        Columns: `diff_mean_pct` in points with half of its 95 % interval `diff_ci95_pct`, `p`, `p_holm` (corrected over
+        all rows of this table), `agree_pct` (test images of which both predict the same class), and what else the
+        board's CSV says of a comparison.
+
+        Raises:
+            UserError: the model has no result here.
+        """
+        import pandas as pd
+
+        samples = self.board.samples
+        if model not in samples:
+            raise UserError(f"{model!r} has no result on {self.name}; {nearest(model, samples)}")
+        family = sorted(compare(samples, model), key=lambda c: -c.difference)
+        rows = [
+            {"model": c.model, "reference_model": c.reference, **compared_columns(c)}
+            | {"agree_pct": self.board.agreement(c.model, c.reference)}
+            for c in family
+        ]
+        return pd.DataFrame(rows, columns=["model", "reference_model", *compared_columns(None), "agree_pct"])
+
+    def ranks(self) -> pd.DataFrame:
+        """The lowest and the highest rank that is possible for each model, with 95 % confidence for all together.
+
+        By model; missing where a model has no rank. See docs/statistics.md.
+        """
+        import pandas as pd
+
+        ranks = {model: self.board.ranks.get(model) or (None, None) for model in self.models}
+        frame = pd.DataFrame.from_dict(ranks, orient="index", columns=["rank_low", "rank_high"])
+        return frame.rename_axis("model").astype("Int64")
+
+    def plot(self, name: str = "accuracy-flops") -> Axes:
+        """One of the plots of the published site, as a matplotlib axis; a notebook shows it at once.
+
+        Args:
+            name: ``accuracy-parameters``, ``accuracy-flops``, ``accuracy-seconds``, ``accuracy-equivariance``,
+                ``error-angle``, ``accuracy-angle``, ``learning-curves`` or ``differences``.
+
+        Raises:
+            UserError: there is no such plot, or this board has nothing to draw in it.
+        """
+        from ..publish.plots.figures import PLOTS, Drawn
+        from ..publish.plots.style import house_style
+
+        found = {plot.stem: plot for plot in PLOTS}
+        if name not in found:
+            raise UserError(f"there is no plot {name!r}; {nearest(name, found)}")
+        with house_style():
+            figure = found[name].draw(Drawn(self.board)) if self.board.chosen else None
+            if figure is None:
+                needs = f"; it needs {found[name].needs}" if found[name].needs else ""
+                raise UserError(f"{self.name} has nothing to draw for {name!r}{needs}")
+            if is_notebook():
+                from .display import show_figure
+
+                show_figure(figure)
+        return figure.axes[0]
+
+    def predictions(self, model: str | None = None) -> pd.DataFrame:
+        """The predicted class of every test image: one row an image, in the order of the test set.
+
+        The first column is `label`, the others are runs, by (model, seed). A prediction of -1 means that the logits
+        were no numbers. Runs whose outcomes by image were not kept are left out.
+
+        Args:
+            model: of this model alone; of all without.
+
+        Raises:
+            UserError: there is no such model, no run has kept its outcomes, or they are of different test sets.
+        """
+        import numpy as np
+        import pandas as pd
+
+        board, root = self.board, self.board.root
+        if model is not None and model not in board.counted:
+            raise UserError(f"{model!r} has no run on {self.name}; {nearest(model, board.counted)}")
+        columns: dict[tuple[str, str | int], Any] = {}
+        for record in (r for own in board.counted.values() for r in own if model in (None, r.spec.model)):
+            path = outcomes_path(root, record) if root is not None else None
+            if root is None or path is None or not path.exists():
+                continue
+            predicted, labels, classes = read_predictions(root, record)
+            if not np.array_equal(columns.setdefault(("label", ""), labels), labels):
+                raise UserError(f"the runs of {self.name} are of different test sets; ask for one model")
+            columns[record.spec.model, record.spec.seed] = np.where(predicted == classes, -1, predicted)
+        if not columns:
+            raise UserError(f"no run of {model or self.name} has kept its outcomes by image")
+        return pd.DataFrame(columns, columns=pd.MultiIndex.from_tuples(columns, names=["model", "seed"])).rename_axis(
+            index="image"
+        )
+
+    def __repr__(self) -> str:
+        board = self.board
+        if board.is_table:
+            return board_table(board)
+        return "\n".join(_line(record) for record, _ in board.chosen) or f"{board.name}: no runs"
+
+    def _repr_html_(self) -> str:
+        board = self.board
+        if not board.is_table:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        return html_table(
+            board_heading(board), table_rows(board, board.frame), board_notes(board, board.frame, here=True)
+        )
+
+
+def html_table(heading: str, rows: list[dict[str, str]], notes: list[str]) -> str:
+    """A table of texts with its heading and notes, for a notebook."""
+    from tabulate import tabulate
+
+    table = tabulate(rows, headers="keys", tablefmt="html", disable_numparse=True, colalign=alignment(rows))
+    small = "<br>".join(map(html.escape, notes))
+    return f"<div><p>{html.escape(heading)}</p>{table}<p><small>{small}</small></p></div>"
+
+
+def _line(record: Any) -> str:
+    """A run that is barred from tables."""
+    return f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip()

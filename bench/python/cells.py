@@ -1,0 +1,282 @@
+"""Models and data sets that a notebook's cell, or the script itself, registers: as files, which other processes import.
+
+A run's process knows nothing of a notebook. So the statements that a registered function needs, and those that these
+need, are taken from the cells as they were executed and written into one file. The file is what runs, what is hashed,
+and what is kept: the record says its name.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import symtable
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
+from math import inf
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...registry import UserError, forget, include
+from ...source import program_hash
+from ..tools.files import write_exclusively
+
+#: The folder of such files below the results folder.
+SOURCES = "sources"
+_ADVICE = "or put the model into a file of its own and give it as includes=[…]"
+_FUTURE = "from __future__ import annotations\n"
+#: Statements that set their names to the same values whenever they run; of others nobody knows which round was meant.
+_PLAIN = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
+    ast.If, ast.Try, ast.With,
+)  # fmt: skip
+#: The file that stands for each registered function by now.
+_files: dict[str, Path] = {}
+
+
+def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]:
+    """Register, for this process and those that it starts, what functions of the notebook or script register.
+
+    Args:
+        folder: results folder, below which the files are kept; None: for this process alone.
+        wanted: names of models and data sets that are about to be used.
+
+    Returns:
+        The files of the functions that are there now.
+
+    Raises:
+        UserError: the source of one that is wanted cannot be had; of others this is a warning.
+    """
+    main, found = sys.modules["__main__"], []
+    for function in _registered(main):
+        try:
+            found.append(_include(function.__name__, _program(main), folder))
+        except UserError as error:
+            if any(_is_called(name, function) for name in wanted):
+                raise
+            warnings.warn(str(error), stacklevel=3)
+    return found
+
+
+def _registered(main: ModuleType) -> list[Callable[..., Any]]:
+    """Functions of the notebook or script that a decorator of ours has marked, each once."""
+    functions = [value for value in vars(main).values() if isinstance(value, type(_registered))]
+    own = [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
+    return list(dict.fromkeys(own))
+
+
+def _is_called(name: str, function: Callable[..., Any]) -> bool:
+    """Whether a name of a model, with its wrappers, may be one that the function registers."""
+    patterns = [re.sub(r"\\\{.*?\\\}", ".+", re.escape(n)) for n in function.equibench_names]  # type: ignore[attr-defined]
+    return any(re.fullmatch(pattern, part) for part in name.split("+") for pattern in patterns)
+
+
+def _include(function: str, program: Program, folder: Path | None) -> Path:
+    text = program.file_of(function)
+    # Words change neither the name nor the hash of a run.
+    name = f"{function.replace('_', '-')}-{program_hash(text)[:8]}.py"
+    before = _files.get(function)
+    if before is not None and before.name == name and folder in (None, before.parent.parent) and before.is_file():
+        return before
+    path = ((folder / SOURCES) if folder is not None else Path(_temporary().name)) / name
+    with suppress(FileExistsError):
+        write_exclusively(path, text.encode())
+    if program_hash(path.read_text(encoding="utf-8")) != program_hash(text):
+        raise UserError(f"{path}: this file was changed by hand; remove it, and the cell's source is written again")
+    if before is not None:
+        forget(before)
+    include([path])
+    _files[function] = path
+    return path
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="equibench-cells-")
+
+
+def _program(main: ModuleType) -> Program:
+    """What the notebook has executed so far, or the script's file."""
+    shell = vars(main).get("get_ipython")
+    if callable(shell) and shell() is not None:
+        return Program(list(shell().user_ns.get("In", ())), vars(main), Path.cwd())
+    file = getattr(main, "__file__", None)
+    if file is None:
+        raise UserError(f"Python keeps no source of what is typed here: use a notebook or a script, {_ADVICE}")
+    return Program([Path(file).read_text(encoding="utf-8-sig")], vars(main), Path(file).resolve().parent)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of the top level of a cell.
+
+    Attributes:
+        place: the order in which it was executed.
+        binds: names that it sets.
+        now: names that it reads when it is executed.
+        later: names that functions in it read when they are called.
+    """
+
+    place: int
+    node: ast.stmt
+    text: str
+    binds: frozenset[str]
+    now: frozenset[str]
+    later: frozenset[str]
+
+
+@dataclass
+class Program:
+    """Executed cells, and what of them a function needs.
+
+    Args:
+        cells: their sources, in the order of their execution.
+        values: what the names stand for now.
+        home: folder whose modules another process would not find.
+    """
+
+    cells: list[str]
+    values: dict[str, Any]
+    home: Path
+    _places: Iterator[int] = field(default_factory=count)
+    _chosen: dict[str, Statement] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.defined: dict[str, list[Statement]] = {}
+        self.changed: set[str] = set()
+        self.is_future = False
+        for cell in self.cells:
+            with suppress(SyntaxError, ValueError):  # it was not executed either
+                self._read(cell)
+
+    def _read(self, cell: str) -> None:
+        for node in ast.parse(cell).body:
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+                self.is_future = True
+                continue
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+            text = "\n".join(cell.splitlines()[first - 1 : node.end_lineno])
+            if first == node.lineno:  # several statements may share a line
+                text = ast.get_source_segment(cell, node) or text
+            statement = Statement(next(self._places), node, text, *_names(node, text, self.is_future))
+            for name in statement.binds:
+                self.defined.setdefault(name, []).append(statement)
+            self.changed |= _changed(node)
+
+    def file_of(self, function: str) -> str:
+        """A file that registers what `function` registers, with all that it needs.
+
+        Raises:
+            UserError: something that it needs has no source here.
+        """
+        self._chosen = {}
+        self._need(function, inf, f"{function}()", set())
+        used = sorted(self._chosen.values(), key=lambda s: s.place)
+        texts = [s.text if function in s.binds else _bare(s) for s in used]
+        return (_FUTURE if self.is_future else "") + "\n\n".join(texts) + "\n"
+
+    def _need(self, name: str, before: float, user: str, seen: set[tuple[str, int]]) -> None:
+        own = [s for s in self.defined.get(name, ()) if s.place < before]
+        if not own:
+            if hasattr(builtins, name) or name in ("__name__", "__file__"):
+                return
+            raise UserError(
+                f"{user} needs {name!r}, which no executed cell sets at its top level; set it there, {_ADVICE}"
+            )
+        statement, last = own[-1], self.defined[name][-1]
+        if not isinstance(statement.node, _PLAIN) or name in statement.now & statement.binds or self._is_changed(name):
+            raise UserError(
+                f"{user} needs {name!r}, which cells change after they set it, so that its source does not say what it"
+                f" is; set it in one statement, {_ADVICE}"
+            )
+        # Two ways to import one module are the same.
+        if statement.text != last.text and not isinstance(self.values.get(name), ModuleType):
+            raise UserError(
+                f"{user} was made before a cell set {name!r} anew; execute the cell with {user} again, {_ADVICE}"
+            )
+        self._refuse_neighbour(statement.node, user)
+        known = self._chosen.get(statement.text)
+        if known is None or statement.place < known.place:
+            self._chosen[statement.text] = statement
+        if (name, statement.place) in seen:
+            return
+        seen.add((name, statement.place))
+        for other in sorted(statement.now):
+            self._need(other, statement.place, _called(statement, name), seen)
+        for other in sorted(statement.later):
+            self._need(other, before, _called(statement, name), seen)
+
+    def _is_changed(self, name: str) -> bool:
+        # Settings of a library are no part of a model: a run's process has its own.
+        return name in self.changed and not isinstance(self.values.get(name), ModuleType)
+
+    def _refuse_neighbour(self, node: ast.stmt, user: str) -> None:
+        """See that an import does not lead to a file beside the notebook, which a run's process would not find."""
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            return
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        for top in {name.partition(".")[0] for name in names} - {"equibench"}:
+            file = getattr(sys.modules.get(top), "__file__", None)
+            if file is None:
+                continue
+            path = Path(file).resolve()
+            if (path.parent.parent if path.stem == "__init__" else path.parent) == self.home.resolve():
+                raise UserError(
+                    f"{user} imports {path.name}, which lies beside the notebook, where no run looks for it; put the"
+                    " model into a file there and give that as includes=[…]"
+                )
+
+
+def _called(statement: Statement, name: str) -> str:
+    return f"{name}()" if isinstance(statement.node, ast.FunctionDef) else name
+
+
+def _bare(statement: Statement) -> str:
+    """The statement without decorators that register: each file registers what its own function does."""
+    node = statement.node
+    own = getattr(node, "decorator_list", [])
+    kept = [d for d in own if not ast.unparse(d).split("(")[0].split(".")[-1].startswith("register_")]
+    if len(kept) == len(own):
+        return statement.text
+    node.decorator_list = kept  # type: ignore[attr-defined]
+    return ast.unparse(node)
+
+
+def _names(node: ast.stmt, text: str, is_future: bool) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """What a statement binds, what it reads when it is executed, and what functions in it read later."""
+    top = symtable.symtable((_FUTURE if is_future else "") + text, "cell", "exec")
+    now: set[str] = set()
+    later: set[str] = set()
+
+    def look(table: symtable.SymbolTable, into: set[str]) -> None:
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (table is top or symbol.is_global()):
+                into.add(symbol.get_name())
+        for child in table.get_children():
+            # A class and a comprehension run where they stand, a function when it is called.
+            runs = child.get_type() != "function" or child.get_name() in ("listcomp", "setcomp", "dictcomp", "genexpr")
+            look(child, into if runs else later)
+
+    look(top, now)
+    binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    return frozenset(binds - ({"annotations"} if is_future else set())), frozenset(now), frozenset(later)
+
+
+def _changed(node: ast.stmt) -> set[str]:
+    """Names whose values a statement changes in place: ``a.b = …``, ``a[0] = …``, ``del a.b``."""
+    targets: list[ast.expr | None] = getattr(node, "targets", None) or [getattr(node, "target", None)]
+    found: set[str] = set()
+    for target in targets:
+        inner = target
+        while isinstance(inner, ast.Attribute | ast.Subscript):
+            inner = inner.value
+        if inner is not target and isinstance(inner, ast.Name):
+            found.add(inner.id)
+    return found

@@ -1,0 +1,88 @@
+"""What a notebook shows: how runs go on, and figures."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..cli.progress import Live, listener_for
+from ..runner.head_to_head import Listener
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Seconds from one picture of the progress to the next.
+EVERY_S = 0.5
+_FORMAT = '<pre style="line-height: 1.2">{code}</pre>'
+
+
+def is_notebook() -> bool:
+    """Whether what is displayed goes to a notebook."""
+    import sys
+
+    shell = vars(sys.modules["__main__"]).get("get_ipython")
+    return callable(shell) and getattr(shell(), "kernel", None) is not None
+
+
+def watcher(progress: bool | None) -> Listener:
+    """What is seen of runs.
+
+    Args:
+        progress: True: bars; False: failures alone; None: bars where somebody sees them, in a terminal or a notebook.
+    """
+    if progress is not False and is_notebook():
+        return NotebookProgress()
+    return Live() if progress else listener_for(quiet=progress is False)
+
+
+class NotebookProgress(Live):
+    """The bars of a terminal in one output of a notebook's cell, and below them what must be known."""
+
+    def __init__(self) -> None:
+        from IPython.display import HTML, display
+
+        super().__init__()
+        self._html, self._said = HTML, ""
+        self._drawn = 0.0
+        self._output = display(HTML(""), display_id=True)
+
+    def preparing(self, what: str) -> None:
+        self._draw(f"preparing: {what}")
+
+    def _begin(self) -> None:
+        self._draw()
+
+    def event(self, job: Any, event: dict[str, Any]) -> None:
+        super().event(job, event)
+        if event["event"] == "done" or time.monotonic() - self._drawn > EVERY_S:
+            self._draw()
+
+    def _say(self, text: str) -> None:
+        self._said += f"{text}\n"
+        self._draw()
+
+    def closed(self) -> None:
+        self._draw()
+
+    def _draw(self, above: str = "") -> None:
+        from rich.console import Console
+
+        console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False, highlight=False)
+        if above:
+            console.print(above, markup=False)
+        if self._progress.tasks:
+            console.print(self._progress.get_renderable())
+        if self._said:
+            console.print(self._said.rstrip(), markup=False)
+        self._drawn = time.monotonic()
+        self._output.update(self._html(console.export_html(inline_styles=True, code_format=_FORMAT)))
+
+
+def show_figure(figure: Figure) -> None:
+    """Show a figure in a notebook; it belongs to no window, so that nothing else would."""
+    from IPython.display import Image, display
+
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    display(Image(stream.getvalue(), width=int(figure.get_figwidth() * 100)))

@@ -1,0 +1,197 @@
+"""Models, data sets and suites by name: lists, networks to build, to check, and to load as they were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import DATASETS, MODELS, UserError, include, parse_shape
+from ...registry import build_model as build
+from ..tools.files import results_root
+from .cells import SOURCES, include_cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from ..records.verdict import Verdict
+    from ..training.trained import TrainedModel
+
+#: Of models that declare no input.
+_INPUT = "1x28x28->10"
+
+
+def list_models(*patterns: str, dataset: str | None = None, includes: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """The registered models that fit any of the patterns, as in a shell; all without.
+
+    Args:
+        dataset: those alone that can be built for its images.
+        includes: files that register models.
+    """
+    from ..cli.list import model_rows
+
+    include(includes)
+    include_cells(None)
+    return _frame(model_rows(patterns, dataset))
+
+
+def list_datasets(*patterns: str, includes: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """The registered data sets that fit any of the patterns, as in a shell; all without."""
+    from ..cli.list import dataset_rows
+
+    include(includes)
+    include_cells(None)
+    return _frame(dataset_rows(patterns))
+
+
+def list_suites(*patterns: str) -> pd.DataFrame:
+    """The shipped suites that fit any of the patterns, as in a shell; all without. `examples` are training images."""
+    from ..cli.list import suite_rows
+
+    return _frame(suite_rows(patterns))
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows)
+
+
+def build_model(
+    name: str,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    *,
+    dataset: str | None = None,
+    seed: int | None = None,
+) -> nn.Module:
+    """A network by the name of its registration, wrappers (``+…``) included, with initial weights.
+
+    It maps normalised images (batch, channels, size, size) to logits (batch, classes).
+
+    Args:
+        in_channels, num_classes, image_size: of the images; default: those of `dataset`, else the first input that the
+            model declares.
+        dataset: a registered data set.
+        seed: of a run, whose initial weights it gets; torch's global generator is left as it is. Without one, weights
+            come from that generator.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    import torch
+
+    from ..spec.seeds import derive
+
+    include_cells(None, [name])
+    resolved = MODELS.find(name)
+    if dataset is not None:
+        fields = DATASETS.find(dataset).entry.fields
+        channels, size, classes = fields["shape"][0], fields["shape"][1], fields["classes"]
+    else:
+        channels, size, classes = parse_shape(next(iter(resolved.get("params") or {}), _INPUT), resolved.entry.where)
+    with torch.random.fork_rng([]) if seed is not None else nullcontext():
+        if seed is not None:
+            torch.manual_seed(derive(seed, "weights"))
+        model: nn.Module = build(name, in_channels or channels, num_classes or classes, image_size or size)
+    return model
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found; it prints as ``equibench check`` does.
+
+    Attributes:
+        verdict: all findings; see docs/check.md.
+    """
+
+    verdict: Verdict
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model may enter the registry."""
+        return self.verdict.accepted
+
+    def table(self) -> pd.DataFrame:
+        """One row a check: `check`, `status` (pass, fail, note, skip), what it `says`, and what to `do`."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(f) for f in self.verdict.findings])[["check", "status", "says", "do"]]
+
+    def __repr__(self) -> str:
+        from ..cli.check import text_of
+
+        return text_of(self.verdict)
+
+
+def check(
+    model: str,
+    *,
+    dataset: str | None = None,
+    budget: str | None = None,
+    includes: Iterable[str | Path] = (),
+    results: str | Path | None = None,
+) -> Checked:
+    """May a model enter the registry? Under a minute on a CPU for a model of 25 thousand parameters.
+
+    The verdict is kept in the results folder, and the records of runs of the same source say it.
+
+    Args:
+        model: by the name of its registration.
+        dataset: whose board it is to enter; the first with an input that the model declares.
+        budget: of that board; ``e20``.
+        includes: files that register models or data sets.
+        results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+
+    Raises:
+        UserError: model, data set or budget do not exist.
+    """
+    from ..check.session import BUDGET, check_model
+    from ..records.kept_verdicts import keep
+
+    root = results_root(results)
+    files = [*includes, *include_cells(root, filter(None, (model, dataset)))]
+    verdict = check_model(model, dataset=dataset, budget=budget or BUDGET, includes=files)
+    keep(root, verdict)
+    return Checked(verdict)
+
+
+def load_model(
+    run: str,
+    *,
+    results: str | Path | None = None,
+    data_root: str | Path | None = None,
+    includes: Iterable[str | Path] = (),
+    device: str = "cpu",
+) -> TrainedModel:
+    """The network of a finished run with its final weights and its normalisation, in evaluation mode.
+
+    It takes images as the data set has them, integers (batch, channels, size, size), and returns logits (batch,
+    classes). Its attributes are `network`, `normalise`, `data` and `record`.
+
+    Args:
+        run: the beginning of its id, the column `run` of `load_runs`.
+        results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+        data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
+        includes: files that register the model or the data set; one that a notebook registered is found.
+
+    Raises:
+        UserError: there is no such run, its weights are not kept here, or its source or data have changed since.
+    """
+    from ..training.full_profile import find_record
+    from ..training.trained import trained_model
+
+    root = results_root(results)
+    record = find_record(run, root, "load_model")
+    include(includes)
+    include_cells(root)
+    own = [root / SOURCES / name.strip() for name in record.provenance.origin.split(",")]
+    try:
+        MODELS.find(record.spec.model)
+    except UserError:
+        include(path for path in own if path.is_file())
+    return trained_model(root, record, device, data_root)

@@ -1,0 +1,199 @@
+"""Head-to-heads from Python: what is missing is trained, and the result is the table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...registry import UserError, include
+from ..boards.families import AXES, BoardFamily, check_points, family_of_boards, find_points, points_of
+from ..boards.family_table import family_text, point_rows
+from ..records.record import RunRecord
+from ..runner.head_to_head import Listener, Outcome
+from ..runner.head_to_head import run as run_suite
+from ..spec.suite import Suite
+from ..tools.files import results_root
+from ..tools.machine import Machine
+from .boards import Leaderboard
+from .cells import include_cells
+from .display import watcher
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The longest command that a record keeps.
+_LONGEST = 300
+
+
+def run(
+    suite: str | Path | Mapping[str, Any] | Suite | None = None,
+    *,
+    dataset: str | None = None,
+    models: Iterable[str] | None = None,
+    budget: str | list[str] | None = None,
+    seeds: int | list[int] | None = None,
+    results: str | Path | None = None,
+    data_root: str | Path | None = None,
+    includes: Iterable[str | Path] = (),
+    device: str = "auto",
+    jobs: int | None = None,
+    machine: Machine | None = None,
+    progress: bool | None = None,
+    listener: Listener | None = None,
+    refresh: bool = False,
+    **keys: Any,
+) -> Result:
+    """Train what is missing of a head-to-head. Runs that are finished are not run again.
+
+    Each run is a process of its own, as from the command line. Models that the notebook or script itself registers are
+    found; their source is kept in the folder ``sources`` of the results.
+
+    Args:
+        suite: name of a shipped suite, path of a suite's file, or the keys and values of one; see docs/suites.md.
+        dataset, models, budget, seeds: instead of the suite's, or without a suite. Several budgets are a family of
+            boards.
+        results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+        data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
+        includes: files that register models or data sets.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
+        jobs: runs at a time; default one a device, on a CPU as many as cores, four at most.
+        machine: all that can be said of where and how runs are executed, instead of `device` and `jobs`.
+        progress: True: bars; False: failures alone; default: bars where somebody sees them.
+        listener: hears how it goes on, instead of the bars.
+        refresh: run again what has become stale.
+        keys: any further key of a suite, as ``recipe="paper"`` or ``train_images=[500, 2_000]``.
+
+    Raises:
+        UserError: something that was given is wrong; nothing was trained.
+    """
+    given = {"dataset": dataset, "models": None if models is None else list(models), "budget": budget, "seeds": seeds}
+    given = {key: value for key, value in (given | keys).items() if value is not None}
+    root, includes = results_root(results), list(includes)
+    include(includes)
+    points = _points(suite, given)
+    wanted = {name for point in points for name in (point.dataset, *point.models)}
+    includes += include_cells(root, wanted)
+    if len(points) > 1:
+        check_points(points, root)
+    outcomes = [
+        run_suite(
+            point,
+            results=root,
+            machine=replace(machine or Machine(device, jobs), command=_command(suite, given)),
+            data_root=data_root,
+            includes=includes,
+            listener=listener or watcher(progress),
+            refresh=refresh,
+        )
+        for point in points
+    ]
+    return Result(outcomes)
+
+
+def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[str, Any]) -> list[Suite]:
+    """The suite, or the points of the family, with what is given instead."""
+    if isinstance(suite, str | Path):
+        found = find_points(str(suite))
+        values = found[0].model_dump(by_alias=True)
+        values |= {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
+        where = f"suite {str(suite)!r}" + (" with what is given" if given else "")
+    else:
+        values = dict(suite.model_dump(by_alias=True) if isinstance(suite, Suite) else suite or {})
+        where = "equibench.run"
+    values = {"name": "ad-hoc", **values, **given}
+    missing = [key for key in ("dataset", "models", "budget") if key not in values]
+    if missing:
+        raise UserError(
+            f"equibench.run: name a suite (equibench.list_suites()), or give dataset, models and budget;"
+            f" {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        )
+    return points_of(values, where)
+
+
+def _command(suite: Any, given: dict[str, Any]) -> str:
+    """The call as records keep it, without folders of this machine."""
+    shown = [repr(Path(suite).name)] if isinstance(suite, str | Path) else [] if suite is None else ["…"]
+    text = f"equibench.run({', '.join([*shown, *(f'{key}={value!r}' for key, value in given.items())])})"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a head-to-head came to; it prints as its table, and a notebook shows it as one.
+
+    Attributes:
+        outcomes: of each board, in the order of the family; of an ordinary suite there is one.
+    """
+
+    outcomes: list[Outcome]
+
+    @property
+    def boards(self) -> list[Leaderboard]:
+        """The rows of the suite on each of its boards: comparisons and ranks are over these alone."""
+        return [Leaderboard(o.board.of_suite(o.suite)) for o in self.outcomes]
+
+    @property
+    def board(self) -> Leaderboard:
+        """The one board of an ordinary suite.
+
+        Raises:
+            UserError: there are several.
+        """
+        if len(self.outcomes) > 1:
+            raise UserError(f"this is a family of {len(self.outcomes)} boards; take one of `boards`")
+        return self.boards[0]
+
+    @property
+    def family(self) -> BoardFamily:
+        """All boards together."""
+        return family_of_boards([(o.suite, o.board) for o in self.outcomes])
+
+    def table(self) -> pd.DataFrame:
+        """One row a model, of a family one row a model and board."""
+        return self.board.table() if len(self.outcomes) == 1 else point_rows(self.family)
+
+    @property
+    def ran(self) -> dict[str, tuple[str, str]]:
+        """Status and reason of the runs of this call, by id."""
+        return {run: what for o in self.outcomes for run, what in o.ran.items()}
+
+    @property
+    def skipped(self) -> int:
+        """How many runs were finished before."""
+        return sum(o.skipped for o in self.outcomes)
+
+    @property
+    def stale(self) -> dict[str, str]:
+        """Finished runs whose source, data or recipe has changed since, and what has; ``refresh=True`` runs them."""
+        return {run: what for o in self.outcomes for run, what in o.stale.items()}
+
+    @property
+    def failed(self) -> list[tuple[RunRecord, str]]:
+        """Runs that were not completed."""
+        return [run for o in self.outcomes for run in o.failed]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of runs that were not made, or have no result."""
+        stale = [f"{run}: not run again although its {what} changed since; refresh=True does it"
+                 for run, what in self.stale.items()]  # fmt: skip
+        return stale + [s for o in self.outcomes for s in o.failures("the same call tries again")]
+
+    def __repr__(self) -> str:
+        if len(self.outcomes) == 1:
+            text = repr(self.board)
+        else:
+            text = family_text(self.family) if self.family.measured else "\n".join(map(repr, self.boards))
+        return "\n".join([text, *self.notes])
+
+    def _repr_html_(self) -> str:
+        if len(self.outcomes) == 1:
+            shown = self.board._repr_html_()
+        elif self.family.measured:
+            shown = f"<pre>{html.escape(family_text(self.family))}</pre>"
+        else:
+            shown = "".join(b._repr_html_() for b in self.boards)
+        return shown + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)

@@ -1,0 +1,113 @@
+"""What is to run of a suite, as which attempt, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...registry import UserError
+from ..records.checkpoint_files import discard
+from ..records.record import FINAL, Context, RunRecord, board_folder, read_board
+from ..records.sidecar import has_sidecar
+from ..records.size_classes import counts_of, refuse_unmatched
+from ..records.staleness import Among
+from ..spec.shard import Shard
+from ..spec.suite import RunSpec, Suite
+from ..tools.machine import Machine
+from ..tools.text import some
+from ..training.job import Job
+
+
+@dataclass
+class Agenda:
+    """The runs of a suite.
+
+    Attributes:
+        pending: what is to run, as jobs whose device is yet to be chosen.
+        skipped: number of runs that were finished before.
+        stale: finished runs whose source, data or recipe has changed since, with what changed.
+    """
+
+    pending: list[Job] = field(default_factory=list)
+    skipped: int = 0
+    stale: dict[str, str] = field(default_factory=dict)
+
+
+def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], refresh: bool = False) -> Agenda:
+    """What is finished, and what is to be run as which attempt.
+
+    Args:
+        specs: planned runs, all of one board.
+        refresh: run again, as further attempts, what is stale.
+
+    Raises:
+        UserError: a finished run does not belong to the class of the suite, whoever asked for it.
+    """
+    board_folder(root, specs[0].board)  # is refused where it is a link
+    found, records = Agenda(), read_board(root, specs[0].board)[0]
+    staleness = Among(records, root)
+    attempts: dict[str, list[RunRecord]] = {}
+    for record in sorted(records, key=lambda r: (r.attempt, r.file_name)):
+        attempts.setdefault(record.spec.digest(), []).append(record)
+    for spec in specs:
+        known = attempts.get(spec.digest(), [])
+        finished, latest = [r for r in known if r.status in FINAL], max((r.attempt for r in known), default=0)
+        if finished:
+            # The process that wrote the record may have been killed before it could do this.
+            discard(root, spec.board, spec.digest(), max(r.attempt for r in finished))
+        stale = {r.file_name: staleness(r) for r in finished}
+        current = [r for r in finished if not stale[r.file_name]]
+        # Finished runs are held against the class as new ones are.
+        for record in current if refresh else current or finished:
+            refuse_unmatched(suite, spec.model, **counts_of(record.cost))
+        if not finished or (refresh and not current):
+            found.pending.append(job_of(suite, root, machine, spec, latest + 1))
+            continue
+        found.skipped += 1
+        if not current:
+            found.stale[f"{spec.model} seed {spec.seed}"] = stale[finished[0].file_name]
+        elif suite.equivariance == "full" and current[0].status == "ok" and not has_sidecar(root, current[0]):
+            found.pending.append(job_of(suite, root, machine, spec, current[0].attempt))
+    return found
+
+
+def share_of(specs: list[RunSpec], shard: Shard | None) -> list[RunSpec]:
+    """Of planned runs those of a shard; all without.
+
+    Raises:
+        UserError: it has none.
+    """
+    share = shard.of(specs) if shard else specs
+    if shard and not share:
+        raise UserError(f"--shard {shard} has none of {some(len(specs), 'run')}; give at most {len(specs)} shares")
+    return share
+
+
+def job_of(suite: Suite, root: Path, machine: Machine, spec: RunSpec, attempt: int) -> Job:
+    """An attempt at a run, for the process that makes it, on the device that `machine` names."""
+    context = Context(
+        suite=suite.name,
+        parameter_class=suite.parameter_class,
+        reference_parameters=suite.reference_parameters,
+        reference_model=suite.reference_model,
+    )
+    return Job.on(machine, root, spec, attempt, context).model_copy(update={"equivariance": suite.equivariance})
+
+
+def in_order(jobs: list[Job], sharing: int, work: Mapping[str, float]) -> list[Job]:
+    """One seed of all models after the other, or as many seeds as share a GPU; those of a model go together.
+
+    The longest runs first: the last ones are then short, and no core waits for long.
+
+    Args:
+        work: of a step of each model, as far as it is known.
+    """
+    seeds = sorted({job.spec.seed for job in jobs})
+    models = list(dict.fromkeys(job.spec.model for job in jobs))
+
+    def place(job: Job) -> tuple[float, ...]:
+        model, seed = job.spec.model, seeds.index(job.spec.seed)
+        return seed // sharing, -work.get(model, 0.0), models.index(model), seed
+
+    return sorted(jobs, key=place)

@@ -1,0 +1,55 @@
+"""The network of a finished run, as whoever goes on with it needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..measures.accuracy import EVAL_BATCH, logits
+from ..records.record import RunRecord
+from .full_profile import load_weights, loaded_again
+from .prepare import Loaded, build_from_seed
+
+
+class TrainedModel(nn.Module):
+    """A network with its final weights, and the normalisation of its run before it.
+
+    Attributes:
+        network: takes normalised images.
+        normalise: of integers as the data set has them, by the training images of the run.
+        data: the data set.
+        record: of the run.
+    """
+
+    def __init__(self, network: nn.Module, loaded: Loaded, record: RunRecord) -> None:
+        super().__init__()
+        self.network, self.normalise, self.data, self.record = network, loaded.normalise, loaded.data, record
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes) of integers (batch, channels, size, size), on the device of the network."""
+        return self.network(self.normalise(images))
+
+    def test_accuracy_pct(self) -> float:
+        """Test accuracy in %, computed as the run computed it."""
+        from ...datasets.batches import as_tensors
+        from ..measures.accuracy import accuracy_pct
+
+        device = next(self.network.parameters()).device
+        images, labels = as_tensors(self.data.test, device)
+        return accuracy_pct(logits(self.network, images, self.normalise, EVAL_BATCH), labels)
+
+
+def trained_model(root: Path, record: RunRecord, device: str, data_folder: str | Path | None) -> TrainedModel:
+    """The network of a finished run in evaluation mode; torch's global generator is left as it is.
+
+    Raises:
+        UserError: its weights are not kept here, or its source or data have changed since.
+    """
+    chosen = torch.device(device)
+    loaded = loaded_again(record, chosen, data_folder)
+    with torch.random.fork_rng([]):
+        model = build_from_seed(record.spec, loaded.data, chosen)
+    load_weights(root, record, model)
+    return TrainedModel(model, loaded, record).eval()

@@ -1,0 +1,179 @@
+"""What a notebook's cells register, as a file that another process imports."""
+
+import ast
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from equibench.bench.python.cells import SOURCES, Program, include_cells
+from equibench.registry import MODELS, UserError, forget
+from equibench.source import source_hash
+
+REGISTERED = "@register_model('cell-net', group='none', invariant='none', source='https://example.org/cell')\n"
+IMPORTS = "import torch\nfrom torch import nn\nfrom equibench import register_model"
+BLOCK = """
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+"""
+NET = (
+    REGISTERED
+    + """
+def cell_net(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    "A convolution and its mean."
+    return Block(num_classes)
+"""
+)
+
+
+def program(*cells: str, home: Path = Path("/nowhere")) -> Program:
+    """The cells as a notebook executes them, one after the other."""
+    values: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        with suppress(SyntaxError):
+            exec(compile(cell, "cell", "exec"), values)
+    return Program(list(cells), values, home)
+
+
+def imported(text: str) -> dict[str, Any]:
+    """What a fresh module of this text holds."""
+    values: dict[str, Any] = {"__name__": "elsewhere"}
+    exec(compile(text, "file", "exec"), values)
+    return values
+
+
+def test_the_file_has_what_the_function_needs_and_nothing_else() -> None:
+    text = program(IMPORTS, "import pandas as pd\nrows = []", BLOCK, "print('hello')", NET, "unused = 3").file_of(
+        "cell_net"
+    )
+    built = imported(text)["cell_net"](1, 10, 28)
+    assert built(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert "pandas" not in text and "unused" not in text and "hello" not in text
+    ast.parse(text)
+
+
+def test_what_is_executed_last_counts() -> None:
+    wide = BLOCK.replace("width, 3)", "width, 5)")
+    text = program(IMPORTS, BLOCK, NET, wide).file_of("cell_net")
+    assert imported(text)["cell_net"](1, 10, 28).conv.kernel_size == (5, 5)
+    again = program(IMPORTS, BLOCK, NET, wide, BLOCK).file_of("cell_net")
+    assert imported(again)["cell_net"](1, 10, 28).conv.kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        # The class that is there still has the old base: a file would make another network of it.
+        (
+            ["class Base(nn.Module):\n    k = 3", "class Net(Base): pass", "class Base(nn.Module):\n    k = 5"],
+            "Net was made before a cell set 'Base' anew; execute the cell with Net again",
+        ),
+        (["K = 3", "class Net(nn.Module):\n    k = K", "K = 5"], "Net was made before a cell set 'K' anew"),
+        (["K = 3", "K += 1", "def Net(): return K"], "Net() needs 'K', which cells change after they set it"),
+        (["for K in (3, 5): pass", "def Net(): return K"], "Net() needs 'K', which cells change after they set it"),
+        (["K = 3", "K = K + 1", "def Net(): return K"], "Net() needs 'K', which cells change after they set it"),
+        (
+            ["class Net(nn.Module): pass", "Net.forward = lambda self, x: x"],
+            "cell_net() needs 'Net', which cells change after they set it",
+        ),
+        (["SIZES = {}", "SIZES['k'] = 3", "def Net(): return SIZES"], "Net() needs 'SIZES', which cells change"),
+        (["def Net(): return missing"], "Net() needs 'missing', which no executed cell sets at its top level"),
+        (["def Net(): return missing", "def broken(:"], "Net() needs 'missing', which no executed cell sets"),
+    ],
+)
+def test_what_has_no_source_is_said(cells: list[str], says: str) -> None:
+    net = NET.replace("Block(num_classes)", "Net()")
+    with pytest.raises(UserError) as error:
+        program(IMPORTS, *cells, net).file_of("cell_net")
+    assert says in str(error.value) and "includes=[…]" in str(error.value)
+
+
+def test_the_same_statement_twice_and_settings_of_libraries_are_no_change() -> None:
+    cells = ["K = 3", "class Net(nn.Module):\n    k = K", "K = 3", "torch.backends.cudnn.benchmark = True"]
+    text = program(IMPORTS, *cells, "import torch as torch", NET.replace("Block(num_classes)", "Net()")).file_of(
+        "cell_net"
+    )
+    assert imported(text)["cell_net"](1, 10, 28).k == 3
+
+
+def test_a_module_beside_the_notebook_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_cell_blocks.py").write_text(IMPORTS + "\n" + BLOCK)
+    monkeypatch.syspath_prepend(tmp_path)
+    cells = [IMPORTS, "from my_cell_blocks import Block", NET]
+    with pytest.raises(UserError, match=r"my_cell_blocks\.py, which lies beside the notebook"):
+        program(*cells, home=tmp_path).file_of("cell_net")
+    assert "my_cell_blocks" in program(*cells).file_of("cell_net"), "elsewhere it is found by every process"
+
+
+def test_each_file_registers_its_own_function_alone() -> None:
+    other = (
+        NET.replace("cell-net", "other-net").replace("def cell_net", "def other_net").replace("Block(", "cell_net(1, ")
+    )
+    other = other.replace("num_classes)\n", "num_classes, 28)\n")
+    text = program(IMPORTS, BLOCK, NET, other).file_of("other_net")
+    assert text.count("@register_model") == 1 and "'other-net'" in text
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A notebook's main module."""
+    made = ModuleType("__main__")
+    shell = ModuleType("shell")
+    shell.user_ns = {"In": [""]}  # type: ignore[attr-defined]
+    made.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "__main__", made)
+    yield made
+    for path in MODELS.included:
+        forget(path)
+
+
+def execute(main: ModuleType, cell: str) -> None:
+    vars(main)["get_ipython"]().user_ns["In"].append(cell)
+    exec(compile(cell, "cell", "exec"), vars(main))
+
+
+def test_a_cell_is_registered_kept_and_replaced(main: ModuleType, tmp_path: Path) -> None:
+    for cell in (IMPORTS, BLOCK, NET):
+        execute(main, cell)
+    (first,) = include_cells(tmp_path)
+    assert first.parent == tmp_path / SOURCES and first.is_file()
+    before = source_hash(MODELS.find("cell-net"))
+    execute(main, NET.replace('"A convolution and its mean."', '"Other words."  # and a remark'))
+    include_cells(tmp_path)
+    assert source_hash(MODELS.find("cell-net")) == before, "words and remarks make no other network"
+    execute(main, BLOCK.replace("width, 3)", "width, 5)"))
+    (second,) = include_cells(tmp_path)
+    assert second != first and first.is_file(), "records of the first say its name"
+    assert source_hash(MODELS.find("cell-net")) != before
+    assert MODELS.find("cell-net").entry.load()(1, 10, 28).conv.kernel_size == (5, 5)
+    second.write_text(second.read_text().replace("5)", "7)"))
+    execute(main, BLOCK)
+    include_cells(tmp_path)
+    execute(main, BLOCK.replace("width, 3)", "width, 5)"))
+    with pytest.raises(UserError, match="changed by hand"):
+        include_cells(tmp_path, ["cell-net+frame-c4"])
+
+
+def test_a_function_without_source_stops_nobody_but_its_own_model(main: ModuleType, tmp_path: Path) -> None:
+    for cell in (IMPORTS, "for Block in [nn.Identity]: pass", NET):
+        execute(main, cell)
+    with pytest.warns(UserWarning, match="'Block'"):
+        assert include_cells(tmp_path, ["p4cnn"]) == []
+    with pytest.raises(UserError, match="'Block'"):
+        include_cells(tmp_path, ["cell-net"])
+
+
+def test_what_is_typed_has_no_source(main: ModuleType, tmp_path: Path) -> None:
+    for cell in (IMPORTS, BLOCK, NET):
+        execute(main, cell)
+    del main.get_ipython
+    with pytest.raises(UserError, match="Python keeps no source of what is typed here"):
+        include_cells(tmp_path, ["cell-net"])

@@ -1,0 +1,148 @@
+"""Head-to-heads from Python: arguments, results, and what goes on from them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from equibench.bench.boards.board import load_board as read
+from equibench.bench.python.models import build_model, list_datasets, list_models, list_suites, load_model
+from equibench.bench.python.run import Result, run
+from equibench.bench.runner.head_to_head import Outcome
+from equibench.bench.spec.suite import find_suite, plan, suite_names
+from equibench.bench.training.prepare import build_from_seed
+from equibench.datasets.images import load
+from equibench.registry import DATASETS, MODELS, UserError
+
+from ..publish.boards import BOARD, fill
+
+torch.set_num_threads(1)
+#: A few steps of training on one core.
+QUICK: dict[str, Any] = {"dataset": "digits-rot", "budget": "smoke", "seeds": 1, "device": "cpu", "progress": False}
+SCRIPT = '''
+import sys
+import torch
+from torch import nn
+import equibench
+from equibench import register_model
+
+WIDTH = 5
+
+
+@register_model("script-net", group="none", invariant="none", source="https://example.org/script")
+def script_net(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """A convolution and a mean."""
+    return nn.Sequential(nn.Conv2d(in_channels, WIDTH, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(WIDTH, num_classes))
+
+
+result = equibench.run({"dataset": "digits-rot", "budget": "e0.1", "models": ["script-net"], "seeds": 1}, device="cpu")
+print(result)
+(record,) = [r for r, _ in result.board.board.chosen]
+print("run:", record.run_id, record.provenance.origin, record.provenance.command)
+'''
+
+
+def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
+    done = run("smoke", results=tmp_path, models=["z2cnn-22"], device="cpu", progress=False)
+    assert [s for s, _ in done.ran.values()] == ["ok"] and done.failed == [] and done.skipped == 0
+    assert "z2cnn-22  seed 0  ok" in repr(done), "smoke runs are barred from tables"
+    again = run(models=["z2cnn-22"], results=tmp_path, **QUICK)
+    assert again.ran == {} and again.skipped == 1, "the same run, however it is asked for"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"suite": "quickstrat"}, "did you mean 'quickstart'"),
+        ({"dataset": "digits-rot"}, "models and budget are missing"),
+        ({"dataset": "digits-rot", "budget": "e1"}, "models is missing"),
+        ({"suite": "quickstart", "reciepe": "paper"}, "unknown key 'reciepe'; did you mean 'recipe'"),
+        ({"suite": "quickstart", "models": ["p4cn"]}, "did you mean 'p4cnn'"),
+        ({"suite": {"dataset": "digits-rot", "models": ["p4cnn"], "budget": 5}}, "'budget'"),
+        ({"suite": "quickstart", "seeds": 1.5}, "seeds"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_and_leaves_nothing(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        run(results=tmp_path / "results", progress=False, **given)
+    assert says in str(error.value) and not (tmp_path / "results").exists()
+
+
+def test_a_family_is_one_table(tmp_path: Path) -> None:
+    suite = {"dataset": "digits-rot", "models": ["z2cnn-2"], "budget": "e1", "train_images": [200, 400], "seeds": 1}
+    options: dict[str, Any] = {"results": tmp_path, "device": "cpu", "progress": False}
+    with pytest.raises(UserError, match="did you mean"):
+        run({**suite, "models": ["p4cn"]}, **options)
+    assert not list(tmp_path.iterdir()), "all points are looked at before the first is run"
+    done = run(suite, **options)
+    assert len(done.ran) == 2 == len(done.boards) and done.table()["train_images"].tolist() == [200, 400]
+    assert "200 images" in repr(done) and "200 images" in done._repr_html_()
+    with pytest.raises(UserError, match="family of 2 boards"):
+        done.board  # noqa: B018
+
+
+def test_a_result_shows_the_suites_rows_alone(tmp_path: Path) -> None:
+    fill(tmp_path)
+    suite = find_suite("quickstart").model_copy(update={"models": ["p4cnn", "z2cnn-22"], "seeds": 3})
+    done = Result([Outcome(suite, read(tmp_path, BOARD), tmp_path, stale={"p4cnn seed 0": "source"})])
+    assert set(done.table()["model"]) == {"p4cnn", "z2cnn-22"} == set(done.board.models)
+    assert done.table()["runs"].tolist() == [3, 3]
+    for shown in (repr(done), done._repr_html_()):
+        assert "p4cnn seed 0: not run again although its source changed since; refresh=True does it" in shown
+
+
+def test_lists_have_what_is_registered() -> None:
+    assert set(list_models()["name"]) == set(MODELS.entries())
+    assert set(list_models("p4*", dataset="digits-rot")["name"]) < set(list_models("p4*")["name"])
+    assert set(list_datasets()["name"]) == set(DATASETS.entries())
+    assert list_suites()["name"].tolist() == suite_names()
+
+
+def test_a_network_is_built_as_runs_build_it() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    model = build_model("z2cnn-22", dataset="digits-rot", seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    spec = plan(find_suite("quickstart"))[0].model_copy(update={"model": "z2cnn-22", "seed": 3})
+    theirs = build_from_seed(spec, load("digits-rot"), torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), theirs.parameters(), strict=True))
+    assert build_model("z2cnn-22", 3, 7, 32)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    with pytest.raises(UserError, match="did you mean"):
+        build_model("p4cn")
+
+
+def test_a_script_registers_its_model_and_its_network_is_loaded_elsewhere(tmp_path: Path) -> None:
+    """The script runs once: the processes of runs import its model alone."""
+    script = tmp_path / "study.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "EQUIBENCH_RESULTS": str(tmp_path / "results")}
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("digits-rot-e0.1-common") == 1 and "script-net" in done.stdout
+    ident, origin, command = done.stdout.split("run: ")[1].strip().split(" ", 2)
+    source = tmp_path / "results" / "sources" / origin
+    assert "WIDTH = 5" in source.read_text() and "equibench.run" not in source.read_text()
+    assert command.startswith("equibench.run(") and str(tmp_path) not in command
+
+    before = torch.get_rng_state()
+    trained = load_model(ident[:6], results=tmp_path / "results")
+    assert torch.equal(torch.get_rng_state(), before) and not trained.training
+    (path,) = (tmp_path / "results" / "runs").glob("*/*.json")
+    recorded = json.loads(path.read_text())["results"]
+    assert trained.test_accuracy_pct() == recorded["test_acc_pct"]
+    images = torch.from_numpy(trained.data.test.images[:4])
+    with torch.no_grad():
+        assert torch.equal(trained(images), trained.network(trained.normalise(images)))
+    source.write_text(source.read_text().replace("WIDTH = 5", "WIDTH = 6"))
+    with pytest.raises(UserError, match="source of 'script-net' has changed"):
+        load_model(ident[:6], results=tmp_path / "results")
+
+
+def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="load_model 'abcd'"):
+        load_model("abcd", results=tmp_path)

@@ -1,0 +1,191 @@
+"""Copies of an interpreter are processes as clean, and as well watched, as interpreters of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from equibench.bench.runner import copies
+from equibench.bench.runner.copies import Copy, begin
+from equibench.bench.runner.local import GRACE_S, end, environment
+
+#: What an original executes: like the worker, but its copies do what the first line of their input says.
+SCRIPT = """
+import os, signal, sys, threading, time
+from equibench.bench.runner.copies import serve
+{before}
+serve(int(sys.argv[-1]))
+exec(sys.stdin.readline())
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_originals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(copies, "_originals", {})
+    yield
+    for original in copies._originals.values():
+        original.close()
+
+
+def start(log: Path, line: str, before: str = "", **variables: str) -> Copy:
+    with log.open("a") as file:
+        copy = begin(["-c", SCRIPT.format(before=before)], {**environment(1), **variables}, file)
+    assert copy.stdin is not None
+    try:
+        copy.stdin.write(line + "\n")
+        copy.stdin.flush()
+    except BrokenPipeError:
+        pass
+    return copy
+
+
+def said(copy: Copy) -> str:
+    assert copy.stdout is not None
+    text = copy.stdout.read().strip()
+    copy.wait(60)
+    return text
+
+
+def test_copies_come_from_one_original_and_have_groups_folders_and_variables_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "print(os.getppid(), os.getpid(), os.getpgid(0), os.getcwd(), os.environ.get('EQUIBENCH_X'))"
+    first = start(tmp_path / "log", line, EQUIBENCH_X="one")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    second = start(tmp_path / "log", line, EQUIBENCH_X="two")
+    third = start(tmp_path / "log", line)
+    facts = [said(copy).split() for copy in (first, second, third)]
+    assert len({parent for parent, *_ in facts}) == 1
+    assert [int(own) for _, own, *_ in facts] == [first.pid, second.pid, third.pid]
+    assert all(own == group for _, own, group, *_ in facts)
+    assert facts[1][3] == str(tmp_path / "elsewhere") != facts[0][3]
+    assert [value for *_, value in facts] == ["one", "two", "None"]
+
+
+def test_a_variable_that_libraries_read_at_their_start_takes_another_original(tmp_path: Path) -> None:
+    parents = {
+        said(start(tmp_path / "log", "print(os.getppid())", **variables))
+        for variables in ({}, {"OMP_NUM_THREADS": "2"}, {"CUDA_VISIBLE_DEVICES": "1"}, {"ANY": "thing"}, {})
+    }
+    # Of four environments two originals are kept; the first came twice, and its original had gone.
+    assert len(parents) == 5
+    assert len(copies._originals) == copies.KEPT
+
+
+def test_nothing_that_one_copy_does_is_seen_in_the_next(tmp_path: Path) -> None:
+    line = "print(getattr(sys, 'mark', 0), os.environ.get('MARK')); sys.mark = 1; os.environ['MARK'] = '1'"
+    assert [said(start(tmp_path / "log", line)) for _ in range(2)] == ["0 None", "0 None"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "log"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit('no more')", 1, "no more"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("os.abort()", -signal.SIGABRT, ""),
+        ("os._exit(9)", 9, ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
+    ],
+)
+def test_how_a_copy_ended_is_told_as_of_any_process(tmp_path: Path, line: str, code: int, log: str) -> None:
+    copy = start(tmp_path / "log", line)
+    assert copy.wait(60) == code == copy.poll()
+    assert (tmp_path / "log").read_text().strip().splitlines()[-1:] == ([log] if log else [])
+
+
+def test_a_copy_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    line = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    copy = start(tmp_path / "log", line)
+    assert copy.stdout is not None
+    child = int(copy.stdout.readline())
+    end(copy)
+    assert copy.returncode == -signal.SIGTERM
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("what the copy had started is still running")
+
+
+def test_waiting_for_a_copy_has_a_limit(tmp_path: Path) -> None:
+    copy = start(tmp_path / "log", "time.sleep(600)")
+    with pytest.raises(subprocess.TimeoutExpired):
+        copy.wait(0.01)
+    assert copy.poll() is None
+    begun = time.monotonic()
+    end(copy)
+    # Asked to end as soon as it was born, it was not waited for in vain.
+    assert copy.returncode == -signal.SIGTERM
+    assert time.monotonic() - begun < GRACE_S
+
+
+def test_a_copy_notices_that_its_parent_is_gone_while_others_live(tmp_path: Path) -> None:
+    """No later copy holds the other end of its pipes."""
+    line = "print('heard' if sys.stdin.read() == '' else '', flush=True)"
+    first = start(tmp_path / "log", line)
+    other = start(tmp_path / "log", "time.sleep(600)")
+    assert other.pid
+    assert first.stdin is not None
+    first.stdin.close()
+    assert said(first) == "heard"
+    end(other)
+
+
+def test_copies_of_an_original_that_is_killed_are_lost(tmp_path: Path) -> None:
+    copy = start(tmp_path / "log", "print(os.getppid(), flush=True); time.sleep(600)")
+    assert copy.stdout is not None
+    os.kill(int(copy.stdout.readline()), signal.SIGKILL)
+    assert copy.wait(60) == -signal.SIGKILL
+    assert said(start(tmp_path / "log", "print('again')")) == "again"
+
+
+def test_why_an_original_cannot_begin_is_in_the_log_of_every_process(tmp_path: Path) -> None:
+    for number in range(2):
+        log = tmp_path / f"{number}.log"
+        copy = start(log, "pass", before="raise ImportError('libtorch is missing')")
+        assert copy.wait(60) == 1
+        assert log.read_text().strip().endswith("ImportError: libtorch is missing")
+        end(copy)
+
+
+def test_originals_end_with_their_parent(tmp_path: Path) -> None:
+    code = f"""
+from equibench.bench.runner.copies import begin
+from equibench.bench.runner.local import environment
+copy = begin(["-c", {SCRIPT.format(before="")!r}], environment(1), None)
+copy.stdin.write("print(os.getppid(), flush=True); time.sleep(600)\\n")
+copy.stdin.flush()
+print(copy.stdout.readline(), copy.pid)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    original, copy = map(int, done.stdout.split())
+    for _ in range(100):
+        if not Path(f"/proc/{original}").exists():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the original is still there")
+    os.kill(copy, signal.SIGKILL)  # a run would end with a checkpoint; this one listens to nothing
+
+
+def test_copies_of_the_original_of_runs_begin_as_fresh_interpreters_do(tmp_path: Path) -> None:
+    script = "import os, sys; from equibench.bench.worker import be_copied; be_copied(int(sys.argv[-1]))"
+    line = (
+        "import numpy, random, torch; print(torch.cuda.is_initialized(), len(os.listdir('/proc/self/task')),"
+        " torch.initial_seed(), numpy.random.rand(), random.random(),"
+        " [m for m in sys.modules if m.startswith(('equibench.models', 'equibench.datasets', 'escnn'))])"
+    )
+    told = [said(start(tmp_path / "log", line, script + "; exec(sys.stdin.readline()); sys.exit()")) for _ in range(2)]
+    first, second = (text.split(maxsplit=5) for text in told)
+    for words in (first, second):
+        assert (words[0], words[1], words[5]) == ("False", "1", "[]")
+    # Nobody has seeded these; that two processes agree would hide it.
+    assert all(a != b for a, b in zip(first[2:5], second[2:5], strict=True))

@@ -1,0 +1,116 @@
+"""Four processes that know nothing of each other run a suite; merged, they are one machine that ran it alone."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from equibench.bench.boards.rows import write_board
+from equibench.bench.exchange.merge import merge
+from equibench.bench.records.calibration import Block, Calibration, write_calibration
+from equibench.bench.records.record import read_board
+from equibench.bench.runner import device_seconds, head_to_head
+from equibench.bench.spec.shard import Shard
+from equibench.bench.spec.suite import Suite
+from equibench.bench.tools.machine import Machine
+from equibench.registry import UserError, include
+
+from ..training.test_run import TINY
+
+MODELS, SEEDS = ("tiny", "tiny-flips"), 3
+#: Columns that say how long something took, or how much memory, which no two executions have in common.
+MEASURED = ("_s", "_ms", "_mib", "started", "step_ms_mean", "train_s_mean", "host_ms_mean", "peak_mib_max")
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--budget", "e1", "--device"]
+    command += ["cpu", "--jobs", "1", "--models", ",".join(MODELS), "--seeds", str(SEEDS), "--include", str(TINY)]
+    command += ["--results", str(folder), "--data-root", str(folder.parent / "data"), "--quiet", *more]
+    environment = {**os.environ, "EQUIBENCH_HOST": folder.name}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def figures(root: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a CSV without what is measured by a clock."""
+    rows = csv.DictReader(io.StringIO((root / name).read_text()))
+    return [{k: v for k, v in row.items() if not any(k.endswith(m) for m in MEASURED)} for row in rows]
+
+
+def test_four_processes_share_a_suite(tmp_path: Path) -> None:
+    include([TINY])
+    processes = [start(tmp_path / f"part-{n}", "--shard", f"{n}/4") for n in (1, 2, 3, 4)]
+    for process in processes:
+        out, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, out
+    alone = start(tmp_path / "alone")
+    out, _ = alone.communicate(timeout=900)
+    assert alone.returncode == 0, out
+    parts = [tmp_path / f"part-{n}" for n in (1, 2, 3, 4)]
+    (board,) = {p.name for part in parts for p in (part / "runs").iterdir()}
+    counts = [len(read_board(part, board)[0]) for part in parts]
+    assert sum(counts) == len(MODELS) * SEEDS and max(counts) - min(counts) <= 1
+    merge(parts, tmp_path / "merged")
+    bits = []
+    for root in (tmp_path / "merged", tmp_path / "alone"):
+        write_board(root, board)
+        records, refused = read_board(root, board)
+        assert not refused and all(r.status == "ok" for r in records)
+        bits.append({r.run_id: r.results.weights_sha256 for r in records})
+    assert bits[0] == bits[1] and len(bits[0]) == len(MODELS) * SEEDS
+    for kind in ("", ".runs"):
+        rows = [figures(tmp_path / root, f"{board}{kind}.csv") for root in ("merged", "alone")]
+        assert rows[0] == rows[1] and len(rows[0]) in (2, 6)
+        assert {"test_acc_mean_pct", "test_acc_pct"} & set(rows[0][0]) and "train_s" not in rows[0][0]
+    # What was merged is finished: nothing is left to run.
+    before = len(list((tmp_path / "merged").rglob("*.json")))
+    rest = start(tmp_path / "merged")
+    out, _ = rest.communicate(timeout=300)
+    assert rest.returncode == 0 and len(list((tmp_path / "merged").rglob("*.json"))) == before, out
+
+
+def suite(budget: str, **changes: Any) -> Suite:
+    values = {"name": "s", "dataset": "bars", "budget": budget, "models": list(MODELS), "seeds": 2, **changes}
+    return Suite.model_validate(values)
+
+
+def test_more_shares_than_runs_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    include([TINY])
+    with pytest.raises(UserError, match="at most 4 shares"):
+        head_to_head.run(suite("e1"), results=tmp_path / "r", shard=Shard(1, 9), machine=Machine("cpu"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_shards_of_device_seconds_need_the_calibration_of_one_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for a GPU: where nothing is calibrated a shard is refused, else it trains the steps that are."""
+    include([TINY])
+    key = "Some GPU; 80 GiB; torch 2.12; CUDA 13.0"
+    monkeypatch.setattr(head_to_head, "one_kind", lambda slots: (key, {"cuda:0": ""}))
+    head = head_to_head.HeadToHead
+    monkeypatch.setattr(head, "_prepare", lambda self: setattr(self, "slots", ["cuda:0"]))
+    trained: list[Any] = []  # in their place, of what would be
+    monkeypatch.setattr(head, "_execute", lambda self, pending, outcome: trained.extend(job.spec for job in pending))
+    timed = suite("t10")
+
+    def go(shard: Shard | None) -> Any:
+        return head_to_head.run(timed, results=tmp_path / "r", shard=shard, machine=Machine("cuda"))
+
+    with pytest.raises(UserError, match=r"tiny, tiny-flips is not calibrated here; run one seed"):
+        go(Shard(1, 2))
+    assert not (tmp_path / "r" / "runs").exists()
+    steps = {"tiny": 0.01, "tiny-flips": 0.02}
+    board = device_seconds.TimedBoard(timed, tmp_path / "r", {}, Machine("cuda"), key)
+    for model, step in steps.items():
+        subject = board._subject(model)
+        made = {**subject.model_dump(), "sequence": 1, "blocks": [Block(steps=100, seconds=100 * step)]}
+        write_calibration(tmp_path / "r", board.board, Calibration(**made))
+    for number in (1, 2):
+        go(Shard(number, 2))
+    assert [(spec.model, spec.seed, spec.steps) for spec in trained] == [
+        ("tiny", 0, 1000), ("tiny-flips", 0, 500), ("tiny", 1, 1000), ("tiny-flips", 1, 500),
+    ]  # fmt: skip

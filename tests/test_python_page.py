@@ -1,0 +1,122 @@
+"""What docs/python.md shows, and the notebook beside it, is executed as it stands, with a smaller budget."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import equibench
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+NOTEBOOK = ROOT / "docs" / "examples" / "head_to_head.ipynb"
+
+
+def block(name: str) -> str:
+    """The fenced block below the comment that names it."""
+    found = re.search(rf"<!-- python: {name} -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
+    assert found, f"the page shows no {name}"
+    return found[1]
+
+
+def test_the_public_names_are_seen_at_once() -> None:
+    code = "import sys, equibench; print(dir(equibench)); print('click' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, modules = done.stdout.splitlines()
+    assert eval(names) == sorted([*equibench.__all__, "__version__"]) and modules == "False False"
+    assert set(equibench.__all__) == set(equibench._PUBLIC)
+    for name in equibench.__all__:
+        assert getattr(equibench, name).__doc__, name
+    assert re.fullmatch(r"[0-9]+\.[0-9]+.*|unknown", equibench.__version__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        equibench.no_such_name  # noqa: B018
+
+
+def test_the_page_is_executed_in_its_order(tmp_path: Path) -> None:
+    """All of it is one script: what its models need is found in it."""
+    text = "\n".join(block(name) for name in ("run", "board", "model", "own"))
+    for long, short in (('"e2"', '"e0.1"'), ("e2-common", "e0.1-common"), ("seeds=3", "seeds=2")):
+        assert long in text
+        text = text.replace(long, short)
+    (tmp_path / "page.py").write_text(text)
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    environment.pop("EQUIBENCH_RESULTS", None)
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "accuracy.pdf").stat().st_size > 1000
+    assert "blur-net: 1x28x28->10" in done.stdout and "citation" in done.stdout
+    (source,) = (tmp_path / "leaderboards" / "sources").iterdir()
+    assert "equibench.run" not in source.read_text() and "blur-net" in source.read_text()
+
+
+def executed(cells: list[str], folder: Path) -> list[Any]:
+    """The outputs of a notebook's cells, each as one text."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    old = {name: os.environ.get(name) for name in ("EQUIBENCH_RESULTS", "PYTHONPATH")}
+    os.environ.pop("EQUIBENCH_RESULTS", None)
+    try:
+        NotebookClient(
+            book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        ).execute()
+    finally:
+        os.environ.update({name: value for name, value in old.items() if value is not None})
+    return [json.dumps(cell.outputs, ensure_ascii=False) for cell in book.cells]
+
+
+def test_the_notebook_is_executed(tmp_path: Path) -> None:
+    book = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(book)
+    assert not any(cell.get("outputs") for cell in book.cells), "outputs of one machine belong to it alone"
+    text = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    assert sum('budget="e2"' in cell for cell in text) == 1
+    assert sum("seeds=3" in cell for cell in text) == 1
+    short = [cell.replace('budget="e2"', 'budget="e0.1"').replace("seeds=3", "seeds=2") for cell in text]
+    shown = executed(short, tmp_path)
+    outputs = dict(zip(text, shown, strict=True))
+    (table,) = [out for cell, out in outputs.items() if "equibench.run(" in cell]
+    assert "<table>" in table and "orbit-cnn" in table and "reference" not in table.split("<table>")[0]
+    assert re.search(r"runs\W+6/6", re.sub(r"<[^>]*>", "", table)), "the bars ended with all runs"
+    (picture,) = [out for cell, out in outputs.items() if ".plot(" in cell]
+    assert "image/png" in picture
+    change, scale = (float(n) for n in re.findall(r"logit: ([0-9.e+-]+?)[,\\]", outputs[text[-1]]))
+    assert 0 <= change < 1e-4 * scale, "it claims that quarter turns change nothing"
+    (source,) = (tmp_path / "leaderboards" / "sources").glob("orbit-cnn-*.py")
+    assert "class OrbitCNN" in source.read_text() and "find_spec" not in source.read_text()
+
+
+def test_a_cell_that_has_no_source_is_an_error_in_the_notebook(tmp_path: Path) -> None:
+    setup = "import equibench\nfrom torch import nn\nfrom equibench import register_model\nfor WIDTH in (3, 5): pass"
+    net = (
+        "@register_model('loop-net', group='none', invariant='none', source='https://example.org')\n"
+        "def loop_net(in_channels, num_classes, image_size):\n    return nn.Linear(WIDTH, num_classes)"
+    )
+    call = "equibench.run(dataset='digits-rot', models=['loop-net'], budget='smoke', seeds=1)"
+    with pytest.raises(CellExecutionError, match=r"loop_net\(\) needs 'WIDTH', which cells change after they set it"):
+        executed([setup, net, call], tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["equibench/", "equibench-main/"])
+def test_the_archive_is_installed_as_colab_does(prefix: str, tmp_path: Path) -> None:
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if not uv or not shutil.which("unzip") or not (ROOT / ".git").exists():
+        pytest.skip("uv, unzip or the repository is not here")
+    archive = ["git", "archive", "--format=zip", f"--prefix={prefix}", "-o", str(tmp_path / "equibench.zip"), "HEAD"]
+    subprocess.run(archive, cwd=ROOT, check=True)
+    first, *rest = (line.removeprefix("!") for line in block("colab").strip().splitlines())
+    assert first == "pip install -q uv"
+    # Into a folder of its own, and without what is installed here already.
+    own = f"{uv} pip install --no-deps --target {tmp_path / 'site'} --python {sys.executable}"
+    script = "\n".join(rest).replace("uv pip install --system", own)
+    subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True, capture_output=True)
+    code = "import equibench; print(equibench.__file__, len(equibench.list_models()))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(str(tmp_path / "site")), done.stderr
