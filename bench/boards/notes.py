@@ -142,6 +142,7 @@ def board_notes(
     bold: bool = False,
     columns: Collection[str] | None = None,
     brief: bool = False,
+    after: bool = False,
 ) -> list[str]:
     """The sentences that a reader of a table needs: a legend of its columns, then what is to be known of its rows.
 
@@ -149,7 +150,8 @@ def board_notes(
         here: the reader is at this machine, so that commands may name its folders.
         bold: whether the table has models in bold.
         columns: headings that the table shows; all of the usual table without.
-        brief: for a README or a caption: errors are shown after training alone, and how the runs were made is left out.
+        brief: for a README or a caption: how the runs were made is left out.
+        after: errors are shown after training alone.
     """
     rows = board.rows_of(frame)
 
@@ -161,7 +163,7 @@ def board_notes(
     notes += detectable_note(board) if shows("test acc %") else []
     notes += ["group: of the layers"] if columns is not None and shows("group") else []
     notes += ["MFLOPs: of an image's forward pass"] if shows("MFLOPs") else []
-    notes += _error_legend([e for e in ("C4 error", "rotation error") if shows(e)], brief)
+    notes += _error_legend([e for e in ("C4 error", "rotation error") if shows(e)], after)
     notes += _uncounted(board, frame) if shows("MFLOPs") else []
     notes += _classes(board, frame) if shows("parameters") else []
     times = [heading for heading in ("step ms", "train s") if shows(heading)]
