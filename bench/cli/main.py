@@ -270,7 +270,7 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
     """Print what was run: of the suite of this name its rows, and those that the options add; the board without one."""
     if len(outcomes) == 1:
         if name is not None:
-            outcomes[0].board = outcomes[0].board.of_suite(_with_its_own(name, outcomes[0].suite))
+            outcomes[0].board = outcomes[0].board.of_suite(rows_shown(name, outcomes[0].suite))
         _print_board(outcomes[0], as_json)
     else:
         from ..boards.families import family_of_boards
@@ -288,7 +288,7 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
         _tell(outcome)
 
 
-def _with_its_own(name: str, run: Any) -> Any:
+def rows_shown(name: str, run: Any) -> Any:
     """The suite that was run, with the models and seeds of the suite of this name as well."""
     from ..boards.families import find_points
 
