@@ -61,9 +61,6 @@ class Lines(Quiet):
         super().__init__()
         self._count = self._ended = 0
 
-    def preparing(self, what: str) -> None:
-        self._say(f"{_now()}  preparing: {what}")
-
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         self._count, self._ended = len(jobs), 0
         before = f"; finished already: {some(finished, 'run')}" if finished else ""

@@ -105,7 +105,6 @@ def test_without_a_terminal_every_run_that_ends_is_a_line(tmp_path: Path, capsys
     out, err = capsys.readouterr()
     said = [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in err.splitlines()]
     assert out == "" and said == [
-        "preparing: data set digits-rot and 4 models",
         "2 runs to do; finished already: 3 runs",
         "1/2  a seed 0: ok, 91.25 %",
         "2/2  b seed 0: oom; no memory",
