@@ -343,8 +343,9 @@ def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
 def main() -> NoReturn:
     """Run the command line; every wrong input ends with one sentence and exit code 2."""
     warnings.formatwarning = _warning  # type: ignore[assignment]
-    PROGRESS.addHandler(logging.StreamHandler())
-    PROGRESS.setLevel(logging.INFO)
+    if not PROGRESS.handlers:
+        PROGRESS.addHandler(_OnStandardError())
+        PROGRESS.setLevel(logging.INFO)
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -364,6 +365,13 @@ def main() -> NoReturn:
         sys.stderr.close()  # whoever read our output has gone; nothing is left to say
         sys.exit(0)
     sys.exit(0)
+
+
+class _OnStandardError(logging.Handler):
+    """What a long command is at, on what standard error is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 def _warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
