@@ -65,13 +65,12 @@ def run_job(job: Job, events: Events, attached: bool = False) -> None:
 def _locked(job: Job, events: Events, stop: Stop) -> None:
     from filelock import FileLock, Timeout
 
-    from .records.record import FINAL, attempts_of, board_folder
+    from .records.record import FINAL, attempts_of
+    from .records.store import board_folder, lock_path
 
     root = Path(job.results)
-    folder = board_folder(root, job.spec.board) / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / f"{job.spec.digest()}.lock", timeout=0):
+        with FileLock(lock_path(board_folder(root, job.spec.board), job.spec.digest()), timeout=0):
             finished = [r for r in attempts_of(root, job.spec) if r.status in FINAL and r.attempt >= job.attempt]
             if not finished:
                 _measure(job, events, stop)

@@ -21,17 +21,9 @@ from pathlib import Path
 import numpy as np
 from equibench.bench.boards.rows import write_board
 from equibench.bench.records.outcomes import write_outcomes
-from equibench.bench.records.record import (
-    Context,
-    CorePoint,
-    CurvePoint,
-    Provenance,
-    Results,
-    RunRecord,
-    Size,
-    board_folder,
-    board_names,
-)  # fmt: skip
+from equibench.bench.records.provenance import Provenance
+from equibench.bench.records.record import Context, CorePoint, CurvePoint, Results, RunRecord, Size
+from equibench.bench.records.store import board_folder, board_names
 from equibench.bench.spec.suite import RunSpec, find_suite, plan
 from equibench.registry import MODELS
 

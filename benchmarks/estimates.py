@@ -15,7 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from equibench.bench.boards.board import load_board
-from equibench.bench.records.record import RunRecord, board_folder
+from equibench.bench.records.record import RunRecord
+from equibench.bench.records.store import board_folder
 from equibench.bench.reports.estimate import estimate, this_device
 from equibench.bench.spec.suite import Suite, find_suite
 from side_by_side import parser, show

@@ -28,16 +28,38 @@ class Convolutions(TorchDispatchMode):
         return out
 
 
-@pytest.fixture(scope="module")
-def layers() -> ModuleType:
+def loaded(name: str) -> ModuleType:
+    """A command of the folder as a module."""
     sys.path.insert(0, str(FOLDER))
     try:
-        return import_module("layers")
+        return import_module(name)
     finally:
         sys.path.remove(str(FOLDER))
         # Other tests have files of these names.
         for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", None)).startswith(str(FOLDER))]:
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def layers() -> ModuleType:
+    return loaded("layers")
+
+
+def test_a_figure_of_the_documentation_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    plot = loaded("documentation_figures").plot_parity
+    errors = {"one": [1e-6, 0.5, None], "two": [None, None, None]}
+    first, second = (plot((28, 29, 30), errors, "title", tmp_path / n / "parity") for n in "ab")
+    assert [p.suffix for p in first] == [".svg", ".png"]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    other = plot((28, 29, 30), {"one": [1e-6, 1e-6, 0.5]}, "title", tmp_path / "c" / "parity")
+    assert first[0].read_bytes() != other[0].read_bytes()
+
+
+def test_a_network_that_turns_with_its_input_is_nearly_invariant() -> None:
+    """The one of the figure on interpolation: under a quarter turn of any image its means are the same."""
+    model = loaded("documentation_figures").RadialNet()
+    images = torch.rand(2, 1, 14, 14, dtype=torch.float64)
+    assert torch.allclose(model(images), model(images.rot90(1, (2, 3))), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("group", ["C4", "C6", "D4", "C8"])

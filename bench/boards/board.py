@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...registry import UserError, nearest
-from ..records.calibration import folder, latest, read_calibrations
+from ..records.calibration import latest, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances
-from ..records.record import FINAL, Refused, RunRecord, Size, board_names, read_board
+from ..records.record import FINAL, Refused, RunRecord, Size, read_board
 from ..records.sidecar import Sidecar, read_sidecars, sidecar_of
 from ..records.size_classes import counts_of, why_not_matched
 from ..records.staleness import Among, when
+from ..records.store import board_names, calibrations_folder
 from ..spec.budget import steps_in
 from ..tools.text import again, some
 from .repeats import repeats_among
@@ -275,7 +276,7 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
     try:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
-        superseded, refused = 0, [*refused, Refused(folder(root, name), str(error))]
+        superseded, refused = 0, [*refused, Refused(calibrations_folder(root, name), str(error))]
     board = Board(name, refused=refused, later=superseded, root=root, asked_parameters=reference_parameters)
     among = Among(records, root)
     for attempts in _by_run(records).values():

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...registry import UserError
-from ..records.record import board_names, read_board
+from ..records.record import read_board
+from ..records.store import board_names
 from ..spec.budget import find_budget
 from ..spec.suite import AXES as AXES
 from ..spec.suite import (
@@ -50,6 +51,13 @@ def find_points(name: str) -> list[Suite]:
         return [find_suite(name)]
     stem = Path(name).stem if name.endswith(".toml") else name
     return points_of({**values, "name": stem}, where)
+
+
+def values_of(name: str) -> dict[str, Any]:
+    """Keys and values of a suite or a family, from which `points_of` makes the same again; as `find_points`."""
+    found = find_points(name)
+    values = found[0].model_dump(by_alias=True)
+    return values | {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
 
 
 def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:

@@ -7,10 +7,10 @@ opened and shows the number, ``unverified`` that it was not. Nothing here needs 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ...registry import UserError
 from ..tools.files import shipped
@@ -19,25 +19,56 @@ from ..tools.markup import for_latex
 if TYPE_CHECKING:
     import pandas as pd
 
+
+def _trimmed(text: str) -> str:
+    if not text or text != text.strip():
+        raise ValueError("should be a text, without blanks around it")
+    return text
+
+
+def _digits(cell: Any) -> Any:
+    if cell and not (cell.isascii() and cell.isdigit()):
+        raise ValueError("should be a whole number above zero, without separators")
+    return cell or None
+
+
+Cell = Annotated[str, AfterValidator(_trimmed)]
+Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Whole = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_digits)]
+Status = Literal["seen", "unverified"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+class Reported(BaseModel):
+    """A row of the table, of the texts of its cells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Cell = Field(description="the method as its source calls it")
+    family: Cell = Field(
+        description="architecture family, as of registered models; 'other' where nothing of it is registered"
+    )
+    dataset: Cell = Field(description="data set and split of the source")
+    metric: Literal["error", "accuracy"] = Field(description="'error' or 'accuracy' on the test set")
+    value: Percentage = Field(description="the figure, in `unit`")
+    spread: Annotated[Percentage | None, BeforeValidator(lambda cell: cell or None)] = Field(
+        description="standard deviation over runs, in `unit`; empty where the source has none"
+    )
+    unit: Literal["%"] = Field(description="'%'")
+    parameters: Whole = Field(
+        description="trainable parameters as the source says, rounded as there; empty where it is silent"
+    )
+    augmentation: Cell = Field(description="of the training data; 'unknown' where the source is silent")
+    epoch_selection: Literal["last", "best test", "unknown"] = Field(
+        description="how the reported epoch was chosen: 'last', 'best test' or 'unknown'"
+    )
+    runs: Whole = Field(description="runs behind the figure; empty where the source is silent")
+    source: Cell = Field(description="where the figure stands")
+    status: Status = Field(description="'seen' in that source, or 'unverified'")
+
+
 #: Meaning of the columns, in their order.
-COLUMNS = {
-    "method": "the method as its source calls it",
-    "family": "architecture family, as of registered models; 'other' where nothing of it is registered",
-    "dataset": "data set and split of the source",
-    "metric": "'error' or 'accuracy' on the test set",
-    "value": "the figure, in `unit`",
-    "spread": "standard deviation over runs, in `unit`; empty where the source has none",
-    "unit": "'%'",
-    "parameters": "trainable parameters as the source says, rounded as there; empty where it is silent",
-    "augmentation": "of the training data; 'unknown' where the source is silent",
-    "epoch_selection": "how the reported epoch was chosen: 'last', 'best test' or 'unknown'",
-    "runs": "runs behind the figure; empty where the source is silent",
-    "source": "where the figure stands",
-    "status": "'seen' in that source, or 'unverified'",
-}
-METRICS = ("error", "accuracy")
-SELECTIONS = ("last", "best test", "unknown")
-STATUSES = ("seen", "unverified")
+COLUMNS = {name: str(field.description) for name, field in Reported.model_fields.items()}
 
 
 def read_reported(path: str | Path | None = None) -> pd.DataFrame:
@@ -67,12 +98,9 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
         raise UserError(
             f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}"
         )
-    _check_rows(frame, name)
-    for column in ("value", "spread"):
-        frame[column] = pd.to_numeric(frame[column].replace("", None))
-    for column in ("parameters", "runs"):
-        frame[column] = pd.to_numeric(frame[column].replace("", None)).astype("Int64")
-    return frame
+    rows = [row.model_dump() for row in _rows(frame.to_dict("records"), name)]
+    numbers = {"value": "float", "spread": "float", "parameters": "Int64", "runs": "Int64"}
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(numbers)
 
 
 def reported_rows(dataset: str = "") -> list[dict[str, str]]:
@@ -121,57 +149,21 @@ def reported_table(dataset: str, style: str = "simple") -> str:
     return f"{heading}\n\n{for_latex(tabulate(rows, headers='keys', tablefmt=style, disable_numparse=True), style)}"
 
 
-def _check_rows(frame: pd.DataFrame, name: str) -> None:
+def _rows(cells: list[dict[Any, Any]], name: str) -> list[Reported]:
+    """The rows of a table, checked; no figure stands there twice."""
+    rows: list[Reported] = []
     seen: dict[tuple[str, ...], int] = {}
-    for number, row in enumerate(frame.to_dict("records"), start=2):
-        for column, check in _CHECKS.items():
-            problem = check(row[column])
-            if problem:
-                raise UserError(f"{name}, row {number}, column {column!r}: {row[column]!r:.200} {problem}")
-        key = tuple(row[c] for c in ("method", "dataset", "metric", "augmentation", "source"))
+    for number, row in enumerate(cells, start=2):
+        try:
+            found = Reported.model_validate(row)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = first["msg"].removeprefix("Value error, ")
+            where = f"{name}, row {number}, column {first['loc'][0]!r}"
+            raise UserError(f"{where}: {message[0].lower() + message[1:]}, not {first['input']!r:.200}") from error
+        key = (found.method, found.dataset, found.metric, found.augmentation, found.source)
         if key in seen:
-            raise UserError(f"{name}, row {number}, column 'method': {row['method']!r} repeats row {seen[key]}")
+            raise UserError(f"{name}, row {number}, column 'method': {found.method!r} repeats row {seen[key]}")
         seen[key] = number
-
-
-def _is_text(cell: Any) -> str:
-    """What is wrong with a cell that must hold text; empty if nothing."""
-    return "" if isinstance(cell, str) and cell.strip() and cell == cell.strip() else "is no text; it must not be empty"
-
-
-def _is_one_of(*choices: str) -> Callable[[Any], str]:
-    return lambda cell: "" if cell in choices else f"is none of {', '.join(map(repr, choices))}"
-
-
-def _is_percentage(cell: Any) -> str:
-    try:
-        number = float(cell)
-    except (TypeError, ValueError):
-        return "is no number"
-    return "" if math.isfinite(number) and 0 <= number <= 100 else "is no percentage from 0 to 100"
-
-
-def _is_count(cell: Any) -> str:
-    digits = isinstance(cell, str) and cell.isascii() and cell.isdigit()
-    return "" if digits and int(cell) > 0 else "is no positive whole number without separators"
-
-
-def _or_empty(check: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda cell: "" if cell == "" else check(cell)
-
-
-_CHECKS: dict[str, Callable[[Any], str]] = {
-    "method": _is_text,
-    "family": _is_text,
-    "dataset": _is_text,
-    "metric": _is_one_of(*METRICS),
-    "value": _is_percentage,
-    "spread": _or_empty(_is_percentage),
-    "unit": _is_one_of("%"),
-    "parameters": _or_empty(_is_count),
-    "augmentation": _is_text,
-    "epoch_selection": _is_one_of(*SELECTIONS),
-    "runs": _or_empty(_is_count),
-    "source": _is_text,
-    "status": _is_one_of(*STATUSES),
-}
+        rows.append(found)
+    return rows

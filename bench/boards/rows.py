@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...registry import MODELS, UserError
 from ..records.kept_verdicts import NO, checked, worst
-from ..records.provenance import REGISTERED, machine_of, registration
-from ..records.record import (
-    CORE_ERRORS,
-    FINAL,
-    Context,
-    Provenance,
-    RunRecord,
-    Size,
-    board_folder,
-    without_collection,
-)
+from ..records.provenance import REGISTERED, Provenance, machine_of, registration
+from ..records.record import CORE_ERRORS, FINAL, Context, RunRecord, Size, without_collection
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
+from ..records.store import board_folder, sidecar_folder
 from ..spec.suite import find_suite, plan
 from ..tools.files import write_atomically
 from .board import Board, load_board
@@ -257,7 +249,7 @@ def _files(root: Path, name: str) -> list[str]:
         folder = board_folder(root, name)
     except UserError:  # no board's name, or a link: nothing is read there
         return []
-    return sorted(p.name for part in (folder, folder / "equivariance") for p in part.glob("*.json"))
+    return sorted(p.name for part in (folder, sidecar_folder(root, name)) for p in part.glob("*.json"))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -15,7 +15,8 @@ from ...registry import DATASETS
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.equivariance import BLOB_DRAWS, scale_of, zero_logits
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES
-from ..records.verdict import Finding, failed, first_line, noted, passed
+from ..records.verdict import Finding, failed, noted, passed
+from ..tools.text import clipped, raised
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
 from .libraries import is_habit, noted_habit, raised_in
@@ -326,7 +327,7 @@ def bfloat16(subject: Subject) -> Finding:
         if is_habit("bfloat16", [package := raised_in(error)]):
             return noted_habit("bfloat16", [package])
         return failed(
-            f"a step under autocast to bfloat16 raises {type(error).__name__}: {first_line(error)}",
+            f"a step under autocast to bfloat16 raises {clipped(raised(error))}",
             "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot"
             " run it",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..measures.norms import UnknownStatistics, check_statistics
 from ..records.verdict import Finding, failed, noted, passed
 from ..spec.budget import find_budget, steps_in
 from ..spec.recipe import PAPER, find_recipe
-from ..tools.text import some
+from ..tools.text import duration, some
 from ..training.train import optimizer_for, train_step
 from .subject import Subject, everything, names
 
@@ -165,7 +165,7 @@ def cost(subject: Subject) -> Finding:
 def _figures(subject: Subject, name: str) -> dict[str, Any]:
     """Columns of the board that tell the size, for a step of the recipe's batch."""
     model = subject.build() if name == subject.name else subject.build_other(name)
-    return asdict(measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch))
+    return measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch).model_dump()
 
 
 def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
@@ -245,16 +245,8 @@ def budget(subject: Subject) -> Finding:
     seconds = job.steps * subject.step_s
     text = (
         f"{job.budget} of {job.dataset}: {job.steps:,} steps of {subject.recipe.batch} images,"
-        f" {_duration(seconds)} a run"
+        f" {duration(seconds)} a run"
     )
     if seconds > LONG_RUN_S:
         return noted(f"not feasible here: {text} on one core", "take a GPU, a smaller budget or fewer channels")
-    return passed(f"{text} on one core, {_duration(3 * seconds)} for three seeds")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+    return passed(f"{text} on one core, {duration(3 * seconds)} for three seeds")

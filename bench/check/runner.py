@@ -13,8 +13,9 @@ from ...beside import files_beside
 from ...datasets.images import data_root
 from ...opened import watching
 from ..measures.compiler import spare_compiler
-from ..records.verdict import Finding, failed, first_line, skipped
+from ..records.verdict import Finding, failed, skipped
 from ..tools.error_location import place_of
+from ..tools.text import clipped, raised
 from ..training.job import Check, Events
 from . import behaviour, costs, structure, symmetry, traces
 from .state import kept
@@ -111,9 +112,8 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
         except Exception as error:  # a model may raise anything
             traceback.print_exc()
             where = place_of(error, subject.resolved.files)
-            message = first_line(error) or "no message"
             wanted = (check.__doc__ or "").splitlines()[0]
-            return failed(f"raised {type(error).__name__}: {message}{where}", _advice(error, wanted))
+            return failed(f"raised {clipped(raised(error))}{where}", _advice(error, wanted))
 
 
 def _advice(error: Exception, wanted: str) -> str:

@@ -11,19 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...beside import lines_of
 from ...registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
 from ...source import source_hash
 from ..boards.families import find_points
-from ..records.record import Context, Provenance, RunRecord, Size
+from ..records.provenance import Provenance
+from ..records.record import Context, RunRecord, Size
 from ..records.size_classes import counts_of, why_not_in
-from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, clipped, failed, passed, skipped
+from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
 from ..runner.local import end, events_of, quiet_end, start
 from ..spec.budget import find_budget
 from ..spec.recipe import PAPER
 from ..spec.suite import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
+from ..tools.text import clipped, last_line
 from ..training.job import Check
 
 #: The data set of a model that declares no input.
@@ -221,7 +223,10 @@ def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _F
             while (event := events.get(timeout=deadline_s)) is not None:
                 found.take(event, listen)
             if not found.done:
-                found.broke_off(f"the process ended, exit code {process.wait()}{_last_line(log)}", _CRASH)
+                log.seek(0)
+                said = last_line(log.read())
+                how = f"the process ended, exit code {process.wait()}" + (f" ({clipped(said)})" if said else "")
+                found.broke_off(how, _CRASH)
         except queue.Empty:
             found.broke_off(f"took longer than {deadline_s:g} s and was ended", _HANG)
         finally:
@@ -231,12 +236,6 @@ def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _F
 
 _CRASH = "a model must not end its process: look for os._exit, too much memory, or a crash in compiled code"
 _HANG = "look for an endless loop or for waiting on something; a model that is only slow: --deadline SECONDS"
-
-
-def _last_line(log: IO[str]) -> str:
-    log.seek(0)
-    lines = log.read().strip().splitlines()
-    return f" ({clipped(lines[-1])})" if lines else ""
 
 
 def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
@@ -267,11 +266,7 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
     from ..boards.table import table_rows
 
     spec = plan(board, {resolved.name: job.steps or 1})[0]
-    nothing = Provenance(
-        source_hash=source_hash(resolved), data_digest="", started="2000-01-01T00:00:00+00:00", versions={},
-        hardware={},
-        threads=job.threads, command="",
-    )  # fmt: skip
+    nothing = Provenance.of(resolved, source_hash=source_hash(resolved), hardware={}, threads=job.threads, command="")
     record = RunRecord(
         schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size),
         curve=[],

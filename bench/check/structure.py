@@ -13,7 +13,8 @@ from torch import nn
 
 from ...registry import allows
 from ..measures.cost import count_parameters
-from ..records.verdict import Finding, failed, first_line, noted, passed
+from ..records.verdict import Finding, failed, noted, passed
+from ..tools.text import clipped, first_line, raised
 from ..training.image_sizes import USUAL
 from .libraries import NOTHING, habit_text, is_habit, noted_habit, package_of
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
@@ -56,7 +57,7 @@ def built(subject: Subject) -> Finding:
             found = wrong_output(subject.build(of=of).eval(), subject, 1, of)
             wrong = found.says if found else ""
         except Exception as error:  # a model may raise anything
-            wrong = f"it cannot be built for {of}: {first_line(error) or type(error).__name__}"
+            wrong = f"it cannot be built for {of}: {clipped(first_line(error))}"
         if wrong:
             return failed(f"sizes={said!r} is registered, but {wrong}", "register the sizes that it can be built for")
     return passed("; ".join(f"{of}: {count:,} parameters" for of, count in counts.items()))
@@ -333,7 +334,7 @@ def deep_copy(subject: Subject) -> Finding:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
         return failed(
-            f"copy.deepcopy fails after a forward pass: {type(error).__name__}: {first_line(error)}",
+            f"copy.deepcopy fails after a forward pass: {clipped(raised(error))}",
             "do not keep results of a forward pass in the model, or drop them in __getstate__",
         )
     expected = subject.evaluate(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,11 +13,12 @@ from torch import nn
 from ...models.random_evaluation import RandomEvaluation
 from ...registry import MODELS, build_model, parse_shape
 from ..measures.accuracy import logits
-from ..measures.cost import buffers_to_learn, forward_flops
+from ..measures.cost import buffers_to_learn, evaluation_operations
 from ..measures.norms import reestimate_batch_norm
 from ..spec.recipe import find_recipe
 from ..spec.seeds import derive
 from ..training.job import Check
+from ..training.prepare import weights_digest
 from ..training.train import optimizer_for, train_step
 from .state import changes, restore, snapshot
 
@@ -127,7 +127,7 @@ class Subject:
 
     def weigh(self, model: nn.Module) -> None:
         """Show fewer images to a model that takes long for one."""
-        if forward_flops(model.eval(), self.images(1)) > HEAVY_FLOPS:
+        if evaluation_operations(model, self.images(1)).flops_per_image > HEAVY_FLOPS:
             self.batch, self.shown = FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES
 
     def build_other(self, name: str) -> nn.Module:
@@ -221,10 +221,7 @@ def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 def digest(model: nn.Module) -> str:
     """SHA-256 of all parameters and buffers."""
-    found = hashlib.sha256()
-    for name, value in sorted(everything(model).items()):
-        found.update(name.encode() + b"\0" + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    return weights_digest(everything(model))
 
 
 def loss_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

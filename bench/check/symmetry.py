@@ -10,7 +10,8 @@ from ..measures.accuracy import logits
 from ..measures.equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
 from ..measures.invariance import claim_error, claim_errors, move_weights
 from ..records.record import EXACT
-from ..records.verdict import Finding, failed, first_line, noted, passed
+from ..records.verdict import Finding, failed, noted, passed
+from ..tools.text import clipped, first_line
 from .subject import Input, Subject
 
 #: Closed-form images that are rotated.
@@ -89,7 +90,7 @@ def neighbours(subject: Subject) -> Finding:
             error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
             parts.append(f"{size} px: {_text(error)}")
         except Exception as error:  # whatever a model raises at a size that it was not made for
-            why = first_line(error, 90) or type(error).__name__
+            why = clipped(first_line(error), 90)
             parts.append(f"{size} px: cannot be built at this size ({why})")
     return noted(f"change of the logits under {group} at other sizes: " + "; ".join(parts))
 

@@ -13,10 +13,10 @@ import click
 
 from ...registry import UserError, include
 from .options import (
+    COUNT,
     command_line,
     include_option,
     json_option,
-    positive,
     reference_option,
     results_option,
     wide_option,
@@ -176,7 +176,7 @@ def leaderboard(
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"], with_runs)
     root = results_root(options["results"])
     refused: list[Any] = []
-    count = positive("--reference-parameters", options["reference_parameters"])
+    count = options["reference_parameters"]
     across = options["across"]
     if across:
         _refuse_beside_across(board, {**options, "reported": with_reported, "suite": suite, "runs": with_runs})
@@ -246,7 +246,7 @@ def leaderboard(
 @click.option(
     "--suite", "suites", multiple=True, metavar="SUITE", help="The boards of a suite, together; may be repeated."
 )
-@click.option("--jobs", type=int, help="Boards at a time [as many as cores, at most 4].")
+@click.option("--jobs", type=COUNT, help="Boards at a time [as many as cores, at most 4].")
 @reference_option
 @results_option
 @include_option
@@ -267,7 +267,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     include(options["includes"])
     root, target = results_root(options["results"]), Path(out)
     refused: list[Any] = []
-    count = positive("--reference-parameters", options["reference_parameters"])
+    count = options["reference_parameters"]
     if readme:
         from ..publish.readme import refresh
 
@@ -276,9 +276,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         from ..publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(
-            root, target, boards, kinds, positive("--jobs", options["jobs"]), refused, count, options["suites"]
-        )
+        done = write(root, target, boards, kinds, options["jobs"], refused, count, options["suites"])
         where = str(target / "index.html") if "html" in kinds else out
     _tell(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
@@ -288,7 +286,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 @click.command()
 @click.argument("run")
 @click.option("--device", help="cpu or cuda:<i> [as recorded].")
-@click.option("--threads", type=int, help="CPU threads [as recorded].")
+@click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
 @click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @results_option
 @include_option
@@ -308,7 +306,7 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
         run,
         results_root(options["results"]),
         device=options["device"],
-        threads=positive("--threads", options["threads"]),
+        threads=options["threads"],
         machine=Machine(data_root=options["data_root"], includes=options["includes"], command=command_line()),
     )
     if as_json:

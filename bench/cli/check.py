@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..tools.text import some
-from .options import include_option, json_option, positive, results_option
+from .options import SECONDS, include_option, json_option, results_option
 
 if TYPE_CHECKING:
     from ..records.verdict import Verdict
@@ -23,7 +23,7 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 @click.argument("model")
 @click.option("--dataset", help="Data set whose board it is to enter [the first that has its declared input].")
 @click.option("--budget", default="e20", show_default=True, help="Budget of that board.")
-@click.option("--deadline", type=float, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@click.option("--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
 @results_option
 @include_option
 @json_option
@@ -61,7 +61,7 @@ def check(
         dataset=dataset,
         budget=budget,
         includes=includes,
-        deadline_s=positive("--deadline", deadline),
+        deadline_s=deadline,
         listen=listen,
     )
     if alive:

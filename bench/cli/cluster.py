@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...registry import UserError, nearest
+from ...registry import UserError
 from ..tools.text import command, some
 from .options import include_option, json_option, machine_of, results_option
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..runner.slurm.status import State, View
     from ..runner.slurm.submit import Submission
 
-_ENGINES = ("local", "slurm")
 #: Options that only a cluster knows, with their values where they are not given.
 _ONLY_CLUSTER: dict[str, Any] = {
     "partition": None, "gpus_per_run": None, "time_limit": None, "account": None, "sbatch_options": (),
@@ -32,9 +31,19 @@ _SHOWN = 40
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``run`` that belong to a cluster."""
     options = [
-        click.option("--engine", default="local", show_default=True, help="local, or slurm: submit and return."),
+        click.option(
+            "--engine",
+            type=click.Choice(("local", "slurm")),
+            default="local",
+            show_default=True,
+            help="local, or slurm: submit and return.",
+        ),
         click.option("--partition", help="Slurm: partition."),
-        click.option("--gpus-per-run", type=int, help="Slurm: 1, or 0 for runs on CPUs [1; with --device cpu 0]."),
+        click.option(
+            "--gpus-per-run",
+            type=int,
+            help="Slurm: 1, or 0 for runs on CPUs [1; with --device cpu 0].",
+        ),
         click.option("--time-limit", metavar="TIME", help="Slurm: of each run, as sbatch --time takes it."),
         click.option("--account", help="Slurm: account."),
         click.option(
@@ -56,11 +65,9 @@ def wants_cluster(options: dict[str, Any]) -> bool:
     """Whether the runs are to be submitted; the options of ``run`` agree with it.
 
     Raises:
-        UserError: there is no such engine, or an option belongs to another.
+        UserError: an option belongs to another engine.
     """
     engine = options["engine"]
-    if engine not in _ENGINES:
-        raise UserError(f"--engine {engine!r}: {nearest(engine, _ENGINES)}")
     given = [name for name, absent in _ONLY_CLUSTER.items() if options[name] != absent]
     if engine == "local" and given:
         name = given[0].replace("_", "-").removesuffix("s" if given[0] == "sbatch_options" else "")

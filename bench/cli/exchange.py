@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ...registry import include
-from .options import include_option, json_option, positive, results_option
+from .options import SECONDS, include_option, json_option, results_option
 
 
 @click.command()
@@ -81,7 +81,7 @@ def _counted(found: Counter[str]) -> str:
 @click.argument("folder", metavar="FOLDER")
 @click.option("--against", metavar="DIR", help="The published results [$EQUIBENCH_RESULTS, else ./leaderboards].")
 @click.option("--complete", is_flag=True, help="FOLDER takes the place of the published one, as in a pull request.")
-@click.option("--deadline", type=float, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@click.option("--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
 @include_option
 @json_option
 def validate(
@@ -111,7 +111,7 @@ def validate(
         Path(against) if against else None,
         complete=complete,
         includes=includes,
-        deadline_s=positive("--deadline", deadline),
+        deadline_s=deadline,
         listen=listen,
     )
     if alive:

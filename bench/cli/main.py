@@ -24,17 +24,24 @@ from .exchange import export, merge, validate
 from .list import list_
 from .measure import equivariance, verify
 from .options import (
+    COUNT,
+    SECONDS,
     include_option,
     json_option,
     machine_of,
     machine_options,
-    positive,
     results_option,
     seeds_in_parallel_option,
 )  # fmt: skip
 from .plan import plan
 from .refresh import refresh
 
+_profile_option = click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    metavar="NAME",
+    help=lines_of("Execution profile instead of the suite's.", PROFILES),
+)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -94,18 +101,36 @@ for _command in (
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
 @click.option("--recipe", help=lines_of("Recipe instead of the suite's.", RECIPES))
-@click.option("--profile", help=lines_of("Execution profile instead of the suite's.", PROFILES))
-@click.option("--fit", help=lines_of("What is trained on instead of the suite's.", FITS))
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    metavar="NAME",
+    help=lines_of("Execution profile instead of the suite's.", PROFILES),
+)
+@click.option(
+    "--fit",
+    type=click.Choice(list(FITS)),
+    metavar="NAME",
+    help=lines_of("What is trained on instead of the suite's.", FITS),
+)
 @click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
-@click.option("--class", "parameter_class", help=lines_of("Class of parameters instead of the suite's.", CLASSES))
-@click.option("--reference-parameters", type=int, metavar="N", help="Of the class matched: parameters within 5 % of N.")
+@click.option(
+    "--class",
+    "parameter_class",
+    type=click.Choice(list(CLASSES)),
+    metavar="NAME",
+    help=lines_of("Class of parameters instead of the suite's.", CLASSES),
+)
+@click.option(
+    "--reference-parameters", type=COUNT, metavar="N", help="Of the class matched: parameters within 5 % of N."
+)
 @machine_options
 @seeds_in_parallel_option
-@click.option("--deadline", type=float, metavar="SECONDS", help="End a run after this time; it becomes a row.")
+@click.option("--deadline", type=SECONDS, metavar="SECONDS", help="End a run after this time; it becomes a row.")
 @click.option(
     "--checkpoint",
     "checkpoint_s",
-    type=float,
+    type=SECONDS,
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -164,7 +189,12 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
     "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
 )
 @click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
-@click.option("--profile", help=lines_of("Execution profile instead of the suite's.", PROFILES))
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    metavar="NAME",
+    help=lines_of("Execution profile instead of the suite's.", PROFILES),
+)
 @machine_options
 @results_option
 @include_option
@@ -215,14 +245,10 @@ def _check(points: list[Any], options: dict[str, Any]) -> None:
 
 def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     """The suite, or the points of the family, with what the options replace in it."""
-    from ..boards.families import AXES, find_points, points_of
+    from ..boards.families import points_of, values_of
 
     include(options["includes"])
-    values: dict[str, Any] = {"name": "ad-hoc"}
-    if name is not None:
-        found = find_points(name)
-        values = found[0].model_dump(by_alias=True)
-        values |= {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
+    values: dict[str, Any] = {"name": "ad-hoc"} if name is None else values_of(name)
     for key in ("dataset", "budget", "recipe", "profile", "fit"):
         if options[key] is not None:
             values[key] = options[key]
@@ -237,9 +263,7 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     if options["parameter_class"] is not None:
         values["class"] = options["parameter_class"]
     if options["reference_parameters"] is not None:
-        values["reference_parameters"] = positive("--reference-parameters", options["reference_parameters"])
-    if values.get("class") == "matched" and values.get("reference_parameters") is None:
-        raise UserError("--class matched compares parameters with a count: give it with --reference-parameters N")
+        values["reference_parameters"] = options["reference_parameters"]
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
@@ -353,8 +377,8 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: what there is
         click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except click.ClickException as error:
-        _end(error.format_message(), 2)
+    except click.ClickException as error:  # it quotes a value whole
+        _end(error.format_message(), 2, most=500)
     except (click.Abort, KeyboardInterrupt):
         goes_on = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
         _end(
@@ -384,10 +408,11 @@ def _warning(message: Warning | str, category: type[Warning], *where: Any) -> st
 _usual_warning = warnings.formatwarning
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _end(message: str, code: int, most: int = 1900) -> NoReturn:
     from ..tools.schema import visible
 
     # One line whatever is quoted in it: names of files and values may hold anything, and be of any length.
     line = visible(message)
-    print(f"equibench: {line if len(line) <= 2000 else f'{line[:1500]} … {line[-400:]}'}", file=sys.stderr)
+    line = line if len(line) <= most else f"{line[: most - 400]} … {line[-400:]}"
+    print(f"equibench: {line}", file=sys.stderr)
     sys.exit(code)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...registry import UserError, include
-from .options import command_line, include_option, json_option, positive, results_option
+from .options import COUNT, include_option, json_option, machine_of, results_option
 
 
 @click.command()
@@ -51,11 +51,10 @@ def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) ->
 @click.argument("model", required=False)
 @click.option("--run", "run_id", metavar="ID", help="A finished run (the beginning of its id) instead of a model.")
 @click.option("--dataset", help="Data set that the model looks at [digits-rot].")
-@click.option("--size", type=int, metavar="N", help="Pixels of its images [the data set's].")
+@click.option("--size", type=click.IntRange(min=2), metavar="N", help="Pixels of its images [the data set's].")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the pictures.")
-@click.option("--figures", metavar="DIR", help="Draw the two figures of the documentation into DIR instead.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
-@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
 @click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
 @results_option
 @include_option
@@ -70,18 +69,11 @@ def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
     What the figures mean: docs/equivariance-error.md.
     """
 
-    given = {"MODEL": model, "--run": options["run_id"], "--figures": options["figures"]}
-    if sum(value is not None for value in given.values()) != 1:
-        raise UserError("give one of MODEL, --run ID and --figures DIR")
+    if (model is None) == (options["run_id"] is None):
+        raise UserError("give one of MODEL and --run ID")
     if model is None and (options["dataset"] is not None or options["size"] is not None):
         raise UserError("--dataset and --size go with a MODEL; a run has its own")
     include(options["includes"])
-    if options["figures"] is not None:
-        from ..reports.documentation_figures import documentation_figures
-
-        for path in documentation_figures(Path(options["figures"]), options["data_root"]):
-            click.echo(path)
-        return
     report = _equivariance_report(model, options)
     if as_json:
         pictures = [str(p) for p in report.pictures]
@@ -99,9 +91,7 @@ def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
     from ..reports.equivariance import initial_report, run_report
     from ..tools.gpus import one_device
 
-    out, root = Path(options["out"]), options["data_root"]
-    threads, device = positive("--threads", options["threads"]), one_device(options["device"])
+    out, machine = Path(options["out"]), machine_of({**options, "device": one_device(options["device"])})
     if model is not None:
-        return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, root, device, threads)
-    command = command_line()
-    return run_report(options["run_id"], options["results"], out, root, device, threads, command)
+        return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, machine)
+    return run_report(options["run_id"], options["results"], out, machine)

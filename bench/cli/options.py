@@ -11,16 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...registry import UserError
-
 if TYPE_CHECKING:
     from ..tools.machine import Machine
+
+
+class Finite(click.FloatRange):
+    """A number of a range; of those that no comparison refuses, as ``nan``, none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+COUNT, SECONDS = click.IntRange(min=1), Finite(min=0, min_open=True)
 
 include_option = click.option(
     "--include", "includes", multiple=True, metavar="FILE", help="A Python file that registers models or data sets."
 )
 reference_option = click.option(
-    "--reference-parameters", type=int, metavar="N",
+    "--reference-parameters", type=COUNT, metavar="N",
     help="Call models matched whose parameters are within 5 % of N [of the reference model's].",
 )  # fmt: skip
 results_option = click.option(
@@ -34,8 +45,8 @@ _MACHINE = (
     click.option(
         "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>, several with commas."
     ),
-    click.option("--jobs", type=int, help="Runs at a time [one a device; on a CPU one a core, at most 4]."),
-    click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of each run."),
+    click.option("--jobs", type=COUNT, help="Runs at a time [one a device; on a CPU one a core, at most 4]."),
+    click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads of each run."),
     click.option(
         "--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache]."
     ),
@@ -43,7 +54,7 @@ _MACHINE = (
 )
 seeds_in_parallel_option = click.option(
     "--seeds-in-parallel",
-    type=int,
+    type=COUNT,
     default=1,
     show_default=True,
     metavar="S",
@@ -59,30 +70,20 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def machine_of(options: dict[str, Any]) -> Machine:
-    """What a command's options say about where and how runs are executed; those that it does not have are as usual.
-
-    Raises:
-        UserError: a number is not above zero.
-    """
+    """What a command's options say about where and how runs are executed; those that it does not have are as usual."""
     from ..tools.machine import Machine
 
     return Machine(
         options["device"],
-        positive("--jobs", options["jobs"]),
-        positive("--threads", options["threads"]) or 1,
-        positive("--deadline", options.get("deadline")),
-        positive("--checkpoint", options.get("checkpoint_s")) or Machine.checkpoint_s,
-        positive("--seeds-in-parallel", options.get("seeds_in_parallel")) or 1,
+        options.get("jobs"),
+        options["threads"],
+        options.get("deadline"),
+        options.get("checkpoint_s", Machine.checkpoint_s),
+        options.get("seeds_in_parallel", 1),
         options["data_root"],
         options["includes"],
         command_line(),
     )
-
-
-def positive(option: str, value: Any) -> Any:
-    if value is not None and not 0 < value < math.inf:
-        raise UserError(f"{option} {value}: it must be a number above zero")
-    return value
 
 
 #: Options whose values say where things lie on one machine. They change no figure, and records are published.

@@ -7,14 +7,18 @@ from dataclasses import asdict, replace
 
 import click
 
-from ...registry import UserError, include
-from .options import include_option, json_option, results_option
+from ...registry import include
+from .options import Finite, include_option, json_option, results_option
 
 
 @click.command()
 @click.argument("suite")
 @click.option(
-    "--difference", type=float, required=True, metavar="POINTS", help="In test accuracy, to the suite's reference."
+    "--difference",
+    type=Finite(0, 100, min_open=True, max_open=True),
+    required=True,
+    metavar="POINTS",
+    help="In test accuracy, to the suite's reference.",
 )
 @click.option("--device", default="auto", show_default=True, help="Whose time is asked for: auto, cpu or cuda:<i>.")
 @results_option
@@ -28,8 +32,6 @@ def plan(
     \b
     equibench plan digits-25k --difference 0.5
     """
-    if not 0 < difference < 100:
-        raise UserError(f"--difference {difference:g}: it must be above 0 and below 100 percent points")
     include(includes)
     from ..boards.families import find_points, point_name
     from ..reports.estimate import this_device

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ...registry import UserError
 from ..boards.board import find_board, load_board
-from ..records.calibration import folder as calibrations_folder
+from ..publish.repeat import suite_file, suites_of
 from ..records.calibration import read_calibration
-from ..records.outcomes import outcomes_folder, outcomes_path, read_distances, read_predictions
-from ..records.record import Refused, RunRecord, board_folder, read_board
-from ..records.replay_verdict import read_verdicts, replays_folder
-from ..records.sidecar import read_sidecars, sidecar_folder
-from ..runner.refresh import suite_of
-from ..runner.tune import tables_text, toml_value
-from ..spec.suite import Suite, tuned_file
+from ..records.outcomes import outcomes_path, read_distances, read_predictions
+from ..records.record import Refused, RunRecord, read_board
+from ..records.replay_verdict import read_verdicts
+from ..records.sidecar import read_sidecars
+from ..records.store import board_folder, calibrations_folder, outcomes_folder, replays_folder, sidecar_folder
+from ..runner.tune import tables_text
+from ..spec.suite import tuned_file
 from ..tools.schema import read_text
 from .archive import write_archive
 
@@ -63,7 +62,7 @@ def _files(root: Path, board: str, refused: list[Refused]) -> dict[str, bytes]:
     tuned = tuned_file(root, board)
     paths += [tuned] if tuned.is_file() else []
     packed = {p.relative_to(root).as_posix(): read_text(p, link=False).encode() for p in paths}
-    return packed | {name: text.encode() for name, text in _how_to_repeat(root, board, records).items()}
+    return packed | {name: text.encode() for name, text in _how_to_repeat(root, board).items()}
 
 
 def _outcomes(root: Path, record: RunRecord, refused: list[Refused]) -> list[Path]:
@@ -79,24 +78,9 @@ def _outcomes(root: Path, record: RunRecord, refused: list[Refused]) -> list[Pat
     return [path, outcomes_folder(root, record.spec.board) / f"labels.{found.labels_sha256[:16]}.json"]
 
 
-def _how_to_repeat(root: Path, board: str, records: list[RunRecord]) -> dict[str, str]:
-    """The suites that asked for the runs that count, made anew from them, and the recipe of each model."""
-    chosen = [record for record, _ in load_board(root, board).chosen]
-    recipes = {r.spec.model: r.spec.recipe.model_dump(exclude_none=True) for r in chosen}
-    texts = {f"recipes/{board}.toml": tables_text(recipes)}
-    by_context: dict[str, list[RunRecord]] = {}
-    for record in chosen:
-        by_context.setdefault(record.context.model_dump_json(), []).append(record)
-    for number, (_, own) in enumerate(sorted(by_context.items()), 1):
-        suite = suite_of(own, own[0].context, full=False)
-        texts[f"suites/{board}.{number}.toml"] = suite_text_of(suite)
-    return texts
-
-
-def suite_text_of(suite: Suite) -> str:
-    """A suite as the text of a file that `equibench run` takes."""
-    values: dict[str, Any] = suite.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, exclude={"name"})
-    seeds = suite.seed_list
-    values["seeds"] = len(seeds) if seeds == list(range(len(seeds))) else seeds
-    lines = [f"{key} = {toml_value(value)}" for key, value in sorted(values.items())]
-    return "\n".join([f"# suite {suite.name}", *lines]) + "\n"
+def _how_to_repeat(root: Path, board: str) -> dict[str, str]:
+    """The suites that ask for the runs that count, and the recipe of each model."""
+    loaded = load_board(root, board)
+    recipes = {r.spec.model: r.spec.recipe.model_dump(exclude_none=True) for r, _ in loaded.chosen}
+    texts = {f"suites/{name}.toml": suite_file(suite) for name, suite in suites_of(loaded).items()}
+    return {f"recipes/{board}.toml": tables_text(recipes), **texts}

@@ -22,13 +22,21 @@ from typing import Literal, TypeVar
 from ...registry import UserError
 from ..boards.rows import write_board
 from ..records.calibration import Calibration, latest, read_calibration, read_calibrations
-from ..records.calibration import folder as calibrations_folder
-from ..records.outcomes import outcomes_folder, outcomes_path, read_distances, read_predictions
+from ..records.outcomes import outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
-from ..records.record import FINAL, RunRecord, board_folder, board_names, read_record, without_collection
-from ..records.replay_verdict import ReplayVerdict, read_verdict, replays_folder
-from ..records.sidecar import Sidecar, read_sidecar, sidecar_folder
+from ..records.record import FINAL, RunRecord, read_record, without_collection
+from ..records.replay_verdict import ReplayVerdict, read_verdict
+from ..records.sidecar import Sidecar, read_sidecar
+from ..records.store import (
+    board_folder,
+    board_names,
+    calibrations_folder,
+    outcomes_folder,
+    replays_folder,
+    sidecar_folder,
+)
 from ..spec.budget import steps_in
+from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
 from ..tools.schema import read_text, visible
 from .archive import PARTS, opened
@@ -38,6 +46,8 @@ Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]
 STATES: tuple[State, ...] = ("new", "known", "further attempt", "refused")
 F = TypeVar("F", Sidecar, ReplayVerdict)
+#: What comes leaves room for the numbers of further attempts, which are at most a million.
+MOST_ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def copied(root: Path, boards: Iterable[str]) -> Iterator[Path]:
         copy = Path(folder) / "results"
         for board in sorted(boards):
             paths = [p for part in ("", *PARTS) for p in (root / "runs" / board / part).glob("*.json")]
-            for path in [*paths, root / "tuned" / f"{board}.toml"]:
+            for path in [*paths, tuned_file(root, board)]:
                 if path.is_file() and not path.is_symlink():
                     target = copy / path.relative_to(root)
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +171,8 @@ class _Incoming:
         Raises:
             UserError: what is wrong.
         """
+        if record.attempt > MOST_ATTEMPTS:
+            raise UserError(f"{record.file_name}: attempt {record.attempt:,}, where {MOST_ATTEMPTS:,} are the most")
         if outcomes_path(self.folder, record) is not None:
             read_predictions(self.folder, record)
         seconds, spec = record.spec.budget.seconds, record.spec

@@ -31,13 +31,18 @@ def markdown(found: Judgement) -> str:
 
 
 def document(found: Judgement) -> dict[str, Any]:
-    """The same as a JSON document; `models` has the data set of each model with new rows."""
+    """The same as a JSON document; `models` has each model with new rows, and its data sets."""
     boards = {after.name: rank_changes(before, after) for before, after in found.boards}
     states = Counter(a.state for a in found.merged.arrivals if a.kind == "record")
     return {
-        "accepted": found.accepted, "problems": found.problems, "warnings": found.warnings, "records": dict(states),
-        "models": found.datasets, "ranks": boards, "report": markdown(found),
-    }  # fmt: skip
+        "accepted": found.accepted,
+        "problems": found.problems,
+        "warnings": found.warnings,
+        "records": dict(states),
+        "models": [{"model": model, "dataset": dataset} for model, dataset in found.verdicts],
+        "ranks": boards,
+        "report": markdown(found),
+    }
 
 
 def _listed(heading: str, sentences: list[str]) -> list[str]:
@@ -63,7 +68,7 @@ def _came(found: Judgement) -> list[str]:
         states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
         cells = [markdown_text(visible(board)), *(str(states[s]) for s in STATES)]
         lines.append(f"| {' | '.join(cells)} |")
-    for model, verdict in found.verdicts.items():
+    for (model, dataset), verdict in found.verdicts.items():
         counts = f"{some(verdict.count('pass'), 'check')} passed, {some(verdict.count('fail'), 'failure')}"
-        lines += ["", f"`equibench check` of {markdown_text(model)}: {counts}."]
+        lines += ["", f"`equibench check` of {markdown_text(model)} for {dataset}: {counts}."]
     return lines

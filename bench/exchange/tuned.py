@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...registry import UserError
-from ..records.record import board_folder
+from ..records.store import board_folder
 from ..runner.tune import add_tuned, read_tuned
 from ..spec.recipe import TUNED, Recipe
 from ..spec.suite import tuned_file

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, MODELS, UserError, include
+from ...registry import DATASETS, UserError, include
 from ..boards.board import Board, load_board
 from ..boards.repeats import repeat_notes
 from ..boards.rows import csv_text, run_rows
 from ..boards.table import rank_text
-from ..check.session import check_model
+from ..check.session import BUDGET, check_model
 from ..publish.bibtex import is_known_source, sources_of
 from ..records.outcomes import outcomes_path, read_distances
 from ..records.record import FINAL, RunRecord, board_names
@@ -34,8 +34,8 @@ from .merge import Merged, copied, merge
 
 #: Paths of a machine: absolute ones of two parts and more, of a home folder, of Windows.
 _PATH = re.compile(r"(?<![\w.:/])/(?!/)[\w.+-]+/\S|(?<![\w/])~\w*/|\b[A-Za-z]:[\\/](?!/)|\\\\[\w.-]+\\|\bfile:/")
-#: Columns that a reader's own files decide, or that are no figures.
-_NOT_COMPARED = ("checked",)
+#: What a cell says of the verdicts of `check` that lie on one machine.
+_VERDICTS = {"checked": ".*", "marks": "(; |^)(not checked|check failed)"}
 #: What a model built here must have in common with the networks of its records.
 _COUNTED = ("parameters", "frozen", "flops_per_image")
 
@@ -49,16 +49,14 @@ class Judgement:
         warnings: what a reviewer should know.
         merged: what the contribution brings.
         boards: of each board with something new, as it was (None where it is new) and as it would be.
-        verdicts: of `check`, by model.
-        datasets: the data set of each model's first new row.
+        verdicts: of `check`, by model and data set.
     """
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     merged: Merged = field(default_factory=Merged)
     boards: list[tuple[Board | None, Board]] = field(default_factory=list)
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    datasets: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
 
     @property
     def accepted(self) -> bool:
@@ -112,7 +110,12 @@ def validate(
             found.problems += list(_foreign_sidecars(found, scratch))
             found.problems += list(_edited_tables(folder, published, complete))
             found.problems += list(_missing(folder, published)) if complete else []
-    _judge_models(found, check, includes, deadline_s, listen)
+
+    def checked(model: str, dataset: str, budget: str) -> Verdict:
+        listen(f"check {model}")
+        return check(model, dataset=dataset, budget=budget, includes=includes, deadline_s=deadline_s)
+
+    _judge_models(found, checked)
     return found
 
 
@@ -230,42 +233,30 @@ def _about_rows(before: Board, after: Board, new: list[RunRecord]) -> list[str]:
     return warnings + [f"the row of {m} on `{before.name}` becomes stale" for m in stale if m not in was]
 
 
-def _judge_models(
-    found: Judgement,
-    check: Callable[..., Verdict],
-    includes: list[str],
-    deadline_s: float,
-    listen: Callable[[str], None],
-) -> None:
-    """`check` on every model with new rows: source, size and citation."""
+def _judge_models(found: Judgement, check: Callable[[str, str, str], Verdict]) -> None:
+    """`check` on every model with new rows, for each data set: source, size and citation."""
     for record in found.new:
-        model = record.spec.model
-        if not is_known(model) or record.spec.dataset not in DATASETS.entries():
+        model, dataset, budget = record.spec.model, record.spec.dataset, record.spec.budget
+        if not is_known(model) or dataset not in DATASETS.entries():
             continue
-        if model not in found.verdicts:
-            listen(f"check {model}")
-            found.datasets[model] = record.spec.dataset
-            found.verdicts[model] = verdict = check(
-                model,
-                dataset=record.spec.dataset,
-                budget=record.spec.budget.name,
-                includes=includes,
-                deadline_s=deadline_s,
-            )
+        if (model, dataset) not in found.verdicts:
+            try:
+                verdict = check(model, dataset, budget.name if budget.kind == "E" else BUDGET)
+            except UserError as error:
+                found.problems.append(f"{model} cannot be checked for {dataset}: {error}")
+                verdict = Verdict(model, "", "", "")
+            found.verdicts[model, dataset] = verdict
             bad = [f for f in verdict.findings if f.status in ("fail", "skip")]
             for finding in [f for f in bad if f.status == "fail"] or bad[:1]:
                 found.problems.append(f"{model} does not pass `equibench check`: {finding.check}: {finding.says}")
-            if not MODELS.find(model).get("source"):
-                found.problems.append(f"{model} names no source that could be cited")
             for source in sources_of([model]):
                 if not is_known_source(source):
-                    found.warnings.append(
-                        f"{source} has no entry in bench/publish/sources.toml; it is cited as it stands"
-                    )
-        verdict = found.verdicts[model]
+                    why = "has no entry in bench/publish/sources.toml; it is cited as it stands"
+                    found.warnings.append(f"{source} {why}")
+        verdict = found.verdicts[model, dataset]
         if verdict.source_hash and verdict.source_hash != record.provenance.source_hash:
             found.problems.append(f"`{record.file_name}`: {model} as it is here has another source")
-        for name in _COUNTED if record.cost is not None and verdict.dataset == record.spec.dataset else ():
+        for name in _COUNTED if record.cost is not None and verdict.dataset == dataset else ():
             here, there = verdict.row.get(name), getattr(record.cost, name)
             if here is not None and here != there:
                 why = f"{name} is {there:,}, where {model} built here has {here:,.0f}"
@@ -305,7 +296,9 @@ def _difference(said: str, made: str) -> str:
         return f"{some(len(tables[0]) - 1, 'row')}, not {len(rows)}"
     for was, own in zip(tables[0][1:], rows, strict=True):
         for column, a, b in zip(header, was, own, strict=False):
-            if a != b and column not in _NOT_COMPARED and not _close(a, b):
+            if column in _VERDICTS:
+                a, b = (re.sub(_VERDICTS[column], "", cell).removeprefix("; ") for cell in (a, b))
+            if a != b and not _close(a, b):
                 return f"{own[0]}: {column} is {a[:40] or 'empty'}, not {b[:40] or 'empty'}"
         if len(was) != len(own):
             return f"{own[0]}: a row of {len(was)} cells"

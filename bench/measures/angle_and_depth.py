@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...models.features import FeatureLayer, feature_layers
+from ..records.sidecar import LayerPoint
 from .accuracy import logits
 from .equivariance import BLOB_DRAWS, Blobs, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
 
@@ -16,24 +17,6 @@ from .equivariance import BLOB_DRAWS, Blobs, Prepare, draw_blobs, reference_arit
 CURVE_DEGREES = tuple(range(0, 360, 5))
 #: Closed-form images that features are compared on; all layers' features are held at once.
 FEATURE_DRAWS = 16
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """Equivariance error of the output of one layer; None if collapsed, or where the group has no such rotation.
-
-    Attributes:
-        layer: name of the module.
-        eq_feat_exact: mean over images and the quarter turns g ≠ e in the layer's group of
-            ‖g⁻¹ Φ(gx) − Φ(x)‖ / s over all channels and pixels of the output Φ, with s = mean of ‖Φ(x) − Φ(x′)‖ over
-            the pairs of different images.
-        eq_feat_fibre: the same for the other rotations of the layer's group, over the spatial means of the
-            channels: there g only permutes channels, and nothing is resampled.
-    """
-
-    layer: str
-    eq_feat_exact: float | None
-    eq_feat_fibre: float | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ def angle_curve(
     return [relative_error([plain, moved], origin) for moved in turned]
 
 
-def feature_errors(model: nn.Module, scene: Scene, draws: int = FEATURE_DRAWS) -> list[LayerError]:
+def feature_errors(model: nn.Module, scene: Scene, draws: int = FEATURE_DRAWS) -> list[LayerPoint]:
     """The error of every layer that says how rotations act on it, from input to output; empty if none does."""
     layers = list(feature_layers(model))
     if not layers:
@@ -94,10 +77,10 @@ def feature_errors(model: nn.Module, scene: Scene, draws: int = FEATURE_DRAWS) -
                     else:
                         fibre[layer.name].append(back.mean((2, 3)))
     return [
-        LayerError(
-            layer.name,
-            _error(exact[layer.name], origin[layer.name]),
-            _error(fibre[layer.name], origin[layer.name].mean((2, 3))),
+        LayerPoint(
+            layer=layer.name,
+            eq_feat_exact=_error(exact[layer.name], origin[layer.name]),
+            eq_feat_fibre=_error(fibre[layer.name], origin[layer.name].mean((2, 3))),
         )
         for layer in layers
     ]

@@ -16,38 +16,13 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ...models.random_evaluation import one_sample
+from ..records.record import Size
 from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numbers, tensors, unfused
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Size and compute of a model on its input. Numbers are real: a complex one is two.
-
-    Attributes:
-        parameters: trainable numbers; those that several layers share count once.
-        frozen: numbers in parameters that are not trained.
-        buffers: numbers in buffers (running statistics, sampled bases), while training.
-        learned_buffers: those of them that training changes otherwise than as statistics of a normalisation.
-        dense_weights: numbers in the dense filters and matrices that a forward pass works with; for layers
-            that expand filters from a basis this is what the parameters grow to.
-        flops_per_image: forward pass in evaluation, as `operations` counts; without the expansion of filters.
-        train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
-        uncounted: operations that are in neither, by name; empty if all that is large is counted.
-    """
-
-    parameters: int
-    frozen: int
-    buffers: int
-    learned_buffers: int
-    dense_weights: int
-    flops_per_image: int
-    train_flops_per_image: int
-    uncounted: str
-
-
-@dataclass(frozen=True)
 class Numbers:
-    """The real numbers of a model; see `Cost`."""
+    """The real numbers of a model; see `record.Size`."""
 
     parameters: int
     frozen: int
@@ -74,7 +49,7 @@ def count_parameters(model: nn.Module) -> int:
     return count_numbers(model).parameters
 
 
-def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int | None = None) -> Cost:
+def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int | None = None) -> Size:
     """Cost of a model; leaves gradients and running statistics changed, so give a throw-away twin.
 
     Args:
@@ -87,7 +62,7 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
     step, unknown = step_operations(model, images, labels, batch)
     learned = changed_buffers(model, before)
     numbers, forward = count_numbers(model), evaluation_operations(model, images)
-    return Cost(
+    return Size(
         **asdict(numbers),
         learned_buffers=learned,
         dense_weights=forward.dense_weights,
@@ -114,7 +89,7 @@ def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 
 def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """As in `Cost`, by one training step where there is any buffer to look at; leaves gradients behind."""
+    """As in `record.Size`, by one training step where there is any buffer to look at; leaves gradients behind."""
     before = buffers_to_learn(model.train())
     if before:
         F.cross_entropy(model(images), labels).backward()
@@ -150,7 +125,7 @@ def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Forward:
-    """Operations of an image in evaluation; see `Cost`. Those that are not counted are in `unknown`."""
+    """Operations of an image in evaluation; see `record.Size`. Those that are not counted are in `unknown`."""
 
     flops_per_image: int
     dense_weights: int
@@ -181,13 +156,6 @@ def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
     """What a pass computes, and what it returns."""
     with unfused(), Operations(images) as operations:
         return operations, model(images)
-
-
-def forward_flops(model: nn.Module, images: torch.Tensor) -> int:
-    """Operations of a forward pass, those that expand filters included."""
-    with torch.no_grad(), unfused(), Operations() as operations:
-        model(images)
-    return operations.flops
 
 
 def reset_peak_memory(device: torch.device) -> None:

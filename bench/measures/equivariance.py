@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ...models.groups import PlanarGroup, transform_image
+from ..records.record import CorePoint
 from ..spec.seeds import derive
 from .accuracy import logits
 from .arithmetic import FULL, float32_precision, set_float32_precision
@@ -26,35 +27,12 @@ Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 #: All symmetries of the square grid of pixels: four rotations, then four reflections.
 GRID = PlanarGroup(4, mirrored=True)
-#: Degrees of `Core.eq_rot_analytic`.
+#: Degrees of `CorePoint.eq_rot_analytic`.
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
 #: Seed of the closed-form inputs, part of the protocol.
 BLOB_SEED = 20_200_710
 #: Every run pays for them twice.
 BLOB_DRAWS = 32
-
-
-@dataclass(frozen=True)
-class Core:
-    """Relative equivariance errors (0: invariant; 1: as another image), None if collapsed.
-
-    Attributes:
-        eq_exact_c4: over the rotations by 90, 180 and 270 degrees of real images, no interpolation.
-        eq_exact_d4: over these and the four reflections.
-        eq_rot_analytic: over `ANGLES` of closed-form images, no resampling.
-        collapsed: whether the logits hardly depend on the input.
-        scale: s of the real images, in units of the logits: what figures of real images were divided by.
-        scale_analytic: s of the closed-form images.
-        eq_claimed: over the elements that the model's claim names, see `claimed_elements`; None if there are none.
-    """
-
-    eq_exact_c4: float | None
-    eq_exact_d4: float | None
-    eq_rot_analytic: float | None
-    collapsed: bool
-    scale: float | None = None
-    scale_analytic: float | None = None
-    eq_claimed: float | None = None
 
 
 def measure_core(
@@ -64,7 +42,7 @@ def measure_core(
     background: Sequence[float],
     maximum: int,
     claim: str = "none",
-) -> Core:
+) -> CorePoint:
     """The ``core`` profile of a model.
 
     Args:
@@ -88,7 +66,7 @@ def measure_core(
 
 def core_of(
     orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor, claimed: Sequence[int]
-) -> Core:
+) -> CorePoint:
     """The figures of the ``core`` profile.
 
     Args:
@@ -99,7 +77,7 @@ def core_of(
     """
     c4, d4 = relative_error(orbit[: GRID.rotations], origin), relative_error(orbit, origin)
     rotated = relative_error(analytic, origin)
-    return Core(
+    return CorePoint(
         eq_exact_c4=c4,
         eq_exact_d4=d4,
         eq_rot_analytic=rotated,

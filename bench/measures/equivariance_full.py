@@ -25,8 +25,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..records.sidecar import FullPoint
 from ..tools.out_of_memory import shortage
+from ..tools.text import first_line
 from .accuracy import EVAL_BATCH, accuracy_pct, logits
+from .angle_and_depth import Scene, angle_curve, feature_errors
 from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, scale_of, zero_logits
 from .lie_derivative import lie_errors
 from .rotation import ORBIT_DEGREES, Turntable
@@ -35,29 +38,6 @@ from .rotation import ORBIT_DEGREES, Turntable
 FULL_DRAWS = 256
 #: Test images, balanced by class, that consistency and accuracies are measured on (all, where there are fewer).
 ORBIT_IMAGES = 2000
-
-
-@dataclass(frozen=True)
-class Full:
-    """The figures of the module's docstring; None if collapsed, where not asked for, or without a meaning.
-
-    Attributes:
-        note: why figures are missing that should be there, else empty.
-    """
-
-    eq_rot_data: float | None
-    eq_floor: float | None
-    eq_rot_data_abs: float | None
-    nv_rot_data: float | None
-    kl_rot_data_nats: float | None
-    lee_rot_per_deg: float | None
-    lee_shift_per_px: float | None
-    consistency_pct: float | None
-    acc_orbit_pct: float | None
-    acc_worst_angle_pct: float | None
-    acc_by_angle_pct: list[float]
-    collapsed: bool
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,13 +63,18 @@ class Inputs:
 
 def measure_full(
     model: nn.Module, inputs: Inputs, predictions: bool = True, draws: int = FULL_DRAWS, batch: int = EVAL_BATCH
-) -> Full:
+) -> tuple[FullPoint, str]:
     """The ``full`` profile of a model.
+
+    Figures are None where collapsed, where not asked for, or without a meaning.
 
     Args:
         predictions: whether consistency and accuracies are asked for, which take most of the time.
         draws: number of closed-form images, and of real images for the errors.
         batch: images a forward pass.
+
+    Returns:
+        The figures, and why some are missing that should be there, else an empty text.
     """
     with reference_arithmetic():
         origin = zero_logits(model, inputs.images)
@@ -101,7 +86,8 @@ def measure_full(
     scale = scale_of(errors[0], origin)
     rotated = relative_error(list(errors), origin)
     collapsed = rotated is None or (lee[0] is None and not note)
-    return Full(
+    scene = Scene(inputs.images.shape[-1], inputs.prepare, inputs.background, inputs.maximum, inputs.images.device)
+    point = FullPoint(
         eq_rot_data=rotated,
         eq_floor=None if scale is None or not math.isfinite(floor) else floor / scale,
         eq_rot_data_abs=None if rotated is None or scale is None else rotated * scale,
@@ -112,8 +98,10 @@ def measure_full(
         consistency_pct=_consistency_pct(orbit) if predictions and not collapsed else None,
         **_accuracies(orbit, inputs, predictions),
         collapsed=collapsed,
-        note=note,
+        curve=angle_curve(model, scene),
+        layers=feature_errors(model, scene),
     )
+    return point, note
 
 
 def normalised_variance(orbit: torch.Tensor) -> float | None:
@@ -193,7 +181,7 @@ def _lie(
         if shortage(error):
             raise
         # A stranger's layer may have no forward-mode derivative; the other figures stand.
-        return (None, None), f"no Lie derivative: {str(error).strip().splitlines()[0]}"
+        return (None, None), f"no Lie derivative: {first_line(error)}"
 
 
 def _consistency_pct(orbit: torch.Tensor) -> float | None:

@@ -14,7 +14,8 @@ from ..boards.across import Side, side_of
 from ..boards.board import find_board, load_board
 from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.rows import write_board
-from ..records.record import Refused, board_names, without_collection
+from ..records.record import Refused, without_collection
+from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..boards.across import Side
 from ..boards.board import Board
 from ..boards.rows import run_rows
-from ..records.record import board_folder
+from ..records.store import board_folder
 from ..tools.files import shipped, write_atomically
 from .across import groups_document
 from .payload import payload, script

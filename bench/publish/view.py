@@ -17,7 +17,8 @@ from ..boards.notes import board_heading
 from ..boards.rows import COMPARED, compared_columns, run_rows, write_board
 from ..boards.statistics import Comparison, compare
 from ..boards.table import board_table, in_cell, in_text
-from ..records.record import Refused, board_names, without_collection
+from ..records.record import Refused, without_collection
+from ..records.store import board_names
 from ..tools.markup import for_latex
 from ..tools.text import again, some, table_width
 

@@ -15,7 +15,7 @@ from ..boards.rows import compared_columns, run_rows
 from ..boards.statistics import compare
 from ..boards.table import alignment, board_table, table_rows
 from ..records.outcomes import outcomes_path, read_predictions
-from ..records.record import board_names
+from ..records.store import board_names
 from ..tools.files import results_root
 from .display import is_notebook
 

@@ -182,11 +182,11 @@ def load_model(
     Raises:
         UserError: there is no such run, its weights are not kept here, or its source or data have changed since.
     """
-    from ..training.full_profile import find_record
+    from ..records.find import find_finished
     from ..training.trained import trained_model
 
     root = results_root(results)
-    record = find_record(run, root, "load_model")
+    record = find_finished(run, root, "load_model")
     include(includes)
     include_cells(root)
     own = [root / SOURCES / name.strip() for name in record.provenance.origin.split(",")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...registry import UserError, include
-from ..boards.families import AXES, BoardFamily, check_points, family_of_boards, find_points, points_of
+from ..boards.families import BoardFamily, check_points, family_of_boards, points_of, values_of
 from ..boards.family_table import family_text, point_rows
 from ..records.record import RunRecord
 from ..runner.head_to_head import Listener, Outcome
@@ -96,9 +96,7 @@ def run(
 def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[str, Any]) -> list[Suite]:
     """The suite, or the points of the family, with what is given instead."""
     if isinstance(suite, str | Path):
-        found = find_points(str(suite))
-        values = found[0].model_dump(by_alias=True)
-        values |= {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
+        values = values_of(str(suite))
         where = f"suite {str(suite)!r}" + (" with what is given" if given else "")
     else:
         values = dict(suite.model_dump(by_alias=True) if isinstance(suite, Suite) else suite or {})

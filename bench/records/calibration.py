@@ -22,6 +22,7 @@ from ..spec.budget import exact
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Hash, Strict, Text, Version, parse_json, read_text, short_hash
 from .record import Status
+from .store import calibrations_folder
 
 BLOCKS = 3
 BLOCK_STEPS = 30
@@ -148,14 +149,9 @@ def check_reference(old: Calibration, new: Calibration, where: str = "") -> None
         )
 
 
-def folder(root: Path, board: str) -> Path:
-    """Where the calibrations of a board lie."""
-    return root / "runs" / board / "calibrations"
-
-
 def write_calibration(root: Path, board: str, calibration: Calibration) -> Path:
     """Write a calibration under the hash of its content."""
-    path = folder(root, board) / f"{short_hash(calibration.canonical())}.json"
+    path = calibrations_folder(root, board) / f"{short_hash(calibration.canonical())}.json"
     write_exclusively(path, calibration.canonical().encode() + b"\n")
     return path
 
@@ -166,7 +162,7 @@ def read_calibrations(root: Path, board: str) -> list[Calibration]:
     Raises:
         UserError: a file does not match the hash in its name, or its schema.
     """
-    found = [read_calibration(path) for path in sorted(folder(root, board).glob("*.json"))]
+    found = [read_calibration(path) for path in sorted(calibrations_folder(root, board).glob("*.json"))]
     return sorted(found, key=lambda c: (c.model, c.sequence))
 
 

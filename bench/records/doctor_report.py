@@ -6,19 +6,19 @@ show the newest one of each device that their runs were made on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ...registry import UserError
 from ..tools.files import write_exclusively
-from ..tools.schema import Amount, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from ..tools.schema import Amount, Message, Strict, Text, Time, Version, parse_json, read_text, short_hash
 from .provenance import machine_of
 from .record import FINAL, RunRecord
+from .store import doctor_folder, safe_name
 
 #: What the checks of a device come to.
 TRUSTED, E_ONLY, NO = "T boards: trusted", "E boards only", "no"
@@ -60,16 +60,9 @@ class Report(Strict):
     uuid: Text = ""
     hardware: dict[Text, Text]
     versions: dict[Text, Text]
-    started: Text
+    started: Time
     quick: bool
     findings: list[Finding] = Field(max_length=1000)
-
-    @field_validator("started")
-    @classmethod
-    def _is_a_time(cls, text: str) -> str:
-        if datetime.fromisoformat(text).tzinfo is None:
-            raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
-        return text
 
     @property
     def verdict(self) -> str:
@@ -94,8 +87,8 @@ class Report(Strict):
 
 def write_report(root: Path, report: Report) -> Path:
     """Keep a report among the results."""
-    name = f"{_safe(report.device)}.{short_hash(report.canonical())}.json"
-    path = _folder(root, report.hardware.get("host", "")) / name
+    name = f"{safe_name(report.device)}.{short_hash(report.canonical())}.json"
+    path = doctor_folder(root, report.hardware.get("host", "")) / name
     write_exclusively(path, report.canonical().encode() + b"\n")
     return path
 
@@ -119,7 +112,7 @@ def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
     Args:
         facts: `hardware` of the run's provenance. A GPU is known by its UUID where that is there, else by its number.
     """
-    folder, found = _folder(root, facts.get("host", "")), []
+    folder, found = doctor_folder(root, facts.get("host", "")), []
     for path in sorted(folder.glob("*.json")) if not folder.is_symlink() else []:
         try:
             report = read_report(path)
@@ -129,15 +122,6 @@ def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
         if same and (report.uuid == facts["gpu"] if "gpu" in facts else report.device == facts.get("device")):
             found.append(report)
     return max(found, key=lambda r: datetime.fromisoformat(r.started), default=None)
-
-
-def _folder(root: Path, host: str) -> Path:
-    return root / "doctor" / (_safe(host) or "host")
-
-
-def _safe(name: str) -> str:
-    """A part of a file's name; the file itself says the whole."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:100].strip("-")
 
 
 def report_text(report: Report) -> str:

@@ -16,6 +16,7 @@ from ..spec.suite import PROTOCOL
 from ..tools.files import write_atomically
 from ..tools.schema import Hash, Strict, Text, Version, parse_json, read_text
 from .provenance import harness_hash
+from .store import verdict_path
 from .verdict import Verdict
 
 #: No verdict on this source.
@@ -61,7 +62,7 @@ def keep(root: Path, verdict: Verdict) -> Path:
         dataset=verdict.dataset,
         budget=verdict.budget, protocol=PROTOCOL, harness_hash=harness_hash(),
     )  # fmt: skip
-    path = _path(root, verdict.model, verdict.source_hash)
+    path = verdict_path(root, verdict.model, verdict.source_hash)
     write_atomically(path, kept.canonical().encode() + b"\n")
     return path
 
@@ -71,7 +72,7 @@ def checked(root: Path, model: str, source: str) -> str:
     if not source:
         return NO
     return next(
-        (v for folder in (root, SHIPPED) if (v := _read(_path(folder, model, source), model, source)) != NO), NO
+        (v for folder in (root, SHIPPED) if (v := _read(verdict_path(folder, model, source), model, source)) != NO), NO
     )
 
 
@@ -110,7 +111,3 @@ def checked_notes(rows: Iterable[dict[str, str]]) -> list[str]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _path(root: Path, model: str, source: str) -> Path:
-    return root / "checks" / f"{model}.{source}.json"

@@ -24,7 +24,9 @@ from pydantic import Field
 from ...registry import UserError
 from ..tools.files import write_exclusively
 from ..tools.schema import Strict, Version, parse_json, read_text
-from .record import RunRecord, Sha256, board_folder
+from .provenance import Sha256
+from .record import RunRecord
+from .store import outcomes_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,11 +59,6 @@ class Labels(_Packed):
 
     kind: Literal["labels"]
     labels: str
-
-
-def outcomes_folder(root: Path, board: str) -> Path:
-    """Where a board's outcomes lie under the results folder."""
-    return board_folder(root, board) / "outcomes"
 
 
 def write_outcomes(

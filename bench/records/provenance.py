@@ -10,19 +10,98 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from ...beside import files_beside, lines_of
 from ...registry import DATASETS, Entry, Resolved, UserError
-from ...source import data_hash, source_hash
+from ...source import data_hash, libraries, source_hash
+from ..tools.schema import Hash, Strict, Text, Time
+from ..tools.text import last_line
 
 if TYPE_CHECKING:
     from ...datasets.images import ImageData
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "mlxtend")
+
+
+#: What some hashes look like, empty if there was nothing to hash.
+Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+
+
+class Provenance(Strict):
+    """Where the figures come from.
+
+    Attributes:
+        source_hash: of the model's source, see `source.source_hash`.
+        data_digest: SHA-256 of the data set's arrays; empty where the run ended before they were loaded.
+        started: date and time with their zone, ISO 8601.
+        versions: of Python, of packages and of the state of this checkout, by name.
+        hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
+            there where several runs shared the GPU, or the cores; ``alone`` where others were looked for, see
+            `gpu_processes`.
+        threads: of torch on the CPU.
+        command: the command line that asked for the run.
+        commit: of the checkout of equibench; empty where it is installed without one.
+        harness_hash: of the files of this harness, see `harness_hash`.
+        origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
+        registered: what the model was registered with, see `registration`: a board says it even where the
+            package or file that registers the model is not at hand.
+        opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of
+            `source_hash`.
+        checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see
+            `kept_verdicts.checked`; empty in records from before it was asked.
+        data_source: of what the data set declares, and of `data_opened`, which is to it what `opened` is to the model.
+    """
+
+    source_hash: Hash
+    data_digest: Sha256
+    started: Time
+    versions: dict[Text, Text]
+    hardware: dict[Text, Text]
+    threads: int = Field(ge=1, le=10**6)
+    command: Text
+    # Records that were written before these fields hold have the defaults; their files stay as they are.
+    commit: Annotated[str, Field(pattern="^([0-9a-f]{40,64})?$")] = ""
+    harness_hash: Hash = ""
+    origin: Text = ""
+    registered: dict[Text, Text] = {}
+    opened: dict[Text, Hash] = {}
+    data_source: Hash = ""
+    data_opened: dict[Text, Hash] = {}
+    checked: Text = ""
+
+    @property
+    def host(self) -> str:
+        """See `host_id`; empty where it is unknown, as in records that have the host's name instead."""
+        text = self.hardware.get("host", "")
+        return text if re.fullmatch("[0-9a-f]{16}", text) else ""
+
+    @classmethod
+    def of(
+        cls, model: Resolved | None, started: str = "", also: Mapping[str, str] | None = None, **known: Any
+    ) -> Provenance:
+        """What is known of a figure of this process.
+
+        Args:
+            model: None where it is not found: origin and commit are then unknown.
+            started: now without.
+            also: versions, where they are known already.
+            known: all other fields.
+        """
+        found = versions(libraries(model) if model else ()) if also is None else also
+        facts = code_facts(model) if model else {}
+        return cls(started=started or right_now(), versions=dict(found), **{"data_digest": "", **facts, **known})
+
+
+def right_now() -> str:
+    """Date and time with their zone, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions(also: Iterable[str] = ()) -> dict[str, str]:
@@ -250,6 +329,6 @@ def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
     # -P: files of the current folder stand in for no module.
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        said = last_line(done.stderr) or "it says nothing"
         raise UserError(f"torch cannot use {' and '.join(devices)} here: {said}; use --device cpu, or another machine")
     return {device: (key, gpu) for device, (key, gpu) in json.loads(done.stdout).items()}

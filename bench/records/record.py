@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,10 +15,12 @@ from pydantic import Field, field_validator, model_validator
 
 from ...registry import UserError
 from ..spec.budget import drifted
-from ..spec.suite import LONGEST_BOARD, RunSpec
+from ..spec.suite import RunSpec
 from ..tools.files import write_exclusively
-from ..tools.schema import NAME, Amount, Count, Hash, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from .provenance import SHARED
+from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from .provenance import SHARED, Provenance, Sha256
+from .store import board_folder as board_folder
+from .store import board_names as board_names
 
 SCHEMA_VERSION = 1
 
@@ -27,8 +28,6 @@ Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
 #: A run that ended like this has been measured; it is not run again.
 FINAL: tuple[Status, ...] = ("ok", "diverged")
 
-#: What some hashes look like, empty if there was nothing to hash.
-Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 #: Names of phases: they become names of columns.
 Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
 
@@ -40,7 +39,18 @@ CORE_ERRORS = ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic", "scale", "scale_
 
 
 class CorePoint(Strict):
-    """Equivariance errors at one moment; see `equivariance.Core`."""
+    """Relative equivariance errors at one moment (0: invariant; 1: as another image), None where collapsed.
+
+    Attributes:
+        eq_exact_c4: over the rotations by 90, 180 and 270 degrees of real images, no interpolation.
+        eq_exact_d4: over these and the four reflections.
+        eq_rot_analytic: over `equivariance.ANGLES` of closed-form images, no resampling.
+        collapsed: whether the logits hardly depend on the input.
+        scale: s of the real images, in units of the logits: what figures of real images were divided by.
+        scale_analytic: s of the closed-form images.
+        eq_claimed: over the elements that the model's claim names, see `equivariance.claimed_elements`; None where
+            there are none.
+    """
 
     eq_exact_c4: Amount | None
     eq_exact_d4: Amount | None
@@ -53,7 +63,14 @@ class CorePoint(Strict):
 
 
 class CurvePoint(Strict):
-    """One point of the learning curve, at the end of a block of steps; see `train.Point`."""
+    """One point of the learning curve, at the end of a block of steps.
+
+    Attributes:
+        loss: mean of the block; None where it is no number.
+        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to
+            do. Later steps say nothing of the host: the device takes on about a thousand launches ahead, and then the
+            host waits for it. None on a CPU, which is host and device.
+    """
 
     step: Count
     loss: float | None
@@ -63,8 +80,21 @@ class CurvePoint(Strict):
 
 
 class Size(Strict):
-    """See `cost.Cost`. What older records do not say has a default."""
+    """Size and compute of a model on its input. Numbers are real: a complex one is two.
 
+    Attributes:
+        parameters: trainable numbers; those that several layers share count once.
+        frozen: numbers in parameters that are not trained.
+        buffers: numbers in buffers (running statistics, sampled bases), while training.
+        learned_buffers: those of them that training changes otherwise than as statistics of a normalisation.
+        dense_weights: numbers in the dense filters and matrices that a forward pass works with; for layers
+            that expand filters from a basis this is what the parameters grow to.
+        flops_per_image: forward pass in evaluation, as `operations` counts; without the expansion of filters.
+        train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
+        uncounted: operations that are in neither, by name; empty where all that is large is counted.
+    """
+
+    # What older records do not say has a default.
     parameters: Count
     frozen: Count = 0
     buffers: Count
@@ -117,65 +147,6 @@ class Results(Strict):
 
 #: From this share of host time in the time of a step on, a step is limited by its launches.
 LAUNCH_BOUND = 0.9
-
-
-class Provenance(Strict):
-    """Where the figures come from.
-
-    Attributes:
-        source_hash: of the model's source, see `provenance.source_hash`.
-        data_digest: SHA-256 of the data set's arrays; empty if the run ended before they were loaded.
-        started: date and time with their zone, ISO 8601.
-        versions: of Python, of packages and of the state of this checkout, by name.
-        hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
-            there where several runs shared the GPU, or the cores; ``alone`` where others were looked for, see
-            `gpu_processes`.
-        threads: of torch on the CPU.
-        command: the command line that asked for the run.
-        commit: of the checkout of equibench; empty if it is installed without one.
-        harness_hash: of the files of this harness, see `provenance.harness_hash`.
-        origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
-        registered: what the model was registered with, see `provenance.registration`: a board says it even where the
-            package or file that registers the model is not at hand.
-        opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of
-            `source_hash`.
-        checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see
-            `checked`; empty in records from before it was asked.
-        data_source: of what the data set declares, and of `data_opened`, which is to it what `opened` is to the model.
-    """
-
-    source_hash: Hash
-    data_digest: Sha256
-    started: Text
-    versions: dict[Text, Text]
-    hardware: dict[Text, Text]
-    threads: int = Field(ge=1, le=10**6)
-    command: Text
-    # Records that were written before these fields hold have the defaults; their files stay as they are.
-    commit: Annotated[str, Field(pattern="^([0-9a-f]{40,64})?$")] = ""
-    harness_hash: Hash = ""
-    origin: Text = ""
-    registered: dict[Text, Text] = {}
-    opened: dict[Text, Hash] = {}
-    data_source: Hash = ""
-    data_opened: dict[Text, Hash] = {}
-    checked: Text = ""
-
-    @field_validator("started")
-    @classmethod
-    def _is_a_time(cls, text: str) -> str:
-        if datetime.fromisoformat(text).tzinfo is None:
-            raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
-        return text
-
-    @property
-    def host(self) -> str:
-        """See `provenance.host_id`; empty if it is unknown, as in records that have the host's name instead."""
-        text = self.hardware.get("host", "")
-        return text if _HOST.fullmatch(text) else ""
-
-
-_HOST = re.compile("[0-9a-f]{16}")
 
 
 class Context(Strict):
@@ -288,7 +259,6 @@ class RunRecord(Strict):
 #: A number of runs, of few digits: a record may be anybody's, and Python refuses to read a number of thousands.
 _COUNT = re.compile(r"[1-9][0-9]{0,5}")
 _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
-_BOARD = re.compile(NAME.replace("0,99", f"0,{LONGEST_BOARD}"))
 
 
 @dataclass(frozen=True)
@@ -297,20 +267,6 @@ class Refused:
 
     path: Path
     reason: str
-
-
-def board_folder(root: Path, board: str) -> Path:
-    """Folder of a board's records under the results folder.
-
-    Raises:
-        UserError: the name is no board's, or somebody put a symbolic link there: nothing is read or written elsewhere.
-    """
-    folder = root / "runs" / board
-    if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
-        raise UserError(f"{folder}: a board's folder is called as the board; this is no board's name")
-    if folder.is_symlink():
-        raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
-    return folder
 
 
 def write_record(root: Path, record: RunRecord) -> Path:
@@ -385,12 +341,6 @@ def without_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def board_names(root: Path) -> list[str]:
-    """Boards that have records."""
-    folder = root / "runs"
-    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
 def attempts_of(root: Path, spec: RunSpec) -> list[RunRecord]:

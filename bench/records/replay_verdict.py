@@ -15,8 +15,9 @@ from pydantic import Field, field_validator, model_validator
 from ...registry import UserError
 from ..tools.files import write_exclusively
 from ..tools.schema import Hash, Message, Strict, Version, parse_json, read_text, short_hash
-from .record import Refused, board_folder, check_name
+from .record import Refused, check_name
 from .sidecar import Name
+from .store import replays_folder
 
 _Run = Annotated[str, Field(pattern=r"^[0-9a-f]{16}\.[0-9]{1,7}$")]
 _Points = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -71,11 +72,6 @@ class ReplayVerdict(Strict):
     @property
     def file_name(self) -> str:
         return f"{self.run}.{short_hash(self.canonical())}.json"
-
-
-def replays_folder(root: Path, board: str) -> Path:
-    """Where the verdicts on a board's replays lie under the results folder."""
-    return board_folder(root, board) / "replays"
 
 
 def write_verdict(root: Path, verdict: ReplayVerdict) -> Path:

@@ -16,7 +16,9 @@ from pydantic import Field, model_validator
 from ...registry import UserError
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from .record import Provenance, Refused, RunRecord, Seconds, Sha256, board_folder, check_name
+from .provenance import Provenance, Sha256
+from .record import Refused, RunRecord, Seconds, check_name
+from .store import sidecar_folder
 
 #: Columns of the errors, measured before and after training, and of the predictions, after training only.
 FULL_ERRORS = (
@@ -30,7 +32,16 @@ Name = Annotated[str, Field(pattern="^[A-Za-z0-9._+-]{1,200}$")]
 
 
 class LayerPoint(Strict):
-    """See `angle_and_depth.LayerError`."""
+    """Equivariance error of the output of one layer; None where collapsed, or where the group has no such rotation.
+
+    Attributes:
+        layer: name of the module.
+        eq_feat_exact: mean over images and the quarter turns g ≠ e in the layer's group of
+            ‖g⁻¹ Φ(gx) − Φ(x)‖ / s over all channels and pixels of the output Φ, with s = mean of ‖Φ(x) − Φ(x′)‖ over
+            the pairs of different images.
+        eq_feat_fibre: the same for the other rotations of the layer's group, over the spatial means of the
+            channels: there g only permutes channels, and nothing is resampled.
+    """
 
     layer: Text
     eq_feat_exact: Amount | None
@@ -115,11 +126,6 @@ class Sidecar(Strict):
 
 
 _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
-
-
-def sidecar_folder(root: Path, board: str) -> Path:
-    """Where a board's sidecars lie under the results folder."""
-    return board_folder(root, board) / "equivariance"
 
 
 def write_sidecar(root: Path, sidecar: Sidecar) -> Path:

@@ -24,7 +24,7 @@ def why_not_matched(reference: int, parameters: int | None = None, frozen: int =
     """Why a network is not matched to a reference count; empty if it is, and where nothing was counted.
 
     Args:
-        parameters, frozen, learned_buffers: see `cost.Cost`.
+        parameters, frozen, learned_buffers: see `record.Size`.
     """
     low, high = limits(reference)
     if parameters is not None and not low <= parameters <= high:

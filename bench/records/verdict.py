@@ -19,20 +19,6 @@ NAMES = (
 OTHER_PROCESS = "another process"
 
 
-def clipped(text: str, most: int = 200) -> str:
-    """`text` on one line, cut after its last whole word within `most` characters."""
-    text = " ".join(text.split())
-    if len(text) <= most:
-        return text
-    head = text[: most + 1].rpartition(" ")[0] or text[:most]
-    return f"{head.rstrip(' ,;:')} …"
-
-
-def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an exception's message, clipped; empty if it has none."""
-    return clipped(next((line for line in str(error).splitlines() if line.strip()), ""), most)
-
-
 @dataclass(frozen=True)
 class Finding:
     """The outcome of one check.

@@ -14,7 +14,7 @@ from ...datasets.images import PARTS, ImageData, cached, data_root, load
 from ...registry import DATASETS, UserError
 from ..boards.board import load_board
 from ..boards.statistics import mean
-from ..records.record import board_names
+from ..records.store import board_names
 from ..tools.files import results_root
 from ..tools.schema import visible
 from ..tools.text import command, some

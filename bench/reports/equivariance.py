@@ -13,13 +13,16 @@ from torch import nn
 from ...datasets.batches import Normalise, as_tensors
 from ...datasets.images import balanced_order, data_root, load
 from ...registry import MODELS, UserError, build_model
-from ..measures.angle_and_depth import CURVE_DEGREES, LayerError, Scene, angle_curve, feature_errors
+from ..measures.angle_and_depth import CURVE_DEGREES, Scene, angle_curve, feature_errors
 from ..measures.arithmetic import begin, renew_profile
 from ..measures.equivariance import claimed_elements, measure_core
 from ..measures.invariance import Judgement, claim_error, move_weights
+from ..records.find import find_finished
+from ..records.sidecar import LayerPoint
 from ..spec.seeds import derive
 from ..tools.files import ensure_writable
-from ..tools.text import PROGRESS
+from ..tools.machine import Machine
+from ..tools.text import PROGRESS, first_line
 from ..training.prepare import border_median, check_output
 from ..training.run import CORE_IMAGES
 
@@ -41,7 +44,7 @@ class AtSize:
     eq_exact_d4: float | None = None
     eq_rot_analytic: float | None = None
     curve: list[float | None] = field(default_factory=list)
-    layers: list[LayerError] = field(default_factory=list)
+    layers: list[LayerPoint] = field(default_factory=list)
     judgement: Judgement = field(default_factory=lambda: Judgement(None, None))
 
     @property
@@ -88,7 +91,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
     except UserError:
         raise
     except Exception as error:  # whatever a model raises at a size that it was not made for
-        return f"cannot be built: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+        return f"cannot be built: {first_line(error)}"
     return model.to(sample.images.device).eval()
 
 
@@ -135,19 +138,15 @@ class Report:
     extra: dict[str, Any]
 
 
-def initial_report(
-    name: str, dataset: str, size: int | None, out: Path, data_folder: str | None, device: str, threads: int
-) -> Report:
+def initial_report(name: str, dataset: str, size: int | None, out: Path, machine: Machine) -> Report:
     """A model at initialisation, at n − 1, n and n + 1 pixels, with the picture of its angle curves.
 
     Raises:
         UserError: there is no such model or data set, or `out` cannot be written.
     """
     invariant = str(MODELS.find(name).get("invariant", "none"))
-    if size is not None and size < 2:
-        raise UserError(f"--size {size}: an image has at least 2 pixels a side")
     ensure_writable(out)
-    sample = Sample.of(dataset, data_folder, begin(device, "strict", threads))
+    sample = Sample.of(dataset, machine.data_folder, begin(machine.device, "strict", machine.threads))
     middle = size or sample.images.shape[-1]
     outcomes = [at_size(name, sample, n, invariant) for n in (middle - 1, middle, middle + 1)]
     curves = {f"{o.size} px": o.curve for o in outcomes if o.built}
@@ -159,7 +158,7 @@ def initial_report(
         "invariant": invariant,
         "curve_degrees": list(CURVE_DEGREES),
         "curves": {o.size: o.curve for o in outcomes},
-        "layers": [vars(la) for la in outcomes[1].layers],
+        "layers": [la.model_dump() for la in outcomes[1].layers],
     }
     return Report(rows, meaning(invariant, outcomes), pictures, extra)
 
@@ -231,9 +230,7 @@ def _pictures(
     return pictures
 
 
-def run_report(
-    run: str, results: str | None, out: Path, data_folder: str | None, device: str, threads: int, command: str
-) -> Report:
+def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Report:
     """The full profile of a finished run: measured where that was not done yet, written as a sidecar, and drawn.
 
     Raises:
@@ -244,21 +241,21 @@ def run_report(
         FULL_ERRORS,
         FULL_PREDICTIONS,
         read_sidecars,
-        sidecar_folder,
         sidecar_of,
         write_sidecar,
     )
+    from ..records.store import sidecar_folder
     from ..tools.files import results_root
-    from ..training.full_profile import find_record, measure_sidecar
+    from ..training.full_profile import measure_sidecar
 
     root = results_root(results)
-    record = find_record(run, root)
+    record = find_finished(run, root, "--run")
     ensure_writable(out)
     known = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
     if known is None:
         what = "%s seed %d: the full profile, before and after training …"
         PROGRESS.info(what, record.spec.model, record.spec.seed)
-    sidecar = known or measure_sidecar(root, record, device, threads, data_folder, command)
+    sidecar = known or measure_sidecar(root, record, machine)
     if known is None:
         write_sidecar(root, sidecar)
         write_board(root, record.spec.board)

@@ -16,12 +16,14 @@ from ...source import source_hash
 from ..measures.compiler import spare_compiler
 from ..measures.cost import count_parameters, step_operations
 from ..records.provenance import hardware
-from ..records.record import board_names, read_board
+from ..records.record import read_board
+from ..records.store import board_names
 from ..spec.budget import find_budget
 from ..spec.seeds import derive
 from ..spec.suite import RunSpec, Suite, plan
 from ..tools.gpus import one_device
 from ..tools.own_process import apart
+from ..tools.text import duration
 from ..training.prepare import check_output
 
 
@@ -140,7 +142,7 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
             "examples": f"{c.examples:,}",
             "GFLOPs a step": f"{c.step_flops / 1e9:,.2f}",
             "TFLOPs": f"{c.flops / 1e12:,.1f}",
-            "time": "unknown" if c.train_s is None else _duration(c.train_s),
+            "time": "unknown" if c.train_s is None else duration(c.train_s),
         }
         for c in costs
     ]
@@ -149,13 +151,7 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
     total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
     time = ""
     if known:
-        time = f"; {_duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
+        time = f"; {duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
     unknown = "" if len(known) == len(costs) else "; time is known after a first run on this device (--seeds 1)"
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

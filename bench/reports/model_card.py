@@ -34,12 +34,13 @@ from ..measures.equivariance import (
 from ..measures.invariance import judge
 from ..measures.operations import real_numbers
 from ..publish.bibtex import entry, sources_of
-from ..records.record import FINAL, board_folder, board_names
+from ..records.record import FINAL
 from ..records.staleness import included_files
+from ..records.store import board_folder, board_names
 from ..spec.recipe import PAPER, Recipe, find_recipe
 from ..spec.seeds import derive
 from ..tools.schema import read_text, visible
-from ..tools.text import command
+from ..tools.text import command, first_line, raised
 from ..training.prepare import check_output
 
 #: Of models that declare no input.
@@ -89,7 +90,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
         forward = evaluation_operations(model, images)
         found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
     except Exception as error:  # a stranger's model may fail in any way; the rest of its card is still of use
-        return found | {"problem": f"cannot be built: {type(error).__name__}: {_first_line(error)}"}
+        return found | {"problem": f"cannot be built: {raised(error)}"}
     found["equivariance"] = None
     if found["flops_per_image"] <= MEASURED_FLOPS:
         found["equivariance"] = equivariance(resolved, channels, classes, size)
@@ -133,7 +134,7 @@ def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> 
                 "outcome": "ok",
             }
         except Exception as error:  # a size that it was not made for
-            outcome = f"cannot be built: {_first_line(error)}"
+            outcome = f"cannot be built: {first_line(error)}"
             row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": outcome}
         sizes.append(row)
     return {"group": group, "sizes": sizes, "eq_rot_analytic": rotated}
@@ -150,10 +151,6 @@ def _rotated(model: nn.Module, channels: int, size: int) -> float | None:
     with reference_arithmetic():
         orbit = [logits(model, _images(channels, size, angle), _as_it_is) for angle in (0.0, *ANGLES)]
         return relative_error(orbit, zero_logits(model, _images(channels, size)))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def recipe_of(name: str) -> dict[str, Any] | None:

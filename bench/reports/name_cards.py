@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...registry import DATASETS, MODELS, UserError, nearest
 from ..boards.families import find_points
-from ..records.record import board_names
+from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
 from ..spec.suite import suite_names
 from ..tools.text import again, fitted, some

@@ -9,7 +9,7 @@ from ...registry import UserError
 from ..boards.board import Board, load_board
 from ..boards.crossed import Spread, detectable, power
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, spreads
-from ..records.record import board_names
+from ..records.store import board_names
 from ..spec.budget import find_budget
 from ..spec.suite import Suite
 from .estimate import estimate

@@ -1,7 +1,7 @@
 """Proofs of claims about a family of layers: computed again, shown as tables, drawn.
 
 A family's proof is a module with ``PARTS``, ``verify``; its report one with ``summary`` and ``plot``, as
-`models.pdo.verify` and `models.pdo.report`.
+`models.pdo.proof.verify` and `models.pdo.proof.report`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..tools.files import write_atomically
 
 #: Names of the proofs and their modules, imported when one is asked for.
 PROOFS = {
-    "pdo-econv": ("equibench.models.pdo.verify", "equibench.models.pdo.report"),
+    "pdo-econv": ("equibench.models.pdo.proof.verify", "equibench.models.pdo.proof.report"),
     "statistics": ("equibench.bench.reports.simulation", "equibench.bench.reports.simulation_report"),
 }
 #: Those that can be looked at quickly.

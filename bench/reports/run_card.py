@@ -8,30 +8,26 @@ from typing import Any
 
 from ...registry import UserError
 from ..boards.claims import claim_columns
-from ..records.record import CORE_ERRORS, RunRecord, board_folder, board_names, read_record
+from ..records.find import begins_some, find_run
+from ..records.record import CORE_ERRORS, RunRecord
+from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
 from ..tools.files import results_root
 from ..tools.schema import visible
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`, with what `_around` adds and its claim of invariance, marked
-    where the run contradicts it; None if there is none.
+    """The record of the run whose id begins with `run`, see `find_run`, with what `_around` adds and its claim of
+    invariance, marked where the run contradicts it; None where no run begins so.
 
     Raises:
         UserError: several begin so, or the record is refused.
     """
     root = results_root(results)
-    if len(run) < 4 or not all(c in "0123456789abcdef." for c in run):
+    if not begins_some(run, root):
         return None
-    folders = (f for board in board_names(root) if not (f := root / "runs" / board).is_symlink())
-    paths = [p for folder in folders for p in folder.glob(f"{run}*.json")]
-    if len(paths) > 1:
-        raise UserError(f"{run!r} begins {len(paths)} runs: " + ", ".join(sorted(p.name for p in paths)[:5]))
-    if not paths:
-        return None
-    record = read_record(paths[0])
+    record = find_run(run, root)
     claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
-    found = {**_around(root, record, paths[0]), "claim": claimed["claim"], **record.model_dump(mode="json")}
+    found = {**_around(root, record), "claim": claimed["claim"], **record.model_dump(mode="json")}
     return found | {"outcomes": _outcomes(root, record)}
 
 
@@ -63,7 +59,7 @@ def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
     return {"by_class_pct": by_class, "confusion": counts.tolist()}
 
 
-def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
+def _around(root: Path, record: RunRecord) -> dict[str, Any]:
     """What the record does not say itself.
 
     ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of source, data, recipe and harness are
@@ -73,16 +69,15 @@ def _around(root: Path, record: RunRecord, path: Path) -> dict[str, Any]:
     from ..records.provenance import harness_hash
     from ..records.staleness import staleness
 
-    folder = board_folder(root, record.spec.board)
     kept = {
-        "record": path,
-        "weights": folder / "weights" / f"{record.run_id}.pt",
-        "log": folder / "logs" / f"{record.run_id}.log",
+        "record": board_folder(root, record.spec.board) / record.file_name,
+        "weights": weights_path(root, record.spec.board, record.run_id),
+        "log": log_path(root, record.spec.board, record.run_id),
         **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
         **{
             f"{what} {i}": p
-            for what, part in (("equivariance", "equivariance"), ("replay", "replays"))
-            for i, p in enumerate(sorted((folder / part).glob(f"{record.run_id}.*.json")), 1)
+            for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder))
+            for i, p in enumerate(sorted(folder(root, record.spec.board).glob(f"{record.run_id}.*.json")), 1)
         },
     }
     stale = staleness(record, root)

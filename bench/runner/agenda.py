@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...registry import UserError
-from ..records.checkpoint_files import discard
-from ..records.record import FINAL, Context, RunRecord, board_folder, read_board
+from ..records.record import FINAL, Context, RunRecord, read_board
 from ..records.sidecar import has_sidecar
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import Among
+from ..records.store import board_folder, discard
 from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine

@@ -27,13 +27,13 @@ from ..records.calibration import (
     take_turns,
     write_calibration,
 )
-from ..records.record import board_folder
+from ..records.store import log_path
 from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.machine import Machine
 from ..training.job import Stopwatch
 from .copies import Process
-from .local import GRACE_S, end, ending, events_of, last_line, start
+from .local import GRACE_S, end, ending, events_of, last_said, start
 
 
 def _is_unchanged(calibration: Calibration) -> bool:
@@ -177,8 +177,7 @@ class TimedBoard:
         job = Stopwatch(
             spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files
         )  # fmt: skip
-        name = f"calibration.{model}.{device.replace(':', '-')}.log"
-        log = board_folder(self.root, self.board) / "logs" / name
+        log = log_path(self.root, self.board, f"calibration.{model}.{device.replace(':', '-')}")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
             process = start(job, file)
@@ -230,7 +229,7 @@ class _ProcessSession:
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None:
-            raise Failed(*ending(self._process.wait(), last_line(self._log)))
+            raise Failed(*ending(self._process.wait(), last_said(self._log)))
         if event["event"] == "failed":
             raise Failed(event["status"], event["reason"])
         if event["event"] == "company":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError
 from ..boards.board import Board, find_board, load_board
 from ..boards.rows import model_rows, write_board
-from ..records.record import FINAL, RunRecord, attempts_of, write_record
+from ..records.record import FINAL, RunRecord
 from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite, find_suite, plan
 from ..tools.files import WriteError, ensure_writable, results_root
@@ -31,7 +31,7 @@ from .admission import (
 )
 from .agenda import agenda_of, in_order, share_of
 from .local import LocalEngine
-from .no_result import provenance_of, record_without_result, write_unmeasured
+from .no_result import write_unmeasured, write_without_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,11 +258,8 @@ class HeadToHead:
             self.listener.event(job, event)
 
         def crashed(job: Job, status: Any, reason: str) -> None:
-            # The record of a run whose process could not write one, or died just after it did.
-            if any(r.attempt == job.attempt for r in attempts_of(self.root, job.spec)):
-                return
-            try:
-                write_record(self.root, record_without_result(job, provenance_of(job), status, reason))
+            try:  # its process could not, or died just after it did
+                write_without_result(job, status, reason)
             except WriteError:
                 outcome.unrecorded[job.key] = f"{status}: {reason}"
 

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..records.checkpoint_files import last_step
-from ..records.record import Status, board_folder
+from ..records.record import Status
+from ..records.store import last_step, log_path
 from ..tools.files import WriteError
+from ..tools.text import last_line
 from ..training.job import Check, Examination, Job, Probe, Stopwatch
 from . import copies
 from .copies import Process
@@ -209,7 +210,7 @@ class LocalEngine:
 
     def _start(self, job: Job, slot: str, listen: Listener) -> _Running:
         job = job.model_copy(update={"device": slot})
-        log = board_folder(Path(job.results), job.spec.board) / "logs" / f"{job.spec.digest()}.{job.attempt}.log"
+        log = log_path(Path(job.results), job.spec.board, job.key)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             # Not truncated: the process before this one may have said why it ended, and another may be running.
@@ -273,7 +274,7 @@ class LocalEngine:
         kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
             return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
-        status, reason = ending(code, last_line(one.log, one.logged))
+        status, reason = ending(code, last_said(one.log, one.logged))
         return status, f"{reason}{kept}"
 
 
@@ -282,13 +283,12 @@ def ending(code: int, said: str) -> tuple[Status, str]:
     if code < 0:
         memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return "lost", f"killed by {signal.Signals(-code).name}{memory}"
-    return "error", f"the process ended with exit code {code}{said}"
+    return "error", f"the process ended with exit code {code}" + (f": {said}" if said else "")
 
 
-def last_line(log: Path, since: int = 0) -> str:
-    """The last line of a log from a byte on, after a colon; empty where there is none."""
+def last_said(log: Path, since: int = 0) -> str:
+    """The last line of a log from a byte on; empty where there is none."""
     with log.open("rb") as file:
         # A model may have written any amount.
         file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+        return last_line(file.read().decode(errors="replace"))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...registry import MODELS, UserError
-from ...source import libraries, source_hash
+from ...registry import MODELS, Resolved, UserError
+from ...source import source_hash
 from ..records.kept_verdicts import checked
-from ..records.provenance import code_facts, host_facts, shared, versions
-from ..records.record import Provenance, RunRecord, Status, write_record
+from ..records.provenance import Provenance, host_facts, shared
+from ..records.record import RunRecord, Status, attempts_of, write_record
 from ..training.job import Job
 
 if TYPE_CHECKING:
@@ -20,22 +19,16 @@ if TYPE_CHECKING:
 
 def provenance_of(job: Job) -> Provenance:
     """What is known of a run from its job alone; source, versions and commit are empty where its model is not found."""
+    here = {**host_facts(job.device), **shared(job.sharing)}
+    model: Resolved | None = None
     try:
         model = MODELS.find(job.spec.model)
-        source, also, code = source_hash(model), libraries(model), code_facts(model)
+        source = source_hash(model)
         verdict = checked(Path(job.results), job.spec.model, source)
-    except (UserError, OSError):
-        source, also, code, verdict = "", {}, {}, ""  # the run itself will say what is wrong
-    return Provenance(
-        source_hash=source,
-        checked=verdict,
-        data_digest="",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(also),
-        hardware={**host_facts(job.device), **shared(job.sharing)},
-        threads=job.threads,
-        command=job.command,
-        **code,
+    except (UserError, OSError):  # the run itself will say what is wrong
+        model, source, verdict = None, "", ""
+    return Provenance.of(
+        model, source_hash=source, checked=verdict, hardware=here, threads=job.threads, command=job.command
     )
 
 
@@ -45,6 +38,25 @@ def record_without_result(job: Job, provenance: Provenance, status: Status, reas
         schema_version=1, spec=job.spec, attempt=job.attempt, status=status, reason=reason, results=None, cost=None,
         curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
     )  # fmt: skip
+
+
+def write_without_result(job: Job, status: Status, reason: str, provenance: Provenance | None = None) -> bool:
+    """Write the record of an attempt that ended without figures; False where the attempt has a record.
+
+    Args:
+        provenance: as it was known when the attempt began; what is known now without.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    root = Path(job.results)
+    if any(r.attempt == job.attempt for r in attempts_of(root, job.spec)):
+        return False
+    try:
+        write_record(root, record_without_result(job, provenance or provenance_of(job), status, reason))
+    except FileExistsError:  # somebody else was as fast
+        return False
+    return True
 
 
 def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[list[Job], dict[str, tuple[str, str]]]:
@@ -57,6 +69,6 @@ def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[lis
     for job in jobs:
         if why := failed.get(job.spec.model):
             reason = f"{why.reason} (while its step was measured, before any training)"
-            write_record(Path(job.results), record_without_result(job, provenance_of(job), why.status, reason))
+            write_without_result(job, why.status, reason)
             ended[job.key] = (why.status, reason)
     return [job for job in jobs if job.spec.model not in failed], ended

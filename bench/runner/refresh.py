@@ -106,20 +106,11 @@ def _suites(found: list[tuple[RunRecord, str]], board: Board) -> list[tuple[Suit
     suites = []
     for records in by_context.values():
         full = any(r.run_id in board.sidecars for r in records)
-        suites.append((suite_of(records, records[0].context, full), {(r.spec.model, r.spec.seed) for r in records}))
+        suites.append((_suite(records, records[0].context, full), {(r.spec.model, r.spec.seed) for r in records}))
     return suites
 
 
-def suite_of(records: list[RunRecord], context: Context, full: bool) -> Suite:
-    """The suite that asks for these runs of one board.
-
-    Args:
-        context: of the records.
-        full: whether it asks for the full equivariance profile.
-
-    Raises:
-        UserError: no suite asks for them.
-    """
+def _suite(records: list[RunRecord], context: Context, full: bool) -> Suite:
     spec = records[0].spec
     values = {
         "name": context.suite,

@@ -11,17 +11,10 @@ from ...registry import UserError, include
 from ..boards.board import load_board
 from ..boards.repeats import Agreement, agreement, differences
 from ..boards.statistics import SMALLEST_SAMPLE
+from ..records.find import find_run
 from ..records.provenance import cpu_name, host_id, versions
-from ..records.record import (
-    FINAL,
-    RunRecord,
-    attempts_of,
-    board_folder,
-    board_names,
-    read_record,
-)
+from ..records.record import FINAL, RunRecord, attempts_of, read_record
 from ..records.replay_verdict import ReplayVerdict, write_verdict
-from ..records.staleness import staleness
 from ..tools.files import ensure_writable
 from ..tools.gpus import one_device
 from ..tools.machine import Machine
@@ -67,28 +60,6 @@ def replay(
     verdict = judge(record, again, reason, differ, values)
     write_verdict(root, verdict)
     return verdict
-
-
-def find_run(run: str, root: Path) -> RunRecord:
-    """The record that counts of the run whose id begins with `run`.
-
-    Raises:
-        UserError: none or several begin so, or it has no result.
-    """
-    names = [p.name for board in board_names(root) for p in board_folder(root, board).glob("*.json")]
-    fits = sorted({name.split(".")[0] for name in names if run and name.startswith(run)})
-    if len(fits) != 1:
-        which = f" ({', '.join(fits[:5])})" if fits else ""
-        raise UserError(
-            f"{run!r} begins {len(fits) or 'no'} runs in {root}{which}; the column 'run' of a board's .runs.csv has"
-            " the ids"
-        )
-    paths = [p for board in board_names(root) for p in board_folder(root, board).glob(f"{fits[0]}.*.json")]
-    records = sorted((read_record(p) for p in paths), key=lambda r: (r.attempt, r.file_name))
-    finished = [r for r in records if r.status == "ok"]
-    if not finished:
-        raise UserError(f"run {fits[0]} ended as {records[-1].status!r}; only a finished run can be replayed")
-    return next((r for r in finished if not staleness(r)), finished[0])
 
 
 def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from ...registry import UserError, include
 from ..boards.board import Board
 from ..records.record import FINAL
+from ..records.store import lock_path
 from ..spec.recipe import COMMON, TUNED, Recipe
 from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
 from ..tools.files import results_root, write_atomically
@@ -144,9 +145,7 @@ def add_tuned(path: Path, own: dict[str, Any]) -> None:
     """Write the tables of models into a file of tuned recipes, beside those that it has for other models."""
     from filelock import FileLock
 
-    locks = path.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{path.stem}.lock"):  # two processes may tune models of one board
+    with FileLock(lock_path(path.parent, path.stem)):  # two processes may tune models of one board
         table = read_tuned(path) | own
         note = "# Recipes with a rate for each model, chosen on validation images by `equibench tune`."
         write_atomically(path, f"{note}\n{tables_text(table)}".encode())
@@ -167,13 +166,13 @@ def tables_text(table: dict[str, Any]) -> str:
     """Tables by their names as TOML."""
     lines: list[str] = []
     for name in sorted(table):
-        lines += ["", f"[{toml_value(name)}]", *(f"{key} = {toml_value(value)}" for key, value in table[name].items())]
+        lines += ["", f"[{_toml(name)}]", *(f"{key} = {_toml(value)}" for key, value in table[name].items())]
     return "\n".join(lines) + "\n"
 
 
-def toml_value(value: Any) -> str:
+def _toml(value: Any) -> str:
     """A value of a recipe, or of a suite, as TOML."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml_value(own)}" for key, own in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_toml(own)}" for key, own in value.items()) + " }"
     # Numbers, strings, booleans and lists of them read the same in both, as long as no sign is escaped as two.
     return json.dumps(value, ensure_ascii=False)

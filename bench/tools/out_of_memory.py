@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .text import first_line
+
 #: Messages of CUDA and its libraries about device memory, besides those of torch's allocator. Each library has its own
 #: prefix (``CUBLAS_STATUS_ALLOC_FAILED``, ``CUFFT_ALLOC_FAILED``), and cuDNN several kinds.
 _DEVICE = re.compile(
@@ -23,13 +25,12 @@ def shortage(error: BaseException) -> str:
     for _ in range(10):  # causes may be circular
         if seen is None:
             return ""
-        lines = str(seen).strip().splitlines()
         if isinstance(seen, MemoryError):
             return "the host has no memory left"
         if isinstance(seen, RuntimeError):
             if _HOST.search(str(seen)):
-                return f"the host has no memory left: {lines[0]}"
+                return f"the host has no memory left: {first_line(seen)}"
             if isinstance(seen, torch.OutOfMemoryError) or _DEVICE.search(str(seen)):
-                return lines[0] if lines else "the device has no memory left"
+                return first_line(seen) if str(seen).strip() else "the device has no memory left"
         seen = seen.__cause__
     return ""

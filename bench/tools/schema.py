@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -59,6 +60,16 @@ def _version(number: int) -> int:
 
 #: The version of a file's schema.
 Version = Annotated[int, AfterValidator(_version)]
+
+
+def _zoned(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
+    return text
+
+
+#: Date and time, ISO 8601.
+Time = Annotated[Text, AfterValidator(_zoned)]
 #: Whole numbers that every reader of JSON and of a table represents exactly.
 Count = Annotated[int, Field(ge=0, le=2**53)]
 #: Measured quantities: finite, and small enough that sums of them are finite too.
@@ -85,9 +96,9 @@ class Strict(BaseModel):
         return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
-def short_hash(text: str) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def short_hash(content: str | bytes | memoryview) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def parse(schema: type[M], values: Any, where: str) -> M:

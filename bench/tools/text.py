@@ -1,4 +1,4 @@
-"""Numbers with nouns, commands for readers to paste, and tables for terminals."""
+"""Numbers with nouns, lines that say what went wrong, commands for readers to paste, and tables for terminals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,40 @@ PROGRESS = logging.getLogger("equibench")
 def some(count: int, noun: str) -> str:
     """``"1 run"``, ``"2 runs"``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """``"40 s"``, ``"3 min"``, ``"2.5 h"``, ``"4 days"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def clipped(text: str, most: int = 200) -> str:
+    """`text` on one line, cut after its last whole word within `most` characters."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    head = text[: most + 1].rpartition(" ")[0] or text[:most]
+    return f"{head.rstrip(' ,;:')} …"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that says something; its type where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def raised(error: BaseException) -> str:
+    """An exception as one line, with its type: ``"KeyError: 'x'"``."""
+    said = first_line(error)
+    return f"{type(error).__name__}: {said if str(error).strip() else 'no message'}"
+
+
+def last_line(text: str) -> str:
+    """The last line of what a process wrote; empty where it wrote nothing."""
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def error_text(value: float | None) -> str:

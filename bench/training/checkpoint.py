@@ -10,9 +10,7 @@ because no record could say truly where such weights came from.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import math
 import random
 import time
 from collections.abc import Callable
@@ -26,13 +24,13 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
-from ..records.checkpoint_files import checkpoint_folder, checkpoints_of
 from ..records.record import CorePoint, CurvePoint, Size
+from ..records.store import checkpoint_folder, checkpoints_of
 from ..tools.files import WriteError, remove_parts, write_atomically
-from ..tools.schema import Strict
+from ..tools.schema import Strict, short_hash
 from .attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
 from .stopping import Stop
-from .train import Point, Training
+from .train import Training
 
 #: How many are kept of a run.
 KEPT = 2
@@ -112,11 +110,6 @@ def to_bytes(facts: Facts, tensors: dict[str, Any]) -> memoryview:
     return stream.getbuffer()
 
 
-def content_hash(data: bytes | memoryview) -> str:
-    """The first 16 hexadecimal digits of the SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
 def read_checkpoint(path: Path) -> Saved:
     """Read a checkpoint and check it against its name.
 
@@ -127,7 +120,7 @@ def read_checkpoint(path: Path) -> Saved:
         data = path.read_bytes()
     except OSError as error:
         raise Unusable(f"it cannot be read ({error.strerror})") from error
-    if content_hash(data) != path.name.split(".")[-2]:
+    if short_hash(data) != path.name.split(".")[-2]:
         raise Unusable("its content does not match the hash in its name: it was cut off or changed")
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -189,18 +182,6 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
     if tensors["rng"]["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng"]["cuda"], device)
     return list(tensors["losses"].to(device).unbind())
-
-
-def curve_points(done: Training) -> list[CurvePoint]:
-    """The learning curve as records and checkpoints hold it."""
-    return [
-        CurvePoint(step=p.step, loss=finite(p.loss), lr=p.lr, device_s=p.device_s, host_s=p.host_s) for p in done.curve
-    ]
-
-
-def finite(value: float) -> float | None:
-    """`value`, or None where it is no number."""
-    return value if math.isfinite(value) else None
 
 
 def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
@@ -304,9 +285,8 @@ class Checkpoints:
             self.saved = None
             return Training()
         losses = put_back(self.saved.tensors, model, optimizer)
-        curve = [Point(p.step, math.nan if p.loss is None else p.loss, p.lr, p.device_s, p.host_s) for p in facts.curve]
         self.saved.tensors = {}  # as large as the model and its optimiser
-        return Training(facts.step, facts.device_s, facts.stopped, curve, losses)
+        return Training(facts.step, facts.device_s, facts.stopped, list(facts.curve), losses)
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
         """Write a checkpoint; a disk that is full is noted and harms the training no further.
@@ -323,7 +303,7 @@ class Checkpoints:
         self._stop.check(finished)
 
     def _write(self, data: memoryview, step: int) -> bool:
-        name = f"{self._origin.spec}.{self._attempt}.{step}.{content_hash(data)}.pt"
+        name = f"{self._origin.spec}.{self._attempt}.{step}.{short_hash(data)}.pt"
         for last_try in (False, True):
             try:
                 write_atomically(self._folder / name, data)

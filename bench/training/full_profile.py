@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 import traceback
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -15,41 +12,20 @@ from ...beside import contents, lines_of
 from ...datasets.batches import as_tensors
 from ...datasets.images import ImageData, balanced_order, data_root, load
 from ...registry import DATASETS, MODELS, UserError
-from ...source import libraries, source_hash
-from ..measures.angle_and_depth import CURVE_DEGREES, Scene, angle_curve, feature_errors
+from ...source import source_hash
+from ..measures.angle_and_depth import CURVE_DEGREES
 from ..measures.arithmetic import begin
 from ..measures.clock import Phases
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, measure_full
 from ..measures.rotation import ORBIT_DEGREES
-from ..records.provenance import code_facts, hardware, versions
-from ..records.record import Provenance, RunRecord, board_folder, board_names, read_record
-from ..records.sidecar import FullPoint, LayerPoint, Sidecar, has_sidecar, write_sidecar
+from ..records.provenance import Provenance, hardware
+from ..records.record import RunRecord
+from ..records.sidecar import Sidecar, has_sidecar, write_sidecar
+from ..records.store import weights_path
 from ..spec.suite import PROTOCOL
+from ..tools.machine import Machine
 from .job import Job
 from .prepare import Loaded, build_from_seed, weights_digest
-
-
-def find_record(run: str, root: Path, option: str = "--run") -> RunRecord:
-    """The record of the run whose id begins with `run`.
-
-    Args:
-        option: what a message calls it.
-
-    Raises:
-        UserError: none or several begin so, or the run has no result.
-    """
-    paths = (p for board in board_names(root) for p in board_folder(root, board).glob("*.json"))
-    fits = [p for p in paths if p.name.startswith(run)]
-    if len(fits) != 1 or not run:
-        what = "; ".join(sorted(p.name.rsplit(".", 2)[0] for p in fits)[:5])
-        raise UserError(
-            f"{option} {run!r}: {len(fits) or 'no'} runs in {root} begin so" + (f" ({what})" if fits else "")
-            + "; the column 'run' of a board's .runs.csv has the ids"
-        )  # fmt: skip
-    record = read_record(fits[0])
-    if record.status != "ok":
-        raise UserError(f"{option} {run!r}: this run ended as {record.status!r}; only finished runs have a network")
-    return record
 
 
 def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
@@ -58,7 +34,7 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
     Raises:
         UserError: they are not there, or are not those of the record.
     """
-    path = board_folder(root, record.spec.board) / "weights" / f"{record.run_id}.pt"
+    path = weights_path(root, record.spec.board, record.run_id)
     if not path.is_file():
         raise UserError(f"the final weights {path} are not there: they lie where the run was trained")
     try:
@@ -93,59 +69,66 @@ def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Pat
     return Loaded(data, record.spec, device)
 
 
-def measure_sidecar(
-    root: Path, record: RunRecord, device: str, threads: int, data_folder: str | None, command: str
-) -> Sidecar:
-    """The full profile of a finished run, at its initial and at its final weights.
+def measure_sidecar(root: Path, record: RunRecord, machine: Machine) -> Sidecar:
+    """The full profile of a finished run, at its initial and at its kept final weights.
 
     Raises:
         UserError: weights are missing, or source or data are not those of the run any more.
     """
-    started, phases = datetime.now(UTC).isoformat(timespec="seconds"), Phases(time.perf_counter())
-    chosen = begin(device, "strict", threads)
-    made = record.provenance
+    phases = Phases()
+    device = begin(machine.device, "strict", machine.threads)
     with phases.phase("data"):
-        loaded = loaded_again(record, chosen, data_folder)
+        loaded = loaded_again(record, device, machine.data_folder)
+    return _profile(root, record, loaded, None, phases, machine)
+
+
+def _profile(
+    root: Path, record: RunRecord, loaded: Loaded, trained: nn.Module | None, phases: Phases, machine: Machine
+) -> Sidecar:
+    """The full profile of a run, in a process whose arithmetic is that of the profile ``strict``.
+
+    Args:
+        trained: the model with its final weights; None: those that were kept are read.
+    """
+    spec, made = record.spec, record.provenance
+    assert record.results is not None
+    with phases.phase("data"):
         inputs = inputs_of(loaded, loaded.data)
     with phases.phase("build"):
-        model = build_from_seed(record.spec, loaded.data, loaded.device)
+        model = build_from_seed(spec, loaded.data, loaded.device)
     with phases.phase("equivariance_full"):
-        init, notes = _point(model, inputs, predictions=False)
+        before, note = measure_full(model, inputs, predictions=False)
     with phases.phase("build"):
-        load_weights(root, record, model)
+        if trained is None:
+            load_weights(root, record, model)
+            trained = model
     with phases.phase("equivariance_full"):
-        trained, more = _point(model, inputs, predictions=True)
-    assert record.results is not None
+        after, more = measure_full(trained, inputs, predictions=True)
+    kept = ("source_hash", "opened", "data_digest", "data_source", "data_opened")
     return Sidecar(
         schema_version=1,
         kind="equivariance",
         protocol=PROTOCOL,
-        board=record.spec.board,
+        board=spec.board,
         run=record.run_id,
-        model=record.spec.model,
-        dataset=record.spec.dataset,
+        model=spec.model,
+        dataset=spec.dataset,
         weights_sha256=record.results.weights_sha256,
         draws=FULL_DRAWS,
         orbit_images=len(inputs.images),
         curve_degrees=[float(d) for d in CURVE_DEGREES],
         orbit_degrees=[float(d) for d in ORBIT_DEGREES],
-        init=init,
-        trained=trained,
+        init=before,
+        trained=after,
         phases=phases.total(),
-        provenance=Provenance(
-            source_hash=made.source_hash,
-            opened=made.opened,
-            data_digest=made.data_digest,
-            data_source=made.data_source,
-            data_opened=made.data_opened,
-            started=started,
-            versions=versions(libraries(MODELS.find(record.spec.model))),
-            hardware=hardware(device),
+        provenance=Provenance.of(
+            MODELS.find(spec.model),
+            **{name: getattr(made, name) for name in kept},
+            hardware=hardware(machine.device),
             threads=torch.get_num_threads(),
-            command=command,
-            **code_facts(MODELS.find(record.spec.model)),
+            command=machine.command,
         ),
-        warnings=sorted({*notes, *more}),
+        warnings=sorted({note, more} - {""}),
     )
 
 
@@ -157,25 +140,24 @@ def inputs_of(loaded: Loaded, data: ImageData) -> Inputs:
     return Inputs(images, labels, loaded.normalise, loaded.background, data.maximum, rotation)
 
 
-def _point(model: nn.Module, inputs: Inputs, predictions: bool) -> tuple[FullPoint, list[str]]:
-    full = asdict(measure_full(model, inputs, predictions))
-    note = full.pop("note")
-    size = inputs.images.shape[-1]
-    scene = Scene(size, inputs.prepare, inputs.background, inputs.maximum, inputs.images.device)
-    layers = [LayerPoint(**asdict(e)) for e in feature_errors(model, scene)]
-    return FullPoint(**full, curve=angle_curve(model, scene), layers=layers), [note] if note else []
-
-
-def add_sidecar(job: Job, record: RunRecord) -> str:
+def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, trained: nn.Module | None = None) -> str:
     """Measure and write the sidecar of a run in the run's own process; returns what went wrong, or nothing.
 
     The run itself is finished, whatever happens here.
+
+    Args:
+        loaded, trained: data and model, where this process has trained; else they are read.
     """
     root = Path(job.results)
     if record.status != "ok" or has_sidecar(root, record):
         return ""
+    machine = Machine(job.device, threads=job.threads, data_root=job.data_root, command=job.command)
     try:
-        write_sidecar(root, measure_sidecar(root, record, job.device, job.threads, job.data_root, job.command))
+        if loaded is None or trained is None:
+            write_sidecar(root, measure_sidecar(root, record, machine))
+        else:
+            begin(job.device, "strict", job.threads)
+            write_sidecar(root, _profile(root, record, loaded, trained, Phases(), machine))
     except Exception as error:  # a model may raise anything
         traceback.print_exc()
         return f"the full equivariance profile failed: {type(error).__name__}: {error}"

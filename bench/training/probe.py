@@ -10,7 +10,7 @@ import torch
 
 from ...registry import UserError, build_model, include
 from ..measures.compiler import spare_compiler
-from ..measures.cost import count_numbers, forward_flops, learned_buffers
+from ..measures.cost import count_numbers, evaluation_operations, learned_buffers
 from ..tools.gpus import usable
 from ..tools.own_process import Died, apart
 from .image_sizes import size_that_builds, why_not
@@ -61,7 +61,7 @@ def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
         return {"wrong_shape": str(error)}
     images, labels = torch.randn(2, channels, size, size), torch.arange(2) % classes
     numbers = asdict(count_numbers(model.train()))
-    flops = forward_flops(model.eval(), images) // 2
+    flops = evaluation_operations(model, images).flops_per_image
     try:
         learned = learned_buffers(model, images, labels)
     except Exception as error:  # its runs will raise it too; what was counted holds

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..measures.clock import Clock
 from ..measures.compiler import plain_step
+from ..records.record import CurvePoint
 from ..spec.budget import must_stop
 from ..spec.recipe import Recipe
 
@@ -21,24 +22,6 @@ from ..spec.recipe import Recipe
 Source = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 #: A training run is cut into this many blocks; a block is timed, logged and checked as a whole.
 BLOCKS = 40
-
-
-@dataclass
-class Point:
-    """One point of the learning curve, at the end of a block.
-
-    Attributes:
-        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to
-            do.
-            Later steps say nothing of the host: the device takes on about a thousand launches ahead, and then the host
-            waits for it. None on a CPU, which is host and device.
-    """
-
-    step: int
-    loss: float
-    lr: float
-    device_s: float
-    host_s: float | None = None
 
 
 @dataclass
@@ -55,7 +38,7 @@ class Training:
     steps: int = 0
     device_s: float = 0.0
     stopped: str = ""
-    curve: list[Point] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -194,7 +177,7 @@ def timed_steps(
     """Train up to step `border` of `steps`, between two marks of the clock: all that is timed, in runs and
     calibrations.
 
-    Returns the seconds that the host took for the first of them, as `Point.host_s`.
+    Returns the seconds that the host took for the first of them, as `CurvePoint.host_s`.
 
     Args:
         done: what was done before; steps, losses and device-seconds are added to it.
@@ -226,8 +209,9 @@ def take_loss(done: Training) -> float:
 def _close_block(done: Training, rate: float, steps: int, seconds: float | None, host_s: float | None) -> None:
     """Read the losses of a block, and see whether the training must stop."""
     loss = take_loss(done)
-    done.curve.append(Point(done.steps, loss, rate, done.device_s, host_s))
-    if not math.isfinite(loss):
+    number = loss if math.isfinite(loss) else None
+    done.curve.append(CurvePoint(step=done.steps, loss=number, lr=rate, device_s=done.device_s, host_s=host_s))
+    if number is None:
         done.stopped = "diverged"
     elif done.steps < steps and must_stop(done.device_s, seconds):
         done.stopped = "hard stop"

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from equibench.bench.records.record import Context, CorePoint, Provenance, Results, RunRecord, Size
+from equibench.bench.records.provenance import Provenance
+from equibench.bench.records.record import Context, CorePoint, Results, RunRecord, Size
 from equibench.bench.spec.suite import RunSpec, find_suite, plan
 
 

@@ -16,9 +16,12 @@ from equibench.bench.boards.reported import COLUMNS, read_reported, shipped
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows
 from equibench.bench.boards.table import board_table
 from equibench.bench.cli.main import _seeds
+from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
-from equibench.bench.records.record import board_folder, read_record, write_record
+from equibench.bench.records.record import read_board, read_record, write_record
+from equibench.bench.records.replay_verdict import ReplayVerdict, read_verdict
 from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
+from equibench.bench.records.store import board_folder, replays_folder
 from equibench.bench.spec.budget import Budget, find_budget
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan
@@ -161,6 +164,24 @@ def test_sidecars(tmp_path: Path, text: str) -> None:
             write_record(tmp_path, RECORD)
         built = load_board(tmp_path, RECORD.spec.board)
         csv_text(model_rows(built)), csv_text(run_rows(built))
+
+
+VERDICT = ReplayVerdict(
+    board=RECORD.spec.board, run=RECORD.run_id, agrees=True, rule="interval", why="made up", differences=["a", "b"],
+    recorded=90.0, replayed=91.0, low=80.0, high=95.0, judged="2026-01-01T00:00:00+00:00", host="a" * 16,
+)  # fmt: skip
+
+
+@given(text=changed(RECORD.canonical()), verdict=changed(VERDICT.canonical()))
+@settings(fuzzed)
+def test_what_strangers_bring_is_merged_or_refused(tmp_path: Path, text: str, verdict: str) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    path = under(board_folder(source, RECORD.spec.board), text, RECORD.spec.digest())
+    kept = under(replays_folder(source, RECORD.spec.board), verdict, RECORD.spec.digest())
+    one_sentence(lambda: read_verdict(kept))
+    done = one_sentence(lambda: merge([source], target))
+    assert {a.name for a in done.arrivals} == {path.name, kept.name}
+    assert not read_board(target, RECORD.spec.board)[1] and all(a.why for a in done.of("refused"))
 
 
 CALIBRATION = Calibration(

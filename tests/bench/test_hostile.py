@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from equibench.bench.cli.main import main
 from equibench.bench.records.provenance import REGISTERED
-from equibench.bench.records.record import RunRecord, board_folder, write_record
+from equibench.bench.records.record import RunRecord, write_record
 from equibench.bench.records.sidecar import sidecar_folder
+from equibench.bench.records.store import board_folder
 from equibench.bench.tools.schema import short_hash, visible
 
 from . import made

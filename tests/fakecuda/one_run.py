@@ -81,11 +81,11 @@ def job(results: str, budget: str, device: str = "cuda:0", model: str = "tiny") 
 
 if __name__ == "__main__":
     start = time.perf_counter()
-    from equibench.bench.measures.equivariance import Core
+    from equibench.bench.records.record import CorePoint
     from equibench.bench.training import run
 
     # Logits are garbage here, and what is made of them may be no number that a record takes.
-    run.measure_core = lambda *_: Core(None, None, None, collapsed=True)
+    run.measure_core = lambda *_: CorePoint(eq_exact_c4=None, eq_exact_d4=None, eq_rot_analytic=None, collapsed=True)
     run.accuracy_pct = lambda *_: 50.0
     run.execute(job(*sys.argv[1:]), Events(io.StringIO()), start, time.perf_counter())
     (path,) = Path(sys.argv[1]).glob("runs/*/*.json")

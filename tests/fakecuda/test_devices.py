@@ -15,7 +15,7 @@ import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
 from equibench.bench.records.calibration import latest, read_calibrations
-from equibench.bench.records.record import board_names
+from equibench.bench.records.store import board_names
 from equibench.registry import MODELS
 
 pytestmark = pytest.mark.fakecuda

@@ -14,7 +14,8 @@ import pytest
 from equibench.bench.check.doctor.checks import CHECKS, Check, perform
 from equibench.bench.check.doctor.device import Place
 from equibench.bench.check.doctor.examine import devices_of
-from equibench.bench.records.record import RunRecord, board_names, read_board
+from equibench.bench.records.record import RunRecord, read_board
+from equibench.bench.records.store import board_names
 from equibench.registry import UserError
 
 pytestmark = pytest.mark.gpu

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from equibench.models.groups import rotation
-from equibench.models.pdo import operators, report, verify
-from equibench.models.pdo.closed_form import field_samples, patch_points, waves
+from equibench.models.pdo import operators
 from equibench.models.pdo.layers import PDOConv, PDOLift
+from equibench.models.pdo.proof import report, verify
+from equibench.models.pdo.proof.closed_form import field_samples, patch_points, waves
 
 SUBSET = [
     ("lift", "p4", "fd", 17.3, False, 2),

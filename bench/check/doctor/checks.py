@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ....registry import MODELS, UserError
 from ...records.doctor_report import Finding, State
 from ...spec.suite import find_suite
+from ...tools.text import last_line, raised
 from .device import Failed, LeftOut, NotApplicable, Place
 from .judges import (
     RUN_MODEL,
@@ -76,7 +77,7 @@ def _outcome(check: Check, place: Place) -> tuple[State, str]:
         return "failed", str(reason)
     except Exception as error:  # one check that breaks must not end the others
         place.leave()
-        return "failed", f"the check itself broke: {type(error).__name__}: {error}"
+        return "failed", f"the check itself broke: {raised(error)}"
 
 
 def families() -> dict[str, str]:
@@ -251,7 +252,7 @@ def _timed_run(place: Place, names: list[str], limit_s: float) -> str:
         "--device", ",".join(names), limit_s=limit_s,
     )  # fmt: skip
     if not records:
-        raise Failed(said.splitlines()[-1] if said else "the command wrote no record")
+        raise Failed(last_line(said) or "the command wrote no record")
     return judge_runs(records, names)
 
 

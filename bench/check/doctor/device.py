@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ...records.record import RunRecord, board_names, read_board
+from ...records.record import RunRecord, read_board
+from ...records.store import board_names
 from ...tools.driver import memory_used_mib
 from ...tools.gpu_processes import LITTLE_MIB
 from .process import Process, Unanswered

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from ....registry import UserError
 from ...records.doctor_report import Finding, Report
+from ...records.provenance import right_now
 from ...runner.local import quiet_end
 from ...tools.gpus import Gpus, refuse_modes
 from ...tools.machine import Machine
@@ -48,7 +48,7 @@ def examine(
     Raises:
         UserError: not even the device's name can be asked for.
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = right_now()
     with quiet_end(), Place(device, devices, quick, data_root, explanation) as place:
         try:
             facts = place.facts

@@ -23,6 +23,7 @@ from ...spec.suite import RunSpec, find_suite, plan
 from ...tools.driver import load_of, memory_used_mib, processes_on, uuid_of
 from ...tools.gpu_processes import judge
 from ...tools.gpus import usable
+from ...tools.text import first_line, raised
 from ...training.checkpoint import put_back, state_of
 from ...training.job import Events, Examination
 from ...training.prepare import Loaded, build_from_seed, tensors_of, weights_digest
@@ -69,9 +70,7 @@ def serve(job: Examination, events: Events, requests: TextIO) -> None:
             answer = OPERATIONS[arguments.pop("do")](here, **arguments)
         except Exception as error:  # a broken device may raise anything; the doctor says what
             traceback.print_exc()
-            events.send(
-                "raised", reason=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-            )
+            events.send("raised", reason=raised(error))
         else:
             events.send("answer", answer=answer)
 
@@ -165,7 +164,7 @@ def waits(here: Device, model: str, steps: int, batch: int | None = None) -> dic
         for step in range(1, steps + 1):
             train_step(network, optimizer, *loaded.batches(step), spec.profile)
     except RuntimeError as error:
-        return {"wait": str(error).strip().splitlines()[0]}
+        return {"wait": first_line(error)}
     finally:
         torch.cuda.set_sync_debug_mode("default")
     here.wait()

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ...runner.local import end, events_of, start
+from ...tools.text import last_line
 from ...training.job import Examination
 
 
@@ -81,11 +82,11 @@ class Process:
     def _how_it_ended(self) -> str:
         with suppress(Exception):
             self._process.wait(10)
-        lines = []
+        said = ""
         if not self._log.closed:
             self._log.seek(0)
-            lines = self._log.read()[-4000:].strip().splitlines()
+            said = last_line(self._log.read()[-4000:])
         self.end()
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"the process {how}" + (f": {lines[-1]}" if lines else "")
+        return f"the process {how}" + (f": {said}" if said else "")

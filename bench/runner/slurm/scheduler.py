@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....registry import UserError
+from ...tools.text import last_line
 
 #: Seconds that the scheduler has for an answer.
 ANSWER_S = 60.0
@@ -108,13 +109,9 @@ def submit(options: list[str], file: Path) -> str:
     command = ["sbatch", "--parsable", *options, str(file)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise UserError(
-            "there is no sbatch on this machine's PATH; --engine slurm works on the login node of a cluster"
-        ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"sbatch does not answer: {error}") from error
-    number = done.stdout.strip().splitlines()[-1].split(";")[0] if done.stdout.strip() else ""
+    number = last_line(done.stdout).split(";")[0]
     if done.returncode or not number.isdecimal():
         raise UserError(f"sbatch refused the sweep: {_words(done.stderr) or f'exit code {done.returncode}'}")
     return number

@@ -13,19 +13,17 @@ from pathlib import Path
 
 from ....registry import UserError, include
 from ...boards.rows import write_board
-from ...records.checkpoint_files import last_step
 from ...records.record import (
     FINAL,
-    Provenance,
     RunRecord,
     Status,
     attempts_of,
     read_board,
-    write_record,
 )
+from ...records.store import last_step
 from ...training.job import Job
 from ..head_to_head import Outcome
-from ..no_result import record_without_result
+from ..no_result import write_without_result
 from .scheduler import Queue, ask_queue
 from .sweep import Beat, Folder, find_sweeps, now
 
@@ -196,7 +194,7 @@ def _progress(beat: Beat | None, state: str) -> str:
     return f"{_where(beat)}, for {minutes:.0f} min" + ("" if state == "RUNNING" else f", {state.lower()}")
 
 
-def settle(root: Path, views: list[View]) -> int:
+def settle(views: list[View]) -> int:
     """Write the records of tasks that were killed before they could; returns how many."""
     count = 0
     for view in views:
@@ -204,17 +202,8 @@ def settle(root: Path, views: list[View]) -> int:
             if state.kind in ("lost", "timeout") and not state.recorded and job is not None and state.beat is not None:
                 status: Status = "lost" if state.kind == "lost" else "timeout"
                 reason = state.detail.replace(_on(state.beat), "")  # names of machines are no part of a record
-                count += write_failure(root, job, state.beat.provenance, status, reason)
+                count += write_without_result(job, status, reason, state.beat.provenance)
     return count
-
-
-def write_failure(root: Path, job: Job, provenance: Provenance, status: Status, reason: str) -> bool:
-    """Write the record of a run without results; False if exactly this one is there."""
-    try:
-        write_record(root, record_without_result(job, provenance, status, reason))
-    except FileExistsError:
-        return False
-    return True
 
 
 def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], str | None]:
@@ -230,7 +219,7 @@ def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], st
         except UserError:
             continue  # a file that is gone cannot be compared; its models count as current
     views, silence = look(root, folders)
-    settle(root, views)
+    settle(views)
     boards: dict[str, Folder] = {}
     for view in views:
         boards |= {job.spec.board: view.folder for job in view.jobs if job is not None}

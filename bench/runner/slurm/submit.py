@@ -13,7 +13,7 @@ from pathlib import Path
 from ....registry import UserError
 from ...boards.board import load_board
 from ...records.calibration import Failed, read_calibrations
-from ...records.record import board_names
+from ...records.store import board_names, sweeps_folder
 from ...spec.suite import RunSpec, Suite, plan
 from ...tools.files import ensure_writable, write_atomically
 from ...tools.machine import Machine
@@ -33,7 +33,6 @@ from .sweep import (
     create,
     new_name,
     now,
-    sweeps_folder,
 )
 
 
@@ -108,7 +107,7 @@ def submit_suite(wish: Wish, root: Path) -> Submission:
 
 def _submit(wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, Failed] | None = None) -> Submission:
     views, silence = look(root, all_sweeps(root)[0])
-    done = Submission(settled=settle(root, views))
+    done = Submission(settled=settle(views))
     agenda = agenda_of(wish.suite, root, wish.machine, specs)
     done.finished, done.stale = len(specs) - len(agenda.pending), agenda.stale
     pending, _ = write_unmeasured(agenda.pending, failed or {})
@@ -158,7 +157,7 @@ def _timed(wish: Wish, root: Path, key: str) -> TimedBoard:
 
 def _submit_with_calibration(wish: Wish, root: Path, forgotten: list[str]) -> Submission:
     views, _ = look(root, all_sweeps(root)[0])
-    done = Submission(settled=settle(root, views))
+    done = Submission(settled=settle(views))
     for view in views:
         waits = view.folder.sweep.calibrates and not view.folder.calibrated
         if waits and view.active and view.folder.sweep.suite.board() == wish.suite.board():

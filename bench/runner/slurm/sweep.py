@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from ....registry import UserError, nearest
-from ...records.record import Provenance
+from ...records.provenance import Provenance
+from ...records.store import sweeps_folder
 from ...spec.suite import Suite
 from ...tools.files import write_atomically, write_exclusively
 from ...tools.machine import Machine
@@ -171,11 +172,6 @@ class Folder:
     def remove(self) -> None:
         """Remove a sweep that the scheduler did not take."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def sweeps_folder(root: Path) -> Path:
-    """Where the sweeps of a results folder lie."""
-    return root / ".sweeps"
 
 
 def new_name(root: Path, suite: str) -> tuple[str, str]:

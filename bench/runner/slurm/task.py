@@ -21,14 +21,13 @@ from types import TracebackType
 from typing import Any
 
 from ....registry import UserError, include
-from ...records.provenance import hardware_key_elsewhere
-from ...records.record import Provenance, Status, attempts_of
+from ...records.provenance import Provenance, hardware_key_elsewhere
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
 from ...training.job import Job
 from ..admission import looked_at
 from ..local import LocalEngine, quiet_end
-from ..no_result import provenance_of
+from ..no_result import provenance_of, write_without_result
 from .sweep import Beat, Folder, now, read_sweep
 
 #: Seconds between signs of life.
@@ -109,7 +108,7 @@ def run_task(folder: Folder, index: int) -> int:
             include(job.include)
             obstacle = _obstacle(folder, job)
             if obstacle:
-                _record(heart, "invalid", obstacle)
+                write_without_result(job, "invalid", obstacle, heart.beat.provenance)
                 heart.listen(job, {"event": "done", "status": "invalid", "reason": obstacle})
             else:
                 crashed = _crashed(heart)
@@ -125,20 +124,12 @@ def _crashed(heart: Heart) -> Callable[[Job, str, str], None]:
     def crashed(job: Job, status: str, reason: str) -> None:
         if status == "lost":
             time.sleep(_PATIENCE_S)
-        if not any(r.attempt == job.attempt for r in attempts_of(Path(job.results), job.spec)):
-            try:
-                _record(heart, status, reason)
-            except WriteError as error:  # the sweep's files may still say it; the run is submitted again
-                print(f"equibench: {error}", file=sys.stderr)
+        try:
+            write_without_result(job, status, reason, heart.beat.provenance)  # type: ignore[arg-type]
+        except WriteError as error:  # the sweep's files may still say it; the run is submitted again
+            print(f"equibench: {error}", file=sys.stderr)
 
     return crashed
-
-
-def _record(heart: Heart, status: Any, reason: str) -> None:
-    from .status import write_failure
-
-    checked: Status = status
-    write_failure(Path(heart.job.results), heart.job, heart.beat.provenance, checked, reason)
 
 
 def _provenance(job: Job) -> Provenance:

@@ -13,7 +13,8 @@ from equibench.bench.boards.statistics import interval
 from equibench.bench.boards.table import board_table, narrow_rows
 from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
-from equibench.bench.records.record import CurvePoint, board_folder, write_record
+from equibench.bench.records.record import CurvePoint, write_record
+from equibench.bench.records.store import board_folder
 from equibench.bench.runner.head_to_head import Outcome, load_leaderboard
 from equibench.bench.runner.tune import GRID, write_tuned
 from equibench.bench.spec.budget import find_budget

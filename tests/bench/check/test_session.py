@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from equibench.bench.check.state import changes, kept
 from equibench.bench.check.subject import Subject
 from equibench.bench.measures.cost import measure_cost
 from equibench.bench.records.record import write_record
-from equibench.bench.records.verdict import NAMES, Finding, clipped
+from equibench.bench.records.verdict import NAMES, Finding
+from equibench.bench.tools.text import clipped
 from equibench.bench.training.job import Check
 from equibench.registry import include
 
@@ -537,7 +537,7 @@ def test_the_sizes_are_those_that_a_run_records() -> None:
     """A run measures its first batch; here few images are enough."""
     here, model = subject("sound"), subject("sound").build()
     images, labels = here.images(here.recipe.batch), here.labels(here.recipe.batch)
-    assert _figures(here, "sound") == asdict(measure_cost(model, images, labels))
+    assert _figures(here, "sound") == measure_cost(model, images, labels).model_dump()
 
 
 def test_the_memory_of_a_step_counts_images_and_weights_once_each() -> None:
@@ -595,7 +595,7 @@ def test_a_model_that_hangs_or_ends_its_process_fails_the_check_that_it_happened
         (("z2cnn-2x",), "there is no model 'z2cnn-2x'"),
         (("z2cnn-22", "--dataset", "digits"), "digits-rot"),
         (("z2cnn-22", "--budget", "5"), "'5' is no budget"),
-        (("z2cnn-22", "--deadline", "0"), "--deadline 0"),
+        (("z2cnn-22", "--deadline", "0"), "'--deadline': 0.0 is not in the range x>0"),
         (("z2cnn-22", "--include", "nothing.py"), "no such file"),
     ],
 )

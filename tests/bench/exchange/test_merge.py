@@ -13,10 +13,11 @@ from equibench.bench.exchange import merge as merging
 from equibench.bench.exchange.export import export
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, write_calibration
-from equibench.bench.records.outcomes import outcomes_folder, read_predictions
+from equibench.bench.records.outcomes import read_predictions
 from equibench.bench.records.record import read_board, write_record
 from equibench.bench.records.replay_verdict import ReplayVerdict, read_verdicts, write_verdict
 from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecars, write_sidecar
+from equibench.bench.records.store import outcomes_folder
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.suite import find_suite, tuned_file
 from equibench.registry import UserError
@@ -136,6 +137,8 @@ def test_records_of_strangers_are_refused_file_by_file(tmp_path: Path) -> None:
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     good = whole(theirs, seed=1, model="good")
     expected = {forged(theirs, change).name: message for change, message in WRONG.values()}
+    many = whole(theirs, seed=3, attempt=10**6)  # after it no run could have a further attempt
+    expected[many.file_name] = "are the most"
     linked = f"{'0' * 16}.1.{'1' * 16}.json"
     (theirs / "runs" / BOARD / linked).symlink_to("/etc/passwd")
     expected[linked] = "symbolic link"
@@ -277,7 +280,7 @@ def test_what_was_exported_has_what_repeats_it_and_refuses_what_is_damaged(tmp_p
     with tarfile.open(tmp_path / "a.tar.gz") as file:
         assert len(file.getnames()) == count == 2 * 6 + 1 + 2 and file.getnames() == sorted(file.getnames())
         file.extractall(tmp_path / "out", filter="data")
-    suite = find_suite(str(tmp_path / "out" / "suites" / f"{BOARD}.1.toml"))
+    suite = find_suite(str(tmp_path / "out" / "suites" / f"{BOARD}.toml"))
     assert (suite.models, suite.seed_list, suite.board()) == (sorted(MODELS), [0, 1], BOARD)
     packed = []
     for number, models in enumerate(permutations(MODELS)):  # whoever merged first, the same is packed

@@ -1,5 +1,6 @@
 """Contributions: a good one with real runs and real checks, and bad ones that are each refused for their own reason."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -75,7 +76,7 @@ def test_a_good_contribution_is_accepted_and_shown_before_and_after(runs: Path, 
     # Packed it is the same contribution, and as a whole folder in the place of the published one.
     export([BOARD], runs / "contribution", tmp_path / "mine.tar.gz")
     found = judged(runs, tmp_path / "mine.tar.gz")
-    assert found.accepted and len(found.new) == 3 and found.datasets == {"small-net": "bars"}
+    assert found.accepted and len(found.new) == 3 and list(found.verdicts) == [("small-net", "bars")]
     whole = judged(runs, runs / "all", complete=True)
     assert whole.accepted and len(whole.new) == 3, whole.problems
     assert markdown(judged(runs, copied(runs, tmp_path, "published"))).startswith("# Nothing new came.")
@@ -107,8 +108,18 @@ def test_a_model_that_does_not_pass_check_is_refused(runs: Path, tmp_path: Path)
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
     (problem,) = document["problems"]
-    assert "tiny does not pass `equibench check`: citation" in problem and document["models"] == {"tiny": "bars"}
+    assert "tiny does not pass `equibench check`: citation" in problem and document["models"] == [
+        {"model": "tiny", "dataset": "bars"}
+    ]
     assert document["records"] == {"new": 3} and list(document["ranks"]) == [BOARD]
+
+
+def test_a_check_that_cannot_be_made_is_a_reason(runs: Path) -> None:
+    def check(model: str, **asked: Any) -> Verdict:
+        raise UserError("no such budget")
+
+    (problem,) = judged(runs, runs / "contribution", check).problems
+    assert problem == "small-net cannot be checked for bars: no such budget"
 
 
 def put(value: Any, *where: str) -> Callable[[dict[str, Any]], None]:
@@ -177,16 +188,23 @@ def test_tables_that_were_edited_by_hand_are_refused(runs: Path, tmp_path: Path)
     path = folder / f"{BOARD}.csv"
     text = path.read_text()
     header, row = text.splitlines()
-    place = header.split(",").index("test_acc_mean_pct")
-    cells = row.split(",")
+    cells = next(csv.reader([row]))
 
-    def with_cell(value: str) -> str:
+    def with_cell(value: str, column: str = "test_acc_mean_pct") -> str:
+        place = header.split(",").index(column)
         return "\n".join([header, ",".join([*cells[:place], value, *cells[place + 1 :]])]) + "\n"
 
-    path.write_text(with_cell(str(float(cells[place]) * (1 + 1e-9))))  # another processor's last digits
-    assert judged(runs, folder).accepted
+    accuracy = float(cells[header.split(",").index("test_acc_mean_pct")])
+    for harmless in (
+        with_cell(str(accuracy * (1 + 1e-9))),  # another processor's last digits
+        with_cell("yes", "checked"),  # who wrote it has a verdict that is not here
+        with_cell("", "marks"),
+    ):
+        path.write_text(harmless)
+        assert judged(runs, folder).accepted
     for edited, message in (
         (with_cell("99.0"), "test_acc_mean_pct is 99.0, not"),
+        (with_cell("stale", "marks"), "marks is stale, not empty"),
         (text + row + "\n", "2 rows, not 1"),
         (f"{header},\n{row},\n", "other columns"),
         ("", "other columns"),

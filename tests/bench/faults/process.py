@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from equibench.bench.records.checkpoint_files import checkpoints_of, last_step
-from equibench.bench.records.record import Context, RunRecord, board_folder, read_record
+from equibench.bench.records.record import Context, RunRecord, read_record
+from equibench.bench.records.store import board_folder, checkpoints_of, last_step
 from equibench.bench.runner.local import end, events_of, start
 from equibench.bench.spec.suite import Suite, plan
 from equibench.bench.tools.schema import parse

@@ -11,7 +11,8 @@ import pytest
 from equibench.bench.boards import rows as leaderboard
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import write_board
-from equibench.bench.records.record import attempts_of, board_folder, write_record
+from equibench.bench.records.record import attempts_of, write_record
+from equibench.bench.records.store import board_folder
 
 from .. import made
 from .process import checkpoints, equibench, figures, job, records, run

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 import torch
-from equibench.bench.measures.cost import Cost, count_numbers, measure_cost, peak_memory_mib
+from equibench.bench.measures.cost import count_numbers, measure_cost, peak_memory_mib
+from equibench.bench.records.record import Size
 from equibench.registry import build_model
 from torch import nn
 
 
-def cost_of(model: nn.Module, *shape: int, classes: int = 2) -> Cost:
+def cost_of(model: nn.Module, *shape: int, classes: int = 2) -> Size:
     torch.manual_seed(0)
     return measure_cost(model, torch.randn(3, *shape), torch.arange(3) % classes)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.measures.equivariance import draw_blobs
-from equibench.bench.measures.equivariance_full import Full, Inputs, divergence_nats, measure_full, normalised_variance
+from equibench.bench.measures.equivariance_full import Inputs, divergence_nats, measure_full, normalised_variance
 from equibench.bench.measures.rotation import soft_disc
+from equibench.bench.records.sidecar import FullPoint
 from equibench.datasets.images import balanced_order
 from torch import nn
 
@@ -31,8 +32,12 @@ def inputs(count: int = 12, rotation: bool = True, images: torch.Tensor | None =
     return Inputs(images, labels, lambda x: x.float() / 255, [0.1], 255, rotation)
 
 
-def full(function, data: Inputs | None = None, **options) -> Full:
+def noted(function, data: Inputs | None = None, **options) -> tuple[FullPoint, str]:
     return measure_full(Function(function), data or inputs(), draws=8, **options)
+
+
+def full(function, data: Inputs | None = None, **options) -> FullPoint:
+    return noted(function, data, **options)[0]
 
 
 def linear(seed: int = 3) -> torch.Tensor:
@@ -226,8 +231,8 @@ def test_a_layer_without_forward_derivative_costs_only_the_lie_derivative() -> N
             return x * 2
 
     weights = linear()
-    measured = full(lambda x: Opaque.apply(x).flatten(1) @ weights)
-    assert measured.lee_rot_per_deg is None and "no Lie derivative" in measured.note
+    measured, note = noted(lambda x: Opaque.apply(x).flatten(1) @ weights)
+    assert measured.lee_rot_per_deg is None and "no Lie derivative" in note
     assert measured.eq_rot_data is not None and not measured.collapsed
 
 

@@ -6,11 +6,19 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from equibench.bench.measures.cost import Cost, forward_flops, measure_cost
-from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE, unfused
+from equibench.bench.measures.cost import measure_cost
+from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE, Operations, unfused
+from equibench.bench.records.record import Size
 from torch import Tensor, nn
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+def forward_flops(model: nn.Module, images: Tensor) -> int:
+    """All operations of a forward pass, those that expand filters included."""
+    with torch.no_grad(), unfused(), Operations() as operations:
+        model(images)
+    return operations.flops
 
 
 class Wrapped(nn.Module):
@@ -24,7 +32,7 @@ class Wrapped(nn.Module):
         return self.use(self.module, images)
 
 
-def cost_of(module: nn.Module, forward: Forward, side: int = 8) -> Cost:
+def cost_of(module: nn.Module, forward: Forward, side: int = 8) -> Size:
     torch.manual_seed(0)
     return measure_cost(Wrapped(module, forward), torch.randn(3, 1, side, side), torch.arange(3) % 2)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from equibench.bench.measures.accuracy import logits
-from equibench.bench.measures.cost import evaluation_operations, forward_flops
+from equibench.bench.measures.cost import evaluation_operations
 from equibench.bench.records.record import read_record
 from equibench.models.random_evaluation import RandomEvaluation
 from equibench.registry import MODELS, UserError, build_model, include
@@ -17,6 +17,7 @@ from equibench.scan import scan_file
 from torch import nn
 
 from ..training.test_run import TINY, equibench
+from .test_operations import forward_flops
 
 SAMPLES = 8
 

@@ -80,7 +80,7 @@ def test_an_even_background_stays() -> None:
 def test_a_radial_network_scores_below_twice_the_floor_and_bilinear_rotation_would_exaggerate() -> None:
     images = digits()
     data = Inputs(images, torch.zeros(len(images), dtype=torch.long), lambda x: x.float() / 255, [0.0], 255, True)
-    measured = measure_full(Radial(), data, predictions=False, draws=len(images))
+    measured = measure_full(Radial(), data, predictions=False, draws=len(images))[0]
     assert measured.eq_rot_data < 2 * measured.eq_floor
     # The reason for all this: what the same network would score if images were simply rotated.
     disc, model = images * soft_disc(SIZE), Radial()

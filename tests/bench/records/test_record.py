@@ -5,15 +5,8 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from equibench.bench.records.record import (
-    RunRecord,
-    attempts_of,
-    board_folder,
-    board_names,
-    read_board,
-    read_record,
-    write_record,
-)
+from equibench.bench.records.record import RunRecord, attempts_of, read_board, read_record, write_record
+from equibench.bench.records.store import board_folder, board_names
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.tools.schema import short_hash
 from equibench.registry import UserError

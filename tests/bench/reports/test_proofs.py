@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.cli.main import cli
 from equibench.bench.reports import proofs as verify
-from equibench.models.pdo import verify as pdo
+from equibench.models.pdo.proof import verify as pdo
 from equibench.registry import UserError
 
 COMMAND = Path(sys.executable).parent / "equibench"

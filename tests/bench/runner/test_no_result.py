@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from equibench.bench.records.record import read_record, write_record
-from equibench.bench.runner.no_result import provenance_of, record_without_result
+from equibench.bench.records.record import attempts_of, read_record, write_record
+from equibench.bench.runner.no_result import provenance_of, record_without_result, write_without_result
 from equibench.bench.training.job import Job
 from equibench.registry import MODELS
 from equibench.source import source_hash
@@ -32,3 +32,12 @@ def test_a_model_that_is_gone_leaves_its_record_whole(tmp_path: Path) -> None:
     record = record_without_result(job, provenance_of(job), "lost", "its process was killed")
     path = write_record(tmp_path, record)
     assert read_record(path) == record and record.results is None and record.provenance.source_hash == ""
+
+
+def test_an_attempt_has_one_record_whoever_writes_it(tmp_path: Path) -> None:
+    """A process may write its record and die: nothing is written over it, or beside it."""
+    job = _job(tmp_path, "nowhere-registered")
+    assert write_without_result(job, "lost", "its process was killed")
+    assert not write_without_result(job, "error", "and somebody else saw it too")
+    assert [r.status for r in attempts_of(tmp_path, job.spec)] == ["lost"]
+    assert write_without_result(job.model_copy(update={"attempt": 2}), "lost", "another attempt is another record")

@@ -7,10 +7,11 @@ import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
 from equibench.bench.boards.statistics import prediction_interval
+from equibench.bench.records.find import find_run
 from equibench.bench.records.provenance import cpu_name, versions
 from equibench.bench.records.record import RunRecord, read_record, write_record
 from equibench.bench.records.replay_verdict import read_verdicts
-from equibench.bench.runner.replay import differences_now, find_run, judge, replay
+from equibench.bench.runner.replay import differences_now, judge, replay
 from equibench.registry import UserError
 
 from .. import made
@@ -123,8 +124,13 @@ def test_a_run_is_found_by_its_beginning_and_the_attempt_that_counts(tmp_path: P
     assert find_run(second.run_id[:6], tmp_path).attempt == 2
     with pytest.raises(UserError, match="begins no runs"):
         find_run("zzzz", tmp_path)
-    with pytest.raises(UserError, match="begins no runs"):
-        find_run("", tmp_path)
+    for short in ("", second.run_id[0]):
+        with pytest.raises(UserError, match="at least 2 characters"):
+            find_run(short, tmp_path)
+    assert find_run(second.run_id[:2], tmp_path).attempt == 2
+    assert [find_run(f"{second.spec.digest()}.{n}", tmp_path).attempt for n in (1, 2, 3)] == [1, 2, 3]
+    write_record(tmp_path, made.record(93.0, attempt=11))
+    assert find_run(f"{second.spec.digest()}.1", tmp_path).attempt == 1, "and not 11"
 
 
 def test_stale_runs_and_failures_are_refused(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def test_four_processes_share_a_suite(tmp_path: Path) -> None:
     assert bits[0] == bits[1] and len(bits[0]) == len(MODELS) * SEEDS
     for kind in ("", ".runs"):
         rows = [figures(tmp_path / root, f"{board}{kind}.csv") for root in ("merged", "alone")]
-        assert rows[0] == rows[1] and len(rows[0]) in (2, 6)
+        differ = {k for a, b in zip(*rows, strict=True) for k in {*a, *b} if a.get(k) != b.get(k)}
+        assert not differ and len(rows[0]) in (2, 6)
         assert {"test_acc_mean_pct", "test_acc_pct"} & set(rows[0][0]) and "train_s" not in rows[0][0]
     # What was merged is finished: nothing is left to run.
     before = len(list((tmp_path / "merged").rglob("*.json")))

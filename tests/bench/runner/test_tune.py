@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.board import Board
-from equibench.bench.records.record import board_names, read_board, write_record
+from equibench.bench.records.record import read_board, write_record
+from equibench.bench.records.store import board_names
 from equibench.bench.runner.head_to_head import run
 from equibench.bench.runner.tune import GRID, base_recipe, best_rate, trials, tune, validation_scores, write_tuned
 from equibench.bench.spec.recipe import find_recipe, named_recipes

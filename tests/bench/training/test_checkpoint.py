@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from equibench.bench.records.checkpoint_files import checkpoints_of, discard, last_step
 from equibench.bench.records.record import CorePoint, Size
+from equibench.bench.records.store import checkpoints_of, discard, last_step
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.tools.files import WriteError, remove_parts, write_atomically, write_exclusively
-from equibench.bench.training.checkpoint import Checkpoints, Facts, Origin, curve_points, read_checkpoint
+from equibench.bench.training.checkpoint import Checkpoints, Facts, Origin, read_checkpoint
 from equibench.bench.training.prepare import weights_digest
 from equibench.bench.training.stopping import ORPHAN_S, Stop, Stopped
 from equibench.bench.training.train import Training, train
@@ -83,7 +83,7 @@ def facts(done: Training, finished: bool, origin: Origin = ORIGIN) -> Facts:
     core = CorePoint(eq_exact_c4=0.5, eq_exact_d4=0.25, eq_rot_analytic=None, collapsed=False)
     return Facts(
         schema_version=1, origin=origin, attempt=1, step=done.steps, stopped=done.stopped, finished=finished,
-        device_s=done.device_s, curve=curve_points(done), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0},
+        device_s=done.device_s, curve=list(done.curve), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0},
         resumed=[],
         init=core, cost=Size(parameters=1, dense_weights=1, buffers=1, flops_per_image=1, train_flops_per_image=1),
         peak_mib=1.0, started="2026-01-01T00:00:00+00:00", warnings=[],
@@ -305,7 +305,7 @@ def test_a_training_that_ended_in_no_number_stays_so(tmp_path: Path) -> None:
     train(model, batch, RECIPE, STEPS, clock, keeper=opened(tmp_path))
     keeper = opened(tmp_path)
     done = train(Net(), lambda _: pytest.fail("no step is left"), RECIPE, STEPS, clock, keeper=keeper)
-    assert done.stopped == "diverged" and math.isnan(done.curve[-1].loss) and keeper.finished
+    assert done.stopped == "diverged" and done.curve[-1].loss is None and keeper.finished
 
 
 def test_a_second_request_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

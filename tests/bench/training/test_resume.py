@@ -11,7 +11,7 @@ from equibench.bench.measures.clock import HostClock, Phases
 from equibench.bench.records.record import CorePoint, RunRecord, Size
 from equibench.bench.spec.seeds import derive
 from equibench.bench.spec.suite import find_suite, plan
-from equibench.bench.training.checkpoint import Checkpoints, Facts, Origin, curve_points
+from equibench.bench.training.checkpoint import Checkpoints, Facts, Origin
 from equibench.bench.training.prepare import Loaded, build_from_seed, set_profile, weights_digest
 from equibench.bench.training.stopping import Stop, Stopped
 from equibench.bench.training.train import Training, train
@@ -69,7 +69,7 @@ def partly_trained(name: str, root: Path, steps: int, end_at: int | None = None)
     def facts(done: Training, finished: bool) -> Facts:
         return Facts(
             schema_version=1, origin=origin, attempt=1, step=done.steps, stopped=done.stopped, finished=finished,
-            device_s=done.device_s, curve=curve_points(done), phases=phases.total(), resumed=[], init=core, cost=size,
+            device_s=done.device_s, curve=list(done.curve), phases=phases.total(), resumed=[], init=core, cost=size,
             peak_mib=1.0, started="", warnings=[],
         )  # fmt: skip
 

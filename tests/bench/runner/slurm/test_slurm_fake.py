@@ -17,6 +17,7 @@ import pytest
 from equibench.bench.records.calibration import Block, write_calibration
 from equibench.bench.records.record import attempts_of, read_board
 from equibench.bench.runner import admission
+from equibench.bench.runner.no_result import write_without_result
 from equibench.bench.runner.slurm import status as cluster
 from equibench.bench.runner.slurm import submit, sweep
 from equibench.bench.runner.slurm import task as slurm_task
@@ -208,7 +209,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--engine", "slrum"), "did you mean 'slurm'"),
+        (("--engine", "slrum"), "'slrum' is not one of 'local', 'slurm'"),
         (("--partition", "main"), "--partition goes with --engine slurm"),
         (("--sbatch-option=--mem=8G",), "--sbatch-option goes with --engine slurm"),
         (("--engine", "slurm", "--gpus-per-run", "2"), "a run uses one GPU"),
@@ -318,11 +319,13 @@ def test_a_lost_run_is_recorded_once_and_submitted_again(fake: Fake, tmp_path: P
     folder = send(tmp_path, fake)
     backdate(folder)
     fake.lists(folder, _0="RUNNING|None", _2="PENDING|Resources", _3="PENDING|Resources")
-    beat = starts(folder, 1, ago=SETTLE_S + 5, step=3)
+    beat = starts(folder, 1, ago=SETTLE_S + 5, step=3, node="node-of-alice")
     views, _ = look(tmp_path, sweep.all_sweeps(tmp_path)[0])
-    assert cluster.settle(tmp_path, views) == 1 and cluster.settle(tmp_path, views) == 0
+    assert views[0].states[1].detail.endswith("at step 3 of 6 on node-of-alice"), "whoever looks for it needs the name"
+    assert cluster.settle(views) == 1 and cluster.settle(views) == 0
     (record,) = attempts_of(tmp_path, job(folder, 1).spec)
-    assert record.status == "lost" and record.attempt == 1 and "at step 3 of 6" in record.reason
+    assert record.status == "lost" and record.attempt == 1 and record.reason.endswith("at step 3 of 6")
+    assert "alice" not in record.canonical(), "no record has the name of a machine"
     assert record.provenance == beat.provenance, "of the node, not of who collects"
     again = submit_suite(wish(), tmp_path)
     assert again.folder and [(t.model, t.seed) for t in again.folder.sweep.tasks] == [("bad-raises", 0)]
@@ -467,15 +470,13 @@ def test_a_run_that_drifted_is_calibrated_anew_and_a_refused_array_takes_its_cal
     folder = submit_suite(timed_wish(), tmp_path).folder
     assert folder is not None
     provenance = slurm_task.Heart(folder, 0, job(folder, 0)).beat.provenance
-    cluster.write_failure(tmp_path, job(folder, 0), provenance, "invalid", "not alone on its GPU: python (7)")
+    write_without_result(job(folder, 0), "invalid", "not alone on its GPU: python (7)", provenance)
     fake.lists(None)
     backdate(folder)
     again = submit_suite(timed_wish(), tmp_path)
     assert again.submitted and again.submitted.calibration is None, "company says nothing about the step time"
     assert again.folder is not None
-    cluster.write_failure(
-        tmp_path, job(again.folder, 0), provenance, "invalid", "drift: 12.00 s for a budget of 10 s (±3 %)"
-    )
+    write_without_result(job(again.folder, 0), "invalid", "drift: 12.00 s for a budget of 10 s (±3 %)", provenance)
     backdate(again.folder)
     for path in fake.here.glob("job-*"):
         path.unlink()
@@ -511,17 +512,17 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
     calibrated(tmp_path)
     timed_run, other = submit_suite(timed_wish(), tmp_path).folder, submit_suite(wish(), tmp_path).folder
     assert timed_run is not None and other is not None
-    runs = [run_module._Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
+    runs = [run_module.Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
     seen = Company("not alone on its GPU: neighbour (7)", count=2)
     for run in runs:
         run.watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "not alone on its GPU: neighbour (7)"
     assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
     assert (
-        runs[1].sharing == 2
-        and "up to 2 runs shared the device" in runs[1]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+        runs[1].ledger.sharing == 2
+        and "up to 2 runs shared the device" in runs[1].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]
     )
     seen = Company(unknown="nobody says")
     runs[0].watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "", "what is unknown makes no run invalid"
-    assert "is unknown: nobody says" in runs[0]._warnings({"other_s": 0.0, "total_s": 1.0})[0]
+    assert "is unknown: nobody says" in runs[0].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]

@@ -1,21 +1,25 @@
-"""The two figures of ``docs/equivariance-error.md``, computed again from real digits; a minute or two on a CPU."""
+"""The two figures of ``docs/equivariance-error.md``, computed again from real digits; a minute or two on a CPU.
+
+uv run python benchmarks/documentation_figures.py docs/figures
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from equibench.bench.measures.accuracy import logits
+from equibench.bench.measures.equivariance import draw_blobs, relative_error
+from equibench.bench.measures.invariance import claim_error
+from equibench.bench.measures.rotation import Turntable, soft_disc, turn
+from equibench.bench.reports.equivariance import Sample, built
+from equibench.bench.reports.equivariance_plots import COLOURS, FLOOR, MARKERS, STYLE, save, there
+from equibench.bench.tools.files import ensure_writable
+from equibench.bench.training.prepare import set_profile
+from matplotlib import pyplot as plt
 from torch import nn
-
-from ..measures.accuracy import logits
-from ..measures.equivariance import draw_blobs, relative_error
-from ..measures.invariance import claim_error
-from ..measures.rotation import Turntable, soft_disc, turn
-from ..tools.files import ensure_writable
-from ..training.prepare import set_profile
-from .equivariance import Sample, built
-from .equivariance_plots import plot_interpolation, plot_parity
 
 DATASET = "digits-rot"
 DEGREES = tuple(range(5, 90, 5))
@@ -29,6 +33,8 @@ PARITY_MODELS = {
 }
 PARITY_SIZES = tuple(range(28, 35))
 PARITY_IMAGES = 20
+#: Below this an error is rounding, in the picture of grid parity.
+ROUNDING = 1e-5
 
 
 class RadialNet(nn.Module):
@@ -104,12 +110,57 @@ def _parity(name: str, sample: Sample, size: int) -> float | None:
     return claim_error(model, sample.at(size)[:PARITY_IMAGES], sample.prepare, "C4")
 
 
-def documentation_figures(out: Path, data_folder: str | None = None) -> list[Path]:
-    """Both figures, each as SVG and as PNG.
+def plot_interpolation(
+    degrees: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, stem: Path
+) -> list[Path]:
+    """What different ways to rotate an image make of one network's error, logarithmic."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.0))
+        for (label, values), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
+            dashed = {"ls": "--", "marker": None} if "floor" in label else {"marker": marker}
+            axes.plot(degrees, values, color=colour, ms=4.5, lw=1.5, label=label, **dashed)
+        axes.set_yscale("log")
+        axes.set(xticks=range(0, 91, 15), xlabel="rotation of the input in degrees", ylabel="apparent relative error")
+        axes.set_title(title, loc="left", fontsize=10.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        return save(figure, [stem.with_suffix(".svg"), stem.with_suffix(".png")])
 
-    Raises:
-        UserError: `out` cannot be written.
-    """
-    ensure_writable(out)
+
+def plot_parity(
+    sizes: Sequence[int], errors: Mapping[str, Sequence[float | None]], title: str, stem: Path
+) -> list[Path]:
+    """Error under quarter turns against the size of the image, logarithmic; sizes that cannot be built are gaps."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.0))
+        step = 0.6 / max(len(errors) - 1, 1)
+        for place, ((label, values), colour, marker) in enumerate(zip(errors.items(), COLOURS, MARKERS, strict=False)):
+            shown = there([None if v is None else max(v, FLOOR) for v in values])
+            # Side by side: points at one size would hide each other, and there is nothing between two sizes.
+            axes.plot([n - 0.3 + place * step for n in sizes], shown, marker, color=colour, ms=6, label=label)
+        for n in (*sizes, sizes[-1] + 1):
+            axes.axvline(n - 0.5, color="#dddddd", lw=0.8, zorder=0)
+        axes.grid(False, axis="x")
+        axes.axhspan(ROUNDING / 100, ROUNDING, color="#eeeeee", zorder=0)
+        axes.text(sizes[0] - 0.45, ROUNDING / 80, "float32 rounding", fontsize=8.5, color="#555555", va="bottom")
+        axes.set_yscale("log")
+        axes.set(ylim=(ROUNDING / 100, 4), xlim=(sizes[0] - 0.5, sizes[-1] + 0.5))
+        axes.set(xticks=list(sizes), xlabel="side of the image in pixels", ylabel="eq_exact_c4")
+        axes.set_title(title, loc="left", fontsize=10.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        return save(figure, [stem.with_suffix(".svg"), stem.with_suffix(".png")])
+
+
+def main() -> None:
+    """Draw both figures, each as SVG and as PNG."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("out", type=Path, help="folder of the figures")
+    asked.add_argument("--data-root", help="folder of the data sets")
+    given = asked.parse_args()
+    ensure_writable(given.out)
     set_profile("strict", 1)
-    return interpolation_figure(out, data_folder) + parity_figure(out, data_folder)
+    for path in interpolation_figure(given.out, given.data_root) + parity_figure(given.out, given.data_root):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

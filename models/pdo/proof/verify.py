@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..groups import PlanarGroup, rotation, transform_fields, transform_image
+from ...groups import PlanarGroup, rotation, transform_fields, transform_image
+from ..layers import GroupConv1x1, PDOConv, PDOLift
+from ..networks import PAPER_OFFSET
+from ..operators import PAPER_OPERATORS, coefficient_units
+from ..stencils import DEFAULT_WIDTHS
 from .closed_form import blobs, disc_points, field_samples, image_samples, turn_error, waves
-from .layers import GroupConv1x1, PDOConv, PDOLift
-from .networks import PAPER_OFFSET
-from .operators import PAPER_OPERATORS, coefficient_units
-from .stencils import DEFAULT_WIDTHS
 
 Row = dict[str, Any]
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers import PDOConv
+from ..layers import PDOConv
 
 #: A function of the plane: (…, 2) -> (…).
 Image = Callable[[np.ndarray], np.ndarray]

@@ -1,0 +1,175 @@
+"""What the process of a run knows, and what it says of it: in checkpoints, warnings and the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...datasets.images import ImageData, data_root
+from ...registry import MODELS
+from ...source import libraries
+from ..measures.clock import Phases
+from ..measures.cost import peak_memory_mib
+from ..records.kept_verdicts import checked
+from ..records.provenance import (
+    ALONE,
+    Provenance,
+    hardware,
+    host_facts,
+    made_from,
+    right_now,
+    shared,
+    versions,
+)
+from ..records.record import CorePoint, CurvePoint, Results, RunRecord, Size, Status
+from ..tools.gpu_processes import Company
+from .checkpoint import Checkpoints, Facts, Origin
+from .job import Job
+from .train import Training
+
+#: A record whose unnamed time is more than this share of the whole carries a warning.
+OTHER_SHARE = 0.02
+
+
+class Ledger:
+    """What is known of a run so far; whatever fails, a record can be made of it.
+
+    Attributes:
+        data: None until they are loaded.
+        origin: what the run is made from; None until its model is built.
+        checkpoints: None until they have been looked for.
+        init, size, results, curve: what was measured so far, as in the record.
+        resumed: the steps at which processes of this run went on from a checkpoint.
+        peak_mib: largest memory of the training, in this process or in those before it.
+        company: who was found on the device so far; None where nobody has looked.
+        sharing: the most runs at a time on the device.
+        notes: sentences for the record.
+    """
+
+    def __init__(self, job: Job, phases: Phases) -> None:
+        self.job, self.spec, self.phases, self.root = job, job.spec, phases, Path(job.results)
+        self.model, self.device, self.started = MODELS.find(job.spec.model), torch.device(job.device), right_now()
+        self.data: ImageData | None = None
+        self.made: dict[str, Any] = {}
+        self.origin: Origin | None = None
+        self.checkpoints: Checkpoints | None = None
+        self.init: CorePoint | None = None
+        self.size: Size | None = None
+        self.results: Results | None = None
+        self.curve: list[CurvePoint] = []
+        self.resumed: list[int] = []
+        self.peak_mib = 0.0
+        self.company: Company | None = None
+        self.sharing = job.sharing
+        self.notes: list[str] = []
+
+    def made_from(self) -> dict[str, Any]:
+        """What the provenance says of the files that model and data are made from; as far as the run came."""
+        if not self.made:
+            places = (self.root, data_root(self.job.data_root))
+            self.made = made_from(self.model, self.spec.dataset, self.data, places)
+        return self.made
+
+    def note_origin(self) -> Origin:
+        """What a checkpoint of this run is made from."""
+        assert self.data is not None
+        self.origin = Origin(
+            spec=self.spec.digest(),
+            source_hash=self.made_from()["source_hash"],
+            data_digest=self.data.digest(),
+            versions=versions(libraries(self.model)),
+            hardware_key=hardware(self.job.device)["hardware_key"],
+            threads=torch.get_num_threads(),
+        )
+        return self.origin
+
+    def take_over(self, facts: Facts) -> None:
+        """Go on from what an earlier process of this run has measured."""
+        self.init, self.size, self.peak_mib, self.started = facts.init, facts.cost, facts.peak_mib, facts.started
+        self.resumed, self.sharing = [*facts.resumed, facts.step], max(self.sharing, facts.sharing)
+        self.phases.carry(facts.phases)
+
+    def facts(self, done: Training, finished: bool) -> Facts:
+        """What a checkpoint says of this run so far."""
+        assert self.origin and self.init and self.size and self.checkpoints
+        return Facts(
+            schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,  # type: ignore[arg-type]
+            finished=finished, device_s=done.device_s, curve=list(done.curve), phases=self.phases.total(),
+            resumed=self.resumed, init=self.init, cost=self.size, peak_mib=self.peak(),
+            started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing,
+        )  # fmt: skip
+
+    def peak(self) -> float:
+        """Largest memory of the training so far, in this process or in those before it."""
+        return max(self.peak_mib, peak_memory_mib(self.device))
+
+    def met(self, company: Company) -> str:
+        """Note who computes on the device; returns who, for a run that counts its seconds, else nothing.
+
+        Of others it is only recorded: their times are then no measure of the model, and all else is.
+        """
+        self.company = company
+        if self.spec.budget.seconds is not None:
+            return company.others
+        self.sharing = max(self.sharing, company.count)
+        return ""
+
+    def note_learned(self, buffers: int) -> None:
+        """Some buffers learn later than in the few steps by which the cost was measured."""
+        assert self.size is not None
+        self.size = self.size.model_copy(update={"learned_buffers": max(self.size.learned_buffers, buffers)})
+
+    @property
+    def safe(self) -> bool:
+        """Whether the end of the training is kept."""
+        return self.checkpoints is not None and self.checkpoints.safe
+
+    def record(self, status: Status, reason: str) -> RunRecord:
+        """The record of the run as it is now."""
+        made, seconds = self.made_from(), self.phases.total()
+        provenance = Provenance.of(
+            self.model,
+            self.started,
+            self.origin.versions if self.origin else None,
+            **made,
+            checked=checked(self.root, self.spec.model, made["source_hash"]),
+            data_digest=self.data.digest() if self.data else "",
+            hardware=self._hardware(),
+            threads=torch.get_num_threads(),
+            command=self.job.command,
+        )
+        return RunRecord(
+            schema_version=1, spec=self.spec, attempt=self.job.attempt, status=status, reason=reason,
+            results=self.results, cost=self.size, curve=self.curve, phases=seconds, provenance=provenance,
+            context=self.job.context, warnings=self.warnings(seconds),
+        )  # fmt: skip
+
+    def _hardware(self) -> dict[str, str]:
+        try:
+            known = hardware(self.job.device)
+        except RuntimeError:  # torch cannot use the device, which is why the run failed
+            known = host_facts(self.job.device)
+        return {**known, **shared(self.sharing), **({ALONE: self.company.alone} if self.company else {})}
+
+    def warnings(self, seconds: dict[str, float]) -> list[str]:
+        """What a reader of the record must know.
+
+        Args:
+            seconds: of all phases.
+        """
+        found = [*(self.checkpoints.notes if self.checkpoints else []), *self.notes]
+        if self.resumed:
+            steps = ", ".join(map(str, self.resumed))
+            found.append(
+                f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the"
+                " processes of the run, each until the checkpoint that the next one went on from"
+            )
+        if self.sharing > 1:
+            found.append(f"up to {self.sharing} runs shared the device: its times are no measure of the model")
+        if self.company is not None and self.company.unknown:
+            found.append(f"whether the run was alone on its GPU is unknown: {self.company.unknown}")
+        if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
+            found.append(f"{seconds['other_s']:.2f} s of {seconds['total_s']:.2f} s belong to no named phase")
+        return found

@@ -1,0 +1,1 @@
+"""The proof of the claims about PDO-eConv: computed afresh, and shown."""
