@@ -100,3 +100,16 @@ def test_every_dependency_beyond_the_core_has_a_reason() -> None:
     for name in set(names) - core:
         line = next(row for row in text.splitlines() if row.strip().startswith(f'"{name}'))
         assert "#" in line, f"{name} has no reason beside it"
+
+
+def test_uv_leaves_out_what_needs_a_fortran_compiler() -> None:
+    """As the README says of `uv pip install .` in a clone: the override of pyproject.toml is read."""
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not here")
+    command = [uv, "pip", "compile", "--quiet", "--offline", "--python-version", "3.11", "pyproject.toml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip("the packages of this environment did not come through uv's cache")
+    names = {line.split("==")[0] for line in done.stdout.splitlines() if "==" in line}
+    assert {"escnn", "torch", "lie-learn"} <= names and "py3nj" not in names

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from ...registry import UserError
 from ..records.record import FINAL
-from ..tools.text import again
+from ..tools.text import again, some
 from .board import Board
 from .notes import board_heading
 from .statistics import compare
@@ -124,7 +124,9 @@ def _remarks(board: Board, model: str) -> tuple[str, ...]:
     sample, counted = board.samples[model], board.counted[model]
     found = [f"{sample.void}: there is no valid interval"] if sample.void else []
     failed = [r.status for r in counted if r.status not in FINAL]
-    found += [f"{len(failed)} of {len(counted)} runs failed ({', '.join(sorted(set(failed)))})"] if failed else []
+    found += (
+        [f"{len(failed)} of {some(len(counted), 'run')} failed ({', '.join(sorted(set(failed)))})"] if failed else []
+    )
     return tuple(found)
 
 

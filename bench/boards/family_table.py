@@ -11,6 +11,7 @@ from tabulate import tabulate
 from ..tools.markup import for_latex, latex, markdown_text
 from ..tools.text import some
 from .families import BoardFamily, Point
+from .marks import marks_of
 from .rows import csv_text
 from .slopes import Slope
 from .statistics import SMALLEST_SAMPLE
@@ -111,7 +112,7 @@ def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
     over = "new seeds and new test images" if all(s.is_by_image for s in shown) else "new seeds"
     if any(s.is_by_image for s in shown) and over == "new seeds":
         over = "new seeds, and new test images if predictions are recorded"
-    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    seeds = some(low, "seed") if low == high else f"{low} to {high} seeds"
     text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
     if len(shown) < len(samples):
         text += f"; the value of each seed below {SMALLEST_SAMPLE} seeds, or if a run diverged"
@@ -161,8 +162,23 @@ def _gaps(family: BoardFamily) -> list[str]:
         stale = [m for m, row in point.rows.items() if row["stale"]]
         if stale and point.board is not None:
             found.append(f"stale (source, data or recipe changed since) on {point.board.name}: {', '.join(stale)}")
+        found += _marked(family, point)
     boards = [p.board.name for p in family.measured if p.board is not None]
     return [*found, f"{some(len(boards), 'board')}: {', '.join(boards)}"]
+
+
+#: Marks of rows that a family's table has no column for; stale rows and failures have sentences of their own.
+_MARKS = ("incomplete", "diverged", "collapsed", "broken", "claim", "unchecked", "repeated")
+
+
+def _marked(family: BoardFamily, point: Point) -> list[str]:
+    """The marks of a point's rows in the words of all outputs, each with the models that have it."""
+    found: dict[str, list[str]] = {}
+    for model in family.models:
+        for mark in marks_of(point.rows[model]) if model in point.rows else ():
+            if mark.name in _MARKS:
+                found.setdefault(mark.words, []).append(model)
+    return [f"{words} at {family.label(point)}: {', '.join(models)}" for words, models in found.items()]
 
 
 def family_text(family: BoardFamily, style: str = "simple") -> str:

@@ -32,7 +32,7 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         return ["no model has a result"]
     shown = {model: sample for model, sample in samples.items() if sample.has_interval}
     low, high = (f(len(s.values) for s in (shown or samples).values()) for f in (min, max))
-    seeds = f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    seeds = some(low, "seed") if low == high else f"{low} to {high} seeds"
     missing = [model for model, sample in shown.items() if not sample.is_by_image]
     notes = []
     if len(missing) < len(shown):
@@ -115,9 +115,9 @@ def board_heading(board: Board) -> str:
         spent = "as published: each author's own number of epochs, so budgets differ"
     subset = board.chosen[0][0].spec.train_images
     images = subset or next((r.results.train_images for r, _ in board.chosen if r.results), None)
-    of = f" of {images:,} images" if images and (budget.kind == "E" or subset) else ""
+    of = f" of {some(images, 'image')}" if images and (budget.kind == "E" or subset) else ""
     of += ", drawn by the seed" if subset else ""
-    trials = f" ({spec.recipe.trials} trials a model)" if spec.recipe.trials else ""
+    trials = f" ({some(spec.recipe.trials, 'trial')} a model)" if spec.recipe.trials else ""
     old = (
         f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
     )
@@ -140,6 +140,7 @@ def board_notes(
     bold: bool = False,
     columns: Collection[str] | None = None,
     brief: bool = False,
+    after: bool = False,
 ) -> list[str]:
     """The sentences under a table: a legend of its columns, then remarks on its rows.
 
@@ -147,7 +148,8 @@ def board_notes(
         here: whether the reader uses this machine, so that commands may name its folders.
         bold: whether the table has models in bold.
         columns: headings of the table; None means those of the usual table.
-        brief: for a README or a caption: errors only after training, and nothing about how the runs were made.
+        brief: for a README or a caption: nothing about how the runs were made.
+        after: errors are shown only after training.
     """
     rows = board.rows_of(frame)
 
@@ -159,7 +161,7 @@ def board_notes(
     notes += detectable_note(board) if shows("test acc %") else []
     notes += ["group: the group of the layers"] if columns is not None and shows("group") else []
     notes += ["MFLOPs: forward pass of one image"] if shows("MFLOPs") else []
-    notes += _error_legend([e for e in ("C4 error", "rotation error") if shows(e)], brief)
+    notes += _error_legend([e for e in ("C4 error", "rotation error") if shows(e)], after)
     notes += _uncounted(board, frame) if shows("MFLOPs") else []
     notes += _classes(board, frame) if shows("parameters") else []
     times = [heading for heading in ("step ms", "train s") if shows(heading)]

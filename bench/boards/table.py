@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..tools.markup import for_latex, latex, markdown_text
-from ..tools.text import command, error_text, table_width, wrapped
+from ..tools.text import command, error_text, some, table_width, wrapped
 from .board import Board
 from .marks import marked, with_mark
 from .notes import board_heading, board_notes, is_missing
@@ -225,7 +225,8 @@ def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str,
         | {"chosen": f"{chosen[model]:g}"}
         for model, own in scores.items()
     ]
-    notes = [f"validation accuracy in % by learning rate; {len(next(iter(scores.values())))} trials a model, one seed"]
+    trials = some(len(next(iter(scores.values()))), "trial")
+    notes = [f"validation accuracy in % by learning rate; {trials} a model, one seed"]
     if edge:
         notes.append(f"best at the edge of the grid, so that a better rate may lie outside: {', '.join(edge)}")
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)

@@ -19,6 +19,7 @@ from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, raised
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
+from .libraries import is_habit, noted_habit, raised_in
 from .state import changes, kept
 from .structure import wrong_output
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits, tensors_of
@@ -321,6 +322,8 @@ def bfloat16(subject: Subject) -> Finding:
             loss = F.cross_entropy(out.float(), labels)
         loss.backward()
     except Exception as error:  # a model may raise anything
+        if is_habit("bfloat16", [package := raised_in(error)]):
+            return noted_habit("bfloat16", [package])
         return failed(
             f"a step under autocast to bfloat16 raises {clipped(raised(error))}",
             "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot"

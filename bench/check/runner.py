@@ -125,7 +125,7 @@ def _advice(error: Exception, wanted: str) -> str:
         return "let tensors follow the input (device=x.device) instead of .cuda() or a named device"
     if isinstance(error, TypeError) and "np.matrix is not supported" in text:
         return (
-            "escnn cannot compute kernels of this group with current scikit-learn; docs/your-model.md says how to"
+            "escnn cannot compute kernels of this group with current scikit-learn; docs/escnn-models.md says how to"
             " build such nets"
         )
     if isinstance(error, IndexError) and "Dimension out of range" in text:

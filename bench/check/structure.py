@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, first_line, raised
 from ..training.image_sizes import USUAL
+from .libraries import NOTHING, habit_text, is_habit, noted_habit, package_of
 from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
 
 _SOURCE = re.compile(
@@ -181,14 +182,21 @@ def parameter_count(subject: Subject) -> Finding:
 def accounted(subject: Subject) -> Finding:
     """Every tensor that counts is a parameter or a buffer."""
     model = subject.build()
-    for problem in (_plain_tensors(model), _hidden_weights(subject, model)):
+    plain = _plain_tensors(model)
+    excused = {
+        name: package
+        for name, (package, trains) in plain.items()
+        if not trains and is_habit("accounted for", [package])
+    }
+    for problem in (_unregistered(plain, excused), _hidden_weights(subject, model)):
         if problem is not None:
             return problem
-    notes = []
+    notes = [habit_text("accounted for", excused.values())] if excused else []
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
         notes.append(f"{frozen:,} numbers are parameters that are not trained")
     learnt = subject.trained.moved
+    numbers = bool(frozen or learnt)
     if learnt:
         notes.append(
             f"{sum(learnt.values()):,} numbers of buffers are changed by training and are no statistics of a"
@@ -197,25 +205,35 @@ def accounted(subject: Subject) -> Finding:
         )
     if notes:
         do = "nothing, for an unmatched board; a matched class counts what is learnt, and refuses them"
-        return noted("; ".join(notes), do)
+        return noted("; ".join(notes), do if numbers else NOTHING)
     return passed("all tensors are registered as parameters or buffers")
 
 
-def _plain_tensors(model: nn.Module) -> Finding | None:
+def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
+    """Attributes that hold tensors which are neither parameter nor buffer: the package of the module's class, and
+    whether there may be something to train in them.
+    """
     known = {_storage(t) for t in (*model.parameters(), *model.buffers())}
+    found = {}
     for path, module in model.named_modules():
         for attribute, value in vars(module).items():
-            if attribute in _REGISTERED:
-                continue
-            if any(_storage(t) not in known for t in _tensors_in(value)):
-                where = f"{path}.{attribute}" if path else attribute
-                return failed(
-                    f"attribute {where!r} holds a tensor that is neither parameter nor buffer: it stays on the CPU when"
-                    " the model moves to a GPU, and nobody counts it",
-                    "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
-                    " self.register_buffer(name, tensor, persistent=False)",
-                )
-    return None
+            plain = [t for t in _tensors_in(value) if _storage(t) not in known] if attribute not in _REGISTERED else []
+            if plain:
+                name = f"{path}.{attribute}" if path else attribute
+                found[name] = package_of(module), any(t.is_floating_point() or t.is_complex() for t in plain)
+    return found
+
+
+def _unregistered(plain: Collection[str], excused: Collection[str]) -> Finding | None:
+    where = next((name for name in plain if name not in excused), None)
+    if where is None:
+        return None
+    return failed(
+        f"attribute {where!r} holds a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
+        " moves to a GPU, and nobody counts it",
+        "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
+        " self.register_buffer(name, tensor, persistent=False)",
+    )
 
 
 def _tensors_in(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
@@ -309,6 +327,9 @@ def deep_copy(subject: Subject) -> Finding:
     model = subject.build()
     loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
     model.eval()(subject.images(2))  # with gradients: a filter that is kept now has a graph
+    kept = {package_of(module) for module in model.modules() if _keeps_a_graph(module)}
+    if habit := is_habit("deep copy", kept):
+        model.train()  # drops it
     try:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
@@ -322,17 +343,23 @@ def deep_copy(subject: Subject) -> Finding:
             "a deep copy gives other logits than its original",
             "a tensor or layer is not registered in the model, so that a copy does not take it along",
         )
+    model.train()  # drops what evaluation may have kept
     before = everything(model)
     with torch.no_grad():
         for value in (*twin.parameters(), *twin.buffers()):
             value.zero_()
-    model.train()  # drops what evaluation may have kept
     if differing(before, everything(model)) or not same_bits(expected, subject.evaluate(model)):
         return failed(
             "changing a deep copy changes the original",
             "layers or tensors live outside the model (a global, a closure): make them part of it",
         )
-    return passed("a deep copy agrees bit for bit, and is independent")
+    return noted_habit("deep copy", kept) if habit else passed("a deep copy agrees bit for bit, and is independent")
+
+
+def _keeps_a_graph(module: nn.Module) -> bool:
+    """Whether a module itself holds a tensor that was computed, which `copy.deepcopy` refuses."""
+    held = {**vars(module), "_modules": None}
+    return any(not tensor.is_leaf for value in held.values() for tensor in _tensors_in(value))
 
 
 def _gap(one: torch.Tensor, two: torch.Tensor) -> float:

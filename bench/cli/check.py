@@ -54,8 +54,7 @@ def check(
     alive = sys.stderr.isatty()
 
     def listen(name: str) -> None:
-        if alive:
-            click.echo(f"\r\033[K{name} …", nl=False, err=True)
+        click.echo(f"\r\033[K{name} …" if alive else f"{name} …", nl=not alive, err=True)
 
     verdict = check_model(
         model,

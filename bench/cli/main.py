@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that help comes at once.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ import click
 
 from ...registry import PluginWarning, UserError, include
 from ..spec.choices import CLASSES, FITS, PROFILES, RECIPES, VARIABLES, lines_of
+from ..tools.text import PROGRESS
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
@@ -292,7 +294,7 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
     """Print what was run: of the suite of this name its rows, and those that the options add; the board without one."""
     if len(outcomes) == 1:
         if name is not None:
-            outcomes[0].board = outcomes[0].board.of_suite(_with_its_own(name, outcomes[0].suite))
+            outcomes[0].board = outcomes[0].board.of_suite(rows_shown(name, outcomes[0].suite))
         _print_board(outcomes[0], as_json)
     else:
         from ..boards.families import family_of_boards
@@ -310,7 +312,7 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
         _tell(outcome)
 
 
-def _with_its_own(name: str, run: Any) -> Any:
+def rows_shown(name: str, run: Any) -> Any:
     """The suite that was run, with the models and seeds of the suite of this name as well."""
     from ..boards.families import find_points
 
@@ -365,6 +367,9 @@ def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
 def main() -> NoReturn:
     """Run the command line; every wrong input ends with one sentence and exit code 2."""
     warnings.formatwarning = _warning  # type: ignore[assignment]
+    if not PROGRESS.handlers:
+        PROGRESS.addHandler(_OnStandardError())
+        PROGRESS.setLevel(logging.INFO)
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -384,6 +389,13 @@ def main() -> NoReturn:
         sys.stderr.close()  # whoever read our output has gone; nothing is left to say
         sys.exit(0)
     sys.exit(0)
+
+
+class _OnStandardError(logging.Handler):
+    """What a long command is at, on what standard error is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 def _warning(message: Warning | str, category: type[Warning], *where: Any) -> str:

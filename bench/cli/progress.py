@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ...registry import UserError
+from ..records.record import read_record
 from ..runner.head_to_head import Listener
 from ..tools.schema import visible
 from ..tools.text import some
@@ -26,7 +29,7 @@ from ..training.job import Job
 
 
 class Quiet(Listener):
-    """Says nothing but failures, on standard error: for pipes and logs."""
+    """Says nothing but failures, on standard error."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -49,6 +52,44 @@ class Quiet(Listener):
 
     def _say(self, text: str) -> None:
         self._console.print(visible(text), markup=False)
+
+
+class Lines(Quiet):
+    """A line at the start and one for every run that ends, on standard error: for pipes and logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = self._ended = 0
+
+    def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
+        self._count, self._ended = len(jobs), 0
+        before = f"; finished already: {some(finished, 'run')}" if finished else ""
+        self._say(f"{_now()}  {some(len(jobs), 'run')} to do{before}")
+
+    def event(self, job: Job, event: dict[str, Any]) -> None:
+        if event["event"] == "done":
+            self._ended += 1
+            self._done(job, event)
+
+    def _done(self, job: Job, event: dict[str, Any]) -> None:
+        what = f"{job.spec.model} seed {job.spec.seed}: {event['status']}{_accuracy(event)}"
+        parts = [f"{_now()}  {self._ended}/{self._count}  {what}", event.get("reason"), event.get("warning")]
+        self._say("; ".join(part for part in parts if part))
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+def _accuracy(event: dict[str, Any]) -> str:
+    """The test accuracy of a run that has just ended, from its record."""
+    if not event.get("record"):
+        return ""
+    try:
+        results = read_record(Path(event["record"])).results
+    except UserError:  # the board says what is wrong with it
+        return ""
+    return f", {results.test_acc_pct:.2f} %" if results else ""
 
 
 class Live(Quiet):
@@ -152,8 +193,10 @@ def key(job: Job) -> str:
 
 
 def listener_for(quiet: bool) -> Listener:
-    """A live display on a terminal, else failures only."""
-    return Quiet() if quiet or not Console(stderr=True).is_terminal else Live()
+    """A live display on a terminal, else a line a run; failures only where it is to be quiet."""
+    if quiet:
+        return Quiet()
+    return Live() if Console(stderr=True).is_terminal else Lines()
 
 
 def fetch_with_progress(name: str, root: str | None = None) -> str:

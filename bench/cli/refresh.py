@@ -82,7 +82,7 @@ def _say(done: Any, only_stale: bool) -> None:
     for model, seed, why in done.stale if only_stale else ():
         click.echo(f"{model}  seed {seed}  {why} changed")
     if only_stale:
-        click.echo(f"{len(done.stale)} of {len(done.board.chosen)} runs of {done.board.name} are stale")
+        click.echo(f"stale: {len(done.stale)} of {some(len(done.board.chosen), 'run')} of {done.board.name}")
         return
     if done.board.is_table:
         click.echo(board_table(done.board, width=terminal_width()) + "\n")

@@ -19,7 +19,7 @@ from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
-from ..tools.text import again
+from ..tools.text import PROGRESS, again
 from .bibtex import bibliography, cited
 from .plots.figures import PLOTS, Drawn
 from .plots.handles import for_page
@@ -91,6 +91,7 @@ def publish(
     for family in (f for f in families if len(f.points) > 1):
         from .family_page import publish_family
 
+        PROGRESS.info("%s, the boards of this suite together …", family.name)
         pages[f"{publish_family(out, family, formats)}.html"] = family.name
     if "html" in formats:
         from .site import write_across_page, write_page
@@ -130,6 +131,7 @@ def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) ->
 
 
 def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None) -> _Shown:
+    PROGRESS.info("%s …", name)
     board = write_board(root, name, reference_parameters)
     if not board.chosen or not board.is_table:
         return None, board.refused, None

@@ -146,7 +146,7 @@ def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme
             raise UserError(f"{where}: the table has no column {column!r}; {nearest(column, known)}")
     rows = table_rows(board, board.frame, wanted) if wanted else narrow_rows(board, board.frame)
     is_bold = "model" in rows[0] or ACCURACY in rows[0]
-    notes = board_notes(board, board.frame, bold=is_bold, columns=list(rows[0]), brief=not wanted)
+    notes = board_notes(board, board.frame, bold=is_bold, columns=list(rows[0]), brief=True, after=not wanted)
     parts = [markdown_text(board_heading(board)), *(_image(board, s, root, readme) for s in options.get("plot", ()))]
     parts.append(markdown_table(board, rows))
     parts.append(markdown_text(sentences(board, notes)))

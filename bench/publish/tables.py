@@ -75,7 +75,7 @@ def latex_page(board: Board, frame: pd.DataFrame | None = None) -> str:
     texts = narrow_rows(board, frame, tuple(_LATEX))
     columns = list(texts[0])
     lines = [_latex_row(text, row, row["model"] in board.best) for text, row in zip(texts, rows, strict=True)]
-    notes = board_notes(board, frame, bold=True, columns=columns, brief=True)
+    notes = board_notes(board, frame, bold=True, columns=columns, brief=True, after=True)
     caption = latex(f"{board_heading(board)}. {sentences(board, notes)}")
     return "\n".join([
         f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",

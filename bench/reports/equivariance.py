@@ -22,7 +22,7 @@ from ..records.sidecar import LayerPoint
 from ..spec.seeds import derive
 from ..tools.files import ensure_writable
 from ..tools.machine import Machine
-from ..tools.text import first_line
+from ..tools.text import PROGRESS, first_line
 from ..training.prepare import border_median, check_output
 from ..training.run import CORE_IMAGES
 
@@ -97,6 +97,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
 
 def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     """Build a model for one size of image and measure it."""
+    PROGRESS.info("%s at %d pixels …", name, size)
     model = built(name, sample, size)
     if isinstance(model, str):
         return AtSize(size, model)
@@ -251,6 +252,9 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
     record = find_finished(run, root, "--run")
     ensure_writable(out)
     known = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+    if known is None:
+        what = "%s seed %d: the full profile, before and after training …"
+        PROGRESS.info(what, record.spec.model, record.spec.seed)
     sidecar = known or measure_sidecar(root, record, machine)
     if known is None:
         write_sidecar(root, sidecar)

@@ -223,7 +223,7 @@ class HeadToHead:
 
     def _prepare(self) -> None:
         """Load the data once and look at every model, before anything is trained."""
-        self.listener.preparing(f"data set {self.suite.dataset} and {len(self.suite.models)} models")
+        self.listener.preparing(f"data set {self.suite.dataset} and {some(len(self.suite.models), 'model')}")
         seen = looked_at(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
         admitted = admit(self.suite, self.machine, seen)
         self.slots, self.work = admitted.slots, admitted.work

@@ -7,6 +7,7 @@ happens to one run; if this process dies, the runs end with a checkpoint at thei
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -101,7 +102,25 @@ def start(
 def environment(threads: int) -> dict[str, str]:
     """The environment of a run's process: ours, without what changes figures."""
     kept = {name: value for name, value in os.environ.items() if name not in CHANGE_FIGURES}
-    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": str(threads)}
+    fixed = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **bytecode("torch")}
+    if "PYTHONPYCACHEPREFIX" in fixed:
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**kept, **fixed, "OMP_NUM_THREADS": str(threads)}
+
+
+def bytecode(package: str) -> dict[str, str]:
+    """Where processes keep their compiled files, as a variable, if Python may not write them beside a package.
+
+    Else each run, which is a process of its own, would compile all of torch anew.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None or sys.pycache_prefix is not None:
+        return {}
+    compiled = Path(importlib.util.cache_from_source(spec.origin))
+    folder = compiled.parent if compiled.parent.is_dir() else compiled.parent.parent
+    if compiled.is_file() or (os.access(folder, os.W_OK) and not sys.dont_write_bytecode):
+        return {}
+    return {"PYTHONPYCACHEPREFIX": str(Path.home() / ".cache" / "equibench" / "bytecode")}
 
 
 def events_of(process: Process) -> Iterator[dict[str, Any]]:

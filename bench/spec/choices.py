@@ -32,6 +32,7 @@ VARIABLES = {
     "EQUIBENCH_RESULTS": "results folder, as --results [./leaderboards]",
     "EQUIBENCH_DATA": "folder of the data sets, as --data-root [the user's cache]",
     "EQUIBENCH_MIRROR": "address of copies of the data sets' files, asked first",
+    "EQUIBENCH_HOST": "tells this machine from others, where it has no id of its own",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -9,6 +10,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+#: What a long command is at. The command line shows it on standard error; from Python it is a logger like others.
+PROGRESS = logging.getLogger("equibench")
 
 
 def some(count: int, noun: str) -> str:

@@ -231,7 +231,8 @@ function detail(board, i, width) {
   for (const [seed, status, accuracy, file, stale, reason] of board.runs[i]) {
     const item = make("li", `seed ${seed}: `);
     item.append(accuracy === null ? status : `${accuracy.toFixed(2)} % `, status === "ok" || accuracy === null ? "" : `(${status}) `, stale ? `(stale: ${stale}) ` : "", " ");
-    item.append(make("a", "record", { href: `runs/${encodeURIComponent(board.name)}/${encodeURIComponent(file)}` }), reason ? ` ${reason}` : "");
+    const run = file.split(".").slice(0, 2).join("."); // what commands take
+    item.append(make("a", `run ${run}`, { href: `runs/${encodeURIComponent(board.name)}/${encodeURIComponent(file)}` }), reason ? ` ${reason}` : "");
     runs.append(item);
   }
   inside.append(block("Runs", runs));

@@ -73,6 +73,10 @@ CASES = {
     "broken": ([_claiming("C4", 0.67, 0.21)], "C4 (broken)"),
     "claim": ([_claiming("C8", 1e-6, 1e-6)], "C8 (only C4 checked)"),
     "stale": ([_provenance(made.record(90.0), source_hash="b" * 16)], "stale"),
+    "repeated": (
+        [_provenance(made.record(90.0, attempt=n), hardware={"host": h * 16}) for n, h in ((1, "a"), (2, "b"))],
+        "repeated on 1 other host",
+    ),
     "unchecked": ([_provenance(made.record(90.0), checked="failed: gradients")], "check failed"),
     "uncounted": ([_cost(made.record(90.0), uncounted="fft")], "+"),
     "shared": ([_provenance(made.record(90.0), hardware={"runs_on_device": "4"})], "shared"),

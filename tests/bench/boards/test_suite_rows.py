@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
-from equibench.bench.cli.main import cli
+from equibench.bench.cli.main import cli, rows_shown
 from equibench.bench.publish.readme import refresh
 from equibench.bench.records.record import write_record
 from equibench.bench.spec.suite import Suite, find_suite
@@ -75,6 +75,14 @@ def test_the_command_line_shows_the_rows_of_a_suite(tmp_path: Path, board: str) 
     assert "suite pair" in text and "trial" not in text
     # The CSV is of the whole board.
     assert "trial" in (tmp_path / f"{board}.csv").read_text("utf-8")
+
+
+def test_a_run_shows_the_rows_of_its_suite_and_those_that_its_options_add() -> None:
+    suite = find_suite("quickstart")
+    run = suite.model_copy(update={"models": ["my-net", "p4cnn"], "seeds": [7]})
+    shown = rows_shown("quickstart", run)
+    assert shown.models == [*suite.models, "my-net"] and shown.seed_list == [*suite.seed_list, 7]
+    assert (shown.name, shown.title, shown.reference_model) == (suite.name, suite.title, suite.reference_model)
 
 
 def test_excluded_rows_leave_the_table_and_the_comparisons(tmp_path: Path, board: str) -> None:

@@ -54,7 +54,7 @@ def parses(words: list[str]) -> bool:
     [
         ("leaderboard",), ("leaderboard", "digits-rot-e2-common"), ("leaderboard", "--format", "bogus"),
         ("leaderboard", "--suite", "quickstart"), ("publish",), ("run", "quickstart", "--models", "zzzzz"),
-        ("run", "quickstart", "--recipe", "tuned"), ("show", "digits-25"),
+        ("run", "quickstart", "--recipe", "tuned"), ("show", "zzzzz"),
         ("run",),
     ],
 )  # fmt: skip

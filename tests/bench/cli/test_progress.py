@@ -1,12 +1,14 @@
 """The live overview of several runs at once, as a terminal gets it."""
 
 import io
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from equibench.bench.cli.progress import Live
-from equibench.bench.records.record import Context
+from equibench.bench.cli.progress import Live, listener_for
+from equibench.bench.records.record import Context, write_record
 from equibench.bench.training.job import Job
 from rich.console import Console
 
@@ -88,3 +90,31 @@ def test_work_that_an_earlier_process_did_makes_no_promise_of_speed(live: Watche
     live.event(JOBS[0], {"event": "resumed", "step": 50, "steps": JOBS[0].spec.steps})
     screen = live.screen()
     assert "resumed after step 50" in screen and "min left" not in screen and " s left" not in screen
+
+
+def test_without_a_terminal_every_run_that_ends_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_record(tmp_path, made.record(91.25, model="a"))
+    lines = listener_for(quiet=False)
+    lines.preparing("data set digits-rot and 4 models")
+    lines.planned(JOBS[:2], finished=3, work={})
+    lines.event(JOBS[0], {"event": "start"})
+    lines.event(JOBS[0], step(2))
+    lines.event(JOBS[0], {"event": "done", "status": "ok", "record": str(path)})
+    lines.event(JOBS[1], {"event": "done", "status": "oom", "reason": "no memory", "record": ""})
+    lines.closed()
+    out, err = capsys.readouterr()
+    said = [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in err.splitlines()]
+    assert out == "" and said == [
+        "2 runs to do; finished already: 3 runs",
+        "1/2  a seed 0: ok, 91.25 %",
+        "2/2  b seed 0: oom; no memory",
+    ]
+
+
+def test_quiet_says_failures_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = listener_for(quiet=True)
+    quiet.preparing("data")
+    quiet.planned(JOBS[:1], finished=0, work={})
+    quiet.event(JOBS[0], {"event": "done", "status": "ok", "record": ""})
+    quiet.event(JOBS[0], {"event": "done", "status": "nan", "reason": "no number"})
+    assert capsys.readouterr().err.splitlines() == ["a seed 0: nan: no number"]

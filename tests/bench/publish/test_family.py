@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.families import BoardFamily, load_family, points_of
-from equibench.bench.boards.family_table import latex_page, markdown_page
+from equibench.bench.boards.family_table import family_text, latex_page, markdown_page
 from equibench.bench.publish.family_page import publish_family
 from equibench.bench.publish.plots.family_plots import SHORTEST, curves, draw
 from equibench.bench.publish.plots.style import house_style
@@ -74,6 +74,15 @@ def test_tables_are_whole_and_follow_the_ranks(tmp_path: Path) -> None:
     assert md.splitlines()[0] == "## f" and "| model" in md
     best = sum(m in p.board.best for p in found.points for m in found.models if p.board is not None)
     assert best > 0 and tex.count(r"\textbf") == md.count("**") // 2 == best
+
+
+def test_marks_of_rows_are_in_every_table_of_a_family(tmp_path: Path) -> None:
+    found = filled(tmp_path)
+    row = found.points[0].rows["p4cnn"]
+    row |= {"checked": "failed: gradients", "runs_diverged": 2, "claim": "C4 (broken)", "eq_claimed_worst": 0.5}
+    for text in (family_text(found), markdown_page(found), latex_page(found)):
+        for words in ("check failed", "2 diverged", "C4 (broken)"):
+            assert f"{words} at 100 images: p4cnn" in text or f"{words} at 100 images: p4cnn".capitalize() in text
 
 
 def test_families_that_are_shipped_are_published_where_two_of_their_boards_are(tmp_path: Path) -> None:

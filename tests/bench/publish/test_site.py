@@ -158,6 +158,8 @@ def test_details_link_to_records_and_figures_to_files(page: SimpleNamespace, sit
     page.click("td.stick button >> text=p4cnn")
     links = [a.get_attribute("href") for a in page.locator(".runs a").all()]
     assert len(links) == 4
+    ids = [".".join(Path(link).name.split(".")[:2]) for link in links]
+    assert page.locator(".runs a").all_inner_texts() == [f"run {run}" for run in ids], "what commands take"
     for link in links:
         assert json.loads((site / link).read_text())["spec"]["model"] == "p4cnn"
     for link in page.locator("figcaption a, #downloads a").all():

@@ -52,7 +52,7 @@ def test_boards_are_filtered(root: Path) -> None:
         (("--budget", "e999"), made.spec().budget.name),
         (("--model", "p4cn"), "did you mean 'p4cnn'"),
         (("--against", "z2cnn-2"), "did you mean 'z2cnn-22'"),
-        (("--sort", "rank"), "did you mean 'rank_low'"),
+        (("--sort", "rank_lo"), "did you mean 'rank_low'"),
         (("--columns", "model,parametrs"), "did you mean 'parameters'"),
         (("--format", "jsn"), "did you mean 'json'"),
     ],
