@@ -121,7 +121,7 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
         if entry.is_template or (entry.name != subject.job.dataset and entry.origin == "equibench"):
             continue
         key = f"the data set {entry.name} in a check"
-        with _offline(), watching(key), tempfile.TemporaryDirectory() as folder, suppress(Exception):
+        with _offline(), tempfile.TemporaryDirectory() as folder, watching(key), suppress(Exception):
             entry.load()(
                 Path(folder), **entry.arguments
             )  # it may need a connection; what it opened until then is known

@@ -10,7 +10,7 @@ inputs, and figures of a collapsed model are None. The definitions:
 * Bridges to what others publish, of the same images and angles: ``eq_rot_data_abs``, the mean of
   ‖f(R_θ x) − f(R_0 x)‖ itself; ``nv_rot_data``, see `normalised_variance`; ``kl_rot_data_nats``, see `divergence_nats`.
 * ``lee_rot_per_deg``: mean of ‖d/dθ f(R_θ x)‖ / s at θ = 0 on closed-form images, per degree;
-  ``lee_shift_per_px``: too for shifts along x and y, per pixel. See `lie`.
+  ``lee_shift_per_px``: the same for shifts along x and y, per pixel. See `lie_derivative`.
 * ``consistency_pct``: share of pairs (x, θ ≠ 0) whose predictions for R_θ x and R_0 x agree.
 * ``acc_by_angle_pct``: accuracy at each of the 24 angles of `rotation.ORBIT_DEGREES`; ``acc_orbit_pct`` and
   ``acc_worst_angle_pct``: their mean and the worst of them; where a label survives the rotation of its image.

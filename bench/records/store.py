@@ -27,7 +27,7 @@ def board_folder(root: Path, board: str) -> Path:
     """
     folder = root / "runs" / board
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
-        raise UserError(f"{folder}: a board's folder is called as the board; this is no board's name")
+        raise UserError(f"{folder}: this is not the name of a board, as the name of a folder here must be")
     if folder.is_symlink():
         raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
     return folder

@@ -29,8 +29,9 @@ from .checkpoint import Checkpoints, Facts, Origin
 from .job import Job
 from .train import Training
 
-#: A record whose unnamed time is more than this share of the whole carries a warning.
-OTHER_SHARE = 0.02
+#: A record whose unnamed time is more than this share of the whole, and more than so many seconds, carries a warning.
+#: There are some hundredths of a second between the phases of any run.
+OTHER_SHARE, OTHER_S = 0.02, 0.2
 
 
 class Ledger:
@@ -170,6 +171,6 @@ class Ledger:
             found.append(f"up to {self.sharing} runs shared the device: its times are no measure of the model")
         if self.company is not None and self.company.unknown:
             found.append(f"whether the run was alone on its GPU is unknown: {self.company.unknown}")
-        if seconds["other_s"] > OTHER_SHARE * seconds["total_s"]:
+        if seconds["other_s"] > max(OTHER_SHARE * seconds["total_s"], OTHER_S):
             found.append(f"{seconds['other_s']:.2f} s of {seconds['total_s']:.2f} s belong to no named phase")
         return found

@@ -79,9 +79,9 @@ def test_what_cannot_be_used_is_refused_and_nothing_begun(
 
 def test_where_torch_cannot_use_the_gpu_the_cpu_takes_its_place_and_that_is_said(head_to_head: Any) -> None:
     done = head_to_head("auto", "--budget", "e0.1", "--seeds", "1", FAKE_CUDA_DRIVER="12040")
-    assert done.returncode == 0 and OLD in done.stderr and "on the CPU" in done.stderr
+    assert done.returncode == 0 and OLD in done.stderr and "use the CPU" in done.stderr
     hidden = head_to_head("auto", "--budget", "e0.1", "--seeds", "1", CUDA_VISIBLE_DEVICES="")
-    assert hidden.returncode == 0 and "on the CPU" not in hidden.stderr, "who hides the GPU wants the CPU"
+    assert hidden.returncode == 0 and "use the CPU" not in hidden.stderr, "who hides the GPU wants the CPU"
 
 
 def test_an_exclusive_gpu_and_an_instance_take_one_run_at_a_time(fake_cuda: Any, tmp_path: Path) -> None:

@@ -176,14 +176,14 @@ def test_a_network_of_torchvision_passes(tmp_path: Path) -> None:
     path.write_text(
         "from equibench import register_model\n"
         "from torch import nn\n\n\n"
-        '@register_model("tv-squeeze", group="none", invariant="none", source="arXiv:1602.07360")\n'
+        '@register_model("squeeze", group="none", invariant="none", source="arXiv:1602.07360")\n'
         "def tv(in_channels, num_classes, image_size):\n"
         "    from torchvision.models import shufflenet_v2_x0_5\n\n"
         "    net = shufflenet_v2_x0_5(num_classes=num_classes)\n"
         "    net.conv1[0] = nn.Conv2d(in_channels, 24, 3, 2, 1, bias=False)\n"
         "    return net\n"
     )
-    found = look_at("tv-squeeze", path, "state entries", "repeatable", "memory", "train and eval", *INSIDE, size=28)
+    found = look_at("squeeze", path, "state entries", "repeatable", "memory", "train and eval", *INSIDE, size=28)
     assert {name: f.says for name, f in found.items() if f.status == "fail"} == {}
 
 

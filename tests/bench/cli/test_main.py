@@ -25,7 +25,7 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         (("run", "nowhere.toml"), "no suite file"),
         (("run",), "name a suite"),
         (("run", "quickstart", "--budget", "5"), "'5' is not a budget"),
-        (("run", "quickstart", "--budget", "e0"), "empty"),
+        (("run", "quickstart", "--budget", "e0"), "budget 'e0' is zero; give more"),
         (("run", "quickstart", "--seeds", "0"), "at least one seed"),
         (("run", "quickstart", "--seeds", "x"), "--seeds"),
         (("run", "quickstart", "--seeds", "4,7,4"), "with the options given: a seed is listed twice: 4"),

@@ -164,7 +164,7 @@ def test_the_site_has_a_page_of_its_own_and_links_to_it(root: Path, tmp_path: Pa
             cell in enumerate(row.locator("td").all()) if "best" in (cell.get_attribute("class") or "")}  # fmt: skip
     # On the second board gmr-cnn alone can be the first, and it is not in the table.
     assert bold == {("p4cnn", 2), ("pdo-econv-p8", 2)}
-    assert "bold: 1 is among them" in page.inner_text(".notes") and "gmr-cnn" in page.inner_text(".notes")
+    assert "bold: rank 1 is possible" in page.inner_text(".notes") and "gmr-cnn" in page.inner_text(".notes")
     page.click(f"a[href='index.html#board={OTHER}']")
     page.wait_for_selector("#table tbody tr")
     assert page.input_value("#board") == OTHER and page.inner_text("#heading").startswith(OTHER)

@@ -115,7 +115,7 @@ def test_what_cannot_be_drawn_is_said(file: Path, tmp_path: Path, capfd: Any, mo
         (("carded", "--out", tmp_path / "x.jpg"), "end the name in .png"),
         (("carded", "--out", tmp_path / "a file" / "x.png"), "x.png cannot be written"),
         (("no-such-name",), "there is no model 'no-such-name'"),
-        (("digit-rot",), "of data sets: did you mean 'digits-rot'"),
+        (("digit-rot",), "data set: did you mean 'digits-rot'"),
     ):
         code, out, error = show(capfd, monkeypatch, *arguments, *places)
         assert code == 2 and not out and expected in error and error.count("\n") == 1, error
