@@ -26,6 +26,24 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 1 if "gpu" in chosen.replace("not gpu", "") else (os.cpu_count() or 1) + 1
 
 
+#: Files that take a minute or more. They come first: a process that begins one last keeps all others waiting.
+LONG = (
+    "fakecuda/test_devices.py", "bench/training/test_run.py", "bench/test_real_types.py", "fakecuda/test_doctor.py",
+    "models/test_every_model.py", "test_python_page.py", "bench/check/test_session.py", "bench/publish/test_explore.py",
+    "test_tutorial.py", "test_packaging.py", "bench/exchange/test_validate.py", "bench/runner/test_shards.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the others as they are."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix() if item.path.is_relative_to(ROOT / "tests") else ""
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _only_what_is_shipped() -> Iterator[None]:
     """Files that a module of tests includes are forgotten after it."""
