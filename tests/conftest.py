@@ -19,11 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One process for tests on a GPU: beside each other they would not be alone on it. Of the others one more than
-    there are cores: a third of their time they wait, for a deadline or for the stand-in for CUDA.
-    """
+    """One process for tests on a GPU: beside each other they would not be alone on it."""
     chosen = config.option.markexpr or ""
-    return 1 if "gpu" in chosen.replace("not gpu", "") else (os.cpu_count() or 1) + 1
+    return 1 if "gpu" in chosen.replace("not gpu", "") else None
 
 
 #: Files that take a minute or more. They come first: a process that begins one last keeps all others waiting.

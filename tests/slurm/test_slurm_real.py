@@ -96,12 +96,14 @@ def sweep_of(folder: Path, name: str) -> Folder:
 
 
 def kill_hard(folder: Folder, index: int) -> None:
-    """SIGKILL a task and the process of its run, as a node that dies would."""
+    """SIGKILL a task and all processes below it, as a node that dies would."""
     said = folder.beat(index)
     assert said is not None
-    task = said[0].pid
-    children = subprocess.run(["pgrep", "-P", str(task)], capture_output=True, text=True).stdout.split()
-    for pid in (task, *map(int, children)):
+    found = [said[0].pid]
+    for pid in found:  # it grows: the process of the run is a copy, made by a child of the task
+        children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+        found += map(int, children)
+    for pid in found:
         os.kill(pid, signal.SIGKILL)
 
 
