@@ -1,6 +1,6 @@
 """The process of one run: a clean interpreter that reads a job from standard input.
 
-Standard output carries events for the parent alone: whatever a model prints goes to the log. With ``--attached``
+Standard output carries events for the parent alone: what a model prints goes to the log. With ``--attached``
 standard input stays open as long as the parent lives; when it closes, a training ends with a checkpoint. With
 ``--copied SOCKET`` the interpreter is only the original, which each such process is a copy of, see `runner.copies`.
 """

@@ -172,7 +172,7 @@ def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
     optimizers = {name: optimizer_for(network, subject.recipe) for name, network in networks.items()}
 
     def step(name: str, count: int) -> float:
-        begun = time.process_time()  # one thread: as on an idle core, whatever else the machine does
+        begun = time.process_time()  # one thread: as on an idle core, also if the machine does other work
         train_step(networks[name], optimizers[name], subject.images(count), subject.labels(count), "strict")
         return time.process_time() - begun
 

@@ -81,7 +81,7 @@ def noted_habit(check: str, packages: Iterable[str]) -> Finding:
 def raised_in(error: BaseException) -> str:
     """The package whose code raised: that of the innermost frame outside torch; empty for one of no package."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.name.startswith("__torch_"):  # whoever watches the calls of torch raises nothing
+        if frame.name.startswith("__torch_"):  # a hook on the calls of torch, which raises nothing
             continue
         parts = Path(frame.filename).parts
         place = next((i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")), None)

@@ -60,8 +60,8 @@ def check_model(
         UserError: model, data set or budget do not exist.
     """
     begun = time.perf_counter()
-    includes = [str(Path(p).resolve()) for p in includes]
-    include(includes)
+    files = [str(Path(p).resolve()) for p in includes]
+    include(files)
     resolved = MODELS.find(name)
     board, inputs = _board_of(resolved, dataset, budget)
     job = Check(
@@ -72,7 +72,7 @@ def check_model(
         steps=_steps(board),
         recipe=board.recipe if board else "common",
         reference=board.reference_model if board else None,
-        include=includes,  # type: ignore[arg-type]
+        include=files,
     )
     with quiet_end():
         found = _run(job, deadline_s, listen)

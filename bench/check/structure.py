@@ -64,7 +64,7 @@ def built(subject: Subject) -> Finding:
 
 
 def output(subject: Subject) -> Finding:
-    """It maps images to logits, whatever the number of images; one alone as well."""
+    """It maps any number of images to logits, also one image."""
     for of in subject.inputs:
         model = subject.build(of=of).eval()
         wrong = next((f for count in (2, 1, 5) if (f := wrong_output(model, subject, count, of))), None)

@@ -89,7 +89,7 @@ def neighbours(subject: Subject) -> Finding:
         try:
             error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
             parts.append(f"{size} px: {_text(error)}")
-        except Exception as error:  # whatever a model raises at a size that it was not made for
+        except Exception as error:  # a model may raise anything at a size that it was not made for
             why = clipped(first_line(error), 90)
             parts.append(f"{size} px: cannot be built at this size ({why})")
     return noted(f"change of the logits under {group} at other sizes: " + "; ".join(parts))

@@ -386,7 +386,7 @@ def main() -> NoReturn:
             130,
         )
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; nothing is left to say
+        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
         sys.exit(0)
     sys.exit(0)
 
@@ -411,7 +411,7 @@ _usual_warning = warnings.formatwarning
 def _end(message: str, code: int, most: int = 1900) -> NoReturn:
     from ..tools.schema import visible
 
-    # One line whatever is quoted in it: names of files and values may hold anything, and be of any length.
+    # Always one line: names of files and values in it may hold anything, and be of any length.
     line = visible(message)
     line = line if len(line) <= most else f"{line[: most - 400]} … {line[-400:]}"
     print(f"equibench: {line}", file=sys.stderr)

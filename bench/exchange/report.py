@@ -1,4 +1,4 @@
-"""The judgement on a contribution as Markdown, for whoever reviews it."""
+"""The judgement on a contribution as Markdown, for its reviewer."""
 
 from __future__ import annotations
 

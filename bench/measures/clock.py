@@ -63,7 +63,7 @@ def clock_for(device: str) -> Clock:
 
 
 class Phases:
-    """Named phases that partition an interval; whatever lies between them is ``other_s``.
+    """Named phases that partition an interval; the time between them is ``other_s``.
 
     Args:
         start: reading of `now` at the first line of the runner; by default, now.

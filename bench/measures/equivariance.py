@@ -90,7 +90,7 @@ def core_of(
 
 @contextmanager
 def reference_arithmetic() -> Iterator[None]:
-    """Inside, convolutions and matrix products are float32 throughout, whatever the execution profile."""
+    """Inside, convolutions and matrix products are float32 throughout, in every execution profile."""
     before = float32_precision()
     set_float32_precision(FULL)
     try:

@@ -109,7 +109,7 @@ def normalised_variance(orbit: torch.Tensor) -> float | None:
 
     For each logit: the standard deviation over the transformations of an image, mean over the images, divided by the
     standard deviation over the images under one transformation, mean over the transformations. They are standard
-    deviations (unbiased), whatever the name says, as in the authors' package ``tmeasures``; here the mean over the
+    deviations (unbiased), not variances, as in the authors' package ``tmeasures``; here the mean over the
     logits is taken. 0 is invariant; at 1 a transformation changes a logit as much as another image does.
 
     Args:

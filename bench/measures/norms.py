@@ -2,7 +2,7 @@
 
 Every layer that derives from torch's batch or instance normalisation is known by what torch promises of it: a call in
 training mode moves the running statistics by the share `momentum` towards those of the batch. With momentum 1 they
-become the batch's own, whatever a derived layer does to its input before.
+become the batch's own, also if a derived layer changes its input before.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def select_rows(board: Board, view: View) -> pd.DataFrame:
     frame = frame[[shows(view, m) for m in frame["model"]]]
     if view.sort:
         column = _column(view.sort.removeprefix("-"), frame, "--sort")
-        # Numbers before text, whatever a column holds; a stable sort keeps the order of equal rows.
+        # Numbers before text in every column; a stable sort keeps the order of equal rows.
         frame = frame.sort_values(
             column, ascending=not view.sort.startswith("-"), kind="stable", na_position="last", key=_comparable
         )

@@ -202,7 +202,7 @@ class RunRecord(Strict):
 
     @model_validator(mode="after")
     def _spent_its_budget(self) -> RunRecord:
-        """A row must have used the budget in the board's name, whoever wrote the record."""
+        """A row must have used the budget in the board's name; records of others are held to it too."""
         if self.results is None:
             return self
         budget, spec = self.spec.budget, self.spec

@@ -71,7 +71,7 @@ def replays_folder(root: Path, board: str) -> Path:
 
 
 def calibrations_folder(root: Path, board: str) -> Path:
-    """Where a board's calibrations lie; asked of every folder that is there, whatever it is called."""
+    """Where a board's calibrations lie; asked of every folder that is there, under any name."""
     return root / "runs" / board / "calibrations"
 
 

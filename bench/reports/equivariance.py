@@ -54,7 +54,7 @@ class AtSize:
 
 @dataclass(frozen=True)
 class Sample:
-    """Test images of a data set, balanced by class, at whatever size is asked for."""
+    """Test images of a data set, balanced by class, at any size."""
 
     images: torch.Tensor
     prepare: Normalise
@@ -90,7 +90,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
         renew_profile()
     except UserError:
         raise
-    except Exception as error:  # whatever a model raises at a size that it was not made for
+    except Exception as error:  # a model may raise anything at a size that it was not made for
         return f"cannot be built: {first_line(error)}"
     return model.to(sample.images.device).eval()
 

@@ -42,7 +42,7 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
         refresh: run again, as further attempts, what is stale.
 
     Raises:
-        UserError: a finished run does not belong to the class of the suite, whoever asked for it.
+        UserError: a finished run does not belong to the class of the suite.
     """
     board_folder(root, specs[0].board)  # is refused where it is a link
     found, records = Agenda(), read_board(root, specs[0].board)[0]

@@ -38,7 +38,7 @@ GRACE_S = 10.0
 #: Bytes at the end of a log that are looked at for the last line.
 LAST_BYTES = 65_536
 #: Variables of the environment that change what torch and its libraries compute, or in which order Python does; a run's
-#: process does not get them, so that a record says the same whatever shell it was started from.
+#: process does not get them, so that a record says the same from every shell.
 CHANGE_FIGURES = (
     "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE",
     "CUDA_LAUNCH_BLOCKING",
@@ -134,7 +134,7 @@ def events_of(process: Process) -> Iterator[dict[str, Any]]:
 
 
 def end(*processes: Process) -> None:
-    """End processes and whatever they started; all are asked at once, and given the same time to end in order."""
+    """End processes and all that they started; all are asked at once, and given the same time to end in order."""
     for process in processes:
         _signal(process, signal.SIGTERM)
     latest = time.monotonic() + GRACE_S
@@ -155,7 +155,7 @@ def _close(process: Process) -> None:
 
 
 def _signal(process: Process, number: int) -> None:
-    """Send a signal to a process that has not ended, and to whatever it started."""
+    """Send a signal to a process that has not ended, and to all that it started."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -35,7 +35,7 @@ def replay(
 
     Args:
         run: the beginning of its id.
-        device, threads: as recorded without, whatever `machine` says.
+        device, threads: as recorded without; those of `machine` are not used.
         machine: how else the run is executed.
 
     Raises:

@@ -61,7 +61,7 @@ def fit_attributes(model: nn.Module, values: Plain) -> bool:
 
 def contents(model: nn.Module) -> dict[str, str]:
     """A hash of the content of every attribute by name, empty where it is plain; to be compared within one process."""
-    # What is registered is kept where it is, whoever else refers to it.
+    # What is registered is kept where it is, also if others refer to it.
     registered = {id(x) for part in (model.modules(), model.parameters(), model.buffers()) for x in part}
     return {
         f"{name}.{attribute}".lstrip("."): "" if is_plain(value) else _content(value, registered)

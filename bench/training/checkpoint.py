@@ -131,7 +131,7 @@ def read_checkpoint(path: Path) -> Saved:
         raise
     except ValidationError as error:
         raise Unusable(f"it does not say what a checkpoint says ({error.errors()[0]['msg']})") from error
-    except Exception as error:  # whatever a stranger's file makes torch raise
+    except Exception as error:  # a stranger's file may make torch raise anything
         raise Unusable(f"it is no checkpoint ({type(error).__name__})") from error
     return Saved(facts, tensors)
 
@@ -140,7 +140,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Tr
     """What the rest of a training depends on.
 
     A state dictionary leaves out buffers that are not persistent, as the sampled bases of steerable kernels; they are
-    kept too (``loose``), so that a resumed model computes with the same numbers whatever its construction does. So are
+    kept too (``loose``), so that a resumed model computes with the same numbers as before. So are
     plain attributes of modules, and which parameters are trained.
     """
     state = model.state_dict()

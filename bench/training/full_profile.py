@@ -39,7 +39,7 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
         raise UserError(f"the final weights {path} are not there: they lie where the run was trained")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes of the reader
+    except Exception as error:  # a damaged or hostile file may make the reader raise anything
         raise UserError(f"{path} holds no weights, and nothing else is loaded ({type(error).__name__})") from error
     # Names and shapes first: a tensor of one number can claim to be one of a million million.
     wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
@@ -143,7 +143,7 @@ def inputs_of(loaded: Loaded, data: ImageData) -> Inputs:
 def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, trained: nn.Module | None = None) -> str:
     """Measure and write the sidecar of a run in the run's own process; returns what went wrong, or nothing.
 
-    The run itself is finished, whatever happens here.
+    The run itself is finished, also if this fails.
 
     Args:
         loaded, trained: data and model, where this process has trained; else they are read.

@@ -35,7 +35,7 @@ OTHER_SHARE, OTHER_S = 0.02, 0.2
 
 
 class Ledger:
-    """What is known of a run so far; whatever fails, a record can be made of it.
+    """What is known of a run so far; after any failure a record can be made of it.
 
     Attributes:
         data: None until they are loaded.

@@ -32,7 +32,7 @@ def probe(job: Probe, events: Events) -> None:
         try:
             found = apart(_look, name, job.channels, job.classes, job.size)
             events.send("model", model=name, **found, **(_size(name, job) if "refused" in found else {}))
-        except (Died, RuntimeError) as error:  # whatever happens to a model here, its runs will meet it and record it
+        except (Died, RuntimeError) as error:  # the runs of the model will meet the same and record it
             events.send("model", model=name, error=str(error), **_size(name, job))
     # After the forks: a process that has looked for a GPU may leave its children none.
     events.send("devices", gpus=usable().model_dump())

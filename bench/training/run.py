@@ -44,7 +44,7 @@ CLOSED: tuple[Status, ...] = ("ok", "diverged", "invalid")
 
 
 def execute(job: Job, events: Events, start: float, until_import: float, stop: Stop | None = None) -> None:
-    """Do the run, or the rest of it, and write its record, whatever happens to the model.
+    """Do the run, or the rest of it, and write its record, also if the model fails.
 
     Args:
         start: `time.perf_counter` at the first line of the process.

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-#: Seconds after which a run whose parent is gone ends whatever it does: a model that hangs must not hang for ever.
+#: Seconds after which a run whose parent is gone ends in any case: a model that hangs must not hang for ever.
 ORPHAN_S = 600.0
 #: Seconds within which a second signal is the same request: a scheduler signals a task and its run, and the task its
 #: run.
@@ -96,7 +96,7 @@ class Stop:
 
 
 def end_by(number: int) -> NoReturn:
-    """End this process by a signal, so that whoever waits for it sees why."""
+    """End this process by a signal, so that a waiting process sees why."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # the signal is blocked

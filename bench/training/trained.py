@@ -1,4 +1,4 @@
-"""The network of a finished run, as whoever goes on with it needs it."""
+"""The network of a finished run, ready for further use."""
 
 from __future__ import annotations
 

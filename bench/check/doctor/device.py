@@ -125,7 +125,7 @@ class Place:
             raise
 
     def fresh(self, also: dict[str, str] | None = None, device: str | None = None) -> Process:
-        """A process of its own, to be ended by whoever asked for it."""
+        """A process of its own; the caller must end it."""
         return Process(device or self.device, self.data_root, also)
 
     def leave(self) -> None:

@@ -157,7 +157,7 @@ def _point(
 def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
     low, high = float((y - half).min()), float((y + half).max())
     margin = max(0.06 * (high - low), 0.1)
-    # Accuracies end at 100 whatever an interval of few seeds says, and a wide one must not hide the others.
+    # Accuracies end at 100, also if an interval of few seeds does not; a wide one must not hide the others.
     spread = max(float(y.max() - y.min()), 1.0)
     axes.set_ylim(
         max(low - margin, float(y.min()) - 0.6 * spread, 0.0), min(high + margin, float(y.max()) + 0.6 * spread, 101.0)

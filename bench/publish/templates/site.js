@@ -175,7 +175,7 @@ function draw() {
   keepView();
 }
 
-// The row of a model, whatever the filters hide.
+// The row of a model, also if the filters hide it.
 function showRow(model) {
   const board = boards[state.board], i = board.rows.findIndex((_, k) => board.get(k, "model") === model);
   if (!visible(board).includes(i)) {

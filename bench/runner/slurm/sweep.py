@@ -91,7 +91,7 @@ class Beat(Strict):
         started: seconds since 1970, of this start; a task that was put back into the queue starts again.
         restarts: how often that happened.
         ended: status of the run, ``stopped`` if the task was asked to end before; empty while it runs.
-        node: name of the node, for whoever looks for it; no record has it.
+        node: name of the node, for its users; no record has it.
     """
 
     schema_version: Version = 1
