@@ -43,14 +43,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _only_what_is_shipped() -> Iterator[None]:
-    """Files that a module of tests includes are forgotten after it."""
+def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files that a module of tests includes or imports from its temporary folders are forgotten after it."""
     from equibench.registry import DATASETS, MODELS, WRAPPERS
 
     kept = [(registry, list(registry._included)) for registry in (MODELS, WRAPPERS, DATASETS)]
     yield
     for registry, included in kept:
         registry._included, registry._entries = included, None
+    made = f"{tmp_path_factory.getbasetemp()}{os.sep}"
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", None)).startswith(made)]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -110,7 +111,9 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: s
     (packages / package).mkdir(parents=True)
     (packages / package / "__init__.py").write_text(LIBRARY)
     monkeypatch.syspath_prepend(packages)
-    monkeypatch.delitem(sys.modules, package, raising=False)
+    # Both steps are undone after the test: one that only deletes leaves the made-up package to every later test.
+    monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    monkeypatch.delitem(sys.modules, package)
     path = folder / f"{name.replace('-', '_')}.py"
     path.write_text(
         NET.format(package=package, name=name, **{"layer": CONV, "inside": "pass", "after": "pass", **parts})
