@@ -1,14 +1,14 @@
-"""equibench: fair head-to-heads of equivariant image architectures.
+"""equibench: fair head-to-head comparisons of equivariant image architectures.
 
-The public face is lazy: importing ``equibench`` imports none of its parts, so that a file which only
-registers a model costs nothing, and so that this file, which is also the root of the repository, can be
-read by tools that do not know it as a package.
+The public names are loaded lazily: importing ``equibench`` imports none of its parts. A file that only registers a
+model therefore starts fast. This file is also in the root of the repository, and tools that do not know the root as a
+package can read it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers; nothing of it is imported
+if TYPE_CHECKING:  # for editors and type checkers; nothing here is imported at run time
     from .bench.python.boards import load_board, load_runs
     from .bench.python.models import build_model, check, list_datasets, list_models, list_suites, load_model
     from .bench.python.run import run

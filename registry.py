@@ -1,10 +1,10 @@
 """The registry of models, wrappers and data sets.
 
-Registering is one decorator in one file. What the decorator is given are literals, so that a listing reads
-them from the syntax tree: nothing is imported, torch least of all, before a model is built.
+To register something, write one decorator in one file. The arguments of the decorator are literals. So listings read
+them from the syntax tree, and nothing (also not torch) is imported before a model is built.
 
-A name is looked up as: exact name, member of a family, template (exactly one may match), each followed by
-any number of ``+wrapper`` suffixes that are applied from left to right.
+A name is looked up in this order: exact name, member of a family, template (exactly one must match). Any number of
+``+wrapper`` suffixes may follow; they are applied from left to right.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .opened import Opened, opened_by, watching
+from .opened_files import Opened, opened_by, watching
 from .scan import (
-    GONE,
-    LONGEST,
+    LONGEST_NAME,
+    NO_FILE,
     PLUGIN,
     STATUSES,
     Entry,
     Stamp,
     UserError,
     allows,
-    fit,
     include_name,
     nearest,
     parse_shape,
     scan_file,
     stamp,
+    template_arguments,
 )  # fmt: skip
 
 __all__ = [
@@ -50,7 +50,7 @@ _ROOT = Path(__file__).resolve().parent
 
 
 class PluginWarning(UserWarning):
-    """An installed plug-in is broken and was left out."""
+    """An installed plug-in is broken and is not used."""
 
 
 def register_model(
@@ -73,22 +73,23 @@ def register_model(
     ``nn.Module`` that maps normalised images (batch, channels, size, size) to logits (batch, classes).
 
     Args:
-        name: unique name; ``{field}`` makes a family, its fields are keyword arguments of the function,
+        name: unique name. With ``{field}`` it is a family; the fields are keyword-only arguments of the function,
             annotated ``int``, ``float`` or ``str``.
-        group: group of its layers: ``"none"``, ``"C<N>"`` (rotations) or ``"D<N>"`` (and reflections).
+        group: group of its layers: ``"none"``, ``"C<N>"`` (rotations) or ``"D<N>"`` (rotations and reflections).
         invariant: group under which its *logits* are exactly invariant at the declared image sizes.
         source: where the architecture is published (``arXiv:…``, a DOI or a URL).
-        family: architecture family; it gives the colour in plots.
-        params: declared inputs and their trainable parameters, ``{"1x28x28->10": 24_680}`` (channels,
-            size, size, classes); a test compares them with what is built.
+        family: architecture family; it determines the colour in plots.
+        params: declared inputs and their numbers of trainable parameters, ``{"1x28x28->10": 24_680}`` (channels,
+            size, size, classes); a test compares them with the built model.
         members: published members of a family, each a dictionary with ``args`` (arguments of the
             function) and any of the fields above that differ.
         status: ``"published"`` (exact by code or paper), ``"inferred"``, ``"unverified"`` or ``"ours"``.
-        note: one sentence on what a reader must know.
-        evaluation: ``"random:16"`` for a network that draws random numbers in evaluation as well: it is scored by the
-            mean of its logits over so many passes, seeded; see `bench.measures.accuracy.RandomEvaluation`.
-        sizes: of the images that it can be built for, in pixels: ``"any"``, ``"even"``, multiples of a number as
-            ``"4k"``, so many or more as ``"28+"``, or a list as ``[28, 32]``. Where nothing is said, building it tells.
+        note: one sentence with important information for readers.
+        evaluation: ``"random:16"`` for a network that also draws random numbers in evaluation. Its score is the mean
+            of its logits over 16 seeded passes; see `models.random_evaluation.RandomEvaluation`.
+        sizes: image sizes in pixels for which it can be built: ``"any"``, ``"even"``, multiples of a number such as
+            ``"4k"``, a minimum such as ``"28+"``, or a list such as ``[28, 32]``. If empty, the model is built to find
+            out.
     """
     return _mark(name)
 
@@ -104,9 +105,9 @@ def register_wrapper(
     Args:
         name: as for `register_model`.
         source: where the construction is published.
-        invariant: group under which the wrapped logits are exactly invariant; empty if as before.
-        treatment: augmentation that the training of this model alone gets on top of its board's; boards show it.
-        note: one sentence on what a reader must know.
+        invariant: group under which the wrapped logits are exactly invariant; empty if the wrapper does not change it.
+        treatment: augmentation for this model only, in addition to that of its board; boards show it.
+        note: one sentence with important information for readers.
     """
     return _mark(name)
 
@@ -136,13 +137,13 @@ def register_dataset(
         sizes: images in train, validation, test.
         source: where the images come from.
         digest: SHA-256 of the arrays (`ImageData.digest`), checked whenever they are made or read.
-        rotation: whether a label survives any rotation of its image.
+        rotation: whether a label stays correct under any rotation of its image.
         task: what the images show, in a word or two (``digits``, ``garments``, ``cells``).
-        licence: under which the images may be used.
-        citation: what to cite for them.
-        note: one sentence on what a reader must know.
-        package: that it needs, by the name of its import, and that is not there wherever this file is. Of ours it is
-            called as the extra that brings it.
+        licence: licence of the images.
+        citation: publication to cite for the images.
+        note: one sentence with important information for readers.
+        package: import name of a package that the data set needs and that may not be installed. For data sets of
+            equibench, the extra that installs the package has the same name.
         members: further data sets of the same function, each a dictionary with ``args`` (its keyword arguments) and any
             of the fields above that differ.
     """
@@ -160,7 +161,7 @@ def _mark(name: str) -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name stands for: an entry with arguments, and the wrappers around it, innermost first."""
+    """The meaning of a name: an entry with arguments, and the wrappers around it, innermost first."""
 
     name: str
     entry: Entry
@@ -182,13 +183,13 @@ class Resolved:
 
     @property
     def treatments(self) -> list[str]:
-        """Augmentations that the training of this model gets on top of its board's, in their order."""
+        """Augmentations for this model only, in addition to those of its board, in their order."""
         own = (wrapper.entry.fields.get("treatment", "") for wrapper in self.wrappers)
         return [treatment for treatment in own if treatment]
 
     @property
     def samples(self) -> int:
-        """Passes that its logits are the mean of in evaluation; 0 if it is not random there."""
+        """Number of passes over which its logits are averaged in evaluation; 0 if its evaluation is not random."""
         return int(str(self.get("evaluation")).partition(":")[2] or 0)
 
     @property
@@ -197,12 +198,12 @@ class Resolved:
 
     @property
     def key(self) -> str:
-        """Under which `opened` keeps what was opened while it was built."""
+        """Key under which `opened_files` keeps what was opened while it was built."""
         return f"{self.entry.kind} {self.name}"
 
     @property
     def opened(self) -> Opened:
-        """What this process opened while the files were imported and it was built."""
+        """The files that this process opened while it imported the code and built the model or data set."""
         return opened_by(self.key, self.entry.module, *(w.entry.module for w in self.wrappers))
 
 
@@ -225,7 +226,7 @@ class Registry:
         """Add a file outside the package.
 
         Raises:
-            UserError: the file does not exist or is no file of Python.
+            UserError: the file does not exist or is not a Python file.
         """
         given, path = path, Path(path).resolve()
         if path.is_dir():
@@ -233,13 +234,13 @@ class Registry:
         if not path.is_file():
             raise UserError(f"--include {given}: there is no such file")
         if path.suffix != ".py":
-            raise UserError(f"--include {given}: no file of Python (its name does not end in .py)")
+            raise UserError(f"--include {given}: not a Python file (its name does not end in .py)")
         if path not in self._included:
             self._included.append(path)
             self._entries = None
 
     def forget(self, path: str | Path) -> None:
-        """Undo `include`; what was imported from the file stays as it is."""
+        """Undo `include`; a module that was already imported from the file stays."""
         self._included = [other for other in self._included if other != Path(path).resolve()]
         self._entries = None
 
@@ -249,14 +250,16 @@ class Registry:
         return list(self._included)
 
     def entries(self) -> dict[str, Entry]:
-        """Every registration by name, published members of families included.
+        """Every registration by name, including published members of families.
 
-        Files that register something are read again once they have changed: a notebook's process outlives many edits.
+        Files that register something are read again after a change, because files are edited while a notebook's
+        process runs.
 
         Raises:
-            UserError: two registrations of ours or of included files share a name, or an argument is not a literal.
+            UserError: two registrations of equibench or of included files have the same name, or an argument is not a
+                literal.
         """
-        if self._entries is None or any(stamp(path) not in (seen, GONE) for path, seen in self._read.items()):
+        if self._entries is None or any(stamp(path) not in (seen, NO_FILE) for path, seen in self._read.items()):
             self._entries = None
             found: dict[str, Entry] = {}
             before = {path: stamp(path) for path in self._included}
@@ -269,8 +272,11 @@ class Registry:
     def _add(self, found: dict[str, Entry], entry: Entry) -> None:
         other = found.get(entry.name)
         if other is None and entry.origin != "equibench":
-            # A stranger's name must not change what a family of ours spells: its records would be other runs.
-            other = next((e for e in found.values() if e.origin == "equibench" and fit(e, entry.name)), None)
+            # A name from outside must not replace a member of a family of equibench: records with this name would then
+            # mean other runs.
+            other = next(
+                (e for e in found.values() if e.origin == "equibench" and template_arguments(e, entry.name)), None
+            )
         if other is not None:
             raise UserError(
                 f"{entry.where}: the {self.kind} name {entry.name!r} is already taken by {other.where};"
@@ -279,20 +285,22 @@ class Registry:
         found[entry.name] = entry
 
     def match(self, patterns: Iterable[str] = ()) -> list[Entry]:
-        """Entries whose names match any of the shell patterns (all without), in natural order."""
+        """Entries whose names match any of the shell patterns, in natural order; without patterns, all entries."""
         patterns = list(patterns) or ["*"]
         entries = self.entries()
         names = [n for n in entries if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
         return [entries[n] for n in sorted(names, key=_natural)]
 
     def find(self, name: str) -> Resolved:
-        """What `name` stands for, wrappers included.
+        """The entry of `name`, with its arguments and wrappers.
 
         Raises:
-            UserError: the name is unknown (the nearest are named) or more than one template fits.
+            UserError: the name is unknown (the message gives the closest names), or more than one template matches.
         """
-        if len(name) > LONGEST:
-            raise UserError(f"{self.kind} {name[:40]!r}…: a name has at most {LONGEST} characters, not {len(name):,}")
+        if len(name) > LONGEST_NAME:
+            raise UserError(
+                f"{self.kind} {name[:40]!r}…: a name has at most {LONGEST_NAME} characters, not {len(name):,}"
+            )
         base, *suffixes = name.split("+")
         resolved = self._find_one(base)
         if suffixes and self.kind != "model":
@@ -304,12 +312,12 @@ class Registry:
         exact = entries.get(name)
         if exact is not None and not exact.is_template:
             return Resolved(name, exact, dict(exact.arguments))
-        fits = [(e, args) for e in entries.values() if (args := fit(e, name)) is not None]
-        # What is installed beside us never changes what a name of ours means.
+        fits = [(e, args) for e in entries.values() if (args := template_arguments(e, name)) is not None]
+        # An installed plug-in never changes the meaning of a name of equibench.
         fits = [f for f in fits if not f[0].is_plugin] or fits
         if len(fits) == 1:
             entry, arguments = fits[0]
-            # Declared counts belong to the published members, not to whatever else the template can build.
+            # Declared parameter counts are those of the published members, not of other members of the template.
             return Resolved(name, entry, arguments)
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
@@ -328,7 +336,7 @@ class Registry:
         return ".".join(("equibench", *parts))
 
     def _add_plugins(self, found: dict[str, Entry]) -> None:
-        """Entry points of installed packages; a broken one is named in a warning and left out, all of it."""
+        """Add the entry points of installed packages; a broken one is left out completely, with a warning."""
         points = importlib.metadata.entry_points(group=f"equibench.{self.package}")
         for point in sorted(points, key=lambda p: (p.name, p.value)):
             try:
@@ -337,7 +345,7 @@ class Registry:
                     known = with_it.get(entry.name)
                     if known is None or known.where != entry.where:  # two entry points may lead to one file
                         self._add(with_it, entry)
-            except (Exception, SystemExit) as error:  # a stranger's package may fail in any way, and must not stop ours
+            except (Exception, SystemExit) as error:  # a plug-in may fail in any way, and must not stop equibench
                 what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 warnings.warn(
                     f"plug-in {point.name!r} ({point.value}) is left out: {what}", PluginWarning, stacklevel=2
@@ -351,7 +359,7 @@ class Registry:
         if spec is None or spec.origin is None:
             raise ImportError(f"there is no module {point.module}")
         path, origin = Path(spec.origin), f"{PLUGIN}{point.name}"
-        # Models and wrappers share a group of entry points: what registers the one need not register the other.
+        # Models and wrappers share a group of entry points: a module may register only one of the two kinds.
         kinds = [kind for kind, package in _PACKAGES.items() if package == self.package]
         found = [e for kind in kinds for e in scan_file(path, kind, point.module, origin)]
         wanted = [e for e in found if point.attr in (None, "", e.function)]
@@ -387,8 +395,7 @@ def include(paths: Iterable[str | Path]) -> None:
         if not any(entry for kind in kinds for entry in scan_file(found, kind, include_name(found), found.name)):
             raise UserError(
                 f"--include {path}: the file registers nothing; put @register_model(…) before a function at its top"
-                " level,"
-                " as docs/your-model.md shows"
+                " level, as docs/your-model.md shows"
             )
 
 
@@ -399,7 +406,7 @@ def forget(path: str | Path) -> None:
 
 
 def build_model(name: str, in_channels: int, num_classes: int, image_size: int) -> Any:
-    """Build the model called `name`, wrappers around it; weights come from torch's global generator.
+    """Build the model called `name` with its wrappers; weights come from torch's global random generator.
 
     Raises:
         UserError: the name is unknown.

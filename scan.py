@@ -1,4 +1,4 @@
-"""What a file registers, read from its syntax tree without running it, and the file's import when it is needed."""
+"""Reads the registrations of a file from its syntax tree, without running it. Imports the file when it is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .opened import watching
+from .opened_files import watching
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]|\{[a-z_]+\}){0,99}")
@@ -23,14 +23,14 @@ _GROUP = re.compile(r"none|[CD][1-9][0-9]{0,3}")
 _EVALUATION = re.compile(r"(random:[1-9][0-9]{0,2})?")
 _SIZES = re.compile(r"any|even|([2-9]|[1-9][0-9])k|[1-9][0-9]{0,4}\+")
 _SHAPE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})->([0-9]{1,6})")
-#: What programs that read CSV files take for a missing value.
+#: Names that programs read as a missing value in CSV files.
 _MISSING = ("na", "nan", "null", "none")
 #: The longest name of a model, wrappers included, or of a data set.
-LONGEST = 100
-#: How the origin of an entry begins that an installed package registers; its entry point's name follows.
+LONGEST_NAME = 100
+#: Beginning of the origin of an entry from an installed package; the name of its entry point follows.
 PLUGIN = "plug-in "
-#: What a template field of a given annotation may look like in a name. A number has one spelling, so that one model
-#: has one name, and few digits, so that it is one.
+#: What a template field with a given annotation may look like in a name. A number has only one spelling, so that a
+#: model has only one name. It has few digits, so that it is exact.
 _PATTERNS = {
     "int": r"(?:0|[1-9][0-9]{0,8})",
     "str": r"[a-z][a-z0-9_]*",
@@ -44,12 +44,12 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
-    """A clause that names what is closest to `name` among `known`, for the end of an error message.
+    """A clause that names the closest known names, for the end of an error message.
 
     Args:
-        listing: the command that shows all of them, where there is one.
+        listing: the command that shows all known names, if there is one.
     """
-    known, name = list(known), name[:LONGEST]
+    known, name = list(known), name[:LONGEST_NAME]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
     if close:
@@ -63,8 +63,8 @@ def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
 class Entry:
     """One registration, as read from the syntax tree of its file.
 
-    `arguments` are those of a member of a family; `types` are the annotations of the function's
-    parameters; `doc` is the first paragraph of its docstring.
+    `arguments` are the arguments of a member of a family. `types` are the annotations of the function's parameters.
+    `doc` is the first paragraph of its docstring.
     """
 
     kind: str
@@ -93,7 +93,7 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """What has to be installed for it first, in words; empty if it is."""
+        """A sentence that says which package must be installed first; empty if it is installed."""
         package = self.fields.get("package")
         if not package or importlib.util.find_spec(package):
             return ""
@@ -106,18 +106,18 @@ class Entry:
         return found
 
 
-#: Time of change in nanoseconds and size in bytes of a file.
+#: Modification time of a file in nanoseconds, and its size in bytes.
 Stamp = tuple[int, int]
-#: Where there is no file.
-GONE: Stamp = (0, 0)
+#: The stamp of a missing file.
+NO_FILE: Stamp = (0, 0)
 
 
 def stamp(path: Path) -> Stamp:
-    """What tells, without reading it, that a file has changed."""
+    """The stamp of a file. If the file changes, its stamp changes; the content is not read."""
     try:
         facts = path.stat()
     except OSError:
-        return GONE
+        return NO_FILE
     return facts.st_mtime_ns, facts.st_size
 
 
@@ -128,7 +128,7 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
         UserError: the file does not parse, or an argument of the decorator is wrong; with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Python takes files with that mark as well
+        text = path.read_text(encoding="utf-8-sig")  # Python also accepts files with a byte-order mark
         if f"register_{kind}" not in text:
             return
         tree = ast.parse(text, filename=str(path))
@@ -140,11 +140,11 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
         if not isinstance(node, ast.FunctionDef):
             continue
         for call in node.decorator_list:
-            if isinstance(call, ast.Call) and _called(call) == f"register_{kind}":
+            if isinstance(call, ast.Call) and _decorator_name(call) == f"register_{kind}":
                 yield from _entries_of(call, node, kind, path, module, origin)
 
 
-def _called(call: ast.Call) -> str:
+def _decorator_name(call: ast.Call) -> str:
     return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
 
 
@@ -173,7 +173,7 @@ def _entries_of(
         raise UserError(f"{where}: members={members!r:.80} must be a dictionary of dictionaries")
     for member, own in members.items():
         own = dict(own)
-        arguments = own.pop("args", None) or fit(entry, member) or {}
+        arguments = own.pop("args", None) or template_arguments(entry, member) or {}
         fields = {**values, **({"params": None} if kind == "model" else {}), **own}
         _check_fields(kind, member, fields, where)
         yield replace(entry, name=member, fields=fields, arguments=arguments)
@@ -189,12 +189,12 @@ def _literals(call: ast.Call, where: str) -> dict[str, Any]:
             values[key] = ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             text = (
-                "something so deep"
+                "nested too deeply"
                 if isinstance(error, RecursionError | MemoryError)
                 else f"{ast.unparse(node)[:80]!r}"
             )
             raise UserError(
-                f"{where}: {key!r} must be a literal (a listing reads it without importing the file), not {text}"
+                f"{where}: {key!r} must be a literal, because listings read it without importing the file; it is {text}"
             ) from error
     return values
 
@@ -229,9 +229,9 @@ def _counts(value: Any, count: int, least: int) -> bool:
     return isinstance(value, tuple | list) and len(value) == count and all(type(v) is int and v >= least for v in value)
 
 
-#: What the value of a field must be, of those that two kinds have by the kind as well; of those that are not here,
-#: text.
-_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+#: The check of each field's value, and a description of valid values. A field that models and data sets define
+#: differently has its kind in the key. All other fields are text (the empty key).
+_VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "": (lambda v: isinstance(v, str), "text"),
     "params": (
         lambda v: isinstance(v, dict) and all(isinstance(k, str) and type(n) is int for k, n in v.items()),
@@ -248,53 +248,55 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
             if isinstance(v, str)
             else isinstance(v, list) and bool(v) and _counts(v, len(v), 1)
         ),
-        "'any', 'even', multiples as '4k', so many or more as '28+', or a list of sizes in pixels, as [28, 32]",
+        "'any', 'even', multiples such as '4k', a minimum such as '28+', or a list of sizes in pixels such as [28, 32]",
     ),
     "dataset sizes": (
         lambda v: _counts(v, 3, 0) and v[0] > 0 and v[2] > 0,
         "three whole numbers: images in train, validation, test; only validation may have none",
     ),
-    "classes": (lambda v: type(v) is int and v > 1, "a whole number, at least 2: of one class every answer is right"),
+    "classes": (lambda v: type(v) is int and v > 1, "a whole number, at least 2"),
     "evaluation": (
         lambda v: isinstance(v, str) and bool(_EVALUATION.fullmatch(v)),
-        "'random:' and the number of passes that are averaged, from 1 to 999, as 'random:16'",
+        "'random:' and the number of passes that are averaged, from 1 to 999, such as 'random:16'",
     ),
     "rotation": (lambda v: isinstance(v, bool), "True or False"),
-    "package": (lambda v: isinstance(v, str) and v.isidentifier(), "the name that a package is imported under"),
+    "package": (lambda v: isinstance(v, str) and v.isidentifier(), "the name under which a package is imported"),
 }
 
 
 def _check_fields(kind: str, name: Any, values: dict[str, Any], where: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{where}: {name!r:.80} is no name; use letters, digits, '.', '-', '_' and {{fields}}")
+        raise UserError(f"{where}: {name!r:.80} is not a valid name; use letters, digits, '.', '-', '_' and {{fields}}")
     if kind == "dataset" and _FIELD.search(name):
         raise UserError(f"{where}: the name of a data set has no fields; list its versions as members, not {name!r}")
     if name.lower() in _MISSING:
-        raise UserError(f"{where}: {name!r} is what tables write for a missing value; take another name")
+        raise UserError(f"{where}: tables use {name!r} for a missing value; choose another name")
     for key in values:
         if key not in _ALLOWED[kind]:
             raise UserError(f"{where}: register_{kind} has no argument {key!r}; {nearest(key, _ALLOWED[kind])}")
     for key in _REQUIRED[kind]:
         if key not in values:
-            raise UserError(f"{where}: {name!r} must say its {key!r}")
+            raise UserError(f"{where}: {name!r} has no {key!r}, which is required")
     for key, value in values.items():
-        fits, what = _FITS.get(f"{kind} {key}") or _FITS.get(key, _FITS[""])
-        if value is not None and not fits(value):
-            raise UserError(f"{where}: {key}={value!r:.80} must be {what}")
-        # These texts are listed without running the file: they must not move a terminal's cursor.
+        is_valid, description = _VALID.get(f"{kind} {key}") or _VALID.get(key, _VALID[""])
+        if value is not None and not is_valid(value):
+            raise UserError(f"{where}: {key}={value!r:.80} must be {description}")
+        # These texts are printed without running the file: they must not control the terminal.
         if isinstance(value, str) and not value.isprintable():
-            raise UserError(f"{where}: {key}={value[:60]!r} has characters that are no text; a field is one line")
+            raise UserError(f"{where}: {key}={value[:60]!r} has unprintable characters; a field is one line of text")
     for key in ("group", "invariant"):
         if values.get(key) and not _GROUP.fullmatch(str(values[key])):
-            raise UserError(f"{where}: {key}={values[key]!r} is no group; use 'none', 'C<N>' or 'D<N>', as 'C8'")
+            raise UserError(
+                f"{where}: {key}={values[key]!r} is not a group; use 'none', 'C<N>' or 'D<N>', such as 'C8'"
+            )
     if values.get("status", "ours") not in STATUSES:
-        raise UserError(f"{where}: status={values['status']!r}; it is one of {', '.join(STATUSES)}")
+        raise UserError(f"{where}: status={values['status']!r} is not one of {', '.join(STATUSES)}")
     for shape in values.get("params") or {}:
         parse_shape(shape, where)
 
 
 def allows(sizes: str | Sequence[int], size: int) -> bool:
-    """Whether what a model registers as its `sizes` holds images of `size` pixels."""
+    """Whether the registered `sizes` of a model include images of `size` pixels."""
     if not isinstance(sizes, str):
         return size in sizes
     if sizes.endswith("+"):
@@ -306,16 +308,18 @@ def parse_shape(text: str, where: str) -> tuple[int, int, int]:
     """``"3x32x32->10"`` as (channels, size, classes).
 
     Raises:
-        UserError: anything else, or an image that is not square.
+        UserError: the text has another form, or the image is not square.
     """
     found = _SHAPE.fullmatch(text)
     if not found or found[2] != found[3]:
-        raise UserError(f"{where}: {text!r} is no input; write channels x size x size -> classes, as '1x28x28->10'")
+        raise UserError(
+            f"{where}: {text!r} is not a valid input; write channels x size x size -> classes, such as '1x28x28->10'"
+        )
     return int(found[1]), int(found[2]), int(found[4])
 
 
-def fit(entry: Entry, name: str) -> dict[str, Any] | None:
-    """Arguments that make the template of `entry` spell `name`, or None."""
+def template_arguments(entry: Entry, name: str) -> dict[str, Any] | None:
+    """Arguments with which the template of `entry` gives `name`; None if it cannot."""
     if name.lower() in _MISSING:
         return None
     if not entry.is_template:
@@ -347,7 +351,7 @@ def _first_import(entry: Entry) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[entry.module] = module
-    # Its neighbours are found by plain names, after everything that is installed.
+    # The file can import its neighbours by plain names; installed packages come first.
     if str(entry.path.parent) not in sys.path:
         sys.path.append(str(entry.path.parent))
     try:

@@ -1,8 +1,8 @@
-"""What a model, or a data set, depends on besides the harness: the program of its files, and libraries that they
+"""What a model or a data set depends on, apart from the harness: the code of its files, and the libraries that they
 import.
 
-The hash of it tells whether a row is current. Comments, docstrings and layout do not count; neither does the registry,
-which computes nothing. torch, numpy and scipy are recorded beside a figure and leave the hash alone.
+The hash shows whether a row is current. Comments, docstrings and layout do not change it. The registry does not change
+it either, because it computes nothing. torch, numpy and scipy are recorded for each run and do not change the hash.
 """
 
 from __future__ import annotations
@@ -21,53 +21,56 @@ from .registry import Entry, Resolved
 from .scan import Stamp, stamp
 
 PACKAGE = Path(__file__).resolve().parent
-#: Files of ours that every model imports, and that compute nothing.
-_REGISTRY = {PACKAGE / f"{name}.py" for name in ("__init__", "registry", "scan", "source", "opened", "beside")}
-#: Changes with every release of Python while the program stays the same.
+#: Files of equibench that every model imports. They compute nothing, so they do not change the hash.
+_NOT_HASHED = {
+    PACKAGE / f"{name}.py" for name in ("__init__", "registry", "scan", "source", "opened_files", "side_files")
+}
+#: Fields of the syntax tree that depend on the version of Python although the code is the same.
 _SKIPPED = {"type_params", "type_comment", "kind", "ctx"}
-#: Libraries that are recorded for every run and make no row stale; and the harness, whose protocol's number does.
-EVERYWHERE = ("equibench", "torch", "numpy", "scipy")
-#: Where installed packages lie side by side: a neighbour there belongs to somebody else.
-SITES = ("site-packages", "dist-packages")
+#: Libraries that are recorded for every run and make no row stale. Changes of the harness make rows stale through the
+#: number of the protocol.
+COMMON_LIBRARIES = ("equibench", "torch", "numpy", "scipy")
+#: Folders of installed packages. The neighbours of a file there belong to other packages.
+SITE_FOLDERS = ("site-packages", "dist-packages")
 
 
-def source_hash(model: Resolved, beside: str = "") -> str:
+def source_hash(model: Resolved, side_files: str = "") -> str:
     """Hash of the source of a model: of the syntax trees, without docstrings, of its files and local imports.
 
-    Of the libraries that these import, and of those that the package of an installed plug-in asks for, the versions
-    count as well; and of a registration all but words.
+    The versions of the imported libraries count too, and those of the libraries that an installed plug-in requires. Of
+    a registration, everything counts except texts for readers.
 
     Args:
-        beside: names and contents of the files beside the code that it is made from, see `beside.lines_of`.
+        side_files: names and hashes of the side files of the model, see `side_files.lines_of`.
     """
     digest = hashlib.sha256()
-    # In the order of names and, of files that share one, of texts: nothing of it depends on where they lie.
+    # Sorted by name, and by text if names are equal: the hash does not depend on the folders of the files.
     for name, text in sorted((path.name, _program(path).text) for path in closure(model.files)):
         digest.update(f"{name}\n{text}\n".encode())
     for library, version in libraries(model).items():
         digest.update(f"{library}=={version}\n".encode())
-    digest.update(beside.encode("utf-8", "surrogateescape"))
+    digest.update(side_files.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def data_hash(dataset: Entry, beside: str = "") -> str:
-    """Hash of what a data set declares, all but words, and of the files that it is made from.
+def data_hash(dataset: Entry, side_files: str = "") -> str:
+    """Hash of the registration of a data set, except texts for readers, and of its side files.
 
     Args:
-        beside: see `source_hash`.
+        side_files: see `source_hash`.
     """
-    declared = sorted((key, value) for key, value in dataset.fields.items() if key not in _WORDS)
-    return hashlib.sha256(f"{declared}\n{beside}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    declared = sorted((key, value) for key, value in dataset.fields.items() if key not in _READER_TEXTS)
+    return hashlib.sha256(f"{declared}\n{side_files}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def closure(paths: Iterable[Path]) -> list[Path]:
-    """The files, each once, and all that they import from their own packages, from ours, and from their neighbours."""
+    """The files, each once, and all that they import from their own packages, from equibench, and from their folder."""
     seen: dict[Path, None] = {}
-    # Beside each file the folder in which its process looks for plain names: that of the file that was included.
+    # Each file with the folder in which its process searches for plain names: that of the included file.
     waiting = [(path, path.parent) for path in paths]
     while waiting:
         path, root = waiting.pop()
-        if path not in seen and path not in _REGISTRY:
+        if path not in seen and path not in _NOT_HASHED:
             seen[path] = None
             waiting += [(found, root) for found in _local_imports(path, root)]
     return list(seen)
@@ -86,27 +89,27 @@ def _local_imports(path: Path, root: Path) -> list[Path]:
         for name in _absolute(node):
             first, *rest = name.split(".")
             if first == "equibench":
-                # Whoever builds on layers of ours: theirs change with ours.
+                # A model that uses layers of equibench changes with these layers.
                 found += _modules(PACKAGE, rest) if rest[:1] == ["models"] else []
             elif first == package.name:
                 found += _modules(package, rest)
-            elif root.name in SITES:
+            elif root.name in SITE_FOLDERS:
                 found.append(root / f"{first}.py")
             else:
-                # A file given with --include imports its neighbours, files and packages, by plain names.
+                # A file given with --include imports files and packages of its folder by plain names.
                 found += [root / f"{first}.py", *_modules(root / first, rest)]
     return [p for p in found if p.is_file()]
 
 
 def _absolute(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """Full names of all that an absolute import may mean, whether the last of a name is a module or not."""
+    """Full names of all modules that an absolute import may load; the last part of a name may not be a module."""
     if isinstance(node, ast.Import):
         return [a.name for a in node.names]
     return [node.module, *(f"{node.module}.{a.name}" for a in node.names)] if node.module and not node.level else []
 
 
 def _modules(folder: Path, names: list[str]) -> list[Path]:
-    """Where ``package.a.b`` may lie: the packages that its import runs on the way, and the module."""
+    """Possible files of ``package.a.b``: those of the module, and of the packages that its import runs first."""
     files = [folder / "__init__.py"]
     for name in names:
         folder = folder / name
@@ -115,7 +118,7 @@ def _modules(folder: Path, names: list[str]) -> list[Path]:
 
 
 def top_package(path: Path) -> Path:
-    """Folder of the outermost package that a file belongs to; the file itself if it is in none."""
+    """Folder of the outermost package that contains a file; the file itself if it is in no package."""
     folder = path
     while (folder.parent / "__init__.py").is_file():
         folder = folder.parent
@@ -124,17 +127,17 @@ def top_package(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Program:
-    """A file as the hash sees it, and what it imports."""
+    """The part of a file that counts for the hash, and its imports."""
 
     text: str
     imports: tuple[ast.Import | ast.ImportFrom, ...]
 
 
 def program(path: Path) -> str:
-    """A file of Python as the hash sees it: its syntax tree without docstrings.
+    """The part of a Python file that counts for the hash: its syntax tree without docstrings.
 
     Raises:
-        SyntaxError: it is none.
+        SyntaxError: this is not Python code.
     """
     return _program(path).text
 
@@ -149,10 +152,10 @@ def _parsed(path: Path, _changed: Stamp) -> _Program:
 
 
 def program_hash(text: str) -> str:
-    """Hash of the text of a file of Python, the same for all that differ in words alone.
+    """Hash of the text of a Python file; docstrings, comments and texts for readers do not change it.
 
     Raises:
-        SyntaxError: it is none.
+        SyntaxError: this is not Python code.
     """
     return hashlib.sha256(_read(text).text.encode()).hexdigest()[:16]
 
@@ -167,21 +170,21 @@ def _read(text: str) -> _Program:
                     node.body = node.body[1:]
         if isinstance(node, ast.FunctionDef):
             for call in node.decorator_list:
-                _leave_out_words(call)
+                _remove_reader_texts(call)
     return _Program(_dump(tree), tuple(n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)))
 
 
-#: What a registration says to readers alone: it changes neither how something is built nor how it is scored or claimed.
-_WORDS = {"note", "source", "family", "status", "task", "licence", "citation", "package"}
-#: As is the images that a model can be built for: one that cannot is not built at all.
-_WORDS_OF_MODELS = _WORDS | {"sizes"}
+#: Fields of a registration that are texts for readers: they do not change how something is built, scored or claimed.
+_READER_TEXTS = {"note", "source", "family", "status", "task", "licence", "citation", "package"}
+#: The `sizes` of a model do not count either: with a size that is not in it, the model is not built.
+_READER_TEXTS_OF_MODELS = _READER_TEXTS | {"sizes"}
 
 
-def _leave_out_words(call: ast.expr) -> None:
-    """Take the words from a decorator that registers, also from the members of a family."""
+def _remove_reader_texts(call: ast.expr) -> None:
+    """Remove the texts for readers from a registering decorator, also from the members of a family."""
     name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
     if isinstance(call, ast.Call) and name.startswith("register_"):
-        words = _WORDS_OF_MODELS if name == "register_model" else _WORDS
+        words = _READER_TEXTS_OF_MODELS if name == "register_model" else _READER_TEXTS
         call.keywords = [k for k in call.keywords if k.arg not in words]
         for members in (k.value for k in call.keywords if k.arg == "members" and isinstance(k.value, ast.Dict)):
             for own in (value for value in members.values if isinstance(value, ast.Dict)):
@@ -191,7 +194,7 @@ def _leave_out_words(call: ast.expr) -> None:
 
 
 def _dump(node: object) -> str:
-    """Like `ast.dump`, but the same for every Python version that parses the program alike."""
+    """Like `ast.dump`, but the same for all Python versions that parse the code to the same tree."""
     if isinstance(node, ast.AST):
         fields = ((n, getattr(node, n, None)) for n in node._fields if n not in _SKIPPED)
         return f"{type(node).__name__}({','.join(f'{n}={_dump(v)}' for n, v in fields if v not in (None, []))})"
@@ -201,17 +204,17 @@ def _dump(node: object) -> str:
 
 
 def libraries(model: Resolved) -> dict[str, str]:
-    """Versions of the libraries that a model's files import, and of what the package of a plug-in asks for, by name."""
+    """Versions of the libraries that a model's files import or that its plug-in package requires, by name."""
     names = {name for path in closure(model.files) for name in _imported(path)}
     for entry in (model.entry, *(wrapper.entry for wrapper in model.wrappers)):
         names |= set(_requirements(entry)) if entry.is_plugin else set()
-    found = {name: _version(name) for name in sorted(names - set(EVERYWHERE))}
-    # Without an extra that is not installed, and modules that no distribution brought.
+    found = {name: _version(name) for name in sorted(names - set(COMMON_LIBRARIES))}
+    # Without extras that are not installed, and without modules of no distribution.
     return {name: version for name, version in found.items() if version}
 
 
 def _imported(path: Path) -> set[str]:
-    """Distributions from which a file imports something by its absolute name."""
+    """Distributions from which a file imports something by an absolute name."""
     names = {name.partition(".")[0] for node in _program(path).imports for name in _absolute(node)}
     own = {top_package(path).name}
     return {found for name in names - sys.stdlib_module_names - own for found in _distributions(name)}
@@ -219,7 +222,7 @@ def _imported(path: Path) -> set[str]:
 
 @cache
 def _distributions(module: str) -> tuple[str, ...]:
-    """Normalised names of the distributions that have a top-level module; most are called like it."""
+    """Normalised names of the distributions that contain a top-level module; most have the same name."""
     if _version(_normalised(module)):
         return (_normalised(module),)
     return tuple(map(_normalised, _modules_installed().get(module, ())))
@@ -239,7 +242,7 @@ def _version(name: str) -> str:
 
 
 def _requirements(entry: Entry) -> list[str]:
-    """Normalised names of what the distribution of a plug-in requires, extras included."""
+    """Normalised names of the requirements of a plug-in's distribution, including extras."""
     points = importlib.metadata.entry_points(group="equibench.models")
     ours = [p.dist for p in points if p.module == entry.module and p.dist is not None]
     words = [re.match(r"[A-Za-z0-9._-]+", requirement) for dist in ours for requirement in dist.requires or []]

@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from ..beside import contents, files_beside
-from ..opened import opened_by, watching
+from ..opened_files import opened_by, watching
 from ..registry import DATASETS, Entry, UserError
+from ..side_files import contents, files_beside
 from ..source import closure
 
 #: The parts of a data set, in the order of its digest.

@@ -105,7 +105,7 @@ def circles(found: list[Arrow]) -> set[str]:
 
 def private(found: list[Arrow]) -> list[Arrow]:
     """Names with an underscore that a module takes from another."""
-    ours = ("bench", "datasets", "models", "registry", "scan", "source", "opened", "beside")
+    ours = ("bench", "datasets", "models", "registry", "scan", "source", "opened_files", "side_files")
     return [a for a in found if a.module.split(".")[0] in ours and re.match("_[^_]", a.name)]
 
 

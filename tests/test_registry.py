@@ -78,16 +78,16 @@ def test_a_duplicate_name_names_both_places(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (('group="C4"', 'group="C" + str(4)'), r"mine\.py:5: 'group' must be a literal"),
-        (('group="C4"', 'group="Z4"'), r"mine\.py:5: group='Z4' is no group"),
-        (('group="C4", ', ""), "must say its 'group'"),
+        (('group="C4"', 'group="Z4"'), r"mine\.py:5: group='Z4' is not a group"),
+        (('group="C4", ', ""), "has no 'group', which is required"),
         (('group="C4"', 'grup="C4"'), r"no argument 'grup'; did you mean 'group'"),
         (("width: int)", "width)"), "keyword-only parameter 'width'"),
         (('"1x28x28->10"', '"28"'), "channels x size x size -> classes"),
         (("import nothing_of_this_name", "import ("), "not a Python file"),
-        (('"tiny-{width}"', '"=tiny-{width}"'), "is no name"),
-        (('"tiny-{width}"', '"NA"'), r"mine\.py:5: 'NA' is what tables write for a missing value"),
-        (('"tiny-{width}"', '"None"'), "'None' is what tables write for a missing value"),
-        (('{"tiny": {', '{"null": {'), "'null' is what tables write for a missing value"),
+        (('"tiny-{width}"', '"=tiny-{width}"'), "is not a valid name"),
+        (('"tiny-{width}"', '"NA"'), r"mine\.py:5: tables use 'NA' for a missing value"),
+        (('"tiny-{width}"', '"None"'), "'None' "),
+        (('{"tiny": {', '{"null": {'), "tables use 'null' for a missing value"),
     ],
 )
 def test_wrong_registrations_say_file_and_line(tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -201,7 +201,7 @@ def test_the_sizes_of_images_that_a_model_is_for_are_words(tmp_path: Path) -> No
 def test_sizes_that_are_none(tmp_path: Path, sizes: str) -> None:
     with pytest.raises(
         UserError,
-        match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples as '4k', so many or more as '28\+', or a list",
+        match=r"mine.py:5: sizes=.* must be 'any', 'even', multiples such as '4k', a minimum such as '28\+', or a list",
     ):
         registry_with(write(tmp_path, GOOD.replace('source="arXiv', f'sizes={sizes}, source="arXiv'))).entries()
 
@@ -271,7 +271,7 @@ def test_a_package_that_is_missing_is_said_with_what_to_install(tmp_path: Path) 
     [
         ('"squares",', '"squares-{size}",', "the name of a data set has no fields; list its versions as members"),
         ('"squares-64": ', '"squares-{size}": ', "the name of a data set has no fields; list its versions as members"),
-        ('"nothing_of_this_name"', '"no name"', "package='no name' must be the name that a package is imported under"),
+        ('"nothing_of_this_name"', '"no name"', "package='no name' must be the name under which a package is imported"),
         ('"shape": (1, 64, 64)', '"shape": (64, 64)', r"shape=\(64, 64\) must be three whole numbers"),
         (
             '"shape": (1, 64, 64)',

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from ...beside import files_beside
 from ...datasets.images import data_root
-from ...opened import watching
+from ...opened_files import watching
+from ...side_files import files_beside
 from ..measures.compiler import spare_compiler
 from ..records.verdict import Finding, failed, skipped
 from ..tools.error_location import place_of

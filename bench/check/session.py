@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...beside import lines_of
 from ...registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
+from ...side_files import lines_of
 from ...source import source_hash
 from ..boards.families import find_points
 from ..records.provenance import Provenance

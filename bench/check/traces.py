@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ...datasets.images import data_root
-from ...opened import opened_by, watching
+from ...opened_files import opened_by, watching
 from ...registry import DATASETS
 from ..records.verdict import Finding, failed, passed
 from .subject import Subject, loss_of, names, same_bits

@@ -21,9 +21,10 @@ from ..boards.table import rank_text
 from ..check.session import BUDGET, check_model
 from ..publish.bibtex import is_known_source, sources_of
 from ..records.outcomes import outcomes_path, read_distances
-from ..records.record import FINAL, RunRecord, board_names
+from ..records.record import FINAL, RunRecord
 from ..records.sidecar import read_sidecars
 from ..records.staleness import is_known, staleness
+from ..records.store import board_names
 from ..records.verdict import Verdict
 from ..spec.suite import PROTOCOL
 from ..tools.files import results_root

@@ -1,1 +1,1 @@
-"""Numbers taken of a network and of its process: accuracy, cost, time, equivariance."""
+"""Measurements of a network and of its process: accuracy, cost, time, equivariance."""

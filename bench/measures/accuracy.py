@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-#: Images a forward pass in evaluation: fixed by the protocol, so that a score never depends on it. Maps of so many
-#: images of 28 pixels fit the cache of a processor.
+#: Images per forward pass in evaluation. The protocol fixes the number, so that scores never depend on it. Feature maps
+#: of this many images of 28 pixels fit into the cache of a processor.
 EVAL_BATCH = 125
 
 
 class QuickPools(TorchFunctionMode):
-    """Inside, torch's 2x2 maximum pooling on a CPU is done by comparing maps, ten times as fast, with the same maxima.
+    """Inside this context, 2x2 max pooling on a CPU compares slices of the maps: ten times as fast, with the same maxima.
 
-    Where gradients are needed all stays as it is: of equal values, torch's pooling sends them to the first alone.
+    With gradients, torch's pooling is used: for equal values, it passes the gradient to the first one only.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -32,7 +32,7 @@ def _max_pool(
     func: Any, input: torch.Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    """`func`, or by comparing where the windows are 2x2, side by side, and nothing else is asked for."""
+    """Compare slices if the windows are 2x2 and do not overlap, without other options; else call `func`."""
     usual = _pair(kernel_size) == _pair(stride or kernel_size) == (2, 2) and (_pair(padding), _pair(dilation)) == (
         (0, 0),
         (1, 1),
@@ -50,7 +50,7 @@ def _pair(value: Any) -> tuple[Any, ...]:
 
 
 def chunks(images: torch.Tensor, size: int = EVAL_BATCH) -> Iterator[torch.Tensor]:
-    """The images in batches of `size`, the last one shorter."""
+    """The images in batches of `size`; the last batch may be smaller."""
     return iter(images.split(size))
 
 
@@ -61,7 +61,7 @@ def logits(
     """Logits (n, classes) in float32 and evaluation mode.
 
     Args:
-        images: (n, c, size, size), of any type that `prepare` takes.
+        images: (n, c, size, size), of any type that `prepare` accepts.
         prepare: normalisation, applied batch by batch.
     """
     model.eval()
@@ -70,11 +70,13 @@ def logits(
 
 
 def accuracy_pct(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of images whose largest logit is at the label, in percent; logits that are no numbers are wrong."""
+    """Share of images whose largest logit is at the label, in percent; images with non-finite logits count as wrong."""
     right = (scores.argmax(1) == labels) & scores.isfinite().all(1)
     return 100.0 * float(right.double().mean())
 
 
 def predictions(scores: torch.Tensor) -> torch.Tensor:
-    """The class of the largest logit, (n,); the number of classes, one past the last, where logits are no numbers."""
+    """The class of the largest logit, (n,). For non-finite logits it is the number of classes, one more than the last
+    class.
+    """
     return scores.argmax(1).where(scores.isfinite().all(1), scores.shape[1])

@@ -1,4 +1,4 @@
-"""Equivariance error against the angle, and against depth; on closed-form images, so that nothing is resampled."""
+"""Equivariance error by angle and by depth, on closed-form images, so that nothing is resampled."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..records.sidecar import LayerPoint
 from .accuracy import logits
 from .equivariance import BLOB_DRAWS, Blobs, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
 
-#: Degrees of the angle curve.
+#: Angles of the angle curve in degrees.
 CURVE_DEGREES = tuple(range(0, 360, 5))
-#: Closed-form images that features are compared on; all layers' features are held at once.
+#: Number of closed-form images for comparing features. It is small because the features of all layers are in memory.
 FEATURE_DRAWS = 16
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Closed-form images as a model takes them.
+    """Closed-form images as inputs of a model.
 
     Attributes:
-        size: pixels.
-        prepare, background, maximum: as `equivariance.measure_core` takes them.
+        size: height and width in pixels.
+        prepare, background, maximum: as in `equivariance.measure_core`.
     """
 
     size: int
@@ -38,7 +38,7 @@ class Scene:
         return draw_blobs(draws, len(self.background), self.size)
 
     def image(self, blobs: Blobs, degrees: float) -> torch.Tensor:
-        """The images rotated by an angle, in units of the data's integers: float32 (draws, c, size, size)."""
+        """The images, rotated by an angle, in units of the data's integers: float32 (draws, c, size, size)."""
         return (blobs.sample(self.size, degrees, self.background) * self.maximum).to(self.device, torch.float32)
 
 
@@ -55,7 +55,7 @@ def angle_curve(
 
 
 def feature_errors(model: nn.Module, scene: Scene, draws: int = FEATURE_DRAWS) -> list[LayerPoint]:
-    """The error of every layer that says how rotations act on it, from input to output; empty if none does."""
+    """The error of every layer that defines how rotations act on it, from input to output; empty if none does."""
     layers = list(feature_layers(model))
     if not layers:
         return []
@@ -92,9 +92,10 @@ def _error(orbit: list[torch.Tensor], origin: torch.Tensor) -> float | None:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, layers: Sequence[FeatureLayer], images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Outputs of the layers in the order in which they are computed.
+    """Outputs of the layers in the order of computation.
 
-    A layer that is called several times, or with another batch than the images (as under a wrapper), is left out.
+    Layers that are called several times are left out, and layers that get another batch than the images (such as inside
+    a wrapper).
     """
     seen: dict[str, list[torch.Tensor]] = {}
 

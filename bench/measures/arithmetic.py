@@ -1,9 +1,8 @@
-"""Device, precision, determinism and threads of a process: set in one place, and looked at again after a model's code
-has run.
+"""Device, precision, determinism and threads of a process: set in one place, and checked after a model's code has run.
 
-torch has two interfaces to the precision of float32 products, which contradict each other where both are used. The
-newer one, a setting for each library and kind of operation, is what counts here; the older one is brought into line
-with it, so that it raises for nobody.
+torch has two interfaces for the precision of float32 products. They can contradict each other. This module uses the
+newer one, which has a setting for each library and kind of operation. It sets the older one to agreeing values, so that
+reading the older one raises no error.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import torch
 
 from .compiler import spare_compiler
 
-#: Library and kind of operation -> ``"ieee"`` (float32 throughout), ``"tf32"``, ``"bf16"``, or ``"none"`` (the
-#: default).
+#: Library and kind of operation -> ``"ieee"`` (full float32), ``"tf32"``, ``"bf16"``, or ``"none"`` (the default).
 Precision = dict[str, str]
 
 _backends = torch.backends
-#: What has a precision of its own.
+#: The torch objects that have a precision setting.
 _OWNERS: dict[str, Any] = {
     "cuda.matmul": _backends.cuda.matmul,
     "cudnn.conv": _backends.cudnn.conv,  # type: ignore[attr-defined]
@@ -30,19 +28,19 @@ _OWNERS: dict[str, Any] = {
     "mkldnn.conv": _backends.mkldnn.conv,  # type: ignore[attr-defined]
     "mkldnn.rnn": _backends.mkldnn.rnn,  # type: ignore[attr-defined]
 }
-#: Float32 throughout, on every device.
+#: Full float32 on every device.
 FULL: Precision = dict.fromkeys(_OWNERS, "ieee")
 #: TF32 on GPUs.
 REDUCED: Precision = {**FULL, "cuda.matmul": "tf32", "cudnn.conv": "tf32", "cudnn.rnn": "tf32"}
 
 
 def float32_precision() -> Precision:
-    """The precision of float32 products as it is."""
+    """The current precision of float32 products."""
     return {name: owner.fp32_precision for name, owner in _OWNERS.items()}
 
 
 def set_float32_precision(values: Precision) -> None:
-    """Set what `float32_precision` reads. Either interface may have been used before."""
+    """Set the values that `float32_precision` reads, whichever interface was used before."""
     torch.set_float32_matmul_precision("high" if values["cuda.matmul"] == "tf32" else "highest")
     _backends.cudnn.allow_tf32 = values["cudnn.conv"] == "tf32"
     for name, owner in _OWNERS.items():
@@ -50,34 +48,34 @@ def set_float32_precision(values: Precision) -> None:
 
 
 def flushes_denormals() -> bool:
-    """Whether numbers below the smallest normal one become zero."""
+    """Whether numbers below the smallest normal number become zero."""
     return sys.float_info.min / 2 == 0
 
 
-#: Whether the libraries are used, as it was before any model was imported: on, unless torch has none.
+#: Whether each library was enabled before any model was imported: yes, if torch has it.
 _LIBRARIES = {"mkldnn": _backends.mkldnn.enabled, "cudnn": _backends.cudnn.enabled}
-#: Profile and threads that this process works under, once they are set.
+#: The profile and the number of threads of this process, once they are set.
 _held: tuple[str, int] | None = None
-#: The GPU that this process measures on, once it has begun.
+#: The GPU of this process, once `begin` was called.
 _gpu: torch.device | None = None
-#: cuBLAS is deterministic only with buffers of a fixed size: here eight of 4 MiB. It reads them when it starts.
+#: cuBLAS is deterministic only with buffers of a fixed size: here eight of 4 MiB. It reads this setting at its start.
 WORKSPACE = ":4096:8"
 
 
 class ProfileChanged(RuntimeError):
-    """The code of a model changed what an execution profile fixes for all models."""
+    """The code of a model changed a setting that the execution profile fixes for all models."""
 
 
 def begin(device: str, profile: str, threads: int) -> torch.device:
-    """Make of this process one that measures: the same for runs, calibrations, sidecars and benchmarks.
+    """Set up this process for measurements, in the same way for runs, calibrations, sidecars and benchmarks.
 
-    The device becomes the current one before anything else, so that contexts, events and launches without a named
-    device are there and on no other. Call it before anything is computed.
+    First the device becomes the current device, so that contexts, events and launches without a named device are on
+    this device only. Call this function before anything is computed.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:<i>``.
         profile: execution profile.
-        threads: of torch.
+        threads: number of torch's threads.
 
     Raises:
         ProfileChanged: a setting does not keep its value.
@@ -103,11 +101,11 @@ def set_profile(profile: str, threads: int) -> None:
     strict = profile == "strict"
     if strict:
         spare_compiler()
-    # Not `use_deterministic_algorithms`, which also sets up the compiler: five seconds for nothing here.
+    # Not `use_deterministic_algorithms`: it also sets up the compiler, which takes five seconds and is not needed.
     torch.set_deterministic_debug_mode("warn" if strict else "default")
-    # The mode would fill every fresh tensor with NaN before it is written: a check for torch's developers, not free.
+    # Otherwise this mode fills every new tensor with NaN. This check is for torch's developers and takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # Not by trying: each process would choose for itself, and a run's step would not be the one that was calibrated.
+    # With benchmarking, each process may choose other algorithms, and steps of a run may differ from calibrated steps.
     _backends.cudnn.benchmark = False
     _backends.cudnn.deterministic = False
     for device in _AUTOCAST:
@@ -128,10 +126,10 @@ def renew_profile() -> None:
 
 
 def check_profile() -> None:
-    """Check that the profile of the process, if it has one, holds.
+    """Check that the settings of the process still agree with its profile, if it has one.
 
     Raises:
-        ProfileChanged: it does not.
+        ProfileChanged: a setting has changed.
     """
     if _held is None:
         return
@@ -140,17 +138,17 @@ def check_profile() -> None:
     wrong = [f"{name} is {now}, not {wanted}" for name, (now, wanted) in settings if now != wanted]
     if wrong:
         raise ProfileChanged(
-            f"the model changed what profile {profile!r} sets for all models ({'; '.join(wrong)}); it must leave these"
-            " settings alone"
+            f"the model changed settings that profile {profile!r} fixes for all models ({'; '.join(wrong)}); a model"
+            " must not change these settings"
         )
 
 
-#: Devices whose autocast is looked at.
+#: Devices whose autocast setting is checked.
 _AUTOCAST = ("cpu", "cuda")
 
 
 def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:
-    """Each setting as it is, and as a profile wants it."""
+    """The current value of each setting, and the value that a profile requires."""
     strict = profile == "strict"
     precision = FULL if strict else REDUCED
     current = {} if _gpu is None else {"the current GPU": (torch.device("cuda", torch.cuda.current_device()), _gpu)}

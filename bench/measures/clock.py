@@ -1,4 +1,4 @@
-"""Time: on the host, on the device by events, and the named phases of a run."""
+"""Time on the host, time on the device (by events), and the named phases of a run."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from typing import Any, Protocol
 
 
 class Clock(Protocol):
-    """Marks in the device's stream of work, and the seconds between them."""
+    """Time marks in the device's stream of work, and the seconds between them."""
 
     def mark(self) -> Any:
-        """A mark behind all work that was submitted so far."""
+        """A mark after all work that was submitted so far."""
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two marks; waits until the device has passed both."""
+        """Seconds between two marks; waits until the device has reached both."""
 
     def host_seconds(self, start: Any, end: Any) -> float | None:
-        """Seconds that the host took from one mark to the other, without regard to the device; None if it is the
-        device.
-        """
+        """Seconds of the host between the two marks, independent of the device; None if the host is the device."""
 
 
 class HostClock:
-    """The clock of a CPU, where work is done when a call returns."""
+    """The clock of a CPU: on a CPU, the work is finished when a call returns."""
 
     def mark(self) -> float:
         return time.perf_counter()
@@ -37,9 +35,9 @@ class HostClock:
 
 
 class CudaClock:
-    """The clock of a CUDA device: events in its stream, so that no step is synchronised to be timed.
+    """The clock of a CUDA device. It uses events in the stream, so steps are timed without synchronisation.
 
-    A mark is such an event, and the host's time when it was put into the stream.
+    A mark is an event and the host's time of its submission.
     """
 
     def mark(self) -> Any:
@@ -66,7 +64,7 @@ class Phases:
     """Named phases that partition an interval; the time between them is ``other_s``.
 
     Args:
-        start: reading of `now` at the first line of the runner; by default, now.
+        start: value of `now` at the start of the process; by default, the current value.
         now: a monotonic clock in seconds.
     """
 
@@ -79,10 +77,10 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time of the block under `name`; the same name adds up.
+        """Add the time of the block to the phase `name`.
 
         Raises:
-            RuntimeError: another phase is open: phases partition the interval, they do not nest.
+            RuntimeError: another phase is open; phases cannot be nested.
         """
         if self._open is not None:
             raise RuntimeError(f"phase {name!r} inside phase {self._open!r}")
@@ -94,7 +92,7 @@ class Phases:
 
     @contextmanager
     def instead(self, name: str) -> Iterator[None]:
-        """Count the time of the block under `name`, and not under the phase that is open around it."""
+        """Add the time of the block to the phase `name`, and not to the phase that is open around it."""
         around = self._open
         self._switch(name)
         try:
@@ -109,13 +107,11 @@ class Phases:
         self._open, self._since = name, now
 
     def add(self, name: str, seconds: float) -> None:
-        """Count `seconds` that were measured before this object could exist (imports)."""
+        """Add `seconds` that were measured before this object existed (such as imports)."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def carry(self, total: dict[str, float]) -> None:
-        """Add the `total` of an earlier process that worked on the same run; the time between the two counts
-        nowhere.
-        """
+        """Add the `total` of an earlier process of the same run; the time between the two processes is not counted."""
         for name, seconds in total.items():
             if name not in ("other_s", "total_s"):
                 self.add(name.removesuffix("_s"), seconds)
@@ -126,5 +122,5 @@ class Phases:
         self._switch(self._open)
         total = self._since - self._start
         named = {f"{name}_s": seconds for name, seconds in self._seconds.items()}
-        # Never below zero by rounding.
+        # Rounding must not make it negative.
         return {**named, "other_s": max(0.0, total - sum(named.values())), "total_s": total}

@@ -1,8 +1,8 @@
 """Keep torch's compiler out of processes that compile nothing.
 
-torch imports its compiler (three seconds) the first time that an optimiser or a dispatch mode is used, only
-to mark functions that must not be compiled. Under the ``strict`` profile nothing is compiled. What is done
-here leaves every computation as it is; where another release of torch is built differently it does nothing.
+torch imports its compiler (three seconds) when an optimiser or a dispatch mode is used for the first time, only to
+mark functions that must not be compiled. Under the ``strict`` profile nothing is compiled. This module changes no
+computation. If another release of torch works differently, this module has no effect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def spare_compiler() -> None:
-    """Mark torch's own functions as needing no mark from the compiler."""
+    """Set the compiler's mark on torch's own functions, so that torch does not import the compiler for it."""
     for function in vars(torch.optim.Optimizer).values():
         original = getattr(function, "__wrapped__", None)
         if original is not None:
@@ -21,7 +21,7 @@ def spare_compiler() -> None:
 
 
 def plain_step(optimizer: torch.optim.Optimizer) -> None:
-    """One step of an optimiser without the decorators for the profiler, for the compiler and for hooks."""
+    """One step of an optimiser, without its decorators for the profiler, the compiler and hooks."""
     step = inspect.unwrap(type(optimizer).step)
-    with torch.no_grad():  # as the decorators would: no recipe differentiates through its optimiser
+    with torch.no_grad():  # as in the decorators: no recipe differentiates through its optimiser
         step(optimizer)

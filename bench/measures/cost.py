@@ -1,4 +1,4 @@
-"""What a model costs: parameters, floating-point operations, memory."""
+"""The cost of a model: parameters, floating-point operations, memory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numb
 
 @dataclass(frozen=True)
 class Numbers:
-    """The real numbers of a model; see `record.Size`."""
+    """Counts of the real numbers in a model; see `record.Size`."""
 
     parameters: int
     frozen: int
     buffers: int
 
 
-#: Layers whose buffers are statistics of a normalisation.
+#: Layers whose buffers are normalisation statistics.
 _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
 
 
 def count_numbers(model: nn.Module) -> Numbers:
-    """The numbers of a model, each once."""
+    """Count the numbers of a model; shared tensors count once."""
     parameters, buffers = (
         {(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers())
     )
@@ -45,17 +45,17 @@ def count_numbers(model: nn.Module) -> Numbers:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers."""
+    """The number of trainable parameters."""
     return count_numbers(model).parameters
 
 
 def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int | None = None) -> Size:
-    """Cost of a model; leaves gradients and running statistics changed, so give a throw-away twin.
+    """Cost of a model. It changes gradients and running statistics, so give a copy of the model.
 
     Args:
         images: normalised training images (b, c, size, size); a few are enough.
         labels: (b,).
-        batch: images of a training step; b without.
+        batch: images per training step; None means b.
     """
     batch = len(images) if batch is None else batch
     before = buffers_to_learn(model.train())
@@ -73,9 +73,10 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
 
 
 def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int) -> tuple[int, set[str]]:
-    """Operations of a training step of a batch, forward and backward, and the names of those that are not counted.
+    """Operations of a training step of a batch (forward and backward), and the names of uncounted operations.
 
-    A step costs a fixed part, the expansion of filters, and a part for each image: two small steps tell both.
+    The operations of a step have a fixed part, the expansion of filters, and a part for each image. Two small steps
+    determine both.
     """
     model.train()
     found, unknown = [], set[str]()
@@ -89,7 +90,7 @@ def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 
 def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """As in `record.Size`, by one training step where there is any buffer to look at; leaves gradients behind."""
+    """`record.Size.learned_buffers`, measured by one training step if the model has such buffers; changes gradients."""
     before = buffers_to_learn(model.train())
     if before:
         F.cross_entropy(model(images), labels).backward()
@@ -97,23 +98,23 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 
 def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
-    """The real numbers in those of `buffers_to_learn` that are new, or not what they were before."""
+    """The count of real numbers in those of `buffers_to_learn` that are new or changed."""
     now = buffers_to_learn(model)
     return sum(real_numbers(b) for n, b in now.items() if n not in before or not _same(b.cpu(), before[n].cpu()))
 
 
 def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Whether two buffers hold the same; what is no number in both is the same."""
+    """Whether two buffers have equal values; NaN equals NaN."""
     return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
 
 
 def _few(values: torch.Tensor, count: int) -> torch.Tensor:
-    """The first of some images or labels, from the beginning again where there are fewer; a copy."""
+    """A copy of the first images or labels; they are repeated if there are fewer than `count`."""
     return values[torch.arange(count, device=values.device) % len(values)]
 
 
 def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the buffers that are no statistics of a normalisation, and no counters: single whole numbers."""
+    """Copies of all buffers except normalisation statistics and counters (single whole numbers)."""
     return {
         f"{path}.{name}".removeprefix("."): buffer.detach().clone()
         for path, module in model.named_modules()
@@ -125,7 +126,7 @@ def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Forward:
-    """Operations of an image in evaluation; see `record.Size`. Those that are not counted are in `unknown`."""
+    """Operations of one image in evaluation; see `record.Size`. `unknown` has the names of uncounted operations."""
 
     flops_per_image: int
     dense_weights: int
@@ -140,11 +141,12 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
         images: normalised (b, c, size, size), b > 0.
     """
     model.eval()
-    # Filters that are drawn for each pass of an evaluation are there once; others may be expanded here, then kept.
+    # A model that averages several passes is counted with one pass. Other models may expand their filters in this pass
+    # and keep them.
     with one_sample(model):
         single, _ = _counted(model, _few(images, 1))
     (one, _), (two, logits) = (_counted(model, _few(images, count)) for count in (1, 2))
-    # What a second image adds: the expansion of filters, done once a pass or kept, belongs to no image.
+    # The cost of one image is what a second image adds. The expansion of filters does not depend on the images.
     flops, loose = two.flops - one.flops, two.loose - one.loose
     unknown = two.unknown | ({ELEMENTWISE} if 2 * loose > LOOSE_SHARE * flops else set())
     if not any(map(two.comes_from_image, tensors(logits))):
@@ -153,28 +155,28 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
 
 
 def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
-    """What a pass computes, and what it returns."""
+    """The operations of a forward pass, and its output."""
     with unfused(), Operations(images) as operations:
         return operations, model(images)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mib` start again; on a CPU only where the system can forget a process' peak, as Linux."""
+    """Restart `peak_memory_mib`; on a CPU only if the system can reset the peak of a process, as Linux can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of resident memory, nothing else
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: only the peak of resident memory
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory so far in MiB: allocated on the device, or resident of this process on a CPU."""
+    """Peak memory so far in MiB: allocated memory on a GPU, or resident memory of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
-        # Where Linux starts a program, `ru_maxrss` goes on from what its parent had; this does not.
+        # On Linux, `ru_maxrss` of a new program includes the peak of its parent; VmHWM does not.
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10  # KiB
     except (OSError, StopIteration):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # in bytes on macOS, else in KiB

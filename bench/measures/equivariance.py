@@ -1,9 +1,9 @@
 """Equivariance error of logits: the ``core`` profile, in every record, before and after training.
 
 f = logits in float32 and evaluation mode; s = mean of ‖f(x) − f(x′)‖ over all pairs of different inputs. Errors are
-divided by s: an error of 1 means that the logits change as much as if another image were taken, and neither scale nor
-offset of the logits counts. A model whose logits hardly depend on the input (s < 1e-5 · max ‖f(x) − f(0)‖) is
-*collapsed*: its figures are None, not praiseworthy zeros.
+divided by s. So an error of 1 means that the logits change as much as for another image, and errors do not depend on
+the scale and the offset of the logits. A model whose logits hardly depend on the input (s < 1e-5 · max ‖f(x) − f(0)‖)
+is *collapsed*: its errors are None, because zeros would look good.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .arithmetic import FULL, float32_precision, set_float32_precision
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
-#: All symmetries of the square grid of pixels: four rotations, then four reflections.
+#: All symmetries of the square pixel grid: four rotations, then four reflections.
 GRID = PlanarGroup(4, mirrored=True)
-#: Degrees of `CorePoint.eq_rot_analytic`.
+#: Angles of `CorePoint.eq_rot_analytic` in degrees.
 ANGLES = (15.0, 30.0, 45.0, 60.0, 75.0)
-#: Seed of the closed-form inputs, part of the protocol.
+#: Seed of the closed-form inputs; it is part of the protocol.
 BLOB_SEED = 20_200_710
-#: Every run pays for them twice.
+#: Number of closed-form images. It is small because every run measures them twice.
 BLOB_DRAWS = 32
 
 
@@ -48,9 +48,9 @@ def measure_core(
     Args:
         images: integers (n, c, size, size) of the test set, balanced by class.
         prepare: normalisation of such integers, or of real values in their units.
-        background: per channel, of the closed-form images, in 0…1.
-        maximum: integer that stands for 1.0.
-        claim: the group under which the model's logits are claimed invariant.
+        background: value of the closed-form images' background per channel, in 0…1.
+        maximum: integer that means 1.0.
+        claim: the group under which the model's logits are claimed to be invariant.
     """
     size, device = images.shape[-1], images.device
     with reference_arithmetic():
@@ -67,10 +67,10 @@ def measure_core(
 def core_of(
     orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor, claimed: Sequence[int]
 ) -> CorePoint:
-    """The figures of the ``core`` profile.
+    """The values of the ``core`` profile.
 
     Args:
-        orbit: logits (n, classes) of the images moved by each element of `GRID`.
+        orbit: logits (n, classes) of the images transformed by each element of `GRID`.
         analytic: logits (draws, classes) of the closed-form images at 0 degrees and at each of `ANGLES`.
         origin: logits (1, classes) of the zero image.
         claimed: elements of `GRID`, the identity first.
@@ -90,7 +90,7 @@ def core_of(
 
 @contextmanager
 def reference_arithmetic() -> Iterator[None]:
-    """Inside, convolutions and matrix products are float32 throughout, in every execution profile."""
+    """Inside this context, convolutions and matrix products use full float32, in every execution profile."""
     before = float32_precision()
     set_float32_precision(FULL)
     try:
@@ -101,15 +101,15 @@ def reference_arithmetic() -> Iterator[None]:
 
 
 def zero_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits (1, classes) of the image that is zero after normalisation, shaped as `images`."""
+    """Logits (1, classes) of an image that is zero after normalisation and has the shape of `images`."""
     return logits(model, torch.zeros(1, *images.shape[1:], device=images.device), lambda x: x)
 
 
 def claimed_elements(claim: str) -> list[int]:
-    """Elements of `GRID` that a claim names, the identity first; empty if nothing is claimed.
+    """Elements of `GRID` that belong to the claimed group, the identity first; empty if nothing is claimed.
 
-    Which reflections a group has is said by `models.groups`. Of a group with elements that move pixels off the grid
-    (``"C8"``, ``"D3"``) they are the others.
+    `models.groups` defines the reflections of each group. Elements that do not map the grid to itself (in ``"C8"``,
+    ``"D3"``) are left out.
     """
     if claim in ("", "none"):
         return []
@@ -126,7 +126,7 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        The error, or None if the model is collapsed or its logits are no numbers.
+        The error, or None if the model is collapsed or its logits are not finite.
     """
     plain = orbit[0].double()
     scale = scale_of(plain, origin)
@@ -135,18 +135,18 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
 
 
 def scale_of(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
-    """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs, by which errors are divided.
+    """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs. Errors are divided by s.
 
     Args:
         plain: logits (n, classes) of the inputs.
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        s in units of the logits; None if it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), where it is no number,
-        or where there is no pair.
+        s in units of the logits; None if it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), if it is not finite, or if
+        there is no pair.
     """
     plain = plain.double()
-    # From differences, in float64: by way of scalar products a large offset of the logits would cancel digits.
+    # Computed from differences in float64: with scalar products, a large offset of the logits would cost precision.
     scale = float(torch.pdist(plain).mean())
     reach = float((plain - origin.double()).norm(dim=1).max())
     return scale if math.isfinite(scale) and scale > 1e-5 * reach else None
@@ -157,9 +157,9 @@ class Blobs:
     """Images in closed form: sums of Gaussian blobs.
 
     Attributes:
-        centres: (draws, blobs, 2), pixels from the middle of the image, (x right, y up).
+        centres: (draws, blobs, 2), in pixels from the centre of the image (x right, y up).
         widths: (draws, blobs), standard deviations in pixels.
-        heights: (draws, channels, blobs), in 0…1 with a sign.
+        heights: (draws, channels, blobs), signed, with magnitudes in 0…1.
     """
 
     centres: torch.Tensor
@@ -167,11 +167,11 @@ class Blobs:
     heights: torch.Tensor
 
     def sample(self, size: int, degrees: float, background: Sequence[float]) -> torch.Tensor:
-        """The images, rotated counter-clockwise about the middle, sampled at the pixels' centres.
+        """The images, rotated counter-clockwise about the centre and sampled at the centres of the pixels.
 
         Returns:
             float64 (draws, channels, size, size), the first row at the top. Nothing is resampled: the
-            rotated function is evaluated at the grid's points.
+            rotated function is evaluated at the points of the grid.
         """
         cosine, sine = _cos_sin(degrees)
         x, y = grid(size)
@@ -181,19 +181,19 @@ class Blobs:
         return images + torch.tensor(background, dtype=torch.float64)[:, None, None]
 
     def bumps(self, points: torch.Tensor) -> torch.Tensor:
-        """Every blob, of height 1, at `points` (h, w, 2): (draws, blobs, h, w)."""
+        """Every blob with height 1, evaluated at `points` (h, w, 2): (draws, blobs, h, w)."""
         offsets = points[None, None] - self.centres[:, :, None, None]
         return torch.exp(-offsets.square().sum(-1) / (2 * self.widths[:, :, None, None] ** 2))
 
 
 def grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coordinates x, y (size, size) of the pixels' centres from the middle of the image; y points up. float64."""
+    """Coordinates x, y (size, size) of the pixel centres relative to the centre of the image; y points up. float64."""
     axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     return axis[None, :].expand(size, size), -axis[:, None].expand(size, size)
 
 
 def draw_blobs(draws: int, channels: int, size: int, blobs: int = 12) -> Blobs:
-    """Blobs from the protocol's seed: σ in 1…1.5 px, centres within 0.28 · size of the middle."""
+    """Blobs from the protocol's seed: σ in 1…1.5 px, centres within 0.28 · size of the image centre."""
     generator = torch.Generator().manual_seed(derive(BLOB_SEED, "blobs", draws, channels, size))
 
     def uniform(*shape: int) -> torch.Tensor:

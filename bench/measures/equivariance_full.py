@@ -1,19 +1,19 @@
 """Equivariance error of logits: the ``full`` profile, measured on kept weights.
 
 As in `equivariance`, f = logits in float32 and evaluation mode, s = mean of ‖f(x) − f(x′)‖ over all pairs of different
-inputs, and figures of a collapsed model are None. The definitions:
+inputs, and the values of a collapsed model are None. The definitions:
 
 * ``eq_rot_data``: mean over test images x and the 23 angles θ = 15, 30, …, 345 of ‖f(R_θ x) − f(R_0 x)‖ / s, with
   R as in `rotation.Turntable`.
-* ``eq_floor``: mean of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖ / s over the same: an image that is rotated and brought back.
-  An ``eq_rot_data`` below twice the floor is not resolvable: interpolation alone may explain it.
-* Bridges to what others publish, of the same images and angles: ``eq_rot_data_abs``, the mean of
+* ``eq_floor``: mean of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖ / s over the same images and angles: an image that is rotated and
+  rotated back. An ``eq_rot_data`` below twice the floor cannot be resolved: interpolation alone may explain it.
+* Measures that other publications use, on the same images and angles: ``eq_rot_data_abs``, the mean of
   ‖f(R_θ x) − f(R_0 x)‖ itself; ``nv_rot_data``, see `normalised_variance`; ``kl_rot_data_nats``, see `divergence_nats`.
 * ``lee_rot_per_deg``: mean of ‖d/dθ f(R_θ x)‖ / s at θ = 0 on closed-form images, per degree;
   ``lee_shift_per_px``: the same for shifts along x and y, per pixel. See `lie_derivative`.
 * ``consistency_pct``: share of pairs (x, θ ≠ 0) whose predictions for R_θ x and R_0 x agree.
 * ``acc_by_angle_pct``: accuracy at each of the 24 angles of `rotation.ORBIT_DEGREES`; ``acc_orbit_pct`` and
-  ``acc_worst_angle_pct``: their mean and the worst of them; where a label survives the rotation of its image.
+  ``acc_worst_angle_pct``: their mean and their minimum. Only if labels stay correct when images are rotated.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_er
 from .lie_derivative import lie_errors
 from .rotation import ORBIT_DEGREES, Turntable
 
-#: Closed-form and real images that errors are measured on.
+#: Number of closed-form images, and of real images, for the errors.
 FULL_DRAWS = 256
-#: Test images, balanced by class, that consistency and accuracies are measured on (all, where there are fewer).
+#: Number of test images, balanced by class, for consistency and accuracies (or all test images if there are fewer).
 ORBIT_IMAGES = 2000
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the full profile looks at, on the device.
+    """Inputs of the full profile, on the device.
 
     Attributes:
-        images: integers (n, c, size, size), any prefix of them balanced by class.
+        images: integers (n, c, size, size); any prefix is balanced by class.
         labels: int64 (n,).
         prepare: normalisation of such integers, or of real values in their units.
-        background: per channel, in 0…1.
-        maximum: integer that stands for 1.0.
-        rotation: whether a label survives any rotation of its image.
+        background: value per channel, in 0…1.
+        maximum: integer that means 1.0.
+        rotation: whether a label stays correct under any rotation of its image.
     """
 
     images: torch.Tensor
@@ -66,15 +66,15 @@ def measure_full(
 ) -> tuple[FullPoint, str]:
     """The ``full`` profile of a model.
 
-    Figures are None where collapsed, where not asked for, or without a meaning.
+    Values are None if the model is collapsed, if they are not requested, or if they have no meaning.
 
     Args:
-        predictions: whether consistency and accuracies are asked for, which take most of the time.
-        draws: number of closed-form images, and of real images for the errors.
-        batch: images a forward pass.
+        predictions: whether consistency and accuracies are measured; they take most of the time.
+        draws: number of closed-form images, and of real images, for the errors.
+        batch: images per forward pass.
 
     Returns:
-        The figures, and why some are missing that should be there, else an empty text.
+        The values, and the reason if a requested value could not be measured (else empty).
     """
     with reference_arithmetic():
         origin = zero_logits(model, inputs.images)
@@ -107,17 +107,18 @@ def measure_full(
 def normalised_variance(orbit: torch.Tensor) -> float | None:
     """Normalised variance of Quiroga et al. ("Invariance measures for neural networks", arXiv:2310.17404).
 
-    For each logit: the standard deviation over the transformations of an image, mean over the images, divided by the
-    standard deviation over the images under one transformation, mean over the transformations. They are standard
-    deviations (unbiased), not variances, as in the authors' package ``tmeasures``; here the mean over the
-    logits is taken. 0 is invariant; at 1 a transformation changes a logit as much as another image does.
+    For each logit, two numbers are divided. The numerator is the standard deviation over the transformations of an
+    image, averaged over the images. The denominator is the standard deviation over the images under one transformation,
+    averaged over the transformations. As in the authors' package ``tmeasures``, these are (unbiased) standard
+    deviations, not variances. The result is the mean over the logits. 0 means invariant; 1 means that a transformation
+    changes a logit as much as another image does.
 
     Args:
         orbit: logits (transformations, n, classes), the identity among them.
 
     Returns:
-        The mean. A logit that never changes counts as 1, as in the package; None if one changes with the
-        transformation alone.
+        The mean. A logit that never changes counts as 1, as in the package. None if a logit changes only with the
+        transformation.
     """
     orbit = orbit.double()
     by_transformation, by_image = orbit.std(0).mean(0), orbit.std(1).mean(0)
@@ -129,14 +130,14 @@ def normalised_variance(orbit: torch.Tensor) -> float | None:
 def divergence_nats(orbit: torch.Tensor) -> float | None:
     """Mean over images and g ≠ e of KL(p(x) ‖ p(gx)) in nats, p the softmax of the logits.
 
-    Unlike the errors it depends on the scale of the logits: it says how much the predicted probabilities change.
+    Unlike the errors, it depends on the scale of the logits: it measures how much the predicted probabilities change.
 
     Args:
         orbit: logits (transformations, n, classes), the identity first.
     """
     logs = orbit.double().log_softmax(-1)
     divergences = (logs[0].exp() * (logs[0] - logs[1:])).sum(-1)
-    # Rounding may leave a hair below zero.
+    # Rounding may make a value slightly negative.
     mean = float(divergences.clamp(min=0).mean())
     return mean if math.isfinite(mean) else None
 
@@ -157,7 +158,7 @@ def _floor(model: nn.Module, inputs: Inputs, draws: int, batch: int) -> float:
     for chunk in inputs.images[:draws].split(batch):
         table = Turntable(chunk, _ground(inputs))
         plain = logits(model, table.back_and_forth(0), inputs.prepare, batch).double()
-        # Quarter turns cancel: an angle and those 90, 180, 270 degrees further are one and the same.
+        # Quarter turns cancel: angles that differ by 90, 180 or 270 degrees have the same result.
         for angle in (t for t in ORBIT_DEGREES if 0 < t < 90):
             moved = logits(model, table.back_and_forth(angle), inputs.prepare, batch).double()
             total += 4 * float((moved - plain).norm(dim=1).sum())
@@ -180,12 +181,12 @@ def _lie(
     except (RuntimeError, NotImplementedError) as error:
         if shortage(error):
             raise
-        # A stranger's layer may have no forward-mode derivative; the other figures stand.
+        # A layer of a user may have no forward-mode derivative; the other values are still valid.
         return (None, None), f"no Lie derivative: {first_line(error)}"
 
 
 def _consistency_pct(orbit: torch.Tensor) -> float | None:
-    """Logits that are no numbers agree with nothing."""
+    """Consistency in percent; a prediction from non-finite logits agrees with no other prediction."""
     classes, finite = orbit.argmax(-1), orbit.isfinite().all(-1)
     agree = (classes[1:] == classes[0]) & finite[1:] & finite[0]
     return 100.0 * float(agree.double().mean())

@@ -1,7 +1,8 @@
-"""Whether logits are invariant under a group: as a model is built, and once its weights have moved.
+"""Whether logits are invariant under a group: at initialisation, and after a change of the weights.
 
-An invariance that the architecture guarantees holds for all weights. One that holds only as the model is initialised,
-as with a normalisation that has one scale (all of them 1 at first) for each orientation, is lost by training.
+If the architecture guarantees invariance, it holds for all weights. Some models are invariant only at initialisation,
+and training destroys the invariance. An example is a normalisation with one scale for each orientation: all scales are
+1 at initialisation.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from .accuracy import logits
 from .equivariance import GRID, Prepare, claimed_elements, reference_arithmetic, relative_error, zero_logits
 from .norms import reestimate_batch_norm
 
-#: How far weights are moved, as a share of their root mean square.
+#: Size of the change of the weights, relative to their root mean square.
 MOVE = 0.05
 
 
 def claim_error(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) -> float | None:
-    """Relative error over the grid symmetries that a claim names; None if there are none, or collapsed."""
+    """Relative error over the grid symmetries of the claimed group; None if there are none, or if collapsed."""
     return claim_errors(model, images, prepare, [claim])[claim]
 
 
 def claim_errors(
     model: nn.Module, images: torch.Tensor, prepare: Prepare, claims: Sequence[str]
 ) -> dict[str, float | None]:
-    """The relative error over each of several groups; an image that more than one of them demands is looked at once."""
+    """The relative error for each of several groups; transformed images that several groups need are computed once."""
     elements = {claim: claimed_elements(claim) for claim in claims}
     with reference_arithmetic():
         seen = {
@@ -46,11 +47,11 @@ def claim_errors(
 
 @dataclass(frozen=True)
 class Judgement:
-    """Relative errors under a group; None if there are no elements, or collapsed.
+    """Relative errors under a group; None if the group has no grid symmetries, or if collapsed.
 
     Attributes:
-        built: with the weights as the model is built.
-        moved: once all weights have moved.
+        built: error at initialisation.
+        moved: error after all weights were changed.
     """
 
     built: float | None
@@ -58,20 +59,20 @@ class Judgement:
 
     @property
     def exact(self) -> bool:
-        """Whether the logits are invariant for all weights: both errors are rounding."""
+        """Whether the logits are invariant for all weights: both errors are only rounding."""
         return all(e is not None and e <= EXACT for e in (self.built, self.moved))
 
     @property
     def at_first_only(self) -> bool:
-        """Whether the logits are invariant as the model is built, and not once its weights have moved."""
+        """Whether the logits are invariant at initialisation only."""
         return self.built is not None and self.built <= EXACT and not self.exact
 
 
 def judge(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) -> Judgement:
-    """Whether the logits of a model that was just built are invariant under a group; its weights are moved.
+    """Judge whether the logits of a newly built model are invariant under a group. This changes the weights.
 
     Args:
-        images: (n, c, size, size), as `prepare` takes them.
+        images: (n, c, size, size), in the form that `prepare` accepts.
     """
     built = claim_error(model, images, prepare, claim)
     move_weights(model, prepare(images))
@@ -79,13 +80,13 @@ def judge(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) 
 
 
 def move_weights(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """Move every trainable number a little by itself, as long training does; returns the model.
+    """Change every trainable number independently by a small amount, as training does; returns the model.
 
     Args:
         images: normalised (n, c, size, size); batch-norm statistics are re-estimated from them.
     """
     generator = torch.Generator().manual_seed(0)
-    model.train()  # as for a training step: filters that were kept for evaluation are forgotten
+    model.train()  # as for a training step: this discards filters that were kept for evaluation
     with torch.no_grad():
         for weights in model.parameters():
             if weights.requires_grad and weights.numel():

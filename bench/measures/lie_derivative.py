@@ -1,9 +1,9 @@
-"""Lie derivatives of logits: how fast they change as the input begins to rotate or to move.
+"""Lie derivatives of logits: how fast the logits change when the input starts to rotate or to shift.
 
-The inputs are images in closed form (`equivariance.Blobs`), and so are their derivatives with respect to the
-angle and to the shift: nothing is resampled, and no derivative is taken through a sampler. What is left is one
-Jacobian-vector product of the network, exact up to rounding (Gruver et al., "The Lie derivative for measuring
-learned equivariance", ICLR 2023, differentiate through bilinear sampling instead).
+The inputs are images in closed form (`equivariance.Blobs`). Their derivatives with respect to the angle and the shift
+are also in closed form. Nothing is resampled, and no derivative is taken through a sampler. So only one Jacobian-vector
+product of the network is needed, and it is exact up to rounding. (Gruver et al., "The Lie derivative for measuring
+learned equivariance", ICLR 2023, differentiate through bilinear sampling instead.)
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import nn
 
 from .equivariance import Blobs, Prepare, grid, scale_of
 
-#: Images a forward pass; derivatives take twice the memory of values.
+#: Images per forward pass; derivatives need twice the memory of values.
 LIE_BATCH = 64
 
 
 def rotation_tangent(blobs: Blobs, size: int) -> torch.Tensor:
-    """d/dθ of the images rotated by θ degrees counter-clockwise about the middle, at θ = 0, per degree.
+    """d/dθ of the images rotated by θ degrees counter-clockwise about the centre, at θ = 0, per degree.
 
     With (R_θ f)(p) = f(R_θ⁻¹ p) and d/dθ R_θ⁻¹ p = (y, −x) per radian, a blob with offset o = p − c from its centre
     contributes −(o · (y, −x)) / σ² times itself.
@@ -55,10 +55,10 @@ def _tangent(blobs: Blobs, x: torch.Tensor, y: torch.Tensor, velocity: torch.Ten
 def derivative(
     model: nn.Module, images: torch.Tensor, tangents: torch.Tensor, prepare: Prepare, batch: int = LIE_BATCH
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, and their derivative along `tangents`, by one Jacobian-vector product a batch.
+    """Logits, and their derivative along `tangents`, by one Jacobian-vector product per batch.
 
     Args:
-        images, tangents: (n, c, size, size), as `prepare` takes them.
+        images, tangents: (n, c, size, size), in the form that `prepare` accepts.
 
     Returns:
         Both (n, classes), in evaluation mode.
@@ -68,7 +68,7 @@ def derivative(
     """
     model.eval()
     values, slopes = [], []
-    with torch.no_grad():  # parameters need no graph; forward mode goes on inside
+    with torch.no_grad():  # parameters need no graph; forward mode still works inside
         for image, tangent in zip(images.split(batch), tangents.split(batch), strict=True):
             value, slope = torch.func.jvp(lambda x: model(prepare(x)), (image,), (tangent,))  # type: ignore[misc]
             values.append(value)
@@ -82,13 +82,13 @@ def lie_errors(
 ) -> tuple[float | None, float | None]:  # fmt: skip
     """Mean length of the Lie derivative of the logits, divided by s: ``lee_rot`` per degree, ``lee_shift`` per pixel.
 
-    The derivative by the shift is the mean over shifts along x and along y.
+    The shift derivative is the mean over shifts along x and along y.
 
     Args:
         origin: logits (1, classes) of the zero image.
 
     Returns:
-        Two figures, both None if the model is collapsed or its logits are no numbers.
+        Two values, both None if the model is collapsed or its logits are not finite.
     """
 
     def place(values: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Running statistics of normalisation layers, re-estimated after the training.
+"""Running statistics of normalisation layers, re-estimated after training.
 
-Every layer that derives from torch's batch or instance normalisation is known by what torch promises of it: a call in
-training mode moves the running statistics by the share `momentum` towards those of the batch. With momentum 1 they
-become the batch's own, also if a derived layer changes its input before.
+The method works for every layer that derives from torch's batch or instance normalisation. torch documents that a call
+in training mode moves the running statistics towards those of the batch, by the share `momentum`. With momentum 1 they
+become the statistics of the batch. This also holds if a derived layer changes its input first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .accuracy import QuickPools
 
-#: Largest relative difference of statistics that are the same up to the order of a sum.
+#: Largest relative difference between statistics that differ only in the order of a sum.
 SAME = 1e-3
 
 
@@ -29,9 +29,9 @@ class UnknownStatistics(ValueError):
 class _Pool:
     """The statistics of a layer over all its calls.
 
-    Batch normalisation: mean and unbiased variance of all values of a channel, as if all batches had been one
-    (Chan, Golub, LeVeque 1983, eq. 2.1). Instance normalisation: the means of the images' own means and variances,
-    which is what torch tracks.
+    Batch normalisation: mean and unbiased variance of all values of a channel, as if all batches were one batch
+    (Chan, Golub, LeVeque 1983, eq. 2.1). Instance normalisation: the averages of the means and variances of the single
+    images, as in torch.
     """
 
     def __init__(self, layer: _NormBase) -> None:
@@ -41,7 +41,7 @@ class _Pool:
         self.variance: torch.Tensor | float = 0.0
 
     def add(self, layer: _NormBase, values: torch.Tensor) -> None:
-        """Take in the statistics that a call on `values` left in the layer."""
+        """Add the statistics that the layer has after a call on `values`."""
         assert layer.running_mean is not None and layer.running_var is not None
         mean, variance = layer.running_mean.double(), layer.running_var.double()
         if self.instances:
@@ -59,7 +59,7 @@ class _Pool:
 
 
 def running_layers(model: nn.Module) -> dict[str, _NormBase]:
-    """The layers with running statistics that derive from torch's, by their names in the model."""
+    """The layers with running statistics that derive from torch's layers, by their names in the model."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -68,7 +68,7 @@ def running_layers(model: nn.Module) -> dict[str, _NormBase]:
 
 
 def _state(layer: _NormBase) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Copies of the running mean and variance; None if there are none (yet)."""
+    """Copies of the running mean and variance; None if they do not exist (yet)."""
     tensors = layer.running_mean, layer.running_var
     if any(t is None or isinstance(t, nn.UninitializedBuffer) for t in tensors):
         return None
@@ -81,17 +81,17 @@ def _same(one: tuple[torch.Tensor, torch.Tensor] | None, two: tuple[torch.Tensor
 
 @torch.no_grad()
 def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor | None]) -> None:
-    """Replace the running statistics of normalisation layers by those of all the given images together.
+    """Replace the running statistics of normalisation layers by the statistics of all given images together.
 
-    All else is in evaluation mode (dropout off, filters expanded once). Each batch is normalised by its own
-    statistics, as in training; those of all batches are put together by the number of their values. Layers that are
-    never called, and layers whose statistics training does not move either, keep what they have.
+    All other layers are in evaluation mode (dropout off, filters expanded once). Each batch is normalised by its own
+    statistics, as in training. The statistics of all batches are combined, weighted by their numbers of values. Layers
+    that are never called keep their statistics, and so do layers whose statistics do not change in training.
 
     Args:
-        images: gives batch number i, or None after the last.
+        images: returns batch number i, or None after the last batch.
 
     Raises:
-        UnknownStatistics: a layer's statistics move although the layer is not called.
+        UnknownStatistics: the statistics of a layer change although the layer is not called.
     """
     layers = running_layers(model)
     pools = {name: _Pool(layer) for name, layer in layers.items()}
@@ -99,7 +99,7 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
     model.eval()
     for layer in layers.values():
         if not all(t.isfinite().all() for t in _state(layer) or ()):
-            layer.reset_running_stats()  # 0 times infinity is no number
+            layer.reset_running_stats()  # 0 times infinity is NaN
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.zero_()
         layer.momentum, layer.training = 1.0, True
@@ -140,7 +140,9 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
 
 @contextmanager
 def _one_seed(images: torch.Tensor) -> Iterator[None]:
-    """A network may be random in evaluation too; the generators are put back."""
+    """Inside this context torch's random generators have a fixed seed, because a network may be random in evaluation;
+    afterwards they are restored.
+    """
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(0)
         yield
@@ -148,24 +150,23 @@ def _one_seed(images: torch.Tensor) -> Iterator[None]:
 
 def _uncalled(name: str, layer: _NormBase) -> UnknownStatistics:
     return UnknownStatistics(
-        f"the running statistics of {name!r} ({type(layer).__name__}) move although the layer is not called, so"
-        " that they"
-        " cannot be estimated anew; call the layer itself"
+        f"the running statistics of {name!r} ({type(layer).__name__}) change although the layer is not called, so they"
+        " cannot be re-estimated; call the layer itself"
     )
 
 
 @torch.no_grad()
 def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
-    """Check that the running statistics of a model can be re-estimated; the model is of no use after it.
+    """Check that the running statistics of a model can be re-estimated. Do not use the model afterwards.
 
-    With momentum 1 the statistics after a batch are the batch's own, or (frozen) stay where they are, wherever they
-    start. A derived layer that moves them in another way breaks that.
+    With momentum 1 the statistics after a batch must be those of the batch, for any initial values; frozen statistics
+    must not change. A derived layer with another update rule fails this check.
 
     Args:
         images: one batch, at least two images.
 
     Raises:
-        UnknownStatistics: those of a layer follow another rule.
+        UnknownStatistics: the statistics of a layer follow another rule.
     """
     layers = running_layers(model)
     with _one_seed(images):
@@ -184,20 +185,18 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
     for name, ((still, one), (still_too, two)) in ends.items():
         assert one is not None and two is not None
         pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.isfinite().all() and b.isfinite().all()]
-        # Statistics that are no numbers say nothing: a network that diverges is a row, not an error.
+        # Non-finite statistics are not compared: a network that diverges is a row of a board, not an error.
         if not (still and still_too) and not all(
             torch.allclose(a, b, rtol=SAME, atol=SAME * float(b.abs().mean())) for a, b in pairs
         ):
             raise UnknownStatistics(
                 f"the running statistics of {name!r} ({type(layers[name]).__name__}) do not become those of the"
-                " batch when"
-                " momentum is 1, so that they cannot be estimated anew; move them by the share `momentum`, as"
-                " torch does"
+                " batch when momentum is 1, so they cannot be re-estimated; update them with `momentum` as torch does"
             )
 
 
 def _see_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
-    """Check that training moves the statistics of layers that are called, and of no others."""
+    """Check that training changes the statistics of no layer that is not called."""
     model.train()
     called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
     hooks = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]

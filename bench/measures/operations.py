@@ -1,9 +1,10 @@
-"""What a network computes, counted operation by operation, on a path where no library fuses several into one.
+"""Counts the operations of a network one by one, on a path on which no library fuses several operations.
 
-Counted are 2 x multiply-accumulates of convolutions and of matrix products, however they are written: as layers, as
-``einsum``, as recurrent or attention layers, or as elementwise multiplications whose products are summed. A complex
-multiply-accumulate is four real ones. Elementwise operations, normalisation, pooling and copies are not counted: they
-are small beside products. All other operations are named, so that no large one is missed.
+The count is 2 x multiply-accumulates of convolutions and matrix products. It does not matter how they are written: as
+layers, as ``einsum``, as recurrent or attention layers, or as elementwise multiplications whose products are summed. A
+complex multiply-accumulate counts as four real ones. Elementwise operations, normalisation, pooling and copies are not
+counted, because they are small compared with products. All other operations are reported by name, so that no large
+operation is missed.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
-#: Elementwise operations that end in no sum are named from this share of the counted operations on.
+#: Elementwise products that are not summed are reported if they are at least this share of the counted operations.
 LOOSE_SHARE = 0.1
-#: How `Operations.uncounted` calls them, and networks whose logits torch does not see come from the image.
+#: Names in `Size.uncounted`: for such products, and for networks that compute the logits outside torch.
 ELEMENTWISE, OUTSIDE = "elementwise products", "operations outside torch"
 
 
 def _trilinear_flops(one: Any, two: Any, three: Any, *places: Any, out_val: torch.Tensor) -> int:
-    """Of sum one · two · three over one axis or two, as `nn.Bilinear` computes it: over one axis after the other."""
+    """Operations of sum one · two · three over one or two axes, as in `nn.Bilinear`: one axis after the other."""
     sizes = [list(t.shape) for t in (one, two, three)]
     for shape, missing in zip(sizes, places[:3], strict=True):
         for place in sorted(missing):
@@ -40,13 +41,15 @@ def _trilinear_flops(one: Any, two: Any, three: Any, *places: Any, out_val: torc
 
 
 def _convolution_flops(images: Any, weight: Any, *more: Any, out_val: torch.Tensor) -> int:
-    """Of each place of the map that the filters are laid on: of what goes in where the convolution is transposed."""
+    """The filters are applied at each position of the output, or of the input if the convolution is transposed."""
     places = images if more[4] else out_val
     return 2 * places.shape[0] * prod(places.shape[2:]) * weight.numel()
 
 
 def _convolution_backward_flops(gradient: Any, images: Any, weight: Any, sizes: Any, *more: Any, out_val: Any) -> int:
-    """Gradients of images and of weights cost as much as the convolution each; torch's own table forgets the groups."""
+    """The gradients of the images and of the weights each cost as much as the convolution; torch's own formula ignores
+    groups.
+    """
     return sum(more[-1][:2]) * _convolution_flops(images, weight, sizes, *more, out_val=gradient)
 
 
@@ -54,8 +57,8 @@ def _of_matrix(place: int) -> Callable[..., int]:
     return lambda *args, out_val: 2 * args[place].numel()
 
 
-#: Operations of products that torch's table lacks or miscounts. Arguments are those of the operation, and what it
-#: returned.
+#: Formulas for products that torch's table lacks or counts wrongly. Their arguments are those of the operation, and its
+#: output.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution: _convolution_flops,
     aten.convolution_backward: _convolution_backward_flops,
@@ -70,19 +73,19 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._trilinear: _trilinear_flops,
 }
 _CONVOLUTIONS = (aten.convolution, aten.convolution_backward)
-#: Places of the factors among the arguments; of others they are the first two.
+#: Positions of the factors among the arguments; for other operations they are the first two arguments.
 _FACTORS = {
     **dict.fromkeys((aten.addmm, aten.addmv, aten.baddbmm, aten.addbmm, aten.addr), (1, 2)),
     aten._trilinear: (0, 1, 2),
 }
-#: What adds up the numbers of a tensor: products that get there are products of matrices.
+#: Operations that sum the numbers of a tensor: with them, elementwise products become matrix products.
 _SUMS = re.compile(r"(nan)?sum|mean|cumsum|index_add|scatter_add|segment_reduce|(adaptive_)?avg_pool[123]d")
-#: What costs no more than about one operation an element, beside what torch itself calls elementwise, view or
+#: Operations that cost about one operation per element, in addition to those that torch marks as elementwise, view or
 #: reduction.
 _CHEAP = re.compile(
     "|".join(
         (
-            # Tensors made, copied, moved.
+            # Creation, copies, rearrangement.
             "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?",
             "complex|polar|arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
             "rand.*|bernoulli|normal|uniform|exponential|multinomial|native_dropout|fused_dropout|poisson|random",
@@ -90,7 +93,7 @@ _CHEAP = re.compile(
             "(unsafe_)?(index|index_put|masked_index).*|gather|scatter.*|masked_.*|where|take|put|im2col|col2im|unfold|diag.*|trace",
             "pixel_(un)?shuffle|channel_shuffle|embedding(_dense)?|unsafe_view|reshape_alias|view_copy|(slice|select|as_strided)|unsafe_(split|chunk).*|affine_grid_generator",
             "nonzero.*|local_scalar_dense|item|equal|is_.*|unique.*|bincount|searchsorted|bucketize|detach|alias|block_diag|cartesian_prod",
-            # Reductions, orders.
+            # Reductions, sorting.
             "sum|mean|a?min|a?max|aminmax|any|all|argmax|argmin|prod|(var|std)(_mean)?|norm|linalg_vector_norm|logsumexp|count_nonzero",
             "(log)?cum.*|median|nanmedian|mode|kthvalue|topk|sort|argsort|histc",
             # Normalisation, activations, losses, pooling, interpolation.
@@ -101,28 +104,27 @@ _CHEAP = re.compile(
     )
 )  # fmt: skip
 
-#: Kinds of operations, as torch marks them, that are as cheap.
+#: Torch's tags of operations that are equally cheap.
 _SMALL = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.inplace_view, torch.Tag.view_copy}
 
 
 class Operations(TorchDispatchMode):
-    """Counts while it is active, the backward pass included.
+    """Counts operations while it is active, including the backward pass.
 
     Args:
-        images: what `dense_weights` are looked for in the way of; None if they are not wanted.
+        images: images that are followed through the network to find `dense_weights`; None if these are not needed.
 
     Attributes:
         flops: 2 x multiply-accumulates.
-        loose: elementwise multiplications whose products nothing adds up, and elementwise operations of every number of
-            one tensor with every number of another.
-        unknown: operations that are neither counted nor cheap.
+        loose: number of elementwise products that are not summed, and of elementwise operations between all pairs of
+            numbers of two tensors.
+        unknown: names of operations that are neither counted nor cheap.
     """
 
     def __init__(self, images: torch.Tensor | None = None) -> None:
         super().__init__()
         self.flops, self.loose, self.unknown = 0, 0, set[str]()
-        # Tensors are kept alive, so that no storage's address is given out again. A filter that is used twice counts
-        # once.
+        # Tensors are kept alive, so that no address of a storage is reused. A filter that is used twice counts once.
         self._seen: dict[tuple[int, int], torch.Tensor] = {}
         self._products: dict[int, tuple[int, tuple[torch.Tensor, ...], torch.Tensor]] = {}
         self._from_image = None if images is None else {_storage(images): images}
@@ -174,7 +176,7 @@ class Operations(TorchDispatchMode):
         amount = products[0].numel() * (4 if products[0].is_complex() else 1)
         key = _storage(products[0])
         if name == "mul":
-            if key in self._products:  # written over before anything added it up
+            if key in self._products:  # overwritten before it was summed
                 self._products.pop(key)
             self._products[key] = amount, tuple(factors), products[0]
             self.loose += amount
@@ -182,10 +184,10 @@ class Operations(TorchDispatchMode):
             self.loose += amount
 
     def _met(self, factors: tuple[torch.Tensor, ...]) -> None:
-        """Note what of the factors does not come from an image that others come from.
+        """Record the factors that do not depend on the images, if another factor does.
 
-        A product of factors none of which comes from an image expands filters; of factors that all do, it compares
-        images with each other.
+        If no factor depends on the images, the product expands filters. If all factors do, the product compares images
+        with each other. In both cases there is nothing to record.
         """
         if self._from_image is None:
             return
@@ -194,16 +196,16 @@ class Operations(TorchDispatchMode):
             self._seen |= {(w.data_ptr(), w.numel()): w for w in weights}
 
     def comes_from_image(self, tensor: torch.Tensor) -> bool:
-        """Followed by storage: through views, and into tensors that are written to."""
+        """Whether a tensor depends on the images. Storages are followed, through views and into overwritten tensors."""
         return self._from_image is not None and _storage(tensor) in self._from_image
 
     @property
     def dense_weights(self) -> int:
-        """Real numbers in what products apply to images: expanded filters, matrices."""
+        """Count of the real numbers that products apply to images: expanded filters and matrices."""
         return sum(map(real_numbers, self._seen.values()))
 
 
-#: Operations that have a formula, although torch could take them apart.
+#: Operations that have a formula, so they are not decomposed into smaller ones.
 _WHOLE = {
     getattr(packet, name) for packet in (*_FORMULAS, *flop_registry) for name in getattr(packet, "overloads", list)()
 }
@@ -214,12 +216,12 @@ def _cheap(func: Any, name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """An operation as people call it: ``fft`` for ``fft_r2c``, ``grid_sampler`` for ``grid_sampler_2d``."""
+    """The common name of an operation: ``fft`` for ``fft_r2c``, ``grid_sampler`` for ``grid_sampler_2d``."""
     return re.sub(r"_(r2c|c2r|c2c|[123]d)$|^linalg_|_ex$", "", name)
 
 
 def _own(tensor: torch.Tensor) -> int:
-    """Numbers of a tensor, those that an expansion repeats counted once."""
+    """Count of the numbers of a tensor, without repetitions by expansion."""
     return prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or size == 0)
 
 
@@ -235,14 +237,14 @@ def tensors(values: Any) -> list[torch.Tensor]:
 
 
 def real_numbers(tensor: torch.Tensor) -> int:
-    """Numbers of a tensor; a complex one is two."""
+    """Count of the real numbers in a tensor; a complex number counts as two."""
     return tensor.numel() * (2 if tensor.is_complex() else 1)
 
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """No library computes several operations in one that a dispatch mode would see as none: the same on every
-    device.
+    """Inside this context, no library fuses operations so that a dispatch mode cannot see them. So counts are the same
+    on every device.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -255,8 +257,8 @@ def unfused() -> Iterator[None]:
 
 @contextmanager
 def libraries(enabled: bool) -> Iterator[None]:
-    """With oneDNN and cuDNN, or without: they fuse recurrent layers. Convolutions are one operation with them too, and
-    fast.
+    """Enable or disable oneDNN and cuDNN: they fuse recurrent layers. Convolutions are never fused, and are faster with
+    them.
     """
     before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     if before == (enabled, enabled):

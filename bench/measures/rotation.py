@@ -1,9 +1,10 @@
-"""Rotation of sampled images with as little resampling error as can be had cheaply.
+"""Rotation of sampled images with a small resampling error at low cost.
 
-A test image is known at its pixels only: whoever rotates it must say what lies between them, and a network sees
-the difference. Here an image is faded to its background outside a disc (corners would leave the image), enlarged
-three times by bicubic interpolation, rotated there by bicubic interpolation, and reduced by an antialiased bicubic
-filter. The unrotated image takes the same way, so that the reduction's blur is common to all angles and drops out.
+A test image is known at its pixels only. A rotation needs values between the pixels, and a network reacts to the
+interpolation. Here an image is faded to its background outside a disc, because its corners would leave the image. Then
+it is enlarged three times by bicubic interpolation, rotated by bicubic interpolation, and reduced by an antialiased
+bicubic filter. The unrotated image is processed in the same way, so that the blur of the reduction is equal for all
+angles and cancels.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-#: How much finer the grid is on which images are rotated.
+#: Enlargement factor of the images before rotation.
 ENLARGED = 3
-#: The disc ends one pixel inside the image and fades over two.
+#: In pixels: the disc ends one pixel inside the image, and fades over two pixels.
 MARGIN, EDGE = 1.0, 2.0
-#: Rotations of which orbits consist: multiples of 15 degrees.
+#: The rotations of an orbit: multiples of 15 degrees.
 STEP_DEGREES = 15
 ORBIT_DEGREES = tuple(range(0, 360, STEP_DEGREES))
 
 
 def soft_disc(size: int, device: torch.device | None = None) -> torch.Tensor:
-    """Weights (size, size) in 0…1: 1 inside the disc, 0 outside, half a cosine between."""
+    """Weights (size, size) in 0…1: 1 inside the disc, 0 outside, with a cosine-shaped transition."""
     axis = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
     radius = (axis[:, None] ** 2 + axis[None, :] ** 2).sqrt()
     inside = ((size / 2 - MARGIN - radius) / EDGE).clamp(0, 1)
@@ -32,11 +33,11 @@ def soft_disc(size: int, device: torch.device | None = None) -> torch.Tensor:
 
 
 class Turntable:
-    """Images on a soft disc, ready to be rotated by any angle about their middle.
+    """Images on a soft disc, which can be rotated by any angle about their centre.
 
     Args:
         images: (n, c, size, size) of any real type, square.
-        background: per channel, in units of the images; the disc lies on it.
+        background: value per channel outside the disc, in units of the images.
     """
 
     def __init__(self, images: torch.Tensor, background: Sequence[float]) -> None:
@@ -49,7 +50,7 @@ class Turntable:
     def rotated(self, degrees: float) -> torch.Tensor:
         """The images rotated counter-clockwise: float32 (n, c, size, size).
 
-        A multiple of 90 degrees on top of another angle only moves pixels, so that it is exact.
+        The part of the angle that is a multiple of 90 degrees only moves pixels, so it is exact.
         """
         turns, rest = divmod(degrees % 360, 90)
         if rest not in self._turned:
@@ -57,9 +58,9 @@ class Turntable:
         return torch.rot90(self._turned[rest], int(turns), (-2, -1)) + self._ground
 
     def back_and_forth(self, degrees: float) -> torch.Tensor:
-        """R₋θ Rθ of the images. What differs from ``back_and_forth(0)`` is the error of resampling.
+        """R₋θ Rθ of the images. The difference to ``back_and_forth(0)`` is the resampling error.
 
-        Quarter turns cancel, so that θ counts modulo 90 degrees.
+        Quarter turns cancel, so only θ modulo 90 degrees matters.
         """
         rest = degrees % 90
         there = enlarge(self.rotated(rest) - self._ground)
@@ -72,18 +73,18 @@ def enlarge(images: torch.Tensor) -> torch.Tensor:
 
 
 def reduce(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Back to `size` pixels, low-passed."""
+    """Reduction to `size` pixels, with a low-pass filter."""
     return F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
 
 
 def turn(images: torch.Tensor, degrees: float, mode: str = "bicubic") -> torch.Tensor:
-    """Rotation counter-clockwise by interpolation on the images' own grid, zero outside.
+    """Counter-clockwise rotation by interpolation on the images' own grid; zero outside.
 
     Args:
         mode: ``"bilinear"`` or ``"bicubic"``.
     """
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # The point of the source under each pixel; y points down here.
+    # The source point of each pixel; y points down here.
     matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]], device=images.device, dtype=images.dtype)
     where = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, where, mode=mode, padding_mode="zeros", align_corners=False)

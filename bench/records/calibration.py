@@ -80,7 +80,7 @@ class Calibration(Strict):
 
 
 class Failed(Exception):
-    """A model cannot be trained, so it has no step time; with `status` and `reason` of its runs."""
+    """A model cannot be trained, so it has no step time; `status` and `reason` are those of its runs."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -215,7 +215,7 @@ def calibrate(
         known: calibrations of the board; the first of their models that is not in `wanted` becomes the reference.
         measure: measures the models of each device and returns the results.
         devices: torch's names with their UUIDs; without a UUID (empty), no calibration is confirmed on the device.
-        comparable: whether the program of a known model has not changed; a changed program has another step time.
+        comparable: whether the code of a known model is unchanged; changed code may have another step time.
         kept: known calibrations whose models also run on these devices; they are confirmed on new devices.
 
     Raises:

@@ -30,9 +30,10 @@ class Finding(Strict):
 
     Attributes:
         check: its name.
-        needed_for: boards that cannot be trusted if it fails: ``E`` means all, ``T`` those that count device-seconds.
-        state: ``not applicable`` if there is nothing to check (two devices, on a machine with one); ``left out`` if
-            the check was not done.
+        needed_for: boards that cannot be trusted if it fails: ``E`` means all boards, ``T`` means boards of
+            device-seconds.
+        state: ``not applicable`` if there is nothing to check (for example, a check of two devices on a machine with
+            one); ``left out`` if the check was not done.
         detail: the measurement, or the reason.
         seconds: duration of the check.
     """
@@ -48,8 +49,8 @@ class Report(Strict):
     """All findings on one device.
 
     Attributes:
-        hardware: as `record.Provenance` has it, with the hardware key.
-        uuid: of the GPU; empty on a CPU.
+        hardware: as in `provenance.Provenance`, with the hardware key.
+        uuid: UUID of the GPU; empty on a CPU.
         started: date and time with their zone, ISO 8601.
         quick: whether the long checks were shortened.
     """
@@ -153,7 +154,7 @@ def doctor_notes(root: Path, records: Iterable[RunRecord]) -> list[str]:
             why = f" ({report.why})" if report.device != "cpu" and report.why else ""
             said.setdefault(f"{report.verdict}{why}", []).append(f"{where}, {report.started[:10]}")
         elif made[0].spec.budget.seconds is not None:
-            said.setdefault("not asked yet", []).append(where)
+            said.setdefault("no report", []).append(where)
     return [f"equibench doctor: {verdict}: {_listed(names)}" for verdict, names in said.items()]
 
 

@@ -1,4 +1,4 @@
-"""A run by the beginning of its id."""
+"""Find a run by the beginning of its id."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from .record import FINAL, RunRecord, read_record
 from .staleness import staleness
 from .store import board_names
 
-#: Characters of an id that say enough: fewer begin too many runs.
+#: The fewest characters of an id that are accepted; with fewer, too many runs match.
 FEWEST = 2
 
 
 def begins_some(beginning: str, root: Path) -> bool:
-    """Whether a run's id begins so."""
+    """Whether the id of at least one run begins with this text."""
     return len(beginning) >= FEWEST and bool(_files(beginning, root))
 
 
 def _files(beginning: str, root: Path) -> list[Path]:
-    """Records of runs whose id begins so."""
+    """Record files of the runs whose id begins with this text."""
     folders = [root / "runs" / board for board in board_names(root)]
     files = [path for folder in folders if not folder.is_symlink() for path in folder.glob("*.json")]
-    end = "." if "." in beginning else ""  # a number of an attempt is whole
+    end = "." if "." in beginning else ""  # the number of an attempt must be complete
     return [path for path in files if f"{path.name}{end}".startswith(f"{beginning}{end}")]
 
 
 def find_run(beginning: str, root: Path) -> RunRecord:
-    """The record that counts of the run whose id begins so.
+    """The valid record of the run whose id begins with this text.
 
-    Of its attempts this is the first that was finished and is current, else the first that was finished, else the last.
+    It is the first finished attempt that is current, else the first finished attempt, else the last attempt.
 
     Args:
-        beginning: at least `FEWEST` characters; the whole id, with its attempt, or a file's name names that attempt.
+        beginning: at least `FEWEST` characters. The whole id with its attempt, or the name of a file, selects that
+            attempt.
 
     Raises:
-        UserError: it is shorter, or none or several runs begin so, or no file of the run can be read.
+        UserError: the text is too short, no run or several runs match, or no file of the run can be read.
     """
     files = _files(beginning, root)
     runs = sorted({path.name.split(".")[0] for path in files})
     if len(beginning) < FEWEST:
         why = f"is too short: give at least {FEWEST} characters"
     else:
-        why = f"begins {len(runs) or 'no'} runs in {root}" + (f" ({', '.join(runs[:5])})" if runs else "")
+        why = f"matches {len(runs) or 'no'} runs in {root}" + (f" ({', '.join(runs[:5])})" if runs else "")
     if len(beginning) < FEWEST or len(runs) != 1:
         raise UserError(f"{beginning[:80]!r} {why}; the column 'run' of a board's .runs.csv has the ids")
     records, refused = [], []
@@ -59,13 +60,13 @@ def find_run(beginning: str, root: Path) -> RunRecord:
 
 
 def find_finished(beginning: str, root: Path, option: str) -> RunRecord:
-    """As `find_run`, of a run that has final weights.
+    """As `find_run`, for a run that has final weights.
 
     Args:
-        option: what a message calls it.
+        option: name of the option or argument, for the message.
 
     Raises:
-        UserError: there is none, or it was not finished.
+        UserError: there is no such run, or it was not finished.
     """
     try:
         record = find_run(beginning, root)
@@ -73,6 +74,6 @@ def find_finished(beginning: str, root: Path, option: str) -> RunRecord:
         raise UserError(f"{option} {error}") from None
     if record.status != "ok":
         raise UserError(
-            f"{option} {beginning!r}: this run ended as {record.status!r}; only finished runs have a network"
+            f"{option} {beginning!r}: this run has the status {record.status!r}; only finished runs have a network"
         )
     return record

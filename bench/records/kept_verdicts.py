@@ -34,7 +34,7 @@ class Checked(Strict):
         source_hash: including data files, as in a run's provenance.
         failed: names of the checks that failed; empty if the model is acceptable.
         input, dataset, budget: of the board for which it was checked.
-        protocol, harness_hash: of the checks.
+        protocol, harness_hash: protocol number and harness of the checks.
     """
 
     schema_version: Version = 1
@@ -89,9 +89,7 @@ def _read(path: Path, model: str, source: str) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """The worst verdict on a row's runs; empty if some run is older than these verdicts and none is
-    worse.
-    """
+    """The worst verdict on a row's runs; empty if a run has no verdict, because it is old, and no verdict is bad."""
     found = set(verdicts)
     return max(found, key=lambda v: (v not in ("", NO, YES), v == NO, v == "", v), default="")
 

@@ -45,7 +45,7 @@ class Outcomes(_Packed):
     """The predictions of a run.
 
     Attributes:
-        labels_sha256: of the labels' file; two runs with the same value have the same test images.
+        labels_sha256: hash of the labels' file; two runs with the same value have the same test images.
         distances: (predicted - label) mod (classes + 1) of every image in the order of the test set, as `_pack` writes.
     """
 

@@ -1,4 +1,4 @@
-"""The provenance of a figure: versions, code, hardware."""
+"""The provenance of measured values: versions, code, hardware."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ...beside import files_beside, lines_of
 from ...registry import DATASETS, Entry, Resolved, UserError
+from ...side_files import files_beside, lines_of
 from ...source import data_hash, libraries, source_hash
 from ..tools.schema import Hash, Strict, Text, Time
 from ..tools.text import last_line
@@ -30,33 +30,33 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 _PACKAGES = ("equibench", "torch", "numpy", "scipy", "escnn", "mlxtend")
 
 
-#: What some hashes look like, empty if there was nothing to hash.
+#: A SHA-256 in hexadecimal digits; empty if there was nothing to hash.
 Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 
 
 class Provenance(Strict):
-    """Where the figures come from.
+    """The origin of the values in a record.
 
     Attributes:
-        source_hash: of the model's source, see `source.source_hash`.
-        data_digest: SHA-256 of the data set's arrays; empty where the run ended before they were loaded.
+        source_hash: hash of the model's source, see `source.source_hash`.
+        data_digest: SHA-256 of the data set's arrays; empty if the run ended before they were loaded.
         started: date and time with their zone, ISO 8601.
-        versions: of Python, of packages and of the state of this checkout, by name.
-        hardware: device, key, host, processor, driver, system; what is not known is left out. ``runs_on_device`` is
-            there where several runs shared the GPU, or the cores; ``alone`` where others were looked for, see
+        versions: versions of Python and of packages, by name.
+        hardware: device, key, host, processor, driver, system; unknown facts are left out. ``runs_on_device`` exists if
+            several runs shared the GPU or the cores; ``alone`` exists if the GPU was searched for other processes, see
             `gpu_processes`.
-        threads: of torch on the CPU.
-        command: the command line that asked for the run.
-        commit: of the checkout of equibench; empty where it is installed without one.
-        harness_hash: of the files of this harness, see `harness_hash`.
-        origin: package and version, or file, that registers the model; ``equibench`` where it is one of ours.
-        registered: what the model was registered with, see `registration`: a board says it even where the
-            package or file that registers the model is not at hand.
-        opened: files beside the code that the model is made from, and hashes of them, see `beside`; part of
-            `source_hash`.
+        threads: number of torch's threads on the CPU.
+        command: the command line that started the run.
+        commit: commit of the checkout of equibench; empty if equibench is installed without a checkout.
+        harness_hash: hash of the files of this harness, see `harness_hash`.
+        origin: package and version, or file, that registers the model; ``equibench`` for models of equibench.
+        registered: the registered facts of the model, see `registration`. So a board can show them even if the package
+            or file that registers the model is not available.
+        opened: side files of the model, with their hashes, see `side_files`; part of `source_hash`.
         checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see
-            `kept_verdicts.checked`; empty in records from before it was asked.
-        data_source: of what the data set declares, and of `data_opened`, which is to it what `opened` is to the model.
+            `kept_verdicts.checked`; empty in older records.
+        data_source: hash of the registration of the data set and of `data_opened`.
+        data_opened: side files of the data set, with their hashes.
     """
 
     source_hash: Hash
@@ -66,7 +66,7 @@ class Provenance(Strict):
     hardware: dict[Text, Text]
     threads: int = Field(ge=1, le=10**6)
     command: Text
-    # Records that were written before these fields hold have the defaults; their files stay as they are.
+    # Older records do not have these fields. They get the defaults; their files do not change.
     commit: Annotated[str, Field(pattern="^([0-9a-f]{40,64})?$")] = ""
     harness_hash: Hash = ""
     origin: Text = ""
@@ -78,7 +78,7 @@ class Provenance(Strict):
 
     @property
     def host(self) -> str:
-        """See `host_id`; empty where it is unknown, as in records that have the host's name instead."""
+        """See `host_id`; empty if it is unknown, such as in records that have the host's name instead."""
         text = self.hardware.get("host", "")
         return text if re.fullmatch("[0-9a-f]{16}", text) else ""
 
@@ -86,12 +86,12 @@ class Provenance(Strict):
     def of(
         cls, model: Resolved | None, started: str = "", also: Mapping[str, str] | None = None, **known: Any
     ) -> Provenance:
-        """What is known of a figure of this process.
+        """The provenance of a value that this process measures.
 
         Args:
-            model: None where it is not found: origin and commit are then unknown.
-            started: now without.
-            also: versions, where they are known already.
+            model: None if it is not found; origin and commit are then unknown.
+            started: the current time if empty.
+            also: versions, if they are already known.
             known: all other fields.
         """
         found = versions(libraries(model) if model else ()) if also is None else also
@@ -105,7 +105,7 @@ def right_now() -> str:
 
 
 def versions(also: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of Python and of the packages that a figure can depend on.
+    """Versions of Python and of the packages on which measured values can depend.
 
     Args:
         also: further packages, such as those of `source.libraries`.
@@ -168,7 +168,7 @@ def harness_hash() -> str:
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
     digest = hashlib.sha256()
-    files += [_PACKAGE / f"{name}.py" for name in ("registry", "scan", "source", "opened", "beside")]
+    files += [_PACKAGE / f"{name}.py" for name in ("registry", "scan", "source", "opened_files", "side_files")]
     for path in sorted(files):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -265,7 +265,7 @@ SHARED = "runs_on_device"
 
 
 def shared(runs: int) -> dict[str, str]:
-    """The record of a device that several runs share."""
+    """The entry of `Provenance.hardware` for a device that several runs share; empty for one run."""
     return {SHARED: str(runs)} if runs > 1 else {}
 
 
@@ -276,7 +276,7 @@ def host_facts(device: str) -> dict[str, str]:
         known["host"] = host
     if hasattr(os, "sched_getaffinity"):
         known["usable_cores"] = str(len(os.sched_getaffinity(0)))
-    with suppress(ValueError, OSError):  # a system without these
+    with suppress(ValueError, OSError):  # a system without these values
         known["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
     if "SLURM_JOB_ID" in os.environ:  # its number in the scheduler's logs
         known["slurm_job"] = os.environ["SLURM_JOB_ID"]

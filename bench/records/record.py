@@ -19,8 +19,7 @@ from ..spec.suite import RunSpec
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .provenance import SHARED, Provenance, Sha256
-from .store import board_folder as board_folder
-from .store import board_names as board_names
+from .store import board_folder
 
 SCHEMA_VERSION = 1
 
@@ -34,22 +33,23 @@ Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount
 
 #: Largest equivariance error that counts as exact: rounding in float32.
 EXACT = 1e-4
-#: Columns of a `CorePoint`, before and after training; the column of the claim is in `claims.claim_columns`.
+#: Columns of a `CorePoint`, before and after training. The column of the claim is in `claims.claim_columns`.
 CORE_ERRORS = ("eq_exact_c4", "eq_exact_d4", "eq_rot_analytic", "scale", "scale_analytic")
 
 
 class CorePoint(Strict):
-    """Relative equivariance errors at one moment (0: invariant; 1: as another image), None where collapsed.
+    """Relative equivariance errors at one moment. 0 means invariant; 1 means that a transformation changes the logits
+    as much as another image does; None means collapsed.
 
     Attributes:
-        eq_exact_c4: over the rotations by 90, 180 and 270 degrees of real images, no interpolation.
-        eq_exact_d4: over these and the four reflections.
-        eq_rot_analytic: over `equivariance.ANGLES` of closed-form images, no resampling.
+        eq_exact_c4: mean over the rotations by 90, 180 and 270 degrees of real images, without interpolation.
+        eq_exact_d4: mean over these rotations and the four reflections.
+        eq_rot_analytic: mean over `equivariance.ANGLES` of closed-form images, without resampling.
         collapsed: whether the logits hardly depend on the input.
-        scale: s of the real images, in units of the logits: what figures of real images were divided by.
+        scale: s of the real images, in units of the logits; errors of real images were divided by s.
         scale_analytic: s of the closed-form images.
-        eq_claimed: over the elements that the model's claim names, see `equivariance.claimed_elements`; None where
-            there are none.
+        eq_claimed: mean over the elements of the claimed group, see `equivariance.claimed_elements`; None if there are
+            none.
     """
 
     eq_exact_c4: Amount | None
@@ -66,10 +66,10 @@ class CurvePoint(Strict):
     """One point of the learning curve, at the end of a block of steps.
 
     Attributes:
-        loss: mean of the block; None where it is no number.
-        host_s: seconds that the host took to launch the first step of the block, when the device had nothing left to
-            do. Later steps say nothing of the host: the device takes on about a thousand launches ahead, and then the
-            host waits for it. None on a CPU, which is host and device.
+        loss: mean of the block; None if it is not a finite number.
+        host_s: seconds that the host took to launch the first step of the block, when the device had no other work.
+            Later steps do not measure the host: the device queues about a thousand launches, and then the host waits.
+            None on a CPU, which is both host and device.
     """
 
     step: Count
@@ -80,21 +80,23 @@ class CurvePoint(Strict):
 
 
 class Size(Strict):
-    """Size and compute of a model on its input. Numbers are real: a complex one is two.
+    """Size and compute of a model on its input. Real numbers are counted; a complex number counts as two.
 
     Attributes:
-        parameters: trainable numbers; those that several layers share count once.
+        parameters: trainable numbers; shared parameters count once.
         frozen: numbers in parameters that are not trained.
-        buffers: numbers in buffers (running statistics, sampled bases), while training.
-        learned_buffers: those of them that training changes otherwise than as statistics of a normalisation.
-        dense_weights: numbers in the dense filters and matrices that a forward pass works with; for layers
-            that expand filters from a basis this is what the parameters grow to.
-        flops_per_image: forward pass in evaluation, as `operations` counts; without the expansion of filters.
-        train_flops_per_image: forward and backward pass of a training step, expansion of filters included.
-        uncounted: operations that are in neither, by name; empty where all that is large is counted.
+        buffers: numbers in buffers (running statistics, sampled bases) during training.
+        learned_buffers: numbers in buffers that training changes, except statistics of normalisation layers.
+        dense_weights: numbers in the dense filters and matrices of a forward pass. Layers that expand filters from a
+            basis have more dense weights than parameters.
+        flops_per_image: operations of a forward pass in evaluation, as `operations` counts them, without the expansion
+            of filters.
+        train_flops_per_image: operations of the forward and backward pass of a training step, with the expansion of
+            filters.
+        uncounted: names of operations that are in neither number; empty if all large operations are counted.
     """
 
-    # What older records do not say has a default.
+    # Fields that older records do not have get a default.
     parameters: Count
     frozen: Count = 0
     buffers: Count
@@ -119,8 +121,8 @@ class Results(Strict):
         evaluation_peak_mib: peak memory after training: normalisation statistics, evaluation, equivariance errors.
         init, trained: equivariance errors before and after training.
         weights_sha256: hash of all final parameters and buffers.
-        outcomes_sha256: of the file with the predicted class of every test image, see `outcomes`; empty if there
-            is none, as in older records.
+        outcomes_sha256: hash of the file with the predicted class of every test image, see `outcomes`; empty if there
+            is no such file, as in older records.
     """
 
     test_acc_pct: float = Field(ge=0, le=100)
@@ -195,14 +197,14 @@ class RunRecord(Strict):
     @model_validator(mode="after")
     def _complete(self) -> RunRecord:
         if self.status in FINAL and (self.results is None or self.cost is None):
-            raise ValueError(f"a run with status {self.status!r} has results and cost")
+            raise ValueError(f"a run with status {self.status!r} must have results and cost")
         if self.status != "ok" and not self.reason:
-            raise ValueError(f"a run with status {self.status!r} says its reason")
+            raise ValueError(f"a run with status {self.status!r} must have a reason")
         return self
 
     @model_validator(mode="after")
     def _spent_its_budget(self) -> RunRecord:
-        """A row must have used the budget in the board's name; records of others are held to it too."""
+        """Every run must have used the budget in the board's name; this is also checked for records of others."""
         if self.results is None:
             return self
         budget, spec = self.spec.budget, self.spec
@@ -210,14 +212,17 @@ class RunRecord(Strict):
         if spec.train_images not in (None, images):
             raise ValueError(f"'train_images' is {images:,}, but the spec says {spec.train_images:,}")
         steps = {budget.whole_batches_of(images, batch)}
-        if spec.protocol == 1:  # floats lost a step of some budgets: 1,424 of e9.12 of 10,000 images
+        if spec.protocol == 1:  # float rounding lost a step of some budgets: 1,424 for e9.12 of 10,000 images
             steps.add(int((budget.epochs or 0) * images // batch))
         if budget.kind == "E" and spec.steps not in steps:
             raise ValueError(
                 f"budget {budget.name!r} of {images:,} images in batches of {batch:,} is not {spec.steps:,} steps"
             )
         if budget.seconds is not None and self.status == "ok" and drifted(self.results.train_s, budget.seconds):
-            raise ValueError(f"{self.results.train_s:g} s are not the budget {budget.name!r}: such a run is 'invalid'")
+            raise ValueError(
+                f"{self.results.train_s:g} s differ too much from the budget {budget.name!r}; the status of such a run"
+                " is 'invalid'"
+            )
         return self
 
     @cached_property

@@ -60,7 +60,7 @@ class ReplayVerdict(Strict):
     @classmethod
     def _is_a_time(cls, text: str) -> str:
         if datetime.fromisoformat(text).tzinfo is None:
-            raise ValueError("a time needs its zone, as 2026-01-31T12:00:00+00:00")
+            raise ValueError("a time needs its zone, such as 2026-01-31T12:00:00+00:00")
         return text
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ def read_verdict(path: Path) -> ReplayVerdict:
 
 
 def read_verdicts(root: Path, board: str, run: str = "") -> tuple[list[ReplayVerdict], list[Refused]]:
-    """All verdicts on replays of a board (or of one of its runs), the oldest first, and the files that were refused."""
+    """All verdicts on replays of a board (or of one of its runs), the oldest first, and the refused files."""
     verdicts, refused = [], []
     for path in sorted(replays_folder(root, board).glob(f"{run}*.json")):
         try:

@@ -32,15 +32,15 @@ Name = Annotated[str, Field(pattern="^[A-Za-z0-9._+-]{1,200}$")]
 
 
 class LayerPoint(Strict):
-    """Equivariance error of the output of one layer; None where collapsed, or where the group has no such rotation.
+    """Equivariance error of the output of one layer; None if collapsed, or if the group has no such rotation.
 
     Attributes:
         layer: name of the module.
         eq_feat_exact: mean over images and the quarter turns g ≠ e in the layer's group of
             ‖g⁻¹ Φ(gx) − Φ(x)‖ / s over all channels and pixels of the output Φ, with s = mean of ‖Φ(x) − Φ(x′)‖ over
             the pairs of different images.
-        eq_feat_fibre: the same for the other rotations of the layer's group, over the spatial means of the
-            channels: there g only permutes channels, and nothing is resampled.
+        eq_feat_fibre: the same for the other rotations of the layer's group, over the spatial means of the channels. On
+            these means, g only permutes channels, and nothing is resampled.
     """
 
     layer: Text
@@ -79,7 +79,7 @@ class Sidecar(Strict):
 
     Attributes:
         run: the run's id, ``<spec hash>.<attempt>``.
-        weights_sha256: of the final weights, as in the run's record.
+        weights_sha256: hash of the final weights, as in the run's record.
         draws: numbers of closed-form images and of real images for the errors.
         orbit_images: number of real images for the predictions.
         phases: seconds; the measurement itself is ``equivariance_full_s``.
@@ -156,7 +156,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[Refused]]:
-    """All sidecars of a board (or of one of its runs), the oldest first, and the files that were refused."""
+    """All sidecars of a board (or of one of its runs), the oldest first, and the refused files."""
     sidecars, refused = [], []
     try:
         paths = sorted(sidecar_folder(root, board).glob(f"{run}*.json"))

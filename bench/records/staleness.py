@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from ...beside import contents, lines_of
 from ...registry import DATASETS, MODELS, UserError
+from ...side_files import contents, lines_of
 from ...source import data_hash, source_hash
 from ..spec.recipe import COMMON, Recipe, find_recipe, is_tuned, named_recipes
 from ..spec.suite import TUNING, RunSpec, training_images, tuned_file
@@ -54,7 +54,7 @@ class Among:
 
     In some cases the current state is unknown: a data set without a digest, tuned rates from elsewhere, a model that is
     not registered here, or one that now opens other files. Then the newest run is the reference, because all rows need
-    the same data, and the seeds of a model need the same program and recipe.
+    the same data, and the seeds of a model need the same code and recipe.
 
     Args:
         records: all records of the board.
@@ -67,7 +67,7 @@ class Among:
         self._source: dict[str, str] = {}
         self._files: dict[object, str] = {}
         for record in sorted(records, key=when):
-            # By file: two machines may have made the same attempt with two programs.
+            # By file, because two machines may have made the same attempt with different code.
             stale = self._alone[record.file_name] = staleness(record, root, self._files)
             if record.status in FINAL and not stale:
                 self._digest = record.provenance.data_digest or self._digest
@@ -114,7 +114,7 @@ def _how(spec: RunSpec) -> tuple[int, Recipe]:
 
 
 def when(record: RunRecord) -> tuple[datetime, str]:
-    """The start of a run, for ordering; runs with the same start are ordered by file name."""
+    """Sort key: the start of a run, then its file name."""
     try:
         started = datetime.fromisoformat(record.provenance.started)
     except ValueError:
@@ -171,7 +171,7 @@ def _source_hash(model: str, *opened: str) -> str:
     """Hash of the current source of a model; empty if the model is not registered here.
 
     Args:
-        opened: names of the data files that a run opened.
+        opened: names of the side files that a run opened.
     """
     try:
         resolved = MODELS.find(model)

@@ -1,8 +1,8 @@
-"""Every place below the results folder: where records lie, and what lies beside them. Needs no torch.
+"""Every path below the results folder. Needs no torch.
 
 <board>.csv, <board>.runs.csv         derived from the records
-runs/<board>/                         records; in folders below: weights, logs, locks, checkpoints, sidecars, …
-tuned/, checks/, doctor/, .sweeps/    tuned recipes, verdicts, reports, what was handed to a cluster
+runs/<board>/                         records; its subfolders: weights, logs, locks, checkpoints, sidecars, …
+tuned/, checks/, doctor/, .sweeps/    tuned recipes, verdicts, reports, submissions to a cluster
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def board_folder(root: Path, board: str) -> Path:
     """Folder of a board's records under the results folder.
 
     Raises:
-        UserError: the name is no board's, or somebody put a symbolic link there: nothing is read or written elsewhere.
+        UserError: the name is not valid for a board, or the folder is a symbolic link, which could lead elsewhere.
     """
     folder = root / "runs" / board
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
-        raise UserError(f"{folder}: this is not the name of a board, as the name of a folder here must be")
+        raise UserError(f"{folder}: the name of this folder is not a valid name of a board")
     if folder.is_symlink():
         raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
     return folder
 
 
 def board_names(root: Path) -> list[str]:
-    """Boards that have records."""
+    """The names of all boards with a folder of records."""
     folder = root / "runs"
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
@@ -45,33 +45,33 @@ def weights_path(root: Path, board: str, run: str) -> Path:
 
 
 def log_path(root: Path, board: str, name: str) -> Path:
-    """The log of a process: of a run by its id, or of a calibration."""
+    """The log of a run (by its id) or of a calibration."""
     return board_folder(root, board) / "logs" / f"{name}.log"
 
 
 def lock_path(folder: Path, name: str) -> Path:
-    """A file that processes of one host lock, in a folder that is there."""
+    """The lock file for a name, for processes of one host; its folder is created."""
     (folder / ".locks").mkdir(parents=True, exist_ok=True)
     return folder / ".locks" / f"{name}.lock"
 
 
 def sidecar_folder(root: Path, board: str) -> Path:
-    """Where a board's sidecars lie."""
+    """Folder of a board's sidecars."""
     return board_folder(root, board) / "equivariance"
 
 
 def outcomes_folder(root: Path, board: str) -> Path:
-    """Where a board's outcomes lie."""
+    """Folder of a board's outcomes."""
     return board_folder(root, board) / "outcomes"
 
 
 def replays_folder(root: Path, board: str) -> Path:
-    """Where the verdicts on a board's replays lie."""
+    """Folder of the verdicts on a board's replays."""
     return board_folder(root, board) / "replays"
 
 
 def calibrations_folder(root: Path, board: str) -> Path:
-    """Where a board's calibrations lie; asked of every folder that is there, under any name."""
+    """Folder of a board's calibrations. The name is not checked, because this is also called for unknown folders."""
     return root / "runs" / board / "calibrations"
 
 
@@ -81,22 +81,22 @@ def verdict_path(root: Path, model: str, source: str) -> Path:
 
 
 def doctor_folder(root: Path, host: str) -> Path:
-    """Where the reports on a host lie; the files themselves say its whole name."""
+    """Folder of the reports on a host; the full name of the host is in the files."""
     return root / "doctor" / (safe_name(host) or "host")
 
 
 def safe_name(name: str) -> str:
-    """A name as a part of a file's name."""
+    """A name made safe for use in a file's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:100].strip("-")
 
 
 def sweeps_folder(root: Path) -> Path:
-    """Where the sweeps on a cluster lie."""
+    """Folder of the sweeps on a cluster."""
     return root / ".sweeps"
 
 
 def checkpoint_folder(root: Path, board: str) -> Path:
-    """Where a board's checkpoints lie."""
+    """Folder of a board's checkpoints."""
     return board_folder(root, board) / "checkpoints"
 
 
@@ -108,13 +108,13 @@ def checkpoints_of(root: Path, board: str, spec: str) -> list[Path]:
 
 
 def last_step(root: Path, board: str, spec: str) -> int | None:
-    """Optimiser steps of a run that its newest checkpoint holds; None without one."""
+    """Number of optimiser steps in the newest checkpoint of a run; None if there is no checkpoint."""
     paths = checkpoints_of(root, board, spec)
     return int(paths[-1].name.split(".")[2]) if paths else None
 
 
 def discard(root: Path, board: str, spec: str, attempt: int) -> None:
-    """Remove the checkpoints of a run that is finished, up to this attempt: a replay is a later one."""
+    """Remove the checkpoints of a finished run up to this attempt; a replay is a later attempt."""
     for path in checkpoints_of(root, board, spec):
         if int(path.name.split(".")[1]) <= attempt:
             with suppress(OSError):

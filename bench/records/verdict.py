@@ -46,7 +46,7 @@ def failed(says: str, do: str) -> Finding:
 
 
 def noted(says: str, do: str = "") -> Finding:
-    """A note for information."""
+    """Information that is neither a pass nor a failure."""
     return Finding("note", says, do)
 
 
@@ -62,7 +62,7 @@ class Verdict:
     Attributes:
         input: channels x size x size -> classes.
         dataset: the data set of the row's board; empty if none has this input.
-        source_hash: of the checked model, including the files that it opened.
+        source_hash: hash of the checked model's source, including its side files.
         row: the row of that board, by column, without values that need training; empty if the model cannot be built.
         cells: the same row as shown in the table of a board.
         seconds: wall-clock time of all checks.

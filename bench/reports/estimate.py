@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from ...beside import files_beside, lines_of
 from ...datasets.images import data_root
 from ...registry import DATASETS, MODELS, UserError, build_model
+from ...side_files import files_beside, lines_of
 from ...source import source_hash
 from ..measures.compiler import spare_compiler
 from ..measures.cost import count_parameters, step_operations

@@ -11,8 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ...beside import contents, lines_of
 from ...registry import MODELS, UserError
+from ...side_files import contents, lines_of
 from ...source import source_hash
 from ..boards.board import Board
 from ..records.calibration import (

@@ -1,4 +1,4 @@
-"""Numbers with nouns, lines that say what went wrong, commands for readers to paste, and tables for terminals."""
+"""Numbers with nouns, one-line error messages, commands to copy, and tables for terminals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What a long command is at. The command line shows it on standard error; from Python it is a logger like others.
+#: Progress messages of long commands. The command line shows them on standard error; in Python this is a normal logger.
 PROGRESS = logging.getLogger("equibench")
 
 
@@ -39,7 +39,7 @@ def clipped(text: str, most: int = 200) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message that says something; its type where it has none."""
+    """The first line of an exception's message that is not empty; its type if there is no message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -50,7 +50,7 @@ def raised(error: BaseException) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of what a process wrote; empty where it wrote nothing."""
+    """The last line of the output of a process; empty if there is no output."""
     return (text.strip().splitlines() or [""])[-1]
 
 

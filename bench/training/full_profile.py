@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...beside import contents, lines_of
 from ...datasets.batches import as_tensors
 from ...datasets.images import ImageData, balanced_order, data_root, load
 from ...registry import DATASETS, MODELS, UserError
+from ...side_files import contents, lines_of
 from ...source import source_hash
 from ..measures.angle_and_depth import CURVE_DEGREES
 from ..measures.arithmetic import begin

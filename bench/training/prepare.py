@@ -16,7 +16,7 @@ from torch import nn
 from ...datasets.batches import Batches, Normalise, as_tensors
 from ...datasets.images import ImageData, Split, balanced_order
 from ...datasets.subsets import balanced_subset, split_stratified
-from ...opened import watching
+from ...opened_files import watching
 from ...registry import MODELS, UserError, build_model
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.arithmetic import renew_profile

@@ -10,9 +10,9 @@ from typing import TextIO
 
 import torch
 
-from ...beside import files_beside
 from ...datasets.images import data_root, load
 from ...registry import MODELS, include
+from ...side_files import files_beside
 from ..measures.arithmetic import begin, check_profile
 from ..measures.clock import clock_for
 from ..records.calibration import BLOCK_SECONDS, BLOCK_STEPS, Block

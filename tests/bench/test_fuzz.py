@@ -27,7 +27,7 @@ from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan
 from equibench.bench.tools.schema import parse, parse_json, short_hash, visible
 from equibench.registry import DATASETS, MODELS, UserError
-from equibench.scan import fit, scan_file
+from equibench.scan import scan_file, template_arguments
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -320,7 +320,7 @@ def test_registrations_that_are_only_listed(tmp_path: Path, kind: str, changes: 
     source = f"{code}\n@register_{kind}({arguments})\ndef f(a, *, depth: int = 1):\n    ...\n"
     path.write_bytes(source.encode("utf-8", "surrogatepass"))
     for entry in one_sentence(lambda: list(scan_file(path, kind, "m"))) or []:
-        one_sentence(lambda e=entry: fit(e, "mine-3"))
+        one_sentence(lambda e=entry: template_arguments(e, "mine-3"))
         assert entry.name.isascii() and all(v.isprintable() for v in entry.fields.values() if isinstance(v, str))
 
 

@@ -421,7 +421,7 @@ def test_texts_of_a_file_that_is_only_listed_are_one_line(
     )
     path.write_text(text.format(note="\\x1b[2J"))
     code, _, err = equibench(capfd, monkeypatch, "list", "models", "--include", str(path))
-    assert code == 2 and "characters that are no text" in err and not CONTROL.search(err)
+    assert code == 2 and "unprintable characters" in err and not CONTROL.search(err)
     from equibench import registry
 
     for one in (registry.MODELS, registry.WRAPPERS, registry.DATASETS):

@@ -390,7 +390,7 @@ def test_slow_statistics_are_no_fault_where_the_budget_is_long_enough() -> None:
 
 
 def test_the_published_momentum_is_held_against_the_budget() -> None:
-    """0.001 for 184 steps left a network at chance level; under 'common' the statistics are estimated anew."""
+    """0.001 for 184 steps left a network at chance level; under 'common' the statistics are re-estimated."""
     job = Check(
         model="pdo-econv-p8-paper", inputs=["1x28x28->10"], dataset="digits-rot", budget="e4", steps=184,
         recipe="common",

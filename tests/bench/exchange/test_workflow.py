@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.rows import write_board
-from equibench.bench.records.record import board_names
+from equibench.bench.records.store import board_names
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKFLOW = (ROOT / ".github" / "workflows" / "submission.yml").read_text()

@@ -93,7 +93,7 @@ def test_what_a_model_sets_later_is_seen_and_named(statement: str) -> None:
         if float32_precision() == WANTED[profile] and statement in PRECISIONS:
             check_profile()  # it set what was set
             continue
-        with pytest.raises(ProfileChanged, match=f"profile '{profile}'.*leave these settings alone"):
+        with pytest.raises(ProfileChanged, match=f"profile '{profile}'.*must not change these settings"):
             check_profile()
 
 

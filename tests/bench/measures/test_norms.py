@@ -1,4 +1,4 @@
-"""Running statistics that are estimated anew: those of the pooled sample, for every layer that derives from torch's."""
+"""Re-estimated running statistics: those of the pooled sample, for every layer that derives from torch's."""
 
 from collections.abc import Callable
 
@@ -207,7 +207,9 @@ def test_layers_that_cannot_be_estimated_are_named() -> None:
     with pytest.raises(UnknownStatistics, match=r"'1' \(OwnPace\) do not become those of the batch"):
         check_statistics(nn.Sequential(nn.BatchNorm2d(3), OwnPace(3)), images)
     for switch in ("layer", "network"):
-        with pytest.raises(UnknownStatistics, match=r"'0.norm' \(BatchNorm2d\) move although the layer is not called"):
+        with pytest.raises(
+            UnknownStatistics, match=r"'0.norm' \(BatchNorm2d\) change although the layer is not called"
+        ):
             check_statistics(nn.Sequential(Uncalled(switch)), images)
 
 

@@ -15,7 +15,8 @@ from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import board_entry
 from equibench.bench.publish.repeat import cautions, commands, family_file, suite_file, suites_of
 from equibench.bench.publish.run_table import schema
-from equibench.bench.records.record import board_names, write_record
+from equibench.bench.records.record import write_record
+from equibench.bench.records.store import board_names
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan, training_images
 from equibench.bench.tools.schema import parse_toml
 from equibench.registry import MODELS, UserError

@@ -122,7 +122,7 @@ def test_a_run_is_found_by_its_beginning_and_the_attempt_that_counts(tmp_path: P
     for record in (first, second, made.record(91.0, attempt=3), made.record(92.0, seed=1)):
         write_record(tmp_path, record)
     assert find_run(second.run_id[:6], tmp_path).attempt == 2
-    with pytest.raises(UserError, match="begins no runs"):
+    with pytest.raises(UserError, match="matches no runs"):
         find_run("zzzz", tmp_path)
     for short in ("", second.run_id[0]):
         with pytest.raises(UserError, match="at least 2 characters"):

@@ -85,7 +85,7 @@ def test_what_a_model_does_to_its_process_ends_no_other_look(tmp_path: Path) -> 
 def test_apart_is_another_process_however_it_starts(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_START", start)
     assert apart(os.getpid) != os.getpid()
-    with pytest.raises(UserError, match="'six' is no input"):
+    with pytest.raises(UserError, match="'six' is not a valid input"):
         apart(parse_shape, "six", "here")
     with pytest.raises(RuntimeError, match=r"ValueError: .*'six'"):
         apart(int, "six")

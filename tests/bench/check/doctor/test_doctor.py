@@ -283,9 +283,7 @@ def test_boards_of_a_machine_show_the_newest_verdict_on_its_device(tmp_path: Pat
     from equibench.bench.spec.budget import find_budget
 
     timed = {"train_s": 10.0, "budget": find_budget("t10"), "steps": 5, "hardware_key": "k"}
-    assert board({**HARDWARE, "host": "node 8"}, "timed", **timed) == [
-        "equibench doctor: not asked yet: cuda:1 (Some GPU)"
-    ]
+    assert board({**HARDWARE, "host": "node 8"}, "timed", **timed) == ["equibench doctor: no report: cuda:1 (Some GPU)"]
 
 
 def test_every_family_of_the_class_is_examined() -> None:

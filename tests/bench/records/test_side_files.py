@@ -13,10 +13,10 @@ import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.records.record import read_board
 from equibench.bench.records.staleness import staleness
-from equibench.beside import MANY, contents, files_beside
 from equibench.datasets.images import load
-from equibench.opened import Opened, opened_by, watching
+from equibench.opened_files import Opened, opened_by, watching
 from equibench.registry import DATASETS, MODELS, build_model, include
+from equibench.side_files import MANY_FILES, contents, files_beside
 from equibench.source import data_hash, source_hash
 
 SET = """
@@ -195,9 +195,9 @@ def test_what_counts_of_what_was_opened(tmp_path: Path) -> None:
 def test_many_files_are_one_entry(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     put(mine, "")
-    for index in range(MANY + 1):
+    for index in range(MANY_FILES + 1):
         put(tmp_path / "images" / f"{index}.png", str(index))
-    opened = Opened(read={tmp_path / "images" / f"{i}.png" for i in range(MANY + 1)})
+    opened = Opened(read={tmp_path / "images" / f"{i}.png" for i in range(MANY_FILES + 1)})
     found = files_beside([mine], opened)
     assert list(found) == ["images/*.png"]
     put(tmp_path / "images" / "3.png", "another")
