@@ -1,7 +1,8 @@
-"""Several boards side by side: differences to one reference, improvability and rank sets, and no test over boards.
+"""Several boards side by side: differences to one reference, improvability and rank sets. No significance test is made
+over boards.
 
-The figures of a model are the same as on the boards. Means over boards use only models with a result on every board, so
-missing models change no mean. The other models are named with what is missing.
+The values of a model are the same as on the boards. Means over boards use only models with a result on every board, so
+missing models change no mean. The other models are listed with the missing results.
 """
 
 from __future__ import annotations

@@ -49,13 +49,13 @@ class Board:
         sidecars: full equivariance profiles, by the id of the run whose row they join.
         root: results folder that it was read from.
         verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
-        outcomes: which test images they are of, and the predictions' distances from the labels (0 is right), (images,),
-            by the id of the run.
-        repeats: further attempts that repeat a run that counts, see `repeats`, by the name of its file.
+        outcomes: by the id of the run: an identifier of its test images, and the distances of its predictions from the
+            labels (0 is right), (images,).
+        repeats: further attempts that repeat a chosen run, see `repeats`, by the file name of the chosen run.
         asked_parameters: the requested reference count of parameters, instead of the reference model's.
         asked_reference: the requested reference model, instead of the one in most runs' suites.
-        suite: the suite whose rows these are; empty if all rows of the board are there.
-        title: of that suite.
+        suite: the suite whose rows these are; empty if the board has all its rows.
+        title: title of that suite.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Board:
     def counted(self) -> dict[str, list[RunRecord]]:
         """The runs behind the figures of each model: the current ones; if none is measured, the newest.
 
-        So a mean never mixes runs of different programs, recipes or data.
+        So a mean never mixes runs of different code, recipes or data.
         """
         current = {model: [r for r, stale in own if not stale] for model, own in self.runs.items()}
         return {
@@ -169,7 +169,7 @@ class Board:
         return self.asked_parameters or next((size.parameters for size in sizes), None)
 
     def why_not_matched(self, model: str) -> str | None:
-        """See `size_classes.why_not_matched`, of all its runs that count; None if there is nothing to compare."""
+        """See `size_classes.why_not_matched`, for all counted runs of the model; None if nothing can be compared."""
         sizes = [r.cost for r in self.counted[model] if r.cost is not None]
         if self.reference_parameters is None or not sizes:
             return None
@@ -335,9 +335,7 @@ def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[R
 
 
 def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str]:
-    """The first finished attempt that is current; else the first of the newest program (stale); else the last
-    failure.
-    """
+    """The first finished attempt that is current; else the first of the newest code (stale); else the last failure."""
     finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
     if not finished:
         return attempts[-1], staleness(attempts[-1])
@@ -348,7 +346,7 @@ def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str
 
 
 def _newest(records: list[RunRecord]) -> list[RunRecord]:
-    """Of the measured runs, only those with the program and the data of the last one; other runs unchanged."""
+    """The measured runs with the same code and data as the last one, and all runs without a measurement."""
     measured = [r for r in records if r.status in FINAL]
     if not measured:
         return records

@@ -90,14 +90,13 @@ def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
     off = [row for row in rows if exact_part(row["invariant"]) != row["invariant"]]
     return notes + [
         f"{row['model']} claims {row['invariant']}, but some of its elements move pixels off the grid: no logits are"
-        " exactly"
-        f" invariant under them, so its runs are measured under {exact_part(row['invariant'])}"
+        f" exactly invariant under them, so its runs are measured under {exact_part(row['invariant'])}"
         for row in off
     ]
 
 
 def _quoted(row: dict[str, Any]) -> str:
-    """The errors under the claim, from the columns that tables show where they show that group."""
+    """The errors under the claim, from the columns that tables show for that group."""
     column = _ALWAYS.get(row["invariant"], "eq_claimed")
     before, after = row[f"{column}_init"], row[column]
     text = f"{error_text(before)} at initialisation and {error_text(after)} after training"

@@ -1,16 +1,16 @@
-"""Two sources of chance: the seeds that a network was trained with, and the images that it was tested on.
+"""Crossed random effects of two sources of variation: the training seeds and the test images.
 
-The table of a model has n rows (seeds) and m columns (test images); an entry is 1 where the prediction is right, else
-0. The table of a paired difference has -1, 0 and 1. Both are read as crossed random effects (Scheffé 1959, The Analysis
-of Variance, chapter 7; Searle, Casella and McCulloch 1992, Variance Components)::
+The table of a model has n rows (seeds) and m columns (test images). An entry is 1 if the prediction is right, else 0.
+The table of a paired difference has the entries -1, 0 and 1. Both follow the model of crossed random effects (Scheffé
+1959, The Analysis of Variance, chapter 7; Searle, Casella and McCulloch 1992, Variance Components)::
 
     y_ij = μ + seed_i + image_j + rest_ij
 
-with the mean squares MS_seeds = m · var(seed means), MS_images = n · var(image means) and MS_rest, whose expectations
+The mean squares are MS_seeds = m · var(seed means), MS_images = n · var(image means) and MS_rest. Their expectations
 are σ²_rest + m σ²_seed, σ²_rest + n σ²_image and σ²_rest. The variance of the grand mean is the expectation of
 (MS_seeds + MS_images - MS_rest) / (n m).
 
-All figures here are in percent points.
+All values in this module are in percent points.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: An entry of a table that is 1 is so many percent points.
+#: Percent points of an entry 1 in a table.
 _POINTS = 100.0
-#: Quantiles of chi-square by which the power is averaged.
+#: Number of quantiles of chi-square over which the power is averaged.
 _QUANTILES = 200
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How the tables of some models, or of some pairs of models, vary.
+    """Mean squares of the tables of some models, or of some pairs of models.
 
     Attributes:
         seeds, images: n and m.
-        of_seeds: MS_seeds of each table, at least that of rounding (see `rounding`).
-        of_images: max(MS_images - MS_rest, 0) of each; 0 if outcomes by image are not known.
+        of_seeds: MS_seeds of each table, at least the value of `rounding`.
+        of_images: max(MS_images - MS_rest, 0) of each table; 0 if outcomes by image are not known.
     """
 
     seeds: int
@@ -46,25 +46,28 @@ class Spread:
     of_images: NDArray[Any]
 
     def without_images(self) -> Spread:
-        """The same for new seeds on these images."""
+        """The mean squares for new seeds on the same images."""
         return Spread(self.seeds, self.images, self.of_seeds, 0 * self.of_images)
 
     def with_seeds(self, seeds: int) -> Spread:
-        """What to expect with another number of seeds: E MS_seeds stays, E (MS_images - MS_rest) is n σ²_image."""
+        """The expected mean squares for another number n of seeds.
+
+        E MS_seeds does not change; E (MS_images - MS_rest) is n σ²_image.
+        """
         return Spread(seeds, self.images, self.of_seeds, self.of_images * (seeds / self.seeds))
 
 
 def rounding(images: int) -> float:
-    """MS_seeds of means that differ by less than a step of 1/m: m · step² / 12 (Sheppard 1898).
+    """MS_seeds of rounding to steps of 1/m: m · step² / 12 (Sheppard 1898).
 
-    An accuracy over m images moves in steps. Seeds whose accuracies, or differences, are all equal differ by less than
-    a step; that is no proof that they do not differ at all.
+    An accuracy over m images is a multiple of 1/m. If the accuracies (or differences) of all seeds are equal, they may
+    still differ by less than a step.
     """
     return _POINTS**2 / (12 * images)
 
 
 def spread_of_means(means: NDArray[Any], images: int) -> Spread:
-    """The spread where only the seeds' means are known, (…, n) in percent: without the part of the images."""
+    """The spread if only the means of the seeds are known, (…, n) in percent; `of_images` is 0."""
     import numpy as np
 
     of_seeds = np.maximum(images * means.var(axis=-1, ddof=1), rounding(images))
@@ -72,7 +75,7 @@ def spread_of_means(means: NDArray[Any], images: int) -> Spread:
 
 
 def spread_of_sums(by_seed: NDArray[Any], squares: NDArray[Any], by_image_squares: NDArray[Any], images: int) -> Spread:
-    """The spread of tables y, from sums of whole numbers, so that nothing is lost to rounding.
+    """The spread of tables y, from sums of whole numbers, so that there are no rounding errors.
 
     Args:
         by_seed: Σ_j y_ij, (…, n).
@@ -98,12 +101,12 @@ def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: 
     """The spread of the differences of pairs of models.
 
     Args:
-        right: of each seed, whether each model is right on each image, (models, m) of 0 and 1.
-        first, second: the pairs, (pairs,): rows of `right`.
+        right: for each seed, whether each model is right on each image, (models, m) of 0 and 1.
+        first, second: the pairs as row numbers of `right`, (pairs,).
     """
     import numpy as np
 
-    # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are products of matrices.
+    # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are matrix products.
     sums: list[NDArray[Any]] = []
     together: Any = 0.0
     by_image: Any = 0.0
@@ -118,7 +121,7 @@ def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: 
 
 
 def _products(rows: NDArray[Any]) -> NDArray[Any]:
-    """rows @ rows.T of small whole numbers, exact: summed in float64 over pieces that float32 holds exactly."""
+    """Exact rows @ rows.T of small whole numbers: sums over pieces that are exact in float32, added in float64."""
     import numpy as np
 
     largest = float(rows.max(initial=0.0)) ** 2
@@ -131,7 +134,7 @@ def _products(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def spread_of_table(right: NDArray[Any]) -> Spread:
-    """The spread of one model's own table, (n, m) of 0 and 1."""
+    """The spread of the table of one model, (n, m) of 0 and 1."""
     import numpy as np
 
     by_seed, by_image = right.sum(axis=1, dtype=np.float64), right.sum(axis=0, dtype=np.float64)
@@ -139,11 +142,12 @@ def spread_of_table(right: NDArray[Any]) -> Spread:
 
 
 def half_widths(spread: Spread, level: float = 0.05) -> NDArray[Any]:
-    """Half-widths of the intervals that miss the mean over new seeds and new images with probability `level`.
+    """Half-widths of intervals for the mean over new seeds and new images, with confidence 1 - `level`.
 
-    √((t²_{n-1} · MS_seeds + z² · max(MS_images - MS_rest, 0)) / (n m)), in percent points. A form after Cochran
-    (1964, Biometrics 20, 191-195): each source of chance has the quantile of its own degrees of freedom. MS_rest is
-    never subtracted from MS_seeds, and no degrees of freedom are estimated: with few seeds both fail in the tails.
+    √((t²_{n-1} · MS_seeds + z² · max(MS_images - MS_rest, 0)) / (n m)), in percent points. This follows Cochran
+    (1964, Biometrics 20, 191-195): each source of variation has the quantile of its own degrees of freedom. MS_rest is
+    never subtracted from MS_seeds, and no degrees of freedom are estimated. With few seeds, both would give wrong tail
+    probabilities.
     """
     import numpy as np
 
@@ -153,7 +157,7 @@ def half_widths(spread: Spread, level: float = 0.05) -> NDArray[Any]:
 
 @cache
 def _t(freedom: int, level: float) -> float:
-    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
+    from scipy.special import stdtrit  # only the quantile, because the import of scipy.stats takes a second
 
     return float(-stdtrit(freedom, level / 2))
 
@@ -166,7 +170,7 @@ def _z(level: float) -> float:
 
 
 def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
-    """Two-sided p that the mean over new seeds and new images is 0: the level at which `half_widths` is |difference|.
+    """Two-sided p for a mean of 0 over new seeds and new images: the level at which `half_widths` is |difference|.
 
     Args:
         differences: means of the tables, in percent points.
@@ -177,7 +181,7 @@ def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
     freedom = spread.seeds - 1
     wanted = np.asarray(differences, dtype=float) ** 2 * (spread.seeds * spread.images)
     a, b = np.broadcast_arrays(spread.of_seeds, spread.of_images)
-    # By the quantile t of p. That of the normal distribution is smaller, which gives bounds on both sides.
+    # Solve for the quantile t of p. The normal quantile z is smaller than t, which gives a lower and an upper bound.
     low, high = np.sqrt(wanted / (a + b)), np.sqrt(wanted / a)
     t = low
     for _ in range(200):
@@ -204,10 +208,10 @@ def _density(t: NDArray[Any], freedom: int) -> NDArray[Any]:
 
 
 def power(differences: NDArray[Any] | float, spread: Spread, level: float = 0.05) -> NDArray[Any]:
-    """Chance that a true difference is told from 0 at this level, if the mean squares are what `spread` says.
+    """Power to detect a true difference at this level, if `spread` has the true mean squares.
 
-    The mean is normal, and MS_seeds is independent of it, as chi-square with n - 1 degrees of freedom; averaged over
-    `_QUANTILES` quantiles of that.
+    The mean is normal. MS_seeds is independent of the mean and has a chi-square distribution with n - 1 degrees of
+    freedom. The power is averaged over `_QUANTILES` quantiles of this distribution.
     """
     import numpy as np
     from scipy.special import ndtr
@@ -229,7 +233,7 @@ def _chi_square(freedom: int, shares: NDArray[Any]) -> NDArray[Any]:
 
 
 def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> NDArray[Any]:
-    """The smallest true differences, in percent points, that are told from 0 with power `wanted` (by bisection)."""
+    """The smallest true differences, in percent points, that are detected with power `wanted` (by bisection)."""
     import numpy as np
 
     error = np.sqrt((spread.of_seeds + spread.of_images) / (spread.seeds * spread.images))

@@ -54,7 +54,7 @@ def find_points(name: str) -> list[Suite]:
 
 
 def values_of(name: str) -> dict[str, Any]:
-    """Keys and values of a suite or a family, from which `points_of` makes the same again; as `find_points`."""
+    """Keys and values of a suite or a family, for `points_of`; `name` is as for `find_points`."""
     found = find_points(name)
     values = found[0].model_dump(by_alias=True)
     return values | {axis: list(dict.fromkeys(getattr(s, axis) for s in found)) for axis in AXES if len(found) > 1}
@@ -65,7 +65,7 @@ def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
 
     Args:
         values: as for `Suite`; the keys of `AXES` may be lists.
-        where: their name in messages.
+        where: name of the file for messages.
 
     Raises:
         UserError: a value is wrong, a list is empty or has a value twice, or there are too many points.
@@ -181,7 +181,9 @@ class BoardFamily:
 
     @cached_property
     def lines(self) -> list[tuple[str, list[Point]]]:
-        """Points that differ in one thing, with a name of what they have in common (empty if all are one line)."""
+        """Lines of points that differ only in one value, each with the name of its common value (empty if there is only
+        one line).
+        """
         budgets = list(dict.fromkeys(p.suite.budget for p in self.points))
         if "images" in self.axes:
             return [(b if len(budgets) > 1 else "", [p for p in self.points if p.suite.budget == b]) for b in budgets]

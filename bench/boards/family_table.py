@@ -49,7 +49,7 @@ def slope_text(slope: Slope | None) -> str:
 
 
 def slopes(family: BoardFamily, what: str | None = None) -> dict[tuple[str, str], Slope | None]:
-    """The slope of every model on every line, by (model, line), against `what`; the family's own axis without."""
+    """The slope of every model on every line, by (model, line), against `what`; None means the family's own axis."""
     return {
         (model, line): family.slope(model, what or family.own_axis, points)
         for line, points in family.lines
@@ -135,7 +135,7 @@ def _slope_notes(family: BoardFamily) -> list[str]:
         half = (
             f", ± 95 % interval over new {' or new '.join(over)}"
             if over
-            else f" (an interval takes {SMALLEST_SAMPLE} seeds)"
+            else f" (an interval needs {SMALLEST_SAMPLE} seeds)"
         )
         points = sorted({s.points for s in known.values()})
         lines.append(
@@ -167,12 +167,12 @@ def _gaps(family: BoardFamily) -> list[str]:
     return [*found, f"{some(len(boards), 'board')}: {', '.join(boards)}"]
 
 
-#: Marks of rows that a family's table has no column for; stale rows and failures have sentences of their own.
+#: Marks of rows without a column in a family's table. Stale rows and failures have separate sentences.
 _MARKS = ("incomplete", "diverged", "collapsed", "broken", "claim", "unchecked", "repeated")
 
 
 def _marked(family: BoardFamily, point: Point) -> list[str]:
-    """The marks of a point's rows in the words of all outputs, each with the models that have it."""
+    """The marks of a point's rows, each with the models that have it."""
     found: dict[str, list[str]] = {}
     for model in family.models:
         for mark in marks_of(point.rows[model]) if model in point.rows else ():

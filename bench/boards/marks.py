@@ -1,4 +1,4 @@
-"""What qualifies the figures of a row. Every output takes the marks and their words from here, and no other way."""
+"""Marks: warnings about a row of a board or about some of its values. All outputs use the marks of this module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..records.kept_verdicts import NO
 from .claims import is_broken
 
-#: Columns of the CSV that the usual table shows, and its headings.
+#: Columns of the CSV that the usual table shows, and their headings.
 HEADINGS_OF = {
     "rank_low": "rank", "model": "model", "treatment": "treatment", "evaluation": "evaluation", "claim": "invariant",
     "parameters": "parameters", "frozen": "frozen", "buffers": "buffers", "flops_per_image": "MFLOPs",
@@ -21,16 +21,16 @@ HEADINGS_OF = {
 
 @dataclass(frozen=True)
 class Mark:
-    """A reservation about a row, or about some figures of it.
+    """A warning about a row, or about some of its values.
 
     Attributes:
         name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``repeated``, ``diverged``,
             ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``,
             ``shared`` or ``launch bound``.
-        words: what the row says.
-        columns: columns of the CSV that it is about; the row as a whole without.
-        sign: what stands behind the figures of these columns; empty if they say it themselves.
-        about_row: whether the row says it in words where none of these columns is shown.
+        words: text of the mark.
+        columns: columns of the CSV that it is about; empty if it is about the whole row.
+        sign: text after the values of these columns; empty if the values need no sign.
+        about_row: whether `words` is shown in the row if none of these columns is shown.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Mark:
 
 
 def marks_of(row: dict[str, Any]) -> list[Mark]:
-    """The marks of a row of `rows.model_rows`, the gravest first."""
+    """The marks of a row of `rows.model_rows`, the most serious first."""
     found = []
     if row["status"] != "ok":
         found.append(Mark("status", row["status"], ("status",)))
@@ -80,13 +80,13 @@ def _of_times(row: dict[str, Any]) -> list[Mark]:
 
 
 def marks_text(row: dict[str, Any]) -> str:
-    """All marks of a row in words, for the CSV; empty if there is none."""
+    """The words of all marks of a row, for the CSV; empty if there is none."""
     return "; ".join(mark.words for mark in marks_of(row))
 
 
 def marked(cells: dict[str, str], row: dict[str, Any]) -> dict[str, str]:
-    """The cells of a row of a table with its marks: behind the figures that they are about, else behind the status,
-    and behind the model's name where no status is shown.
+    """The cells of a row of a table with its marks: after the values that they are about, else after the status, or
+    after the model's name if no status is shown.
     """
     heading = {column: shown for column, shown in HEADINGS_OF.items() if shown in cells}
     cells, words = dict(cells), []

@@ -57,7 +57,11 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
 
 
 def chances(by_image: Iterable[bool]) -> str:
-    """The sources of chance of some intervals, by whether predictions are recorded for each."""
+    """The sources of variation that some intervals cover.
+
+    Args:
+        by_image: for each interval, whether predictions are recorded.
+    """
     known = set(by_image)
     return (
         "seeds"

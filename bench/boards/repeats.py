@@ -1,8 +1,8 @@
-"""Whether runs that were made again, on other hosts above all, confirm those that a board shows.
+"""Whether repeats of runs, especially on other hosts, confirm the runs that a board shows.
 
-One rule for a replay and for what others bring. Where nothing that matters differs, the bits must be the same. Where
-something does, they may be the same, and then nothing more is asked; else the new accuracy must lie where one further
-run lies with probability 95 % by the spread of the model's seeds.
+The same rule holds for replays and for results of others. If no relevant fact differs, the bits must be equal. If a
+relevant fact differs and the bits are equal, the repeat agrees. If the bits are not equal, the new accuracy must lie in
+the 95 % prediction interval from the spread of the model's seeds.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .statistics import prediction_interval
 if TYPE_CHECKING:
     from .board import Board
 
-#: The probability with which a row whose repeats are honest is said to disagree, however many repeats it has.
+#: Probability that a row with honest repeats is reported to disagree, for any number of repeats.
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a repeat says of a recorded run.
+    """Whether a repeat confirms a recorded run.
 
     Attributes:
-        agrees: None if nothing can be said.
+        agrees: None if this cannot be judged.
         rule: see `replay_verdict.ReplayVerdict`.
-        low, high: the interval in %, where that was the rule.
+        low, high: the prediction interval in %, if that was the rule.
     """
 
     agrees: bool | None
@@ -40,17 +40,18 @@ class Agreement:
 
 
 def differences(record: RunRecord, hardware: Mapping[str, str], threads: int, versions: Mapping[str, str]) -> list[str]:
-    """Why the bits of a run may differ when it is run again in these surroundings; empty if they must not.
+    """Why the bits of a run may differ if it is repeated with this hardware and these versions; empty if they must be
+    equal.
 
     Args:
-        hardware: ``device`` and ``cpu``, and ``instructions`` where they are known.
+        hardware: ``device`` and ``cpu``, and ``instructions`` if known.
     """
     then, found = record.provenance, []
     if record.spec.budget.kind != "E":
         found.append(f"a {record.spec.budget.kind} budget is not reproducible to the bit")
     before, now = then.hardware.get("device", "unknown"), hardware.get("device", "unknown")
     if now != "cpu" or before != "cpu":
-        found.append(f"only of runs on a CPU are the same bits certain (then {before}, now {now})")
+        found.append(f"equal bits are guaranteed only on a CPU (then {before}, now {now})")
     elif then.hardware.get("cpu") != hardware.get("cpu"):
         cpus = (then.hardware.get("cpu", "unknown"), hardware.get("cpu", "unknown"))
         found.append(f"processor {cpus[0]} then, {cpus[1]} now")
@@ -69,37 +70,37 @@ def differences(record: RunRecord, hardware: Mapping[str, str], threads: int, ve
 def agreement(
     record: RunRecord, again: RunRecord, differ: Sequence[str], values: Sequence[float], repeats: int = 1
 ) -> Agreement:
-    """What a finished repeat of the same program on the same data says of a recorded run.
+    """Judge whether a finished repeat, with the same code and data, confirms a recorded run.
 
     Args:
-        differ: what differs between the two, see `differences`.
+        differ: differences between the two, see `differences`.
         values: test accuracies in % of the model's recorded seeds.
-        repeats: how many are judged together: the more there are, the wider is the interval of each (Bonferroni), so
-            that all of honest ones agree with probability 95 %.
+        repeats: number of repeats that are judged together. With more repeats, each interval is wider (Bonferroni), so
+            that all honest repeats agree with probability 95 %.
     """
     assert record.results is not None and again.results is not None
     before, after = record.results.test_acc_pct, again.results.test_acc_pct
     same = record.results.weights_sha256 == again.results.weights_sha256 and before == after
     if same or not differ:
-        no = "nothing that matters differs, but the final weights do"
+        no = "no relevant fact differs, but the final weights do"
         return Agreement(same, "bit-exact", "the final weights are the same to the bit" if same else no)
     expected = prediction_interval(values, 1 - LEVEL / repeats)
     if expected is None:
-        return Agreement(None, "failed", "too few recorded seeds to judge by")
-    # An accuracy cannot be known finer than one test image.
+        return Agreement(None, "failed", "there are too few recorded seeds for a judgement")
+    # The resolution of an accuracy is one test image.
     margin = 100 / record.results.test_images
     low, high = min(expected[0], expected[1] - margin), max(expected[1], expected[0] + margin)
     inside = low <= after <= high
     share = 100 * (1 - LEVEL / repeats)
     why = (
-        f"{after:.2f} % lies {'within' if inside else 'outside'} {low:.2f} to {high:.2f} %, where {share:.4g} % of"
-        f" further runs lie by the spread of {len(values)} recorded seeds"
+        f"{after:.2f} % lies {'within' if inside else 'outside'} {low:.2f} to {high:.2f} %, the {share:.4g} %"
+        f" prediction interval from {len(values)} recorded seeds"
     )
     return Agreement(inside, "interval", why, low, high)
 
 
 def repeats_among(chosen: RunRecord, attempts: Iterable[RunRecord]) -> list[RunRecord]:
-    """The attempts that repeat a finished run: finished too, the same spec, of the same program, on the same data."""
+    """The attempts that repeat a finished run: finished attempts with the same spec, code and data."""
 
     def made_from(record: RunRecord) -> tuple[str, ...]:
         return record.spec.digest(), record.provenance.source_hash, record.provenance.data_digest
@@ -112,14 +113,14 @@ def repeats_among(chosen: RunRecord, attempts: Iterable[RunRecord]) -> list[RunR
 
 @dataclass(frozen=True)
 class Repeated:
-    """What repeats say of a model's row.
+    """Summary of the repeats of a model's row.
 
     Attributes:
-        runs: finished runs of the row.
-        elsewhere: how many other hosts repeated a run and agree, by seed; only of seeds that have any.
-        exact: whether all of these were the same bit for bit.
-        unjudged: seeds whose bits differ on another host, where too few seeds tell what may be expected.
-        disagree: of each seed that a repeat contradicts, wherever that was made, why.
+        runs: number of finished runs of the row.
+        elsewhere: number of other hosts with an agreeing repeat, by seed; only seeds with at least one.
+        exact: whether all these repeats were equal to the bit.
+        unjudged: seeds whose bits differ on another host, but with too few seeds for a prediction interval.
+        disagree: the reason for each seed that a repeat contradicts, on this or another host.
     """
 
     runs: int
@@ -130,9 +131,10 @@ class Repeated:
 
 
 def repeated(board: Board, model: str) -> Repeated:
-    """What the repeats of a model's counted runs say of them.
+    """Judge the repeats of a model's counted runs.
 
-    Hosts are told apart by `Provenance.host`; one that is unknown counts as no other host, but may disagree.
+    Hosts are distinguished by `Provenance.host`. A repeat on an unknown host does not count as another host, but it may
+    disagree.
     """
     counted = [r for r in board.counted[model] if r.status in FINAL]
     values = list(board.values.get(model, {}).values())
@@ -166,7 +168,7 @@ def _same_bits(record: RunRecord, again: RunRecord) -> bool:
 
 
 def repeated_words(found: Repeated) -> str:
-    """The mark of a row, the same in every output; empty if no run of it was repeated elsewhere."""
+    """The mark of a row for all outputs; empty if none of its runs was repeated on another host."""
     if found.disagree:
         seeds = ", ".join(str(seed) for seed in sorted(found.disagree))
         return f"repeats disagree (seed{'s' if len(found.disagree) > 1 else ''} {seeds})"

@@ -1,7 +1,7 @@
-"""Figures from papers: read and checked, shown below measured boards, never mixed with them.
+"""Values from papers: read and checked, shown below measured boards, never mixed with them.
 
-``leaderboards/reported.csv`` has one row per figure. Every figure has a source; ``seen`` says that the source was
-opened and shows the number, ``unverified`` that it was not. Nothing here needs torch.
+``leaderboards/reported.csv`` has one row per value. Every value has a source. ``seen`` means that someone read the
+source and found the number there; ``unverified`` means that nobody did. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def _trimmed(text: str) -> str:
     if not text or text != text.strip():
-        raise ValueError("should be a text, without blanks around it")
+        raise ValueError("should be a text, without blanks at its ends")
     return text
 
 
@@ -40,30 +40,32 @@ STATUSES: tuple[str, ...] = get_args(Status)
 
 
 class Reported(BaseModel):
-    """A row of the table, of the texts of its cells."""
+    """A row of the table, made from the texts of its cells."""
 
     model_config = ConfigDict(frozen=True)
 
-    method: Cell = Field(description="the method as its source calls it")
+    method: Cell = Field(description="the name of the method in its source")
     family: Cell = Field(
-        description="architecture family, as of registered models; 'other' where nothing of it is registered"
+        description="architecture family, as for registered models; 'other' if no such model is registered"
     )
     dataset: Cell = Field(description="data set and split of the source")
     metric: Literal["error", "accuracy"] = Field(description="'error' or 'accuracy' on the test set")
-    value: Percentage = Field(description="the figure, in `unit`")
+    value: Percentage = Field(description="the reported value, in `unit`")
     spread: Annotated[Percentage | None, BeforeValidator(lambda cell: cell or None)] = Field(
-        description="standard deviation over runs, in `unit`; empty where the source has none"
+        description="standard deviation over runs, in `unit`; empty if the source has none"
     )
     unit: Literal["%"] = Field(description="'%'")
     parameters: Whole = Field(
-        description="trainable parameters as the source says, rounded as there; empty where it is silent"
+        description="number of trainable parameters, rounded as in the source; empty if the source has none"
     )
-    augmentation: Cell = Field(description="of the training data; 'unknown' where the source is silent")
+    augmentation: Cell = Field(
+        description="augmentation of the training data; 'unknown' if the source does not state it"
+    )
     epoch_selection: Literal["last", "best test", "unknown"] = Field(
         description="how the reported epoch was chosen: 'last', 'best test' or 'unknown'"
     )
-    runs: Whole = Field(description="runs behind the figure; empty where the source is silent")
-    source: Cell = Field(description="where the figure stands")
+    runs: Whole = Field(description="number of runs for the value; empty if the source does not state it")
+    source: Cell = Field(description="publication, and the place of the value in it")
     status: Status = Field(description="'seen' in that source, or 'unverified'")
 
 
@@ -150,7 +152,7 @@ def reported_table(dataset: str, style: str = "simple") -> str:
 
 
 def _rows(cells: list[dict[Any, Any]], name: str) -> list[Reported]:
-    """The rows of a table, checked; no figure stands there twice."""
+    """The checked rows of a table; a value that is there twice is an error."""
     rows: list[Reported] = []
     seen: dict[tuple[str, ...], int] = {}
     for number, row in enumerate(cells, start=2):

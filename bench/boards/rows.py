@@ -105,8 +105,8 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     runs, sidecars = board.runs[name], board.sidecars
     measured = [r for r in board.averaged[name] if r.status in FINAL]
     results = [r.results for r in measured if r.results is not None]
-    # A run that diverged counts with its accuracy, which is chance level. It spent less than its budget, so that its
-    # time is that of no training, and its weights are those of none.
+    # The accuracy of a diverged run, which is chance level, counts. Its time and its weights do not count, because it
+    # did not train for its whole budget.
     completed = [(r, r.results) for r in measured if r.status == "ok" and r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
     failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
@@ -141,7 +141,7 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_equivariance_full"] = len(full)
     for cost in SIZES:
         sizes = [getattr(r.cost, cost) for r in records if r.cost is not None and name not in board.mixed]
-        row[cost] = max(sizes, default=None)  # of buffers, those that learn late count in every run that came so far
+        row[cost] = max(sizes, default=None)  # the maximum, because some buffers start to learn late in a run
     # Times of a run on a shared device do not measure the model.
     alone = [results for r, results in completed if r.runs_on_device == 1]
     row["runs_timed"] = len(alone)
@@ -182,7 +182,7 @@ COMPARED = {
 
 
 def compared_columns(against: Comparison | None) -> dict[str, Any]:
-    """A comparison as columns, all of them empty without one."""
+    """A comparison as columns; without a comparison, all of them are empty."""
     row = {column: getattr(against, attribute, None) for column, attribute in COMPARED.items()}
     return row | {
         "diff_ci95_over": _over(against.by_image) if against is not None and against.interval is not None else ""
@@ -190,7 +190,7 @@ def compared_columns(against: Comparison | None) -> dict[str, Any]:
 
 
 def _over(by_image: bool) -> str:
-    """The sources of chance of an interval."""
+    """The sources of variation that an interval covers."""
     return "seeds and images" if by_image else "seeds"
 
 
@@ -205,7 +205,7 @@ def _worst(records: list[RunRecord]) -> str:
 
 
 def column_names() -> dict[str, list[str]]:
-    """The columns of the CSVs: of ``models``, with one row per model, and of ``runs``, with one per run."""
+    """The columns of the two CSVs: ``models`` with one row per model, and ``runs`` with one row per run."""
     spec = plan(find_suite("smoke"))[0]
     nothing = Provenance(
         source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,
@@ -240,7 +240,7 @@ def write_board(root: Path, name: str, reference_parameters: int | None = None) 
     return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
 
 
-#: More than enough where a few runs end at once; where records never stop coming, the last of their writers goes on.
+#: Largest number of rebuilds. If new records still appear, their writers rebuild the CSVs again.
 _REBUILDS = 5
 
 
@@ -275,7 +275,7 @@ def _as_text(text: Any) -> Any:
     return f"'{text}" if special else text
 
 
-#: What pandas reads as a missing value unless it is told ``keep_default_na=False``, the empty text left out.
+#: Texts that pandas reads as a missing value by default (without ``keep_default_na=False``), except the empty text.
 _MISSING = (
     "#N/A", "#N/A N/A", "#NA", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip

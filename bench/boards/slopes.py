@@ -19,8 +19,8 @@ class Slope:
     Attributes:
         exponent: α, the mean over the seeds; above 0 if the error falls. None if there is none.
         interval: half-width of its 95 % interval; None below 3 seeds.
-        over: the sources of chance of the interval, ``seeds and images`` or ``seeds``; empty without an interval.
-        seeds, points: their numbers.
+        over: sources of variation of the interval, ``seeds and images`` or ``seeds``; empty without an interval.
+        seeds, points: numbers of seeds and points.
         why_not: why there is no slope; empty if there is one.
     """
 
@@ -64,9 +64,7 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
 
 
 def weights(x: NDArray[Any]) -> NDArray[Any]:
-    """By which the logarithms of the errors at the points (k,) are summed to α: -(l - mean l) / Σ(l - mean l)², l = log
-    x.
-    """
+    """Weights (k,) of the logarithms of the errors in the sum α: -(l - mean l) / Σ(l - mean l)², l = log x."""
     import numpy as np
 
     centred = np.log(x) - np.log(x).mean()
@@ -74,7 +72,7 @@ def weights(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def exponents(x: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
-    """α of each seed, (n,), from what was spent (k,) and the errors (n, k) above 0."""
+    """α of each seed, (n,), from the efforts (k,) and the errors (n, k) above 0."""
     import numpy as np
 
     return np.asarray(np.log(errors) @ weights(x))
@@ -83,10 +81,10 @@ def exponents(x: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
 def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None, images: int) -> float:
     """Half-width of the 95 % interval of the mean of α.
 
-    Over new seeds it is the t-interval. Over new images as well where outcomes are known: α is a smooth function of the
-    errors, so that near them an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (the delta method; see van
-    der Vaart, Asymptotic Statistics, 1998, chapter 3). The seeds by images table of these parts is read as crossed
-    random effects, exactly as the table of an accuracy (`crossed.half_widths`).
+    Over new seeds it is the t-interval. If outcomes by image are known, it also covers new images. α is a smooth
+    function of the errors. So near these errors, an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (delta
+    method; see van der Vaart, Asymptotic Statistics, 1998, chapter 3). The table of these terms by seeds and images is
+    treated as crossed random effects, like the table of an accuracy (`crossed.half_widths`).
 
     Args:
         x: (k,).
@@ -100,7 +98,7 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
 
     count, w = len(errors), weights(x)
     of_seeds = images * exponents(x, errors).var(ddof=1)
-    # Errors move in steps of an image; seeds that agree to the last one may still differ by less.
+    # Errors are multiples of one image; seeds with equal errors may still differ by less than that.
     of_seeds = max(of_seeds, float((w**2 / errors.mean(axis=0) ** 2).sum()) / (12 * images))
     of_images = 0.0
     if wrong is not None:

@@ -1,8 +1,8 @@
-"""Statistics of a few seeds and of many test images: intervals, paired differences, corrections, ranks.
+"""Statistics for a few seeds and many test images: intervals, paired differences, corrections, ranks.
 
-Every model of a board sees, for one seed, the same images in the same order, and is tested on the same images; runs of
-two models are therefore paired by their seed, and differences are taken seed by seed and image by image. What the
-figures mean, and how they were checked, stands in ``docs/statistics.md``.
+For one seed, every model of a board sees the same images in the same order, and is tested on the same images. So the
+runs of two models are paired by seed, and differences are computed per seed and per image. ``docs/statistics.md``
+explains the values and how they were checked.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from .crossed import Spread
 
-#: Below this number of seeds the seeds' own values are shown instead of an interval.
+#: With fewer seeds than this, the values of the seeds are shown instead of an interval.
 SMALLEST_SAMPLE = 3
-#: Level of every decision: p (Holm) at most this.
+#: Significance level of every decision: p (Holm) is at most this.
 LEVEL = 0.05
 
-#: Up to this number of pairs the sign-flip test looks at all signs; beyond, at `DRAWS` drawn ones.
+#: Up to this number of pairs the sign-flip test uses all signs; above, `DRAWS` random signs.
 EXACT_PAIRS = 16
 DRAWS = 20_000
 _DRAW_SEED = 20_200_702
@@ -40,8 +40,8 @@ class Sample:
         images: number of test images.
         right: by seed, whether the prediction is right, (images,) of 0 and 1; empty if outcomes by image are
             missing.
-        test_set: what the outcomes are of; those of two models are paired where it is the same.
-        void: why no normal distribution describes these values (a run that diverged); empty if one may.
+        test_set: identifier of the test set of the outcomes; outcomes of two models are paired if it is the same.
+        void: why a normal distribution cannot describe these values (such as a diverged run); empty if it may.
     """
 
     values: Mapping[int, float]
@@ -57,7 +57,7 @@ class Sample:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there are enough seeds for an interval, and values that one describes."""
+        """Whether there are enough seeds for an interval, and the interval is valid."""
         return len(self.values) >= SMALLEST_SAMPLE and not self.void
 
 
@@ -70,20 +70,20 @@ class Comparison:
     """A model against another one, seed by seed.
 
     Attributes:
-        pairs: seeds that both have.
+        pairs: number of common seeds.
         difference: mean of (model - reference), in percent points.
-        interval: half-width of the 95 % interval over new seeds and new images; over new seeds alone where outcomes by
-            image are missing (see `by_image`). None below `SMALLEST_SAMPLE` pairs, and where no normal distribution
-            describes the values.
-        interval_seeds: the same for new seeds on these images.
+        interval: half-width of the 95 % interval over new seeds and new images, or over new seeds only if outcomes by
+            image are missing (see `by_image`). None below `SMALLEST_SAMPLE` pairs, or if a normal distribution cannot
+            describe the values.
+        interval_seeds: half-width of the 95 % interval over new seeds on the same images.
         by_image: whether outcomes by image are known.
-        p: two-sided, the level at which `interval` would end at zero; None without an interval.
-        p_holm: the same, corrected over the family that was compared together.
+        p: two-sided p, the level at which `interval` would end at zero; None without an interval.
+        p_holm: p corrected for the family of comparisons.
         family: number of comparisons that were corrected together.
-        p_sign_flip: two-sided, of the sign-flip test over seeds, which assumes no distribution; not corrected.
-        p_smallest: what `p_sign_flip` cannot go below with this number of pairs.
-        detectable: the smallest true difference, in points, for which p times `family` is at most 0.05 with a chance of
-            80 %; None without an interval, and in `compare_all`.
+        p_sign_flip: two-sided p of the sign-flip test over seeds, which assumes no distribution; not corrected.
+        p_smallest: the smallest possible `p_sign_flip` with this number of pairs.
+        detectable: the smallest true difference, in points, that is detected with a power of 80 % (p times `family` at
+            most 0.05); None without an interval, and in `compare_all`.
     """
 
     model: str
@@ -104,8 +104,8 @@ class Comparison:
 def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
     """Half-width of the t-interval of the mean, or None below `SMALLEST_SAMPLE` values.
 
-    t_{(1+c)/2, n-1} · s / √n, with the sample standard deviation s (Student 1908). It covers the
-    randomness of training (initial weights, order of examples), not of the choice of test images.
+    t_{(1+c)/2, n-1} · s / √n, with the sample standard deviation s (Student 1908). It covers the randomness of training
+    (initial weights, order of examples), but not the choice of the test images.
     """
     if len(values) < SMALLEST_SAMPLE:
         return None
@@ -113,7 +113,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
 
 
 def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Where one further value lies with probability `confidence`, or None below `SMALLEST_SAMPLE` values.
+    """Prediction interval: it contains one further value with probability `confidence`. None below `SMALLEST_SAMPLE`
+    values.
 
     mean ± t_{(1+c)/2, n-1} · s · √(1 + 1/n), for normal values (Hahn and Meeker, Statistical Intervals, 1991,
     section 4.7).
@@ -127,7 +128,7 @@ def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tu
 @cache
 def _t(count: int, confidence: float) -> float:
     """Quantile of Student's t with `count` - 1 degrees of freedom."""
-    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
+    from scipy.special import stdtrit  # only the quantile, because the import of scipy.stats takes a second
 
     return float(stdtrit(count - 1, (1 + confidence) / 2))
 
@@ -139,7 +140,7 @@ def binomial_error_pct(accuracy_pct: float, images: int) -> float:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are there; None if there are none."""
+    """Mean of the values that are not None; None if there are none."""
     there = [v for v in values if v is not None]
     return fmean(there) if there else None
 
@@ -148,9 +149,9 @@ def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of the sign-flip test that paired differences are symmetric about zero.
 
     The share of all 2ⁿ choices of signs for which |Σ ±d| is at least |Σ d| (Fisher 1935, The Design of
-    Experiments, section 21; Pitman 1937). Up to `EXACT_PAIRS` pairs all of them are looked at; beyond, `DRAWS`
-    drawn from a fixed seed, and p = (1 + hits) / (1 + draws), which is valid at every level (Phipson and
-    Smyth 2010, equation 2).
+    Experiments, section 21; Pitman 1937). Up to `EXACT_PAIRS` pairs, all choices are used. Above, `DRAWS` choices are
+    drawn with a fixed seed, and p = (1 + hits) / (1 + draws), which is valid at every level (Phipson and Smyth 2010,
+    equation 2).
 
     Raises:
         ValueError: there are no differences.
@@ -169,7 +170,7 @@ def _sign_flips(differences: NDArray[Any]) -> NDArray[Any]:
     rows, pairs = differences.shape
     exact = pairs <= EXACT_PAIRS
     signs = _all_signs(pairs) if exact else _drawn_signs(pairs)
-    # Sums that differ by rounding alone count as equal.
+    # Sums that differ only by rounding count as equal.
     tolerance = 1e-9 * np.abs(differences).sum(axis=1) + 1e-12
     least = np.abs(differences.sum(axis=1)) - tolerance
     p = np.empty(rows)
@@ -196,12 +197,12 @@ def _drawn_signs(pairs: int) -> NDArray[Any]:
 
 
 def smallest_p(pairs: int) -> float:
-    """What a sign-flip p cannot go below with this number of pairs: 2 / 2ⁿ."""
+    """The smallest possible sign-flip p with this number of pairs: 2 / 2ⁿ."""
     return 2.0 ** (1 - pairs) if pairs <= EXACT_PAIRS else 1 / (1 + DRAWS)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of a family, corrected so that the chance of any false positive stays below the level.
+    """p-values of a family, corrected so that the probability of any false positive stays below the level.
 
     max_{j ≤ i} min(1, (m - j + 1) · p_(j)) over the sorted p (Holm 1979, Scand. J. Statist. 6, 65-70).
     """
@@ -221,7 +222,7 @@ def compare(samples: Samples, reference: str) -> list[Comparison]:
     Raises:
         KeyError: the reference has no values.
     """
-    samples[reference]  # an unknown reference is an error even where it is alone
+    samples[reference]  # raises KeyError for an unknown reference, also without other models
     return _family(samples, [(model, reference) for model in samples if model != reference], plan=True)
 
 
@@ -231,7 +232,7 @@ def compare_all(samples: Samples) -> list[Comparison]:
 
 
 def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
-    """How the paired differences to `reference` vary, of every other model that has a p."""
+    """The spread of the paired differences to `reference`, for every other model that has a p."""
     from .crossed import Spread
 
     couples = [(model, reference) for model in samples if model != reference]
@@ -246,13 +247,13 @@ def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
 
 @dataclass(frozen=True)
 class _Group:
-    """Couples that have the same seeds in common, all with outcomes by image or all without.
+    """Pairs of models with the same common seeds, all with outcomes by image or all without.
 
     Attributes:
-        rows: their places among the couples that were asked for.
-        differences: (couples, seeds).
-        spread: of the differences; None if there is no interval.
-        p: (couples,); None if there is no interval.
+        rows: their positions among the given pairs.
+        differences: (pairs, seeds).
+        spread: spread of the differences; None if there is no interval.
+        p: (pairs,); None if there is no interval.
     """
 
     rows: list[int]
@@ -263,12 +264,12 @@ class _Group:
 
 
 def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group]:
-    """What is measured of the couples; those that share no seed are left out."""
+    """The measured differences of pairs of models; pairs without a common seed are left out."""
     import numpy as np
 
     from .crossed import p_values, spread_of_means, spread_of_pairs
 
-    # Sorted, so that the order in which records were read changes no digit.
+    # Sorted, so that the result does not depend on the order of the records.
     kinds = {
         model: (tuple(sorted(s.values)), s.test_set if s.is_by_image else "", s.images, bool(s.void))
         for model, s in samples.items()
@@ -299,10 +300,10 @@ def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group
 
 
 def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = False) -> list[Comparison]:
-    """Comparisons of one family, in the order of the couples; those without p are no part of the correction.
+    """Comparisons of one family, in the order of the pairs; comparisons without p are not part of the correction.
 
     Args:
-        plan: whether to say what is `Comparison.detectable`, which takes a while for thousands.
+        plan: whether to compute `Comparison.detectable`, which takes a while for thousands of pairs.
     """
     from .crossed import detectable, half_widths
 
@@ -330,11 +331,11 @@ def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = F
 
 
 def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:
-    """Half-widths of the 95 % intervals of a model's accuracy; None without any, see `Sample.has_interval`.
+    """Half-widths of the 95 % intervals of a model's accuracy; None if there are none, see `Sample.has_interval`.
 
     Returns:
-        Over new seeds and new images, where outcomes by image are known, else over new seeds alone; and over new seeds
-        on these images.
+        The half-width over new seeds and new images (over new seeds only if outcomes by image are unknown), and the
+        half-width over new seeds on the same images.
     """
     import numpy as np
 
@@ -351,11 +352,11 @@ def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:
 
 
 def told_apart(samples: Samples) -> NDArray[Any]:
-    """Which models are told apart once all pairs are corrected together by Holm.
+    """Which models differ significantly, after the Holm correction over all pairs.
 
     Returns:
-        (models, models) in the order of `samples`: 1 or -1 where row - column lies above or below zero with p (Holm,
-        all pairs) at most `LEVEL`, 0 if it does not, NaN where the pair has no p.
+        (models, models) in the order of `samples`: 1 or -1 if row - column is above or below zero with p (Holm, all
+        pairs) at most `LEVEL`; 0 if p is larger; NaN if the pair has no p.
     """
     import numpy as np
 
@@ -373,13 +374,14 @@ def told_apart(samples: Samples) -> NDArray[Any]:
 
 
 def rank_sets(told: NDArray[Any]) -> list[tuple[int, int] | None]:
-    """Simultaneous 95 % confidence sets for ranks: from 1 + those that are surely better to K - those surely worse.
+    """Simultaneous 95 % confidence sets for ranks: from 1 + the number of surely better models to K - the number of
+    surely worse models.
 
-    All sets hold together with probability 95 % (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies
-    91, 476-518), because they do whenever no pair is told apart wrongly.
+    All sets are correct together with probability 95 % (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic
+    Studies 91, 476-518): they are correct if no pair has a false positive.
 
     Args:
-        told: see `told_apart`. K is the number of models that have a p with any other.
+        told: see `told_apart`. K is the number of models that have a p with another model.
 
     Returns:
         Lowest and highest rank, by model; None for a model that has no p.

@@ -18,7 +18,7 @@ from .statistics import Sample
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Formats of `leaderboard`, a line on each; those of tabulate work beside them.
+#: Formats of `leaderboard`, with a line about each. The formats of tabulate are also accepted.
 FORMATS = {
     "simple": "plain text for a terminal",
     "md": "Markdown, as GitHub shows it",
@@ -41,15 +41,15 @@ def board_table(
 
     Args:
         style: a table format of tabulate (``simple``, ``github``, ``grid``, …).
-        frame: some of the board's `model_rows`; all without.
-        width: characters of a terminal's line, for which columns are chosen; all columns without.
+        frame: some of the board's `model_rows`; None means all.
+        width: characters of a terminal's line, for which columns are chosen; None means all columns.
     """
     frame = board.frame if frame is None else frame
     whole = table_rows(board, frame)
     rows = whole if width is None or not whole else fitting_rows(board, frame, width)
     cells = [{key: in_cell(cell, style) for key, cell in row.items()} for row in rows]
     table = tabulate(cells, headers="keys", tablefmt=style, disable_numparse=True, colalign=alignment(cells))
-    here = in_text("<_>", style) == "<_>"  # else it is for a page that others read
+    here = in_text("<_>", style) == "<_>"  # other formats are for pages that others read
     columns = list(rows[0]) if rows else None
     heading, *notes = (
         in_text(line, style) for line in (board_heading(board), *board_notes(board, frame, here, columns=columns))
@@ -64,7 +64,7 @@ def board_table(
 
 
 def in_text(text: str, style: str) -> str:
-    """A line beside a table in a format of tabulate, so that the format's reader shows it as it stands."""
+    """A line of text near a table, escaped for a format of tabulate."""
     if style.startswith("latex"):
         return latex(text)
     if style.endswith("html"):
@@ -73,13 +73,13 @@ def in_text(text: str, style: str) -> str:
 
 
 def in_cell(text: str, style: str) -> str:
-    """As `in_text`, for a cell of a table; tabulate itself escapes those of HTML and LaTeX."""
+    """As `in_text`, for a cell of a table; tabulate itself escapes cells of HTML and LaTeX."""
     return in_text(text, style) if style in (*_MARKDOWN, "latex_raw", "unsafehtml") else text
 
 
-#: Columns that are there only where some row has something in them.
+#: Columns that are shown only if at least one row has a value in them.
 _OPTIONAL = ("rank", "treatment", "evaluation", "group", "frozen")
-#: What stands first where not all columns fit. The marks of rows go where there is a place for them.
+#: The order of importance, if not all columns fit.
 _IMPORTANT = (
     "model", "test acc %", "parameters", "status", "C4 error", "rotation error", "rank", "MFLOPs", "invariant",
     "treatment", "evaluation", "runs", "examples", "frozen", "train s", "step ms", "peak MiB", "buffers",
@@ -90,14 +90,14 @@ def table_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | Non
     """The usual columns as text, with the marks of each row.
 
     Args:
-        columns: of these those that are asked for; a mark then stands where there is a place for it.
+        columns: show only these of the usual columns; marks of other columns are added to the status or the model.
     """
     rows = board.rows_of(frame)
     return _marked([_row(row, board.samples.get(row["model"]), board) for row in rows], rows, columns)
 
 
 def narrow_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
-    """What fits the page of a README: errors after training only; claims and status only where they have a mark.
+    """A narrow table for a README: errors only after training; claims and status only if they have a mark.
 
     Args:
         columns: as for `table_rows`.
@@ -142,7 +142,7 @@ def _marked(
 
 
 def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str, str]]:
-    """The usual columns that a terminal has room for, the most important ones at least.
+    """The usual columns that fit into a terminal, and at least the three most important ones.
 
     Args:
         width: characters of a line.
@@ -157,7 +157,7 @@ def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str
 
 
 def rank_text(board: Board, model: str) -> str:
-    """The ranks that are possible, ``1–3`` or ``2``; empty if there are none."""
+    """The possible ranks, such as ``1–3`` or ``2``; empty if there are none."""
     return ranks_text(board.ranks.get(model))
 
 
@@ -167,7 +167,7 @@ def ranks_text(rank: tuple[int, int] | None) -> str:
 
 
 def alignment(rows: list[dict[str, str]]) -> list[str]:
-    """How the columns of the usual table are aligned."""
+    """The alignment of the columns of the usual table."""
     left = ("model", "treatment", "evaluation", "invariant", "group", "status")
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
 
@@ -201,7 +201,7 @@ def _number(value: Any, form: str, scale: float = 1.0) -> str:
 
 
 def _count(value: Any) -> str:
-    """A count; empty for none."""
+    """A count; empty for zero."""
     return _number(value or None, "{:,.0f}")
 
 
@@ -218,7 +218,7 @@ def _before_after(row: dict[str, Any], metric: str) -> str:
 
 
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:
-    """Validation accuracies of the trials, one row a model, and the rate that was chosen."""
+    """Validation accuracies of the trials, one row per model, and the chosen learning rate."""
     rows = [
         {"model": model}
         | {f"{rate:g}": _number(score, "{:.2f}") or "failed" for rate, score in own.items()}
@@ -226,8 +226,8 @@ def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str,
         for model, own in scores.items()
     ]
     trials = some(len(next(iter(scores.values()))), "trial")
-    notes = [f"validation accuracy in % by learning rate; {trials} a model, one seed"]
+    notes = [f"validation accuracy in % by learning rate; {trials} per model, one seed"]
     if edge:
-        notes.append(f"best at the edge of the grid, so that a better rate may lie outside: {', '.join(edge)}")
+        notes.append(f"best at the edge of the grid, so a better rate may lie outside: {', '.join(edge)}")
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return "\n".join([table, "", *notes])

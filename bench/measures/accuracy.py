@@ -16,7 +16,7 @@ EVAL_BATCH = 125
 
 
 class QuickPools(TorchFunctionMode):
-    """Inside this context, 2x2 max pooling on a CPU compares slices of the maps: ten times as fast, with the same maxima.
+    """Inside this context, 2x2 max pooling on a CPU compares slices of the maps: ten times as fast, same maxima.
 
     With gradients, torch's pooling is used: for equal values, it passes the gradient to the first one only.
     """

@@ -37,9 +37,9 @@ def test_a_good_row_becomes_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "problem"),
     [
-        ("source", "", "should be a text, without blanks around it"),
-        ("source", " ", "should be a text, without blanks around it"),
-        ("method", "", "should be a text, without blanks around it"),
+        ("source", "", "should be a text, without blanks at its ends"),
+        ("source", " ", "should be a text, without blanks at its ends"),
+        ("method", "", "should be a text, without blanks at its ends"),
         ("value", "", "should be a valid number"),
         ("value", "2.28%", "should be a valid number"),
         ("value", "about 2", "should be a valid number"),

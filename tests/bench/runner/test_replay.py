@@ -70,8 +70,8 @@ def test_other_weights_on_the_same_machine_are_no_agreement() -> None:
     [
         ({"versions": {**versions(), "torch": "1.0"}}, "cpu", 1, "torch 1.0 then"),
         ({"hardware": {"device": "cpu", "cpu": "Another"}}, "cpu", 1, "processor Another then"),
-        ({"hardware": {"device": "cuda:0", "cpu": cpu_name()}}, "cpu", 1, "only of runs on a CPU"),
-        ({}, "cuda:0", 1, "only of runs on a CPU"),
+        ({"hardware": {"device": "cuda:0", "cpu": cpu_name()}}, "cpu", 1, "guaranteed only on a CPU"),
+        ({}, "cuda:0", 1, "guaranteed only on a CPU"),
         ({}, "cpu", 3, "1 threads then, 3 now"),
     ],
 )
