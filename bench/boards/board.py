@@ -238,7 +238,7 @@ _SAME = {
     "parameters": "parameters",
     "frozen": "frozen numbers",
     "buffers": "buffers",
-    "flops_per_image": "FLOPs an image",
+    "flops_per_image": "FLOPs per image",
 }
 
 

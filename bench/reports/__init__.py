@@ -1,1 +1,1 @@
-"""What is said of a model, a data set, a run or a suite without training: cards, estimates, plans, proofs."""
+"""Reports on models, data sets, runs and suites that need no training: cards, estimates, plans, proofs."""

@@ -1,6 +1,4 @@
-"""Cards of data sets: what is registered, what the images themselves tell, the boards on them, and a sheet of
-images.
-"""
+"""Cards of data sets: registered facts, facts about the images, their boards, and a sheet of images."""
 
 from __future__ import annotations
 
@@ -19,25 +17,27 @@ from ..tools.files import results_root
 from ..tools.schema import visible
 from ..tools.text import command, some
 
-#: Images of each class on a sheet, and the most classes that have a row each; of more, one image of each is shown.
+#: Number of images of each class on a sheet, and the largest number of classes with separate rows. With more classes,
+#: one image of each class is shown.
 IMAGES, ROWS = 12, 20
-#: Pixels of a sheet for each side of an image, at least; enlarged by whole numbers, so that nothing is resampled.
+#: Approximate side of an image on a sheet in pixels. Images are enlarged by whole numbers, so nothing is resampled.
 SIDE = 56
 
 
 def data_card(name: str, results: str | None = None, root: str | None = None, out: str | None = None) -> dict[str, Any]:
-    """Everything about a data set, ready for JSON. It is made if need be, but nothing is downloaded.
+    """Everything about a data set, ready for JSON. The data set is prepared if needed, but nothing is downloaded.
 
     Args:
-        results: folder whose boards are looked through.
+        results: results folder with the boards.
         root: folder of the data sets.
         out: file for the sheet, see `sheet`.
 
     Raises:
-        UserError: there is no such data set; it, or `out`, cannot be written; `out` is asked for without the images.
+        UserError: there is no such data set, the data set or `out` cannot be written, or `out` is given but there are
+            no images.
     """
     if out is not None and Path(out).suffix != ".png":
-        raise UserError(f"--out {out}: the sheet is a picture in PNG; end the name in .png")
+        raise UserError(f"--out {out}: the sheet is a PNG picture; the name must end in .png")
     entry, folder = DATASETS.find(name).entry, data_root(root)
     keys = ("shape", "classes", "sizes", "task", "rotation", "source", "licence", "citation", "note")
     card: dict[str, Any] = {"dataset": name, "about": entry.doc, **{key: entry.fields.get(key, "") for key in keys}}
@@ -54,13 +54,13 @@ def data_card(name: str, results: str | None = None, root: str | None = None, ou
 
 
 def _images(name: str, folder: Path) -> tuple[ImageData | None, str]:
-    """The data set from its cache, or made of what is there; else why it is not there."""
+    """The data set from its cache or from its downloaded files; None and the reason if both are missing."""
     entry = DATASETS.find(name).entry
     found = cached(entry, folder)
     if found is None and entry.missing:
         return None, f"it {entry.missing}"
     if found is None and any(not (folder / file.folder / file.path).is_file() for file in needed(entry, folder)):
-        return None, f"its files are not in {folder}; {command('data', 'fetch', name, trains=True)} brings them"
+        return None, f"its files are not in {folder}; {command('data', 'fetch', name, trains=True)} downloads them"
     return found or load(name, folder), ""
 
 
@@ -72,9 +72,7 @@ def _numbers(data: ImageData) -> dict[str, Any]:
 
 
 def boards_on(name: str, root: Path) -> list[dict[str, Any]]:
-    """The tables of a data set: how many models and runs, the highest mean accuracy, and which models may be the
-    best.
-    """
+    """The boards of a data set: numbers of models and runs, the highest mean accuracy, and the possibly best models."""
     found = []
     for board in (n for n in board_names(root) if n.startswith(f"{name}-")):
         loaded = load_board(root, board)
@@ -93,7 +91,7 @@ def data_card_text(card: dict[str, Any]) -> str:
     lines += [f"- {name}: {value}" for name, value in _facts(card) if value]
     lines += ["", "## Images", ""]
     if numbers is None:
-        lines.append(f"- not here: {card['problem']}")
+        lines.append(f"- not available: {card['problem']}")
     else:
         lines += [f"- {name}: {value}" for name, value in _figures(numbers)]
         lines += ["", *_counts(numbers["counts"])]
@@ -115,7 +113,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("task", f"{card['task']}, {card['classes']} classes" if card["task"] else f"{card['classes']} classes"),
         ("images", f"{size}x{size} pixels, {colour}"),
         ("train / val / test", " / ".join(f"{n:,}" for n in card["sizes"])),
-        ("labels survive any rotation", "yes" if card["rotation"] else "no, or nobody has said so"),
+        ("labels correct under rotation", "yes" if card["rotation"] else "no, or not stated"),
         ("source", card["source"]),
         ("licence", card["licence"] or "none stated"),
         ("registered in", card["file"]),
@@ -133,7 +131,7 @@ def _figures(numbers: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _counts(counts: dict[str, list[int]]) -> list[str]:
-    """A table of images by class and part; of many classes the fewest and the most."""
+    """A table of numbers of images by class and part; for many classes, the smallest and the largest number."""
     from tabulate import tabulate
 
     classes = len(counts[PARTS[0]])
@@ -156,12 +154,13 @@ def _board_line(row: dict[str, Any]) -> str:
 
 
 def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
-    """Training images side by side, in the order of the data, each enlarged by a whole number.
+    """A grid of training images in the order of the data, each enlarged by a whole number.
 
-    Up to `ROWS` classes have a row each, of the first `IMAGES` images. Of more there is the first image of each class.
+    Up to `ROWS` classes have a row each, with the first `IMAGES` images. With more classes, the first image of each
+    class is shown.
 
     Returns:
-        uint8 (height, width, 3), and what stands in each row.
+        uint8 (height, width, 3), and the label of each row.
     """
     first = [
         np.flatnonzero(data.train.labels == c)[: IMAGES if data.classes <= ROWS else 1] for c in range(data.classes)
@@ -188,7 +187,7 @@ def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
 
 
 def draw(data: ImageData, path: Path) -> Path:
-    """Draw the `sheet` of a data set, with its name and classes; one pixel of the sheet is one of the picture.
+    """Draw the `sheet` of a data set, with its name and classes; one pixel of the sheet is one pixel of the picture.
 
     Raises:
         WriteError: the file cannot be written.

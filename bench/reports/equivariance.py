@@ -1,4 +1,4 @@
-"""What ``equibench equivariance`` says of a model at initialisation, and of a finished run."""
+"""The reports of ``equibench equivariance`` on a model at initialisation, and on a finished run."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from ..training.run import CORE_IMAGES
 
 @dataclass
 class AtSize:
-    """A model at initialisation at one size of image.
+    """Errors of a model at initialisation for one image size.
 
     Attributes:
-        outcome: ``ok``, ``collapsed``, or why it cannot be built.
-        eq_claimed: over the group that the model claims; None if it claims none.
-        judgement: under that group, or C4 where it claims none, as it is built and once its weights have moved.
+        outcome: ``ok``, ``collapsed``, or why the model cannot be built.
+        eq_claimed: error under the claimed group; None if nothing is claimed.
+        judgement: errors under the claimed group (C4 if nothing is claimed), at initialisation and after a change of
+            the weights.
     """
 
     size: int
@@ -70,7 +71,7 @@ class Sample:
         return cls(images, Normalise.of(data, device), border_median(data), data.maximum, data.classes)
 
     def at(self, size: int) -> torch.Tensor:
-        """The images cut or padded with their background to `size` pixels."""
+        """The images, cropped or padded with their background to `size` pixels."""
         more = size - self.images.shape[-1]
         before, after = more // 2, more - more // 2
         ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
@@ -81,7 +82,7 @@ class Sample:
 
 
 def built(name: str, sample: Sample, size: int) -> nn.Module | str:
-    """A model for one size of image as it was initialised, in evaluation mode; or why it cannot be built."""
+    """A newly initialised model for one image size, in evaluation mode; or the reason why it cannot be built."""
     try:
         torch.manual_seed(derive(0, "weights"))
         channels = sample.images.shape[1]
@@ -90,13 +91,13 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
         renew_profile()
     except UserError:
         raise
-    except Exception as error:  # a model may raise anything at a size that it was not made for
+    except Exception as error:  # a model may raise any error for an unsupported size
         return f"cannot be built: {first_line(error)}"
     return model.to(sample.images.device).eval()
 
 
 def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
-    """Build a model for one size of image and measure it."""
+    """Build a model for one image size and measure it."""
     PROGRESS.info("%s at %d pixels …", name, size)
     model = built(name, sample, size)
     if isinstance(model, str):
@@ -123,13 +124,13 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
 
 @dataclass(frozen=True)
 class Report:
-    """What the command prints.
+    """The output of the command.
 
     Attributes:
-        rows: of the table.
-        sentence: what they mean.
-        pictures: files that were written.
-        extra: further facts of the JSON document.
+        rows: rows of the table.
+        sentence: the conclusion from the rows.
+        pictures: written files.
+        extra: further facts for the JSON document.
     """
 
     rows: list[dict[str, Any]]
@@ -139,7 +140,7 @@ class Report:
 
 
 def initial_report(name: str, dataset: str, size: int | None, out: Path, machine: Machine) -> Report:
-    """A model at initialisation, at n − 1, n and n + 1 pixels, with the picture of its angle curves.
+    """Report on a model at initialisation, for n − 1, n and n + 1 pixels, with a picture of its angle curves.
 
     Raises:
         UserError: there is no such model or data set, or `out` cannot be written.
@@ -170,36 +171,34 @@ def _row(o: AtSize, invariant: str) -> dict[str, Any]:
 
 
 def meaning(invariant: str, outcomes: list[AtSize]) -> str:
-    """One sentence on what the three sizes say; the second of `outcomes` is the size that was asked for."""
+    """One sentence with the conclusion from the three sizes; the second of `outcomes` is the requested size."""
     claims = len(claimed_elements(invariant)) > 1
     what = f"the claimed group {invariant}" if claims else "quarter turns"
     here = outcomes[1]
     if not here.built:
         return f"At {here.size} pixels the model {here.outcome}."
     if here.outcome == "collapsed":
-        return f"At {here.size} pixels the logits hardly depend on the input: no error can be said, and none is small."
+        return f"At {here.size} pixels the logits hardly depend on the input, so no error is defined."
     judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
     exact = [n for n, j in judged.items() if j.exact]
     broken = [n for n in judged if n not in exact]
     if judged[here.size].at_first_only:
         return (
-            f"At {here.size} pixels the logits are invariant under {what} as the model is built, and not once its"
-            " weights have"
-            f" moved ({shown(judged[here.size].moved)}): normalisation, scales and biases must be one for all"
-            " orientations of a"
-            " field."
+            f"At {here.size} pixels the logits are invariant under {what} at initialisation, but not after a change of"
+            f" the weights (error {shown(judged[here.size].moved)}): normalisation, scales and biases must be shared by"
+            " all orientations of a field."
         )
     if here.size in exact and not broken:
         return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
     if here.size in exact:
         return (
-            f"The logits are invariant under {what} up to rounding at {_sizes(exact)} and not at {_sizes(broken)},"
-            " where some stride or pooling does not lie symmetrically on the grid: the size decides, not the training."
+            f"The logits are invariant under {what} up to rounding at {_sizes(exact)}, but not at {_sizes(broken)},"
+            " because a stride or a pooling is not symmetric on the grid of this size; training does not change this."
         )
     if exact:
         return (
-            f"At {here.size} pixels the logits are not invariant under {what}, but at {_sizes(exact)} they are, up to"
-            " rounding: some stride or pooling does not lie symmetrically on the grid of this size."
+            f"The logits are not invariant under {what} at {here.size} pixels, but they are up to rounding at"
+            f" {_sizes(exact)}: a stride or a pooling is not symmetric on the grid of {here.size} pixels."
         )
     hint = " although the model claims it" if claims else "; the model does not claim it"
     return f"The logits are not invariant under {what} at any of these sizes{hint}."
@@ -231,7 +230,7 @@ def _pictures(
 
 
 def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Report:
-    """The full profile of a finished run: measured where that was not done yet, written as a sidecar, and drawn.
+    """Report on a finished run: its full profile is measured if there is none yet, written as a sidecar, and drawn.
 
     Raises:
         UserError: there is no such run, its weights are missing, or `out` cannot be written.
@@ -274,24 +273,24 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
 
 
 def verdict(point: Any, warnings: list[str]) -> str:
-    """One sentence on the figures of a trained model."""
+    """One sentence with the conclusion for a trained model."""
     if point.collapsed:
-        said = "The model is collapsed: its logits hardly depend on the input, and no error is given."
+        said = "The model is collapsed: its logits hardly depend on the input, so no error is defined."
     elif point.eq_rot_data < 2 * point.eq_floor:
         said = (
-            "On real images the rotation error is below twice the floor of resampling: it is not resolvable there,"
-            " and the closed-form figures decide."
+            "On real images the rotation error is below twice the floor of resampling, so it cannot be resolved there;"
+            " use the errors on closed-form images."
         )
     else:
         said = (
             f"On real images the rotation error is {point.eq_rot_data / max(point.eq_floor, 1e-12):.1f} times the"
-            " floor of resampling: it belongs to the model."
+            " floor of resampling, so it is an error of the model."
         )
     return " ".join([said, *warnings])
 
 
 def table(report: Report) -> str:
-    """The rows as text, and the sentence below them."""
+    """The rows as text, with the sentence below."""
     from tabulate import tabulate
 
     rows = [{key: shown(value) for key, value in row.items()} for row in report.rows]
@@ -300,7 +299,7 @@ def table(report: Report) -> str:
 
 
 def shown(value: Any) -> str:
-    """A figure with three digits; a dash where there is none."""
+    """A value with three digits; a dash for None."""
     if value is None:
         return "-"
     if not isinstance(value, float):

@@ -1,6 +1,6 @@
-"""Pictures of equivariance errors: against the angle, and against depth.
+"""Plots of equivariance errors by angle and by depth.
 
-Files are the same bytes every time for the same figures: no dates, no random identifiers.
+Equal values give files with equal bytes: the files have no dates and no random identifiers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from matplotlib import pyplot as plt
 
 from ..tools.files import write_atomically
 
-#: Colours that people with any colour vision tell apart (Okabe & Ito 2008).
+#: Colours that are safe for colour-blind readers (Okabe & Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-#: Errors below this are shown there: it is float32 rounding.
+#: Smaller errors are shown at this value: they are float32 rounding.
 FLOOR = 1e-8
 
 STYLE: Any = {
@@ -40,7 +40,7 @@ STYLE: Any = {
 
 
 def save(figure: Any, paths: Sequence[Path]) -> list[Path]:
-    """Write a figure in the formats that the names of files say, and close it."""
+    """Write a figure in the formats given by the file names, and close it."""
     for path in paths:
         buffer = io.BytesIO()
         kind = path.suffix[1:]
@@ -51,14 +51,14 @@ def save(figure: Any, paths: Sequence[Path]) -> list[Path]:
 
 
 def there(values: Sequence[float | None]) -> list[float]:
-    """Values with a gap where there is none."""
+    """The values with NaN for None, which gives a gap in a line."""
     return [float("nan") if v is None else v for v in values]
 
 
 def plot_angles(
     degrees: Sequence[float], curves: Mapping[str, Sequence[float | None]], title: str, path: Path
 ) -> list[Path]:
-    """Error of the logits against the angle; the curves are closed at 360 degrees."""
+    """Error of the logits by angle; the curves are closed at 360 degrees."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 3.6))
         for (label, values), colour in zip(curves.items(), COLOURS, strict=False):
@@ -72,7 +72,7 @@ def plot_angles(
 
 
 def plot_depth(series: Mapping[str, Mapping[str, float | None]], title: str, path: Path) -> list[Path]:
-    """Error of features against depth: for each series, layer -> error; layers in the order of the first series."""
+    """Error of features by depth: for each series, layer -> error; layers in the order of the first series."""
     layers = list(next(iter(series.values())))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 3.8))

@@ -1,4 +1,4 @@
-"""What a suite costs before it is started: runs, examples, operations, and time where step times are known."""
+"""The estimated cost of a suite: runs, examples, operations, and time if step times are known."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def this_device(device: str = "auto") -> str:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What one model of a suite costs, all its runs together.
+    """The cost of all runs of one model of a suite.
 
     Attributes:
-        parameters: trainable numbers.
-        steps, batch: optimiser steps of a run, and images a step.
-        step_flops: of a training step: forward, backward, expansion of filters.
-        step_s: device-seconds of a step on hardware of this kind, None if it was never measured.
+        parameters: number of trainable parameters.
+        steps, batch: optimiser steps of a run, and images per step.
+        step_flops: operations of a training step: forward, backward, expansion of filters.
+        step_s: device-seconds of a step on this kind of hardware; None if it was never measured.
         runs: number of seeds.
     """
 
@@ -54,7 +54,7 @@ class ModelCost:
 
     @property
     def examples(self) -> int:
-        """Images that all runs see."""
+        """Number of images that all runs see together."""
         return self.runs * self.steps * self.batch
 
     @property
@@ -64,7 +64,7 @@ class ModelCost:
 
     @property
     def train_s(self) -> float | None:
-        """Device-seconds of all training, None if the step was never measured."""
+        """Device-seconds of training of all runs; None if the step was never measured."""
         return None if self.step_s is None else self.runs * self.steps * self.step_s
 
 
@@ -76,23 +76,23 @@ def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int
     """
     torch.manual_seed(derive(0, "weights"))
     network = build_model(model, shape[0], classes, shape[1])
-    check_output(network, shape[0], classes, shape[1])  # lazy modules get their weights here
+    check_output(network, shape[0], classes, shape[1])  # this also initialises lazy modules
     flops, _ = step_operations(network, torch.randn(3, *shape), torch.arange(3) % classes, batch)
     return flops, count_parameters(network)
 
 
 def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]:
-    """The cost of a suite, one entry a model, as soon as it is known.
+    """The cost of a suite, one entry per model, as soon as it is known.
 
     Args:
-        root: results folder, whose records tell step times.
-        hardware_key: of the device that the time is asked for.
+        root: results folder with records, which have step times.
+        hardware_key: hardware key of the device for the time.
 
     Raises:
-        UserError: a name is unknown, or the budget counts device-seconds, which are the cost already.
+        UserError: a name is unknown, or the budget is given in device-seconds.
     """
     if find_budget(suite.budget).kind == "T":
-        raise UserError(f"budget {suite.budget!r} counts device-seconds: they are what each run of the suite costs")
+        raise UserError(f"budget {suite.budget!r} is given in device-seconds, so the cost of each run is already known")
     spare_compiler()
     measured = step_times(root, hardware_key)
     fields = DATASETS.find(suite.dataset).entry.fields
@@ -105,15 +105,15 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
 
 
 def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
-    """What a step time belongs to, beside the hardware."""
+    """Facts that determine a step time, except the hardware."""
     return spec.model, source, spec.dataset, str(spec.recipe.batch), spec.profile
 
 
 def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
-    """Seconds of a step as the records of a results folder know them, the shortest of each model.
+    """Seconds of a step from the records of a results folder, the shortest for each model.
 
-    Runs that shared their device say nothing of it, nor do those that ended before their budget was spent.
-    Calibrations need no look of their own: the runs that they were made for have records.
+    Runs that shared their device and runs that ended early are ignored. Calibrations are not read, because their runs
+    have records.
     """
     found: dict[tuple[str, ...], float] = {}
     for board in board_names(root):
@@ -132,7 +132,7 @@ def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
 
 
 def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
-    """What a suite costs, one row a model, and the sum."""
+    """The cost of a suite as a table, one row per model, and the sum."""
     rows = [
         {
             "model": c.model,
@@ -140,7 +140,7 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
             "runs": c.runs,
             "steps": f"{c.steps:,}",
             "examples": f"{c.examples:,}",
-            "GFLOPs a step": f"{c.step_flops / 1e9:,.2f}",
+            "GFLOPs/step": f"{c.step_flops / 1e9:,.2f}",
             "TFLOPs": f"{c.flops / 1e12:,.1f}",
             "time": "unknown" if c.train_s is None else duration(c.train_s),
         }
@@ -152,6 +152,6 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
     time = ""
     if known:
         time = f"; {duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
-    unknown = "" if len(known) == len(costs) else "; time is known after a first run on this device (--seeds 1)"
+    unknown = "" if len(known) == len(costs) else "; the time is known after a first run on this device (--seeds 1)"
     table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"

@@ -1,7 +1,7 @@
-"""Model cards: what the registration says, what the network itself tells when it is built, and what boards know.
+"""Model cards: the registration of a model, measurements of the built network, and its rows on boards.
 
-Nothing is typed twice: the network is built as runs build it, its parameters and operations are counted, exactness is
-measured at the declared size and one pixel beside it.
+The network is built in the same way as for a run. Its parameters and operations are counted. Its invariance is measured
+at the declared size, and at one pixel less and one pixel more.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from ..tools.schema import read_text, visible
 from ..tools.text import command, first_line, raised
 from ..training.prepare import check_output
 
-#: Of models that declare no input.
+#: Input of models that declare none.
 DEFAULT_INPUT = "1x28x28->10"
-#: Above this many operations an image, equivariance is left to `equibench equivariance`, which takes its time.
+#: With more operations per image, equivariance is not measured here; `equibench equivariance` measures it.
 MEASURED_FLOPS = 5e8
-#: Closed-form images that equivariance is measured on.
+#: Number of closed-form images for the equivariance errors.
 DRAWS = 4
 
 
@@ -55,7 +55,7 @@ def model_card(name: str, root: Path) -> dict[str, Any]:
     """Everything about a model, ready for JSON.
 
     Args:
-        root: results folder, whose boards are looked through.
+        root: results folder with the boards.
 
     Raises:
         UserError: there is no such model.
@@ -75,7 +75,7 @@ def model_card(name: str, root: Path) -> dict[str, Any]:
 
 
 def network(resolved: Resolved) -> dict[str, Any]:
-    """What is found by building the model for its first declared input; ``problem`` where that cannot be done."""
+    """Measurements of the model, built for its first declared input; ``problem`` says why it cannot be built."""
     text = next(iter(resolved.get("params") or {}), DEFAULT_INPUT)
     channels, size, classes = parse_shape(text, resolved.entry.where)
     found: dict[str, Any] = {"input": text, "problem": ""}
@@ -89,7 +89,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
         found["learned_buffers"] = learned_buffers(model, images, torch.arange(2) % classes)
         forward = evaluation_operations(model, images)
         found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
-    except Exception as error:  # a stranger's model may fail in any way; the rest of its card is still of use
+    except Exception as error:  # a model may fail in any way; the rest of its card is still useful
         return found | {"problem": f"cannot be built: {raised(error)}"}
     found["equivariance"] = None
     if found["flops_per_image"] <= MEASURED_FLOPS:
@@ -98,7 +98,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
 
 
 def layers(model: nn.Module) -> list[dict[str, Any]]:
-    """The modules that hold parameters of their own, by class and kernel, in the order of their first."""
+    """The modules with own parameters, grouped by class and kernel, in the order of first occurrence."""
     found: dict[str, dict[str, Any]] = {}
     for module in model.modules():
         own = sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad)
@@ -113,9 +113,10 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> dict[str, Any]:
-    """Relative change of the logits on closed-form images: under the claimed group (C4 where none is claimed) at n − 1,
-    n and n + 1 pixels, as the model is built and once its weights have moved, and under 15 to 75 degrees at n as it is
-    built.
+    """Relative change of the logits on closed-form images.
+
+    Under the claimed group (C4 if none is claimed) it is measured at n − 1, n and n + 1 pixels, at initialisation and
+    after a change of the weights. Under 15 to 75 degrees it is measured at n pixels, at initialisation.
     """
     claim = str(resolved.get("invariant"))
     group = claim if claim != "none" else "C4"
@@ -133,7 +134,7 @@ def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> 
                 "exact": found.exact,
                 "outcome": "ok",
             }
-        except Exception as error:  # a size that it was not made for
+        except Exception as error:  # an unsupported size
             outcome = f"cannot be built: {first_line(error)}"
             row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": outcome}
         sizes.append(row)
@@ -163,7 +164,7 @@ def recipe_of(name: str) -> dict[str, Any] | None:
 
 
 def boards_of(name: str, root: Path) -> list[dict[str, Any]]:
-    """The tables that have rows of a model: its mean accuracy and rank there, and what is stale."""
+    """The boards with rows of a model: its mean accuracy, its rank, and stale parts."""
     found = []
     for board in board_names(root):
         if _mentions(root, board, name):
@@ -174,10 +175,10 @@ def boards_of(name: str, root: Path) -> list[dict[str, Any]]:
 
 
 def _mentions(root: Path, board: str, name: str) -> bool:
-    """Whether any file of a board names the model: much quicker than reading the records."""
+    """Whether any file of a board contains the model's name; this is much faster than parsing the records."""
     word = f'"model":"{name}"'
     for path in board_folder(root, board).glob("*.json"):
-        with suppress(UserError):  # the board itself names what it refuses
+        with suppress(UserError):  # the report of the board names refused files
             if word in read_text(path, link=False):
                 return True
     return False
@@ -209,7 +210,7 @@ def card_text(card: dict[str, Any]) -> str:
     lines += [f"- with {w['name']}: {w['about'] or w['note']}" for w in card["wrappers"]]
     lines += [f"- {name}: {value}" for name, value in _facts(card) if value]
     lines += ["", *_section("Layers", _layer_lines(card)), *_section("Equivariance", _equivariance_lines(card))]
-    lines += _section("Boards", [_board_line(b) for b in card["boards"]] or ["on none yet"])
+    lines += _section("Boards", [_board_line(b) for b in card["boards"]] or ["none yet"])
     lines += ["## Citation", "", "```bibtex", *"\n\n".join(card["bibtex"] or ["% no source"]).splitlines(), "```"]
     return "\n".join(visible(line) for line in lines)
 
@@ -225,7 +226,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("extra augmentation", ", ".join(card["treatments"])),
         (
             "evaluation",
-            f"{card['evaluation']}, the mean of the logits over so many passes" if card["evaluation"] else "",
+            f"{card['evaluation']}, the mean of the logits over several passes" if card["evaluation"] else "",
         ),
         ("arguments", arguments),
         ("input", card["input"]),
@@ -233,7 +234,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("frozen parameters", f"{card['frozen']:,}" if card.get("frozen") else ""),
         ("buffers", _buffers(card)),
         ("declared", ", ".join(f"{count:,} ({shape})" for shape, count in (card["params"] or {}).items())),
-        ("operations", f"{card['flops_per_image'] / 1e6:,.1f} MFLOPs an image" if "flops_per_image" in card else ""),
+        ("operations", f"{card['flops_per_image'] / 1e6:,.1f} MFLOPs per image" if "flops_per_image" in card else ""),
         ("some operations are not counted", card.get("uncounted", "")),
         ("published recipe", _recipe(card["recipe"])),
         ("registered in", card["file"]),
@@ -266,23 +267,22 @@ def _equivariance_lines(card: dict[str, Any]) -> list[str]:
         return [card["problem"]]
     if found is None:
         again = command("equivariance", card["model"], include=included_files(card["model"]))
-        return [f"not measured here, since it is large: {again}"]
+        return [f"not measured here, because the model is large; to measure it: {again}"]
     lines = []
     for row in found["sizes"]:
         what = row["outcome"] if row["outcome"] != "ok" else "undefined: the logits hardly depend on the image"
         if row["error"] is not None and row["error_moved"] is not None:
             what = (
-                f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} as"
-                " it is built"
+                f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} at"
+                " initialisation"
             )
-            what += f" and {row['error_moved']:.1g} once its weights have moved"
+            what += f" and {row['error_moved']:.1g} after a change of the weights"
         lines.append(f"{found['group']} at {row['size']} pixels: {what}")
     if found["eq_rot_analytic"] is not None:
         lines.append(f"15 to 75 degrees at {found['sizes'][1]['size']} pixels: {found['eq_rot_analytic']:.2g}")
     return [
         *lines,
-        "on images in closed form, turned by these angles as it is built; 0 is invariant, 1 is as different as"
-        " another image",
+        "measured on rotated images in closed form; 0 means invariant, 1 means a change as large as for another image",
     ]
 
 

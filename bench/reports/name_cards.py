@@ -1,4 +1,4 @@
-"""What a name stands for, and cards of suites and recipes. No torch here."""
+"""Find out what a name means; cards of suites and recipes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def kind_of(name: str, root: Path) -> str:
     """``model``, ``data set``, ``suite``, ``board`` or ``recipe``; runs are looked up first, see `run_card`.
 
     Raises:
-        UserError: there is nothing of this name.
+        UserError: nothing has this name.
     """
     try:
         MODELS.find(name)
@@ -44,7 +44,7 @@ def kind_of(name: str, root: Path) -> str:
 
 
 def suite_card(points: Sequence[Suite]) -> dict[str, Any]:
-    """A suite, or a family of suites, with its models as they are registered."""
+    """A suite, or a family of suites, with the registered facts of its models."""
     suite = points[0]
     card: dict[str, Any] = {"suite": suite.name, "title": suite.title, "dataset": suite.dataset}
     card |= {"budget": ", ".join(dict.fromkeys(p.budget for p in points)), "recipe": suite.recipe}
@@ -70,7 +70,7 @@ def suite_text(name: str, width: int | None) -> str:
 
 
 def recipe_rows() -> list[dict[str, Any]]:
-    """All recipes: those that are the same for every model, what ``paper`` is for whom, and the tuned ones."""
+    """All recipes: those for every model, the ``paper`` recipes of single models, and the tuned ones."""
     keys = ("optimizer", "lr", "batch", "epochs", "augment", "batch_norm")
     rows = [
         {"name": name, **{key: getattr(recipe, key) for key in keys}, "models": "all", "note": recipe.note}

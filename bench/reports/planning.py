@@ -1,4 +1,4 @@
-"""How many seeds a suite needs to find a difference, from the spread of earlier records, and what they cost."""
+"""How many seeds a suite needs to detect a difference, from the spread of earlier records, and their cost."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from ..spec.budget import find_budget
 from ..spec.suite import Suite
 from .estimate import estimate
 
-#: The chance with which a difference should be found, and the most seeds that are looked at.
+#: The required power, and the largest number of seeds that is considered.
 POWER, MOST_SEEDS = 0.8, 200
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one model of a suite needs.
+    """The number of seeds that one model of a suite needs.
 
     Attributes:
-        model: compared with the suite's reference.
-        recorded: seeds of the earlier records; 0 if there are none of this model, so that the widest spread of the
-            others stands for it.
-        detectable: the smallest difference, in points, that the suite's seeds find with a chance of 80 %; None below 3.
-        seeds: the fewest that find the difference; None if `MOST_SEEDS` do not.
-        floor: what `MOST_SEEDS` seeds could find, in points: the choice of the test images stays.
-        run_s: device-seconds of one run, None if it is not known on this device.
+        model: the model, which is compared with the suite's reference.
+        recorded: number of seeds in earlier records; if it is 0, the largest spread of the other models is used.
+        detectable: the smallest difference, in points, that the suite's seeds detect with a power of 80 %; None below
+            3 seeds.
+        seeds: the smallest number of seeds that detects the difference; None if `MOST_SEEDS` are too few.
+        floor: the smallest difference, in points, that `MOST_SEEDS` seeds detect; more seeds do not reduce the effect
+            of the test images.
+        run_s: device-seconds of one run; None if unknown on this device.
     """
 
     model: str
@@ -45,11 +46,12 @@ class Planned:
     """The plan of a suite.
 
     Attributes:
-        board: whose records it is from.
-        reference: that the models are compared with.
-        reference_s: device-seconds of one of its runs, None if it is not known on this device.
-        level: of one comparison: 0.05 over their number, the first step of Holm.
-        by_image: whether outcomes by image are known of all these records; else the choice of the images is left out.
+        board: board with the earlier records.
+        reference: reference model of the comparisons.
+        reference_s: device-seconds of one run of the reference; None if unknown on this device.
+        level: significance level of one comparison: 0.05 / number of comparisons, the first step of Holm.
+        by_image: whether outcomes by image are known for all these records; else the choice of the test images is
+            ignored.
     """
 
     suite: str
@@ -63,14 +65,14 @@ class Planned:
 
     @property
     def seeds(self) -> int | None:
-        """Seeds for all models: as many as the widest spread needs; None if no number is enough."""
+        """Number of seeds for all models: the largest number that a model needs; None if no number is enough."""
         found = [need.seeds for need in self.needs]
         return None if None in found else max(s for s in found if s is not None)
 
     @property
     def hours(self) -> float | None:
-        """Device-hours of training of all models with so many seeds, one run at a time; None if a time is
-        missing.
+        """Device-hours of training of all models with this number of seeds, one run at a time; None if a time is
+        unknown.
         """
         times = [self.reference_s, *(need.run_s for need in self.needs)]
         if self.seeds is None or None in times:
@@ -79,17 +81,17 @@ class Planned:
 
 
 def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -> Planned:
-    """Seeds that the models of a suite need to be told from its reference.
+    """The number of seeds that detects a difference between each model of a suite and the reference.
 
     Args:
-        difference: that should be found, in percent points.
-        hardware_key: of the device that the time is asked for.
+        difference: the difference to detect, in percent points.
+        hardware_key: hardware key of the device for the time.
 
     Raises:
-        UserError: the suite has no second model, or no earlier records have three seeds of two models.
+        UserError: the suite has only one model, or no earlier records have three common seeds of two models.
     """
     if len(suite.models) < 2:
-        raise UserError(f"suite {suite.name!r} has one model; a difference needs two")
+        raise UserError(f"suite {suite.name!r} has only one model; a difference needs two")
     board, known = _earlier(suite, root, hardware_key)
     reference = suite.reference_model or suite.models[0]
     compared_with = next(
@@ -115,7 +117,9 @@ def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -
 
 
 def seeds_for(difference: float, spread: Spread, level: float) -> int | None:
-    """The fewest seeds, at least 3, that find a difference with a chance of 80 %; None above `MOST_SEEDS`."""
+    """The smallest number of seeds (at least 3) that detects a difference with a power of 80 %; None above
+    `MOST_SEEDS`.
+    """
 
     def enough(seeds: int) -> bool:
         return bool(power(difference, spread.with_seeds(seeds), level) >= POWER)
@@ -132,7 +136,9 @@ def seeds_for(difference: float, spread: Spread, level: float) -> int | None:
 
 
 def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[str, dict[str, Spread]]]:
-    """The suite's own board, else the one of its data set that knows most; and the spreads, by reference and model."""
+    """The suite's own board, else the board of its data set with the most known spreads; and the spreads, by reference
+    and model.
+    """
     own = suite.board(hardware_key if find_budget(suite.budget).kind == "T" else None)
     names = board_names(root)
     for name in [own] if own in names else []:
@@ -148,9 +154,8 @@ def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[s
             best = board, found
     if best is None:
         raise UserError(
-            f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so that"
-            " the spread"
-            f" is not known; run the suite with --seeds {SMALLEST_SAMPLE} first"
+            f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so the"
+            f" spread is unknown; run the suite with --seeds {SMALLEST_SAMPLE} first"
         )
     return best
 
@@ -161,7 +166,7 @@ def _spreads(board: Board) -> dict[str, dict[str, Spread]]:
 
 
 def _times(suite: Suite, root: Path, hardware_key: str) -> dict[str, float]:
-    """Device-seconds of a run of each model, as far as they are known."""
+    """Device-seconds of a run of each model, if known."""
     budget = find_budget(suite.budget)
     if budget.seconds is not None:
         return dict.fromkeys(suite.models, budget.seconds)
@@ -169,30 +174,28 @@ def _times(suite: Suite, root: Path, hardware_key: str) -> dict[str, float]:
 
 
 def plan_text(planned: Planned, device: str) -> str:
-    """A plan as a table, its sum, and the sentences that say what it is from."""
+    """A plan as a table, with its sum and its assumptions."""
     from tabulate import tabulate
 
     rows = [
         {
             "model": n.model,
             "recorded seeds": n.recorded or "none",
-            "found now": "" if n.detectable is None else f"{n.detectable:.2f}",
+            "detectable now": "" if n.detectable is None else f"{n.detectable:.2f}",
             "seeds needed": n.seeds if n.seeds is not None else f"over {MOST_SEEDS}",
-            "a run, s": "unknown" if n.run_s is None else f"{n.run_s:.0f}",
+            "s/run": "unknown" if n.run_s is None else f"{n.run_s:.0f}",
         }
         for n in planned.needs
     ]
     lines = [
-        f"{planned.suite}: to find a difference to {planned.reference} of {planned.difference:g}"
+        f"{planned.suite}: to detect a difference to {planned.reference} of {planned.difference:g}"
         f" {'point' if planned.difference == 1 else 'points'}, on {device}",
         "",
     ]
     lines += [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True), ""]
     if planned.seeds is None:
         enough, floor = [n.seeds for n in planned.needs if n.seeds is not None], max(n.floor for n in planned.needs)
-        lines.append(
-            f"{MOST_SEEDS} seeds are not enough for all models: differences of {floor:.2f} points are found with them"
-        )
+        lines.append(f"{MOST_SEEDS} seeds are not enough for all models: they detect differences of {floor:.2f} points")
         lines += [f"{max(enough)} seeds are enough for {len(enough)} of {len(planned.needs)} models"] if enough else []
     else:
         hours = (
@@ -204,14 +207,15 @@ def plan_text(planned: Planned, device: str) -> str:
             f"{planned.seeds} seeds of all {len(planned.needs) + 1} models: {hours} of training, one run at a time"
         )
     lines.append(
-        f"from the spread of {planned.board}; found: with a chance of 80 %, p at most {planned.level:.2g}, the first"
-        " step of"
-        f" Holm over {len(planned.needs)}; now: with the seeds of the suite"
+        f"estimated from the spread of {planned.board}; detectable: with a power of 80 % and p at most"
+        f" {planned.level:.2g}, the first step of Holm over {len(planned.needs)} comparisons; now: with the seeds of"
+        " the suite"
     )
     if any(not n.recorded for n in planned.needs):
-        lines.append("models without records are taken to spread as widely as the widest of the others")
+        lines.append("for models without records, the largest spread of the other models is used")
     if not planned.by_image:
         lines.append(
-            "some outcomes by image are not known: there the choice of the test images is left out, and more is needed"
+            "some outcomes by image are unknown: for them the choice of the test images is ignored, so more seeds are"
+            " needed"
         )
     return "\n".join(lines)

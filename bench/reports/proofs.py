@@ -1,6 +1,6 @@
-"""Proofs of claims about a family of layers: computed again, shown as tables, drawn.
+"""Verification of claims: the numbers are computed again, and shown as tables and as a plot.
 
-A family's proof is a module with ``PARTS``, ``verify``; its report one with ``summary`` and ``plot``, as
+A proof has two modules: one with ``PARTS`` and ``verify``, and a report with ``summary`` and ``plot``. Examples are
 `models.pdo.proof.verify` and `models.pdo.proof.report`.
 """
 
@@ -15,21 +15,21 @@ from typing import Any
 from ...registry import UserError, nearest
 from ..tools.files import write_atomically
 
-#: Names of the proofs and their modules, imported when one is asked for.
+#: Names of the proofs and their modules, which are imported on demand.
 PROOFS = {
     "pdo-econv": ("equibench.models.pdo.proof.verify", "equibench.models.pdo.proof.report"),
     "statistics": ("equibench.bench.reports.simulation", "equibench.bench.reports.simulation_report"),
 }
-#: Those that can be looked at quickly.
+#: Proofs with a quick version.
 QUICK = ("statistics",)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What a proof gave.
+    """The result of a proof.
 
     Attributes:
-        rows: part -> rows of plain numbers and strings; ``ok`` in each says whether it is as claimed.
+        rows: part -> rows of plain numbers and strings; ``ok`` in each row says whether the claim holds.
         tables: titles and texts of the tables.
         figure: the file of the plot; None if nothing was drawn.
     """
@@ -40,7 +40,7 @@ class Proof:
 
     @property
     def failed(self) -> int:
-        """Number of rows that are not as claimed."""
+        """Number of rows whose claim does not hold."""
         return sum(not row["ok"] for rows in self.rows.values() for row in rows)
 
     @property
@@ -60,18 +60,18 @@ def prove(
 
     Args:
         name: one of `PROOFS`.
-        out: folder of the plot, created where it is missing.
-        parts: the parts wanted; all without one.
+        out: folder of the plot; it is created if needed.
+        parts: the requested parts; empty means all.
         on_part: called with the name of each part before it is computed.
-        quick: a look in seconds that proves less; only of `QUICK`.
+        quick: take only seconds and prove less; only for `QUICK`.
 
     Raises:
-        UserError: there is no such proof or part, it has no quick look, or the plot cannot be written.
+        UserError: there is no such proof or part, it has no quick version, or the plot cannot be written.
     """
     if name not in PROOFS:
         raise UserError(f"there is no proof {name!r}; {nearest(name, PROOFS)}")
     if quick and name not in QUICK:
-        raise UserError(f"--quick goes with {', '.join(QUICK)}; {name} has no quick look")
+        raise UserError(f"--quick is only for {', '.join(QUICK)}; {name} has no quick version")
     import torch
 
     module, report = (import_module(m) for m in PROOFS[name])
@@ -79,7 +79,7 @@ def prove(
         if part not in module.PARTS:
             raise UserError(f"{name} has no part {part!r}; {nearest(part, module.PARTS)}")
     path = Path(out) / f"verify-{name}.png"
-    _write(path, None)  # minutes of work should not end with a folder that cannot be written
+    _write(path, None)  # check the folder before minutes of work
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -94,7 +94,7 @@ def prove(
 
 
 def _write(path: Path, image: bytes | None) -> None:
-    """Write the plot, or only see that its folder can be written."""
+    """Write the plot; without an image, only check that its folder can be written."""
     import tempfile
 
     try:

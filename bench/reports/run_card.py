@@ -1,5 +1,4 @@
-"""What is known of a run: its record, where its files lie, and what has changed since. Cards of models: `model_card`;
-those of data sets: `data_cards`."""
+"""Cards of runs: the record, the paths of the files, and what has changed since the run."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ from ..tools.schema import visible
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`, see `find_run`, with what `_around` adds and its claim of
-    invariance, marked where the run contradicts it; None where no run begins so.
+    """The record of the run whose id begins with `run` (see `find_run`), with the facts of `_around` and with its claim
+    of invariance, which is marked if the run contradicts it. None if no id begins with `run`.
 
     Raises:
-        UserError: several begin so, or the record is refused.
+        UserError: several ids begin with `run`, or the record is refused.
     """
     root = results_root(results)
     if not begins_some(run, root):
@@ -31,14 +30,14 @@ def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
     return found | {"outcomes": _outcomes(root, record)}
 
 
-#: Classes that a confusion matrix is shown for; ``--json`` has all.
+#: Largest number of classes for which a confusion matrix is shown; ``--json`` has all classes.
 MOST_SHOWN = 20
 
 
 def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
     """Accuracy by class in % and the confusion matrix: images by label (rows) and by predicted class (columns).
 
-    A last column, if there is one, is of images whose logits are no numbers. ``missing`` says why there is nothing.
+    An additional last column counts images with non-finite logits. ``missing`` says why there are no outcomes.
     """
     import numpy as np
 
@@ -60,10 +59,8 @@ def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
 
 
 def _around(root: Path, record: RunRecord) -> dict[str, Any]:
-    """What the record does not say itself.
-
-    ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of source, data, recipe and harness are
-    not those of the run any more.
+    """Facts that are not in the record: ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of
+    source, data, recipe and harness have changed since the run.
     """
     from ..records.outcomes import outcomes_path
     from ..records.provenance import harness_hash
@@ -93,7 +90,7 @@ def _around(root: Path, record: RunRecord) -> dict[str, Any]:
 
 
 def run_text(card: dict[str, Any]) -> str:
-    """The card of a run for readers: paragraphs of names and values; every text in it is harmless for a terminal."""
+    """The card of a run as text: paragraphs of names and values; all texts are safe for a terminal."""
     spec, provenance, results = card["spec"], card["provenance"], card["results"]
     parts = [("", _what(card, spec)), ("Result", _result(card, results)), ("Provenance", _origin(card, provenance))]
     parts += _outcome_parts(card["outcomes"])
@@ -164,9 +161,9 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
         if results["val_acc_pct"] is not None:
             found["validation accuracy"] = f"{results['val_acc_pct']:.2f} %"
         found["trained on"] = f"{results['train_images']:,} images"
-        found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms a step"
+        found["training"] = f"{results['train_s']:.3f} device-seconds, {results['step_ms']:.3f} ms per step"
         if results["host_ms"] is not None:
-            found["launches"] = f"{results['host_ms']:.3f} ms of the host a step"
+            found["launches"] = f"{results['host_ms']:.3f} ms of the host per step"
         found["peak memory"] = f"{results['peak_mib']:.1f} MiB, {results['peak_kind']}"
         if results["evaluation_peak_mib"] is not None:
             found["peak memory"] += f"; {results['evaluation_peak_mib']:.1f} MiB in evaluation"
@@ -176,12 +173,12 @@ def _result(card: dict[str, Any], results: dict[str, Any] | None) -> dict[str, A
         found["claim"] = card["claim"]
     if card["cost"] is not None:
         found["parameters"] = f"{card['cost']['parameters']:,}"
-        found["FLOPs of an image"] = f"{card['cost']['flops_per_image']:,}"
+        found["FLOPs per image"] = f"{card['cost']['flops_per_image']:,}"
     return found
 
 
 def _files(opened: dict[str, str]) -> str:
-    return ", ".join(f"{name} {content or '(not there)'}" for name, content in opened.items())
+    return ", ".join(f"{name} {content or '(missing)'}" for name, content in opened.items())
 
 
 def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
@@ -197,12 +194,12 @@ def _origin(card: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
         "registered by": provenance["origin"] or unknown,
         "registered as": ", ".join(f"{k} {v}" for k, v in provenance["registered"].items() if v) or unknown,
         "source hash": (provenance["source_hash"] or unknown) + now("source"),
-        "files beside it": _files(provenance["opened"]),
+        "side files": _files(provenance["opened"]),
         "passed its check": provenance["checked"] or unknown,
         "data source hash": provenance["data_source"] or unknown,
-        "data made from": _files(provenance["data_opened"]),
+        "data side files": _files(provenance["data_opened"]),
         "data digest": (provenance["data_digest"] or unknown) + now("data"),
-        "recipe": "changed since" if "recipe" in changed else "as it is now",
+        "recipe": "changed since" if "recipe" in changed else "unchanged",
         "commit": provenance["commit"] or unknown,
         "harness hash": (provenance["harness_hash"] or unknown) + now("harness"),
         "weights SHA-256": results and results["weights_sha256"],

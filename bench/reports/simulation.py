@@ -1,8 +1,8 @@
-"""What is claimed of intervals, p and ranks, checked on networks that are made up: ``equibench verify statistics``.
+"""Checks the claims about intervals, p and ranks on simulated networks: ``equibench verify statistics``.
 
-A made-up network is right on an image with probability 1 / (1 + e^-x), where x adds up its quality, the effect of its
-seed (a part that all networks share for one seed, and one of its own) and the difficulty of the image (a part that all
-networks share, and one of its own). Outcomes are drawn one by one; the truth is known.
+A simulated network is right on an image with probability 1 / (1 + e^-x). x is the sum of its quality, the effect of the
+seed and the difficulty of the image. Both effects have a part that all networks share and a part of the single network.
+Outcomes are drawn one by one, and the true accuracies are known.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from ..boards.statistics import holm
 
 PARTS = ("coverage", "family", "power")
 SEEDS = (3, 5, 8)
-#: By test images: numbers of equal models, and experiments of a row; with ``--quick`` the first alone, and so many.
+#: By number of test images: numbers of equal models, and numbers of experiments per row. ``--quick`` uses only the
+#: smallest number of test images, with `QUICK_TRIALS` experiments.
 MODELS = {1500: (2, 3, 5, 8, 12), 50_000: (2, 5, 12)}
 TRIALS, QUICK_TRIALS = {1500: 2000, 50_000: 1000}, 200
-#: How the effects of seeds are distributed. ``alike``: every seed makes the same predictions.
+#: Distributions of the seed effects. ``alike``: every seed makes the same predictions.
 NORMAL, SKEWED, NONE, ALIKE = "normal", "skewed", "none", "alike"
 EQUAL, UNEQUAL = "equal", "unequal"
 _START = 20_260_101
 
-#: On the scale of x: the quality, standard deviations of each part of the seed's effect, difficulties of images.
+#: On the scale of x: the quality, the standard deviation of each part of the seed effect, and the difficulties.
 _QUALITY, _SEED_EFFECT = 2.6, 0.05
 _SHARED, _OWN = np.array([-3.0, -1.5, 0.0, 1.0, 1.5, 2.0]), np.array([-1.2, -0.4, 0.4, 1.2])
-#: Draws of a seed's effect by which the true accuracies are averaged.
+#: Number of draws of the seed effect over which the true accuracies are averaged.
 _DRAWS = 40_000
-#: Coverage that is claimed for normal seeds, and the largest chance of any wrong decision.
+#: Claimed coverage for normal seed effects, and the largest probability of any wrong decision.
 LOWEST, HIGHEST, WRONG = 0.94, 0.99, 0.05
 
 
@@ -40,10 +41,10 @@ class Case:
     """One kind of experiment.
 
     Attributes:
-        seeds, images: of an experiment.
-        effects: how the seeds' effects are distributed.
-        difficulty: `EQUAL` or `UNEQUAL`, of the images.
-        worse: how much worse each network is than the best, on the scale of x.
+        seeds, images: numbers of seeds and images in an experiment.
+        effects: distribution of the seed effects.
+        difficulty: difficulty of the images, `EQUAL` or `UNEQUAL`.
+        worse: by how much each network is worse than the best one, on the scale of x.
     """
 
     seeds: int
@@ -54,7 +55,7 @@ class Case:
 
 
 class World:
-    """Networks of a case: their true accuracies, and experiments with them."""
+    """The simulated networks of a case: their true accuracies, and experiments with them."""
 
     def __init__(self, case: Case, start: int = _START) -> None:
         self.case = case
@@ -63,7 +64,7 @@ class World:
         self._shared: np.ndarray
         self._own: np.ndarray
         self._shared, self._own = (_SHARED, _OWN) if unequal else (np.zeros(1), np.zeros(1))
-        # x of every kind of image, the shared part first; without networks and seeds.
+        # x of every kind of image (ordered by shared part), without the quality and the seed effect.
         self._kinds = (self._shared[:, None] + self._own).ravel()
         effects = self._effects(_DRAWS, 1)[:, 0]
         #: Mean over seeds of the accuracy of every network on every kind of image, (networks, kinds).
@@ -74,19 +75,19 @@ class World:
         self.accuracy = 100 * self.by_kind.mean(axis=1)
 
     def _effects(self, seeds: int, networks: int) -> np.ndarray:
-        """(seeds, networks): a part that the networks share and one of their own."""
+        """Seed effects (seeds, networks): the sum of a shared part and a part of each network."""
         if self.case.effects in (NONE, ALIKE):
             return np.zeros((seeds, networks))
         parts = []
         for size in ((seeds, 1), (seeds, networks)):
-            # Skewed: most seeds a little above, few far below.
+            # Skewed: most seeds are slightly above the mean, few are far below.
             parts.append(
                 self.rng.normal(size=size) if self.case.effects == NORMAL else 1 - self.rng.exponential(size=size)
             )
         return _SEED_EFFECT * (parts[0] + parts[1])
 
     def experiment(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """Outcomes, of each seed (networks, images) of 0 and 1, and the true accuracies on just these images, in %."""
+        """For each seed the outcomes (networks, images) of 0 and 1, and the true accuracies on these images, in %."""
         case, networks = self.case, len(self.case.worse)
         if len(self._kinds) == 1:
             kinds = np.zeros((networks, 1), dtype=np.intp)
@@ -117,10 +118,10 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def verify(
     parts: Sequence[str], on_part: Callable[[str], None] = lambda _: None, quick: bool = False
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the parts; ``ok`` in each says whether it is as claimed. The same figures every time.
+    """Rows of the parts; ``ok`` in each row says whether the claim holds. Every call gives the same values.
 
     Args:
-        quick: `QUICK_TRIALS` experiments a row, small test sets alone: a look, no proof.
+        quick: use `QUICK_TRIALS` experiments per row and only small test sets; this proves less.
     """
     trials = {min(TRIALS): QUICK_TRIALS} if quick else TRIALS
     made = {"coverage": _coverage, "family": _family, "power": _power}
@@ -140,9 +141,10 @@ def _coverage(images: int, trials: int) -> Iterator[dict[str, Any]]:
 
 
 def coverage(case: Case, trials: int) -> dict[str, Any]:
-    """How often 95 % intervals hold the truth: of an accuracy and of a paired difference, for either kind of new draws.
+    """Coverage of 95 % intervals for an accuracy and for a paired difference, over new seeds and over new seeds and
+    images.
 
-    For seeds that all do the same there is nothing to say of new seeds on these images: None.
+    If all seeds make the same predictions, coverage over new seeds on the same images is not defined: None.
     """
     world, pair = World(case), (np.array([0]), np.array([1]))
     names = ("accuracy, seeds", "accuracy, both", "difference, seeds", "difference, both")
@@ -161,7 +163,7 @@ def coverage(case: Case, trials: int) -> dict[str, Any]:
     shares = {name: None if nothing and name.endswith("seeds") else count / trials for name, count in held.items()}
     low, high = LOWEST - _twice(LOWEST, trials), HIGHEST + _twice(HIGHEST, trials)
     fits = all(low <= share <= high for share in shares.values() if share is not None)
-    shown = case.effects == SKEWED  # shown, not bounded
+    shown = case.effects == SKEWED  # coverage is shown, but nothing is claimed
     return {**_named(case), **shares, "trials": trials, "ok": fits or shown}
 
 
@@ -185,14 +187,14 @@ def _family(images: int, trials: int) -> Iterator[dict[str, Any]]:
 
 
 def family(case: Case, trials: int) -> dict[str, Any]:
-    """How often any decision is wrong: equal models told apart, or a worse one called better.
+    """How often any decision is wrong: equal models are declared different, or a worse model is declared better.
 
-    Against the reference, the first model, with p corrected by Holm over these; over all pairs, from which the sets of
-    ranks are made. Beside it what the t-test of the seeds alone would do.
+    This is counted for p against the reference (the first model), corrected by Holm, and for the rank sets, which use
+    all pairs. For comparison, it is also counted for t-tests over the seeds only.
     """
     world, models = World(case), len(case.worse)
     first, second = np.triu_indices(models, 1)
-    # 1 where the first of the pair is better, 0 if both are equal.
+    # 1 if the first of the pair is better, 0 if both are equal.
     better = np.sign(np.array(case.worse)[second] - np.array(case.worse)[first])
     against = first == 0
     wrong = {"p": 0, "rank sets": 0, "p, seeds alone": 0, "rank sets, seeds alone": 0}
@@ -222,7 +224,7 @@ def _power(images: int, trials: int) -> Iterator[dict[str, Any]]:
 
 
 def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
-    """How often a difference is found that should be found in 80 % of experiments, and one of half that size."""
+    """The observed power for a difference with a planned power of 80 %, and for a difference of half that size."""
     pair = np.array([0]), np.array([1])
     smallest = 0.0
     for count in (100, 100, 800):  # the spread depends a little on the difference
@@ -250,7 +252,7 @@ def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
 
 
 def _apart(case: Case, difference: float) -> World:
-    """A world of two networks whose true accuracies differ by so many points (by bisection)."""
+    """A simulation of two networks whose true accuracies differ by `difference` points (by bisection)."""
     low, high = 0.0, 4.0
     for _ in range(14):
         middle = (low + high) / 2

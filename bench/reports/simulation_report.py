@@ -1,4 +1,4 @@
-"""How the simulation of `simulation` is shown: one row for all numbers of seeds, shares in percent."""
+"""Tables of the results of `simulation`: one row for all numbers of seeds, shares in percent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ Row = dict[str, Any]
 _TRIALS = "in percent of {} experiments; in each cell with " + ", ".join(map(str, SEEDS)) + " seeds"
 _TITLES = {
     "coverage": (
-        f"Coverage of 95 % intervals: claimed for normal seeds, or none: {100 * LOWEST:g} to {100 * HIGHEST:g};\n"
-        "over new seeds on these images, and over both new seeds and new images"
+        f"Coverage of 95 % intervals (claimed for seed effects normal and none: {100 * LOWEST:g} to {100 * HIGHEST:g})\n"
+        "seeds: over new seeds on the same images; both: over new seeds and new images"
     ),
-    "family": f"Experiments with any wrong decision: claimed: at most {100 * WRONG:g}; beside it what the seeds'"
-    " t-tests alone do",
-    "power": "How often a difference is found (one comparison): planned is what the board's note and equibench"
-    " plan say",
+    "family": f"Experiments with any wrong decision (claimed: at most {100 * WRONG:g}); for comparison: t-tests over"
+    " the seeds only",
+    "power": "Power to detect a difference (one comparison); planned: the power in the board's note and in equibench"
+    " plan",
 }
 
 
 def summary(rows: dict[str, list[Row]]) -> list[tuple[str, list[Row]]]:
-    """Titles and tables (rows of strings and numbers) of the parts that `rows` holds."""
+    """Titles and tables (rows of strings and numbers) of the parts in `rows`."""
     return [(_title(part, own), _table(own)) for part, own in rows.items()]
 
 
@@ -35,7 +35,7 @@ def _title(part: str, rows: list[Row]) -> str:
 
 
 def _table(rows: list[Row]) -> list[Row]:
-    """Rows that differ in their number of seeds only, as one."""
+    """Rows that differ only in their number of seeds, combined into one row."""
     named = ("models", "images", "seed effects", "difficulty", "planned")
     lines: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

@@ -155,7 +155,7 @@ def sized(record, **changes):
     [
         ({"parameters": 482}, "482 and 25,000 parameters"),
         ({"buffers": 11}, "10 and 11 buffers"),
-        ({"flops_per_image": 5, "buffers": 0}, "0 and 10 buffers; with 5 and 1,000,000 FLOPs an image"),
+        ({"flops_per_image": 5, "buffers": 0}, "0 and 10 buffers; with 5 and 1,000,000 FLOPs per image"),
     ],
 )
 def test_no_mean_is_over_different_networks(tmp_path: Path, change: dict[str, int], said: str) -> None:

@@ -78,7 +78,7 @@ def test_a_card_says_what_is_registered_and_what_the_images_say(
     code, out, _ = show(capfd, monkeypatch, "carded", *places)
     for value in ("# carded", "noise, 3 classes", "20x20 pixels, 2"
         " channels", "60 / 0 / 30", "licence: mine", data.digest(),
-                  "labels survive any rotation: yes", "Somebody, Something, 2026", "- none yet"):  # fmt: skip
+                  "labels correct under rotation: yes", "Somebody, Something, 2026", "- none yet"):  # fmt: skip
         assert value in out
     assert [line.split() for line in out.splitlines() if line.strip().startswith("2 ")] == [["2", "20", "0", "10"]]
 
@@ -95,7 +95,7 @@ def test_boards_of_the_data_set_and_of_no_other(file: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("elsewhere", "its files are not in .*equibench data fetch elsewhere.* brings them"),
+    [("elsewhere", "its files are not in .*equibench data fetch elsewhere.* downloads them"),
      ("unpackaged", "it needs the package no_such_package, which is not installed: pip install no_such_package")],
 )  # fmt: skip
 def test_nothing_is_downloaded_for_a_card(
@@ -103,7 +103,7 @@ def test_nothing_is_downloaded_for_a_card(
 ) -> None:
     places = ["--data-root", tmp_path / "data", "--results", tmp_path, "--include", file]
     code, out, _ = show(capfd, monkeypatch, name, *places)
-    assert code == 0 and re.search(f"not here: {why}", out), out
+    assert code == 0 and re.search(f"not available: {why}", out), out
     code, out, error = show(capfd, monkeypatch, name, *places, "--out", tmp_path / "sheet.png")
     assert code == 2 and not out and f"{name} cannot be drawn: it" in error and not list(tmp_path.iterdir())
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_drawn_is_said(file: Path, tmp_path: Path, capfd: Any, mo
     places = ["--data-root", tmp_path / "data", "--results", tmp_path, "--include", file]
     (tmp_path / "a file").write_text("")
     for arguments, expected in (
-        (("carded", "--out", tmp_path / "x.jpg"), "end the name in .png"),
+        (("carded", "--out", tmp_path / "x.jpg"), "must end in .png"),
         (("carded", "--out", tmp_path / "a file" / "x.png"), "x.png cannot be written"),
         (("no-such-name",), "there is no model 'no-such-name'"),
         (("digit-rot",), "data set: did you mean 'digits-rot'"),

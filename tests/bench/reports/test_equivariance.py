@@ -58,7 +58,7 @@ def test_a_verdict_compares_with_the_floor() -> None:
     class Point:
         collapsed, eq_rot_data, eq_floor = False, 0.02, 0.015
 
-    assert "not resolvable" in verdict(Point, [])
+    assert "cannot be resolved" in verdict(Point, [])
     Point.eq_rot_data = 0.3
     assert "20.0 times" in verdict(Point, ["a note."]) and "a note." in verdict(Point, ["a note."])
     Point.collapsed = True

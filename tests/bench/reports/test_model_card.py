@@ -158,7 +158,7 @@ def test_an_invariance_of_the_first_weights_alone_is_not_called_exact(how: str, 
     include([Path(__file__).parents[1] / "orbits.py"])
     card = model_card(f"orbit-{how}", tmp_path)
     here = card["equivariance"]["sizes"][1]
-    assert card["equivariance"]["group"] == "C4" and here["error"] < 1e-5, "as it is built each of them is invariant"
+    assert card["equivariance"]["group"] == "C4" and here["error"] < 1e-5, "at initialisation each of them is invariant"
     assert here["exact"] == (how == "sound") and (here["error_moved"] < 1e-5) == (how == "sound")
     line = next(line for line in card_text(card).splitlines() if "C4 at 28 pixels" in line)
     assert (": exact," in line) == (how == "sound") and ("not exact" in line) == (how != "sound"), line

@@ -59,7 +59,7 @@ def test_a_suite_is_planned_from_its_own_records(tmp_path: Path) -> None:
     assert need.recorded == 6 and need.run_s is None and large.hours is None and not large.by_image
     text = plan_text(large, "nothing")
     assert f"{large.seeds} seeds of all 2 models: the time is known after a first run" in text
-    assert "choice of the test images is left out" in text
+    assert "choice of the test images is ignored" in text
 
 
 def test_hours_are_those_of_all_runs(tmp_path: Path) -> None:

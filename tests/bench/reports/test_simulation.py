@@ -71,7 +71,7 @@ def test_the_table_has_a_row_for_all_numbers_of_seeds(monkeypatch: pytest.Monkey
     ((_, table), _) = summary(proof.rows)
     assert len(table) == 4 and all(row["p"].count("/") == 2 for row in table)
     assert proof.figure is None and len(proof.tables) == 2
-    with pytest.raises(UserError, match="pdo-econv has no quick look"):
+    with pytest.raises(UserError, match="pdo-econv has no quick version"):
         prove("pdo-econv", tmp_path, quick=True)
 
 
