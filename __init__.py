@@ -1,4 +1,4 @@
-"""equibench: fair head-to-head comparisons of equivariant image architectures.
+"""equibench: fair head-to-heads of equivariant image architectures.
 
 The public names are loaded lazily: importing ``equibench`` imports none of its parts. A file that only registers a
 model therefore starts fast. This file is also in the root of the repository, and tools that do not know the root as a

@@ -259,7 +259,7 @@ def find_board(name: str, root: Path) -> str:
     names = board_names(root)
     fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
     if not fits:
-        known = nearest(name, names) if names else f"there is none at all yet: {again('run', 'quickstart')} makes one"
+        known = nearest(name, names) if names else f"there are no boards yet; {again('run', 'quickstart')} makes one"
         raise UserError(f"there is no board {name!r} in {root}; {known}")
     return fits[-1]
 

@@ -1,4 +1,4 @@
-"""A summary over boards as text: its table in every format, and the sentences that a reader needs with it."""
+"""A summary over boards as text: its table in every format, and the notes below."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def shown_models(summary: Across, patterns: Sequence[str]) -> list[str]:
-    """The models of a summary that fit one of the patterns; all without patterns.
+    """The models of a summary that match one of the patterns; without patterns, all models.
 
     Raises:
-        UserError: a pattern fits no model of these boards.
+        UserError: a pattern matches no model of these boards.
     """
     for pattern in patterns:
         known = [*summary.models, *summary.missing]
         if not fnmatch.filter(known, pattern):
-            raise UserError(f"--model {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
+            raise UserError(f"--model {pattern!r} matches no model of these boards; {nearest(pattern, known)}")
     return [m for m in summary.models if _shows(patterns, m)]
 
 
@@ -43,7 +43,7 @@ def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> st
     """The summary in a table format of tabulate, with its notes.
 
     Args:
-        patterns: show models that fit one of them; no figure depends on it.
+        patterns: show only models that match one of them; this changes no value.
     """
     label = short_names([side.name for side in summary.sides])
     rows = []
@@ -57,7 +57,7 @@ def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> st
     notes = [in_text(note, style) for note in across_notes(summary, patterns)]
     if not rows:
         return "\n".join(notes)
-    # Names of boards are texts like any other.
+    # Names of boards need escaping too.
     heads = [in_cell(key, style) for key in rows[0]]
     table = tabulate(
         [list(row.values()) for row in rows], headers=heads, tablefmt=style, disable_numparse=True,
@@ -67,7 +67,7 @@ def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> st
 
 
 def heading(summary: Across) -> str:
-    """One line: what is summed up."""
+    """One line that describes the summary."""
     return (
         f"{some(len(summary.sides), 'board')}, {some(len(summary.models), 'model')} on all of them, against"
         f" {summary.reference}"
@@ -87,7 +87,7 @@ def _difference(summary: Across, model: str, entry: Entry) -> str:
 
 
 def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
-    """The sentences that a reader of the table needs.
+    """The notes below the table.
 
     Args:
         bold: whether the table has ranks in bold.
@@ -96,23 +96,22 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
     notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
     notes.append(
         f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 %"
-        " interval"
-        f" {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: over {some(len(sides), 'board')}, each"
-        " counts the same"
+        f" interval {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: mean over"
+        f" {some(len(sides), 'board')} with equal weights"
     )
     notes.append(
-        f"improvability: 1 - error of the best / error of the model, mean over the boards; the best is the best of the"
-        f" {len(summary.models)} models that are on all boards; 0 is the best everywhere"
+        f"improvability: 1 - error of the best model / error of the model, mean over the boards; the best model is the"
+        f" best of the {len(summary.models)} models that are on all boards; 0 means the best model on every board"
     )
     if summary.perfect:
         where = ", ".join(label[side.name] for side in summary.perfect)
         notes.append(
-            f"improvability: on {where} the best model has no error, so that every other has 100 %, however small its"
-            " error is"
+            f"improvability: on {where} the best model has no error, so every other model has 100 %, even with a very"
+            " small error"
         )
     notes.append(
-        "rank: the ranks that are possible on a board among all its models, with 95 % confidence for all of them"
-        " together" + ("; bold: rank 1 is possible" if bold else "")
+        "rank: the possible ranks among all models of a board, with 95 % confidence for all of them together"
+        + ("; bold: rank 1 is possible" if bold else "")
     )
     notes.append(no_test(len(sides)))
     for model in (m for m in summary.models if _shows(patterns, m)):
@@ -129,15 +128,14 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
 
 
 def no_test(boards: int) -> str:
-    """Why there is no test over boards and no rating."""
+    """The reason why there is no test over boards and no rating."""
     rule = "no test over boards and no Elo rating is made"
     if smallest_p(boards) > LEVEL:
         return (
-            f"{rule}: with fewer than six boards they mean nothing (even if a model wins on all {boards}, a sign"
-            " test has"
-            f" p = {smallest_p(boards):.3g})"
+            f"{rule}: they need at least six boards (even if a model wins on all {boards}, a sign test has p ="
+            f" {smallest_p(boards):.3g})"
         )
-    return f"{rule}: boards share data sets and models, and are no random sample of tasks"
+    return f"{rule}: boards share data sets and models, so they are not a random sample of tasks"
 
 
 def _over(summary: Across) -> str:
@@ -151,13 +149,13 @@ def _over(summary: Across) -> str:
     if not any(by_image for _, by_image in known):
         return "over new seeds"
     return (
-        f"over new seeds and new test images (on {', '.join(alone)} over new seeds alone, where outcomes by image"
-        " are missing)"
+        f"over new seeds and new test images (on {', '.join(alone)} over new seeds only, because outcomes by image are"
+        " missing)"
     )
 
 
 def across_frame(summary: Across, patterns: Sequence[str] = ()) -> pd.DataFrame:
-    """One row a model and board, numbers as numbers; models that are not on all boards have no means."""
+    """One row per model and board, with plain numbers; models that are not on all boards have no means."""
     import pandas as pd
 
     rows = []
@@ -189,12 +187,12 @@ def across_document(summary: Across, patterns: Sequence[str] = ()) -> dict[str, 
     return {"boards": boards, "reference": summary.reference, "rows": rows, "notes": across_notes(summary, patterns)}
 
 
-#: What boards of a kind of budget have in common.
+#: Descriptions of the kinds of budget.
 _BUDGETS = {"E": "equal examples", "T": "equal device-seconds", "P": "budgets as published"}
 
 
 def groups_document(sides: Iterable[Side]) -> list[dict[str, Any]]:
-    """What the page needs of each group of boards: its table and notes, or the sentence why there is none."""
+    """The data of the page for each group of boards: its table and notes, or the reason why there is no table."""
     found = []
     for (recipe, profile, fit, budget, protocol), own in groups(sides).items():
         parts = [f"recipe {recipe}", f"profile {profile}", fit, _BUDGETS.get(budget, budget), protocol]

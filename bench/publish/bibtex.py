@@ -1,4 +1,4 @@
-"""BibTeX of the models shown, from the sources that they are registered with."""
+"""BibTeX for models, from their registered sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..tools.text import some
 
 AUTHOR = "{the equibench developers}"
 
-#: What BibTeX calls them.
+#: Names of the months in BibTeX.
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 _KEY = re.compile(r"@\w+\{([^,\s]+),")
@@ -42,7 +42,7 @@ def sources_of(models: Iterable[str]) -> list[str]:
 
 
 def entry(source: str) -> str:
-    """The BibTeX entry of a source; a @misc with its address where nothing more is known."""
+    """The BibTeX entry of a source; an unknown source becomes a @misc entry with its address."""
     known = _known().get(source)
     if known:
         return known.strip()
@@ -62,12 +62,12 @@ def entry(source: str) -> str:
 
 
 def is_known_source(source: str) -> bool:
-    """Whether a source has an entry of its own in ``sources.toml``."""
+    """Whether a source has an entry in ``sources.toml``."""
     return source in _known()
 
 
 def own_entry() -> str:
-    """The BibTeX entry of equibench itself, with the version that is running and the protocol that it measures by."""
+    """The BibTeX entry of equibench itself, with its version and its protocol."""
     body = (
         "  title = {equibench: fair head-to-heads of equivariant image architectures},\n"
         f"  author = {{{AUTHOR}}},\n"
@@ -78,10 +78,10 @@ def own_entry() -> str:
 
 
 def board_entry(board: Board) -> str:
-    """The BibTeX entry of a board: when and with which commits its runs were made, and which records they are.
+    """The BibTeX entry of a board: dates and commits of its runs, and a hash that identifies its records.
 
-    The records are told by the SHA-256 of the names of their files, sorted, each with a line end. A name holds the hash
-    of what is in the file.
+    The hash is the SHA-256 of the sorted file names of the records, each with a line end. A file name contains the hash
+    of the content of the file.
     """
     records = sorted((r for r, _ in board.chosen), key=lambda r: r.provenance.started)
     days = list(dict.fromkeys(r.provenance.started[:10] for r in records))
@@ -105,19 +105,19 @@ def board_entry(board: Board) -> str:
 
 
 def key_of(source: str) -> str:
-    """The key by which LaTeX cites a source."""
+    """The citation key of a source."""
     found = _KEY.match(entry(source))
     assert found is not None
     return found[1]
 
 
 def cited(row: dict[str, Any]) -> list[str]:
-    """The sources of the model of a board's row; where it is not registered here, what its record says."""
+    """The sources of the model of a board's row; if it is not registered here, the source from its record."""
     return sources_of([row["model"]]) or [row["source"]] * bool(row["source"])
 
 
 def bibliography(sources: Iterable[str]) -> str:
-    """A BibTeX file: equibench's own entry, then one entry a source, in the order of their keys."""
+    """A BibTeX file: equibench's own entry, then one entry per source, ordered by key."""
     return "\n\n".join([own_entry(), *(entry(s) for s in sorted(set(sources), key=key_of))]) + "\n"
 
 

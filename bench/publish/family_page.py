@@ -1,4 +1,4 @@
-"""What is published of a family of boards: tables, plots, and a page of its own."""
+"""Publishes a family of boards: tables, plots, and a separate page."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
 from .repeat import commands, family_file
 
-#: Before a cell that the page shows in bold.
+#: Prefix of a cell that the page shows in bold.
 _MARK = "\0"
 
 
 def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> str:
-    """Write the files of a family below `out`; what is there under the same names is replaced.
+    """Write the files of a family below `out`; existing files with the same names are replaced.
 
     Args:
-        formats: of `publish.FORMATS`.
+        formats: some of `publish.FORMATS`.
 
     Returns:
-        The beginning of the names of its files.
+        The prefix of the names of its files.
     """
     name, html, downloads = file_name(family), "html" in formats, []
     texts = {
@@ -89,7 +89,7 @@ def _write_page(
         mark=_MARK,
         notes=notes(family, "bold"),
         figures=figures,
-        left_out=f"Left out, since it is the same at all points: error against {' and '.join(same)}." if same else "",
+        left_out=f"Left out, because it is equal at all points: error against {' and '.join(same)}." if same else "",
         downloads=downloads,
         suite=downloads[-1],
         commands=commands([name], family.points[0].suite.recipe),

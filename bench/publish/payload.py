@@ -1,4 +1,4 @@
-"""What the page of a board needs, as one document."""
+"""The data for the page of a board, as one document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .bibtex import board_entry
 from .repeat import cautions, commands, suites_of
 from .view import comparison_note
 
-#: Columns that the page shows at first: column of the CSV, heading, digits after the point (None: as it is), scale.
+#: Columns that the page shows by default: column of the CSV, heading, digits after the point (None: as it is), scale.
 SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
     ("model", "model", None, 1), ("rank_low", "rank", 0, 1), ("test_acc_mean_pct", "test accuracy %", 2, 1),
     ("parameters", "parameters", 0, 1), ("frozen", "frozen", 0, 1), ("buffers", "buffers", 0, 1),
@@ -25,17 +25,18 @@ SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
     ("family", "family", None, 1), ("runs_ok", "runs ok", 0, 1), ("status", "status", None, 1),
     ("marks", "marks", None, 1),
 )  # fmt: skip
-#: Columns that are made from the pairs, for whichever reference is chosen.
+#: Columns that the page computes from the pairs, for the chosen reference.
 _COMPARED = ("reference_model", *COMPARED)
 
 
 def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], left_out: str = "") -> dict[str, Any]:
-    """The document of a board; its shape is what ``site.js`` reads.
+    """The document of a board, in the form that ``site.js`` reads.
 
     Args:
-        figures: of each ``stem``, ``title``, ``kinds`` (formats, separated by blanks), what `handles.for_page` says.
+        figures: for each figure: ``stem``, ``title``, ``kinds`` (formats, separated by blanks), and the result of
+            `handles.for_page`.
         downloads: paths in the site's folder.
-        left_out: a sentence on figures that are not there.
+        left_out: a sentence on missing figures.
     """
     frame = board.frame
     records = board.rows_of(frame)
@@ -54,11 +55,11 @@ def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], l
         "reference": board.reference or "",
         "columns": columns,
         "rows": [[cell(row[c]) for c in order] for row in records],
-        # Where no interval holds, a row shows each seed's value.
+        # If there is no valid interval, a row shows the value of each seed.
         "values": [
             None if (s := board.samples.get(m)) is None or s.has_interval else list(s.values.values()) for m in models
         ],
-        # What qualifies a row: kind, words, the columns that it is about (none: the whole row), sign behind a figure.
+        # Marks of a row: kind, words, columns that it is about (empty: the whole row), sign after a value.
         "marks": [[[m.name, m.words, list(m.columns), m.sign] for m in marks_of(row)] for row in records],
         "pairs": _pairs(board, models),
         "runs": [[_run(r, stale) for r, stale in board.runs[m]] for m in models],
@@ -74,13 +75,13 @@ def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], l
 
 
 def script(document: dict[str, Any], receiver: str = "equibench") -> str:
-    """The document as a script that hands it to the page: a page opened from disk may load scripts, but not JSON.
+    """The document as a script that passes it to the page. A page opened from disk can load scripts, but not JSON.
 
     Args:
-        receiver: the function of the page that takes it.
+        receiver: the function of the page that receives the document.
     """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    # Harmless in a file of its own, and no end of a script element if somebody puts it into a page.
+    # So the text cannot end a script element if somebody copies it into a page.
     return f"{receiver}({text.replace('<', chr(92) + 'u003c')});\n"
 
 
@@ -120,7 +121,7 @@ def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
 
 
 def _same(values: list[Any]) -> list[Any]:
-    """One value where all are the same."""
+    """Only one value if all are equal."""
     return values[:1] if len(set(values)) == 1 else values
 
 
@@ -130,7 +131,7 @@ def _run(record: RunRecord, stale: str) -> list[Any]:
 
 
 def _provenance(records: list[RunRecord]) -> dict[str, str]:
-    """What the runs of a model came from; several values side by side where they differ."""
+    """The provenance of the runs of a model; different values are listed."""
     facts: dict[str, dict[str, None]] = {}
     for r in records:
         p = r.provenance

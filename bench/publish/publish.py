@@ -1,4 +1,4 @@
-"""Everything that is published of some boards, written into one folder."""
+"""Publishes boards: writes all tables, plots and pages into one folder."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ def publish(
     reference_parameters: int | None = None,
     suites: Sequence[str] = (),
 ) -> list[str]:
-    """Publish boards into a folder; what is there already under the same names is replaced.
+    """Publish boards into a folder; existing files with the same names are replaced.
 
     Args:
         root: results folder.
-        boards: their names; all that have a table without, or those of the `suites`.
-        formats: of `FORMATS`; ``html`` alone draws the plots as SVG, ``plots`` in all of `style.FORMATS`.
-        jobs: boards at a time, each in its own process; as many as cores, four at most, without.
-        refused: gets the files that were refused, of all boards.
+        boards: their names; if empty, the boards of `suites`, or all boards with a table.
+        formats: some of `FORMATS`; ``html`` without ``plots`` draws the plots only as SVG, ``plots`` in all of
+            `style.FORMATS`.
+        jobs: number of boards at a time, each in its own process; None means the number of cores, at most four.
+        refused: this list gets the refused files of all boards.
         reference_parameters: as for `board.load_board`.
-        suites: whose boards are published together, each family of boards with a table, plots and a page of its own;
-            without, and without `boards`, the shipped families of which two boards are there.
+        suites: suites whose boards are published together; each family of boards has its own table, plots and page. If
+            both `suites` and `boards` are empty, all shipped families with at least two measured boards.
 
     Returns:
-        Names of the boards that were published.
+        Names of the published boards.
 
     Raises:
         UserError: a board or a format does not exist, nothing can be published, or `out` cannot be written.
@@ -70,7 +71,7 @@ def publish(
     tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
-        # Forked, so that files given with --include are known there too, and what is slow to import is there already.
+        # Forked, so that the processes know files given with --include, and need not import slow libraries again.
         import matplotlib.figure  # noqa: F401
         import pandas  # noqa: F401
 
@@ -91,7 +92,7 @@ def publish(
     for family in (f for f in families if len(f.points) > 1):
         from .family_page import publish_family
 
-        PROGRESS.info("%s, the boards of this suite together …", family.name)
+        PROGRESS.info("%s, all boards of this suite …", family.name)
         pages[f"{publish_family(out, family, formats)}.html"] = family.name
     if "html" in formats:
         from .site import write_across_page, write_page
@@ -102,7 +103,7 @@ def publish(
 
 
 def _families(root: Path, suites: Sequence[str], shipped: bool) -> list[BoardFamily]:
-    """The families of boards of some suites, else the shipped ones of which two boards are there."""
+    """The families of boards of some suites, else the shipped families with at least two measured boards."""
     there, found = set(board_names(root)), []
     for name in suites or (suite_names() if shipped else ()):
         points = find_points(name)
@@ -112,15 +113,15 @@ def _families(root: Path, suites: Sequence[str], shipped: bool) -> list[BoardFam
 
 
 def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
-    """Why there is no table of some boards."""
+    """The reason why some boards have no table."""
     if not refused:
-        return f"{what}: nothing here belongs in a table (smoke runs and trials do not)"
+        return f"{what}: there are no runs for a table (smoke runs and trials are not shown)"
     others = f"; {len(refused):,} files were refused, this is the first" if len(refused) > 1 else ""
-    return f"{what}: there is no record that can be read: {visible(refused[0].reason)}{others}"
+    return f"{what}: no record can be read: {visible(refused[0].reason)}{others}"
 
 
-#: Of a board: the sources of its models, or None if it has no table; refused files; what a summary over boards
-#: needs.
+#: For a board: the sources of its models, or None if it has no table; refused files; its data for a summary over
+#: boards.
 _Shown = tuple[list[str] | None, list[Refused], Side | None]
 
 
@@ -166,7 +167,7 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], referen
 
 
 def _left_out(missing: dict[str, str]) -> str:
-    """A sentence on plots that are not there."""
+    """A sentence on missing plots."""
     return (
         f"Left out: {' and '.join(t[0].lower() + t[1:] for t in missing)}. Needed: {next(iter(missing.values()))}."
         if missing

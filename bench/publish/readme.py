@@ -1,15 +1,19 @@
-"""Boards in a README, refreshed between markers; nothing else of the file is touched.
+"""Boards in a README, refreshed between markers; the rest of the file does not change.
 
     <!-- equibench: digits-rot-e20-common -->
-    (the table stands here)
+    (the table is here)
     <!-- /equibench -->
 
-After the name of the board may follow ``columns=model,parameters,test acc %`` (of the usual table, instead of the
-narrow one), ``suite=digits-pdo`` (its rows alone), ``reference_parameters=25700`` (the count that classes are told
-beside), ``plot=accuracy-flops`` (a picture above the table, of `figures.PLOTS`; several separated by commas) and
-``reported`` (below, apart: what papers report for the data set). Instead of a board stands
-``family=mnist-rot-gen-data`` for the table of a family of boards, with ``plot=images`` and the other things that were
-spent. Pictures lie in ``<results>/figures/``, which must be kept beside the file.
+Options may follow the name of the board:
+
+* ``columns=model,parameters,test acc %``: columns of the usual table, instead of the narrow table;
+* ``suite=digits-pdo``: only the rows of this suite;
+* ``reference_parameters=25700``: the reference count for the classes;
+* ``plot=accuracy-flops``: a picture above the table, one of `figures.PLOTS`; several are separated by commas;
+* ``reported``: values from papers for the data set, in a separate table below.
+
+``family=mnist-rot-gen-data`` instead of a board means the table of a family of boards; its option ``plot`` is one of
+`SPENT`, such as ``plot=images``. The pictures are in ``<results>/figures/``; keep this folder with the file.
 """
 
 from __future__ import annotations
@@ -45,16 +49,16 @@ OPTIONS = ("columns", "plot", "reported", "reference_parameters", "suite")
 def refresh(
     path: Path, root: Path, refused: list[Refused] | None = None, reference_parameters: int | None = None
 ) -> list[str]:
-    """Refresh all boards of a file and the pictures that it shows; returns the names of the boards.
+    """Refresh all boards of a file and its pictures; returns the names of the boards.
 
     Args:
         root: results folder.
-        refused: gets the files among the records that were refused.
-        reference_parameters: as for `board.load_board`, where a marker does not say it.
+        refused: this list gets the refused files among the records.
+        reference_parameters: as for `board.load_board`, for markers without this option.
 
     Raises:
-        UserError: the file cannot be read, has no or unmatched markers, or names what is not there. It is then
-            left as it is.
+        UserError: the file cannot be read, has no markers or unmatched markers, or names something that does not
+            exist. The file is then unchanged.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -83,7 +87,7 @@ def refresh(
         if len(wanted := options.get("suite", ())) == 1:
             board = _of_suite(board, wanted[0], where)
         elif "suite" in options:
-            raise UserError(f"{where}: suite is the name of one suite, as suite=digits-pdo")
+            raise UserError(f"{where}: the option suite needs the name of one suite, such as suite=digits-pdo")
         pictures += [(board, stem) for stem in options.get("plot", ())]
         block = _block(board, options, root, path, where)
         parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
@@ -102,7 +106,9 @@ def refresh(
 def _count(options: dict[str, tuple[str, ...]], where: str) -> int | None:
     values = options.get("reference_parameters", ())
     if any(not v.isdecimal() or not int(v) for v in values) or len(values) > 1:
-        raise UserError(f"{where}: reference_parameters is a number of parameters, as reference_parameters=25700")
+        raise UserError(
+            f"{where}: the option reference_parameters needs one number, such as reference_parameters=25700"
+        )
     return int(values[0]) if values else None
 
 
@@ -114,10 +120,10 @@ def _board(name: str, root: Path, where: str, reference_parameters: int | None) 
 
 
 def _of_suite(board: Board, name: str, where: str) -> Board:
-    """The rows of the suite alone.
+    """The board with only the rows of the suite.
 
     Raises:
-        UserError: it has none on this board.
+        UserError: the suite has no rows on this board.
     """
     narrowed = board.of_suite(find_suite(name))
     if not narrowed.is_table:
@@ -126,11 +132,11 @@ def _of_suite(board: Board, name: str, where: str) -> Board:
 
 
 def _options(text: str, where: str) -> dict[str, tuple[str, ...]]:
-    """The options of a marker: each with its values."""
+    """The options of a marker, each with its values."""
     found: dict[str, tuple[str, ...]] = {}
     for name, values in _OPTION.findall(text):
         if name not in OPTIONS:
-            raise UserError(f"{where}: a marker has no {name!r}; {nearest(name, OPTIONS)}")
+            raise UserError(f"{where}: a marker has no option {name!r}; {nearest(name, OPTIONS)}")
         found[name] = tuple(v.strip() for v in values.split(",") if v.strip())
         known = [*SPENT, *(p.stem for p in PLOTS)]
         for value in found[name] if name == "plot" else ():
@@ -165,12 +171,12 @@ def _family(name: str, root: Path, where: str) -> BoardFamily:
 def _family_block(
     family: BoardFamily, options: dict[str, tuple[str, ...]], root: Path, readme: Path, where: str
 ) -> str:
-    """Heading, pictures, table and notes of a family; its pictures are drawn at once."""
+    """Heading, pictures, table and notes of a family; this also draws the pictures."""
     wrong = next((o for o in options if o != "plot"), None) or next(
         (p for p in options.get("plot", ()) if p not in SPENT), None
     )
     if wrong is not None:
-        raise UserError(f"{where}: a family of boards takes plot={','.join(SPENT)}, not {wrong!r}")
+        raise UserError(f"{where}: a family of boards accepts only plot={','.join(SPENT)}, not {wrong!r}")
     head, table, *rest = family_text(family, "github").split("\n\n")
     images = []
     for what in options.get("plot", ()):
@@ -178,7 +184,7 @@ def _family_block(
             figure = draw(family, what)
             if figure is None:
                 raise UserError(
-                    f"{where}: {SPENT[what]} are the same at all points of {family.name}: there is nothing to draw"
+                    f"{where}: {SPENT[what]} are equal at all points of {family.name}, so there is nothing to draw"
                 )
             path = root / "figures" / f"{file_name(family)}-{what}.svg"
             save(figure, path.parent, path.stem, ("svg",), both=False)
@@ -192,7 +198,7 @@ def _picture(board: Board, stem: str, root: Path) -> Path:
 
 
 def _image(board: Board, stem: str, root: Path, readme: Path) -> str:
-    """The picture as Markdown, by its path from the file's folder."""
+    """The picture as Markdown, with its path relative to the file's folder."""
     title = next(p.title for p in PLOTS if p.stem == stem)
     return _link(f"{title}, {markdown_text(board.name)}", _picture(board, stem, root), readme)
 

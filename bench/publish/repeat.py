@@ -1,4 +1,4 @@
-"""What repeats a board, or a family of boards: suites as files, and the commands that run them."""
+"""Files of suites, and commands, with which a reader can repeat a board or a family of boards."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..records.record import RunRecord
 from ..spec.recipe import is_tuned
 from ..spec.suite import PROTOCOL, Suite
 
-#: Where a repetition goes: beside the records that are there, a run would be found finished.
+#: Results folder of a repetition. In the original folder, the runs would count as finished.
 RESULTS = "repeated"
 
 
 def suites_of(board: Board) -> dict[str, Suite]:
-    """The suites that ask for exactly the runs of a board, by the names of their files.
+    """The suites that give exactly the runs of a board, by the names of their files.
 
-    It is one suite, unless models have different seeds, classes or profiles of equivariance.
+    There is one suite, unless models have different seeds, classes or equivariance profiles.
     """
     own: dict[str, list[RunRecord]] = {}
     for record, _ in board.chosen:
@@ -37,7 +37,7 @@ def _names(board: str, count: int) -> list[str]:
 
 
 def _asked(records: list[RunRecord], board: Board) -> tuple[Any, ...]:
-    """What runs of a model were asked for with: seeds, class, reference count, profile of equivariance."""
+    """The requested values of a model's runs: seeds, class, reference count, equivariance profile."""
     seeds = tuple(sorted(r.spec.seed for r in records))
     contexts = {(r.context.parameter_class, r.context.reference_parameters) for r in records}
     size = contexts.pop() if len(contexts) == 1 else ("as-published", None)
@@ -60,14 +60,14 @@ def _suite(
 
 
 def suite_file(suite: Suite, several: Mapping[str, list[Any]] | None = None) -> str:
-    """The file of a suite; what is as without a key is left out.
+    """The file of a suite; keys with default values are left out.
 
     Args:
-        several: of a family of boards, the values of `families.AXES`.
+        several: for a family of boards, the values of `families.AXES`.
     """
     values = suite.model_dump(by_alias=True, exclude_defaults=True, exclude={"name"})
     values |= {"seeds": suite.seeds, **(several or {})}
-    # JSON's texts, numbers and lists are TOML's as well.
+    # Texts, numbers and lists of JSON are also valid TOML.
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
@@ -79,7 +79,7 @@ def family_file(family: BoardFamily) -> str:
 
 
 def commands(names: Iterable[str], recipe: str, board: str = "") -> list[str]:
-    """The commands that run suites whose files were downloaded, and show the board that they make together."""
+    """The commands that run suites from downloaded files, and show the resulting board."""
     files = [f"{name}.toml" for name in names]
     asked = [f"equibench tune {file} --results {RESULTS}" for file in files if is_tuned(recipe)]
     asked += [f"equibench run {file} --results {RESULTS}" for file in files]
@@ -87,14 +87,14 @@ def commands(names: Iterable[str], recipe: str, board: str = "") -> list[str]:
 
 
 def cautions(board: Board) -> list[str]:
-    """What a reader must know who repeats a board."""
+    """Important information for readers who repeat a board."""
     spec = board.chosen[0][0].spec
     found = []
     if unknown := [m for m in board.runs if not _is_registered(m)]:
         names = ", ".join(unknown[:12]) + (f" and {len(unknown) - 12} more" if len(unknown) > 12 else "")
-        found.append(f"Not shipped with equibench: {names}. Give their files with --include FILE.")
+        found.append(f"Not included in equibench: {names}. Give their files with --include FILE.")
     if spec.budget.kind == "T":
-        found.append("Steps are measured anew: another kind of device makes a board of its own.")
+        found.append("Step times are measured again: another kind of device gives a separate board.")
     if spec.protocol != PROTOCOL:
         found.append(f"The board is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}.")
     return found

@@ -1,4 +1,4 @@
-"""The table of all runs of a board, with the schema that says what its columns are."""
+"""The table of all runs of a board, with a schema that describes its columns."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def column(name: str) -> dict[str, str]:
 
 
 def schema(board: str, frame: pd.DataFrame) -> dict[str, Any]:
-    """The Frictionless Table Schema of the runs of a board: one field a column, in their order."""
+    """The Frictionless Table Schema of the runs of a board: one field per column, in order."""
     return {
         "$schema": "https://datapackage.org/profiles/2.0/tableschema.json",
-        "title": f"{board}: one row a run",
+        "title": f"{board}: one row per run",
         "fields": [column(name) for name in frame.columns],
         "primaryKey": ["run"],
         "missingValues": [""],
@@ -52,7 +52,7 @@ def schema_text(board: str, frame: pd.DataFrame) -> str:
 
 
 def document(board: Board, frame: pd.DataFrame) -> dict[str, Any]:
-    """The table as the page reads it: fields, rows, and the file of each row's record."""
+    """The data of the table for the page: fields, rows, and the file of each row's record."""
     rows = [[cell(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
     files = [record.file_name for record, _ in board.chosen]
     return {"name": board.name, "fields": schema(board.name, frame)["fields"], "rows": rows, "records": files}

@@ -1,4 +1,6 @@
-"""One folder that opens from disk: a page, a script with the data of each board, figures, tables, records."""
+"""A static site in one folder, also for reading from disk: a page, a script with the data of each board, figures,
+tables, records.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ from .run_table import schema_text
 def write_page(
     out: Path, boards: list[str], board_families: dict[str, str] | None = None, across: bool = False
 ) -> None:
-    """Write ``index.html``; the first board is shown at first.
+    """Write ``index.html``; it shows the first board by default.
 
     Args:
-        board_families: names of the families of boards that have a page of their own, by its file's name.
-        across: whether there is a page over several boards to link to.
+        board_families: names of the families of boards with a separate page, by the page's file name.
+        across: whether there is a page over several boards, for a link.
     """
     colours = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER}
     families = {family: (colour, DARK.get(colour, colour)) for family, colour in colours.items()}
@@ -38,10 +40,10 @@ def write_page(
 
 
 def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
-    """Write ``across.html``, a table for each group of boards; none where there is no group.
+    """Write ``across.html``, with a table for each group of boards; without groups there is no page.
 
     Returns:
-        Whether there is a page.
+        Whether the page was written.
     """
     found = groups_document(sides)
     if found:
@@ -52,7 +54,7 @@ def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
 
 
 def write_from_template(path: Path, template: str, scripts: tuple[str, ...] = ("page.js",), **content: Any) -> None:
-    """Write a page with its style and scripts in it."""
+    """Write a page that contains its style and scripts."""
     loader = PackageLoader("equibench.bench.publish", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     style, *parts = (shipped("bench", "publish", "templates", name) for name in ("site.css", *scripts))
@@ -63,8 +65,10 @@ def write_from_template(path: Path, template: str, scripts: tuple[str, ...] = ("
 def write_board_data(
     out: Path, root: Path, board: Board, figures: list[dict[str, Any]], downloads: list[str], left_out: str = ""
 ) -> None:
-    """Write ``boards/<board>.js``, ``<board>.runs.js`` that the page loads when asked for all runs, their schema, and
-    the suites that repeat them, and copy the records that rows link to; arguments as of `payload`.
+    """Write the data of a board, and copy the records to which its rows link. The arguments are those of `payload`.
+
+    The files are ``boards/<board>.js``; ``boards/<board>.runs.js``, which the page loads on demand for all runs; the
+    schema of the runs; and the suites that repeat the runs.
     """
     name, runs = board.name, run_rows(board)
     files = {f"tables/{name}.runs.schema.json": schema_text(name, runs)}
@@ -83,7 +87,7 @@ def write_board_data(
 
 
 def page_weight(out: Path) -> dict[str, int]:
-    """Bytes that a reader's browser loads to show each board, figures included."""
+    """Number of bytes that a browser loads to show each board, including figures."""
     page = (out / "index.html").stat().st_size
     weights = {}
     for data in sorted(p for p in (out / "boards").glob("*.js") if not p.name.endswith(".runs.js")):

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-#: The column that, with the model's name, is bold where rank 1 is possible.
+#: This column and the model's name are bold if rank 1 is possible.
 ACCURACY = "test acc %"
 
 
 def markdown_table(board: Board, texts: list[dict[str, str]] | None = None) -> str:
-    """The table alone, as GitHub shows it, in bold what rank 1 is possible for.
+    """The table alone in GitHub's Markdown; models for which rank 1 is possible are bold.
 
     Args:
-        texts: its rows, one for each of the board; `table_rows` without.
+        texts: the rows of the table, one for each row of the board; None means `table_rows`.
     """
     rows, bold = [], board.best
     texts = table_rows(board, board.frame) if texts is None else texts
@@ -40,7 +40,7 @@ def markdown_table(board: Board, texts: list[dict[str, str]] | None = None) -> s
 
 
 def markdown_page(board: Board) -> str:
-    """A board as one Markdown page: table, notes, comparisons with the reference, reported figures apart."""
+    """A board as one Markdown page: table, notes, comparisons with the reference, and separately reported values."""
     notes = board_notes(board, board.frame, bold=True)
     parts = [f"## {markdown_text(board.name)}", markdown_text(board_heading(board)), markdown_table(board)]
     parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
@@ -53,7 +53,7 @@ def markdown_page(board: Board) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-#: Columns of the table for papers, with their headings and how they are aligned; eight at the most.
+#: Columns of the table for papers, with their headings and alignments; at most eight.
 _LATEX = {
     "rank": ("Rank", "r"), "model": ("Model", "l"), "group": ("Group", "l"), "parameters": ("Parameters", "r"),
     "MFLOPs": ("MFLOPs", "r"), ACCURACY: (r"Accuracy (\%)", "r"), "C4 error": ("C4 error", "r"),
@@ -62,16 +62,17 @@ _LATEX = {
 
 
 def latex_page(board: Board, frame: pd.DataFrame | None = None) -> str:
-    r"""A board as a LaTeX table (booktabs) for ``\input``; in bold what rank 1 is possible for, sources cited.
+    r"""A board as a LaTeX table (booktabs) for ``\input``; models for which rank 1 is possible are bold; sources are
+    cited.
 
     The document needs ``\usepackage{booktabs}`` and the bibliography that `publish` writes.
 
     Args:
-        frame: some of the board's `model_rows`; all without.
+        frame: some of the board's `model_rows`; None means all.
     """
     frame = board.frame if frame is None else frame
     rows = board.rows_of(frame)
-    # A mark whose column is not in this table stands behind the model's name.
+    # Marks of columns that are not in this table are after the model's name.
     texts = narrow_rows(board, frame, tuple(_LATEX))
     columns = list(texts[0])
     lines = [_latex_row(text, row, row["model"] in board.best) for text, row in zip(texts, rows, strict=True)]
@@ -96,6 +97,6 @@ def _latex_row(text: dict[str, str], row: dict[str, Any], bold: bool) -> str:
 
 
 def sentences(board: Board, notes: Iterable[str]) -> str:
-    """Notes as one paragraph; a model's name is written as it is."""
+    """Notes as one paragraph; names of models are not capitalised."""
     named = {f"{model}{end}" for model in board.runs for end in ("", ":")}
     return " ".join(f"{n if n.split(' ', 1)[0] in named else n[:1].upper() + n[1:]}." for n in notes)

@@ -1,4 +1,4 @@
-"""Which boards, rows and columns a reader asked for."""
+"""Selects the requested boards, rows and columns."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-#: The format whose tables are those that `publish` writes.
+#: The format in which tables are the same as those of `publish`.
 LATEX = "latex_booktabs"
 
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of a board.
+    """The requested part of a board.
 
     Attributes:
-        models: patterns as in a shell; all models without.
-        sort: a column; with ``-`` before it, the largest first. The order of the CSV without.
-        columns: columns of the CSV, in this order; the usual ones without.
+        models: patterns as in a shell; empty means all models.
+        sort: a column; with a ``-`` before it, the largest value is first. Empty means the order of the CSV.
+        columns: columns of the CSV, in this order; empty means the usual ones.
         against: compare with this model instead of the board's reference.
-        all_pairs: compare every model with every other.
-        runs: one row a run, not one per model.
+        all_pairs: compare every model with every other model.
+        runs: one row per run instead of one row per model.
     """
 
     models: tuple[str, ...] = ()
@@ -60,15 +60,15 @@ def select_boards(
     reference_parameters: int | None = None,
     patterns: Sequence[str] = (),
 ) -> list[Board]:
-    """The boards that were asked for, their CSVs rebuilt; those without a table are left out unless named.
+    """The requested boards, with rebuilt CSVs; boards without a table are left out unless they are named.
 
     Args:
-        patterns: of names of boards, instead of one `name`.
-        refused: gets the files that were refused, of all boards that were read.
+        patterns: patterns of names of boards, instead of one `name`.
+        refused: this list gets the refused files of all boards.
         reference_parameters: as for `board.load_board`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such board.
     """
     names = [find_board(name, root)] if name else board_names(root)
     names = boards_that_fit(patterns, names) if patterns else names
@@ -81,7 +81,7 @@ def select_boards(
     boards = [b for b in read if b.chosen]
     if not boards:
         why = next((r.reason for b in read for r in b.refused), f"{root} has none")
-        raise UserError(f"there is no record that can be read: {why}")
+        raise UserError(f"no record can be read: {why}")
     for option, wanted, get in (
         ("--dataset", dataset, lambda b: b.chosen[0][0].spec.dataset),
         ("--budget", budget, lambda b: b.chosen[0][0].spec.budget.name),
@@ -95,32 +95,32 @@ def select_boards(
 
 
 def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Names that fit one of the patterns, as a whole or without the version at their end.
+    """Names that match one of the patterns, with or without the version at their end.
 
     Raises:
-        UserError: a pattern fits none.
+        UserError: a pattern matches no name.
     """
     found: list[str] = []
     for pattern in patterns:
         fits = [n for n in names if any(fnmatch.fnmatchcase(text, pattern) for text in (n, n.rpartition("-v")[0]))]
         if not fits:
-            none = f"there is none at all yet: {again('run', 'quickstart')} makes one"
+            none = f"there are no boards yet; {again('run', 'quickstart')} makes one"
             known = nearest(pattern, names) if names else none
-            raise UserError(f"--across {pattern!r}: no board fits; {known}")
+            raise UserError(f"--across {pattern!r} matches no board; {known}")
         found += fits
     return sorted(set(found))
 
 
 def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
-    """Check that every pattern fits a model, and that the model to compare with has results, on some board.
+    """Check that every pattern matches a model on some board, and that the reference has results on some board.
 
     Raises:
-        UserError: the first that does not.
+        UserError: names the first wrong pattern or reference.
     """
     known = sorted({r.spec.model for b in boards for r, _ in b.chosen})
     for pattern in view.models:
         if not fnmatch.filter(known, pattern):
-            raise UserError(f"{option} {pattern!r}: no model of these boards fits; {nearest(pattern, known)}")
+            raise UserError(f"{option} {pattern!r} matches no model of these boards; {nearest(pattern, known)}")
     measured = sorted({m for b in boards for m in b.values})
     if view.against and view.against not in measured:
         raise UserError(
@@ -129,12 +129,12 @@ def check_models(boards: Iterable[Board], view: View, option: str = "--model") -
 
 
 def shows(view: View, model: str) -> bool:
-    """Whether the view has this model."""
+    """Whether the view includes this model."""
     return not view.models or any(fnmatch.fnmatchcase(model, p) for p in view.models)
 
 
 def select_rows(board: Board, view: View) -> pd.DataFrame:
-    """The rows of a board with the rows, the order and the reference of a view; all columns.
+    """The rows that a view selects, in its order and with its reference; all columns.
 
     Raises:
         UserError: there is no such column.
@@ -153,7 +153,7 @@ def select_rows(board: Board, view: View) -> pd.DataFrame:
 
 
 def select_columns(frame: pd.DataFrame, view: View) -> pd.DataFrame:
-    """The columns that a view names; all without.
+    """The columns that a view selects; all columns if it selects none.
 
     Raises:
         UserError: there is no such column.
@@ -175,12 +175,14 @@ def _column(name: str, frame: pd.DataFrame, option: str) -> str:
             return heading
         usual = [c for c in HEADINGS_OF if c in frame.columns]
         close = nearest(name, [*frame.columns], "equibench list columns")
-        raise UserError(f"{option} {name!r}: the table has no such column; {close}; usual are {', '.join(usual)}")
+        raise UserError(
+            f"{option} {name!r}: the table has no such column; {close}; the usual columns are {', '.join(usual)}"
+        )
     return name
 
 
 def _against(frame: pd.DataFrame, found: Sequence[Comparison], reference: str) -> pd.DataFrame:
-    """The columns of the comparison, with another reference."""
+    """The table with the columns of the comparison for another reference."""
     by_model = {c.model: c for c in found}
     frame = frame.copy()
     frame["reference_model"] = reference
@@ -191,7 +193,7 @@ def _against(frame: pd.DataFrame, found: Sequence[Comparison], reference: str) -
 
 
 def comparisons(board: Board, view: View) -> list[Comparison]:
-    """The comparisons of a view; the correction is over all models of the board, shown or not."""
+    """The comparisons of a view; the correction is over all models of the board, also those that are not shown."""
     if view.all_pairs:
         return board.all_pairs
     reference = view.against or board.reference
@@ -201,10 +203,10 @@ def comparisons(board: Board, view: View) -> list[Comparison]:
 
 
 def view_text(board: Board, view: View, style: str, width: int | None = None) -> str:
-    """A board in a table format of tabulate, with its notes, and the comparisons that were asked for.
+    """A board in a table format of tabulate, with its notes and the requested comparisons.
 
     Args:
-        width: characters of a terminal's line, for which the usual columns are chosen; all of them without.
+        width: characters of a terminal's line, for which the usual columns are chosen; None means all of them.
     """
     frame = select_rows(board, view)
     if view.columns or view.runs:
@@ -214,7 +216,7 @@ def view_text(board: Board, view: View, style: str, width: int | None = None) ->
         if marks and "marks" not in view.columns:
             text += "\n\n" + "\n".join(in_text(mark, style) for mark in marks)
     elif style == LATEX:
-        from .tables import latex_page  # which takes comparisons from here
+        from .tables import latex_page  # imported here, because it imports this module
 
         text = latex_page(board, frame)
     else:
@@ -224,7 +226,7 @@ def view_text(board: Board, view: View, style: str, width: int | None = None) ->
     return text
 
 
-#: Columns of the table of runs, those first that a narrow terminal has; ids are what other commands take.
+#: Columns of the table of runs, the most important first; other commands need the ids.
 _OF_RUNS = ("run", "model", "seed", "test_acc_pct", "status", "stale", "train_s", "started", "machine")
 
 
@@ -244,13 +246,13 @@ def _values(frame: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
 
 
 def plain_table(frame: pd.DataFrame, style: str) -> str:
-    """A table of the columns themselves."""
+    """A table with the columns of a frame."""
     rows = [[in_cell(cell_text(v), style) for v in row] for row in _values(frame)]
     return for_latex(tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True), style)
 
 
 def cell_text(value: Any) -> str:
-    """A cell for readers: thousands separated, floats with four significant digits, nothing for what is missing."""
+    """A cell as text: with thousands separators, floats with four significant digits; empty for a missing value."""
     import pandas as pd
 
     if value is None or value is pd.NA or value != value:
@@ -261,11 +263,11 @@ def cell_text(value: Any) -> str:
 
 
 def comparison_table(board: Board, view: View, style: str) -> str:
-    """Paired differences with their intervals and corrected p, and the sentence that says how to read them."""
+    """Paired differences with their intervals and corrected p, and a sentence that explains them."""
     family = comparisons(board, view)
     shown = [c for c in family if shows(view, c.model) or (view.all_pairs and shows(view, c.reference))]
     if not shown:
-        return f"{view.against or 'no model'} shares no seed with another model of {board.name}"
+        return f"{view.against or 'no model'} has no common seed with another model of {board.name}"
     rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
     table = tabulate(
         rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6
@@ -283,7 +285,7 @@ def comparison_row(c: Comparison, board: Board) -> dict[str, str]:
 
 
 def difference_text(difference: float, half: float | None) -> str:
-    """A difference in points with the half-width of its interval, where there is one."""
+    """A difference in points with the half-width of its interval, if there is one."""
     return f"{difference:+.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 
@@ -293,18 +295,17 @@ def p_text(p: float | None) -> str:
 
 
 def comparison_note(family: Sequence[Comparison], agree: bool = True) -> str:
-    """How to read a family of comparisons, with or without their agreement."""
+    """A sentence that explains a family of comparisons, with or without their agreement."""
     least = min(c.p_smallest for c in family)
     known = [c for c in family if c.interval is not None]
     over = "new seeds and new test images" if any(c.by_image for c in known) else "new seeds"
     alone = [c.model for c in known if not c.by_image]
     if alone and len(alone) < len(known):
-        over += f" (of {', '.join(dict.fromkeys(alone[:12]))}: new seeds alone)"
+        over += f" (for {', '.join(dict.fromkeys(alone[:12]))}: only new seeds)"
     return (
-        f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p:"
-        " that the"
-        f" true difference is 0; Holm: corrected over {some(family[0].family, 'comparison')}; signs: sign-flip test"
-        " over the"
-        f" seeds, which assumes no distribution, not corrected, and cannot fall below {p_text(least)} with these seeds"
-        + ("; agree: test images of which both predict the same class, right or wrong" if agree else "")
+        f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: of"
+        f" the null hypothesis that the true difference is 0; Holm: corrected over"
+        f" {some(family[0].family, 'comparison')}; signs: sign-flip test over the seeds, without an assumption on the"
+        f" distribution, not corrected, at least {p_text(least)} with these seeds"
+        + ("; agree: test images for which both predict the same class, right or wrong" if agree else "")
     )

@@ -10,7 +10,8 @@ Row = dict[str, Any]
 _TRIALS = "in percent of {} experiments; in each cell with " + ", ".join(map(str, SEEDS)) + " seeds"
 _TITLES = {
     "coverage": (
-        f"Coverage of 95 % intervals (claimed for seed effects normal and none: {100 * LOWEST:g} to {100 * HIGHEST:g})\n"
+        f"Coverage of 95 % intervals (claimed if seed effects are normal or none: {100 * LOWEST:g} to"
+        f" {100 * HIGHEST:g})\n"
         "seeds: over new seeds on the same images; both: over new seeds and new images"
     ),
     "family": f"Experiments with any wrong decision (claimed: at most {100 * WRONG:g}); for comparison: t-tests over"

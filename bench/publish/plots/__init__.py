@@ -1,1 +1,1 @@
-"""Plots of boards and of families of boards, and how they look."""
+"""Plots of boards and of families of boards, and their style."""

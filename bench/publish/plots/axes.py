@@ -1,4 +1,4 @@
-"""Empty plots of the house: margins, logarithmic axes, legend and labels."""
+"""Common parts of all plots: margins, logarithmic axes, legend and labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (6.4, 4.2)  # inches
-#: Characters an inch of the line above a frame; two lines have place there.
+#: Characters per inch of the note above a frame. There is room for two lines.
 _NOTE_DENSITY = 17.5
 
 
@@ -22,7 +22,7 @@ def new(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Fi
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(SIZE[0], height))
-    # Fixed margins in inches: looking for the best ones takes longer than drawing.
+    # Fixed margins in inches, because matplotlib's automatic layout takes longer than drawing.
     figure.subplots_adjust(left=left / SIZE[0], right=1 - 0.25 / SIZE[0], top=1 - 0.35 / height, bottom=0.85 / height)
     axes = figure.add_subplot()
     axes.set_xlabel(x)
@@ -42,7 +42,7 @@ def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
 
 
 def by_size(axis: Any, set_scale: Callable[[str], None], least: float, most: float) -> None:
-    """Logarithmic over a wide range; linear below a factor of 5, where a logarithmic axis would have one number."""
+    """A logarithmic axis over a wide range, but a linear axis below a factor of 5, to have enough ticks."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     if most >= 5 * least:
@@ -53,7 +53,7 @@ def by_size(axis: Any, set_scale: Callable[[str], None], least: float, most: flo
 
 
 def _short(value: float, _position: int | None = None) -> str:
-    """A tick: 2 M, 50 k, 0.05, 1e-6."""
+    """The label of a tick: 2 M, 50 k, 0.05, 1e-6."""
     for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:g}{name}"
@@ -61,7 +61,7 @@ def _short(value: float, _position: int | None = None) -> str:
 
 
 def above(axes: Axes, note: str) -> None:
-    """Write the note above the frame, in as many lines as its width needs."""
+    """Write the note above the frame, wrapped to its width."""
     width = int(_NOTE_DENSITY * (1 - axes.get_position().x0) * SIZE[0])
     axes.set_title("\n".join(textwrap.fill(line, width) for line in note.split("\n")), loc="left", fontsize=7.5)
 
@@ -74,7 +74,7 @@ def finished(
     obstacles: Sequence[tuple[float, float]] = (),
     lines: bool = False,
 ) -> Figure:
-    """Add note, legend of the families and labels; labels last, when the axes have found their place.
+    """Add the note, the legend of the families, and the labels. Labels are last, because they need the final axes.
 
     Args:
         styles: colour and mark of each family in the legend.
@@ -92,6 +92,6 @@ def finished(
         handles.append(Line2D([], [], color=colour, label=family, **how))
     if handles:
         figure.legend(handles=handles, loc="lower center", ncols=7, handletextpad=0.4, columnspacing=1.2)
-    axes.get_xlim(), axes.get_ylim()  # lets them settle, so that places on the page are known
+    axes.get_xlim(), axes.get_ylim()  # this computes the final limits, so positions on the page are known
     place_labels(axes, labels, obstacles)
     return figure

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 #: FLOPs are shown in units of 1e12.
 UNITS = {"flops": 1e-12}
 LABELS = SPENT | {"flops": "TFLOPs of training, forward and backward"}
-#: A bar that would reach an error of 0, which a logarithmic axis does not have, ends at this share of its point.
+#: The lower end of a bar is at least this share of its point, because a logarithmic axis has no 0.
 SHORTEST = 1 / 4
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a curve: what was spent, the mean error with its half-width in % (0 without an interval), and how the
-    table calls it and what it says of it.
+    """A point of a curve: its effort, the mean error with its half-width in % (0 without an interval), and its column
+    and cell in the table.
     """
 
     x: float
@@ -44,7 +44,7 @@ class Mark:
 
 
 def curves(family: BoardFamily, what: str) -> dict[tuple[str, str], list[Mark]]:
-    """The points of every model on every line, by (model, line), in the order of the points; errors of 0 left out."""
+    """The points of every model on every line, by (model, line), in order; points with an error of 0 are left out."""
     found = {(m, line): _curve(family, m, points, what) for line, points in family.lines for m in family.models}
     return {key: marks for key, marks in found.items() if marks}
 
@@ -63,7 +63,7 @@ def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) 
 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
-    """The plot against one of `SPENT`; None if that is the same at all points."""
+    """The plot against one of `SPENT`; None if it is equal at all points."""
     from matplotlib.lines import Line2D
 
     found = curves(family, what)
@@ -87,7 +87,7 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
             "ms": 5,
         }
         axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
-        sizes = [20 * 1.6**place for place in range(len(marks))]  # tells the points apart where the same was spent
+        sizes = [20 * 1.6**place for place in range(len(marks))]  # distinguishes points with the same effort
         for number, (mark, size) in enumerate(zip(marks, sizes, strict=True)):
             point = axes.scatter(mark.x, mark.error, size, color=colour, marker=shape, zorder=3)
             says = [mark.label, f"test accuracy: {mark.accuracy} %", f"{LABELS[what]}: {in_words(mark.x)}"]

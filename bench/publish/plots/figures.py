@@ -1,4 +1,4 @@
-"""Plots that answer questions about a board."""
+"""The plots of a board."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
-#: Models that get a label in a scatter plot, and rows of the plot of differences.
+#: Largest number of labelled models in a scatter plot, and of rows in the plot of differences.
 MOST_LABELS, MOST_ROWS = 14, 40
-#: Below this an equivariance error is drawn at this: float32 rounding.
+#: Smaller equivariance errors are drawn at this value: they are float32 rounding.
 FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure that is made when asked for.
+    """A plot that is drawn on demand.
 
     Attributes:
-        stem: beginning of its file's name.
-        title: what it asks.
-        draw: makes it; None if the board has nothing to draw.
-        needs: what it takes to have it, where not every board has.
+        stem: name of its file without the suffix.
+        title: title of the plot.
+        draw: draws it; returns None if the board has no data for it.
+        needs: the data that it needs, if not every board has them.
     """
 
     stem: str
@@ -50,7 +50,7 @@ class Plot:
 
 
 class Drawn:
-    """A board as plots need it: models with a result, best first."""
+    """The data of a board for plots: models with a result, the best one first."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
@@ -66,11 +66,11 @@ class Drawn:
         return self.board.told[np.ix_(order, order)]
 
     def column(self, name: str) -> np.ndarray:
-        """A column as floats, NaN where it is empty."""
+        """A column as floats, with NaN for empty cells."""
         return np.array([math.nan if r[name] is None else r[name] for r in self.rows], dtype=float)
 
     def accuracy(self, row: int) -> str:
-        """The accuracy of a row in words, as tables show it."""
+        """The accuracy of a row as text, as tables show it."""
         found = self.rows[row]
         return f"test accuracy: {accuracy_text(found, self.board.samples.get(found['model']))} %"
 
@@ -83,8 +83,8 @@ class Drawn:
 def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
     """Which models are on the Pareto front of accuracy and cost, (models,).
 
-    A model is dominated where another costs no more and is surely better, as for ranks (`told` is 1). A model that has
-    no rank, because it has no p with any other, is on no front, and neither is one whose cost is NaN.
+    A model is dominated if another model costs no more and is surely better, as for ranks (`told` is 1). Models without
+    a rank (because they have no p with another model) and models with a cost of NaN are not on the front.
     """
     judged = ~np.isnan(told).all(axis=1)
     cheaper = cost[:, None] <= cost[None, :]
@@ -92,14 +92,14 @@ def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
     return judged & ~dominated & ~np.isnan(cost)
 
 
-#: What filled marks are, by the rule of the ranks.
-FRONT = f"filled: none as cheap is surely better (p at most {LEVEL:g}, Holm over all pairs)"
-#: What filled marks are where nothing is traded for accuracy: what tables show in bold.
+#: Meaning of filled marks in plots of accuracy and cost; the rule is that of the ranks.
+FRONT = f"filled: no model of at most this cost is surely better (p at most {LEVEL:g}, Holm over all pairs)"
+#: Meaning of filled marks in other plots: the models that tables show in bold.
 BEST = f"filled: rank 1 is possible (p at most {LEVEL:g}, Holm over all pairs)"
 
 
 def _over(drawn: Drawn) -> str:
-    """What the bars are over, where there are any."""
+    """The sources of variation of the bars, if there are bars."""
     by_image = [s.is_by_image for s in drawn.board.samples.values() if s.has_interval]
     return f"bars: 95 % over new {chances(by_image)}" if by_image else "no bars below 3 seeds"
 
@@ -115,7 +115,7 @@ def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn],
 def _error_plot(drawn: Drawn) -> Figure | None:
     error = drawn.column("eq_rot_analytic")
     best = np.array([r["model"] in drawn.board.best for r in drawn.rows])
-    label = "rotation error after training (0 is invariant)"
+    label = "rotation error after training (0 means invariant)"
     return _scatter(drawn, error, label, best, f"{_over(drawn)}; {BEST}", FLOOR)
 
 
@@ -146,7 +146,7 @@ def _point(
 ) -> PathCollection:
     """The mark of a point (x, y, half-width of its interval) with its bar."""
     (x, y, half), (colour, mark) = at, style
-    # Bars as plain lines: matplotlib's error bars take several times as long.
+    # Bars are plain lines, because matplotlib's error bars take several times as long.
     axes.vlines(x, y - half, y + half, colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
     return axes.scatter(
         x, y, 18 if many else 42, marker=mark, facecolors=colour if filled else PAPER, edgecolors=colour,
@@ -157,7 +157,7 @@ def _point(
 def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
     low, high = float((y - half).min()), float((y + half).max())
     margin = max(0.06 * (high - low), 0.1)
-    # Accuracies end at 100, also if an interval of few seeds does not; a wide one must not hide the others.
+    # Accuracies end at 100, although an interval of few seeds may not. A wide interval must not hide the other points.
     spread = max(float(y.max() - y.min()), 1.0)
     axes.set_ylim(
         max(low - margin, float(y.min()) - 0.6 * spread, 0.0), min(high + margin, float(y.max()) + 0.6 * spread, 101.0)
@@ -192,11 +192,11 @@ def _differences(drawn: Drawn) -> Figure | None:
     return figure
 
 
-#: Accuracies by angle also need labels that survive a rotation.
-FULL = "runs whose full equivariance profile was measured, which equibench equivariance --run ID does"
+#: Accuracies by angle also need labels that stay correct when images are rotated.
+FULL = "runs with a measured full equivariance profile; equibench equivariance --run ID measures it"
 PLOTS = (
     Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters")),
-    Plot("accuracy-flops", "Accuracy against compute", _cost_plot("flops_per_image", "MFLOPs an image, forward", 1e-6)),
+    Plot("accuracy-flops", "Accuracy against compute", _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6)),
     Plot(
         "accuracy-seconds", "Accuracy against training time", _cost_plot("train_s_mean", "device-seconds of training")
     ),

@@ -1,4 +1,4 @@
-"""Labels beside points that do not cover each other."""
+"""Labels of points that do not overlap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FONT = 7.5  # points
-#: Where a label may stand: the shift, in points, of its near end from its point.
+#: Possible positions of a label: the offset, in points, of its near end from its point.
 _PLACES = (
     (6, 4), (6, -9), (-6, 4), (-6, -9), (6, 14), (-6, 14), (6, -19), (-6, -19), (6, 24), (-6, 24), (6, -29), (-6, -29),
     (24, 12), (-24, 12), (24, -17), (-24, -17), (24, 26), (-24, 26), (24, -31), (-24, -31), (48, 20), (-48, 20),
     (48, -25), (-48, -25),
 )  # fmt: skip
-#: A label further away than this is joined to its point by a line.
+#: A label further away than this is connected to its point by a line.
 _BESIDE = 12.0
 
 Box = tuple[float, float, float, float]
@@ -25,13 +25,13 @@ Box = tuple[float, float, float, float]
 def place_labels(
     axes: Axes, points: Sequence[tuple[float, float, str]], obstacles: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Write the label of every (x, y, text) beside its point, at the first place where it covers nothing.
+    """Write the label of every (x, y, text) near its point, at the first position where it covers nothing.
 
-    The best points should come first. A label is never nearer to another point than to its own, and is joined to its
-    own where it stands apart from it. One without a free place is left out.
+    The best points should come first. A label is never nearer to another point than to its own. A distant label is
+    connected to its point by a line. A label without a free position is left out.
 
     Args:
-        axes: whose place in the figure will not change any more.
+        axes: axes whose position in the figure is final.
         obstacles: further points (x, y) that must stay visible.
     """
     figure = axes.figure
@@ -46,7 +46,7 @@ def place_labels(
         for dx, dy in _PLACES:
             start = px + dx if dx > 0 else px + dx - width
             box = (start, py + dy - 2, start + width, py + dy + _FONT - 1)
-            # Above the frame stands the note.
+            # The note is above the frame.
             if box[0] < left or box[2] > right + 20 or box[3] > top or any(_overlap(box, other) for other in taken):
                 continue
             if not _is_nearest((px, py), (px + dx, py + dy), marks):
@@ -62,7 +62,7 @@ def place_labels(
 
 
 def _is_nearest(own: tuple[float, float], end: tuple[float, float], marks: Sequence[tuple[float, float]]) -> bool:
-    """Whether no other mark is nearer to the near end of a label than its own."""
+    """Whether no other mark is nearer to the near end of a label than its own mark."""
     distance = math.dist(own, end)
     return all(math.dist(mark, end) >= distance for mark in marks)
 

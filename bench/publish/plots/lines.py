@@ -1,4 +1,4 @@
-"""Plots of curves: learning, and error and accuracy against the angle."""
+"""Plots of curves: learning curves, and error and accuracy against the angle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Curves that get a label and a thick line.
+#: Up to this number of curves, each has a label and a thick line.
 MOST_CURVES = 14
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -28,7 +28,7 @@ Named = Sequence[tuple[str, str]]
 
 
 def learning(board: Board, models: Named) -> Figure | None:
-    """Training loss over progress."""
+    """Training loss against progress."""
     runs: dict[str, list[RunRecord]] = {}
     for record in (r for counted in board.averaged.values() for r in counted):
         if record.status == "ok":
@@ -53,7 +53,7 @@ def _mean_loss(runs: list[RunRecord]) -> Curve | None:
 
 
 def error_by_angle(board: Board, models: Named) -> Figure | None:
-    """Error of the trained logits over the angle, from the runs whose full profile was measured."""
+    """Error of the trained logits against the angle, from the runs with a full profile."""
 
     def of(sidecar: Sidecar) -> tuple[list[float], list[Any]]:
         return sidecar.curve_degrees, sidecar.trained.curve
@@ -64,15 +64,13 @@ def error_by_angle(board: Board, models: Named) -> Figure | None:
 
 
 def accuracy_by_angle(board: Board, models: Named) -> Figure | None:
-    """Test accuracy over the angle by which the images are turned, from the same runs."""
+    """Test accuracy against the rotation angle of the images, from the runs with a full profile."""
 
     def of(sidecar: Sidecar) -> tuple[list[float], list[Any]]:
         return sidecar.orbit_degrees, sidecar.trained.acc_by_angle_pct
 
     images = max((s.orbit_images for s in board.sidecars.values()), default=0)
-    return _over_angles(
-        board, models, of, "test accuracy in %", f"after training; {images:,} test images, turned with care"
-    )
+    return _over_angles(board, models, of, "test accuracy in %", f"after training; {images:,} rotated test images")
 
 
 def _over_angles(
@@ -88,7 +86,7 @@ def _over_angles(
         degrees = of(sidecars[0])[0]
         same = [of(s)[1] for s in sidecars if of(s)[0] == degrees]
         mean = np.mean(same, axis=0)
-        # The first angle closes the circle.
+        # The first angle is repeated at 360 degrees.
         curves[model] = np.array([*degrees, degrees[0] + 360.0]), np.append(mean, mean[0])
     if not curves:
         return None
@@ -100,7 +98,7 @@ def _over_angles(
     def says(y: np.ndarray) -> list[str]:
         return [
             f"{label}: {in_words(y[:-1].mean())}, mean over angles",
-            f"least {in_words(y.min())}, most {in_words(y.max())}",
+            f"lowest {in_words(y.min())}, highest {in_words(y.max())}",
         ]
 
     return _drawn(axes, models, curves, f"{note}; mean over seeds ({some(runs, 'run')})", says)
@@ -109,10 +107,10 @@ def _over_angles(
 def _drawn(
     axes: Axes, models: Named, curves: dict[str, Curve], note: str, says: Callable[[np.ndarray], list[str]]
 ) -> Figure:
-    """Curves in the colours of their families, each with its own dashes within a colour, named at the right.
+    """Draw curves in the colours of their families, with different dashes within a colour, and a legend at the right.
 
     Args:
-        says: of the values of a curve, what its name in the legend says.
+        says: returns the lines of text of a curve's name in the legend, from the values of the curve.
     """
     from matplotlib.lines import Line2D
 
@@ -137,6 +135,6 @@ def _drawn(
     legend = figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.6, borderaxespad=0
     )
-    for (model, _), text in zip(shown, legend.get_texts(), strict=True):  # curves cross, their names do not
+    for (model, _), text in zip(shown, legend.get_texts(), strict=True):  # names do not overlap, curves do
         name_point(text, model, says(curves[model][1]))
     return figure

@@ -1,4 +1,4 @@
-"""How plots look: one colour and one mark an architecture family, the same everywhere, on screen and in print."""
+"""The style of plots: each architecture family has one colour and one mark in all plots, on screen and in print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...tools.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Colour-blind-safe colours (Okabe and Ito, Color Universal Design, 2008) and marks, which tell them apart in grey.
+#: Colour-blind-safe colours (Okabe and Ito, Color Universal Design, 2008), and marks for prints without colour.
 FAMILIES = {
     "pdo-econv": ("#d55e00", "o"),
     "g-cnn": ("#0072b2", "s"),
@@ -26,13 +26,13 @@ FAMILIES = {
     "torchvision": ("#7a8a1e", "H"),
 }
 OTHER = "#808080"
-#: Of families that are not ours: grey, each with a mark of its own within a board.
+#: Other families are grey; each has its own mark within a board.
 OTHER_MARKS = ("X", "*", "<", ">", "d")
-#: Tell the lines of one family apart.
+#: Dashes distinguish the lines of one family.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 3)), (0, (3, 1, 1, 1, 1, 1)))
 
 INK, PAPER, GRID = "#1a1a1b", "#fffffe", "#d9d9da"
-#: The dark variant of a picture is the same picture with these exchanged.
+#: Replacements of colours for the dark variant of a picture.
 DARK = {INK: "#e6e6e7", PAPER: "#17191d", GRID: "#3b3e44", "#0072b2": "#3d9bd6"}
 
 FORMATS = ("svg", "pdf", "png")
@@ -48,7 +48,7 @@ _RC: Any = {
 
 
 def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and mark of each family of a board, in their order."""
+    """Colour and mark of each family of a board, in the order of the families."""
     names = list(dict.fromkeys(families))
     others = sorted(set(names) - set(FAMILIES))
     marks = {family: (OTHER, OTHER_MARKS[i % len(OTHER_MARKS)]) for i, family in enumerate(others)}
@@ -57,7 +57,7 @@ def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's settings within; none outside are changed."""
+    """Inside this context, matplotlib has the settings of this style; outside, nothing changes."""
     import matplotlib
 
     with matplotlib.rc_context(_RC):
@@ -65,8 +65,8 @@ def house_style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both: bool = True) -> list[Path]:
-    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. The same bytes every
-    time.
+    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. Equal figures give equal
+    bytes.
     """
     import io
 
@@ -84,7 +84,7 @@ def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both
 
 
 def dark(svg: str) -> str:
-    """The same picture on a dark ground."""
+    """The same picture with a dark background."""
     for light, other in DARK.items():
         svg = svg.replace(light, other)
     return svg

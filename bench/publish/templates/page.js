@@ -1,5 +1,5 @@
 "use strict";
-// What every page has: light and dark, text that can be copied. All text goes into a page as text, never as markup.
+// Parts of every page: light and dark themes, texts to copy. All text is inserted as text, never as markup.
 const $ = (id) => document.getElementById(id);
 
 function make(tag, text, attributes = {}) {
@@ -9,7 +9,7 @@ function make(tag, text, attributes = {}) {
   return element;
 }
 
-// Figures come in both themes.
+// Figures exist in both themes.
 function paint() {
   const dark = document.documentElement.dataset.theme === "dark";
   for (const image of document.querySelectorAll("img[data-base]")) image.src = `${image.dataset.base}${dark ? ".dark" : ""}.svg`;
@@ -26,7 +26,7 @@ theme(system.matches ? "dark" : "light");
 system.addEventListener("change", () => { if (!chosen) theme(system.matches ? "dark" : "light"); });
 $("theme").addEventListener("click", () => { chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; theme(chosen); });
 
-// A page from disk may not use the clipboard's interface everywhere; a selection can always be copied.
+// Some browsers do not allow a page from disk to use the clipboard; a selection can always be copied.
 for (const button of document.querySelectorAll("button[data-copy]")) {
   button.addEventListener("click", () => {
     getSelection().selectAllChildren($(button.dataset.copy));

@@ -1,8 +1,8 @@
-// The points of figures: the pointer, the keyboard or a finger asks what one is; a click or a second tap shows its row.
-const WAY = { mouse: "Click for its row", pen: "Click for its row", touch: "Tap again for its row", key: "Enter for its row" };
-const REACH = { mouse: 14, pen: 14, touch: 26 }; // pixels around a point that count as it
-const tip = make("div", null, { class: "tip", "aria-hidden": "true" }); // buttons say the same to those who do not see it
-let told = null; // the button that the tip is of
+// The points of figures: pointing, a key or a tap shows the meaning of a point; a click or a second tap shows its row.
+const WAY = { mouse: "Click to show its row", pen: "Click to show its row", touch: "Tap again to show its row", key: "Press Enter to show its row" };
+const REACH = { mouse: 14, pen: 14, touch: 26 }; // pixels around a point that belong to it
+const tip = make("div", null, { class: "tip", "aria-hidden": "true" }); // the labels of the buttons have the same text for screen readers
+let told = null; // the button of the shown tip
 
 function showTip(button, kind) {
   if (told === button) return;
@@ -30,18 +30,17 @@ function nearest(plot, event, kind) {
   for (const button of plot.querySelectorAll(".point")) {
     const box = button.getBoundingClientRect();
     const distance = Math.hypot(Math.max(box.left - event.clientX, 0, event.clientX - box.right), Math.max(box.top - event.clientY, 0, event.clientY - box.bottom));
-    // Of two that cover the pointer, the one whose middle is nearer.
+    // If two points cover the pointer, the one with the nearer centre is chosen.
     const middle = Math.hypot((box.left + box.right) / 2 - event.clientX, (box.top + box.bottom) / 2 - event.clientY) / 1e3;
     if (distance + middle < least) [found, least] = [button, distance + middle];
   }
   return found;
 }
 
-// Buttons over the points of a figure, at the boxes that it was drawn with. One of them is reached by Tab, the others
-// by arrow keys.
+// Buttons over the points of a figure, at their boxes in the figure. Tab reaches one of them, arrow keys the others.
 function addPoints(plot, title, points, show = goToRow) {
   if (!points.length) return;
-  const group = make("div", null, { class: "points", role: "group", "aria-label": `Points of ${title}; arrow keys go from one to the next` });
+  const group = make("div", null, { class: "points", role: "group", "aria-label": `Points of ${title}; use the arrow keys to move between points` });
   const buttons = points.map(({ model, says, box: [x, y, width, height] }, i) => {
     const words = { "aria-label": `${model}: ${says.join("; ")}`, "data-says": JSON.stringify([model, ...says]) };
     const button = make("button", null, { type: "button", class: "point", tabindex: i ? "-1" : "0", "data-model": model, ...words });
@@ -74,16 +73,16 @@ function addPoints(plot, title, points, show = goToRow) {
   plot.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hideTip(); });
   plot.addEventListener("click", (event) => {
     if (tip.contains(event.target)) return;
-    const button = event.detail ? nearest(plot, event, kind) : event.target.closest(".point"); // a key clicks without a place
+    const button = event.detail ? nearest(plot, event, kind) : event.target.closest(".point"); // a click by a key has no position
     if (!button) return;
-    event.preventDefault(); // below is a link to the figure
+    event.preventDefault(); // otherwise the link to the figure opens
     if (event.detail && kind === "touch" && before !== button) return showTip(button, kind);
     hideTip();
     show(button.dataset.model);
   });
 }
 
-// The row of a model, marked and in view; a page with filters sees before that it is there.
+// Mark the row of a model and scroll to it. A page with filters must first make sure that the row is shown.
 function goToRow(model) {
   for (const row of $("table").tBodies[0].rows) row.classList.toggle("chosen", row.dataset.model === model);
   const row = $("table").querySelector("tr.chosen");

@@ -1,9 +1,9 @@
 const boards = {};
-// Marks that call a row's figures into question.
+// Marks that make the values of a row doubtful.
 const GRAVE = new Set(["status", "incomplete", "diverged", "collapsed", "broken", "stale"]);
 const state = { board: "", sort: "", down: true, filter: "", family: "", reference: "", asked: null, row: "", on: {}, open: new Set() };
 
-// Every data file calls this with its board.
+// Every data file calls this function with its board.
 function equibench(board) {
   const position = Object.fromEntries(board.columns.map((c, i) => [c.key, i]));
   board.get = (row, key) => board.rows[row][position[key]];
@@ -91,13 +91,13 @@ function value(board, row, key) {
   return board.get(row, key);
 }
 
-// A cell with the signs of the marks of its figure; the column of marks has their words.
+// The text of a cell with the signs of its marks; the column of marks has their words.
 const text = (board, row, column) => plain(board, row, column) + board.marks[row].filter((m) => m[2].includes(column.key)).map((m) => m[3]).join("");
 
 function plain(board, row, column) {
   const v = value(board, row, column.key);
   if (v === null || v === "") return "";
-  if (column.key === "rank_low") { // the ranks that are possible
+  if (column.key === "rank_low") { // the possible ranks
     const high = board.get(row, "rank_high");
     return high === v ? `${v}` : `${v}–${high}`;
   }
@@ -117,7 +117,7 @@ function plain(board, row, column) {
   return Math.abs(v) < 1e-3 ? v.toExponential(0) : String(Number(v.toPrecision(4)));
 }
 
-// A p as all other outputs write it: two digits, halves to the even one, as 0.0625 of five seeds is one.
+// A p in the format of all other outputs: two digits, with ties rounded to even, because 0.0625 (five seeds) is a tie.
 function pText(p) {
   if (p < 1e-4) return "<0.0001";
   const digits = p < 0.0995 ? 1 - Math.floor(Math.log10(p)) : 2, scaled = p * 10 ** digits;
@@ -138,7 +138,7 @@ function visible(board) {
   const order = (a, b) => {
     const x = value(board, a, state.sort), y = value(board, b, state.sort);
     const emptyX = x === null || x === "", emptyY = y === null || y === "";
-    if (emptyX || emptyY) return emptyX - emptyY; // what is missing stays below
+    if (emptyX || emptyY) return emptyX - emptyY; // missing values stay at the bottom
     const smaller = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true });
     return state.down ? -smaller : smaller;
   };
@@ -147,10 +147,10 @@ function visible(board) {
 
 function draw() {
   const board = boards[state.board];
-  const compared = board.compared.some(Boolean); // else these two would be empty
+  const compared = board.compared.some(Boolean); // otherwise these columns would be empty
   const columns = board.columns.filter((c) => c.key === "model" || ((state.on[c.key] ?? c.on) && (compared || !["difference", "p_holm", "p_signs"].includes(c.key))));
   const after = columns.findIndex((c) => c.key === "test_acc_mean_pct");
-  for (const key of ["p_signs", "p_holm", "difference"]) { // beside the accuracy that they compare
+  for (const key of ["p_signs", "p_holm", "difference"]) { // next to the accuracy
     const at = columns.findIndex((c) => c.key === key);
     if (at >= 0 && after >= 0) columns.splice(after + 1, 0, ...columns.splice(at, 1));
   }
@@ -175,7 +175,7 @@ function draw() {
   keepView();
 }
 
-// The row of a model, also if the filters hide it.
+// Show the row of a model; if the filters hide it, reset them.
 function showRow(model) {
   const board = boards[state.board], i = board.rows.findIndex((_, k) => board.get(k, "model") === model);
   if (!visible(board).includes(i)) {
@@ -231,7 +231,7 @@ function detail(board, i, width) {
   for (const [seed, status, accuracy, file, stale, reason] of board.runs[i]) {
     const item = make("li", `seed ${seed}: `);
     item.append(accuracy === null ? status : `${accuracy.toFixed(2)} % `, status === "ok" || accuracy === null ? "" : `(${status}) `, stale ? `(stale: ${stale}) ` : "", " ");
-    const run = file.split(".").slice(0, 2).join("."); // what commands take
+    const run = file.split(".").slice(0, 2).join("."); // the id of the run, for commands
     item.append(make("a", `run ${run}`, { href: `runs/${encodeURIComponent(board.name)}/${encodeURIComponent(file)}` }), reason ? ` ${reason}` : "");
     runs.append(item);
   }
@@ -259,7 +259,7 @@ function figures(board) {
     const figure = make("figure"), caption = make("figcaption");
     caption.append(make("strong", title));
     for (const kind of kinds.split(" ")) caption.append(make("a", kind.toUpperCase(), { href: `${base}.${kind}`, download: "" }));
-    const whole = make("a", null, { href: `${base}.svg`, "aria-label": `${title}: the figure alone` }); // on a telephone: to look closer
+    const whole = make("a", null, { href: `${base}.svg`, "aria-label": `${title}: open the figure alone` }); // to enlarge it on a phone
     whole.append(make("img", null, { alt: title, loading: "lazy", "data-base": base, width: size[0], height: size[1] }));
     const plot = make("div", null, { class: "plot" });
     plot.append(whole);

@@ -1,5 +1,5 @@
-// What is shown stands in the address behind #, so that a link shows the same again: board, filter, family, sort (with -
-// before it, the largest first), reference, row.
+// The view is in the address after #, so that a link shows the same view: board, filter, family, sort (with a - before
+// it, the largest value is first), reference, row.
 function viewLink() {
   const own = boards[state.board]?.reference ?? state.reference, parts = new URLSearchParams({ board: state.board });
   if (state.filter) parts.set("filter", state.filter);
@@ -13,14 +13,14 @@ function viewLink() {
 let waiting = 0;
 function keepView() {
   $("link").href = viewLink();
-  clearTimeout(waiting); // browsers refuse an address that changes with every key
+  clearTimeout(waiting); // browsers do not allow the address to change with every key
   waiting = setTimeout(() => { if (location.hash !== viewLink()) history.replaceState(null, "", viewLink()); }, 150);
 }
 
 function readView() {
   const text = location.hash.slice(1);
   if ($(text)) return; // a part of the page
-  clearTimeout(waiting); // the address is newer than what is shown
+  clearTimeout(waiting); // the address is newer than the shown view
   const asked = new URLSearchParams(text.includes("=") ? text : { board: text });
   const names = [...$("board").options].map((option) => option.value), name = asked.get("board");
   const sort = asked.get("sort") ?? "";
@@ -34,14 +34,14 @@ function readView() {
   choose($("board").value);
 }
 
-// Another board is another page of the history; the rest of the view stays.
+// A change of the board is a new entry of the history; the rest of the view stays.
 function changeBoard(name) {
   clearTimeout(waiting);
   Object.assign(state, { board: name, row: "", reference: boards[name]?.reference ?? state.reference });
   location.hash = viewLink();
 }
 
-// The table of all runs is loaded when it is asked for.
+// The table of all runs is loaded on demand.
 function equibenchRuns({ name, fields, rows, records }) {
   if (name !== state.board) return;
   const head = make("tr"), table = $("runs-table");

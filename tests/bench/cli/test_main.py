@@ -54,7 +54,7 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         (("leaderboard", "--format", "gird"), "did you mean 'grid'"),
         (("show", "p4cn"), "did you mean 'p4cnn'"),
         (("show", "3f2a"), "no run's id begins with '3f2a'"),
-        (("leaderboard", "digits-rot-e2-common"), "there is none at all yet"),
+        (("leaderboard", "digits-rot-e2-common"), "there are no boards yet"),
         (("data", "fetch", "mnist-rt"), "did you mean"),
     ],
 )

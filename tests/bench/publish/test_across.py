@@ -69,7 +69,7 @@ def test_the_csv_has_what_each_board_says_and_the_means_over_both(root: Path) ->
 def test_every_format_shows_the_ranks_and_says_how_to_read_them(root: Path) -> None:
     for style, ranks in (("simple", "1–2"), ("github", "1–2"), ("latex", "1--2"), ("html", "1–2")):
         text = across(root, "--format", style)
-        assert ranks in text and "with fewer than six boards they mean nothing" in text and "wrn-10-b9" in text
+        assert ranks in text and "they need at least six boards" in text and "wrn-10-b9" in text
         assert "?" not in text
     document = json.loads(across(root, "--json"))
     assert [b["board"] for b in document["boards"]] == [BOARD, OTHER] and document["reference"] == "z2cnn-22"
@@ -110,7 +110,7 @@ def test_boards_without_a_table_are_left_out_and_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--across", "mnst-*"), "--across 'mnst-\\*': no board fits"),
+        (("--across", "mnst-*"), "--across 'mnst-\\*' matches no board"),
         (("--across", "mnist-*"), "is one; equibench leaderboard"),
         (("--across", "*", "--against", "gmr-cnn"), "--against 'gmr-cnn': it has no result on digits-rot"),
         (("--across", "*", "--model", "p4cn"), "did you mean 'p4cnn'"),

@@ -147,9 +147,9 @@ def test_a_readme_shows_a_family_between_its_markers(tmp_path: Path) -> None:
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 3 and all("±" in line for line in table[1:])
     for wrong, said in (
-        (" plot=examples", "the same at all points"),
-        (" columns=model", "takes plot="),
-        (" plot=differences", "takes plot="),
+        (" plot=examples", "equal at all points"),
+        (" columns=model", "accepts only plot="),
+        (" plot=differences", "accepts only plot="),
     ):
         with pytest.raises(UserError, match=said):
             fresh(wrong)

@@ -106,7 +106,7 @@ def test_the_commands_are_understood(tmp_path: Path) -> None:
 def test_what_stands_in_the_way_of_a_repetition_is_said(tmp_path: Path) -> None:
     fill(tmp_path, {"p4cnn": [90.0], "nowhere-net": [80.0]})
     assert cautions(load_board(tmp_path, BOARD)) == [
-        "Not shipped with equibench: nowhere-net. Give their files with --include FILE."
+        "Not included in equibench: nowhere-net. Give their files with --include FILE."
     ]
     old: RunSpec = made.spec(model="p4cnn", protocol=1)
     write_record(tmp_path, made.record(model="p4cnn", protocol=1))

@@ -73,7 +73,7 @@ def test_points_say_interval_and_cost(tmp_path: Path) -> None:
     assert re.fullmatch(r"test accuracy: 95\.30 ± \d\.\d\d %", said["p4cnn"][0])
     few = {"p4cnn": [95.0, 96.0], "z2cnn-22": [90.0, 91.0]}
     said = {h.model: h.says for h in handles(figure_of("accuracy-flops", tmp_path / "b", accuracies=few))}
-    assert said["p4cnn"] == ("test accuracy: 95.00, 96.00 %", "MFLOPs an image, forward: 2.468")
+    assert said["p4cnn"] == ("test accuracy: 95.00, 96.00 %", "MFLOPs of a forward pass: 2.468")
     said = {h.model: h.says for h in handles(figure_of("differences", tmp_path / "c"))}
     assert re.fullmatch(r"difference to z2cnn-22: \+5\.03 ± \d\.\d\d points", said["p4cnn"][0])
 
