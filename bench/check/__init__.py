@@ -1,1 +1,1 @@
-"""Checks of models for the registry, and of machines for reliable figures; both run in other processes."""
+"""Checks of models for the registry, and of machines for reliable measurements; both run in other processes."""

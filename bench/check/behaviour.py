@@ -46,11 +46,11 @@ def training(subject: Subject) -> Finding:
     if bad or not all(map(math.isfinite, done.losses)):
         of = f" of {names(bad)}" if bad else ""
         return failed(
-            f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are no"
-            " numbers",
+            f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are not"
+            " finite",
             "look for a division by zero, the square root or norm of zero, a logarithm; start with smaller weights",
         )
-    return passed(f"{len(done.losses)} steps of recipe {subject.recipe.name!r}: loss and gradients are numbers")
+    return passed(f"{len(done.losses)} steps of recipe {subject.recipe.name!r}: loss and gradients are finite")
 
 
 def repeatable(subject: Subject) -> Finding:
@@ -64,9 +64,8 @@ def repeatable(subject: Subject) -> Finding:
     if not same_bits(*subject.trained.twice):
         return failed(
             "in evaluation the same images give other logits the second time",
-            "pass self.training to functions such as F.dropout, and keep nothing from one pass to the next; a network"
-            " that is"
-            " random in evaluation on purpose draws from torch's generator and declares evaluation='random:16'",
+            "pass self.training to functions such as F.dropout, and keep nothing from one pass to the next; if the"
+            " network is random in evaluation on purpose, use torch's generator and declare evaluation='random:16'",
         )
     if samples:
         return passed(
@@ -81,15 +80,15 @@ def gradients(subject: Subject) -> Finding:
     bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("none", "zero")}
     if bad["none"]:
         return failed(
-            f"{names(bad['none'])}: no gradient arrives, so it is counted but never trained",
-            "use it in forward(), or remove it; for weights that are fixed on purpose, a buffer",
+            f"{names(bad['none'])}: has no gradient, so it is counted but never trained",
+            "use it in forward(), or remove it; make weights that are fixed on purpose a buffer",
         )
     if bad["zero"]:
         return failed(
             f"{names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps",
-            "look for detach(), no_grad(), argmax or rounding behind it, or a factor of zero that never changes",
+            "look for detach(), no_grad(), argmax or rounding after it, or a factor of zero that never changes",
         )
-    return passed(f"all {len(done.gradients)} parameter tensors have one that is not zero")
+    return passed(f"all {len(done.gradients)} parameter tensors have a nonzero gradient")
 
 
 def seeds(subject: Subject) -> Finding:
@@ -107,7 +106,7 @@ def seeds(subject: Subject) -> Finding:
     reseeds = torch.equal(after, torch.get_rng_state())
     if not differing(first, other):
         return failed(
-            "two seeds give the same initial weights, so that all seeds of a board would be one run",
+            "two seeds give the same initial weights, so all seeds of a board would be the same run",
             "do not call torch.manual_seed() or use a generator of your own in the model",
         )
     if reseeds or _forward_reseeds(subject):
@@ -119,7 +118,7 @@ def seeds(subject: Subject) -> Finding:
     if fixed:
         return noted(
             f"{sum(fixed.values()):,} numbers that look random are the same for all seeds: {names(list(fixed))}",
-            "if they are a fixed random basis on purpose, say so in note=; else draw them from torch's generator",
+            "if they are a fixed random basis on purpose, state this in note=; else draw them from torch's generator",
         )
     return passed("one seed gives the same initial weights, another gives others")
 
@@ -167,7 +166,7 @@ def deterministic(subject: Subject) -> Finding:
 
 
 def batches(subject: Subject) -> Finding:
-    """In evaluation the logits of an image do not depend on the others, on their number or on their order."""
+    """In evaluation the logits of an image do not depend on the other images, on their number or on their order."""
     model, images = subject.loaded(subject.trained.state), subject.images(subject.shown)
     together = subject.evaluate(model, images)
     scale = scale_of(together, zero_logits(model, images)) or float(together.norm(dim=1).mean()) or 1.0
@@ -193,9 +192,8 @@ def batches(subject: Subject) -> Finding:
     wrong = [how for how, error in errors.items() if not error <= allowed]
     if wrong:
         return failed(
-            f"in evaluation the logits of an image change when it is shown {wrong[0]} (relative change"
-            f" {errors[wrong[0]]:.1e}):"
-            " its score would depend on the size of the batches",
+            f"in evaluation the logits of an image change when it is evaluated {wrong[0]} (relative change"
+            f" {errors[wrong[0]]:.1e}), so its score would depend on the batch size",
             "normalise over the batch only in training (nn.BatchNorm2d with running statistics does), and never take a"
             " mean, maximum or rank over dimension 0",
         )
@@ -219,8 +217,8 @@ def batches_of_scoring(shape: Input) -> list[int]:
 
 
 def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
-    """How far logits that are means over random passes may differ, because an image in another batch gets other random
-    numbers.
+    """The largest allowed difference of logits that are means over random passes: an image in another batch gets other
+    random numbers.
     """
     if not isinstance(model, RandomEvaluation):
         return 0.0
@@ -294,8 +292,7 @@ def fresh_weights(subject: Subject) -> Finding:
 
 _FRESH = (
     "a filter computed from old weights is kept: expand it in every forward pass, or compare the weights before"
-    " reuse; what"
-    " training learns of images belongs in a buffer"
+    " reuse; statistics of training images belong in a buffer"
 )
 
 
@@ -308,7 +305,7 @@ def _stale(subject: Subject, model: nn.Module) -> str:
 
 
 def bfloat16(subject: Subject) -> Finding:
-    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are finite; nothing is kept from it."""
+    """Under autocast to bfloat16, as in profile `fast`, logits and gradients are finite, and no result is kept."""
     model = subject.loaded(subject.trained.state)
     before = subject.evaluate(model)
     images, labels = subject.images(REDUCED_IMAGES), subject.labels(REDUCED_IMAGES)
@@ -326,21 +323,20 @@ def bfloat16(subject: Subject) -> Finding:
             return noted_habit("bfloat16", [package])
         return failed(
             f"a step under autocast to bfloat16 raises {clipped(raised(error))}",
-            "let types follow the input (x.dtype) instead of writing float32; without it the profile `fast` cannot"
-            " run it",
+            "use the dtype of the input (x.dtype) instead of float32; otherwise profile `fast` cannot run the model",
         )
     finite = out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     if not finite:
         return failed(
-            "under autocast to bfloat16 the logits or gradients are no numbers",
-            "compute what needs range or precision (norms, exponentials, variances) in float32",
+            "under autocast to bfloat16 the logits or gradients are not finite",
+            "compute operations that need range or precision (norms, exponentials, variances) in float32",
         )
     if not same_bits(before, after):
         return failed(
-            "after a pass under autocast the float32 logits in evaluation are others: a reduced filter was kept",
+            "a pass under autocast changes the later float32 logits in evaluation: a bfloat16 filter was kept",
             "keep no filter that was computed under autocast, or compare its dtype before reuse",
         )
-    return passed("a step under autocast to bfloat16: logits and gradients are numbers, nothing of it is left behind")
+    return passed("a step under autocast to bfloat16: logits and gradients are finite, no result is kept")
 
 
 def global_state(subject: Subject) -> Finding:
@@ -357,8 +353,7 @@ def global_state(subject: Subject) -> Finding:
     if found:
         return failed(
             "; ".join(found),
-            "leave settings of the process to the harness; where one is needed, set it in a `with` block and put it"
-            " back;"
-            " draw random numbers from torch's generator",
+            "do not change settings of the process; if one is needed, set it in a `with` block and restore it; draw"
+            " random numbers from torch's generator",
         )
-    return passed("types, threads, modes, switches, precision, generators, environment and folder are as they were")
+    return passed("types, threads, modes, switches, precision, generators, environment and folder are unchanged")

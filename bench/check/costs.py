@@ -31,14 +31,14 @@ LONG_RUN_S = 12 * 3600.0
 
 
 def batch_norm(subject: Subject) -> Finding:
-    """Whether running statistics forget their first value within the budget, if nothing re-estimates them."""
+    """Whether running statistics forget their initial values within the budget, if nothing re-estimates them."""
     model = subject.build()
     known = _statistics(model)
     own = {n: m for n, m in _momenta(subject, model).items() if n not in known}
     if own:
         name = min(own, key=lambda n: own[n])
         constant = 1 / own[name]
-        text = f"{names(sorted(own))}: running statistics of its own that move by {own[name]:.2g} a step"
+        text = f"{names(sorted(own))}: own running statistics with momentum {own[name]:.2g}"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
             return failed(
                 f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants,"
@@ -52,7 +52,7 @@ def batch_norm(subject: Subject) -> Finding:
     try:
         check_statistics(model, subject.images(subject.batch))
     except UnknownStatistics as error:
-        return failed(str(error), "or use torch's own layer")
+        return failed(str(error), "or use torch's layer")
     return _published(subject, min(layer.momentum or 0.0 for layer in layers), len(layers))
 
 
@@ -62,7 +62,9 @@ def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     try:
         paper = find_recipe(PAPER, subject.name)
     except UserError:
-        return passed(f"{text}; no published recipe is known") if momentum else noted(f"{text}; momentum 0 never moves")
+        return (
+            passed(f"{text}; no published recipe is known") if momentum else noted(f"{text}; with 0, they never change")
+        )
     if paper.batch_norm != "running" or subject.job.steps is None:
         return passed(text)
     momentum = momentum if paper.batch_norm_momentum is None else paper.batch_norm_momentum
@@ -75,8 +77,8 @@ def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     if spent >= TIME_CONSTANTS:
         return passed(text)
     return noted(
-        f"{text}: too short, the score would stay near chance",
-        f"under 'paper' take a budget of at least {TIME_CONSTANTS / momentum if momentum else float('inf'):,.0f} steps",
+        f"{text}: too short, the accuracy would stay near chance",
+        f"with 'paper', use a budget of at least {TIME_CONSTANTS / momentum if momentum else float('inf'):,.0f} steps",
     )
 
 
@@ -120,7 +122,7 @@ class Step:
     Attributes:
         images: number of images in the timed step.
         seconds: time of a step with the recipe's batch; scaled up if fewer images were timed.
-        mib: parameters, gradients, optimiser, and the activations kept for the backward pass.
+        mib: memory of parameters, gradients, optimiser, and the activations kept for the backward pass.
     """
 
     images: int
@@ -143,7 +145,7 @@ def cost(subject: Subject) -> Finding:
     parts = [
         f"step of {subject.recipe.batch} images {1000 * step.seconds:.0f} ms on one core of this CPU{scaled}",
         f"{step.mib:.0f} MiB",
-        f"{own['flops_per_image'] / 1e6:.1f} MFLOPs an image ({own['train_flops_per_image'] / 1e6:.1f} in training)",
+        f"{own['flops_per_image'] / 1e6:.1f} MFLOPs per image ({own['train_flops_per_image'] / 1e6:.1f} in training)",
     ]
     if own["uncounted"]:
         parts[-1] += f" without {own['uncounted']}, which are not counted"
@@ -167,12 +169,12 @@ def _figures(subject: Subject, name: str) -> dict[str, Any]:
 
 
 def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
-    """Median step times, the models taking turns so that a slow moment meets all of them."""
+    """Median step times. The models take turns, so that a slow moment of the machine affects all of them."""
     networks = {name: subject.build() if name == subject.name else subject.build_other(name) for name in models}
     optimizers = {name: optimizer_for(network, subject.recipe) for name, network in networks.items()}
 
     def step(name: str, count: int) -> float:
-        begun = time.process_time()  # one thread: as on an idle core, also if the machine does other work
+        begun = time.process_time()  # one thread; other work of the machine does not count
         train_step(networks[name], optimizers[name], subject.images(count), subject.labels(count), "strict")
         return time.process_time() - begun
 
@@ -208,7 +210,7 @@ def _step_mib(subject: Subject, model: nn.Module, count: int) -> float:
 
 
 def _kept_for_backward(subject: Subject, model: nn.Module, count: int) -> int:
-    """Bytes that a training pass keeps for the backward pass, weights left out."""
+    """Bytes that a training pass keeps for the backward pass, without weights."""
     kept: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -226,11 +228,11 @@ def _kept_for_backward(subject: Subject, model: nn.Module, count: int) -> int:
 
 
 def budget(subject: Subject) -> Finding:
-    """The time of a run of the budget here."""
+    """The time of a run with this budget on this machine."""
     job = subject.job
     if job.dataset is None:
         return noted(
-            "no registered data set has this input, so the steps of the budget are unknown", "name one with --dataset"
+            "no registered data set has this input, so the steps of the budget are unknown", "give one with --dataset"
         )
     if subject.step_s is None:
         return noted("the time of a run is unknown, because its step could not be timed")
@@ -238,13 +240,13 @@ def budget(subject: Subject) -> Finding:
     if chosen.kind == "T":
         assert chosen.seconds is not None
         steps = steps_in(chosen.seconds, subject.step_s)
-        return noted(f"{job.budget}: {steps:,} steps on this CPU; T boards belong to a GPU and calibrate there")
+        return noted(f"{job.budget}: {steps:,} steps on this CPU; T boards are for GPUs and are calibrated there")
     assert job.steps is not None
     seconds = job.steps * subject.step_s
     text = (
         f"{job.budget} of {job.dataset}: {job.steps:,} steps of {subject.recipe.batch} images,"
-        f" {duration(seconds)} a run"
+        f" {duration(seconds)} per run"
     )
     if seconds > LONG_RUN_S:
-        return noted(f"not feasible here: {text} on one core", "take a GPU, a smaller budget or fewer channels")
+        return noted(f"not feasible here: {text} on one core", "use a GPU, a smaller budget or fewer channels")
     return passed(f"{text} on one core, {duration(3 * seconds)} for three seeds")

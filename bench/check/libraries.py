@@ -1,4 +1,6 @@
-"""What known libraries do inside, as data: where it breaks no number here, a check notes it and names a page."""
+"""Known properties of libraries that a check would fail, although they change no measured value. The check then gives
+a note, and names a page.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ from ..records.verdict import Finding, noted
 
 @dataclass(frozen=True)
 class Habit:
-    """What a library does that a check would fail in a model's own code.
+    """A property of a library that a check would fail in a model's own code.
 
     Attributes:
-        does: a clause: what it does.
-        therefore: a clause: why no figure of a board depends on it, or which ones are out of reach.
+        does: a clause with the property.
+        therefore: a clause with the reason why no value of a board depends on it, or with the boards that are not
+            possible.
     """
 
     does: str
@@ -27,61 +30,61 @@ class Habit:
 _ESCNN = {
     "accounted for": Habit(
         "keeps tables of indices in plain attributes",
-        "they are whole numbers that nothing trains, and index tensors on any device",
+        "they are whole numbers that are not trained, and can index tensors on any device",
     ),
     "deep copy": Habit(
         "keeps filters with their graph in evaluation, which copy.deepcopy refuses",
-        "runs build a model again and copy none; call train() before you copy it",
+        "runs build a new model instead of a copy; call train() before you copy it",
     ),
     "bfloat16": Habit(
         "keeps filters of one type in evaluation, which autocast does not convert",
-        "boards of profile strict are float32; those of profile fast are out of reach",
+        "boards of profile strict use float32; boards of profile fast are not possible",
     ),
 }
 _TIMM = {
     "deep copy": Habit(
         "keeps attention biases with their graph in evaluation, which copy.deepcopy refuses",
-        "runs build a model again and copy none; call train() before you copy it",
+        "runs build a new model instead of a copy; call train() before you copy it",
     ),
 }
-#: By the name of the package, then by the check. What is not here counts as code of the model's own: networks of
-#: torchvision pass as they are.
+#: By the name of the package, then by the check. Packages that are not in this table count as the model's own code.
+#: Networks of torchvision pass without exceptions.
 HABITS: dict[str, dict[str, Habit]] = {"escnn": _ESCNN, "e2cnn": _ESCNN, "timm": _TIMM, "torchvision": {}}
 #: The page on these libraries.
 PAGE = "docs/escnn-models.md"
 
 
 def package_of(thing: Any) -> str:
-    """The top-level package that the class of an object is from."""
+    """The top-level package of the class of an object."""
     return type(thing).__module__.partition(".")[0]
 
 
 def is_habit(check: str, packages: Iterable[str]) -> bool:
-    """Whether all these packages are known to do what the check would fail; not so where there is none."""
+    """Whether all these packages are known to have the property that the check would fail; False without packages."""
     found = set(packages)
     return bool(found) and all(check in HABITS.get(package, {}) for package in found)
 
 
 def habit_text(check: str, packages: Iterable[str]) -> str:
-    """What these packages do, and why it is no failure."""
+    """The properties of these packages, and why they are no failures."""
     parts = [f"{p} {HABITS[p][check].does}: {HABITS[p][check].therefore}" for p in sorted(set(packages))]
     return "; ".join(parts)
 
 
-#: What an author is to do about a habit.
+#: Advice to authors about such properties.
 NOTHING = f"nothing to do; see {PAGE}"
 
 
 def noted_habit(check: str, packages: Iterable[str]) -> Finding:
-    """The note on what these packages do."""
+    """The note about the properties of these packages."""
     found = set(packages)
     return noted(habit_text(check, found), NOTHING)
 
 
 def raised_in(error: BaseException) -> str:
-    """The package whose code raised: that of the innermost frame outside torch; empty for one of no package."""
+    """The package whose code raised the error: that of the innermost frame outside torch; empty if it is in none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.name.startswith("__torch_"):  # a hook on the calls of torch, which raises nothing
+        if frame.name.startswith("__torch_"):  # a hook on torch's calls, which raises nothing itself
             continue
         parts = Path(frame.filename).parts
         place = next((i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")), None)

@@ -120,16 +120,16 @@ def _advice(error: Exception, wanted: str) -> str:
     """Advice for exceptions that pasted networks often raise."""
     text = str(error)
     if isinstance(error, ImportError):
-        return "install what is missing, or import it only where it is used: a model needs no readers of images"
+        return "install the missing package, or import it only where it is used: a model needs no image readers"
     if "NVIDIA driver" in text or "not compiled with CUDA" in text or "cuda" in text.lower():
-        return "let tensors follow the input (device=x.device) instead of .cuda() or a named device"
+        return "create tensors on the device of the input (device=x.device) instead of .cuda() or a named device"
     if isinstance(error, TypeError) and "np.matrix is not supported" in text:
         return (
-            "escnn cannot compute kernels of this group with current scikit-learn; docs/escnn-models.md says how to"
-            " build such nets"
+            "escnn cannot compute kernels of this group with the current scikit-learn; docs/escnn-models.md explains"
+            " how to build such networks"
         )
     if isinstance(error, IndexError) and "Dimension out of range" in text:
-        return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
+        return "flatten with x.flatten(1), not x.squeeze(), which also removes the batch dimension of a single image"
     return f"correct the code that raises it; expected: {wanted}"
 
 
@@ -166,7 +166,8 @@ def perform(job: Check, events: Events) -> None:
 def _late_logits(subject: Subject) -> list[list[float]] | None:
     """Logits of the fixed images with the initial weights, after all earlier work of this process.
 
-    A new process has seen one other image before, and the process of the checks thousands. The logits must be the same.
+    A new process has seen one other image before, and the process of the checks has seen thousands. The logits must be
+    the same.
     """
     try:
         model = subject.build()

@@ -235,7 +235,7 @@ def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _F
 
 
 _CRASH = "a model must not end its process: look for os._exit, too much memory, or a crash in compiled code"
-_HANG = "look for an endless loop or for waiting on something; a model that is only slow: --deadline SECONDS"
+_HANG = "look for an endless loop, or for code that waits; if the model is only slow, use --deadline SECONDS"
 
 
 def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
@@ -247,12 +247,15 @@ def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
             if again.done
             else "cannot be built a second time"
         )
-        do = "draw them from torch's global generator, in an order that no set, hash, address, file or clock decides"
+        do = (
+            "draw them from torch's global generator, in an order that does not depend on a set, hash, address, file or"
+            " clock"
+        )
     elif found.logits and found.logits != again.logits:
         how = "the same weights give other logits in a process that has evaluated other images before"
         do = (
-            "keep no figure of an image in a global, a class or a closure; what training learns of images belongs in"
-            " a buffer"
+            "keep no values of images in a global variable, a class or a closure; statistics of training images belong"
+            " in a buffer"
         )
     else:
         return replace(passed("the same initial weights in another process, and the same logits"), check=OTHER_PROCESS)

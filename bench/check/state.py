@@ -25,7 +25,7 @@ def _readable(names: list[str]) -> list[str]:
     for name in names:
         try:
             getattr(torch._C, name)()
-        except Exception:  # a build may lack the backend, or want an argument
+        except Exception:  # a build may lack the backend, or the getter may need an argument
             continue
         found.append(name)
     return found

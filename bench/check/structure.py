@@ -1,4 +1,4 @@
-"""Is it built as declared, and is all of it accounted for: parameters, buffers, state dictionary, copies."""
+"""Checks of structure: parameters as declared, buffers, state dictionary, copies."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ _SOURCE = re.compile(
     r"|(doi:|https://doi\.org/)?10\.\d{4,9}/\S+"
     r"|https?://[^\s/.]+(\.[^\s/.]+)+(/\S*)?"
 )
-#: Attributes of every module that hold what is registered.
+#: Attributes of every module that contain its registered parameters, buffers and modules.
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def citation(subject: Subject) -> Finding:
-    """The sources of model and wrappers are such that a reader can look them up."""
+    """Readers can look up the sources of the model and of its wrappers."""
     entries = [subject.resolved.entry, *(w.entry for w in subject.resolved.wrappers)]
     sources = [str(e.fields["source"]) for e in entries]
     for entry, source in zip(entries, sources, strict=True):
         if not _SOURCE.fullmatch(source):
             return failed(
-                f"source={source!r} of {entry.name!r} is nothing that a reader can look up",
-                "write arXiv:2007.10408, doi:10.1000/xyz or a URL; for a design of your own, the URL of its code",
+                f"source={source!r} of {entry.name!r} cannot be looked up",
+                "write arXiv:2007.10408, doi:10.1000/xyz or a URL; for your own design, the URL of its code",
             )
     if not subject.resolved.entry.doc:
         return noted(
             f"{', '.join(sources)}; the function has no docstring",
-            "say in one sentence what the model is: cards show it",
+            "describe the model in one sentence, because cards show it",
         )
     return passed(", ".join(sources))
 
 
 def built(subject: Subject) -> Finding:
-    """It can be built for every declared input, and for images of the sizes that it registers."""
+    """The model can be built for every declared input, and for the registered image sizes."""
     subject.load()
     counts = {str(of): count_parameters(subject.build(of=of)) for of in subject.inputs}
     said = subject.resolved.get("sizes")
@@ -59,12 +59,14 @@ def built(subject: Subject) -> Finding:
         except Exception as error:  # a model may raise anything
             wrong = f"it cannot be built for {of}: {clipped(first_line(error))}"
         if wrong:
-            return failed(f"sizes={said!r} is registered, but {wrong}", "register the sizes that it can be built for")
+            return failed(
+                f"sizes={said!r} is registered, but {wrong}", "register the sizes for which the model can be built"
+            )
     return passed("; ".join(f"{of}: {count:,} parameters" for of, count in counts.items()))
 
 
 def output(subject: Subject) -> Finding:
-    """It maps any number of images to logits, also one image."""
+    """The model maps any number of images to logits, also a single image."""
     for of in subject.inputs:
         model = subject.build(of=of).eval()
         wrong = next((f for count in (2, 1, 5) if (f := wrong_output(model, subject, count, of))), None)
@@ -73,26 +75,24 @@ def output(subject: Subject) -> Finding:
         shares = _softmax(model, subject, of)
         if shares:
             return failed(
-                f"for every image of {of} it returns {shares}, not logits: cross entropy takes the softmax once more,"
-                " which"
-                " flattens its gradients",
-                "return what goes into the softmax",
+                f"for every image of {of} it returns {shares}, not logits: cross entropy applies the softmax again,"
+                " which makes gradients small",
+                "return the input of the softmax",
             )
     subject.weigh(subject.build())
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
 
 def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> Finding | None:
-    """What is wrong with that which a model makes of images, if anything."""
+    """The problem with a model's output; None if there is none."""
     images, before = subject.images(count, of), subject.images(count, of)
     with torch.no_grad():
         out = model(images)
     if not torch.equal(images, before):
         return failed(
-            f"for {count} images of {of} it changes the images that it is given",
+            f"for {count} images of {of} it changes its input images",
             "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
-            " write to a"
-            " copy: x = x.clone()",
+            " write to a copy: x = x.clone()",
         )
     of_images, wanted = f"for {count} images of {of}", (count, of.classes)
     if not isinstance(out, torch.Tensor):
@@ -108,15 +108,14 @@ def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> F
     if out.dtype != torch.float32:
         return failed(
             f"for float32 images it returns {out.dtype}; logits must be float32",
-            "look for a constant that makes them so: from numpy (float64 by default), of .double(), .half() or"
-            " complex numbers;"
-            " write dtype=torch.float32, or take the part that is real",
+            "look for a constant with another dtype: from numpy (float64 by default), .double(), .half() or complex"
+            " numbers; write dtype=torch.float32, or use the real part",
         )
     return None
 
 
 def _where_logits_are(out: Any, wanted: tuple[int, int]) -> str:
-    """What to do about an output that is no tensor, with the place of the logits in it where there is one."""
+    """Advice for an output that is not a tensor, with the position of the logits in it, if known."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.shape == wanted
@@ -129,15 +128,14 @@ def _where_logits_are(out: Any, wanted: tuple[int, int]) -> str:
         places = [f".{name}" for name, value in getattr(out, "__dict__", {}).items() if fits(value)]
     if places:
         return (
-            f"return out{places[0]} alone, which has the shape of logits; auxiliary outputs and losses have no"
-            " place here"
+            f"return only out{places[0]}, which has the shape of logits; auxiliary outputs and losses are not supported"
         )
-    return "return one tensor of logits; auxiliary outputs and losses have no place here"
+    return "return one tensor of logits; auxiliary outputs and losses are not supported"
 
 
 def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
     if out.dim() < 2:
-        return "flatten with x.flatten(1), not x.squeeze(), which takes away the batch of one image as well"
+        return "flatten with x.flatten(1), not x.squeeze(), which also removes the batch dimension of a single image"
     if out.dim() > 2:
         return "pool over all positions and orientations before the head, and flatten with x.flatten(1)"
     if out.shape[0] != wanted[0]:
@@ -145,11 +143,11 @@ def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
             "keep dimension 0 for the images: flatten with x.flatten(1), not x.view(-1, …) with a wrong number of"
             " features"
         )
-    return f"give the last layer num_classes outputs ({wanted[1]} here), which the registered function is called with"
+    return f"give the last layer num_classes outputs ({wanted[1]} here); it is an argument of the registered function"
 
 
 def _softmax(model: nn.Module, subject: Subject, of: Input) -> str:
-    """What it returns if that is a softmax or its logarithm; empty if it is neither."""
+    """A description of the output if it is a softmax or its logarithm; empty if it is neither."""
     with torch.no_grad():
         out = model(subject.images(5, of)).double()
 
@@ -157,18 +155,18 @@ def _softmax(model: nn.Module, subject: Subject, of: Input) -> str:
         return bool((sums - 1).abs().max() < 1e-4)
 
     if bool((out >= 0).all()) and one(out.sum(1)):
-        return "shares that add up to 1"
-    return "logarithms of shares that add up to 1" if one(out.exp().sum(1)) else ""
+        return "probabilities that add up to 1"
+    return "logarithms of probabilities that add up to 1" if one(out.exp().sum(1)) else ""
 
 
 def parameter_count(subject: Subject) -> Finding:
-    """The declared numbers of parameters are those that are built."""
+    """The declared numbers of parameters are those of the built model."""
     declared = {} if subject.resolved.wrappers else subject.resolved.get("params") or {}
     if not declared:
         count = count_parameters(subject.build())
         literal = f'params={{"{subject.input}": {count:_}}}'
         why = "a name with a wrapper declares none" if subject.resolved.wrappers else "the registration declares none"
-        return noted(f"{count:,} parameters; {why}", "" if subject.resolved.wrappers else f"write {literal} into it")
+        return noted(f"{count:,} parameters; {why}", "" if subject.resolved.wrappers else f"add {literal} to it")
     for text, count in declared.items():
         found = count_parameters(subject.build(of=Input.of(text)))
         if found != count:
@@ -180,7 +178,7 @@ def parameter_count(subject: Subject) -> Finding:
 
 
 def accounted(subject: Subject) -> Finding:
-    """Every tensor that counts is a parameter or a buffer."""
+    """Every tensor of the model is a parameter or a buffer."""
     model = subject.build()
     plain = _plain_tensors(model)
     excused = {
@@ -194,24 +192,23 @@ def accounted(subject: Subject) -> Finding:
     notes = [habit_text("accounted for", excused.values())] if excused else []
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
-        notes.append(f"{frozen:,} numbers are parameters that are not trained")
+        notes.append(f"{frozen:,} numbers in parameters are not trained")
     learnt = subject.trained.moved
     numbers = bool(frozen or learnt)
     if learnt:
         notes.append(
-            f"{sum(learnt.values()):,} numbers of buffers are changed by training and are no statistics of a"
-            " normalisation"
-            f" layer of torch: {names(list(learnt))}"
+            f"training changes {sum(learnt.values()):,} numbers in buffers that are not statistics of normalisation"
+            f" layers of torch: {names(list(learnt))}"
         )
     if notes:
-        do = "nothing, for an unmatched board; a matched class counts what is learnt, and refuses them"
+        do = "nothing to do for boards without a matched class; a matched class does not allow these numbers"
         return noted("; ".join(notes), do if numbers else NOTHING)
     return passed("all tensors are registered as parameters or buffers")
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
-    """Attributes that hold tensors which are neither parameter nor buffer: the package of the module's class, and
-    whether there may be something to train in them.
+    """Attributes with tensors that are neither parameters nor buffers: the package of the module's class, and whether
+    the tensors could be trained.
     """
     known = {_storage(t) for t in (*model.parameters(), *model.buffers())}
     found = {}
@@ -229,8 +226,8 @@ def _unregistered(plain: Collection[str], excused: Collection[str]) -> Finding |
     if where is None:
         return None
     return failed(
-        f"attribute {where!r} holds a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
-        " moves to a GPU, and nobody counts it",
+        f"attribute {where!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
+        " moves to a GPU, and it is not counted",
         "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
         " self.register_buffer(name, tensor, persistent=False)",
     )
@@ -250,12 +247,14 @@ def _tensors_in(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """What views of the same numbers share; the tensor itself where there are no numbers."""
+    """An identifier of the memory that views of the same numbers share; for an empty tensor, of the tensor itself."""
     return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
 def _hidden_weights(subject: Subject, model: nn.Module) -> Finding | None:
-    """Leaves of the gradient's graph that are no parameters: weights in closures, globals, other people's objects."""
+    """A finding if the graph of the gradient has leaves that are not parameters: weights in closures, in globals or in
+    other objects.
+    """
     model.train()
     loss = loss_of(model, subject.images(subject.batch), subject.labels(subject.batch))
     known = {id(p) for p in model.parameters()}
@@ -264,8 +263,8 @@ def _hidden_weights(subject: Subject, model: nn.Module) -> Finding | None:
         return None
     shapes = names([str(tuple(leaf.shape)) for leaf in hidden])
     return failed(
-        f"the logits depend on tensors that want a gradient and are no parameters, of shape {shapes}: no optimiser"
-        " trains them, and nobody counts them",
+        f"the logits depend on tensors that require a gradient but are not parameters, of shape {shapes}: they are"
+        " neither trained nor counted",
         "register them: nn.Parameter, nn.ParameterList, nn.ModuleList",
     )
 
@@ -290,23 +289,24 @@ def entries(subject: Subject) -> Finding:
     missing = [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]
     if missing:
         return failed(
-            f"the state dictionary lacks the parameters {names(missing)}",
-            "leave state_dict() and its hooks as torch has them",
+            f"the state dictionary does not contain the parameters {names(missing)}",
+            "do not override state_dict() and its hooks",
         )
     subject.evaluate(model)
     changed = sorted(keys ^ set(model.state_dict()))
     if changed:
         return failed(
             f"the state dictionary has other entries in evaluation than in training: {names(changed)}",
-            "keep what is computed from the weights out of it: a plain attribute that train() and"
-            " load_state_dict() clear, or nothing kept at all",
+            "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
+            " clear, or do not keep them",
         )
     other = [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]
     if other:
         return failed(
-            f"the state dictionary holds what is no tensor: {names(other)}", "runs save tensors only; use buffers"
+            f"the state dictionary has entries that are not tensors: {names(other)}",
+            "runs save only tensors; use buffers",
         )
-    return passed("all parameters, and the same in training and in evaluation")
+    return passed("it has all parameters, and the same entries in training and in evaluation")
 
 
 def state_dict(subject: Subject) -> Finding:
@@ -316,8 +316,9 @@ def state_dict(subject: Subject) -> Finding:
     again = subject.evaluate(subject.loaded({k: v.clone() for k, v in model.state_dict().items()}, seed=2))
     if not same_bits(expected, again):
         return failed(
-            f"a new model with the same state dictionary gives other logits (up to {_gap(expected, again):.1e} apart)",
-            "something that the logits depend on is drawn when the model is built and not saved: make it a buffer",
+            f"a new model with the same state dictionary gives other logits (they differ by up to"
+            f" {_gap(expected, again):.1e})",
+            "the logits depend on a value that is drawn when the model is built, but is not saved: make it a buffer",
         )
     return passed("saved, loaded into a new model: the same logits, bit for bit")
 
@@ -335,13 +336,13 @@ def deep_copy(subject: Subject) -> Finding:
     except Exception as error:  # a model may raise anything
         return failed(
             f"copy.deepcopy fails after a forward pass: {clipped(raised(error))}",
-            "do not keep results of a forward pass in the model, or drop them in __getstate__",
+            "do not keep results of a forward pass in the model, or remove them in __getstate__",
         )
     expected = subject.evaluate(model)
     if not same_bits(expected, subject.evaluate(twin)):
         return failed(
             "a deep copy gives other logits than its original",
-            "a tensor or layer is not registered in the model, so that a copy does not take it along",
+            "a tensor or layer is not registered in the model, so it is not copied",
         )
     model.train()  # drops what evaluation may have kept
     before = everything(model)
@@ -351,13 +352,13 @@ def deep_copy(subject: Subject) -> Finding:
     if differing(before, everything(model)) or not same_bits(expected, subject.evaluate(model)):
         return failed(
             "changing a deep copy changes the original",
-            "layers or tensors live outside the model (a global, a closure): make them part of it",
+            "layers or tensors are outside the model (in a global, a closure): make them part of it",
         )
     return noted_habit("deep copy", kept) if habit else passed("a deep copy agrees bit for bit, and is independent")
 
 
 def _keeps_a_graph(module: nn.Module) -> bool:
-    """Whether a module itself holds a tensor that was computed, which `copy.deepcopy` refuses."""
+    """Whether a module itself has a computed tensor, which `copy.deepcopy` refuses."""
     held = {**vars(module), "_modules": None}
     return any(not tensor.is_leaf for value in held.values() for tensor in _tensors_in(value))
 

@@ -1,4 +1,6 @@
-"""The model under test: built from seeds as a run builds it, shown fixed random images, trained a few steps once."""
+"""The model under test: built from seeds in the same way as for a run, evaluated on fixed random images, and trained
+for a few steps.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ from ..training.prepare import weights_digest
 from ..training.train import optimizer_for, train_step
 from .state import changes, restore, snapshot
 
-#: Images that a model is trained on here. A power of two, as batches are.
+#: Number of training images in a check; a power of two, like usual batches.
 TRAIN_IMAGES = 8
-#: Images that it is evaluated on: odd, so that no split into smaller batches is even.
+#: Number of images in evaluation; odd, so that it cannot be split into equal smaller batches.
 EVAL_IMAGES = 7
-#: The same for a model of more than so many operations an image, whose checks would take an hour.
+#: With more operations per image than this, checks would take an hour, so fewer images are used.
 HEAVY_FLOPS, FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES = 10e9, 2, 3
-#: Training steps: all parameters have a gradient after this many, or steps go on to the second number.
+#: Number of training steps. If a parameter has no gradient after the first number, training continues up to the second.
 FEWEST_STEPS, MOST_STEPS = 3, 8
 
 State = dict[str, torch.Tensor]
@@ -36,7 +38,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Input:
-    """What a model is given and returns: images (channels, size, size), logits (classes)."""
+    """Shape of a model's input and output: images (channels, size, size), logits (classes)."""
 
     channels: int
     size: int
@@ -53,14 +55,15 @@ class Input:
 
 @dataclass
 class Trained:
-    """A model after a few steps, and what its parameters' gradients were on the way.
+    """A model after a few training steps, with the gradients during these steps.
 
     Attributes:
-        gradients: the best that was seen of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``.
-        moved: of the buffers that may be learnt those that these steps changed, and how many numbers they hold.
-        state: parameters and buffers, batch-norm statistics re-estimated.
-        varies: whether single passes in evaluation differ, of a network that is declared random there.
-        twice: logits of the fixed images in evaluation after that, two times.
+        gradients: summary of the gradients of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``; see
+            `_look_at_gradients`.
+        moved: the buffers that these steps changed, without normalisation statistics, and their counts of numbers.
+        state: parameters and buffers, with re-estimated batch-norm statistics.
+        varies: whether single passes in evaluation differ, for a network that is declared random in evaluation.
+        twice: logits of the fixed images in evaluation after training, computed twice.
     """
 
     moved: dict[str, int] = field(default_factory=dict)
@@ -72,16 +75,16 @@ class Trained:
 
 
 class Subject:
-    """One model, and everything that the checks make of it once and share.
+    """One model, with the results that several checks share.
 
     Attributes:
-        inputs: declared inputs, the one of the board first.
-        import_changes: what importing its file changed of the state that all share.
-        import_draws: whether importing its file drew from torch's generator, or seeded it.
-        build_changes: what building it changed.
-        size: columns of a board that tell what it costs, once they are measured.
-        step_s: seconds of a training step of the recipe's batch here, once they are measured.
-        batch, shown: images that it is trained on here, and that it is evaluated on.
+        inputs: declared inputs, the input of the board first.
+        import_changes: changes of the global state by the import of its file.
+        import_draws: whether the import of its file used or seeded torch's generator.
+        build_changes: changes of the global state by building the model.
+        size: columns of a board about its cost, once they are measured.
+        step_s: seconds of a training step with the recipe's batch on this machine, once they are measured.
+        batch, shown: numbers of images in training and in evaluation.
     """
 
     def __init__(self, job: Check) -> None:
@@ -98,7 +101,7 @@ class Subject:
         self.batch, self.shown = TRAIN_IMAGES, EVAL_IMAGES
 
     def load(self) -> None:
-        """Import the files of the model and of its wrappers, watching what that changes."""
+        """Import the files of the model and of its wrappers, and record changes of the global state."""
         before, generator = snapshot(), torch.get_rng_state()
         try:
             self.resolved.load()
@@ -108,14 +111,14 @@ class Subject:
             restore(before)
 
     def build(self, seed: int = 0, of: Input | None = None) -> nn.Module:
-        """The model as it is built, nothing done with it yet; shared state is put back."""
+        """A newly built model; the global state is restored."""
         of = of or self.input
         before = snapshot()
         torch.manual_seed(derive(seed, "weights"))
         try:
             model: nn.Module = build_model(self.name, of.channels, of.classes, of.size)
             if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
-                with torch.no_grad():  # lazy modules get their weights here, as in a run
+                with torch.no_grad():  # this initialises lazy modules, as in a run
                     model.eval()(torch.zeros(2, of.channels, of.size, of.size))
                 model.train()
         finally:
@@ -126,7 +129,7 @@ class Subject:
         return model
 
     def weigh(self, model: nn.Module) -> None:
-        """Show fewer images to a model that takes long for one."""
+        """Use fewer images if the model has many operations per image."""
         if evaluation_operations(model, self.images(1)).flops_per_image > HEAVY_FLOPS:
             self.batch, self.shown = FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES
 
@@ -137,28 +140,28 @@ class Subject:
         return other
 
     def images(self, count: int, of: Input | None = None, seed: int = 0) -> torch.Tensor:
-        """Normalised noise (count, channels, size, size): what holds for it holds for any image."""
+        """Normalised noise (count, channels, size, size); the checked properties must hold for any image."""
         of = of or self.input
         generator = torch.Generator().manual_seed(derive(seed, "images", of.channels, of.size))
         return torch.randn(count, of.channels, of.size, of.size, generator=generator)
 
     def labels(self, count: int) -> torch.Tensor:
-        """Classes (count,), in turn."""
+        """Labels (count,): 0, 1, 2, …, repeated."""
         return torch.arange(count) % self.input.classes
 
     def evaluate(self, model: nn.Module, images: torch.Tensor | None = None, batch: int | None = None) -> torch.Tensor:
-        """Logits in evaluation mode, of the fixed images by default, at once by default."""
+        """Logits in evaluation mode; by default of the fixed images, in one batch."""
         return logits(model, self.images(self.shown) if images is None else images, lambda x: x, batch or self.shown)
 
     def loaded(self, state: State, seed: int = 1) -> nn.Module:
-        """A new model, never used, with these weights."""
+        """A new, unused model with these weights."""
         model = self.build(seed)
         model.load_state_dict(state)
         return model
 
     @cached_property
     def trained(self) -> Trained:
-        """The model after a few steps of the recipe at its full rate, once for all checks."""
+        """The model after a few steps of the recipe at its full learning rate, computed once for all checks."""
         torch.manual_seed(derive(0, "training"))
         model, done = self.build(), Trained()
         optimizer = optimizer_for(model, self.recipe)
@@ -181,7 +184,9 @@ class Subject:
 
 
 def _look_at_gradients(model: nn.Module, seen: dict[str, str]) -> None:
-    """Note for each trainable parameter what its gradient is; what was bad once stays, what was good once stays."""
+    """Update the summary of each trainable parameter's gradient; ``ok`` and ``not finite`` are not overwritten by
+    ``none`` and ``zero``.
+    """
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or seen.get(name) == "not finite":
             continue
@@ -197,18 +202,18 @@ def _look_at_gradients(model: nn.Module, seen: dict[str, str]) -> None:
 
 
 def tensors_of(model: nn.Module) -> State:
-    """What a run saves of a model: copies of all tensors of its state dictionary."""
+    """Copies of all tensors in a model's state dictionary, as a run saves them."""
     return {k: v.detach().clone() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
 def everything(model: nn.Module) -> State:
-    """Copies of all parameters and buffers, those that a state dictionary leaves out included."""
+    """Copies of all parameters and buffers, including those that are not in the state dictionary."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: value.detach().clone() for name, value in named.items()}
 
 
 def differing(one: State, two: State) -> list[str]:
-    """Names under which two states differ in a bit, or that only one of them has."""
+    """Names of the tensors that differ in a bit, or that only one of the states has."""
     return [n for n in sorted({*one, *two}) if n not in one or n not in two or not same_bits(one[n], two[n])]
 
 
@@ -225,10 +230,10 @@ def digest(model: nn.Module) -> str:
 
 
 def loss_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy, as the training loop takes it."""
+    """Cross entropy, as in the training loop."""
     return F.cross_entropy(model(images).float(), labels)
 
 
 def names(found: list[str]) -> str:
-    """The first few of many names."""
+    """The first three names, and the number of further ones."""
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -1,4 +1,4 @@
-"""Does the claimed invariance hold; what happens at other sizes and at other angles."""
+"""Checks of the claimed invariance, and measurements at other sizes and other angles."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, first_line
 from .subject import Input, Subject
 
-#: Closed-form images that are rotated.
+#: Number of closed-form images that are rotated.
 DRAWS = 16
 
 
 def invariance(subject: Subject) -> Finding:
-    """The logits are invariant under the claimed group: at every declared input, and for weights that have moved."""
+    """The logits are invariant under the claimed group, at every declared input, also after a change of the weights."""
     claim = str(subject.resolved.get("invariant", "none"))
     if claim not in CLAIMS:
         return failed(
-            f"invariant={claim!r}: no grid of pixels is invariant under it, so that it can be nobody's exact group",
-            f"claim one of {', '.join(CLAIMS)}: the part of the group that only moves pixels; group={claim!r} may stay",
+            f"invariant={claim!r}: the pixel grid is not invariant under this group, so the claim cannot be exact",
+            f"claim one of {', '.join(CLAIMS)}, the part of the group that only moves pixels; group={claim!r} can stay",
         )
     if claim == "none":
         return _unclaimed(subject)
     errors = {f"{of.size} px": _error(subject, subject.build(of=of), of, claim) for of in subject.inputs}
-    after = f"{subject.input.size} px once the weights have moved"
+    after = f"{subject.input.size} px after a change of the weights"
     errors[after] = _error(subject, _moved(subject), subject.input, claim)
     if errors[after] is None:
         return failed(
-            "the logits hardly depend on the image, so that nothing can be said of their invariance",
-            "see that the forward pass uses its input, and that no factor is zero",
+            "the logits hardly depend on the image, so their invariance cannot be measured",
+            "check that the forward pass uses its input, and that no factor is zero",
         )
     wrong = {where: e for where, e in errors.items() if e is not None and not e <= EXACT}
     if wrong:
         where, error = next(iter(wrong.items()))
         return failed(
-            f"claimed {claim}, but its logits change by {error:.1e} at {where}, where 1 is another image (allowed"
-            f" {EXACT:g})",
+            f"claimed {claim}, but its logits change by {error:.1e} at {where}; 1 means as much as for another image"
+            f" (allowed {EXACT:g})",
             _advice(where == after and len(wrong) == 1),
         )
     return passed(f"{claim}: " + ", ".join(f"{_text(e)} at {where}" for where, e in errors.items()))
 
 
 def _moved(subject: Subject) -> nn.Module:
-    """The model after its few steps, every trainable number moved a little by itself."""
+    """The model after its few training steps, with an additional random change of every trainable number."""
     return move_weights(subject.loaded(subject.trained.state), subject.images(subject.batch))
 
 
 def _advice(only_after: bool) -> str:
     if only_after:
         return (
-            "training breaks it: normalisation, scales and biases must be one for all orientations of a field"
-            " (batch norm over fields, not over channels)"
+            "training breaks the invariance: normalisation, scales and biases must be shared by all orientations of a"
+            " field (batch norm over fields, not over channels)"
         )
     return (
-        "usual causes: stride or pooling that sits off-centre at this size, padding on one side, a head that does not"
-        " pool over orientations and positions; or claim invariant='none', which is a valid claim"
+        "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that does"
+        " not pool over orientations and positions; or claim invariant='none', which is a valid claim"
     )
 
 
@@ -72,7 +72,9 @@ def _unclaimed(subject: Subject) -> Finding:
                 f"no invariance is claimed, but the logits are invariant under {group} ({error:.0e})",
                 f"invariant={group!r} could be claimed",
             )
-    return passed(f"none claimed; quarter turns change the logits by {_text(errors['C4'])}, where 1 is another image")
+    return passed(
+        f"none claimed; quarter turns change the logits by {_text(errors['C4'])}; 1 means as much as for another image"
+    )
 
 
 def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float | None:
@@ -80,7 +82,7 @@ def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float |
 
 
 def neighbours(subject: Subject) -> Finding:
-    """One pixel less and one more: other strides and paddings decide there. Reported, never failed."""
+    """Invariance at one pixel less and one pixel more, where strides and paddings differ. Reported, never failed."""
     claim = str(subject.resolved.get("invariant", "none"))
     group = claim if claim in CLAIMS and claim != "none" else "C4"
     parts = []
@@ -89,14 +91,14 @@ def neighbours(subject: Subject) -> Finding:
         try:
             error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
             parts.append(f"{size} px: {_text(error)}")
-        except Exception as error:  # a model may raise anything at a size that it was not made for
+        except Exception as error:  # a model may raise any error for an unsupported size
             why = clipped(first_line(error), 90)
             parts.append(f"{size} px: cannot be built at this size ({why})")
     return noted(f"change of the logits under {group} at other sizes: " + "; ".join(parts))
 
 
 def angles(subject: Subject) -> Finding:
-    """Rotation by other angles, of images in closed form. Reported, never failed."""
+    """Change of the logits under rotations of closed-form images by other angles. Reported, never failed."""
     model = subject.build()
     size, background = subject.input.size, [0.0] * subject.input.channels
     blobs = draw_blobs(DRAWS, subject.input.channels, size)

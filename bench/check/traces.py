@@ -1,4 +1,4 @@
-"""What a model leaves behind and where it looks: memory that grows, a history that counts, files of a data set."""
+"""Checks for growing memory, for logits that depend on earlier images, and for access to files of data sets."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ...registry import DATASETS
 from ..records.verdict import Finding, failed, passed
 from .subject import Subject, loss_of, names, same_bits
 
-#: Passes between two looks at what is kept: in each, one in training and one in evaluation.
+#: Number of passes between two measurements of memory; each has a training pass and an evaluation pass.
 PASSES = 4
 _CONTAINERS = (list, dict, set, deque)
-#: Where no data lie.
+#: Folders without data.
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/")
 
 
 def memory(subject: Subject) -> Finding:
-    """Nothing grows from pass to pass, and logits do not depend on what was evaluated before."""
+    """Memory does not grow from pass to pass, and logits do not depend on the images that were evaluated before."""
     model = subject.loaded(subject.trained.state)
-    entries, octets = [0, 0, 0], [0, 0, 0]  # made before anything is counted
+    entries, octets = [0, 0, 0], [0, 0, 0]  # created before anything is counted
     for look in range(3):
         for _ in range(PASSES):
             loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
@@ -40,15 +40,13 @@ def memory(subject: Subject) -> Finding:
         model.zero_grad(set_to_none=True)
         entries[look], octets[look] = _kept(model)
     for counts, what in ((entries, "entries of lists and dictionaries"), (octets, "bytes of tensors")):
-        # What torch itself sets up in the first passes does not come again.
+        # Memory that torch allocates only in the first passes does not count.
         if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:
             continue
         return failed(
-            f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so"
-            " that a long"
-            " run fills the memory",
-            "append nothing to a list, dictionary, hook or tensor in forward(); keep at most the last value, or"
-            " remove it",
+            f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so a"
+            " long run fills the memory",
+            "do not append to a list, dictionary, hook or tensor in forward(); keep at most the last value",
         )
     first, second = subject.images(subject.shown), subject.images(subject.shown, seed=1)
     one, two = subject.loaded(subject.trained.state), subject.loaded(subject.trained.state)
@@ -57,14 +55,14 @@ def memory(subject: Subject) -> Finding:
     if not (same_bits(forwards[0], backwards[1]) and same_bits(forwards[1], backwards[0])):
         return failed(
             "in evaluation the logits depend on which images were evaluated before",
-            "keep no figure of an image in an attribute; what training learns of images belongs in a buffer that only"
+            "keep no values of images in an attribute; statistics of training images belong in a buffer that only"
             " training changes",
         )
-    return passed("nothing grows from pass to pass; the logits do not depend on what was evaluated before")
+    return passed("memory does not grow from pass to pass; the logits do not depend on earlier images")
 
 
 def _kept(model: nn.Module) -> tuple[int, int]:
-    """How much is alive in this process: entries of containers, bytes of tensors."""
+    """Memory in use by this process: number of entries of containers, and bytes of tensors."""
     gc.collect()
     entries, storages = 0, dict[int, int]()
     for value in gc.get_objects():
@@ -83,19 +81,19 @@ def _kept(model: nn.Module) -> tuple[int, int]:
 
 
 def _length(value: Any) -> int:
-    """Of what holds numbers or characters without being seen by the collector of garbage."""
+    """Length of texts and arrays, which the garbage collector does not track."""
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     return int(getattr(value, "nbytes", 0)) if type(value).__module__ == "numpy" else 0
 
 
 def opening_key(subject: Subject) -> str:
-    """What the files are noted under that are opened while a model is checked."""
+    """The key under which files are recorded that are opened during the check of a model."""
     return f"the check of {subject.name}"
 
 
 def data_files(subject: Subject) -> Finding:
-    """Importing, building and running it opened no file of a data set."""
+    """Importing, building and running the model opens no file of a data set."""
     opened = {path for path in map(str, opened_by(opening_key(subject)).read) if _may_be_data(path)}
     root = str(Path(data_root(None)).resolve())
     cached = sorted(p for p in opened if Path(os.path.realpath(p)).is_relative_to(root))
@@ -104,11 +102,14 @@ def data_files(subject: Subject) -> Finding:
     for name, files in _files_of_data_sets(subject) if opened else ():
         theirs = sorted({os.path.realpath(p) for p in opened} & files)
         if theirs:
-            return failed(f"the model's code opens {names(theirs)}, of which data set {name!r} is made", _BLIND)
-    return passed("no file of a data set was opened when it was imported, built and run")
+            return failed(f"the model's code opens {names(theirs)}, which belongs to data set {name!r}", _BLIND)
+    return passed("no file of a data set was opened when the model was imported, built and run")
 
 
-_BLIND = "a model sees images through forward() alone, else it may have seen those of the test; remove what reads them"
+_BLIND = (
+    "a model may see images only through forward(), otherwise it may have seen the test images; remove the code that"
+    " reads them"
+)
 
 
 def _may_be_data(path: str) -> bool:
@@ -116,7 +117,7 @@ def _may_be_data(path: str) -> bool:
 
 
 def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
-    """What is opened where the data set of the board is made, and those that the user's own files register."""
+    """The files that are opened to make the data set of the board, and those of the user's own data sets."""
     for entry in DATASETS.match():
         if entry.is_template or (entry.name != subject.job.dataset and entry.origin == "equibench"):
             continue
@@ -124,7 +125,7 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
         with _offline(), tempfile.TemporaryDirectory() as folder, watching(key), suppress(Exception):
             entry.load()(
                 Path(folder), **entry.arguments
-            )  # it may need a connection; what it opened until then is known
+            )  # it may fail without a connection; the files that it opened until then are known
         seen = map(str, opened_by(key).read)
         yield entry.name, {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
 
@@ -134,8 +135,8 @@ _state = {"hooked": False, "offline": False}
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Inside, this process makes no connection."""
-    if not _state["hooked"]:  # a hook stays for ever
+    """Inside this context, the process makes no network connection."""
+    if not _state["hooked"]:  # Python cannot remove such a hook
         sys.addaudithook(_refuse)
     _state.update(hooked=True, offline=True)
     try:
@@ -146,4 +147,4 @@ def _offline() -> Iterator[None]:
 
 def _refuse(event: str, _arguments: tuple[Any, ...]) -> None:
     if _state["offline"] and event in ("socket.connect", "socket.getaddrinfo"):
-        raise OSError("no connection is made here")
+        raise OSError("network connections are not allowed here")

@@ -51,9 +51,9 @@ def test_a_device_that_computes_nonsense_is_found_out(found: dict[str, Any], che
     [
         ({"FAKE_NVML_OTHER": "1:500"}, "alone", "failed", "not alone"),
         ({"FAKE_NVML_OTHER": "0:500"}, "alone", "failed", "MiB"),  # by memory alone: no list shows it
-        ({"FAKE_NVML_HIDES": "1"}, "alone", "left out", "cannot be seen"),  # as a run there says "unknown"
+        ({"FAKE_NVML_HIDES": "1"}, "alone", "left out", "cannot be determined"),  # as a run there says "unknown"
         ({"FAKE_NVML_HIDES": "1"}, "on its device only", "not applicable", "containers"),
-        ({"FAKE_NVML_SILENT": "1"}, "alone", "left out", "cannot be seen"),
+        ({"FAKE_NVML_SILENT": "1"}, "alone", "left out", "cannot be determined"),
         ({"FAKE_NVML_NUMBERS": "1000000"}, "alone", "passed", "ours alone"),
     ],
 )

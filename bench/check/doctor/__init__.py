@@ -1,1 +1,1 @@
-"""``equibench doctor``: checks whether the figures of a machine can be trusted."""
+"""``equibench doctor``: checks whether the measurements of a machine can be trusted."""

@@ -109,7 +109,7 @@ def driver(place: Place) -> str:
     """Driver, capability, torch's build, and one product."""
     found = place.facts
     if found["product"] != 64:
-        raise Failed(f"a product of ones is {found['product']:g} where 64 is right")
+        raise Failed(f"a product of ones is {found['product']:g}, but it should be 64")
     if not place.is_gpu:
         reason = f"; no GPU: {place.explanation}" if place.explanation else ""
         return f"torch {found['torch']} on the CPU{reason}"
@@ -150,13 +150,13 @@ def placement(place: Place) -> str:
 
 def alone(place: Place) -> str:
     """No other process computes on the device: all named processes are ours, and account for all memory."""
-    place.need_gpu("times of a CPU count nowhere")
+    place.need_gpu("CPU times are not used")
     seen = place.company
     return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
 
 
 def clock(place: Place) -> str:
-    """The device's clock against the host's on a kernel of a second."""
+    """The device's clock and the host's clock agree on a kernel of one second."""
     place.need_gpu("a CPU's clock is the host's")
     found = place.ask("clock", 60, seconds=1.0)
     return judge_clock(found["device_s"], found["host_s"], found["cycles"], found["submitted_s"])
@@ -169,12 +169,12 @@ def tf32(place: Place) -> str:
 
 def waits(place: Place) -> str:
     """No training step of a family waits for the device."""
-    place.need_gpu("on a CPU every operation is waited for")
+    place.need_gpu("a CPU has no asynchronous operations")
     return _each_family(lambda model: place.ask("waits", 60, model=model, **_size(place))["wait"])
 
 
 def bits(place: Place) -> str:
-    """Two processes train the same network to the same bits, and so does one that continues from a checkpoint."""
+    """Two processes train the same network to the same bits; a process that continues from a checkpoint does too."""
     size, found = _size(place), dict[str, list[dict[str, Any]]]()
     for first in (True, False):
         if not first:
@@ -192,7 +192,7 @@ def bits(place: Place) -> str:
 
 def agreement(place: Place) -> str:
     """Logits on the device agree with those on the CPU."""
-    place.need_gpu("the CPU is what others are compared with")
+    place.need_gpu("the CPU is the reference")
     largest = dict[str, float]()
 
     def problem(model: str) -> str:
@@ -232,12 +232,12 @@ def failures(place: Place) -> str:
 
 def calibrated(place: Place) -> str:
     """A run of 10 device-seconds agrees with its calibration in another process."""
-    place.need_gpu("device-seconds of a CPU are no budget")
+    place.need_gpu("CPU seconds cannot be a budget")
     return _timed_run(place, [place.device], 120)
 
 
 def busy(place: Place) -> str:
-    """The same on all devices at once."""
+    """As `calibrated`, on all devices at the same time."""
     place.need_gpu("there is no GPU")
     if len(place.devices) < 2:
         raise NotApplicable("one device is examined")
@@ -256,7 +256,7 @@ def _timed_run(place: Place, names: list[str], limit_s: float) -> str:
 
 def load(place: Place) -> str:
     """The device keeps its speed under load; with clocks, power and temperature."""
-    place.need_gpu("times of a CPU count nowhere")
+    place.need_gpu("CPU times are not used")
     seconds = QUICK_LOAD_S if place.quick else LOAD_S
     found = place.ask("load_on", seconds + 60, seconds=seconds, uuid=place.facts["uuid"])
     words = judge_load(found["blocks"], found["flops"], found["samples"])

@@ -105,7 +105,7 @@ class Place:
         self.leave()
         until = time.monotonic() + self.left(5)
         while ((before := memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
-            time.sleep(0.5)  # the driver takes a moment to forget our own process
+            time.sleep(0.5)  # the driver needs a moment to remove our own process from its list
         return {**self.ask("company", 60, before_mib=before), "before_mib": before}
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Place:
             raise
 
     def fresh(self, also: dict[str, str] | None = None, device: str | None = None) -> Process:
-        """A process of its own; the caller must end it."""
+        """A new process; the caller must end it."""
         return Process(device or self.device, self.data_root, also)
 
     def leave(self) -> None:

@@ -43,10 +43,10 @@ def examine(
     """Do all checks on a device; arguments as for `Place`.
 
     Args:
-        told: called with every finding at once.
+        told: called immediately with every finding.
 
     Raises:
-        UserError: the device does not even give its name.
+        UserError: no process can use the device.
     """
     started = right_now()
     with quiet_end(), Place(device, devices, quick, data_root, explanation) as place:

@@ -43,8 +43,8 @@ def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
             if (kind == "sm" and own[0] == major and own[1] <= minor) or (kind == "compute" and own <= (major, minor)):
                 return ""
     return (
-        f"torch is built for {', '.join(built_for)}, and this GPU has capability {major}.{minor}; install a build"
-        " that has it"
+        f"torch is built for {', '.join(built_for)}, but this GPU has capability {major}.{minor}; install a build of"
+        " torch for it"
     )
 
 
@@ -55,7 +55,7 @@ def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
         raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
     if uuid not in named_on:
         raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
-    return f"seen there, and on no other of {gpus}"
+    return f"seen on this GPU, and on no other of {gpus}"
 
 
 def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
@@ -68,16 +68,18 @@ def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
     if others:
         raise Failed(others)
     if unknown:
-        raise LeftOut(f"whether a run is alone cannot be seen here: {unknown}")
-    return "the driver names ours alone" + ("" if before_mib is None else f"; {before_mib:.0f} MiB in use without us")
+        raise LeftOut(f"it cannot be determined whether a run is alone: {unknown}")
+    return "the driver names only our process" + (
+        "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
+    )
 
 
 def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float) -> str:
     """Judge a kernel that waits for a number of cycles: both clocks must agree, and submitting it must not block."""
     if device_s <= 0:
-        raise Failed(f"by its events a kernel of {cycles:,} cycles took no time: they are not on its device")
+        raise Failed(f"according to its events, a kernel of {cycles:,} cycles took no time: the events are wrong")
     if abs(device_s / host_s - 1) > CLOCK:
-        raise Failed(f"{device_s:.4f} s by the device's events, {host_s:.4f} s by the host's clock")
+        raise Failed(f"the device's events give {device_s:.4f} s, but the host's clock gives {host_s:.4f} s")
     if submitted_s > 0.5 * host_s:
         raise Failed(f"submitting a kernel of {host_s:.3f} s took {submitted_s:.3f} s: the host waits for the device")
     return (
@@ -90,16 +92,12 @@ def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
     """Judge the errors of 1 + 2^-12 after a product and a convolution, by profile."""
     wrong = [kind for kind, error in found["strict"].items() if not error < ROUNDED]
     if wrong:
-        raise Failed(
-            f"{' and '.join(wrong)} round as TF32 does under strict (error {max(found['strict'].values()):.1e})"
-        )
+        raise Failed(f"under strict, {' and '.join(wrong)} round like TF32 (error {max(found['strict'].values()):.1e})")
     largest = max(found["strict"].values())
     if not has_tf32:
         return f"errors up to {largest:.0e}; this device has no TF32"
     if not found["fast"]["matmul"] > ROUNDED:
-        raise Failed(
-            "under fast a product is not rounded as TF32 does, so that this check would not see it under strict"
-        )
+        raise Failed("under fast, a product is not rounded like TF32, so this check could not detect TF32 under strict")
     return f"errors up to {largest:.0e} under strict, {max(found['fast'].values()):.0e} under fast"
 
 
@@ -108,7 +106,7 @@ def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[st
     none.
     """
     if not once["finite"]:
-        return "weights that are no numbers"
+        return "the weights are not finite"
     if twice["digest"] != once["digest"]:
         return "a second process ends with other bits"
     return "" if resumed["digest"] == once["digest"] else "a resumed training ends with other bits"
@@ -117,9 +115,9 @@ def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[st
 def judge_pace(host_s: float, device_s: float, kernels: list[int]) -> tuple[str, str]:
     """The problem of a step (empty if there is none), and its speed as text."""
     if device_s <= 0:
-        return "by its events a step takes no time", ""
+        return "according to its events, a step takes no time", ""
     if len(set(kernels)) > 1:
-        return f"steps launch {', '.join(map(str, kernels))} kernels: some do more than others", ""
+        return f"steps launch different numbers of kernels: {', '.join(map(str, kernels))}", ""
     counted = f"{kernels[0]} kernels, " if kernels else ""
     bound = ", limited by launches" if host_s > LAUNCH_BOUND * device_s else ""
     return "", f"{counted}{1000 * device_s:.2f} ms, host/device {host_s / device_s:.2f}{bound}"
@@ -130,10 +128,10 @@ def judge_failures(wanted: dict[str, str], found: dict[str, tuple[str, str]], sa
     for model, status in wanted.items():
         got, reason = found.get(model, ("no record", said))
         if got != status:
-            raise Failed(f"{model} is {got!r} ({reason}) where {status!r} is right")
+            raise Failed(f"the status of {model} is {got!r} ({reason}), but it should be {status!r}")
     word = "device-side assert" if is_gpu else "out of bounds"
     if word not in found["doctor-index-outside"][1]:
-        raise Failed(f"the reason of an index outside says nothing of {word!r}: {found['doctor-index-outside'][1]}")
+        raise Failed(f"the reason of an index error does not contain {word!r}: {found['doctor-index-outside'][1]}")
     return f"oom, error ({word}), and the next run ok"
 
 
@@ -142,11 +140,13 @@ def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
     parts = []
     for record in sorted(records, key=lambda r: r.spec.seed):
         if record.status != "ok" or record.results is None:
-            raise Failed(f"a run of {record.spec.model} is {record.status!r}: {record.reason}")
+            raise Failed(f"a run of {record.spec.model} has the status {record.status!r}: {record.reason}")
         off = record.results.train_s / RUN_S - 1
         where = record.provenance.hardware.get("device", "")
         if abs(off) > RUN_SHARE:
-            raise Failed(f"{record.results.train_s:.3f} s for {RUN_S} s on {where} ({100 * off:+.2f} %, allowed ±1 %)")
+            raise Failed(
+                f"{record.results.train_s:.3f} s instead of {RUN_S} s on {where} ({100 * off:+.2f} %, allowed ±1 %)"
+            )
         parts.append((where, f"{where} {100 * off:+.2f} %"))
     if {where for where, _ in parts} != set(names):
         raise Failed(
@@ -158,7 +158,7 @@ def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
 def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]]) -> str:
     """Judge the times of equal blocks of work in their order, and the driver's reports during them."""
     if len(blocks) < 6 or min(blocks) <= 0:
-        raise Failed(f"of the blocks of work {len(blocks)} were timed, the shortest {min(blocks, default=0):.3f} s")
+        raise Failed(f"only {len(blocks)} blocks of work were timed; the shortest took {min(blocks, default=0):.3f} s")
     third = len(blocks) // 3
     slower = median(blocks[-third:]) / median(blocks[:third]) - 1
     reasons = {reason for s in samples for reason in s["reasons"] or () if reason in SLOWDOWNS}
@@ -179,4 +179,4 @@ def _span(samples: list[dict[str, Any]]) -> str:
     for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
         known = [s[key] for s in samples if s[key] is not None]
         parts += [f"{min(known):.0f}–{max(known):.0f} {unit}"] if known else []
-    return "; " + (", ".join(parts) or "the driver says nothing of clock and power")
+    return "; " + (", ".join(parts) or "the driver does not report clock and power")

@@ -79,35 +79,35 @@ ONE_FAULT = [
     ("bad-source", "citation", "'made up'", "arXiv:"),
     ("sound+cited-badly", "citation", "'somewhere'", "arXiv:"),
     ("bad-count", "parameter count", "999 parameters are declared, 86 are built", '"1x12x12->2": 86'),
-    ("broken-unused", "gradients", "spare.weight, spare.bias: no gradient arrives", "remove it"),
+    ("broken-unused", "gradients", "spare.weight, spare.bias: has no gradient", "remove it"),
     ("broken-detached", "gradients", "scale: the gradient is exactly zero", "detach()"),
-    ("broken-inalist", "accounted for", "'scales' holds a tensor that is neither", "nn.ParameterList"),
-    ("broken-inaglobal", "accounted for", "no parameters, of shape (6,)", "nn.Parameter"),
-    ("broken-forgetful", "state entries", "lacks the parameters head.bias", "leave state_dict()"),
+    ("broken-inalist", "accounted for", "'scales' is a tensor that is neither", "nn.ParameterList"),
+    ("broken-inaglobal", "accounted for", "not parameters, of shape (6,)", "nn.Parameter"),
+    ("broken-forgetful", "state entries", "does not contain the parameters head.bias", "do not override state_dict()"),
     ("broken-keepsfilter", "state entries", "other entries in evaluation than in training:"
         " filter", "a plain attribute"),
-    ("broken-plaintensor", "accounted for", "'mask' holds a tensor", "register_buffer"),
+    ("broken-plaintensor", "accounted for", "'mask' is a tensor", "register_buffer"),
     ("broken-numpyweights", "seeds", "built twice from one seed, head.weight differ", "no numpy"),
     ("broken-ownseed", "seeds", "two seeds give the same initial weights", "generator of your own"),
     ("broken-reseeds", "seeds", "the forward pass sets the seed", "torch.manual_seed()"),
     ("broken-noisy", "deterministic", "differ in", "from torch only"),
-    ("broken-batchstatistics", "batch independence", "when it is shown alone", "running statistics"),
+    ("broken-batchstatistics", "batch independence", "when it is evaluated alone", "running statistics"),
     ("broken-counting", "batch independence", "in a batch of", "dimension 0"),
     ("broken-shy", "batch independence", "beside an image of large values", "dimension 0"),
     ("broken-manyonly", "batch independence", "in a batch of 32", "dimension 0"),
     ("broken-scoringonly", "batch independence", "in a batch of 125", "dimension 0"),
-    ("broken-hoards", "memory", "2 entries of lists and dictionaries behind", "append nothing"),
-    ("broken-hoardstensors", "memory", "4 bytes of tensors behind", "append nothing"),
+    ("broken-hoards", "memory", "2 entries of lists and dictionaries behind", "do not append"),
+    ("broken-hoardstensors", "memory", "4 bytes of tensors behind", "do not append"),
     ("broken-hoardshooks", "memory", "entries of lists and dictionaries behind", "hook"),
     ("broken-firstimage", "memory", "depend on which images were evaluated before", "only training changes"),
-    ("broken-inplace", "output", "it changes the images that it is given", "x.clone()"),
-    ("broken-inplacelayer", "training", "in training, for 8 images of 1x12x12->2 it changes the"
+    ("broken-inplace", "output", "it changes its input images", "x.clone()"),
+    ("broken-inplacelayer", "training", "in training, for 8 images of 1x12x12->2 it changes its input"
         " images", "inplace=True"),
-    ("broken-tupleintraining", "training", "it returns a tuple", "return out[0] alone"),
+    ("broken-tupleintraining", "training", "it returns a tuple", "return only out[0]"),
     ("broken-alwaysdropout", "repeatable", "other logits the second time", "self.training"),
     ("random-sound", "repeatable", "two passes in evaluation agree", "remove evaluation="),
     ("random-batch", "batch independence", "in a batch of 32", "dimension 0"),
-    ("broken-nan", "training", "are no numbers", "division by zero"),
+    ("broken-nan", "training", "are not finite", "division by zero"),
     ("broken-raises", "training", "raised RuntimeError: no training today (broken.py, line ", "correct the code"),
     ("broken-counts", "train and eval", "evaluation changes calls", "if self.training"),
     ("broken-nevereval", "train and eval", "eval() leaves odd in training mode", "super().train(mode)"),
@@ -118,17 +118,17 @@ ONE_FAULT = [
     ("broken-keepsactivation", "deep copy", "copy.deepcopy fails", "do not keep results"),
     ("broken-shares", "deep copy", "changes the original", "part of it"),
     ("broken-onlyfloat", "bfloat16", "TypeError: expected float32", "x.dtype"),
-    ("broken-needsprecision", "bfloat16", "no numbers", "in float32"),
-    ("broken-keepsreduced", "bfloat16", "a reduced filter was kept", "dtype"),
+    ("broken-needsprecision", "bfloat16", "not finite", "in float32"),
+    ("broken-keepsreduced", "bfloat16", "a bfloat16 filter was kept", "dtype"),
     ("broken-seedsnumpy", "global state", "running changes numpy's random generator", "torch's generator"),
-    ("broken-setsthreads", "global state", "building changes torch's number of threads", "put it back"),
-    ("broken-setsenvironment", "global state", "(EQUIBENCH_TEST_TOUCHED)", "put it back"),
+    ("broken-setsthreads", "global state", "building changes torch's number of threads", "restore it"),
+    ("broken-setsenvironment", "global state", "(EQUIBENCH_TEST_TOUCHED)", "restore it"),
     ("claims-c4", "invariance", "claimed C4, but its logits change by", "invariant='none'"),
-    ("claims-c8", "invariance", "no grid of pixels is invariant under it", "claim one of"),
-    ("loses-c4", "invariance", "once the weights have moved", "training breaks it"),
+    ("claims-c8", "invariance", "the pixel grid is not invariant under this group", "claim one of"),
+    ("loses-c4", "invariance", "after a change of the weights", "training breaks the invariance"),
     ("broken-slowstatistics", "batch norm", "0.1 time constants", "nn.BatchNorm2d"),
     ("broken-pacedstatistics", "batch norm", "'norm' (PacedNorm) do not become those of the"
-        " batch", "torch's own layer"),
+        " batch", "torch's layer"),
 ]  # fmt: skip
 
 
@@ -224,8 +224,8 @@ def test_what_depends_on_a_failure_is_skipped_with_its_reason_and_the_rest_is_lo
 @pytest.mark.parametrize(
     ("model", "check", "says"),
     [
-        ("broken-oja", "accounted for", "6 numbers of buffers are changed by training"),
-        ("broken-slowstatistics", "accounted for", "6 numbers of buffers are changed by training"),
+        ("broken-oja", "accounted for", "training changes 6 numbers in buffers"),
+        ("broken-slowstatistics", "accounted for", "training changes 6 numbers in buffers"),
         ("broken-fixedbasis", "seeds", "600 numbers that look random are the same for all seeds: basis"),
     ],
 )
@@ -249,8 +249,8 @@ def test_normalisation_statistics_and_sampled_bases_are_not(model: str) -> None:
         ("broken-mapping", "output", "it returns a dict; it must return the logits alone"),
         ("broken-double", "output", "it returns torch.float64; logits must be float32"),
         ("broken-maps", "output", "it returns the shape (2, 2, 1, 1)"),
-        ("broken-softmax", "output", "returns shares that add up to 1, not logits"),
-        ("broken-logsoftmax", "output", "returns logarithms of shares that add up to 1, not logits"),
+        ("broken-softmax", "output", "returns probabilities that add up to 1, not logits"),
+        ("broken-logsoftmax", "output", "returns logarithms of probabilities that add up to 1, not logits"),
         ("broken-abroad", "output", "raised RuntimeError: Found no NVIDIA driver"),
         ("broken-reader", "output", "raised ModuleNotFoundError"),
         ("broken-squeezed", "output", "for 1 images of 1x12x12->2 it returns the shape (2,)"),
@@ -267,9 +267,9 @@ def test_without_logits_nothing_else_is_looked_at(model: str, check: str, says: 
     ("model", "do"),
     [
         ("broken-abroad", "device=x.device"),
-        ("broken-reader", "install what is missing"),
-        ("broken-tuple", "return out[1] alone"),
-        ("broken-mapping", "return out['scores'] alone"),
+        ("broken-reader", "install the missing package"),
+        ("broken-tuple", "return only out[1]"),
+        ("broken-mapping", "return only out['scores']"),
         ("broken-double", "dtype=torch.float32"),
         ("broken-maps", "pool over all positions"),
         ("broken-squeezed", "x.flatten(1), not x.squeeze()"),
@@ -327,10 +327,10 @@ CACHE = "(data_root() / 'bars' / 'arrays.npz').read_bytes()"
 @pytest.mark.parametrize(
     ("place", "line", "says"),
     [
-        ("AT_IMPORT", OPEN, "of which data set '{name}-data' is made"),
-        ("AT_BUILD", OPEN, "of which data set '{name}-data' is made"),
-        ("AT_FORWARD", OPEN, "of which data set '{name}-data' is made"),
-        ("AT_FORWARD", "__import__('os').open(HERE / 'data.npz', 0)", "of which data set '{name}-data' is made"),
+        ("AT_IMPORT", OPEN, "which belongs to data set '{name}-data'"),
+        ("AT_BUILD", OPEN, "which belongs to data set '{name}-data'"),
+        ("AT_FORWARD", OPEN, "which belongs to data set '{name}-data'"),
+        ("AT_FORWARD", "__import__('os').open(HERE / 'data.npz', 0)", "which belongs to data set '{name}-data'"),
         ("AT_BUILD", CACHE, "below the folder of the data sets"),
         ("AT_BUILD", "json.loads((HERE / 'config.json').read_text())", ""),
     ],
@@ -353,7 +353,9 @@ def test_a_model_that_opens_files_of_a_data_set_is_refused_and_one_with_a_file_o
     include([path])
     found = look_at(name, "training", "data files")["data files"]
     assert (found.status == "fail") is bool(says), found
-    assert says.format(name=name) in found.says and (not says or ("forward() alone" in found.do and "/" in found.says))
+    assert says.format(name=name) in found.says and (
+        not says or ("only through forward()" in found.do and "/" in found.says)
+    )
 
 
 def test_a_long_message_ends_at_a_word() -> None:
@@ -386,7 +388,7 @@ def test_slow_statistics_are_no_fault_where_the_budget_is_long_enough() -> None:
     # 5 time constants of 1000 steps each.
     for steps, status in ((4_900, "fail"), (5_100, "note")):
         found = look_at("broken-slowstatistics", "batch norm", steps=steps)["batch norm"]
-        assert found.status == status and "move by 0.001 a step" in found.says
+        assert found.status == status and "with momentum 0.001" in found.says
 
 
 def test_the_published_momentum_is_held_against_the_budget() -> None:
@@ -499,8 +501,7 @@ def test_what_a_forward_pass_imports_may_set_where_its_files_lie_and_no_switch(
     assert (found.status == "fail") is fails
     if fails:
         assert (
-            found.says == "running changes torch's backends (mkldnn_enabled: True → False)"
-            and "put it back" in found.do
+            found.says == "running changes torch's backends (mkldnn_enabled: True → False)" and "restore it" in found.do
         )
 
 
@@ -563,7 +564,7 @@ def test_a_broken_file_is_refused_with_what_to_do() -> None:
     done = equibench("broken-inalist", "--dataset", "bars", "--budget", "e40", *INCLUDED)
     text = " ".join(done.stdout.split())  # lines are wrapped
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "FAIL accounted for attribute 'scales' holds a tensor" in text and "→ use nn.Parameter" in text
+    assert "FAIL accounted for attribute 'scales' is a tensor" in text and "→ use nn.Parameter" in text
     assert "NOT acceptable: 1 of 27 checks fails" in text
     assert "150 steps of 64 images" in text and "no reference model has this input" in text
     assert 'params={"1x12x12->2": 86}' in text

@@ -103,8 +103,8 @@ def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
 @pytest.mark.parametrize(
     ("judge", "good", "bad", "reason"),
     [
-        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.98, 1.0, 10**9, 1e-4), "by the host's clock"),
-        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.0, 1.0, 10**9, 1e-4), "not on its device"),
+        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.98, 1.0, 10**9, 1e-4), "the host's clock gives"),
+        (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (0.0, 1.0, 10**9, 1e-4), "the events are wrong"),
         (judges.judge_clock, (1.001, 1.0, 10**9, 1e-4), (1.0, 1.0, 10**9, 0.99), "the host waits"),
         (judges.judge_placement, ("A", ["A"], 2), ("A", ["A", "B"], 2), "context on B"),
         (judges.judge_placement, ("A", ["A"], 2), ("A", ["B"], 2), "context on B"),
@@ -130,12 +130,12 @@ def test_heat_fails_the_load_and_the_power_limit_is_only_named() -> None:
     with pytest.raises(Failed, match="hardware thermal slowdown"):
         judges.judge_load([1.0] * 9, 1e12, [{**sample, "reasons": ("power cap", "hardware thermal slowdown")}])
     unknown = {key: None for key in (*sample, "reasons")}
-    assert "says nothing" in judges.judge_load([1.0] * 9, 1e12, [unknown])
+    assert "does not report" in judges.judge_load([1.0] * 9, 1e12, [unknown])
 
 
 def test_what_cannot_be_seen_is_never_taken_for_good() -> None:
     for before in (None, 0.0, 10.0, 100.0):
-        with pytest.raises(LeftOut, match="cannot be seen here: nobody says"):
+        with pytest.raises(LeftOut, match="cannot be determined whether a run is alone: nobody says"):
             judges.judge_alone("", "nobody says", before)
     with pytest.raises(NotApplicable, match="containers"):
         judges.judge_placement("A", [], 2)
@@ -175,7 +175,7 @@ def test_tf32_is_found_in_a_product_and_in_a_convolution() -> None:
     for kind in exact:
         with pytest.raises(Failed, match=kind):
             judges.judge_rounding({"strict": {**exact, kind: 2.0**-12}, "fast": rounded}, True)
-    with pytest.raises(Failed, match="would not see it"):
+    with pytest.raises(Failed, match="could not detect TF32"):
         judges.judge_rounding({"strict": exact, "fast": exact}, True)
     assert "no TF32" in judges.judge_rounding({"strict": exact, "fast": exact}, False)
     with pytest.raises(Failed, match="conv"):
@@ -188,7 +188,7 @@ def test_tf32_is_found_in_a_product_and_in_a_convolution() -> None:
         ((TRAINED, TRAINED, TRAINED), ""),
         ((TRAINED, OTHER, TRAINED), "a second process"),
         ((TRAINED, TRAINED, OTHER), "a resumed training"),
-        ((NO_NUMBERS,) * 3, "no numbers"),
+        ((NO_NUMBERS,) * 3, "not finite"),
     ],
 )
 def test_three_trainings_of_one_network_must_end_alike(trained: tuple, wrong: str) -> None:
