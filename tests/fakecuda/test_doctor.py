@@ -54,7 +54,7 @@ def test_a_device_that_computes_nonsense_is_found_out(found: dict[str, Any], che
         ({"FAKE_NVML_HIDES": "1"}, "alone", "left out", "cannot be determined"),  # as a run there says "unknown"
         ({"FAKE_NVML_HIDES": "1"}, "on its device only", "not applicable", "containers"),
         ({"FAKE_NVML_SILENT": "1"}, "alone", "left out", "cannot be determined"),
-        ({"FAKE_NVML_NUMBERS": "1000000"}, "alone", "passed", "ours alone"),
+        ({"FAKE_NVML_NUMBERS": "1000000"}, "alone", "passed", "only our process"),
     ],
 )
 def test_company_is_judged_by_what_the_driver_shows(
