@@ -13,9 +13,9 @@ import torch
 from equibench.bench.measures.accuracy import logits
 from equibench.bench.measures.equivariance import draw_blobs, relative_error
 from equibench.bench.measures.invariance import claim_error
-from equibench.bench.measures.rotation import Turntable, soft_disc, turn
-from equibench.bench.reports.equivariance import Sample, built
-from equibench.bench.reports.equivariance_plots import COLOURS, FLOOR, MARKERS, STYLE, save, there
+from equibench.bench.measures.rotation import ImageRotator, rotate, soft_disc
+from equibench.bench.reports.equivariance import Sample, build_at_size
+from equibench.bench.reports.equivariance_plots import COLOURS, FLOOR, MARKERS, STYLE, save, with_gaps
 from equibench.bench.tools.files import ensure_writable
 from equibench.bench.training.prepare import set_profile
 from matplotlib import pyplot as plt
@@ -69,7 +69,7 @@ def interpolation_figure(out: Path, data_folder: str | None = None) -> list[Path
     ground = [b * sample.maximum for b in sample.background]
     model, size = RadialNet(), sample.images.shape[-1]
     disc = (sample.images.float() - ground[0]) * soft_disc(size) + ground[0]
-    table = Turntable(sample.images, ground)
+    table = ImageRotator(sample.images, ground)
     blobs = draw_blobs(len(sample.images), 1, size)
 
     def curve(rotated: Callable[[float], torch.Tensor], still: torch.Tensor) -> list[float]:
@@ -82,7 +82,7 @@ def interpolation_figure(out: Path, data_folder: str | None = None) -> list[Path
         return (blobs.sample(size, degrees, sample.background) * sample.maximum).float()
 
     def simply(mode: str) -> Callable[[float], torch.Tensor]:
-        return lambda t: turn(disc - ground[0], t, mode) + ground[0]
+        return lambda t: rotate(disc - ground[0], t, mode) + ground[0]
 
     curves = {
         "bilinear rotation": curve(simply("bilinear"), disc),
@@ -104,7 +104,7 @@ def parity_figure(out: Path, data_folder: str | None = None) -> list[Path]:
 
 
 def _parity(name: str, sample: Sample, size: int) -> float | None:
-    model = built(name, sample, size)
+    model = build_at_size(name, sample, size)
     if not isinstance(model, nn.Module):
         return None
     return claim_error(model, sample.at(size)[:PARITY_IMAGES], sample.prepare, "C4")
@@ -134,7 +134,7 @@ def plot_parity(
         figure, axes = plt.subplots(figsize=(7.2, 4.0))
         step = 0.6 / max(len(errors) - 1, 1)
         for place, ((label, values), colour, marker) in enumerate(zip(errors.items(), COLOURS, MARKERS, strict=False)):
-            shown = there([None if v is None else max(v, FLOOR) for v in values])
+            shown = with_gaps([None if v is None else max(v, FLOOR) for v in values])
             # Side by side: points at one size would hide each other, and there is nothing between two sizes.
             axes.plot([n - 0.3 + place * step for n in sizes], shown, marker, color=colour, ms=6, label=label)
         for n in (*sizes, sizes[-1] + 1):

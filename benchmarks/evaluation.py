@@ -56,8 +56,8 @@ def as_before(part: Callable[[], object]) -> Callable[[], object]:
 
     def old() -> None:
         with (
-            patch.object(norms, "QuickPools", nullcontext),
-            patch.object(evaluate, "QuickPools", nullcontext),
+            patch.object(norms, "FastMaxPool", nullcontext),
+            patch.object(evaluate, "FastMaxPool", nullcontext),
         ):
             part()
 

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from ...registry import UserError
 from ..records.record import FINAL
-from ..tools.text import again, some
+from ..tools.text import follow_up_command, plural
 from .board import Board
 from .notes import board_heading
 from .statistics import compare
@@ -126,13 +126,13 @@ def _remarks(board: Board, model: str) -> tuple[str, ...]:
     found = [f"{sample.void}: there is no valid interval"] if sample.void else []
     failed = [r.status for r in counted if r.status not in FINAL]
     found += (
-        [f"{len(failed)} of {some(len(counted), 'run')} failed ({', '.join(sorted(set(failed)))})"] if failed else []
+        [f"{len(failed)} of {plural(len(counted), 'run')} failed ({', '.join(sorted(set(failed)))})"] if failed else []
     )
     return tuple(found)
 
 
 @dataclass(frozen=True)
-class Across:
+class BoardsSummary:
     """A summary of several boards.
 
     Attributes:
@@ -186,7 +186,7 @@ def _mean_difference(sides: Sequence[Side], model: str) -> float:
     return fmean(d for side in sides if (d := side.entries[model].difference) is not None)
 
 
-def sum_up(boards: Iterable[Side]) -> Across:
+def summarise(boards: Iterable[Side]) -> BoardsSummary:
     """The summary of some boards.
 
     Raises:
@@ -214,8 +214,9 @@ def sum_up(boards: Iterable[Side]) -> Across:
         words = ["leaderboard", *(word for side in sides for word in ("--across", side.name))]
         named = _listed(f"{side.name}: {side.reference or 'none'}" for side in sides)
         raise UserError(
-            f"these boards have no common reference ({named}); {again(*words, '--against', sorted(shared)[0])}"
-            f" chooses one; all of them have {_listed(sorted(shared))}"
+            f"these boards have no common reference ({named});"
+            f" {follow_up_command(*words, '--against', sorted(shared)[0])} chooses one; all of them have"
+            f" {_listed(sorted(shared))}"
         )
     reference = sides[0].reference or ""
     complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]
@@ -227,7 +228,7 @@ def sum_up(boards: Iterable[Side]) -> Across:
     every = sorted({m for side in sides for m in side.entries} - set(complete))
     lacks = {m: {side.name: _lacks(side, m) for side in sides if _lacks(side, m)} for m in every}
     complete.sort(key=lambda m: (-_mean_difference(sides, m), m))
-    return Across(sides, reference, tuple(complete), lacks)
+    return BoardsSummary(sides, reference, tuple(complete), lacks)
 
 
 def _lacks(side: Side, model: str) -> str:

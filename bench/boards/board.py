@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError, nearest
 from ..records.calibration import latest, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances
-from ..records.record import FINAL, Refused, RunRecord, Size, read_board
+from ..records.record import FINAL, RefusedFile, RunRecord, Size, read_board
 from ..records.sidecar import Sidecar, read_sidecars, sidecar_of
 from ..records.size_classes import counts_of, why_not_matched
-from ..records.staleness import Among, when
+from ..records.staleness import BoardStaleness, start_order
 from ..records.store import board_names, calibrations_folder
 from ..spec.budget import steps_in
-from ..tools.text import again, some
-from .repeats import repeats_among
+from ..tools.text import follow_up_command, plural
+from .repeats import find_repeats
 from .statistics import (
     Comparison,
     Sample,
@@ -28,7 +28,7 @@ from .statistics import (
     compare_all,
     mean,
     rank_sets,
-    told_apart,
+    significant_differences,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Board:
     name: str
     chosen: list[tuple[RunRecord, str]] = field(default_factory=list)
     later: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -108,9 +108,9 @@ class Board:
         right = {seed: (own == 0).view("u1") for seed, (_, own) in known.items()} if len(sets) == 1 else {}
         diverged = sum(r.status == "diverged" for r in records)
         collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
-        void = f"{diverged} of {some(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
+        void = f"{diverged} of {plural(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
         void = (
-            f"the logits of {collapsed} of {some(len(records), 'run')} hardly depend on the image"
+            f"the logits of {collapsed} of {plural(len(records), 'run')} hardly depend on the image"
             if collapsed
             else void
         )
@@ -214,14 +214,14 @@ class Board:
         return mean([100 * float((a == b).mean()) for (of, a), (also, b) in pairs if of == also])
 
     @cached_property
-    def told(self) -> NDArray[Any]:
-        """See `statistics.told_apart`, in the order of `values`."""
-        return told_apart(self.samples)
+    def significance(self) -> NDArray[Any]:
+        """See `statistics.significant_differences`, in the order of `values`."""
+        return significant_differences(self.samples)
 
     @cached_property
     def ranks(self) -> dict[str, tuple[int, int] | None]:
         """Lowest and highest rank of every model that has values, see `statistics.rank_sets`."""
-        return dict(zip(self.samples, rank_sets(self.told), strict=True))
+        return dict(zip(self.samples, rank_sets(self.significance), strict=True))
 
     @cached_property
     def best(self) -> set[str]:
@@ -259,7 +259,11 @@ def find_board(name: str, root: Path) -> str:
     names = board_names(root)
     fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
     if not fits:
-        known = nearest(name, names) if names else f"there are no boards yet; {again('run', 'quickstart')} makes one"
+        known = (
+            nearest(name, names)
+            if names
+            else f"there are no boards yet; {follow_up_command('run', 'quickstart')} makes one"
+        )
         raise UserError(f"there is no board {name!r} in {root}; {known}")
     return fits[-1]
 
@@ -274,13 +278,13 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
     try:
         records, superseded = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
-        superseded, refused = 0, [*refused, Refused(calibrations_folder(root, name), str(error))]
+        superseded, refused = 0, [*refused, RefusedFile(calibrations_folder(root, name), str(error))]
     board = Board(name, refused=refused, later=superseded, root=root, asked_parameters=reference_parameters)
-    among = Among(records, root)
+    among = BoardStaleness(records, root)
     for attempts in _by_run(records).values():
         board.chosen.append(_choose(attempts, among))
-        if again := repeats_among(board.chosen[-1][0], attempts):
-            board.repeats[board.chosen[-1][0].file_name] = again
+        if repeats := find_repeats(board.chosen[-1][0], attempts):
+            board.repeats[board.chosen[-1][0].file_name] = repeats
         board.later += len(attempts) - 1
     sidecars, more = read_sidecars(root, name)
     board.refused += more
@@ -305,7 +309,7 @@ def _read_outcomes(root: Path, board: Board) -> None:
         try:
             found, distances = read_distances(root, record)
         except UserError as error:
-            board.refused.append(Refused(path, str(error)))
+            board.refused.append(RefusedFile(path, str(error)))
             continue
         # The same labels may belong to other images.
         board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
@@ -334,7 +338,7 @@ def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[R
     return runs
 
 
-def _choose(attempts: list[RunRecord], staleness: Among) -> tuple[RunRecord, str]:
+def _choose(attempts: list[RunRecord], staleness: BoardStaleness) -> tuple[RunRecord, str]:
     """The first finished attempt that is current; else the first of the newest code (stale); else the last failure."""
     finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
     if not finished:
@@ -350,7 +354,7 @@ def _newest(records: list[RunRecord]) -> list[RunRecord]:
     measured = [r for r in records if r.status in FINAL]
     if not measured:
         return records
-    last = max(measured, key=when).provenance
+    last = max(measured, key=start_order).provenance
     return [
         r
         for r in records

@@ -28,7 +28,7 @@ from ..spec.suite import (
     training_images,
 )
 from ..tools.schema import parse, parse_toml
-from ..tools.text import again, asked_suite
+from ..tools.text import follow_up_command, suite_as_given
 from .slopes import Slope, slope_of
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
         points.append(Point(suite, _images(suite), board if board is not None and board.is_table else None))
     family = BoardFamily(suites[0].name, suites[0].title, points, list(suites[0].models))
     if not family.measured:
-        measures = again("run", asked_suite(family.name))
+        measures = follow_up_command("run", suite_as_given(family.name))
         raise UserError(f"no board of suite {family.name!r} is in {root}; {measures} measures them")
     return family
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..tools.markup import for_latex, latex, markdown_text
-from ..tools.text import some
+from ..tools.text import plural
 from .families import BoardFamily, Point
 from .marks import marks_of
 from .rows import csv_text
@@ -112,7 +112,7 @@ def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
     over = "new seeds and new test images" if all(s.is_by_image for s in shown) else "new seeds"
     if any(s.is_by_image for s in shown) and over == "new seeds":
         over = "new seeds, and new test images if predictions are recorded"
-    seeds = some(low, "seed") if low == high else f"{low} to {high} seeds"
+    seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
     text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
     if len(shown) < len(samples):
         text += f"; the value of each seed below {SMALLEST_SAMPLE} seeds, or if a run diverged"
@@ -164,7 +164,7 @@ def _gaps(family: BoardFamily) -> list[str]:
             found.append(f"stale (source, data or recipe changed since) on {point.board.name}: {', '.join(stale)}")
         found += _marked(family, point)
     boards = [p.board.name for p in family.measured if p.board is not None]
-    return [*found, f"{some(len(boards), 'board')}: {', '.join(boards)}"]
+    return [*found, f"{plural(len(boards), 'board')}: {', '.join(boards)}"]
 
 
 #: Marks of rows without a column in a family's table. Stale rows and failures have separate sentences.

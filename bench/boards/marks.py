@@ -84,7 +84,7 @@ def marks_text(row: dict[str, Any]) -> str:
     return "; ".join(mark.words for mark in marks_of(row))
 
 
-def marked(cells: dict[str, str], row: dict[str, Any]) -> dict[str, str]:
+def with_marks(cells: dict[str, str], row: dict[str, Any]) -> dict[str, str]:
     """The cells of a row of a table with its marks: after the values that they are about, else after the status, or
     after the model's name if no status is shown.
     """
@@ -103,6 +103,6 @@ def marked(cells: dict[str, str], row: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def with_mark(rows: Iterable[dict[str, Any]], *names: str) -> list[str]:
+def models_with_mark(rows: Iterable[dict[str, Any]], *names: str) -> list[str]:
     """The models whose rows have one of these marks."""
     return [row["model"] for row in rows if any(mark.name in names for mark in marks_of(row))]

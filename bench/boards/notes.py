@@ -14,10 +14,10 @@ from ..records.record import FINAL
 from ..records.staleness import included_files
 from ..spec.suite import PROTOCOL
 from ..tools.schema import visible
-from ..tools.text import command, some
+from ..tools.text import command, plural
 from .board import Board
 from .claims import claim_notes
-from .marks import with_mark
+from .marks import models_with_mark
 from .repeats import repeat_notes
 from .statistics import SMALLEST_SAMPLE
 
@@ -32,7 +32,7 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
         return ["no model has a result"]
     shown = {model: sample for model, sample in samples.items() if sample.has_interval}
     low, high = (f(len(s.values) for s in (shown or samples).values()) for f in (min, max))
-    seeds = some(low, "seed") if low == high else f"{low} to {high} seeds"
+    seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
     missing = [model for model, sample in shown.items() if not sample.is_by_image]
     notes = []
     if len(missing) < len(shown):
@@ -56,7 +56,7 @@ def accuracy_notes(board: Board, frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def chances(by_image: Iterable[bool]) -> str:
+def sources_of_variation(by_image: Iterable[bool]) -> str:
     """The sources of variation that some intervals cover.
 
     Args:
@@ -90,7 +90,7 @@ def rank_notes(board: Board, bold: bool = True) -> list[str]:
     rule = (
         "rank: all ranks that are possible, with 95 % confidence for all models together; from 1 + the number of surely"
         f" better models to {len(judged)} - the number of surely worse models (p of the paired difference at most 0.05,"
-        f" Holm over {some(pairs, 'pair')})"
+        f" Holm over {plural(pairs, 'pair')})"
     )
     return [rule + ("; bold: rank 1 is possible" if bold else "")]
 
@@ -100,10 +100,10 @@ def detectable_note(board: Board) -> list[str]:
     sizes = [c.detectable for c in board.against_reference if c.detectable is not None]
     if not sizes:
         return []
-    chance = chances(c.by_image for c in board.against_reference if c.detectable is not None)
+    chance = sources_of_variation(c.by_image for c in board.against_reference if c.detectable is not None)
     return [
         f"these {chance} detect a true difference to {board.reference} of {_range(sizes)} points with a power of 80 %"
-        f" (p at most 0.05, Holm over {some(board.against_reference[0].family, 'comparison')}); smaller"
+        f" (p at most 0.05, Holm over {plural(board.against_reference[0].family, 'comparison')}); smaller"
         " differences have less power"
     ]
 
@@ -119,9 +119,9 @@ def board_heading(board: Board) -> str:
         spent = "as published: each author's own number of epochs, so budgets differ"
     subset = board.chosen[0][0].spec.train_images
     images = subset or next((r.results.train_images for r, _ in board.chosen if r.results), None)
-    of = f" of {some(images, 'image')}" if images and (budget.kind == "E" or subset) else ""
+    of = f" of {plural(images, 'image')}" if images and (budget.kind == "E" or subset) else ""
     of += ", drawn by the seed" if subset else ""
-    trials = f" ({some(spec.recipe.trials, 'trial')} a model)" if spec.recipe.trials else ""
+    trials = f" ({plural(spec.recipe.trials, 'trial')} a model)" if spec.recipe.trials else ""
     old = (
         f", protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}" if spec.protocol != PROTOCOL else ""
     )
@@ -174,10 +174,10 @@ def board_notes(
     notes += _launch_bound(
         board, frame, "step ms (*): " if shows("step ms") else "device-seconds: " if timed or times else ""
     )
-    notes += _company(board) + claim_notes(rows) + checked_notes(rows) + repeat_notes(board)
-    notes += _stale(board, with_mark(rows, "stale"), here)
+    notes += _other_processes_note(board) + claim_notes(rows) + checked_notes(rows) + repeat_notes(board)
+    notes += _stale(board, models_with_mark(rows, "stale"), here)
     if brief:
-        refused = some(len(board.refused), "file")
+        refused = plural(len(board.refused), "file")
         more = [f"{refused} among the records were refused and are not in the table"] if board.refused else []
         return [*notes, *board.mixed.values(), *more]
     notes += [f"{row['model']}: {row['reason']}" for row in rows if row["reason"]]
@@ -200,7 +200,7 @@ def _shared(board: Board, rows: list[dict[str, Any]], times: list[str]) -> list[
     if not shared or not times:
         return []
     return [
-        f"{', '.join(times)}: without {some(len(shared), 'run')} that shared a device, up to"
+        f"{', '.join(times)}: without {plural(len(shared), 'run')} that shared a device, up to"
         f" {max(r.runs_on_device for r in shared)} at a time, because their times do not measure a model"
     ]
 
@@ -232,7 +232,7 @@ def _refused(board: Board) -> list[str]:
         more = f" and {len(board.refused) - 5} more" if len(board.refused) > 5 else ""
         notes.append(f"refused, and not in the table: {names}{more}; {command('leaderboard', board.name)} says why")
     if board.later:
-        notes.append(f"not shown: {some(board.later, 'further attempt')}, or runs that were replaced")
+        notes.append(f"not shown: {plural(board.later, 'further attempt')}, or runs that were replaced")
     return notes
 
 
@@ -269,7 +269,7 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
     Args:
         what: the times in the table; empty if there are none.
     """
-    names = with_mark(board.rows_of(frame), "launch bound")
+    names = models_with_mark(board.rows_of(frame), "launch bound")
     if not names or not what:
         return []
     made = [r.provenance.hardware for name in names for r in board.averaged[name] if r.status == "ok"]
@@ -279,12 +279,12 @@ def _launch_bound(board: Board, frame: pd.DataFrame, what: str) -> list[str]:
     ]
 
 
-def _company(board: Board) -> list[str]:
+def _other_processes_note(board: Board) -> list[str]:
     """A sentence if it is unknown whether runs that count device-seconds were alone on their GPU."""
     timed = [r for r, _ in board.chosen if r.spec.budget.seconds is not None and r.status == "ok"]
     unknown = [r for r in timed if r.provenance.hardware.get(ALONE, "unknown").startswith("unknown")]
     return (
-        [f"it is unknown whether {some(len(unknown), 'run')} of {len(timed)} shared the GPU with other processes"]
+        [f"it is unknown whether {plural(len(unknown), 'run')} of {len(timed)} shared the GPU with other processes"]
         if unknown
         else []
     )

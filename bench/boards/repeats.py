@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..records.record import FINAL, RunRecord
-from ..tools.text import some
+from ..tools.text import plural
 from .statistics import prediction_interval
 
 if TYPE_CHECKING:
@@ -99,20 +99,20 @@ def agreement(
     return Agreement(inside, "interval", why, low, high)
 
 
-def repeats_among(chosen: RunRecord, attempts: Iterable[RunRecord]) -> list[RunRecord]:
+def find_repeats(chosen: RunRecord, attempts: Iterable[RunRecord]) -> list[RunRecord]:
     """The attempts that repeat a finished run: finished attempts with the same spec, code and data."""
 
-    def made_from(record: RunRecord) -> tuple[str, ...]:
+    def origin(record: RunRecord) -> tuple[str, ...]:
         return record.spec.digest(), record.provenance.source_hash, record.provenance.data_digest
 
     if chosen.status not in FINAL:
         return []
-    own = made_from(chosen)
-    return [r for r in attempts if r is not chosen and r.status in FINAL and made_from(r) == own]
+    own = origin(chosen)
+    return [r for r in attempts if r is not chosen and r.status in FINAL and origin(r) == own]
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatsSummary:
     """Summary of the repeats of a model's row.
 
     Attributes:
@@ -130,7 +130,7 @@ class Repeated:
     disagree: dict[int, str]
 
 
-def repeated(board: Board, model: str) -> Repeated:
+def judge_repeats(board: Board, model: str) -> RepeatsSummary:
     """Judge the repeats of a model's counted runs.
 
     Hosts are distinguished by `Provenance.host`. A repeat on an unknown host does not count as another host, but it may
@@ -155,7 +155,7 @@ def repeated(board: Board, model: str) -> Repeated:
         elif found.agrees is None:
             unjudged.add(seed)
     elsewhere = {seed: len(found) for seed, found in hosts.items()}
-    return Repeated(len(counted), elsewhere, exact, sorted(unjudged), disagree)
+    return RepeatsSummary(len(counted), elsewhere, exact, sorted(unjudged), disagree)
 
 
 def _differ(record: RunRecord, again: RunRecord) -> list[str]:
@@ -167,7 +167,7 @@ def _same_bits(record: RunRecord, again: RunRecord) -> bool:
     return agreement(record, again, ["anything"], ()).rule == "bit-exact"
 
 
-def repeated_words(found: Repeated) -> str:
+def repeats_text(found: RepeatsSummary) -> str:
     """The mark of a row for all outputs; empty if none of its runs was repeated on another host."""
     if found.disagree:
         seeds = ", ".join(str(seed) for seed in sorted(found.disagree))
@@ -175,7 +175,7 @@ def repeated_words(found: Repeated) -> str:
     if found.elsewhere:
         part = f"{len(found.elsewhere)} of {found.runs} runs " if len(found.elsewhere) < found.runs else ""
         how = "bit for bit" if found.exact else "within the interval"
-        return f"{part}repeated on {some(min(found.elsewhere.values()), 'other host')}, {how}"
+        return f"{part}repeated on {plural(min(found.elsewhere.values()), 'other host')}, {how}"
     return "repeated elsewhere, with too few seeds to judge" if found.unjudged else ""
 
 
@@ -184,5 +184,5 @@ def repeat_notes(board: Board) -> list[str]:
     return [
         f"{model} seed {seed}: a repeat disagrees: {why}"
         for model in board.counted
-        for seed, why in sorted(repeated(board, model).disagree.items())
+        for seed, why in sorted(judge_repeats(board, model).disagree.items())
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...registry import MODELS, UserError
-from ..records.kept_verdicts import NO, checked, worst
+from ..records.kept_verdicts import NO, kept_verdict, worst_verdict
 from ..records.provenance import REGISTERED, Provenance, machine_of, registration
-from ..records.record import CORE_ERRORS, FINAL, Context, RunRecord, Size, without_collection
+from ..records.record import CORE_ERRORS, FINAL, Context, RunRecord, Size, without_garbage_collection
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
 from ..records.store import board_folder, sidecar_folder
 from ..spec.suite import find_suite, plan
@@ -18,7 +18,7 @@ from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
 from .marks import marks_text
-from .repeats import repeated, repeated_words
+from .repeats import judge_repeats, repeats_text
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
     if name in board.mixed:
         row |= {"status": "error", "reason": board.mixed[name]}
-    row["repeated"] = repeated_words(repeated(board, name))
-    row["checked"] = worst(_checked(r, board) for r in records if r.status in FINAL)
+    row["repeated"] = repeats_text(judge_repeats(board, name))
+    row["checked"] = worst_verdict(_checked(r, board) for r in records if r.status in FINAL)
     row["test_acc_mean_pct"] = average
     sample = board.samples.get(name)
     halves = accuracy_intervals(sample) if sample is not None else None
@@ -168,7 +168,7 @@ def _checked(record: RunRecord, board: Board) -> str:
     source = record.provenance.source_hash
     key = (record.spec.model, source)
     if board.root is not None and key not in board.verdicts:
-        board.verdicts[key] = checked(board.root, record.spec.model, source)
+        board.verdicts[key] = kept_verdict(board.root, record.spec.model, source)
     found = board.verdicts.get(key, NO)
     return record.provenance.checked if found == NO else found
 
@@ -229,7 +229,7 @@ def write_board(root: Path, name: str, reference_parameters: int | None = None) 
     """
     for _ in range(_REBUILDS):
         files = _files(root, name)
-        with without_collection():
+        with without_garbage_collection():
             board = load_board(root, name)
             if board.chosen and board.is_table:
                 write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())

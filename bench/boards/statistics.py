@@ -351,7 +351,7 @@ def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:
     return float(half_widths(spread, LEVEL)), float(half_widths(spread.without_images(), LEVEL))
 
 
-def told_apart(samples: Samples) -> NDArray[Any]:
+def significant_differences(samples: Samples) -> NDArray[Any]:
     """Which models differ significantly, after the Holm correction over all pairs.
 
     Returns:
@@ -363,17 +363,17 @@ def told_apart(samples: Samples) -> NDArray[Any]:
     couples = list(combinations(range(len(samples)), 2))
     names = list(samples)
     groups = [g for g in _groups(samples, [(names[i], names[j]) for i, j in couples]) if g.p is not None]
-    told = np.full((len(names), len(names)), np.nan)
+    significance = np.full((len(names), len(names)), np.nan)
     if groups:
         p = np.array(holm(np.concatenate([g.p for g in groups]).tolist()))
         signs = np.sign(np.concatenate([g.differences.mean(axis=1) for g in groups]))
         first, second = np.array([couples[index] for g in groups for index in g.rows]).T
-        told[first, second] = np.where(p <= LEVEL, signs, 0.0)
-        told[second, first] = -told[first, second]
-    return told
+        significance[first, second] = np.where(p <= LEVEL, signs, 0.0)
+        significance[second, first] = -significance[first, second]
+    return significance
 
 
-def rank_sets(told: NDArray[Any]) -> list[tuple[int, int] | None]:
+def rank_sets(significance: NDArray[Any]) -> list[tuple[int, int] | None]:
     """Simultaneous 95 % confidence sets for ranks: from 1 + the number of surely better models to K - the number of
     surely worse models.
 
@@ -381,14 +381,14 @@ def rank_sets(told: NDArray[Any]) -> list[tuple[int, int] | None]:
     Studies 91, 476-518): they are correct if no pair has a false positive.
 
     Args:
-        told: see `told_apart`. K is the number of models that have a p with another model.
+        significance: see `significant_differences`. K is the number of models that have a p with another model.
 
     Returns:
         Lowest and highest rank, by model; None for a model that has no p.
     """
     import numpy as np
 
-    judged = ~np.isnan(told).all(axis=1) if len(told) else np.zeros(0, dtype=bool)
-    better, worse = (told < 0).sum(axis=1), (told > 0).sum(axis=1)
+    judged = ~np.isnan(significance).all(axis=1) if len(significance) else np.zeros(0, dtype=bool)
+    better, worse = (significance < 0).sum(axis=1), (significance > 0).sum(axis=1)
     count = int(judged.sum())
     return [(1 + int(b), count - int(w)) if known else None for known, b, w in zip(judged, better, worse, strict=True)]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..tools.markup import for_latex, latex, markdown_text
-from ..tools.text import command, error_text, some, table_width, wrapped
+from ..tools.text import command, error_text, plural, table_width, wrapped
 from .board import Board
-from .marks import marked, with_mark
+from .marks import models_with_mark, with_marks
 from .notes import board_heading, board_notes, is_missing
 from .statistics import Sample
 
@@ -122,7 +122,7 @@ def narrow_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | No
         for row in rows
     ]
     shown = _marked(texts, rows, columns)
-    usual = [] if with_mark(rows, "broken", "claim") else ["invariant"]
+    usual = [] if models_with_mark(rows, "broken", "claim") else ["invariant"]
     usual += ["status"] if all(row.get("status") == "ok" for row in shown) else []
     return [
         {key: "" if (key, cell) == ("status", "ok") else cell for key, cell in row.items() if key not in usual}
@@ -138,7 +138,7 @@ def _marked(
         {key: cell for key, cell in text.items() if key not in empty and (columns is None or key in columns)}
         for text in texts
     ]
-    return [marked(text, row) for text, row in zip(kept, rows, strict=True)]
+    return [with_marks(text, row) for text, row in zip(kept, rows, strict=True)]
 
 
 def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str, str]]:
@@ -225,7 +225,7 @@ def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str,
         | {"chosen": f"{chosen[model]:g}"}
         for model, own in scores.items()
     ]
-    trials = some(len(next(iter(scores.values()))), "trial")
+    trials = plural(len(next(iter(scores.values()))), "trial")
     notes = [f"validation accuracy in % by learning rate; {trials} per model, one seed"]
     if edge:
         notes.append(f"best at the edge of the grid, so a better rate may lie outside: {', '.join(edge)}")

@@ -16,13 +16,13 @@ from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.equivariance import BLOB_DRAWS, scale_of, zero_logits
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES
 from ..records.verdict import Finding, failed, noted, passed
-from ..tools.text import clipped, raised
+from ..tools.text import clipped, error_line
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
-from .libraries import is_habit, noted_habit, raised_in
-from .state import changes, kept
+from .libraries import is_library_property, library_note, raised_in
+from .state import changes, state_restored
 from .structure import wrong_output
-from .subject import Input, Subject, differing, everything, loss_of, names, same_bits, tensors_of
+from .subject import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits, tensors_of
 
 #: Images of the pass under bfloat16, which is ten times slower on many processors; batch norm needs two.
 REDUCED_IMAGES = 2
@@ -44,7 +44,7 @@ def training(subject: Subject) -> Finding:
     done = subject.trained
     bad = [n for n, seen in done.gradients.items() if seen == "not finite"]
     if bad or not all(map(math.isfinite, done.losses)):
-        of = f" of {names(bad)}" if bad else ""
+        of = f" of {listed_names(bad)}" if bad else ""
         return failed(
             f"within {len(done.losses)} steps of recipe {subject.recipe.name!r} the loss or the gradients{of} are not"
             " finite",
@@ -80,12 +80,12 @@ def gradients(subject: Subject) -> Finding:
     bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("none", "zero")}
     if bad["none"]:
         return failed(
-            f"{names(bad['none'])}: has no gradient, so it is counted but never trained",
+            f"{listed_names(bad['none'])}: has no gradient, so it is counted but never trained",
             "use it in forward(), or remove it; make weights that are fixed on purpose a buffer",
         )
     if bad["zero"]:
         return failed(
-            f"{names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps",
+            f"{listed_names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps",
             "look for detach(), no_grad(), argmax or rounding after it, or a factor of zero that never changes",
         )
     return passed(f"all {len(done.gradients)} parameter tensors have a nonzero gradient")
@@ -93,16 +93,16 @@ def gradients(subject: Subject) -> Finding:
 
 def seeds(subject: Subject) -> Finding:
     """One seed gives one set of initial weights, another seed another; the model does not set torch's seed."""
-    first, twin = everything(subject.build(0)), everything(subject.build(0))
+    first, twin = all_tensors(subject.build(0)), all_tensors(subject.build(0))
     changed = differing(first, twin)
     if changed:
         return failed(
-            f"built twice from one seed, {names(changed)} differ",
+            f"built twice from one seed, {listed_names(changed)} differ",
             "draw initial weights from torch's global generator only: no numpy, no random, no clock",
         )
     subject.build(0)
     after = torch.get_rng_state()
-    other = everything(subject.build(1))
+    other = all_tensors(subject.build(1))
     reseeds = torch.equal(after, torch.get_rng_state())
     if not differing(first, other):
         return failed(
@@ -117,7 +117,7 @@ def seeds(subject: Subject) -> Finding:
     fixed = {n: v.numel() for n, v in first.items() if _random(v) and torch.equal(v, other[n])}
     if fixed:
         return noted(
-            f"{sum(fixed.values()):,} numbers that look random are the same for all seeds: {names(list(fixed))}",
+            f"{sum(fixed.values()):,} numbers that look random are the same for all seeds: {listed_names(list(fixed))}",
             "if they are a fixed random basis on purpose, state this in note=; else draw them from torch's generator",
         )
     return passed("one seed gives the same initial weights, another gives others")
@@ -159,7 +159,7 @@ def deterministic(subject: Subject) -> Finding:
     changed = differing(*passes)
     if changed:
         return failed(
-            f"two training passes from the same weights, images and seed differ in {names(changed)}",
+            f"two training passes from the same weights, images and seed differ in {listed_names(changed)}",
             "take random numbers in forward() from torch only; avoid operations that are not deterministic",
         )
     return passed("two training passes agree in logits and gradients, bit for bit")
@@ -188,7 +188,7 @@ def batches(subject: Subject) -> Finding:
         others = 1 + 2 * subject.images(size - subject.shown, seed=2)
         variants[f"in a batch of {size}"] = subject.evaluate(model, torch.cat([images, others]), size)[: subject.shown]
     errors = {how: float((out - together).norm(dim=1).max()) / scale for how, out in variants.items()}
-    allowed = ROUNDING + _of_draws(subject, model, together) / scale
+    allowed = ROUNDING + _sampling_tolerance(subject, model, together) / scale
     wrong = [how for how, error in errors.items() if not error <= allowed]
     if wrong:
         return failed(
@@ -197,7 +197,9 @@ def batches(subject: Subject) -> Finding:
             "normalise over the batch only in training (nn.BatchNorm2d with running statistics does), and never take a"
             " mean, maximum or rank over dimension 0",
         )
-    says = f"alone, in parts, reordered, beside an outlier{_among(sizes)}: the same within {max(errors.values()):.0e}"
+    says = (
+        f"alone, in parts, reordered, beside an outlier{_batch_text(sizes)}: the same within {max(errors.values()):.0e}"
+    )
     if sizes == scored:
         return passed(says)
     return noted(
@@ -216,7 +218,7 @@ def batches_of_scoring(shape: Input) -> list[int]:
     return sorted({min(n, EVAL_BATCH) for n in scored} | {n % EVAL_BATCH for n in scored})
 
 
-def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
+def _sampling_tolerance(subject: Subject, model: nn.Module, together: torch.Tensor) -> float:
     """The largest allowed difference of logits that are means over random passes: an image in another batch gets other
     random numbers.
     """
@@ -230,7 +232,7 @@ def _of_draws(subject: Subject, model: nn.Module, together: torch.Tensor) -> flo
     return 3 * max(drifts)
 
 
-def _among(sizes: list[int]) -> str:
+def _batch_text(sizes: list[int]) -> str:
     return f", in batches of {', '.join(map(str, sizes))}" if sizes else ""
 
 
@@ -243,14 +245,15 @@ def modes(subject: Subject) -> Finding:
     left = [n or "the model" for n, m in model.named_modules() if m.training]
     if left:
         return failed(
-            f"eval() leaves {names(left)} in training mode", "leave train() to torch, or call super().train(mode)"
+            f"eval() leaves {listed_names(left)} in training mode",
+            "leave train() to torch, or call super().train(mode)",
         )
-    before = everything(model)
+    before = all_tensors(model)
     subject.evaluate(model)
-    changed = differing(before, everything(model))
+    changed = differing(before, all_tensors(model))
     if changed:
         return failed(
-            f"evaluation changes {names(changed)}",
+            f"evaluation changes {listed_names(changed)}",
             "update running statistics only `if self.training`",
         )
     if not same_bits(_training_pass(model, images), _training_pass(twin, images)):
@@ -319,10 +322,10 @@ def bfloat16(subject: Subject) -> Finding:
             loss = F.cross_entropy(out.float(), labels)
         loss.backward()
     except Exception as error:  # a model may raise anything
-        if is_habit("bfloat16", [package := raised_in(error)]):
-            return noted_habit("bfloat16", [package])
+        if is_library_property("bfloat16", [package := raised_in(error)]):
+            return library_note("bfloat16", [package])
         return failed(
-            f"a step under autocast to bfloat16 raises {clipped(raised(error))}",
+            f"a step under autocast to bfloat16 raises {clipped(error_line(error))}",
             "use the dtype of the input (x.dtype) instead of float32; otherwise profile `fast` cannot run the model",
         )
     finite = out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -344,7 +347,7 @@ def global_state(subject: Subject) -> Finding:
     found = [f"importing changes {c}" for c in subject.import_changes]
     found += ["importing draws from torch's generator, or seeds it"] if subject.import_draws else []
     found += [f"building changes {c}" for c in subject.build_changes]
-    with kept() as before:
+    with state_restored() as before:
         model = subject.build()
         loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
         with torch.no_grad():

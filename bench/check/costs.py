@@ -16,9 +16,9 @@ from ..measures.norms import UnknownStatistics, check_statistics
 from ..records.verdict import Finding, failed, noted, passed
 from ..spec.budget import find_budget, steps_in
 from ..spec.recipe import PAPER, find_recipe
-from ..tools.text import duration, some
+from ..tools.text import duration, plural
 from ..training.train import optimizer_for, train_step
-from .subject import Subject, everything, names
+from .subject import Subject, all_tensors, listed_names
 
 #: After this many time constants, running statistics have forgotten their initial values (to 0.7 %).
 TIME_CONSTANTS = 5
@@ -38,7 +38,7 @@ def batch_norm(subject: Subject) -> Finding:
     if own:
         name = min(own, key=lambda n: own[n])
         constant = 1 / own[name]
-        text = f"{names(sorted(own))}: own running statistics with momentum {own[name]:.2g}"
+        text = f"{listed_names(sorted(own))}: own running statistics with momentum {own[name]:.2g}"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
             return failed(
                 f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants,"
@@ -58,7 +58,9 @@ def batch_norm(subject: Subject) -> Finding:
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     """Batch normalisation that the harness knows: `common` re-estimates it, `paper` may not."""
-    text = f"{some(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} re-estimates the statistics"
+    text = (
+        f"{plural(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} re-estimates the statistics"
+    )
     try:
         paper = find_recipe(PAPER, subject.name)
     except UserError:
@@ -98,12 +100,12 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
 
     For a repeated batch r ← r + m (b − r), so each change is 1 − m times the one before.
     """
-    images, seen = subject.images(subject.batch), [everything(model)]
+    images, seen = subject.images(subject.batch), [all_tensors(model)]
     model.train()
     for _ in range(2):
         torch.manual_seed(0)
         model(images)
-        seen.append(everything(model))
+        seen.append(all_tensors(model))
     found = {}
     for name, _ in model.named_buffers():
         values = [s[name].double() for s in seen]

@@ -14,7 +14,7 @@ from ..records.verdict import Finding, noted
 
 
 @dataclass(frozen=True)
-class Habit:
+class LibraryProperty:
     """A property of a library that a check would fail in a model's own code.
 
     Attributes:
@@ -28,28 +28,33 @@ class Habit:
 
 
 _ESCNN = {
-    "accounted for": Habit(
+    "accounted for": LibraryProperty(
         "keeps tables of indices in plain attributes",
         "they are whole numbers that are not trained, and can index tensors on any device",
     ),
-    "deep copy": Habit(
+    "deep copy": LibraryProperty(
         "keeps filters with their graph in evaluation, which copy.deepcopy refuses",
         "runs build a new model instead of a copy; call train() before you copy it",
     ),
-    "bfloat16": Habit(
+    "bfloat16": LibraryProperty(
         "keeps filters of one type in evaluation, which autocast does not convert",
         "boards of profile strict use float32; boards of profile fast are not possible",
     ),
 }
 _TIMM = {
-    "deep copy": Habit(
+    "deep copy": LibraryProperty(
         "keeps attention biases with their graph in evaluation, which copy.deepcopy refuses",
         "runs build a new model instead of a copy; call train() before you copy it",
     ),
 }
 #: By the name of the package, then by the check. Packages that are not in this table count as the model's own code.
 #: Networks of torchvision pass without exceptions.
-HABITS: dict[str, dict[str, Habit]] = {"escnn": _ESCNN, "e2cnn": _ESCNN, "timm": _TIMM, "torchvision": {}}
+LIBRARY_PROPERTIES: dict[str, dict[str, LibraryProperty]] = {
+    "escnn": _ESCNN,
+    "e2cnn": _ESCNN,
+    "timm": _TIMM,
+    "torchvision": {},
+}
 #: The page on these libraries.
 PAGE = "docs/escnn-models.md"
 
@@ -59,15 +64,18 @@ def package_of(thing: Any) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
-def is_habit(check: str, packages: Iterable[str]) -> bool:
+def is_library_property(check: str, packages: Iterable[str]) -> bool:
     """Whether all these packages are known to have the property that the check would fail; False without packages."""
     found = set(packages)
-    return bool(found) and all(check in HABITS.get(package, {}) for package in found)
+    return bool(found) and all(check in LIBRARY_PROPERTIES.get(package, {}) for package in found)
 
 
-def habit_text(check: str, packages: Iterable[str]) -> str:
+def library_text(check: str, packages: Iterable[str]) -> str:
     """The properties of these packages, and why they are no failures."""
-    parts = [f"{p} {HABITS[p][check].does}: {HABITS[p][check].therefore}" for p in sorted(set(packages))]
+    parts = [
+        f"{p} {LIBRARY_PROPERTIES[p][check].does}: {LIBRARY_PROPERTIES[p][check].therefore}"
+        for p in sorted(set(packages))
+    ]
     return "; ".join(parts)
 
 
@@ -75,10 +83,10 @@ def habit_text(check: str, packages: Iterable[str]) -> str:
 NOTHING = f"nothing to do; see {PAGE}"
 
 
-def noted_habit(check: str, packages: Iterable[str]) -> Finding:
+def library_note(check: str, packages: Iterable[str]) -> Finding:
     """The note about the properties of these packages."""
     found = set(packages)
-    return noted(habit_text(check, found), NOTHING)
+    return noted(library_text(check, found), NOTHING)
 
 
 def raised_in(error: BaseException) -> str:
@@ -96,4 +104,4 @@ def raised_in(error: BaseException) -> str:
 
 def _known(parts: tuple[str, ...]) -> str:
     """A known library that is not installed where packages usually are."""
-    return next((part for part in reversed(parts[:-1]) if part in HABITS), "")
+    return next((part for part in reversed(parts[:-1]) if part in LIBRARY_PROPERTIES), "")

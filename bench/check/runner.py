@@ -12,13 +12,13 @@ import torch
 from ...datasets.images import data_root
 from ...opened_files import watching
 from ...side_files import files_beside
-from ..measures.compiler import spare_compiler
+from ..measures.compiler import avoid_compiler
 from ..records.verdict import Finding, failed, skipped
-from ..tools.error_location import place_of
-from ..tools.text import clipped, raised
+from ..tools.error_location import location_of
+from ..tools.text import clipped, error_line
 from ..training.job import Check, Events
 from . import behaviour, costs, structure, symmetry, traces
-from .state import kept
+from .state import state_restored
 from .subject import FEW_EVAL_IMAGES, Subject, digest
 from .traces import opening_key
 
@@ -106,14 +106,14 @@ def _findings(subject: Subject, leave_out: tuple[str, ...]) -> Iterator[tuple[st
 
 
 def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
-    with kept():
+    with state_restored():
         try:
             return check(subject)
         except Exception as error:  # a model may raise anything
             traceback.print_exc()
-            where = place_of(error, subject.resolved.files)
+            where = location_of(error, subject.resolved.files)
             wanted = (check.__doc__ or "").splitlines()[0]
-            return failed(f"raised {clipped(raised(error))}{where}", _advice(error, wanted))
+            return failed(f"raised {clipped(error_line(error))}{where}", _advice(error, wanted))
 
 
 def _advice(error: Exception, wanted: str) -> str:
@@ -136,7 +136,7 @@ def _advice(error: Exception, wanted: str) -> str:
 def perform(job: Check, events: Events) -> None:
     """Do the checks and send an event before and after each, then the digest of the initial weights."""
     torch.set_num_threads(job.threads)
-    spare_compiler()
+    avoid_compiler()
     from ...registry import include
 
     include(job.include)

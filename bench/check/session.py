@@ -195,7 +195,7 @@ class _Found:
         elif kind == "done":
             self.done = True
 
-    def broke_off(self, how: str, do: str) -> None:
+    def process_ended(self, how: str, do: str) -> None:
         """Record that the current check failed by ending the process, and that later checks were not done."""
         made = {f.check for f in self.findings}
         left = [name for name in NAMES if name not in made]
@@ -226,9 +226,9 @@ def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _F
                 log.seek(0)
                 said = last_line(log.read())
                 how = f"the process ended, exit code {process.wait()}" + (f" ({clipped(said)})" if said else "")
-                found.broke_off(how, _CRASH)
+                found.process_ended(how, _CRASH)
         except queue.Empty:
-            found.broke_off(f"took longer than {deadline_s:g} s and was ended", _HANG)
+            found.process_ended(f"took longer than {deadline_s:g} s and was ended", _HANG)
         finally:
             end(process)
     return found

@@ -205,7 +205,7 @@ def restore(before: Snapshot) -> None:
 
 
 @contextmanager
-def kept() -> Iterator[Snapshot]:
+def state_restored() -> Iterator[Snapshot]:
     """Restore the global state at the end, including torch's generator."""
     before, generator = snapshot(), torch.get_rng_state()
     try:

@@ -14,10 +14,10 @@ from torch import nn
 from ...registry import allows
 from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
-from ..tools.text import clipped, first_line, raised
+from ..tools.text import clipped, error_line, first_line
 from ..training.image_sizes import USUAL
-from .libraries import NOTHING, habit_text, is_habit, noted_habit, package_of
-from .subject import Input, Subject, differing, everything, loss_of, names, same_bits
+from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
+from .subject import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
 
 _SOURCE = re.compile(
     r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?"
@@ -79,7 +79,7 @@ def output(subject: Subject) -> Finding:
                 " which makes gradients small",
                 "return the input of the softmax",
             )
-    subject.weigh(subject.build())
+    subject.use_fewer_images_if_heavy(subject.build())
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
 
@@ -184,12 +184,12 @@ def accounted(subject: Subject) -> Finding:
     excused = {
         name: package
         for name, (package, trains) in plain.items()
-        if not trains and is_habit("accounted for", [package])
+        if not trains and is_library_property("accounted for", [package])
     }
     for problem in (_unregistered(plain, excused), _hidden_weights(subject, model)):
         if problem is not None:
             return problem
-    notes = [habit_text("accounted for", excused.values())] if excused else []
+    notes = [library_text("accounted for", excused.values())] if excused else []
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
         notes.append(f"{frozen:,} numbers in parameters are not trained")
@@ -198,7 +198,7 @@ def accounted(subject: Subject) -> Finding:
     if learnt:
         notes.append(
             f"training changes {sum(learnt.values()):,} numbers in buffers that are not statistics of normalisation"
-            f" layers of torch: {names(list(learnt))}"
+            f" layers of torch: {listed_names(list(learnt))}"
         )
     if notes:
         do = "nothing to do for boards without a matched class; a matched class does not allow these numbers"
@@ -261,7 +261,7 @@ def _hidden_weights(subject: Subject, model: nn.Module) -> Finding | None:
     hidden = [leaf for leaf in _leaves(loss.grad_fn) if id(leaf) not in known]
     if not hidden:
         return None
-    shapes = names([str(tuple(leaf.shape)) for leaf in hidden])
+    shapes = listed_names([str(tuple(leaf.shape)) for leaf in hidden])
     return failed(
         f"the logits depend on tensors that require a gradient but are not parameters, of shape {shapes}: they are"
         " neither trained nor counted",
@@ -289,21 +289,21 @@ def entries(subject: Subject) -> Finding:
     missing = [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]
     if missing:
         return failed(
-            f"the state dictionary does not contain the parameters {names(missing)}",
+            f"the state dictionary does not contain the parameters {listed_names(missing)}",
             "do not override state_dict() and its hooks",
         )
     subject.evaluate(model)
     changed = sorted(keys ^ set(model.state_dict()))
     if changed:
         return failed(
-            f"the state dictionary has other entries in evaluation than in training: {names(changed)}",
+            f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}",
             "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
             " clear, or do not keep them",
         )
     other = [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]
     if other:
         return failed(
-            f"the state dictionary has entries that are not tensors: {names(other)}",
+            f"the state dictionary has entries that are not tensors: {listed_names(other)}",
             "runs save only tensors; use buffers",
         )
     return passed("it has all parameters, and the same entries in training and in evaluation")
@@ -329,13 +329,13 @@ def deep_copy(subject: Subject) -> Finding:
     loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
     model.eval()(subject.images(2))  # with gradients: a filter that is kept now has a graph
     kept = {package_of(module) for module in model.modules() if _keeps_a_graph(module)}
-    if habit := is_habit("deep copy", kept):
+    if habit := is_library_property("deep copy", kept):
         model.train()  # drops it
     try:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
         return failed(
-            f"copy.deepcopy fails after a forward pass: {clipped(raised(error))}",
+            f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}",
             "do not keep results of a forward pass in the model, or remove them in __getstate__",
         )
     expected = subject.evaluate(model)
@@ -345,16 +345,16 @@ def deep_copy(subject: Subject) -> Finding:
             "a tensor or layer is not registered in the model, so it is not copied",
         )
     model.train()  # drops what evaluation may have kept
-    before = everything(model)
+    before = all_tensors(model)
     with torch.no_grad():
         for value in (*twin.parameters(), *twin.buffers()):
             value.zero_()
-    if differing(before, everything(model)) or not same_bits(expected, subject.evaluate(model)):
+    if differing(before, all_tensors(model)) or not same_bits(expected, subject.evaluate(model)):
         return failed(
             "changing a deep copy changes the original",
             "layers or tensors are outside the model (in a global, a closure): make them part of it",
         )
-    return noted_habit("deep copy", kept) if habit else passed("a deep copy agrees bit for bit, and is independent")
+    return library_note("deep copy", kept) if habit else passed("a deep copy agrees bit for bit, and is independent")
 
 
 def _keeps_a_graph(module: nn.Module) -> bool:

@@ -59,7 +59,7 @@ class Trained:
 
     Attributes:
         gradients: summary of the gradients of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``; see
-            `_look_at_gradients`.
+            `_update_gradients`.
         moved: the buffers that these steps changed, without normalisation statistics, and their counts of numbers.
         state: parameters and buffers, with re-estimated batch-norm statistics.
         varies: whether single passes in evaluation differ, for a network that is declared random in evaluation.
@@ -128,7 +128,7 @@ class Subject:
             restore(before)
         return model
 
-    def weigh(self, model: nn.Module) -> None:
+    def use_fewer_images_if_heavy(self, model: nn.Module) -> None:
         """Use fewer images if the model has many operations per image."""
         if evaluation_operations(model, self.images(1)).flops_per_image > HEAVY_FLOPS:
             self.batch, self.shown = FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES
@@ -172,7 +172,7 @@ class Subject:
             len(done.losses) < MOST_STEPS and any(seen != "ok" for seen in done.gradients.values())
         ):
             done.losses.append(float(train_step(model, optimizer, images, labels, "strict")))
-            _look_at_gradients(model, done.gradients)
+            _update_gradients(model, done.gradients)
         now = buffers_to_learn(model)
         done.moved = {n: now[n].numel() for n in differing(before, now) if n in now}
         reestimate_batch_norm(model, lambda index: images if index == 0 else None)
@@ -183,7 +183,7 @@ class Subject:
         return done
 
 
-def _look_at_gradients(model: nn.Module, seen: dict[str, str]) -> None:
+def _update_gradients(model: nn.Module, seen: dict[str, str]) -> None:
     """Update the summary of each trainable parameter's gradient; ``ok`` and ``not finite`` are not overwritten by
     ``none`` and ``zero``.
     """
@@ -206,7 +206,7 @@ def tensors_of(model: nn.Module) -> State:
     return {k: v.detach().clone() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
-def everything(model: nn.Module) -> State:
+def all_tensors(model: nn.Module) -> State:
     """Copies of all parameters and buffers, including those that are not in the state dictionary."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: value.detach().clone() for name, value in named.items()}
@@ -226,7 +226,7 @@ def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 def digest(model: nn.Module) -> str:
     """SHA-256 of all parameters and buffers."""
-    return weights_digest(everything(model))
+    return weights_digest(all_tensors(model))
 
 
 def loss_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -234,6 +234,6 @@ def loss_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tor
     return F.cross_entropy(model(images).float(), labels)
 
 
-def names(found: list[str]) -> str:
+def listed_names(found: list[str]) -> str:
     """The first three names, and the number of further ones."""
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -20,7 +20,7 @@ from ...datasets.images import data_root
 from ...opened_files import opened_by, watching
 from ...registry import DATASETS
 from ..records.verdict import Finding, failed, passed
-from .subject import Subject, loss_of, names, same_bits
+from .subject import Subject, listed_names, loss_of, same_bits
 
 #: Number of passes between two measurements of memory; each has a training pass and an evaluation pass.
 PASSES = 4
@@ -98,11 +98,11 @@ def data_files(subject: Subject) -> Finding:
     root = str(Path(data_root(None)).resolve())
     cached = sorted(p for p in opened if Path(os.path.realpath(p)).is_relative_to(root))
     if cached:
-        return failed(f"the model's code opens {names(cached)}, below the folder of the data sets", _BLIND)
+        return failed(f"the model's code opens {listed_names(cached)}, below the folder of the data sets", _BLIND)
     for name, files in _files_of_data_sets(subject) if opened else ():
         theirs = sorted({os.path.realpath(p) for p in opened} & files)
         if theirs:
-            return failed(f"the model's code opens {names(theirs)}, which belongs to data set {name!r}", _BLIND)
+            return failed(f"the model's code opens {listed_names(theirs)}, which belongs to data set {name!r}", _BLIND)
     return passed("no file of a data set was opened when the model was imported, built and run")
 
 

@@ -25,7 +25,7 @@ from .options import (
 
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     from ..boards.rows import model_rows, run_rows
-    from ..publish.view import select_columns, select_rows, shows
+    from ..publish.view import includes_model, select_columns, select_rows
 
     runs = run_rows(board)
     if view is None:
@@ -33,7 +33,7 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     else:
         tables = {
             "models": select_columns(select_rows(board, view), view),
-            "runs": runs[[shows(view, m) for m in runs["model"]]],
+            "runs": runs[[includes_model(view, m) for m in runs["model"]]],
         }
     rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
     csv = str(root / f"{board.name}.csv") if board.is_table else None
@@ -70,11 +70,11 @@ def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
 
 
 def _show_across(boards: list[Any], view: Any, style: str) -> None:
-    from ..boards.across import side_of, sum_up
+    from ..boards.across import side_of, summarise
     from ..boards.rows import csv_text
     from ..publish.across import across_document, across_frame, across_text, shown_models
 
-    summary = sum_up(side_of(b, view.against) for b in boards if b.is_table)
+    summary = summarise(side_of(b, view.against) for b in boards if b.is_table)
     shown_models(summary, view.models)  # before anything is written, a pattern that fits none is refused
     _tell_barred(boards)
     if style == "json":

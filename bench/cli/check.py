@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..tools.text import some
+from ..tools.text import plural
 from .options import SECONDS, include_option, json_option, results_option
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check(
     not acceptable as it is.
     """
     from ..check.session import check_model
-    from ..records.kept_verdicts import keep
+    from ..records.kept_verdicts import keep_verdict
     from ..tools.files import WriteError, results_root
 
     alive = sys.stderr.isatty()
@@ -68,7 +68,7 @@ def check(
         click.echo("\r\033[K", nl=False, err=True)
     click.echo(json.dumps(verdict.document()) if as_json else text_of(verdict))
     try:
-        keep(results_root(results), verdict)
+        keep_verdict(results_root(results), verdict)
     except WriteError as error:  # the verdict is said, and that is what was asked for
         click.echo(f"the verdict is not kept: {error}", err=True)
     sys.exit(0 if verdict.accepted else 1)
@@ -109,9 +109,8 @@ def _row(verdict: Verdict) -> list[str]:
 
 def _sentence(verdict: Verdict) -> str:
     counts = {s: verdict.count(s) for s in ("pass", "note", "fail", "skip")}
-    made = (
-        f"{some(counts['pass'], 'check')} {'passes' if counts['pass'] == 1 else 'pass'}, {some(counts['note'], 'note')}"
-    )
+    verb = "passes" if counts["pass"] == 1 else "pass"
+    made = f"{plural(counts['pass'], 'check')} {verb}, {plural(counts['note'], 'note')}"
     if verdict.accepted:
         return f"acceptable: {made}; {verdict.seconds:.0f} s"
     left = f", {counts['skip']} {'was' if counts['skip'] == 1 else 'were'} not looked at" if counts["skip"] else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...registry import UserError
-from ..tools.text import command, some
+from ..tools.text import command, plural
 from .options import include_option, json_option, machine_of, results_option
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _print_submission(done: Submission, root: Path, includes: tuple[str, ...]) -
     else:
         assert done.submitted is not None
         first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
-        click.echo(f"{name}: {some(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
+        click.echo(f"{name}: {plural(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
         click.echo(f"{command('status', name, root=root)}   how far they are")
         click.echo(f"{command('collect', name, root=root, include=includes)}  the table of what is finished")
     if done.note:
@@ -186,7 +186,7 @@ def _heading(view: View) -> str:
     submitted = view.folder.submitted
     job = f", job {submitted.array}" if submitted else ", the submission was interrupted"
     counts = ", ".join(f"{count} {kind}" for kind, count in view.counts().items())
-    return f"{view.name}: {some(len(view.states), 'run')}{job}: {counts}"
+    return f"{view.name}: {plural(len(view.states), 'run')}{job}: {counts}"
 
 
 def _print_tasks(view: View, every: bool) -> None:

@@ -31,7 +31,7 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     from ..check.doctor.examine import devices_of, examine
     from ..records.doctor_report import NO, report_text, write_report
     from ..tools.files import ensure_writable, results_root
-    from ..tools.text import short
+    from ..tools.text import relative_path
 
     root = results_root(results)
     names, explanation = devices_of(device)
@@ -46,7 +46,7 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
         )  # fmt: skip
         path = write_report(root, reports[-1])
         if not as_json:
-            click.echo(f"{report_text(reports[-1])}\n\n{short(path)}")
+            click.echo(f"{report_text(reports[-1])}\n\n{relative_path(path)}")
     if as_json:
         documents = [{**r.model_dump(mode="json"), "verdict": r.verdict} for r in reports]
         click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))

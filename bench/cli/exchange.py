@@ -36,7 +36,7 @@ def merge(
     from ..exchange.merge import merge as bring
     from ..tools.files import results_root
     from ..tools.schema import visible
-    from ..tools.text import some
+    from ..tools.text import plural
 
     include(includes)
     done = bring([Path(source) for source in sources], results_root(results), dry_run)
@@ -51,7 +51,7 @@ def merge(
             click.echo(f"conflict: {one.why}")
         others = Counter(a.kind for a in done.of("new") if a.kind != "record")
         if others:
-            named = [some(count, noun) for noun, count in sorted(others.items())]
+            named = [plural(count, noun) for noun, count in sorted(others.items())]
             click.echo(f"beside records: {', '.join(named)}")
         click.echo("nothing was written" if dry_run else f"rebuilt: {', '.join(done.boards) or 'no board'}")
     sys.exit(1 if done.of("refused") else 0)
@@ -137,11 +137,11 @@ def export(boards: tuple[str, ...], out: str, results: str | None, includes: tup
     from ..exchange.export import export as pack
     from ..tools.files import results_root
     from ..tools.schema import visible
-    from ..tools.text import some
+    from ..tools.text import plural
 
     include(includes)
     names, count, refused = pack(boards, results_root(results), Path(out))
     for one in refused:
         click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
-    click.echo(f"{out}  ({some(count, 'file')} of {', '.join(names)})")
+    click.echo(f"{out}  ({plural(count, 'file')} of {', '.join(names)})")
     sys.exit(1 if refused else 0)

@@ -10,7 +10,7 @@ import click
 
 from ...registry import DATASETS, MODELS, Entry, UserError, include
 from ..spec.choices import PROFILES
-from ..tools.text import fitted, terminal_width
+from ..tools.text import fitted_table, terminal_width
 from .options import include_option, json_option, results_option, wide_option
 
 
@@ -237,7 +237,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
         return
     if not rows:
         raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
-    click.echo(fitted(rows, _FIRST.get(kind, ()), None if wide else terminal_width()))
+    click.echo(fitted_table(rows, _FIRST.get(kind, ()), None if wide else terminal_width()))
 
 
 @list_.command()

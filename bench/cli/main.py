@@ -323,14 +323,14 @@ def rows_shown(name: str, run: Any) -> Any:
 
 def _print_board(outcome: Any, as_json: bool) -> None:
     from ..boards.table import board_table
-    from ..tools.text import short, terminal_width
+    from ..tools.text import relative_path, terminal_width
 
     board, root = outcome.board, outcome.results
     if as_json:
         click.echo(json.dumps(board_document(board, root)))
     elif board.is_table:
         click.echo(board_table(board, width=terminal_width()))
-        click.echo(f"\n{short(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
+        click.echo(f"\n{relative_path(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
     else:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())

@@ -24,7 +24,7 @@ from ...registry import UserError
 from ..records.record import read_record
 from ..runner.head_to_head import Listener
 from ..tools.schema import visible
-from ..tools.text import some
+from ..tools.text import plural
 from ..training.job import Job
 
 
@@ -63,8 +63,8 @@ class Lines(Quiet):
 
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         self._count, self._ended = len(jobs), 0
-        before = f"; finished already: {some(finished, 'run')}" if finished else ""
-        self._say(f"{_now()}  {some(len(jobs), 'run')} to do{before}")
+        before = f"; finished already: {plural(finished, 'run')}" if finished else ""
+        self._say(f"{_now()}  {plural(len(jobs), 'run')} to do{before}")
 
     def event(self, job: Job, event: dict[str, Any]) -> None:
         if event["event"] == "done":
@@ -123,7 +123,7 @@ class Live(Quiet):
         self._shares, self._given, self._failed = {}, {}, 0
         self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
-            self._say(f"finished already: {some(finished, 'run')}; to do: {len(jobs)}")
+            self._say(f"finished already: {plural(finished, 'run')}; to do: {len(jobs)}")
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
         self._begin()
 

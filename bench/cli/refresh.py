@@ -67,7 +67,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 def _say(done: Any, only_stale: bool) -> None:
     from ..boards.table import board_table
     from ..records.staleness import is_known
-    from ..tools.text import some, terminal_width
+    from ..tools.text import plural, terminal_width
 
     unknown = [model for model in done.board.runs if not is_known(model)]
     if unknown:
@@ -82,10 +82,10 @@ def _say(done: Any, only_stale: bool) -> None:
     for model, seed, why in done.stale if only_stale else ():
         click.echo(f"{model}  seed {seed}  {why} changed")
     if only_stale:
-        click.echo(f"stale: {len(done.stale)} of {some(len(done.board.chosen), 'run')} of {done.board.name}")
+        click.echo(f"stale: {len(done.stale)} of {plural(len(done.board.chosen), 'run')} of {done.board.name}")
         return
     if done.board.is_table:
         click.echo(board_table(done.board, width=terminal_width()) + "\n")
-    click.echo(f"{some(len(done.ran), 'run')} made again on {done.board.name}")
+    click.echo(f"{plural(len(done.ran), 'run')} made again on {done.board.name}")
     for model, seed, why in done.left:
         click.echo(f"{model} seed {seed}: {why}", err=True)

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from ...registry import UserError
 from ..tools.files import WriteError, write_atomically
 from ..tools.schema import LARGEST_FILE, visible
-from ..tools.text import some
+from ..tools.text import plural
 
 _BLOCK = 512
 #: How archives are called.
@@ -108,7 +108,7 @@ def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:
         for _ in runs.glob(pattern):
             count += 1
             if count > limits.members:
-                raise UserError(f"{name or folder} has more than {some(limits.members, 'file')}; merge it in parts")
+                raise UserError(f"{name or folder} has more than {plural(limits.members, 'file')}; merge it in parts")
 
 
 def unpack(source: Path, folder: Path, limits: Limits) -> None:
@@ -176,7 +176,7 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
         count, total = count + 1, total + max(member.size, 0)
         if count > limits.members or total > limits.size:
             raise UserError(
-                f"{where}: it unpacks to more than {some(limits.members, 'file')} or {limits.size >> 20:,} MiB;"
+                f"{where}: it unpacks to more than {plural(limits.members, 'file')} or {limits.size >> 20:,} MiB;"
                 " equibench export packs boards one by one, without weights"
             )
         if member.size < 0:

@@ -10,7 +10,7 @@ from ..boards.board import find_board, load_board
 from ..publish.repeat import suite_file, suites_of
 from ..records.calibration import read_calibration
 from ..records.outcomes import outcomes_path, read_distances, read_predictions
-from ..records.record import Refused, RunRecord, read_board
+from ..records.record import RefusedFile, RunRecord, read_board
 from ..records.replay_verdict import read_verdicts
 from ..records.sidecar import read_sidecars
 from ..records.store import board_folder, calibrations_folder, outcomes_folder, replays_folder, sidecar_folder
@@ -20,7 +20,7 @@ from ..tools.schema import read_text
 from .archive import write_archive
 
 
-def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int, list[Refused]]:
+def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int, list[RefusedFile]]:
     """Pack boards of a results folder into an archive that `merge` takes; the same bytes for the same records.
 
     Args:
@@ -35,14 +35,14 @@ def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int
     """
     names = sorted({find_board(name, root) for name in boards})
     files: dict[str, bytes] = {}
-    refused: list[Refused] = []
+    refused: list[RefusedFile] = []
     for name in names:
         files |= _files(root, name, refused)
     write_archive(out, files)
     return names, len(files), refused
 
 
-def _files(root: Path, board: str, refused: list[Refused]) -> dict[str, bytes]:
+def _files(root: Path, board: str, refused: list[RefusedFile]) -> dict[str, bytes]:
     """What is packed of a board, by its path below the results folder."""
     records, wrong = read_board(root, board)
     refused += [*wrong, *read_sidecars(root, board)[1], *read_verdicts(root, board)[1]]
@@ -58,14 +58,14 @@ def _files(root: Path, board: str, refused: list[Refused]) -> dict[str, bytes]:
             read_calibration(path)
             paths.append(path)
         except UserError as error:
-            refused.append(Refused(path, str(error)))
+            refused.append(RefusedFile(path, str(error)))
     tuned = tuned_file(root, board)
     paths += [tuned] if tuned.is_file() else []
     packed = {p.relative_to(root).as_posix(): read_text(p, link=False).encode() for p in paths}
     return packed | {name: text.encode() for name, text in _how_to_repeat(root, board).items()}
 
 
-def _outcomes(root: Path, record: RunRecord, refused: list[Refused]) -> list[Path]:
+def _outcomes(root: Path, record: RunRecord, refused: list[RefusedFile]) -> list[Path]:
     path = outcomes_path(root, record)
     if path is None:
         return []
@@ -73,7 +73,7 @@ def _outcomes(root: Path, record: RunRecord, refused: list[Refused]) -> list[Pat
         read_predictions(root, record)
         found, _ = read_distances(root, record)
     except UserError as error:
-        refused.append(Refused(path, str(error)))
+        refused.append(RefusedFile(path, str(error)))
         return []
     return [path, outcomes_folder(root, record.spec.board) / f"labels.{found.labels_sha256[:16]}.json"]
 

@@ -24,7 +24,7 @@ from ..boards.rows import write_board
 from ..records.calibration import Calibration, latest, read_calibration, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
-from ..records.record import FINAL, RunRecord, read_record, without_collection
+from ..records.record import FINAL, RunRecord, read_record, without_garbage_collection
 from ..records.replay_verdict import ReplayVerdict, read_verdict
 from ..records.sidecar import Sidecar, read_sidecar
 from ..records.store import (
@@ -103,7 +103,7 @@ def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
             root = stack.enter_context(copied(root, {board for folder in folders for board in board_names(folder)}))
         ensure_writable(root)
         for folder in folders:
-            with without_collection():
+            with without_garbage_collection():
                 for board in board_names(folder):
                     done.arrivals += _Incoming(folder, root, board).take()
             done.arrivals += [

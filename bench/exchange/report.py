@@ -8,7 +8,7 @@ from typing import Any
 from ..boards.table import board_table
 from ..tools.markup import markdown_text
 from ..tools.schema import visible
-from ..tools.text import some
+from ..tools.text import plural
 from .merge import STATES
 from .validate import Judgement, rank_changes
 
@@ -69,6 +69,6 @@ def _came(found: Judgement) -> list[str]:
         cells = [markdown_text(visible(board)), *(str(states[s]) for s in STATES)]
         lines.append(f"| {' | '.join(cells)} |")
     for (model, dataset), verdict in found.verdicts.items():
-        counts = f"{some(verdict.count('pass'), 'check')} passed, {some(verdict.count('fail'), 'failure')}"
+        counts = f"{plural(verdict.count('pass'), 'check')} passed, {plural(verdict.count('fail'), 'failure')}"
         lines += ["", f"`equibench check` of {markdown_text(model)} for {dataset}: {counts}."]
     return lines

@@ -29,7 +29,7 @@ from ..records.verdict import Verdict
 from ..spec.suite import PROTOCOL
 from ..tools.files import results_root
 from ..tools.schema import Strict, read_text
-from ..tools.text import some
+from ..tools.text import plural
 from .archive import PARTS, opened
 from .merge import Merged, copied, merge
 
@@ -294,7 +294,7 @@ def _difference(said: str, made: str) -> str:
     if tables[0][:1] != [header]:
         return "other columns"
     if len(tables[0]) - 1 != len(rows):
-        return f"{some(len(tables[0]) - 1, 'row')}, not {len(rows)}"
+        return f"{plural(len(tables[0]) - 1, 'row')}, not {len(rows)}"
     for was, own in zip(tables[0][1:], rows, strict=True):
         for column, a, b in zip(header, was, own, strict=False):
             if column in _VERDICTS:

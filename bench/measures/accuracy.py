@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 EVAL_BATCH = 125
 
 
-class QuickPools(TorchFunctionMode):
+class FastMaxPool(TorchFunctionMode):
     """Inside this context, 2x2 max pooling on a CPU compares slices of the maps: ten times as fast, same maxima.
 
     With gradients, torch's pooling is used: for equal values, it passes the gradient to the first one only.
@@ -65,7 +65,7 @@ def logits(
         prepare: normalisation, applied batch by batch.
     """
     model.eval()
-    with QuickPools():
+    with FastMaxPool():
         return torch.cat([model(prepare(chunk)).float() for chunk in chunks(images, batch)])
 
 

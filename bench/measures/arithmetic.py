@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .compiler import spare_compiler
+from .compiler import avoid_compiler
 
 #: Library and kind of operation -> ``"ieee"`` (full float32), ``"tf32"``, ``"bf16"``, or ``"none"`` (the default).
 Precision = dict[str, str]
@@ -100,7 +100,7 @@ def set_profile(profile: str, threads: int) -> None:
     torch.set_num_threads(threads)
     strict = profile == "strict"
     if strict:
-        spare_compiler()
+        avoid_compiler()
     # Not `use_deterministic_algorithms`: it also sets up the compiler, which takes five seconds and is not needed.
     torch.set_deterministic_debug_mode("warn" if strict else "default")
     # Otherwise this mode fills every new tensor with NaN. This check is for torch's developers and takes time.

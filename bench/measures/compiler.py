@@ -12,7 +12,7 @@ import inspect
 import torch
 
 
-def spare_compiler() -> None:
+def avoid_compiler() -> None:
     """Set the compiler's mark on torch's own functions, so that torch does not import the compiler for it."""
     for function in vars(torch.optim.Optimizer).values():
         original = getattr(function, "__wrapped__", None)

@@ -17,11 +17,11 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ...models.random_evaluation import one_sample
 from ..records.record import Size
-from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numbers, tensors, unfused
+from .operations import ELEMENTWISE, OUTSIDE_TORCH, UNSUMMED_SHARE, Operations, real_numbers, tensors, unfused
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumberCounts:
     """Counts of the real numbers in a model; see `record.Size`."""
 
     parameters: int
@@ -33,7 +33,7 @@ class Numbers:
 _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
 
 
-def count_numbers(model: nn.Module) -> Numbers:
+def count_numbers(model: nn.Module) -> NumberCounts:
     """Count the numbers of a model; shared tensors count once."""
     parameters, buffers = (
         {(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers())
@@ -41,7 +41,7 @@ def count_numbers(model: nn.Module) -> Numbers:
     trained, frozen = (
         sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False)
     )
-    return Numbers(trained, frozen, sum(map(real_numbers, buffers)))
+    return NumberCounts(trained, frozen, sum(map(real_numbers, buffers)))
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -82,7 +82,7 @@ def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
     found, unknown = [], set[str]()
     for count in (2, 3):
         with unfused(), Operations() as operations:
-            F.cross_entropy(model(_few(images, count)), _few(labels, count)).backward()
+            F.cross_entropy(model(_first_images(images, count)), _first_images(labels, count)).backward()
         model.zero_grad(set_to_none=True)
         found.append(operations.flops)
         unknown |= operations.unknown
@@ -108,7 +108,7 @@ def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
     return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
 
 
-def _few(values: torch.Tensor, count: int) -> torch.Tensor:
+def _first_images(values: torch.Tensor, count: int) -> torch.Tensor:
     """A copy of the first images or labels; they are repeated if there are fewer than `count`."""
     return values[torch.arange(count, device=values.device) % len(values)]
 
@@ -125,7 +125,7 @@ def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @dataclass(frozen=True)
-class Forward:
+class ForwardOperations:
     """Operations of one image in evaluation; see `record.Size`. `unknown` has the names of uncounted operations."""
 
     flops_per_image: int
@@ -134,7 +134,7 @@ class Forward:
 
 
 @torch.no_grad()
-def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
+def evaluation_operations(model: nn.Module, images: torch.Tensor) -> ForwardOperations:
     """Operations of a forward pass in evaluation.
 
     Args:
@@ -144,14 +144,14 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
     # A model that averages several passes is counted with one pass. Other models may expand their filters in this pass
     # and keep them.
     with one_sample(model):
-        single, _ = _counted(model, _few(images, 1))
-    (one, _), (two, logits) = (_counted(model, _few(images, count)) for count in (1, 2))
+        single, _ = _counted(model, _first_images(images, 1))
+    (one, _), (two, logits) = (_counted(model, _first_images(images, count)) for count in (1, 2))
     # The cost of one image is what a second image adds. The expansion of filters does not depend on the images.
-    flops, loose = two.flops - one.flops, two.loose - one.loose
-    unknown = two.unknown | ({ELEMENTWISE} if 2 * loose > LOOSE_SHARE * flops else set())
+    flops, unsummed = two.flops - one.flops, two.unsummed - one.unsummed
+    unknown = two.unknown | ({ELEMENTWISE} if 2 * unsummed > UNSUMMED_SHARE * flops else set())
     if not any(map(two.comes_from_image, tensors(logits))):
-        unknown.add(OUTSIDE)
-    return Forward(flops, single.dense_weights, unknown)
+        unknown.add(OUTSIDE_TORCH)
+    return ForwardOperations(flops, single.dense_weights, unknown)
 
 
 def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:

@@ -61,10 +61,10 @@ def measure_core(
             logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
             for angle in (0.0, *ANGLES)
         ]
-    return core_of(orbit, analytic, origin, claimed_elements(claim))
+    return core_values(orbit, analytic, origin, claimed_elements(claim))
 
 
-def core_of(
+def core_values(
     orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor, claimed: Sequence[int]
 ) -> CorePoint:
     """The values of the ``core`` profile.

@@ -4,7 +4,7 @@ As in `equivariance`, f = logits in float32 and evaluation mode, s = mean of ‖
 inputs, and the values of a collapsed model are None. The definitions:
 
 * ``eq_rot_data``: mean over test images x and the 23 angles θ = 15, 30, …, 345 of ‖f(R_θ x) − f(R_0 x)‖ / s, with
-  R as in `rotation.Turntable`.
+  R as in `rotation.ImageRotator`.
 * ``eq_floor``: mean of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖ / s over the same images and angles: an image that is rotated and
   rotated back. An ``eq_rot_data`` below twice the floor cannot be resolved: interpolation alone may explain it.
 * Measures that other publications use, on the same images and angles: ``eq_rot_data_abs``, the mean of
@@ -26,13 +26,13 @@ import torch
 from torch import nn
 
 from ..records.sidecar import FullPoint
-from ..tools.out_of_memory import shortage
+from ..tools.out_of_memory import out_of_memory_message
 from ..tools.text import first_line
 from .accuracy import EVAL_BATCH, accuracy_pct, logits
 from .angle_and_depth import Scene, angle_curve, feature_errors
 from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, scale_of, zero_logits
 from .lie_derivative import lie_errors
-from .rotation import ORBIT_DEGREES, Turntable
+from .rotation import ORBIT_DEGREES, ImageRotator
 
 #: Number of closed-form images, and of real images, for the errors.
 FULL_DRAWS = 256
@@ -147,7 +147,7 @@ def _orbit_logits(model: nn.Module, images: torch.Tensor, inputs: Inputs, batch:
     ground = _ground(inputs)
     parts = []
     for chunk in images.split(batch):
-        table = Turntable(chunk, ground)
+        table = ImageRotator(chunk, ground)
         parts.append(torch.stack([logits(model, table.rotated(t), inputs.prepare, batch) for t in ORBIT_DEGREES]))
     return torch.cat(parts, 1)
 
@@ -156,7 +156,7 @@ def _floor(model: nn.Module, inputs: Inputs, draws: int, batch: int) -> float:
     """Mean over images and angles ≠ 0 of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖."""
     total, count = 0.0, 0
     for chunk in inputs.images[:draws].split(batch):
-        table = Turntable(chunk, _ground(inputs))
+        table = ImageRotator(chunk, _ground(inputs))
         plain = logits(model, table.back_and_forth(0), inputs.prepare, batch).double()
         # Quarter turns cancel: angles that differ by 90, 180 or 270 degrees have the same result.
         for angle in (t for t in ORBIT_DEGREES if 0 < t < 90):
@@ -179,7 +179,7 @@ def _lie(
         device = inputs.images.device
         return lie_errors(model, blobs, size, inputs.prepare, inputs.background, inputs.maximum, device, origin), ""
     except (RuntimeError, NotImplementedError) as error:
-        if shortage(error):
+        if out_of_memory_message(error):
             raise
         # A layer of a user may have no forward-mode derivative; the other values are still valid.
         return (None, None), f"no Lie derivative: {first_line(error)}"

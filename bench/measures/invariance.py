@@ -63,7 +63,7 @@ class Judgement:
         return all(e is not None and e <= EXACT for e in (self.built, self.moved))
 
     @property
-    def at_first_only(self) -> bool:
+    def at_initialisation_only(self) -> bool:
         """Whether the logits are invariant at initialisation only."""
         return self.built is not None and self.built <= EXACT and not self.exact
 

@@ -16,17 +16,17 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from .accuracy import QuickPools
+from .accuracy import FastMaxPool
 
 #: Largest relative difference between statistics that differ only in the order of a sum.
-SAME = 1e-3
+STATISTICS_TOLERANCE = 1e-3
 
 
 class UnknownStatistics(ValueError):
     """A layer's running statistics cannot be re-estimated; the message names the layer."""
 
 
-class _Pool:
+class _PooledStatistics:
     """The statistics of a layer over all its calls.
 
     Batch normalisation: mean and unbiased variance of all values of a channel, as if all batches were one batch
@@ -94,7 +94,7 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
         UnknownStatistics: the statistics of a layer change although the layer is not called.
     """
     layers = running_layers(model)
-    pools = {name: _Pool(layer) for name, layer in layers.items()}
+    pools = {name: _PooledStatistics(layer) for name, layer in layers.items()}
     momenta = {name: layer.momentum for name, layer in layers.items()}
     model.eval()
     for layer in layers.values():
@@ -120,7 +120,7 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
     try:
         index = 0
         while layers and (batch := images(index)) is not None:
-            with QuickPools():
+            with FastMaxPool():
                 model(batch)
             index += 1
     finally:
@@ -131,7 +131,7 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
     for name, layer in layers.items():
         pool = pools[name]
         if not pool.count and not _same(before[name], _state(layer)):
-            raise _uncalled(name, layer)
+            raise _uncalled_error(name, layer)
         if moved[name]:
             assert layer.running_mean is not None and layer.running_var is not None
             layer.running_mean.copy_(torch.as_tensor(pool.mean))
@@ -148,7 +148,7 @@ def _one_seed(images: torch.Tensor) -> Iterator[None]:
         yield
 
 
-def _uncalled(name: str, layer: _NormBase) -> UnknownStatistics:
+def _uncalled_error(name: str, layer: _NormBase) -> UnknownStatistics:
     return UnknownStatistics(
         f"the running statistics of {name!r} ({type(layer).__name__}) change although the layer is not called, so they"
         " cannot be re-estimated; call the layer itself"
@@ -170,7 +170,7 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
     """
     layers = running_layers(model)
     with _one_seed(images):
-        _see_calls(model, layers, images)
+        _check_calls(model, layers, images)
     ends: dict[str, list[tuple[bool, tuple[torch.Tensor, torch.Tensor] | None]]] = {name: [] for name in layers}
     for start in (0.0, 1.0):
         for layer in layers.values():
@@ -187,7 +187,8 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
         pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.isfinite().all() and b.isfinite().all()]
         # Non-finite statistics are not compared: a network that diverges is a row of a board, not an error.
         if not (still and still_too) and not all(
-            torch.allclose(a, b, rtol=SAME, atol=SAME * float(b.abs().mean())) for a, b in pairs
+            torch.allclose(a, b, rtol=STATISTICS_TOLERANCE, atol=STATISTICS_TOLERANCE * float(b.abs().mean()))
+            for a, b in pairs
         ):
             raise UnknownStatistics(
                 f"the running statistics of {name!r} ({type(layers[name]).__name__}) do not become those of the"
@@ -195,7 +196,7 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
             )
 
 
-def _see_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
+def _check_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
     """Check that training changes the statistics of no layer that is not called."""
     model.train()
     called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
@@ -208,4 +209,4 @@ def _see_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Ten
             hook.remove()
     for name, layer in layers.items():
         if name not in called and not _same(before[name], _state(layer)):
-            raise _uncalled(name, layer)
+            raise _uncalled_error(name, layer)

@@ -24,9 +24,9 @@ from torch.utils.flop_counter import flop_registry
 aten = torch.ops.aten
 
 #: Elementwise products that are not summed are reported if they are at least this share of the counted operations.
-LOOSE_SHARE = 0.1
+UNSUMMED_SHARE = 0.1
 #: Names in `Size.uncounted`: for such products, and for networks that compute the logits outside torch.
-ELEMENTWISE, OUTSIDE = "elementwise products", "operations outside torch"
+ELEMENTWISE, OUTSIDE_TORCH = "elementwise products", "operations outside torch"
 
 
 def _trilinear_flops(one: Any, two: Any, three: Any, *places: Any, out_val: torch.Tensor) -> int:
@@ -116,14 +116,14 @@ class Operations(TorchDispatchMode):
 
     Attributes:
         flops: 2 x multiply-accumulates.
-        loose: number of elementwise products that are not summed, and of elementwise operations between all pairs of
+        unsummed: number of elementwise products that are not summed, and of elementwise operations between all pairs of
             numbers of two tensors.
         unknown: names of operations that are neither counted nor cheap.
     """
 
     def __init__(self, images: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.flops, self.loose, self.unknown = 0, 0, set[str]()
+        self.flops, self.unsummed, self.unknown = 0, 0, set[str]()
         # Tensors are kept alive, so that no address of a storage is reused. A filter that is used twice counts once.
         self._seen: dict[tuple[int, int], torch.Tensor] = {}
         self._products: dict[int, tuple[int, tuple[torch.Tensor, ...], torch.Tensor]] = {}
@@ -143,7 +143,7 @@ class Operations(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        with libraries(func.overloadpacket in _CONVOLUTIONS):
+        with fusing_libraries(func.overloadpacket in _CONVOLUTIONS):
             out = func(*args, **kwargs)
         self._count(func, args, kwargs, out)
         if self._from_image is not None and any(map(self.comes_from_image, tensors((args, kwargs)))):
@@ -158,14 +158,14 @@ class Operations(TorchDispatchMode):
         elif formula := _FORMULAS.get(packet) or flop_registry.get(packet):
             complexes = 4 if any(t.is_complex() for t in given) else 1
             self.flops += complexes * int(formula(*args, **kwargs, out_val=out))
-            self._met(tuple(args[place] for place in _FACTORS.get(packet, (0, 1))))
+            self._record_weights(tuple(args[place] for place in _FACTORS.get(packet, (0, 1))))
         elif name == "mul" or (torch.Tag.pointwise in func.tags and len(given) > 1):
             self._elementwise(name, given, out)
         elif _SUMS.fullmatch(name):
             for key in [k for k in map(_storage, given) if k in self._products]:
                 amount, factors, _ = self._products.pop(key)
-                self.flops, self.loose = self.flops + 2 * amount, self.loose - amount
-                self._met(factors)
+                self.flops, self.unsummed = self.flops + 2 * amount, self.unsummed - amount
+                self._record_weights(factors)
         elif not (func.is_view or _SMALL.intersection(func.tags) or _cheap(func, name)):
             self.unknown.add(_plain(name))
 
@@ -179,11 +179,11 @@ class Operations(TorchDispatchMode):
             if key in self._products:  # overwritten before it was summed
                 self._products.pop(key)
             self._products[key] = amount, tuple(factors), products[0]
-            self.loose += amount
+            self.unsummed += amount
         elif name in ("div", "addcmul", "addcdiv", "lerp") or products[0].numel() > max(map(_own, factors)):
-            self.loose += amount
+            self.unsummed += amount
 
-    def _met(self, factors: tuple[torch.Tensor, ...]) -> None:
+    def _record_weights(self, factors: tuple[torch.Tensor, ...]) -> None:
         """Record the factors that do not depend on the images, if another factor does.
 
         If no factor depends on the images, the product expands filters. If all factors do, the product compares images
@@ -249,14 +249,14 @@ def unfused() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with libraries(False), sdpa_kernel(SDPBackend.MATH):
+        with fusing_libraries(False), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
-def libraries(enabled: bool) -> Iterator[None]:
+def fusing_libraries(enabled: bool) -> Iterator[None]:
     """Enable or disable oneDNN and cuDNN: they fuse recurrent layers. Convolutions are never fused, and are faster with
     them.
     """

@@ -32,7 +32,7 @@ def soft_disc(size: int, device: torch.device | None = None) -> torch.Tensor:
     return 0.5 - 0.5 * torch.cos(math.pi * inside)
 
 
-class Turntable:
+class ImageRotator:
     """Images on a soft disc, which can be rotated by any angle about their centre.
 
     Args:
@@ -54,7 +54,7 @@ class Turntable:
         """
         turns, rest = divmod(degrees % 360, 90)
         if rest not in self._turned:
-            self._turned[rest] = reduce(turn(self._fine, rest) if rest else self._fine, self._size)
+            self._turned[rest] = reduce(rotate(self._fine, rest) if rest else self._fine, self._size)
         return torch.rot90(self._turned[rest], int(turns), (-2, -1)) + self._ground
 
     def back_and_forth(self, degrees: float) -> torch.Tensor:
@@ -64,7 +64,7 @@ class Turntable:
         """
         rest = degrees % 90
         there = enlarge(self.rotated(rest) - self._ground)
-        return reduce(turn(there, -rest) if rest else there, self._size) + self._ground
+        return reduce(rotate(there, -rest) if rest else there, self._size) + self._ground
 
 
 def enlarge(images: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def reduce(images: torch.Tensor, size: int) -> torch.Tensor:
     return F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
 
 
-def turn(images: torch.Tensor, degrees: float, mode: str = "bicubic") -> torch.Tensor:
+def rotate(images: torch.Tensor, degrees: float, mode: str = "bicubic") -> torch.Tensor:
     """Counter-clockwise rotation by interpolation on the images' own grid; zero outside.
 
     Args:

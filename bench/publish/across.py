@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..boards.across import NOT_THERE, Across, Entry, Side, groups, short_names, sum_up
+from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, short_names, summarise
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
 from ..boards.table import in_cell, in_text, ranks_text
 from ..tools.markup import for_latex
-from ..tools.text import some
+from ..tools.text import plural
 from .view import difference_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def shown_models(summary: Across, patterns: Sequence[str]) -> list[str]:
+def shown_models(summary: BoardsSummary, patterns: Sequence[str]) -> list[str]:
     """The models of a summary that match one of the patterns; without patterns, all models.
 
     Raises:
@@ -39,7 +39,7 @@ def _shows(patterns: Sequence[str], model: str) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(model, p) for p in patterns)
 
 
-def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> str:
+def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()) -> str:
     """The summary in a table format of tabulate, with its notes.
 
     Args:
@@ -66,19 +66,19 @@ def across_text(summary: Across, style: str, patterns: Sequence[str] = ()) -> st
     return "\n".join([in_text(heading(summary), style), "", for_latex(table, style), "", *notes])
 
 
-def heading(summary: Across) -> str:
+def heading(summary: BoardsSummary) -> str:
     """One line that describes the summary."""
     return (
-        f"{some(len(summary.sides), 'board')}, {some(len(summary.models), 'model')} on all of them, against"
+        f"{plural(len(summary.sides), 'board')}, {plural(len(summary.models), 'model')} on all of them, against"
         f" {summary.reference}"
     )
 
 
-def _mean(summary: Across, model: str) -> str:
+def _mean(summary: BoardsSummary, model: str) -> str:
     return "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
 
 
-def _difference(summary: Across, model: str, entry: Entry) -> str:
+def _difference(summary: BoardsSummary, model: str, entry: Entry) -> str:
     return (
         ""
         if model == summary.reference or entry.difference is None
@@ -86,7 +86,7 @@ def _difference(summary: Across, model: str, entry: Entry) -> str:
     )
 
 
-def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
+def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
     """The notes below the table.
 
     Args:
@@ -97,7 +97,7 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
     notes.append(
         f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 %"
         f" interval {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: mean over"
-        f" {some(len(sides), 'board')} with equal weights"
+        f" {plural(len(sides), 'board')} with equal weights"
     )
     notes.append(
         f"improvability: 1 - error of the best model / error of the model, mean over the boards; the best model is the"
@@ -113,7 +113,7 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
         "rank: the possible ranks among all models of a board, with 95 % confidence for all of them together"
         + ("; bold: rank 1 is possible" if bold else "")
     )
-    notes.append(no_test(len(sides)))
+    notes.append(no_test_reason(len(sides)))
     for model in (m for m in summary.models if _shows(patterns, m)):
         remarks = [f"on {label[s.name]} {r}" for s in sides for r in s.entries[model].remarks]
         notes += [f"{model}: {'; '.join(remarks)}"] if remarks else []
@@ -127,7 +127,7 @@ def across_notes(summary: Across, patterns: Sequence[str] = (), bold: bool = Fal
     return notes + [f"not in the table: {', '.join(models)} ({why})" for why, models in missing.items()]
 
 
-def no_test(boards: int) -> str:
+def no_test_reason(boards: int) -> str:
     """The reason why there is no test over boards and no rating."""
     rule = "no test over boards and no Elo rating is made"
     if smallest_p(boards) > LEVEL:
@@ -138,7 +138,7 @@ def no_test(boards: int) -> str:
     return f"{rule}: boards share data sets and models, so they are not a random sample of tasks"
 
 
-def _over(summary: Across) -> str:
+def _over(summary: BoardsSummary) -> str:
     label = short_names([side.name for side in summary.sides])
     known = [
         (s.name, e.by_image) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None
@@ -154,7 +154,7 @@ def _over(summary: Across) -> str:
     )
 
 
-def across_frame(summary: Across, patterns: Sequence[str] = ()) -> pd.DataFrame:
+def across_frame(summary: BoardsSummary, patterns: Sequence[str] = ()) -> pd.DataFrame:
     """One row per model and board, with plain numbers; models that are not on all boards have no means."""
     import pandas as pd
 
@@ -180,7 +180,7 @@ def across_frame(summary: Across, patterns: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def across_document(summary: Across, patterns: Sequence[str] = ()) -> dict[str, Any]:
+def across_document(summary: BoardsSummary, patterns: Sequence[str] = ()) -> dict[str, Any]:
     """The summary as one JSON document."""
     rows = json.loads(across_frame(summary, patterns).convert_dtypes().to_json(orient="records"))
     boards = [{"board": side.name, "heading": side.heading} for side in summary.sides]
@@ -198,14 +198,14 @@ def groups_document(sides: Iterable[Side]) -> list[dict[str, Any]]:
         parts = [f"recipe {recipe}", f"profile {profile}", fit, _BUDGETS.get(budget, budget), protocol]
         document: dict[str, Any] = {"title": ", ".join(filter(None, parts)), "why_not": ""}
         try:
-            document |= _table(sum_up(own))
+            document |= _table(summarise(own))
         except UserError as error:
             document["why_not"] = str(error)
         found.append(document)
     return found
 
 
-def _table(summary: Across) -> dict[str, Any]:
+def _table(summary: BoardsSummary) -> dict[str, Any]:
     label = short_names([side.name for side in summary.sides])
     rows = []
     for model in summary.models:

@@ -15,7 +15,7 @@ from ..spec.suite import PROTOCOL
 from ..tools.files import shipped
 from ..tools.markup import latex
 from ..tools.schema import short_hash
-from ..tools.text import some
+from ..tools.text import plural
 
 AUTHOR = "{the equibench developers}"
 
@@ -88,7 +88,7 @@ def board_entry(board: Board) -> str:
     commits = list(dict.fromkeys(c[:12] for r in records if (c := r.provenance.commit)))
     files = "".join(f"{name}\n" for name in sorted(r.file_name for r in records))
     facts = [
-        f"{some(len(records), 'run')} of {some(len(board.runs), 'model')}",
+        f"{plural(len(records), 'run')} of {plural(len(board.runs), 'model')}",
         f"measured {' to '.join(dict.fromkeys((days[0], days[-1])))}",
         f"{'commits' if len(commits) > 1 else 'commit'} {', '.join(commits) or 'not recorded'}",
         f"records {short_hash(files)}",
@@ -111,7 +111,7 @@ def key_of(source: str) -> str:
     return found[1]
 
 
-def cited(row: dict[str, Any]) -> list[str]:
+def sources_of_row(row: dict[str, Any]) -> list[str]:
     """The sources of the model of a board's row; if it is not registered here, the source from its record."""
     return sources_of([row["model"]]) or [row["source"]] * bool(row["source"])
 

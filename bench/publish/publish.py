@@ -14,14 +14,14 @@ from ..boards.across import Side, side_of
 from ..boards.board import find_board, load_board
 from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.rows import write_board
-from ..records.record import Refused, without_collection
+from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
-from ..tools.text import PROGRESS, again
-from .bibtex import bibliography, cited
-from .plots.figures import PLOTS, Drawn
+from ..tools.text import PROGRESS, follow_up_command
+from .bibtex import bibliography, sources_of_row
+from .plots.figures import PLOTS, PlotData
 from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
@@ -36,7 +36,7 @@ def publish(
     boards: Sequence[str] = (),
     formats: Sequence[str] = FORMATS,
     jobs: int | None = None,
-    refused: list[Refused] | None = None,
+    refused: list[RefusedFile] | None = None,
     reference_parameters: int | None = None,
     suites: Sequence[str] = (),
 ) -> list[str]:
@@ -66,7 +66,7 @@ def publish(
     names = [find_board(b, root) for b in boards] if boards else [] if suites else board_names(root)
     names += [b for f in families if suites for p in f.measured if p.board and (b := p.board.name) not in names]
     if not names:
-        raise UserError(f"there are no boards in {root}; {again('run', 'quickstart')} makes one")
+        raise UserError(f"there are no boards in {root}; {follow_up_command('run', 'quickstart')} makes one")
     ensure_writable(out)
     tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
@@ -82,7 +82,7 @@ def publish(
     done = {name: sources for name, (sources, _, _) in zip(names, shown, strict=True) if sources is not None}
     bad = [r for _, own, _ in shown for r in own]
     if not done:
-        raise UserError(nothing_to_show(", ".join(names), bad))
+        raise UserError(no_table_reason(", ".join(names), bad))
     if refused is not None:
         refused += bad
     if "latex" in formats or "html" in formats:
@@ -112,7 +112,7 @@ def _families(root: Path, suites: Sequence[str], shipped: bool) -> list[BoardFam
     return found
 
 
-def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
+def no_table_reason(what: str, refused: Sequence[RefusedFile]) -> str:
     """The reason why some boards have no table."""
     if not refused:
         return f"{what}: there are no runs for a table (smoke runs and trials are not shown)"
@@ -122,12 +122,12 @@ def nothing_to_show(what: str, refused: Sequence[Refused]) -> str:
 
 #: For a board: the sources of its models, or None if it has no table; refused files; its data for a summary over
 #: boards.
-_Shown = tuple[list[str] | None, list[Refused], Side | None]
+_Shown = tuple[list[str] | None, list[RefusedFile], Side | None]
 
 
 def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) -> _Shown:
     """Publish one board."""
-    with without_collection():
+    with without_garbage_collection():
         return _publish(*task)
 
 
@@ -144,7 +144,7 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], referen
     figures, missing = [], {}
     if html or "plots" in formats:
         with house_style():
-            drawn = Drawn(board)
+            drawn = PlotData(board)
             for plot in PLOTS:
                 figure = plot.draw(drawn)
                 if figure is not None:
@@ -162,7 +162,7 @@ def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], referen
             shutil.copyfile(root / file, out / "tables" / file)
             downloads.append(f"tables/{file}")
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], _left_out(missing))
-    sources = [s for row in board.rows_of(board.frame) for s in cited(row)]
+    sources = [s for row in board.rows_of(board.frame) for s in sources_of_row(row)]
     return sources, board.refused, side_of(board) if html else None
 
 

@@ -30,14 +30,14 @@ from ..boards.family_table import SPENT, family_text, file_name
 from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
 from ..boards.table import narrow_rows, table_rows
-from ..records.record import Refused
+from ..records.record import RefusedFile
 from ..spec.suite import find_suite
 from ..tools.files import write_atomically
 from ..tools.markup import markdown_text
 from .plots.family_plots import draw
-from .plots.figures import PLOTS, Drawn
+from .plots.figures import PLOTS, PlotData
 from .plots.style import house_style, save
-from .publish import nothing_to_show
+from .publish import no_table_reason
 from .tables import ACCURACY, markdown_table, sentences
 
 _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?) -->[ \t]*\r?$", re.MULTILINE)
@@ -47,7 +47,7 @@ OPTIONS = ("columns", "plot", "reported", "reference_parameters", "suite")
 
 
 def refresh(
-    path: Path, root: Path, refused: list[Refused] | None = None, reference_parameters: int | None = None
+    path: Path, root: Path, refused: list[RefusedFile] | None = None, reference_parameters: int | None = None
 ) -> list[str]:
     """Refresh all boards of a file and its pictures; returns the names of the boards.
 
@@ -115,7 +115,7 @@ def _count(options: dict[str, tuple[str, ...]], where: str) -> int | None:
 def _board(name: str, root: Path, where: str, reference_parameters: int | None) -> Board:
     board = load_board(root, find_board(name, root), reference_parameters)
     if not board.chosen or not board.is_table:
-        raise UserError(f"{where}: {nothing_to_show(name, board.refused)}")
+        raise UserError(f"{where}: {no_table_reason(name, board.refused)}")
     return board
 
 
@@ -211,7 +211,7 @@ def _link(title: str, picture: Path, readme: Path) -> str:
 def _draw(board: Board, stem: str, root: Path, where: str) -> None:
     plot = next(p for p in PLOTS if p.stem == stem)
     with house_style():
-        figure = plot.draw(Drawn(board))
+        figure = plot.draw(PlotData(board))
         if figure is None:
             needs = f"; it needs {plot.needs}" if plot.needs else ""
             raise UserError(f"{where}: there is nothing to draw in the plot {stem!r} of {board.name}{needs}")

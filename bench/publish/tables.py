@@ -12,7 +12,7 @@ from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
 from ..boards.table import alignment, narrow_rows, table_rows
 from ..tools.markup import latex, latex_number, markdown_text
-from .bibtex import cited, key_of
+from .bibtex import key_of, sources_of_row
 from .view import View, comparison_table
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _latex_row(text: dict[str, str], row: dict[str, Any], bold: bool) -> str:
     name, marks = latex(row["model"]), latex(text["model"].removeprefix(row["model"]))
     if bold:
         name, cells[ACCURACY] = rf"\textbf{{{name}}}", rf"\textbf{{{cells[ACCURACY]}}}"
-    cite = ",".join(key_of(s) for s in cited(row))
+    cite = ",".join(key_of(s) for s in sources_of_row(row))
     cells["model"] = name + (rf"~\cite{{{cite}}}" if cite else "") + marks
     return " & ".join(cells.values()) + r" \\"
 

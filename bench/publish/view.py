@@ -17,10 +17,10 @@ from ..boards.notes import board_heading
 from ..boards.rows import COMPARED, compared_columns, run_rows, write_board
 from ..boards.statistics import Comparison, compare
 from ..boards.table import board_table, in_cell, in_text
-from ..records.record import Refused, without_collection
+from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..tools.markup import for_latex
-from ..tools.text import again, some, table_width
+from ..tools.text import follow_up_command, plural, table_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def select_boards(
     name: str | None,
     dataset: str | None,
     budget: str | None,
-    refused: list[Refused] | None = None,
+    refused: list[RefusedFile] | None = None,
     reference_parameters: int | None = None,
     patterns: Sequence[str] = (),
 ) -> list[Board]:
@@ -73,8 +73,8 @@ def select_boards(
     names = [find_board(name, root)] if name else board_names(root)
     names = boards_that_fit(patterns, names) if patterns else names
     if not names:
-        raise UserError(f"there are no boards in {root}; {again('run', 'quickstart')} makes one")
-    with without_collection():
+        raise UserError(f"there are no boards in {root}; {follow_up_command('run', 'quickstart')} makes one")
+    with without_garbage_collection():
         read = [write_board(root, n, reference_parameters) for n in names]
     if refused is not None:
         refused += [r for b in read for r in b.refused]
@@ -104,7 +104,7 @@ def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     for pattern in patterns:
         fits = [n for n in names if any(fnmatch.fnmatchcase(text, pattern) for text in (n, n.rpartition("-v")[0]))]
         if not fits:
-            none = f"there are no boards yet; {again('run', 'quickstart')} makes one"
+            none = f"there are no boards yet; {follow_up_command('run', 'quickstart')} makes one"
             known = nearest(pattern, names) if names else none
             raise UserError(f"--across {pattern!r} matches no board; {known}")
         found += fits
@@ -128,7 +128,7 @@ def check_models(boards: Iterable[Board], view: View, option: str = "--model") -
         )
 
 
-def shows(view: View, model: str) -> bool:
+def includes_model(view: View, model: str) -> bool:
     """Whether the view includes this model."""
     return not view.models or any(fnmatch.fnmatchcase(model, p) for p in view.models)
 
@@ -142,7 +142,7 @@ def select_rows(board: Board, view: View) -> pd.DataFrame:
     frame = run_rows(board) if view.runs else board.frame
     if view.against and view.against != board.reference and not view.runs:
         frame = _against(frame, comparisons(board, view), view.against)
-    frame = frame[[shows(view, m) for m in frame["model"]]]
+    frame = frame[[includes_model(view, m) for m in frame["model"]]]
     if view.sort:
         column = _column(view.sort.removeprefix("-"), frame, "--sort")
         # Numbers before text in every column; a stable sort keeps the order of equal rows.
@@ -265,7 +265,9 @@ def cell_text(value: Any) -> str:
 def comparison_table(board: Board, view: View, style: str) -> str:
     """Paired differences with their intervals and corrected p, and a sentence that explains them."""
     family = comparisons(board, view)
-    shown = [c for c in family if shows(view, c.model) or (view.all_pairs and shows(view, c.reference))]
+    shown = [
+        c for c in family if includes_model(view, c.model) or (view.all_pairs and includes_model(view, c.reference))
+    ]
     if not shown:
         return f"{view.against or 'no model'} has no common seed with another model of {board.name}"
     rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
@@ -305,7 +307,7 @@ def comparison_note(family: Sequence[Comparison], agree: bool = True) -> str:
     return (
         f"difference: mean of the paired differences in test accuracy, in points, ± 95 % interval over {over}; p: of"
         f" the null hypothesis that the true difference is 0; Holm: corrected over"
-        f" {some(family[0].family, 'comparison')}; signs: sign-flip test over the seeds, without an assumption on the"
+        f" {plural(family[0].family, 'comparison')}; signs: sign-flip test over the seeds, without an assumption on the"
         f" distribution, not corrected, at least {p_text(least)} with these seeds"
         + ("; agree: test images for which both predict the same class, right or wrong" if agree else "")
     )

@@ -132,14 +132,14 @@ class Leaderboard:
         Raises:
             UserError: there is no such plot, or this board has nothing to draw in it.
         """
-        from ..publish.plots.figures import PLOTS, Drawn
+        from ..publish.plots.figures import PLOTS, PlotData
         from ..publish.plots.style import house_style
 
         found = {plot.stem: plot for plot in PLOTS}
         if name not in found:
             raise UserError(f"there is no plot {name!r}; {nearest(name, found)}")
         with house_style():
-            figure = found[name].draw(Drawn(self.board)) if self.board.chosen else None
+            figure = found[name].draw(PlotData(self.board)) if self.board.chosen else None
             if figure is None:
                 needs = f"; it needs {found[name].needs}" if found[name].needs else ""
                 raise UserError(f"{self.name} has nothing to draw for {name!r}{needs}")

@@ -151,12 +151,12 @@ def check(
         UserError: model, data set or budget do not exist.
     """
     from ..check.session import BUDGET, check_model
-    from ..records.kept_verdicts import keep
+    from ..records.kept_verdicts import keep_verdict
 
     root = results_root(results)
     files = [*includes, *include_cells(root, filter(None, (model, dataset)))]
     verdict = check_model(model, dataset=dataset, budget=budget or BUDGET, includes=files)
-    keep(root, verdict)
+    keep_verdict(root, verdict)
     return Checked(verdict)
 
 

@@ -79,7 +79,7 @@ class Calibration(Strict):
         return left == right
 
 
-class Failed(Exception):
+class TrainingFailed(Exception):
     """A model cannot be trained, so it has no step time; `status` and `reason` are those of its runs."""
 
     def __init__(self, status: Status, reason: str) -> None:
@@ -110,7 +110,7 @@ class Turns:
     """Results of sessions: the blocks of each model, and the reasons of models that failed."""
 
     blocks: dict[str, list[Block]] = field(default_factory=dict)
-    failed: dict[str, Failed] = field(default_factory=dict)
+    failed: dict[str, TrainingFailed] = field(default_factory=dict)
 
 
 def take_turns(sessions: Mapping[str, Session]) -> Turns:
@@ -126,7 +126,7 @@ def take_turns(sessions: Mapping[str, Session]) -> Turns:
                     session.ready()
                 else:
                     turns.blocks[name].append(session.block())
-            except Failed as failed:
+            except TrainingFailed as failed:
                 turns.failed[name] = failed
     return turns
 
@@ -197,7 +197,7 @@ class Measured:
     """Results of `calibrate`: new calibrations, and the reasons of models that cannot be trained."""
 
     calibrations: list[Calibration] = field(default_factory=list)
-    failed: dict[str, Failed] = field(default_factory=dict)
+    failed: dict[str, TrainingFailed] = field(default_factory=dict)
 
 
 def calibrate(

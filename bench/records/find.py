@@ -13,7 +13,7 @@ from .store import board_names
 FEWEST = 2
 
 
-def begins_some(beginning: str, root: Path) -> bool:
+def matches_a_run(beginning: str, root: Path) -> bool:
     """Whether the id of at least one run begins with this text."""
     return len(beginning) >= FEWEST and bool(_files(beginning, root))
 

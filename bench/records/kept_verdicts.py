@@ -48,7 +48,7 @@ class Checked(Strict):
     harness_hash: Hash
 
 
-def keep(root: Path, verdict: Verdict) -> Path:
+def keep_verdict(root: Path, verdict: Verdict) -> Path:
     """Write a verdict; it replaces an earlier verdict on the same source.
 
     Raises:
@@ -67,7 +67,7 @@ def keep(root: Path, verdict: Verdict) -> Path:
     return path
 
 
-def checked(root: Path, model: str, source: str) -> str:
+def kept_verdict(root: Path, model: str, source: str) -> str:
     """``yes``, ``no`` (this source was never checked under this protocol) or ``failed: gradients, …``."""
     if not source:
         return NO
@@ -88,7 +88,7 @@ def _read(path: Path, model: str, source: str) -> str:
     return f"failed: {', '.join(kept.failed)}" if kept.failed else YES
 
 
-def worst(verdicts: Iterable[str]) -> str:
+def worst_verdict(verdicts: Iterable[str]) -> str:
     """The worst verdict on a row's runs; empty if a run has no verdict, because it is old, and no verdict is bad."""
     found = set(verdicts)
     return max(found, key=lambda v: (v not in ("", NO, YES), v == NO, v == "", v), default="")

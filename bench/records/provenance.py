@@ -54,7 +54,7 @@ class Provenance(Strict):
             or file that registers the model is not available.
         opened: side files of the model, with their hashes, see `side_files`; part of `source_hash`.
         checked: whether the model's source had passed `equibench check`: ``yes``, ``no`` or ``failed: …``, see
-            `kept_verdicts.checked`; empty in older records.
+            `kept_verdicts.kept_verdict`; empty in older records.
         data_source: hash of the registration of the data set and of `data_opened`.
         data_opened: side files of the data set, with their hashes.
     """
@@ -96,10 +96,10 @@ class Provenance(Strict):
         """
         found = versions(libraries(model) if model else ()) if also is None else also
         facts = code_facts(model) if model else {}
-        return cls(started=started or right_now(), versions=dict(found), **{"data_digest": "", **facts, **known})
+        return cls(started=started or timestamp(), versions=dict(found), **{"data_digest": "", **facts, **known})
 
 
-def right_now() -> str:
+def timestamp() -> str:
     """Date and time with their zone, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -126,7 +126,7 @@ def code_facts(model: Resolved) -> dict[str, Any]:
     return {**facts, "registered": registration(model)}
 
 
-def made_from(model: Resolved, dataset: str, data: ImageData | None, leave_out: Iterable[Path]) -> dict[str, Any]:
+def file_facts(model: Resolved, dataset: str, data: ImageData | None, leave_out: Iterable[Path]) -> dict[str, Any]:
     """The part of a record's provenance about the files of a model that this process built, and about its data.
 
     Args:
@@ -264,7 +264,7 @@ POWER_LIMIT, ALONE = "power_limit", "alone"
 SHARED = "runs_on_device"
 
 
-def shared(runs: int) -> dict[str, str]:
+def sharing_fact(runs: int) -> dict[str, str]:
     """The entry of `Provenance.hardware` for a device that several runs share; empty for one run."""
     return {SHARED: str(runs)} if runs > 1 else {}
 
@@ -309,12 +309,12 @@ def gpu_of(device: str) -> str:
     return uuid_of(device) if device.startswith("cuda") else ""
 
 
-def hardware_key_elsewhere(device: str) -> str:
+def query_hardware_key(device: str) -> str:
     """The hardware key of a device, from another process, so that this one does not import torch."""
-    return devices_elsewhere([device])[device][0]
+    return query_devices([device])[device][0]
 
 
-def devices_elsewhere(devices: list[str]) -> dict[str, tuple[str, str]]:
+def query_devices(devices: list[str]) -> dict[str, tuple[str, str]]:
     """The hardware key and UUID of each device, from another process, so that this one does not import torch.
 
     Raises:

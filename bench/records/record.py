@@ -266,7 +266,7 @@ _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedFile:
     """A file that was refused as a record, and the reason."""
 
     path: Path
@@ -317,24 +317,24 @@ def check_name(path: Path, text: str, run: str, content: Strict) -> None:
         raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
-def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[Refused]]:
+def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[RefusedFile]]:
     """All records of a board in the order of their names, and the refused files."""
     records, refused = [], []
     try:
         paths = sorted(board_folder(root, board).glob("*.json"), key=lambda p: p.name)
     except UserError as error:
-        return [], [Refused(root / "runs" / board, str(error))]
-    with without_collection():
+        return [], [RefusedFile(root / "runs" / board, str(error))]
+    with without_garbage_collection():
         for path in paths:
             try:
                 records.append(read_record(path))
             except UserError as error:
-                refused.append(Refused(path, str(error)))
+                refused.append(RefusedFile(path, str(error)))
     return records, refused
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Disable Python's cycle collection: records have no cycles, and collecting a million objects takes as long as
     reading them.
     """

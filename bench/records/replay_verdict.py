@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from ...registry import UserError
 from ..tools.files import write_exclusively
 from ..tools.schema import Hash, Message, Strict, Version, parse_json, read_text, short_hash
-from .record import Refused, check_name
+from .record import RefusedFile, check_name
 from .sidecar import Name
 from .store import replays_folder
 
@@ -99,12 +99,12 @@ def read_verdict(path: Path) -> ReplayVerdict:
     return verdict
 
 
-def read_verdicts(root: Path, board: str, run: str = "") -> tuple[list[ReplayVerdict], list[Refused]]:
+def read_verdicts(root: Path, board: str, run: str = "") -> tuple[list[ReplayVerdict], list[RefusedFile]]:
     """All verdicts on replays of a board (or of one of its runs), the oldest first, and the refused files."""
     verdicts, refused = [], []
     for path in sorted(replays_folder(root, board).glob(f"{run}*.json")):
         try:
             verdicts.append(read_verdict(path))
         except UserError as error:
-            refused.append(Refused(path, str(error)))
+            refused.append(RefusedFile(path, str(error)))
     return sorted(verdicts, key=lambda v: (v.judged, v.file_name)), refused

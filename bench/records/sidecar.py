@@ -17,7 +17,7 @@ from ...registry import UserError
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .provenance import Provenance, Sha256
-from .record import Refused, RunRecord, Seconds, check_name
+from .record import RefusedFile, RunRecord, Seconds, check_name
 from .store import sidecar_folder
 
 #: Columns of the errors (before and after training), and of the predictions (only after training).
@@ -155,18 +155,18 @@ def read_sidecar(path: Path) -> Sidecar:
     return sidecar
 
 
-def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[Refused]]:
+def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[RefusedFile]]:
     """All sidecars of a board (or of one of its runs), the oldest first, and the refused files."""
     sidecars, refused = [], []
     try:
         paths = sorted(sidecar_folder(root, board).glob(f"{run}*.json"))
     except UserError as error:
-        return [], [Refused(root / "runs" / board, str(error))]
+        return [], [RefusedFile(root / "runs" / board, str(error))]
     for path in paths:
         try:
             sidecars.append(read_sidecar(path))
         except UserError as error:
-            refused.append(Refused(path, str(error)))
+            refused.append(RefusedFile(path, str(error)))
     return sorted(sidecars, key=lambda s: (s.provenance.started, s.file_name)), refused
 
 

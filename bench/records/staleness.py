@@ -49,7 +49,7 @@ def _kept(known: dict[object, str], function: Callable[..., str], *arguments: st
     return known[key]
 
 
-class Among:
+class BoardStaleness:
     """The staleness of the records of one board, which must also agree with each other.
 
     In some cases the current state is unknown: a data set without a digest, tuned rates from elsewhere, a model that is
@@ -66,12 +66,12 @@ class Among:
         self._trained: dict[str, tuple[int, Recipe]] = {}
         self._source: dict[str, str] = {}
         self._files: dict[object, str] = {}
-        for record in sorted(records, key=when):
+        for record in sorted(records, key=start_order):
             # By file, because two machines may have made the same attempt with different code.
             stale = self._alone[record.file_name] = staleness(record, root, self._files)
             if record.status in FINAL and not stale:
                 self._digest = record.provenance.data_digest or self._digest
-                self._trained[record.spec.model] = _how(record.spec)
+                self._trained[record.spec.model] = _training_setup(record.spec)
                 self._source[record.spec.model] = record.provenance.source_hash
 
     def __call__(self, record: RunRecord) -> str:
@@ -85,7 +85,7 @@ class Among:
         digest = record.provenance.data_digest
         if self._digest and digest and digest != self._digest:
             found.append("data")
-        if _how(record.spec) != self._trained.get(record.spec.model, _how(record.spec)):
+        if _training_setup(record.spec) != self._trained.get(record.spec.model, _training_setup(record.spec)):
             found.append("recipe")
         return ", ".join(word for word in _WORDS if word in found)
 
@@ -108,12 +108,12 @@ def included_files(model: str) -> list[Path]:
     return [e.path for e in entries if e.origin != "equibench" and not e.is_plugin]
 
 
-def _how(spec: RunSpec) -> tuple[int, Recipe]:
+def _training_setup(spec: RunSpec) -> tuple[int, Recipe]:
     """Steps and recipe, which are the same for all seeds of a model; for trials, without the learning rate."""
     return spec.steps, spec.recipe.model_copy(update={"lr": 1.0}) if spec.is_trial else spec.recipe
 
 
-def when(record: RunRecord) -> tuple[datetime, str]:
+def start_order(record: RunRecord) -> tuple[datetime, str]:
     """Sort key: the start of a run, then its file name."""
     try:
         started = datetime.fromisoformat(record.provenance.started)

@@ -27,7 +27,7 @@ def board_folder(root: Path, board: str) -> Path:
     """
     folder = root / "runs" / board
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
-        raise UserError(f"{folder}: the name of this folder is not a valid name of a board")
+        raise UserError(f"{folder}: this is not the name of a board")
     if folder.is_symlink():
         raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
     return folder
@@ -113,7 +113,7 @@ def last_step(root: Path, board: str, spec: str) -> int | None:
     return int(paths[-1].name.split(".")[2]) if paths else None
 
 
-def discard(root: Path, board: str, spec: str, attempt: int) -> None:
+def remove_checkpoints(root: Path, board: str, spec: str, attempt: int) -> None:
     """Remove the checkpoints of a finished run up to this attempt; a replay is a later attempt."""
     for path in checkpoints_of(root, board, spec):
         if int(path.name.split(".")[1]) <= attempt:

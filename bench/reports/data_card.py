@@ -15,7 +15,7 @@ from ..boards.statistics import mean
 from ..records.store import board_names
 from ..tools.files import results_root
 from ..tools.schema import visible
-from ..tools.text import command, some
+from ..tools.text import command, plural
 
 #: Number of images of each class on a sheet, and the largest number of classes with separate rows. With more classes,
 #: one image of each class is shown.
@@ -149,8 +149,8 @@ def _counts(counts: dict[str, list[int]]) -> list[str]:
 def _board_line(row: dict[str, Any]) -> str:
     highest = f"highest mean {row['highest_acc_mean_pct']:.2f} % ({row['highest']})" if row["highest"] else "no result"
     others = len(set(row["may_be_best"]) - {row["highest"]})
-    highest += f", {some(others, 'other')} may be as good" if others and row["highest"] in row["may_be_best"] else ""
-    return f"{row['board']}: {some(row['models'], 'model')}, {some(row['runs'], 'run')}, {highest}"
+    highest += f", {plural(others, 'other')} may be as good" if others and row["highest"] in row["may_be_best"] else ""
+    return f"{row['board']}: {plural(row['models'], 'model')}, {plural(row['runs'], 'run')}, {highest}"
 
 
 def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:

@@ -81,7 +81,7 @@ class Sample:
         return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
 
 
-def built(name: str, sample: Sample, size: int) -> nn.Module | str:
+def build_at_size(name: str, sample: Sample, size: int) -> nn.Module | str:
     """A newly initialised model for one image size, in evaluation mode; or the reason why it cannot be built."""
     try:
         torch.manual_seed(derive(0, "weights"))
@@ -99,7 +99,7 @@ def built(name: str, sample: Sample, size: int) -> nn.Module | str:
 def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     """Build a model for one image size and measure it."""
     PROGRESS.info("%s at %d pixels …", name, size)
-    model = built(name, sample, size)
+    model = build_at_size(name, sample, size)
     if isinstance(model, str):
         return AtSize(size, model)
     images = sample.at(size)
@@ -161,7 +161,7 @@ def initial_report(name: str, dataset: str, size: int | None, out: Path, machine
         "curves": {o.size: o.curve for o in outcomes},
         "layers": [la.model_dump() for la in outcomes[1].layers],
     }
-    return Report(rows, meaning(invariant, outcomes), pictures, extra)
+    return Report(rows, conclusion(invariant, outcomes), pictures, extra)
 
 
 def _row(o: AtSize, invariant: str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _row(o: AtSize, invariant: str) -> dict[str, Any]:
     return {"size_px": o.size, **claim, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome}
 
 
-def meaning(invariant: str, outcomes: list[AtSize]) -> str:
+def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
     """One sentence with the conclusion from the three sizes; the second of `outcomes` is the requested size."""
     claims = len(claimed_elements(invariant)) > 1
     what = f"the claimed group {invariant}" if claims else "quarter turns"
@@ -182,11 +182,11 @@ def meaning(invariant: str, outcomes: list[AtSize]) -> str:
     judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
     exact = [n for n, j in judged.items() if j.exact]
     broken = [n for n in judged if n not in exact]
-    if judged[here.size].at_first_only:
+    if judged[here.size].at_initialisation_only:
         return (
             f"At {here.size} pixels the logits are invariant under {what} at initialisation, but not after a change of"
-            f" the weights (error {shown(judged[here.size].moved)}): normalisation, scales and biases must be shared by"
-            " all orientations of a field."
+            f" the weights (error {number_text(judged[here.size].moved)}): normalisation, scales and biases must be"
+            " shared by all orientations of a field."
         )
     if here.size in exact and not broken:
         return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
@@ -269,10 +269,10 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
     ]
     path = sidecar_folder(root, record.spec.board) / sidecar.file_name
     extra = {"run": record.run_id, "sidecar": str(path), "record": sidecar.model_dump(mode="json")}
-    return Report(rows, verdict(sidecar.trained, sidecar.warnings), pictures, extra)
+    return Report(rows, trained_conclusion(sidecar.trained, sidecar.warnings), pictures, extra)
 
 
-def verdict(point: Any, warnings: list[str]) -> str:
+def trained_conclusion(point: Any, warnings: list[str]) -> str:
     """One sentence with the conclusion for a trained model."""
     if point.collapsed:
         said = "The model is collapsed: its logits hardly depend on the input, so no error is defined."
@@ -293,12 +293,12 @@ def table(report: Report) -> str:
     """The rows as text, with the sentence below."""
     from tabulate import tabulate
 
-    rows = [{key: shown(value) for key, value in row.items()} for row in report.rows]
+    rows = [{key: number_text(value) for key, value in row.items()} for row in report.rows]
     text = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
     return f"{text}\n\n{report.sentence}"
 
 
-def shown(value: Any) -> str:
+def number_text(value: Any) -> str:
     """A value with three digits; a dash for None."""
     if value is None:
         return "-"

@@ -50,7 +50,7 @@ def save(figure: Any, paths: Sequence[Path]) -> list[Path]:
     return list(paths)
 
 
-def there(values: Sequence[float | None]) -> list[float]:
+def with_gaps(values: Sequence[float | None]) -> list[float]:
     """The values with NaN for None, which gives a gap in a line."""
     return [float("nan") if v is None else v for v in values]
 
@@ -62,7 +62,7 @@ def plot_angles(
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 3.6))
         for (label, values), colour in zip(curves.items(), COLOURS, strict=False):
-            axes.plot([*degrees, 360], [*there(values), there(values)[0]], color=colour, label=label, lw=1.8)
+            axes.plot([*degrees, 360], [*with_gaps(values), with_gaps(values)[0]], color=colour, label=label, lw=1.8)
         axes.set(xlim=(0, 360), xticks=range(0, 361, 45), xlabel="rotation of the input in degrees")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("relative change of the logits")
@@ -78,7 +78,7 @@ def plot_depth(series: Mapping[str, Mapping[str, float | None]], title: str, pat
         figure, axes = plt.subplots(figsize=(7.2, 3.8))
         places = range(1, len(layers) + 1)
         for (label, values), colour, marker in zip(series.items(), COLOURS, MARKERS, strict=False):
-            shown = there([None if (v := values[la]) is None else max(v, FLOOR) for la in layers])
+            shown = with_gaps([None if (v := values[la]) is None else max(v, FLOOR) for la in layers])
             axes.plot(places, shown, color=colour, marker=marker, ms=5, lw=1.5, label=label)
         axes.set_yscale("log")
         axes.set_ylim(FLOOR / 2, 4)

@@ -13,7 +13,7 @@ from ...datasets.images import data_root
 from ...registry import DATASETS, MODELS, UserError, build_model
 from ...side_files import files_beside, lines_of
 from ...source import source_hash
-from ..measures.compiler import spare_compiler
+from ..measures.compiler import avoid_compiler
 from ..measures.cost import count_parameters, step_operations
 from ..records.provenance import hardware
 from ..records.record import read_board
@@ -22,7 +22,7 @@ from ..spec.budget import find_budget
 from ..spec.seeds import derive
 from ..spec.suite import RunSpec, Suite, plan
 from ..tools.gpus import one_device
-from ..tools.own_process import apart
+from ..tools.own_process import in_own_process
 from ..tools.text import duration
 from ..training.prepare import check_output
 
@@ -93,11 +93,13 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
     """
     if find_budget(suite.budget).kind == "T":
         raise UserError(f"budget {suite.budget!r} is given in device-seconds, so the cost of each run is already known")
-    spare_compiler()
+    avoid_compiler()
     measured = step_times(root, hardware_key)
     fields = DATASETS.find(suite.dataset).entry.fields
     for spec in plan(suite.model_copy(update={"seeds": suite.seed_list[:1]}), root=root):
-        flops, parameters = apart(step_flops, spec.model, fields["shape"], fields["classes"], spec.recipe.batch)
+        flops, parameters = in_own_process(
+            step_flops, spec.model, fields["shape"], fields["classes"], spec.recipe.batch
+        )
         model = MODELS.find(spec.model)
         source = source_hash(model, lines_of(files_beside(model.files, model.opened, (root, data_root()))))
         seconds = measured.get(_key(spec, source))

@@ -21,7 +21,7 @@ from ..boards.notes import refresh_command
 from ..boards.statistics import mean
 from ..boards.table import rank_text
 from ..measures.accuracy import logits
-from ..measures.compiler import spare_compiler
+from ..measures.compiler import avoid_compiler
 from ..measures.cost import count_numbers, evaluation_operations, learned_buffers
 from ..measures.equivariance import (
     ANGLES,
@@ -40,7 +40,7 @@ from ..records.store import board_folder, board_names
 from ..spec.recipe import PAPER, Recipe, find_recipe
 from ..spec.seeds import derive
 from ..tools.schema import read_text, visible
-from ..tools.text import command, first_line, raised
+from ..tools.text import command, error_line, first_line
 from ..training.prepare import check_output
 
 #: Input of models that declare none.
@@ -79,7 +79,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
     text = next(iter(resolved.get("params") or {}), DEFAULT_INPUT)
     channels, size, classes = parse_shape(text, resolved.entry.where)
     found: dict[str, Any] = {"input": text, "problem": ""}
-    spare_compiler()
+    avoid_compiler()
     try:
         torch.manual_seed(derive(0, "weights"))
         model = build_model(resolved.name, channels, classes, size)
@@ -90,7 +90,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
         forward = evaluation_operations(model, images)
         found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
     except Exception as error:  # a model may fail in any way; the rest of its card is still useful
-        return found | {"problem": f"cannot be built: {raised(error)}"}
+        return found | {"problem": f"cannot be built: {error_line(error)}"}
     found["equivariance"] = None
     if found["flops_per_image"] <= MEASURED_FLOPS:
         found["equivariance"] = equivariance(resolved, channels, classes, size)

@@ -11,7 +11,7 @@ from ..boards.families import find_points
 from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
 from ..spec.suite import suite_names
-from ..tools.text import again, fitted, some
+from ..tools.text import fitted_table, follow_up_command, plural
 
 if TYPE_CHECKING:
     from ..spec.suite import Suite
@@ -63,10 +63,10 @@ def suite_text(name: str, width: int | None) -> str:
     card = suite_card(find_points(name))
     head = f"{card['suite']}: {card['title']}" if card["title"] else card["suite"]
     facts = [f"{key} {card[key]}" for key in ("dataset", "budget", "recipe", "profile", "fit")]
-    facts += [some(len(card["seeds"]), "seed"), f"reference {card['reference'] or 'none'}"]
-    lines = [head, ", ".join(facts), f"{some(len(card['boards']), 'board')}: {', '.join(card['boards'])}", ""]
-    lines += [fitted(card["models"], ("model", "parameters", "invariant", "group", "source"), width), ""]
-    return "\n".join([*lines, f"to run it: {again('run', name)}"])
+    facts += [plural(len(card["seeds"]), "seed"), f"reference {card['reference'] or 'none'}"]
+    lines = [head, ", ".join(facts), f"{plural(len(card['boards']), 'board')}: {', '.join(card['boards'])}", ""]
+    lines += [fitted_table(card["models"], ("model", "parameters", "invariant", "group", "source"), width), ""]
+    return "\n".join([*lines, f"to run it: {follow_up_command('run', name)}"])
 
 
 def recipe_rows() -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ POWER, MOST_SEEDS = 0.8, 200
 
 
 @dataclass(frozen=True)
-class Need:
+class SeedNeed:
     """The number of seeds that one model of a suite needs.
 
     Attributes:
@@ -42,7 +42,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Planned:
+class SeedPlan:
     """The plan of a suite.
 
     Attributes:
@@ -61,7 +61,7 @@ class Planned:
     level: float
     by_image: bool
     reference_s: float | None
-    needs: list[Need]
+    needs: list[SeedNeed]
 
     @property
     def seeds(self) -> int | None:
@@ -80,7 +80,7 @@ class Planned:
         return self.seeds * sum(t for t in times if t is not None) / 3600
 
 
-def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -> Planned:
+def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -> SeedPlan:
     """The number of seeds that detects a difference between each model of a suite and the reference.
 
     Args:
@@ -105,7 +105,7 @@ def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -
         spread = found.get(model, widest)
         now = len(suite.seed_list)
         needs.append(
-            Need(
+            SeedNeed(
                 model, spread.seeds if model in found else 0,
                 float(detectable(spread.with_seeds(now), level)) if now >= SMALLEST_SAMPLE else None,
                 seeds_for(difference, spread, level), float(detectable(spread.with_seeds(MOST_SEEDS), level)),
@@ -113,7 +113,7 @@ def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -
             )
         )  # fmt: skip
     by_image = all(s.is_by_image for s in board.samples.values() if s.has_interval)
-    return Planned(suite.name, board.name, reference, difference, level, by_image, times.get(reference), needs)
+    return SeedPlan(suite.name, board.name, reference, difference, level, by_image, times.get(reference), needs)
 
 
 def seeds_for(difference: float, spread: Spread, level: float) -> int | None:
@@ -173,7 +173,7 @@ def _times(suite: Suite, root: Path, hardware_key: str) -> dict[str, float]:
     return {c.model: c.steps * c.step_s for c in estimate(suite, root, hardware_key) if c.step_s is not None}
 
 
-def plan_text(planned: Planned, device: str) -> str:
+def plan_text(planned: SeedPlan, device: str) -> str:
     """A plan as a table, with its sum and its assumptions."""
     from tabulate import tabulate
 

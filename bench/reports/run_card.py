@@ -7,7 +7,7 @@ from typing import Any
 
 from ...registry import UserError
 from ..boards.claims import claim_columns
-from ..records.find import begins_some, find_run
+from ..records.find import find_run, matches_a_run
 from ..records.record import CORE_ERRORS, RunRecord
 from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
 from ..tools.files import results_root
@@ -15,18 +15,18 @@ from ..tools.schema import visible
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run` (see `find_run`), with the facts of `_around` and with its claim
-    of invariance, which is marked if the run contradicts it. None if no id begins with `run`.
+    """The record of the run whose id begins with `run` (see `find_run`), with `_further_facts` and with its claim of
+    invariance, which is marked if the run contradicts it. None if no id begins with `run`.
 
     Raises:
         UserError: several ids begin with `run`, or the record is refused.
     """
     root = results_root(results)
-    if not begins_some(run, root):
+    if not matches_a_run(run, root):
         return None
     record = find_run(run, root)
     claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
-    found = {**_around(root, record), "claim": claimed["claim"], **record.model_dump(mode="json")}
+    found = {**_further_facts(root, record), "claim": claimed["claim"], **record.model_dump(mode="json")}
     return found | {"outcomes": _outcomes(root, record)}
 
 
@@ -58,7 +58,7 @@ def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
     return {"by_class_pct": by_class, "confusion": counts.tolist()}
 
 
-def _around(root: Path, record: RunRecord) -> dict[str, Any]:
+def _further_facts(root: Path, record: RunRecord) -> dict[str, Any]:
     """Facts that are not in the record: ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of
     source, data, recipe and harness have changed since the run.
     """

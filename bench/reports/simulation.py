@@ -54,7 +54,7 @@ class Case:
     worse: tuple[float, ...] = (0.0, 0.0)
 
 
-class World:
+class Simulation:
     """The simulated networks of a case: their true accuracies, and experiments with them."""
 
     def __init__(self, case: Case, start: int = _START) -> None:
@@ -146,7 +146,7 @@ def coverage(case: Case, trials: int) -> dict[str, Any]:
 
     If all seeds make the same predictions, coverage over new seeds on the same images is not defined: None.
     """
-    world, pair = World(case), (np.array([0]), np.array([1]))
+    world, pair = Simulation(case), (np.array([0]), np.array([1]))
     names = ("accuracy, seeds", "accuracy, both", "difference, seeds", "difference, both")
     held = dict.fromkeys(names, 0)
     for _ in range(trials):
@@ -161,13 +161,13 @@ def coverage(case: Case, trials: int) -> dict[str, Any]:
             held[f"{name}, both"] += bool(abs(seen - new) <= half_widths(spread))
     nothing = case.effects == ALIKE
     shares = {name: None if nothing and name.endswith("seeds") else count / trials for name, count in held.items()}
-    low, high = LOWEST - _twice(LOWEST, trials), HIGHEST + _twice(HIGHEST, trials)
+    low, high = LOWEST - _two_standard_errors(LOWEST, trials), HIGHEST + _two_standard_errors(HIGHEST, trials)
     fits = all(low <= share <= high for share in shares.values() if share is not None)
     shown = case.effects == SKEWED  # coverage is shown, but nothing is claimed
     return {**_named(case), **shares, "trials": trials, "ok": fits or shown}
 
 
-def _twice(share: float, trials: int) -> float:
+def _two_standard_errors(share: float, trials: int) -> float:
     """Two standard errors of a share."""
     return 2 * float(np.sqrt(share * (1 - share) / trials))
 
@@ -192,7 +192,7 @@ def family(case: Case, trials: int) -> dict[str, Any]:
     This is counted for p against the reference (the first model), corrected by Holm, and for the rank sets, which use
     all pairs. For comparison, it is also counted for t-tests over the seeds only.
     """
-    world, models = World(case), len(case.worse)
+    world, models = Simulation(case), len(case.worse)
     first, second = np.triu_indices(models, 1)
     # 1 if the first of the pair is better, 0 if both are equal.
     better = np.sign(np.array(case.worse)[second] - np.array(case.worse)[first])
@@ -209,7 +209,7 @@ def family(case: Case, trials: int) -> dict[str, Any]:
                 rejected = np.array(holm(p[chosen].tolist())) <= 0.05
                 wrong[f"{what}{name}"] += bool((rejected & (np.sign(difference) != better)[chosen]).any())
     shares = {name: count / trials for name, count in wrong.items()}
-    fits = max(shares["p"], shares["rank sets"]) <= WRONG + _twice(WRONG, trials)
+    fits = max(shares["p"], shares["rank sets"]) <= WRONG + _two_standard_errors(WRONG, trials)
     kind = (
         f"{models} equal"
         if not any(case.worse)
@@ -220,27 +220,27 @@ def family(case: Case, trials: int) -> dict[str, Any]:
 
 def _power(images: int, trials: int) -> Iterator[dict[str, Any]]:
     for seeds in SEEDS:
-        yield from found_differences(Case(seeds, images), trials)
+        yield from observed_power(Case(seeds, images), trials)
 
 
-def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
+def observed_power(case: Case, trials: int) -> Iterator[dict[str, Any]]:
     """The observed power for a difference with a planned power of 80 %, and for a difference of half that size."""
     pair = np.array([0]), np.array([1])
     smallest = 0.0
     for count in (100, 100, 800):  # the spread depends a little on the difference
-        world = _apart(case, smallest)
+        world = _simulation_with_difference(case, smallest)
         spreads = [spread_of_pairs(world.experiment()[0], *pair) for _ in range(min(count, 4 * trials))]
         parts = (np.mean([getattr(s, part) for s in spreads], axis=0) for part in ("of_seeds", "of_images"))
         smallest = float(detectable(Spread(case.seeds, case.images, *parts))[0])
     for share, said in ((1.0, 0.8), (0.5, None)):
-        world = _apart(case, share * smallest)
+        world = _simulation_with_difference(case, share * smallest)
         difference = float(world.accuracy[0] - world.accuracy[1])
         found = 0
         for _ in range(trials):
             right, _ = world.experiment()
             means = 100 * np.mean([r.mean(axis=1) for r in right], axis=0)
             found += bool(p_values(np.array([means[0] - means[1]]), spread_of_pairs(right, *pair))[0] <= 0.05)
-        fits = said is None or abs(found / trials - said) <= 0.05 + _twice(said, trials)
+        fits = said is None or abs(found / trials - said) <= 0.05 + _two_standard_errors(said, trials)
         yield {
             **_named(case),
             "difference": difference,
@@ -251,11 +251,11 @@ def found_differences(case: Case, trials: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _apart(case: Case, difference: float) -> World:
+def _simulation_with_difference(case: Case, difference: float) -> Simulation:
     """A simulation of two networks whose true accuracies differ by `difference` points (by bisection)."""
     low, high = 0.0, 4.0
     for _ in range(14):
         middle = (low + high) / 2
-        world = World(replace(case, worse=(0.0, middle)))
+        world = Simulation(replace(case, worse=(0.0, middle)))
         low, high = (middle, high) if world.accuracy[0] - world.accuracy[1] < difference else (low, middle)
-    return World(replace(case, worse=(0.0, high)))
+    return Simulation(replace(case, worse=(0.0, high)))

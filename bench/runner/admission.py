@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, include
-from ..records.provenance import devices_elsewhere, hardware_key_elsewhere
+from ..records.provenance import query_devices, query_hardware_key
 from ..records.record import RunRecord
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import staleness
 from ..spec.budget import find_budget
 from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from ..spec.suite import PROTOCOL, Suite, check_names, refuse_sizes
-from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused
+from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused_gpu_warning
 from ..tools.machine import Machine
-from ..tools.text import again
+from ..tools.text import follow_up_command
 from ..training.job import Probe
 from .local import end, events_of, start
 
@@ -95,7 +95,7 @@ def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
     Raises:
         UserError: they are of several kinds, or seconds of one of them are no equal budget.
     """
-    found = devices_elsewhere(list(dict.fromkeys(devices)))
+    found = query_devices(list(dict.fromkeys(devices)))
     keys = {device: key for device, (key, _) in found.items()}
     if len(set(keys.values())) > 1:
         shown = "; ".join(f"{device} is {key!r}" for device, key in keys.items())
@@ -151,7 +151,7 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admit
     here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), Gpus(why=_DIED, expected=True))
     slots = machine.slots(len(here.uuids), here.why)
     refuse_modes(slots, here)
-    note = unused(here, machine.device, slots)
+    note = unused_gpu_warning(here, machine.device, slots)
     if note and counts_seconds(suite.budget):
         raise UserError(
             f"budget {suite.budget!r} counts device-seconds of a GPU, and torch cannot use the one here: {here.why}"
@@ -226,14 +226,14 @@ def refuse_joining(record: RunRecord, device: str) -> None:
     """
     spec = record.spec
     if spec.is_trial:
-        tune = again("tune", record.context.suite)
+        tune = follow_up_command("tune", record.context.suite)
         raise UserError(f"board {spec.board} holds trials of learning rates; {tune} makes them")
     if spec.protocol != PROTOCOL:
         raise UserError(
             f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"
         )
     if spec.hardware_key is not None:
-        here = hardware_key_elsewhere("cuda:0" if device in ("auto", "cuda") else device.split(",")[0])
+        here = query_hardware_key("cuda:0" if device in ("auto", "cuda") else device.split(",")[0])
         if here != spec.hardware_key:
             raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}; here is {here!r}")
 

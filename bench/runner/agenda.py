@@ -10,12 +10,12 @@ from ...registry import UserError
 from ..records.record import FINAL, Context, RunRecord, read_board
 from ..records.sidecar import has_sidecar
 from ..records.size_classes import counts_of, refuse_unmatched
-from ..records.staleness import Among
-from ..records.store import board_folder, discard
+from ..records.staleness import BoardStaleness
+from ..records.store import board_folder, remove_checkpoints
 from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
-from ..tools.text import some
+from ..tools.text import plural
 from ..training.job import Job
 
 
@@ -46,7 +46,7 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
     """
     board_folder(root, specs[0].board)  # is refused where it is a link
     found, records = Agenda(), read_board(root, specs[0].board)[0]
-    staleness = Among(records, root)
+    staleness = BoardStaleness(records, root)
     attempts: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: (r.attempt, r.file_name)):
         attempts.setdefault(record.spec.digest(), []).append(record)
@@ -55,7 +55,7 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
         finished, latest = [r for r in known if r.status in FINAL], max((r.attempt for r in known), default=0)
         if finished:
             # The process that wrote the record may have been killed before it could do this.
-            discard(root, spec.board, spec.digest(), max(r.attempt for r in finished))
+            remove_checkpoints(root, spec.board, spec.digest(), max(r.attempt for r in finished))
         stale = {r.file_name: staleness(r) for r in finished}
         current = [r for r in finished if not stale[r.file_name]]
         # Finished runs are held against the class as new ones are.
@@ -80,7 +80,7 @@ def share_of(specs: list[RunSpec], shard: Shard | None) -> list[RunSpec]:
     """
     share = shard.of(specs) if shard else specs
     if shard and not share:
-        raise UserError(f"--shard {shard} has none of {some(len(specs), 'run')}; give at most {len(specs)} shares")
+        raise UserError(f"--shard {shard} has none of {plural(len(specs), 'run')}; give at most {len(specs)} shares")
     return share
 
 

@@ -18,8 +18,8 @@ from ..boards.board import Board
 from ..records.calibration import (
     Block,
     Calibration,
-    Failed,
     Session,
+    TrainingFailed,
     Turns,
     calibrate,
     latest,
@@ -76,7 +76,7 @@ class TimedBoard:
         self.machine, self.hardware_key = machine, hardware_key
         self.board = suite.board(self.hardware_key)
         self.forgotten: set[str] = set()
-        self.failed: dict[str, Failed] = {}
+        self.failed: dict[str, TrainingFailed] = {}
         self._opened: dict[str, dict[str, str]] = {}
 
     def plan(self) -> list[RunSpec]:
@@ -110,7 +110,9 @@ class TimedBoard:
                 f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s:"
                 f" {100 * float(steps * step_s) / seconds:.1f} % of it,"
             )
-            self.failed.setdefault(model, Failed("invalid", f"{reason} where ±3 % are allowed; give a longer one"))
+            self.failed.setdefault(
+                model, TrainingFailed("invalid", f"{reason} where ±3 % are allowed; give a longer one")
+            )
         return max(1, steps)
 
     def missing(self) -> list[str]:
@@ -229,9 +231,9 @@ class _ProcessSession:
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None:
-            raise Failed(*ending(self._process.wait(), last_said(self._log)))
+            raise TrainingFailed(*ending(self._process.wait(), last_said(self._log)))
         if event["event"] == "failed":
-            raise Failed(event["status"], event["reason"])
+            raise TrainingFailed(event["status"], event["reason"])
         if event["event"] == "company":
             raise UserError(
                 f"{event['reason']}; steps cannot be measured beside other work: free the GPU and start again"

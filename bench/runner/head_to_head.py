@@ -17,7 +17,7 @@ from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite, find_suite, plan
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.machine import Machine
-from ..tools.text import some
+from ..tools.text import plural
 from ..training.job import Job
 from .admission import (
     admit,
@@ -93,8 +93,8 @@ class Outcome:
         """
         measured = sum(r.status in FINAL for r, _ in self.failed)
         missing = len(self.failed) - measured
-        found = [f"{some(missing, 'run')} failed; {tries_again}"] if missing else []
-        return found + ([f"{some(measured, 'run')} diverged, which is a result: not run again"] if measured else [])
+        found = [f"{plural(missing, 'run')} failed; {tries_again}"] if missing else []
+        return found + ([f"{plural(measured, 'run')} diverged, which is a result: not run again"] if measured else [])
 
 
 def run(
@@ -223,7 +223,7 @@ class HeadToHead:
 
     def _prepare(self) -> None:
         """Load the data once and look at every model, before anything is trained."""
-        self.listener.preparing(f"data set {self.suite.dataset} and {some(len(self.suite.models), 'model')}")
+        self.listener.preparing(f"data set {self.suite.dataset} and {plural(len(self.suite.models), 'model')}")
         seen = looked_at(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
         admitted = admit(self.suite, self.machine, seen)
         self.slots, self.work = admitted.slots, admitted.work

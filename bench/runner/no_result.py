@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from ...registry import MODELS, Resolved, UserError
 from ...source import source_hash
-from ..records.kept_verdicts import checked
-from ..records.provenance import Provenance, host_facts, shared
+from ..records.kept_verdicts import kept_verdict
+from ..records.provenance import Provenance, host_facts, sharing_fact
 from ..records.record import RunRecord, Status, attempts_of, write_record
 from ..training.job import Job
 
 if TYPE_CHECKING:
-    from ..records.calibration import Failed
+    from ..records.calibration import TrainingFailed
 
 
 def provenance_of(job: Job) -> Provenance:
     """What is known of a run from its job alone; source, versions and commit are empty where its model is not found."""
-    here = {**host_facts(job.device), **shared(job.sharing)}
+    here = {**host_facts(job.device), **sharing_fact(job.sharing)}
     model: Resolved | None = None
     try:
         model = MODELS.find(job.spec.model)
         source = source_hash(model)
-        verdict = checked(Path(job.results), job.spec.model, source)
+        verdict = kept_verdict(Path(job.results), job.spec.model, source)
     except (UserError, OSError):  # the run itself will say what is wrong
         model, source, verdict = None, "", ""
     return Provenance.of(
@@ -59,7 +59,9 @@ def write_without_result(job: Job, status: Status, reason: str, provenance: Prov
     return True
 
 
-def write_unmeasured(jobs: list[Job], failed: Mapping[str, Failed]) -> tuple[list[Job], dict[str, tuple[str, str]]]:
+def write_unmeasured(
+    jobs: list[Job], failed: Mapping[str, TrainingFailed]
+) -> tuple[list[Job], dict[str, tuple[str, str]]]:
     """Write the records of runs whose model cannot be trained, as its calibration has shown.
 
     Returns:

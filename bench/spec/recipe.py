@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from ...registry import UserError, nearest
 from ..tools.files import shipped, shipped_names
 from ..tools.schema import Amount, Strict, Text, parse, parse_toml, read_text
-from ..tools.text import again
+from ..tools.text import follow_up_command
 
 #: The recipe of each network's authors.
 PAPER = "paper"
@@ -172,7 +172,8 @@ def _tuned_recipe(name: str, model: str, path: Path | None, tune: str) -> Recipe
         table = parse_toml(read_text(path), str(path))
     if model not in table:
         raise UserError(
-            f"recipe {name!r}: no rate was tuned for model {model!r} on this board; {tune or again('tune')} does it"
+            f"recipe {name!r}: no rate was tuned for model {model!r} on this board;"
+            f" {tune or follow_up_command('tune')} does it"
         )
     if not isinstance(table[model], dict):
         raise UserError(f"{path}: {model!r} must be a table, as [{model}]")

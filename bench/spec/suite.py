@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ...registry import DATASETS, MODELS, UserError, allows, nearest
 from ..tools.files import results_root, shipped, shipped_names
 from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
-from ..tools.text import again, asked_suite
+from ..tools.text import follow_up_command, suite_as_given
 from .budget import Budget, find_budget
 from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
 
@@ -305,7 +305,7 @@ def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
         shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
         raise UserError(
             f"images of {dataset} have {size} pixels, and {shown}; leave out models that do not fit"
-            f" ({again('list', 'models', '--for', dataset)} shows those that do), or use another data set"
+            f" ({follow_up_command('list', 'models', '--for', dataset)} shows those that do), or use another data set"
         )
 
 
@@ -358,7 +358,7 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
         UserError: there is no such recipe for this model.
     """
     tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
-    return find_recipe(suite.recipe, model, tuned, again("tune", asked_suite(suite.name)))
+    return find_recipe(suite.recipe, model, tuned, follow_up_command("tune", suite_as_given(suite.name)))
 
 
 def examples_of(suite: Suite) -> int | None:

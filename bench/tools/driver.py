@@ -95,7 +95,7 @@ def _nvml() -> tuple[ModuleType | None, str]:
     return pynvml, ""
 
 
-def why_silent() -> str:
+def nvml_error() -> str:
     """Why NVML does not work; empty if it works."""
     return _nvml()[1]
 

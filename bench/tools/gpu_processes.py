@@ -25,7 +25,7 @@ SERVER = "nvidia-cuda-mps-server"
 
 
 @dataclass(frozen=True)
-class Company:
+class OtherProcesses:
     """Other processes on a GPU.
 
     Attributes:
@@ -57,7 +57,7 @@ def judge(
     before_mib: float | None = None,
     grown_mib: float = 0.0,
     partners: Collection[int] = (),
-) -> Company:
+) -> OtherProcesses:
     """Judge which other processes are on a GPU where this process holds a context.
 
     Args:
@@ -79,34 +79,38 @@ def judge(
             ", …" if len(others) > 3 else ""
         )
         servers = names.count(SERVER)
-        return Company(
+        return OtherProcesses(
             f"not alone on its GPU: {shown}", count=max(len(computing) - servers, 1 if servers == len(others) else 2)
         )
     known = [p.memory_mib for p in processes or () if p.memory_mib is not None]
     if used_mib is None:
-        return Company(unknown="the driver does not say how much memory of the GPU is in use")
+        return OtherProcesses(unknown="the driver does not say how much memory of the GPU is in use")
     if computing and processes is not None and len(known) == len(processes):
         hidden = used_mib - sum(known)
         if hidden >= MUCH_MIB:
-            return Company(
+            return OtherProcesses(
                 f"not alone on its GPU: {hidden:.0f} MiB of it are held by processes that are not visible", count=2
             )
         if hidden > LITTLE_MIB:
-            return Company(unknown=f"{hidden:.0f} MiB of the GPU are not held by any process that the driver lists")
-        return Company()
+            return OtherProcesses(
+                unknown=f"{hidden:.0f} MiB of the GPU are not held by any process that the driver lists"
+            )
+        return OtherProcesses()
     drawn = sum(p.memory_mib or 0.0 for p in processes or () if not p.computes)
     if before_mib is not None and before_mib - drawn >= MUCH_MIB:
-        return Company(f"not alone on its GPU: {before_mib:.0f} MiB of it were held before the run began", count=2)
+        return OtherProcesses(
+            f"not alone on its GPU: {before_mib:.0f} MiB of it were held before the run began", count=2
+        )
     if grown_mib >= MUCH_MIB:
-        return Company(
+        return OtherProcesses(
             f"not alone on its GPU: {grown_mib:.0f} MiB of it were taken by another process during the run", count=2
         )
-    return Company(
+    return OtherProcesses(
         unknown="the driver does not name the processes on the GPU, or does not say how much memory they hold"
     )
 
 
-class Watch:
+class GpuWatch:
     """Monitors the processes on the GPU of this process, from before its first context to its end.
 
     Args:
@@ -121,20 +125,22 @@ class Watch:
         # Once this process has a context, the memory that was in use before cannot be determined any more.
         begun = torch._C._cuda_hasPrimaryContext(self._device.index or 0)  # type: ignore[attr-defined]
         self._before = None if begun else driver.memory_used_mib(self._uuid)
-        self._loose: float | None = None
+        self._outside_torch: float | None = None
         #: The result so far. Of several looks, "others" takes precedence over "unknown", and "unknown" over "alone".
-        self.found: Company | None = None
+        self.found: OtherProcesses | None = None
 
-    def look(self) -> Company:
+    def look(self) -> OtherProcesses:
         """Look, and return what was found so far."""
         import torch
 
         processes, used = driver.processes_on(self._uuid), driver.memory_used_mib(self._uuid)
         grown = 0.0
         if used is not None:
-            loose = used - torch.cuda.memory_reserved(self._device) / driver.MIB
-            self._loose = loose if self._loose is None else min(self._loose, loose)
-            grown = loose - self._loose
+            outside_torch = used - torch.cuda.memory_reserved(self._device) / driver.MIB
+            self._outside_torch = (
+                outside_torch if self._outside_torch is None else min(self._outside_torch, outside_torch)
+            )
+            grown = outside_torch - self._outside_torch
         now = judge(processes, os.getpid(), used, self._before, grown)
         if self.found is None or now.others or (now.unknown and not self.found.others):
             self.found = now

@@ -23,7 +23,7 @@ class Gpus(Strict):
     expected: bool = False
 
 
-def usable() -> Gpus:
+def usable_gpus() -> Gpus:
     """The GPUs that this process can use; needs torch. With an old driver, torch counts GPUs that it cannot use."""
     import torch
 
@@ -50,7 +50,7 @@ def one_device(name: str) -> str:
 
     if "," in name:
         raise UserError(f"--device {name!r}: give one device, as cpu or cuda:0")
-    here = Gpus() if name == "cpu" else usable()
+    here = Gpus() if name == "cpu" else usable_gpus()
     device = Machine(name).slots(len(here.uuids), here.why)[0]
     refuse_modes([device], here)
     return device
@@ -106,7 +106,7 @@ def refuse_for_seconds(name: str, uuid: str) -> None:
 _CHANGE = "its administrator changes the mode with nvidia-smi --compute-mode=DEFAULT"
 
 
-def unused(here: Gpus, device: str, slots: list[str]) -> str:
+def unused_gpu_warning(here: Gpus, device: str, slots: list[str]) -> str:
     """A warning if runs use the CPU although there is a GPU; else empty.
 
     Args:

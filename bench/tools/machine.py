@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...registry import UserError
-from .text import some
+from .text import plural
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Machine:
             if kind == "cuda" and int(index or 0) >= cuda_devices:
                 last = f" to cuda:{cuda_devices - 1}" if cuda_devices > 1 else ""
                 use = f"cuda:0{last}" if cuda_devices else "--device cpu"
-                seen = some(cuda_devices, "CUDA device")
+                seen = plural(cuda_devices, "CUDA device")
                 raise UserError(f"--device {name!r}: torch sees {seen} here{f' ({why})' if why else ''}; use {use}")
             names[place] = f"cuda:{int(index or 0)}" if kind == "cuda" else kind
         if names == ["cpu"]:

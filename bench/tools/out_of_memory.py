@@ -14,7 +14,7 @@ _DEVICE = re.compile(
 _HOST = re.compile(r"can't allocate memory|HOST_ALLOCATION_FAILED|Cannot allocate memory")
 
 
-def shortage(error: BaseException) -> str:
+def out_of_memory_message(error: BaseException) -> str:
     """A message for an error that means out of memory; empty for any other error.
 
     The causes of the error count too: layers may wrap the errors of others.

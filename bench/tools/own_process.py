@@ -16,18 +16,18 @@ T = TypeVar("T")
 _START = "fork" if sys.platform == "linux" else "spawn"
 
 
-class Died(RuntimeError):
+class ProcessDied(RuntimeError):
     """The process of a model ended without an answer."""
 
 
-def apart(function: Callable[..., T], *arguments: Any) -> T:
+def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a separate process with one thread, and return its result.
 
     Args:
         function: from the top level of a module; its arguments and its result can be pickled.
 
     Raises:
-        Died: the process ended without an answer.
+        ProcessDied: the process ended without an answer.
         UserError, RuntimeError: raised by the function; other errors become a RuntimeError with type and message.
     """
     context: Any = multiprocessing.get_context(_START)  # the base class has no Process in its types
@@ -40,7 +40,7 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
         kind, value = receive.recv()
     except EOFError:
         process.join()
-        raise Died(f"its process ended, exit code {process.exitcode}") from None
+        raise ProcessDied(f"its process ended, exit code {process.exitcode}") from None
     process.join()
     if kind == "value":
         found: T = value

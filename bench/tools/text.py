@@ -15,7 +15,7 @@ from typing import Any
 PROGRESS = logging.getLogger("equibench")
 
 
-def some(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """``"1 run"``, ``"2 runs"``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
@@ -43,7 +43,7 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def raised(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An exception as one line, with its type: ``"KeyError: 'x'"``."""
     said = first_line(error)
     return f"{type(error).__name__}: {said if str(error).strip() else 'no message'}"
@@ -70,11 +70,11 @@ def command(*words: str, root: Path | None = None, include: Iterable[str | Path]
         include: files that register what the command needs.
         trains: whether it loads data, and so has ``--data-root``.
     """
-    places = [word for path in include for word in ("--include", short(Path(path)))]
+    places = [word for path in include for word in ("--include", relative_path(Path(path)))]
     if root is not None and (root != Path("leaderboards").absolute() or "EQUIBENCH_RESULTS" in os.environ):
-        places += ["--results", short(root)]
+        places += ["--results", relative_path(root)]
     if trains and (data := _given("data_root")):
-        places += ["--data-root", short(Path(data))]
+        places += ["--data-root", relative_path(Path(data))]
     return shlex.join(["equibench", *words, *places])
 
 
@@ -83,7 +83,7 @@ _LOAD = ("run", "tune", "refresh", "replay", "equivariance", "show", "data")
 _WITHOUT_RESULTS = ("list", "verify", "data")
 
 
-def again(*words: str) -> str:
+def follow_up_command(*words: str) -> str:
     """As `command`, for a hint that continues the current command: with the files and folders it was given.
 
     From Python there is no command line, and nothing is added.
@@ -96,13 +96,13 @@ def again(*words: str) -> str:
     return shlex.join(["equibench", *words, *places])
 
 
-def asked_suite(name: str) -> str:
+def suite_as_given(name: str) -> str:
     """A suite as the command line names it (possibly by its file); else by its own name."""
     given = _given("suite")
     return given if isinstance(given, str) and Path(given).stem == name else name
 
 
-def short(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """A path relative to the current folder if it is below it."""
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
@@ -137,7 +137,7 @@ def table_width(rows: Sequence[Mapping[str, object]]) -> int:
     return sum(max(len(key) + 2, *(len(str(row[key])) for row in rows)) + 2 for key in rows[0]) - 2 if rows else 0
 
 
-def fitted(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
+def fitted_table(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
     """A plain table with the columns that fit into a terminal; the last text of a row uses the rest of the line.
 
     Args:

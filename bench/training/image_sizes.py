@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from ...registry import Entry, allows, build_model
-from ..tools.own_process import Died, apart
+from ..tools.own_process import ProcessDied, in_own_process
 from .prepare import check_output
 
 #: Sizes at which it is tried whether a model that cannot be built at one is built at all: those of the data sets here.
@@ -24,8 +24,8 @@ def fitting(entries: list[Entry], channels: int, classes: int, size: int) -> lis
     ):  # ours in one process: what they compute in common is kept there
         names = [e.name for e in unsaid if e.origin == origin]
         try:
-            why |= apart(_why_not, names, *images)
-        except (Died, RuntimeError):
+            why |= in_own_process(_why_not, names, *images)
+        except (ProcessDied, RuntimeError):
             why |= {name: why_not(name, *images) for name in names}
     return [e for e in entries if (allows(said[e.name], size) if e.name in said else why.get(e.name) == "")]
 
@@ -33,8 +33,8 @@ def fitting(entries: list[Entry], channels: int, classes: int, size: int) -> lis
 def why_not(name: str, channels: int, classes: int, size: int) -> str:
     """Why a model cannot be built for such images, tried in a process of its own; empty if it can."""
     try:
-        return apart(_why_not, [name], channels, classes, size)[name]
-    except (Died, RuntimeError) as error:
+        return in_own_process(_why_not, [name], channels, classes, size)[name]
+    except (ProcessDied, RuntimeError) as error:
         return str(error)
 
 

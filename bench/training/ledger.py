@@ -12,19 +12,19 @@ from ...registry import MODELS
 from ...source import libraries
 from ..measures.clock import Phases
 from ..measures.cost import peak_memory_mib
-from ..records.kept_verdicts import checked
+from ..records.kept_verdicts import kept_verdict
 from ..records.provenance import (
     ALONE,
     Provenance,
+    file_facts,
     hardware,
     host_facts,
-    made_from,
-    right_now,
-    shared,
+    sharing_fact,
+    timestamp,
     versions,
 )
 from ..records.record import CorePoint, CurvePoint, Results, RunRecord, Size, Status
-from ..tools.gpu_processes import Company
+from ..tools.gpu_processes import OtherProcesses
 from .checkpoint import Checkpoints, Facts, Origin
 from .job import Job
 from .train import Training
@@ -51,7 +51,7 @@ class Ledger:
 
     def __init__(self, job: Job, phases: Phases) -> None:
         self.job, self.spec, self.phases, self.root = job, job.spec, phases, Path(job.results)
-        self.model, self.device, self.started = MODELS.find(job.spec.model), torch.device(job.device), right_now()
+        self.model, self.device, self.started = MODELS.find(job.spec.model), torch.device(job.device), timestamp()
         self.data: ImageData | None = None
         self.made: dict[str, Any] = {}
         self.origin: Origin | None = None
@@ -62,7 +62,7 @@ class Ledger:
         self.curve: list[CurvePoint] = []
         self.resumed: list[int] = []
         self.peak_mib = 0.0
-        self.company: Company | None = None
+        self.company: OtherProcesses | None = None
         self.sharing = job.sharing
         self.notes: list[str] = []
 
@@ -70,7 +70,7 @@ class Ledger:
         """What the provenance says of the files that model and data are made from; as far as the run came."""
         if not self.made:
             places = (self.root, data_root(self.job.data_root))
-            self.made = made_from(self.model, self.spec.dataset, self.data, places)
+            self.made = file_facts(self.model, self.spec.dataset, self.data, places)
         return self.made
 
     def note_origin(self) -> Origin:
@@ -106,7 +106,7 @@ class Ledger:
         """Largest memory of the training so far, in this process or in those before it."""
         return max(self.peak_mib, peak_memory_mib(self.device))
 
-    def met(self, company: Company) -> str:
+    def met(self, company: OtherProcesses) -> str:
         """Note who computes on the device; returns who, for a run that counts its seconds, else nothing.
 
         Of others it is only recorded: their times are then no measure of the model, and all else is.
@@ -135,7 +135,7 @@ class Ledger:
             self.started,
             self.origin.versions if self.origin else None,
             **made,
-            checked=checked(self.root, self.spec.model, made["source_hash"]),
+            checked=kept_verdict(self.root, self.spec.model, made["source_hash"]),
             data_digest=self.data.digest() if self.data else "",
             hardware=self._hardware(),
             threads=torch.get_num_threads(),
@@ -152,7 +152,7 @@ class Ledger:
             known = hardware(self.job.device)
         except RuntimeError:  # torch cannot use the device, which is why the run failed
             known = host_facts(self.job.device)
-        return {**known, **shared(self.sharing), **({ALONE: self.company.alone} if self.company else {})}
+        return {**known, **sharing_fact(self.sharing), **({ALONE: self.company.alone} if self.company else {})}
 
     def warnings(self, seconds: dict[str, float]) -> list[str]:
         """What a reader of the record must know.

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ...registry import UserError, build_model, include
-from ..measures.compiler import spare_compiler
+from ..measures.compiler import avoid_compiler
 from ..measures.cost import count_numbers, evaluation_operations, learned_buffers
-from ..tools.gpus import usable
-from ..tools.own_process import Died, apart
+from ..tools.gpus import usable_gpus
+from ..tools.own_process import ProcessDied, in_own_process
 from .image_sizes import size_that_builds, why_not
 from .job import Events, Probe
 from .prepare import WrongShape, check_output
@@ -26,16 +26,16 @@ def probe(job: Probe, events: Events) -> None:
     error is left to the model's own runs, whose rows will say it.
     """
     torch.set_num_threads(1)
-    spare_compiler()
+    avoid_compiler()
     include(job.include)
     for name in job.models:
         try:
-            found = apart(_look, name, job.channels, job.classes, job.size)
+            found = in_own_process(_look, name, job.channels, job.classes, job.size)
             events.send("model", model=name, **found, **(_size(name, job) if "refused" in found else {}))
-        except (Died, RuntimeError) as error:  # the runs of the model will meet the same and record it
+        except (ProcessDied, RuntimeError) as error:  # the runs of the model will meet the same and record it
             events.send("model", model=name, error=str(error), **_size(name, job))
     # After the forks: a process that has looked for a GPU may leave its children none.
-    events.send("devices", gpus=usable().model_dump())
+    events.send("devices", gpus=usable_gpus().model_dump())
     events.send("done", status="ok")
 
 
@@ -43,8 +43,8 @@ def _size(name: str, job: Probe) -> dict[str, Any]:
     """``builds_at``, another size of images, where it is their size alone that keeps a model from being built."""
     if not why_not(name, job.channels, job.classes, job.size):
         return {}  # something else went wrong
-    with suppress(Died, RuntimeError):
-        if other := apart(size_that_builds, name, job.channels, job.classes, job.size):
+    with suppress(ProcessDied, RuntimeError):
+        if other := in_own_process(size_that_builds, name, job.channels, job.classes, job.size):
             return {"builds_at": other}
     return {}
 

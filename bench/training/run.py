@@ -22,14 +22,14 @@ from ..measures.equivariance import measure_core
 from ..measures.norms import reestimate_batch_norm
 from ..records.outcomes import write_outcomes
 from ..records.record import CorePoint, Results, RunRecord, Status, write_record
-from ..records.store import board_folder, discard, outcomes_folder, weights_path
+from ..records.store import board_folder, outcomes_folder, remove_checkpoints, weights_path
 from ..spec.budget import drifted
 from ..spec.seeds import derive
-from ..tools.error_location import place_of
+from ..tools.error_location import location_of
 from ..tools.files import WriteError, remove_parts
-from ..tools.gpu_processes import Watch
-from ..tools.out_of_memory import shortage
-from ..tools.text import raised
+from ..tools.gpu_processes import GpuWatch
+from ..tools.out_of_memory import out_of_memory_message
+from ..tools.text import error_line
 from .checkpoint import Checkpoints
 from .job import Events, Job
 from .ledger import Ledger
@@ -69,7 +69,7 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
         events.send("done", status="error", reason=_unwritten(record, error, ledger.safe), unwritten=True)
         return
     if status in CLOSED:
-        discard(ledger.root, job.spec.board, job.spec.digest(), job.attempt)
+        remove_checkpoints(ledger.root, job.spec.board, job.spec.digest(), job.attempt)
     warning = ""
     if job.equivariance == "full":
         from .full_profile import add_sidecar
@@ -91,13 +91,13 @@ def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status
     try:
         return go()
     except Exception as error:  # a model may raise anything; it becomes a row, and the others go on
-        short = shortage(error)
+        short = out_of_memory_message(error)
         if short:
             return "oom", short
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
-        where = place_of(error, MODELS.find(model).files)
-        return "error", f"{raised(error)}{where}"
+        where = location_of(error, MODELS.find(model).files)
+        return "error", f"{error_line(error)}{where}"
 
 
 class Run:
@@ -111,7 +111,7 @@ class Run:
     def __init__(self, job: Job, events: Events, phases: Phases, stop: Stop) -> None:
         self.job, self.spec, self.events, self.phases, self.stop = job, job.spec, events, phases, stop
         self.ledger, self.device = Ledger(job, phases), torch.device(job.device)
-        self.watch: Watch | None = None
+        self.watch: GpuWatch | None = None
         self.loaded: Loaded | None = None
         self.model: nn.Module | None = None
 
@@ -120,7 +120,7 @@ class Run:
         ledger, phase = self.ledger, self.phases.phase
         if self.device.type == "cuda":
             with phase("alone"):  # before this process takes memory of the device itself
-                self.watch = Watch(self.job.device)
+                self.watch = GpuWatch(self.job.device)
         begin(self.job.device, self.spec.profile, self.job.threads)
         with phase("import"):
             ledger.model.load()

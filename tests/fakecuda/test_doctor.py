@@ -19,8 +19,8 @@ WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
 LOOK = """
 import json, sys
 from equibench.bench.check.doctor.checks import CHECKS, perform
-from equibench.bench.check.doctor.device import Place
-with Place("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
+from equibench.bench.check.doctor.device import ExaminedDevice
+with ExaminedDevice("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
     print(json.dumps({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in sys.argv[1:]}))
 """
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from equibench.bench.tools import driver
 device = sys.argv[1]
 uuid = driver.uuid_of(device)
-found = {"uuid": uuid, "before": driver.memory_used_mib(uuid), "silent": driver.why_silent(), "pid": os.getpid()}
+found = {"uuid": uuid, "before": driver.memory_used_mib(uuid), "silent": driver.nvml_error(), "pid": os.getpid()}
 held = torch.zeros(40, 2**18, device=device)
 found |= {"used": driver.memory_used_mib(uuid), "load": asdict(driver.load_of(uuid)), "driver": driver.driver_version()}
 found |= {"processes": [asdict(p) for p in driver.processes_on(uuid) or ()], "cuda": driver.driver_cuda()}
@@ -78,6 +78,6 @@ def test_without_a_driver_nothing_is_said_and_nothing_raised(monkeypatch: pytest
     monkeypatch.setattr(pynvml, "nvmlInit", no_library)
     driver._nvml.cache_clear()
     try:
-        assert "Not Found" in driver.why_silent() and driver.gpus() == [] and driver.processes_on(GPUS[0]) is None
+        assert "Not Found" in driver.nvml_error() and driver.gpus() == [] and driver.processes_on(GPUS[0]) is None
     finally:
         driver._nvml.cache_clear()

@@ -95,8 +95,8 @@ def test_an_exclusive_gpu_and_an_instance_take_one_run_at_a_time(fake_cuda: Any,
 def test_rocm_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "hip", "6.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    found = gpus.usable()
-    assert found.uuids == [] and found.expected and "ROCm" in gpus.unused(found, "auto", ["cpu"])
+    found = gpus.usable_gpus()
+    assert found.uuids == [] and found.expected and "ROCm" in gpus.unused_gpu_warning(found, "auto", ["cpu"])
     with pytest.raises(UserError, match="built for ROCm"):
         gpus.one_device("cuda:0")
     assert gpus.one_device("cpu") == "cpu"
@@ -121,7 +121,9 @@ def test_only_what_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for uuid in ("GPU-0", "GPU-2", "GPU-3"):
         gpus.refuse_for_seconds("cuda:0", uuid)
     assert (
-        gpus.unused(Gpus(why="x"), "auto", ["cpu"]) == gpus.unused(Gpus(why="x", expected=True), "cpu", ["cpu"]) == ""
+        gpus.unused_gpu_warning(Gpus(why="x"), "auto", ["cpu"])
+        == gpus.unused_gpu_warning(Gpus(why="x", expected=True), "cpu", ["cpu"])
+        == ""
     )
 
 
@@ -135,7 +137,7 @@ def test_a_run_on_a_device_that_fails_it_says_why(fake_cuda: Any, tmp_path: Path
         and record["provenance"]["hardware"]["device"] == "cuda:0"
     )
     asked = (
-        "from equibench.bench.records.provenance import hardware_key_elsewhere as ask; from equibench.registry"
+        "from equibench.bench.records.provenance import query_hardware_key as ask; from equibench.registry"
         " import UserError\n"
     )
     asked += "try: ask('cuda:0')\nexcept UserError as error: print(error)"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.check.doctor.checks import CHECKS, Check, perform
-from equibench.bench.check.doctor.device import Place
+from equibench.bench.check.doctor.device import ExaminedDevice
 from equibench.bench.check.doctor.examine import devices_of
 from equibench.bench.records.record import RunRecord, read_board
 from equibench.bench.records.store import board_names
@@ -56,13 +56,13 @@ def gpus() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(gpus: list[str]) -> Iterator[Place]:
-    with Place(gpus[0], gpus, quick=True, bound_s=900) as place:
+def place(gpus: list[str]) -> Iterator[ExaminedDevice]:
+    with ExaminedDevice(gpus[0], gpus, quick=True, bound_s=900) as place:
         yield place
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_a_check_of_the_doctor(place: Place, check: Check) -> None:
+def test_a_check_of_the_doctor(place: ExaminedDevice, check: Check) -> None:
     found = perform(check, place)
     print(found.detail)
     if found.state in ("not applicable", "left out"):

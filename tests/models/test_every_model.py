@@ -9,7 +9,7 @@ import pytest
 import torch
 from equibench.bench.check.runner import findings
 from equibench.bench.check.subject import Subject
-from equibench.bench.records.kept_verdicts import SHIPPED, YES, checked
+from equibench.bench.records.kept_verdicts import SHIPPED, YES, kept_verdict
 from equibench.bench.records.verdict import NAMES
 from equibench.bench.training.job import Check
 from equibench.registry import MODELS, WRAPPERS
@@ -69,7 +69,7 @@ def test_a_small_model_passes_the_whole_check(name: str) -> None:
 @pytest.mark.parametrize("name", [e.name for e in MODELS_HERE if is_small(e)])
 def test_the_verdict_on_a_small_model_is_shipped(name: str) -> None:
     """After a change of its source: ``equibench check NAME --results models``."""
-    assert checked(SHIPPED, name, source_hash(MODELS.find(name))) == YES
+    assert kept_verdict(SHIPPED, name, source_hash(MODELS.find(name))) == YES
 
 
 @pytest.mark.parametrize("name", WRAPPED)

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from ....registry import MODELS, UserError
 from ...records.doctor_report import Finding, State
 from ...spec.suite import find_suite
-from ...tools.text import last_line, raised
-from .device import Failed, LeftOut, NotApplicable, Place
+from ...tools.text import error_line, last_line
+from .device import ExaminedDevice, Failed, LeftOut, NotApplicable
 from .judges import (
     RUN_MODEL,
     RUN_S,
@@ -31,7 +31,7 @@ from .judges import (
     why_not_built,
     why_other_bits,
 )  # fmt: skip
-from .process import Unanswered
+from .process import NoAnswer
 
 #: The check uses one model of each family of this suite.
 SUITE = "digits-25k"
@@ -53,10 +53,10 @@ class Check:
 
     name: str
     needed_for: Literal["E", "T"]
-    run: Callable[[Place], str]
+    run: Callable[[ExaminedDevice], str]
 
 
-def perform(check: Check, place: Place) -> Finding:
+def perform(check: Check, place: ExaminedDevice) -> Finding:
     """Do a check; an exception becomes its finding."""
     begun = time.monotonic()
     try:
@@ -66,18 +66,18 @@ def perform(check: Check, place: Place) -> Finding:
     return Finding(check=check.name, needed_for=check.needed_for, state=state, detail=detail, seconds=seconds)
 
 
-def _outcome(check: Check, place: Place) -> tuple[State, str]:
+def _outcome(check: Check, place: ExaminedDevice) -> tuple[State, str]:
     try:
         return "passed", check.run(place)
     except NotApplicable as reason:
         return "not applicable", str(reason)
     except LeftOut as reason:
         return "left out", str(reason)
-    except (Failed, Unanswered, UserError) as reason:
+    except (Failed, NoAnswer, UserError) as reason:
         return "failed", str(reason)
     except Exception as error:  # one check that breaks must not end the others
         place.leave()
-        return "failed", f"the check itself broke: {raised(error)}"
+        return "failed", f"the check itself broke: {error_line(error)}"
 
 
 def families() -> dict[str, str]:
@@ -88,7 +88,7 @@ def families() -> dict[str, str]:
     return found
 
 
-def _size(place: Place) -> dict[str, Any]:
+def _size(place: ExaminedDevice) -> dict[str, Any]:
     return {"steps": STEPS} if place.is_gpu else {"steps": CPU_STEPS, "batch": CPU_BATCH}
 
 
@@ -105,7 +105,7 @@ def _each_family(problem: Callable[[str], str]) -> str:
     return ", ".join(found)
 
 
-def driver(place: Place) -> str:
+def driver(place: ExaminedDevice) -> str:
     """Driver, capability, torch's build, and one product."""
     found = place.facts
     if found["product"] != 64:
@@ -124,7 +124,7 @@ def driver(place: Place) -> str:
     )
 
 
-def devices(place: Place) -> str:
+def devices(place: ExaminedDevice) -> str:
     """A process that selects a device by its UUID sees only this device."""
     place.need_gpu("there is no GPU")
     names = place.facts["devices"]
@@ -139,41 +139,41 @@ def devices(place: Place) -> str:
     return f"{len(names)}: {', '.join(names)}"
 
 
-def placement(place: Place) -> str:
+def placement(place: ExaminedDevice) -> str:
     """A process on this device has a context on no other device."""
     place.need_gpu("there is no GPU")
     if place.facts["current"] != int(place.device.partition(":")[2]):
         raise Failed(f"the current device of a process on {place.device} is cuda:{place.facts['current']}")
-    seen = place.company
+    seen = place.other_processes
     return judge_placement(seen["uuid"], seen["named_on"], seen["gpus"])
 
 
-def alone(place: Place) -> str:
+def alone(place: ExaminedDevice) -> str:
     """No other process computes on the device: all named processes are ours, and account for all memory."""
     place.need_gpu("CPU times are not used")
-    seen = place.company
+    seen = place.other_processes
     return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
 
 
-def clock(place: Place) -> str:
+def clock(place: ExaminedDevice) -> str:
     """The device's clock and the host's clock agree on a kernel of one second."""
     place.need_gpu("a CPU's clock is the host's")
     found = place.ask("clock", 60, seconds=1.0)
     return judge_clock(found["device_s"], found["host_s"], found["cycles"], found["submitted_s"])
 
 
-def tf32(place: Place) -> str:
+def tf32(place: ExaminedDevice) -> str:
     """No TF32 under ``strict``; the check detects TF32 under ``fast``, so it works."""
     return judge_rounding(place.ask("rounding", 60), place.is_gpu and tuple(place.facts["capability"]) >= (8, 0))
 
 
-def waits(place: Place) -> str:
+def waits(place: ExaminedDevice) -> str:
     """No training step of a family waits for the device."""
     place.need_gpu("a CPU has no asynchronous operations")
     return _each_family(lambda model: place.ask("waits", 60, model=model, **_size(place))["wait"])
 
 
-def bits(place: Place) -> str:
+def bits(place: ExaminedDevice) -> str:
     """Two processes train the same network to the same bits; a process that continues from a checkpoint does too."""
     size, found = _size(place), dict[str, list[dict[str, Any]]]()
     for first in (True, False):
@@ -190,7 +190,7 @@ def bits(place: Place) -> str:
     return f"{size['steps']} steps: {done}"
 
 
-def agreement(place: Place) -> str:
+def agreement(place: ExaminedDevice) -> str:
     """Logits on the device agree with those on the CPU."""
     place.need_gpu("the CPU is the reference")
     largest = dict[str, float]()
@@ -204,7 +204,7 @@ def agreement(place: Place) -> str:
     return ", ".join(f"{model} {value:.0e}" for model, value in largest.items()) + " of the largest logit"
 
 
-def launches(place: Place) -> str:
+def launches(place: ExaminedDevice) -> str:
     """Kernels per step, and the host's time to submit a step relative to its device time."""
     place.need_gpu("a CPU launches no kernels")
     parts = []
@@ -219,7 +219,7 @@ def launches(place: Place) -> str:
     return "; ".join(parts)
 
 
-def failures(place: Place) -> str:
+def failures(place: ExaminedDevice) -> str:
     """Out of memory and an index out of range give the right status, and the next run works."""
     include = str(Path(__file__).with_name("faulty.py"))
     wanted = {"doctor-out-of-memory": "oom", "doctor-index-outside": "error", "doctor-healthy": "ok"}
@@ -230,13 +230,13 @@ def failures(place: Place) -> str:
     return judge_failures(wanted, {r.spec.model: (r.status, r.reason) for r in records}, said, place.is_gpu)
 
 
-def calibrated(place: Place) -> str:
+def calibrated(place: ExaminedDevice) -> str:
     """A run of 10 device-seconds agrees with its calibration in another process."""
     place.need_gpu("CPU seconds cannot be a budget")
     return _timed_run(place, [place.device], 120)
 
 
-def busy(place: Place) -> str:
+def busy(place: ExaminedDevice) -> str:
     """As `calibrated`, on all devices at the same time."""
     place.need_gpu("there is no GPU")
     if len(place.devices) < 2:
@@ -244,7 +244,7 @@ def busy(place: Place) -> str:
     return _timed_run(place, place.devices, 150)
 
 
-def _timed_run(place: Place, names: list[str], limit_s: float) -> str:
+def _timed_run(place: ExaminedDevice, names: list[str], limit_s: float) -> str:
     records, said = place.equibench(
         "run", "--dataset", "digits-rot", "--models", RUN_MODEL, "--budget", f"t{RUN_S}", "--seeds", str(len(names)),
         "--device", ",".join(names), limit_s=limit_s,
@@ -254,7 +254,7 @@ def _timed_run(place: Place, names: list[str], limit_s: float) -> str:
     return judge_runs(records, names)
 
 
-def load(place: Place) -> str:
+def load(place: ExaminedDevice) -> str:
     """The device keeps its speed under load; with clocks, power and temperature."""
     place.need_gpu("CPU times are not used")
     seconds = QUICK_LOAD_S if place.quick else LOAD_S

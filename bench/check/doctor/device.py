@@ -18,7 +18,7 @@ from ...records.record import RunRecord, read_board
 from ...records.store import board_names
 from ...tools.driver import memory_used_mib
 from ...tools.gpu_processes import LITTLE_MIB
-from .process import Process, Unanswered
+from .process import NoAnswer, Process
 
 #: Seconds that the checks of one device may take together.
 BOUND_S = 300.0
@@ -36,7 +36,7 @@ class Failed(Exception):
     """A check failed; with the problem."""
 
 
-class Place:
+class ExaminedDevice:
     """One device of this machine, with the state that its checks share.
 
     Args:
@@ -64,7 +64,7 @@ class Place:
         self._kept: Process | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="equibench-doctor-"))
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> ExaminedDevice:
         return self
 
     def __exit__(
@@ -99,27 +99,27 @@ class Place:
         return self.ask("facts", 90)
 
     @cached_property
-    def company(self) -> dict[str, Any]:
-        """See `operations.company`, for a process that is the only one of this program on the device."""
+    def other_processes(self) -> dict[str, Any]:
+        """See `operations.other_processes`, for a process that is the only one of this program on the device."""
         uuid = self.facts["uuid"]
         self.leave()
         until = time.monotonic() + self.left(5)
         while ((before := memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
             time.sleep(0.5)  # the driver needs a moment to remove our own process from its list
-        return {**self.ask("company", 60, before_mib=before), "before_mib": before}
+        return {**self.ask("other_processes", 60, before_mib=before), "before_mib": before}
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
         """The answer of the process that the checks share; if it has failed, a new process is started.
 
         Raises:
-            Unanswered: there is no answer within the limit.
+            NoAnswer: there is no answer within the limit.
             LeftOut: the time of the whole examination is over.
         """
         if self._kept is None:
             self._kept = self.fresh()
         try:
             return self._kept.ask(do, self.left(limit_s), **arguments)
-        except Unanswered:
+        except NoAnswer:
             self.leave()
             self.left(1)
             raise
@@ -140,7 +140,7 @@ class Place:
         No other process of this program uses the device at that time.
 
         Raises:
-            Unanswered: the command exceeded its time limit.
+            NoAnswer: the command exceeded its time limit.
             LeftOut: the time of the whole examination is over.
         """
         self.leave()
@@ -160,7 +160,7 @@ class Place:
                 process.communicate(timeout=15)
             process.kill()
             self.left(1)
-            raise Unanswered(f"no result after {limit:.0f} s") from None
+            raise NoAnswer(f"no result after {limit:.0f} s") from None
         except BaseException:
             process.terminate()
             raise

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from ....registry import UserError
 from ...records.doctor_report import Finding, Report
-from ...records.provenance import right_now
+from ...records.provenance import timestamp
 from ...runner.local import quiet_end
 from ...tools.gpus import Gpus, refuse_modes
 from ...tools.machine import Machine
 from .checks import CHECKS, perform
-from .device import Place
-from .process import Process, Unanswered
+from .device import ExaminedDevice
+from .process import NoAnswer, Process
 
 
 def devices_of(device: str) -> tuple[list[str], str]:
@@ -24,7 +24,7 @@ def devices_of(device: str) -> tuple[list[str], str]:
     with Process("cpu") as process:
         try:
             here = Gpus.model_validate(process.ask("gpus", 90))
-        except Unanswered as error:
+        except NoAnswer as error:
             raise UserError(f"torch does not start here: {error}") from None
     every = Machine("cuda" if device == "auto" and here.uuids else device)
     names = list(dict.fromkeys(every.slots(len(here.uuids), here.why)))
@@ -40,7 +40,7 @@ def examine(
     explanation: str = "",
     told: Callable[[Finding], None] = lambda _: None,
 ) -> Report:
-    """Do all checks on a device; arguments as for `Place`.
+    """Do all checks on a device; arguments as for `ExaminedDevice`.
 
     Args:
         told: called immediately with every finding.
@@ -48,11 +48,11 @@ def examine(
     Raises:
         UserError: no process can use the device.
     """
-    started = right_now()
-    with quiet_end(), Place(device, devices, quick, data_root, explanation) as place:
+    started = timestamp()
+    with quiet_end(), ExaminedDevice(device, devices, quick, data_root, explanation) as place:
         try:
             facts = place.facts
-        except Unanswered as error:
+        except NoAnswer as error:
             raise UserError(f"no process can use {device}: {error}") from None
         findings = []
         for check in CHECKS:

@@ -62,7 +62,7 @@ def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
     """Judge which other processes are on a GPU, by the same rule as for runs.
 
     Args:
-        others, unknown: as in `gpu_processes.Company`, while a process of ours holds memory there.
+        others, unknown: as in `gpu_processes.OtherProcesses`, while a process of ours holds memory there.
         before_mib: memory in use before our process started; None means unknown.
     """
     if others:

@@ -22,8 +22,8 @@ from ...spec.seeds import derive
 from ...spec.suite import RunSpec, find_suite, plan
 from ...tools.driver import load_of, memory_used_mib, processes_on, uuid_of
 from ...tools.gpu_processes import judge
-from ...tools.gpus import usable
-from ...tools.text import first_line, raised
+from ...tools.gpus import usable_gpus
+from ...tools.text import error_line, first_line
 from ...training.checkpoint import put_back, state_of
 from ...training.job import Events, Examination
 from ...training.prepare import Loaded, build_from_seed, tensors_of, weights_digest
@@ -70,20 +70,20 @@ def serve(job: Examination, events: Events, requests: TextIO) -> None:
             answer = OPERATIONS[arguments.pop("do")](here, **arguments)
         except Exception as error:  # a broken device may raise anything; the doctor reports it
             traceback.print_exc()
-            events.send("raised", reason=raised(error))
+            events.send("raised", reason=error_line(error))
         else:
             events.send("answer", answer=answer)
 
 
 def gpus(here: Device) -> dict[str, Any]:
-    """See `gpus.usable`."""
-    return usable().model_dump()
+    """See `gpus.usable_gpus`."""
+    return usable_gpus().model_dump()
 
 
 def facts(here: Device) -> dict[str, Any]:
     """Hardware and versions as in records, all devices with their UUID, and the GPUs that this torch is built for."""
     found: dict[str, Any] = {"hardware": hardware(here.name), "versions": versions(), "torch": torch.__version__}
-    found |= {"devices": usable().uuids, "uuid": ""}
+    found |= {"devices": usable_gpus().uuids, "uuid": ""}
     if here.is_gpu:
         found["uuid"] = uuid_of(here.name)
         found["capability"] = list(torch.cuda.get_device_capability(here.device))
@@ -94,7 +94,7 @@ def facts(here: Device) -> dict[str, Any]:
     return found
 
 
-def company(here: Device, before_mib: float | None = None) -> dict[str, Any]:
+def other_processes(here: Device, before_mib: float | None = None) -> dict[str, Any]:
     """The result of `gpu_processes.judge` while this process holds memory, and the UUIDs of the GPUs where the driver
     lists it.
 
@@ -292,5 +292,6 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
 
 #: The possible requests: functions of `here` and the arguments of the request.
 OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (gpus, facts, company, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
+    f.__name__: f
+    for f in (gpus, facts, other_processes, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
 }

@@ -17,7 +17,7 @@ from ...tools.text import last_line
 from ...training.job import Examination
 
 
-class Unanswered(RuntimeError):
+class NoAnswer(RuntimeError):
     """A process raised an exception, ended, or gave no answer in time."""
 
 
@@ -51,7 +51,7 @@ class Process:
         """The answer to a request.
 
         Raises:
-            Unanswered: there is no answer within `limit_s` seconds.
+            NoAnswer: there is no answer within `limit_s` seconds.
         """
         assert self._process.stdin is not None
         with suppress(OSError, ValueError):  # it has ended; the missing answer shows it
@@ -61,11 +61,11 @@ class Process:
             answer = self._answers.get(timeout=limit_s)
         except queue.Empty:
             self.end()
-            raise Unanswered(f"no answer after {limit_s:.0f} s") from None
+            raise NoAnswer(f"no answer after {limit_s:.0f} s") from None
         if answer is None:
-            raise Unanswered(self._how_it_ended())
+            raise NoAnswer(self._how_it_ended())
         if answer["event"] == "raised":
-            raise Unanswered(answer["reason"])
+            raise NoAnswer(answer["reason"])
         return answer["answer"]
 
     def end(self) -> None:

@@ -17,7 +17,7 @@ SIZE = (6.4, 4.2)  # inches
 _NOTE_DENSITY = 17.5
 
 
-def new(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Figure, Axes]:
+def new_plot(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Figure, Axes]:
     """A figure with one plot; `height` and `left` margin in inches."""
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def by_size(axis: Any, set_scale: Callable[[str], None], least: float, most: float) -> None:
+def log_or_linear(axis: Any, set_scale: Callable[[str], None], least: float, most: float) -> None:
     """A logarithmic axis over a wide range, but a linear axis below a factor of 5, to have enough ticks."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -60,13 +60,13 @@ def _short(value: float, _position: int | None = None) -> str:
     return f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
 
 
-def above(axes: Axes, note: str) -> None:
+def write_note(axes: Axes, note: str) -> None:
     """Write the note above the frame, wrapped to its width."""
     width = int(_NOTE_DENSITY * (1 - axes.get_position().x0) * SIZE[0])
     axes.set_title("\n".join(textwrap.fill(line, width) for line in note.split("\n")), loc="left", fontsize=7.5)
 
 
-def finished(
+def finish_plot(
     axes: Axes,
     styles: Mapping[str, tuple[str, str]],
     note: str,
@@ -85,7 +85,7 @@ def finished(
 
     figure = axes.figure
     assert isinstance(figure, Figure)
-    above(axes, note)
+    write_note(axes, note)
     handles = []
     for family, (colour, mark) in styles.items():
         how = {"lw": 1.8} if lines else {"lw": 0, "marker": mark, "markersize": 5.5}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...boards.families import BoardFamily, Point
 from ...boards.family_table import SPENT, cell, slope_text, slopes
-from .axes import SIZE, logarithmic, new
+from .axes import SIZE, logarithmic, new_plot
 from .handles import in_words, name_point
 from .style import DASHES, family_styles
 
@@ -70,7 +70,7 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     all_marks = [mark for marks in found.values() for mark in marks]
     if len({mark.x for mark in all_marks}) < 2:
         return None
-    figure, axes = new(LABELS[what], "test error in %")
+    figure, axes = new_plot(LABELS[what], "test error in %")
     _scales(axes, all_marks, ticks=sorted({m.x for m in all_marks}) if what == "images" else [])
     names = {m: str(r["family"] or "other") for p in family.measured for m, r in p.rows.items()}
     styles, alpha = family_styles(names.get(m, "other") for m in family.models), slopes(family, what)

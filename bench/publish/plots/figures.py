@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...boards.board import Board
-from ...boards.notes import chances
+from ...boards.notes import sources_of_variation
 from ...boards.statistics import LEVEL
 from ...boards.table import accuracy_text
-from ...tools.text import some
+from ...tools.text import plural
 from ..view import difference_text, p_text
 from . import lines
-from .axes import above, by_size, finished, new
+from .axes import finish_plot, log_or_linear, new_plot, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
@@ -45,11 +45,11 @@ class Plot:
 
     stem: str
     title: str
-    draw: Callable[[Drawn], Figure | None]
+    draw: Callable[[PlotData], Figure | None]
     needs: str = ""
 
 
-class Drawn:
+class PlotData:
     """The data of a board for plots: models with a result, the best one first."""
 
     def __init__(self, board: Board) -> None:
@@ -59,11 +59,11 @@ class Drawn:
         self.styles = family_styles(self.families)
 
     @cached_property
-    def told(self) -> np.ndarray:
-        """`statistics.told_apart` in the order of the rows."""
+    def significance(self) -> np.ndarray:
+        """`statistics.significant_differences` in the order of the rows."""
         at = {model: i for i, model in enumerate(self.board.samples)}
         order = [at[r["model"]] for r in self.rows]
-        return self.board.told[np.ix_(order, order)]
+        return self.board.significance[np.ix_(order, order)]
 
     def column(self, name: str) -> np.ndarray:
         """A column as floats, with NaN for empty cells."""
@@ -80,15 +80,15 @@ class Drawn:
         return [(r["model"], f) for r, f in zip(self.rows, self.families, strict=True)]
 
 
-def front(cost: np.ndarray, told: np.ndarray) -> np.ndarray:
+def pareto_front(cost: np.ndarray, significance: np.ndarray) -> np.ndarray:
     """Which models are on the Pareto front of accuracy and cost, (models,).
 
-    A model is dominated if another model costs no more and is surely better, as for ranks (`told` is 1). Models without
-    a rank (because they have no p with another model) and models with a cost of NaN are not on the front.
+    A model is dominated if another model costs no more and is surely better, as for ranks (`significance` is 1). Models
+    without a rank (because they have no p with another model) and models with a cost of NaN are not on the front.
     """
-    judged = ~np.isnan(told).all(axis=1)
+    judged = ~np.isnan(significance).all(axis=1)
     cheaper = cost[:, None] <= cost[None, :]
-    dominated = (cheaper & (told > 0)).any(axis=0)
+    dominated = (cheaper & (significance > 0)).any(axis=0)
     return judged & ~dominated & ~np.isnan(cost)
 
 
@@ -98,21 +98,21 @@ FRONT = f"filled: no model of at most this cost is surely better (p at most {LEV
 BEST = f"filled: rank 1 is possible (p at most {LEVEL:g}, Holm over all pairs)"
 
 
-def _over(drawn: Drawn) -> str:
+def _over(drawn: PlotData) -> str:
     """The sources of variation of the bars, if there are bars."""
     by_image = [s.is_by_image for s in drawn.board.samples.values() if s.has_interval]
-    return f"bars: 95 % over new {chances(by_image)}" if by_image else "no bars below 3 seeds"
+    return f"bars: 95 % over new {sources_of_variation(by_image)}" if by_image else "no bars below 3 seeds"
 
 
-def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[Drawn], Figure | None]:
-    def draw(drawn: Drawn) -> Figure | None:
+def _cost_plot(column: str, label: str, scale: float = 1.0) -> Callable[[PlotData], Figure | None]:
+    def draw(drawn: PlotData) -> Figure | None:
         cost = drawn.column(column) * scale
-        return _scatter(drawn, cost, label, front(cost, drawn.told), f"{_over(drawn)}; {FRONT}")
+        return _scatter(drawn, cost, label, pareto_front(cost, drawn.significance), f"{_over(drawn)}; {FRONT}")
 
     return draw
 
 
-def _error_plot(drawn: Drawn) -> Figure | None:
+def _error_plot(drawn: PlotData) -> Figure | None:
     error = drawn.column("eq_rot_analytic")
     best = np.array([r["model"] in drawn.board.best for r in drawn.rows])
     label = "rotation error after training (0 means invariant)"
@@ -120,15 +120,15 @@ def _error_plot(drawn: Drawn) -> Figure | None:
 
 
 def _scatter(
-    drawn: Drawn, values: np.ndarray, label: str, filled: np.ndarray, note: str, least: float = -math.inf
+    drawn: PlotData, values: np.ndarray, label: str, filled: np.ndarray, note: str, least: float = -math.inf
 ) -> Figure | None:
     x = np.maximum(values, least)  # NaN stays
     y, half = drawn.column("test_acc_mean_pct"), np.nan_to_num(drawn.column("test_acc_ci95_pct"))
     there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
     if not there.any():
         return None
-    _, axes = new(label, "test accuracy in %")
-    by_size(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
+    _, axes = new_plot(label, "test accuracy in %")
+    log_or_linear(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     for i in np.flatnonzero(there):
         style = drawn.styles[drawn.families[i]]
@@ -138,7 +138,7 @@ def _scatter(
     _limits(axes, y[there], half[there])
     named = np.flatnonzero(there & filled if many and (there & filled).any() else there)[:MOST_LABELS]
     labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
-    return finished(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
+    return finish_plot(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
 
 
 def _point(
@@ -164,14 +164,14 @@ def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
     )
 
 
-def _differences(drawn: Drawn) -> Figure | None:
+def _differences(drawn: PlotData) -> Figure | None:
     at = {r["model"]: i for i, r in enumerate(drawn.rows)}
     found = sorted(drawn.board.against_reference, key=lambda c: c.difference)[-MOST_ROWS:]
     if not found:
         return None
     left = 0.2 + 0.075 * max(len(c.model) for c in found)
     height = 1.1 + 0.24 * len(found)
-    figure, axes = new(f"difference in test accuracy to {drawn.board.reference}, in points", "", height, left)
+    figure, axes = new_plot(f"difference in test accuracy to {drawn.board.reference}, in points", "", height, left)
     figure.subplots_adjust(bottom=0.55 / height)  # there is no legend
     axes.axvline(0, color=INK, lw=0.8)
     for y, c in enumerate(found):
@@ -186,9 +186,11 @@ def _differences(drawn: Drawn) -> Figure | None:
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
     count = len(drawn.board.against_reference)
-    over = chances(c.by_image for c in found if c.interval is not None)
-    note = f"paired, ± 95 % over new {over}; filled: p (Holm, {some(found[0].family, 'comparison')}) at most {LEVEL:g}"
-    above(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
+    over = sources_of_variation(c.by_image for c in found if c.interval is not None)
+    note = (
+        f"paired, ± 95 % over new {over}; filled: p (Holm, {plural(found[0].family, 'comparison')}) at most {LEVEL:g}"
+    )
+    write_note(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
     return figure
 
 
@@ -203,6 +205,6 @@ PLOTS = (
     Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot),
     Plot("error-angle", "Equivariance error against the angle", lambda d: lines.error_by_angle(d.board, d.named), FULL),
     Plot("accuracy-angle", "Accuracy against the angle", lambda d: lines.accuracy_by_angle(d.board, d.named), FULL),
-    Plot("learning-curves", "Learning curves", lambda d: lines.learning(d.board, d.named)),
+    Plot("learning-curves", "Learning curves", lambda d: lines.learning_curves(d.board, d.named)),
     Plot("differences", "Differences to the reference", _differences),
 )

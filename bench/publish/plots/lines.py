@@ -10,8 +10,8 @@ import numpy as np
 from ...boards.board import Board
 from ...records.record import RunRecord
 from ...records.sidecar import Sidecar
-from ...tools.text import some
-from .axes import SIZE, finished, logarithmic, new
+from ...tools.text import plural
+from .axes import SIZE, finish_plot, logarithmic, new_plot
 from .handles import in_words, name_point
 from .style import DASHES, family_styles
 
@@ -27,7 +27,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 Named = Sequence[tuple[str, str]]
 
 
-def learning(board: Board, models: Named) -> Figure | None:
+def learning_curves(board: Board, models: Named) -> Figure | None:
     """Training loss against progress."""
     runs: dict[str, list[RunRecord]] = {}
     for record in (r for counted in board.averaged.values() for r in counted):
@@ -36,7 +36,7 @@ def learning(board: Board, models: Named) -> Figure | None:
     curves = {model: curve for model, _ in models if (curve := _mean_loss(runs.get(model, []))) is not None}
     if not curves:
         return None
-    _, axes = new("progress of training", "training loss (cross-entropy)")
+    _, axes = new_plot("progress of training", "training loss (cross-entropy)")
     logarithmic(axes.yaxis, axes.set_yscale)
     axes.set_xlim(0, 1)
     return _drawn(axes, models, curves, "mean over seeds", lambda y: [f"training loss at the end: {in_words(y[-1])}"])
@@ -90,7 +90,7 @@ def _over_angles(
         curves[model] = np.array([*degrees, degrees[0] + 360.0]), np.append(mean, mean[0])
     if not curves:
         return None
-    _, axes = new("rotation of the image in degrees", label)
+    _, axes = new_plot("rotation of the image in degrees", label)
     axes.set_xlim(0, 360)
     axes.set_xticks(range(0, 361, 45))
     runs = sum(len(s) for s in found.values())
@@ -101,7 +101,7 @@ def _over_angles(
             f"lowest {in_words(y.min())}, highest {in_words(y.max())}",
         ]
 
-    return _drawn(axes, models, curves, f"{note}; mean over seeds ({some(runs, 'run')})", says)
+    return _drawn(axes, models, curves, f"{note}; mean over seeds ({plural(runs, 'run')})", says)
 
 
 def _drawn(
@@ -119,7 +119,7 @@ def _drawn(
     if len(shown) > MOST_CURVES:
         for model, family in shown:
             axes.plot(*curves[model], color=styles[family][0], lw=0.7, alpha=0.5)
-        return finished(axes, styles, note, lines=True)
+        return finish_plot(axes, styles, note, lines=True)
     count: dict[str, int] = {}
     handles = []
     for model, family in shown:
@@ -128,7 +128,7 @@ def _drawn(
         how: dict[str, Any] = {"color": colour, "ls": DASHES[count[colour] % len(DASHES)], "lw": 1.5}
         axes.plot(*curves[model], **how)
         handles.append(Line2D([], [], label=model, **how))
-    figure = finished(axes, {}, note)
+    figure = finish_plot(axes, {}, note)
     margin = 0.75 + 0.055 * max(len(model) for model, _ in shown)
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     place = (1 - (margin - 0.1) / SIZE[0], 1 - 0.3 / SIZE[1])

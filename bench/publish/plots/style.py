@@ -79,11 +79,11 @@ def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both
         write_atomically(written[-1], stream.getvalue())
         if kind == "svg" and both:
             written.append(folder / f"{stem}.dark.svg")
-            write_atomically(written[-1], dark(stream.getvalue().decode()).encode())
+            write_atomically(written[-1], dark_variant(stream.getvalue().decode()).encode())
     return written
 
 
-def dark(svg: str) -> str:
+def dark_variant(svg: str) -> str:
     """The same picture with a dark background."""
     for light, other in DARK.items():
         svg = svg.replace(light, other)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ....registry import UserError
 from ...boards.board import load_board
-from ...records.calibration import Failed, read_calibrations
+from ...records.calibration import TrainingFailed, read_calibrations
 from ...records.store import board_names, sweeps_folder
 from ...spec.suite import RunSpec, Suite, plan
 from ...tools.files import ensure_writable, write_atomically
@@ -105,7 +105,9 @@ def submit_suite(wish: Wish, root: Path) -> Submission:
         raise UserError(f"another process has been submitting to {root} for two minutes; try again later") from None
 
 
-def _submit(wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, Failed] | None = None) -> Submission:
+def _submit(
+    wish: Wish, root: Path, specs: list[RunSpec], failed: Mapping[str, TrainingFailed] | None = None
+) -> Submission:
     views, silence = look(root, all_sweeps(root)[0])
     done = Submission(settled=settle(views))
     agenda = agenda_of(wish.suite, root, wish.machine, specs)

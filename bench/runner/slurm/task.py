@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from ....registry import UserError, include
-from ...records.provenance import Provenance, hardware_key_elsewhere
+from ...records.provenance import Provenance, query_hardware_key
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
 from ...training.job import Job
@@ -142,7 +142,7 @@ def _provenance(job: Job) -> Provenance:
 def _obstacle(folder: Folder, job: Job) -> str:
     """Why the run must not be made on this node, which the login node could not know; empty if nothing is wrong."""
     key = job.spec.hardware_key
-    if key is not None and (here := hardware_key_elsewhere(job.device)) != key:
+    if key is not None and (here := query_hardware_key(job.device)) != key:
         return (
             f"this node has {here}, and the board belongs to {key}; ask for nodes of that kind with --partition or"
             " --sbatch-option=--constraint=…, or calibrate for this kind with --calibrate"

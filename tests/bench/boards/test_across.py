@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.bench.boards.across import NOT_THERE, Entry, Side, groups, short_names, side_of, sum_up
+from equibench.bench.boards.across import NOT_THERE, Entry, Side, groups, short_names, side_of, summarise
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.statistics import compare
 from equibench.bench.records.record import write_record
@@ -45,7 +45,7 @@ def grids(draw: st.DrawFn) -> list[dict[str, float]]:
 
 @given(grids())
 def test_means_are_those_of_the_definition_over_complete_cells(grid: list[dict[str, float]]) -> None:
-    summary = sum_up(side(f"b{i}", own) for i, own in enumerate(grid))
+    summary = summarise(side(f"b{i}", own) for i, own in enumerate(grid))
     complete = [m for m in MODELS if all(m in own for own in grid)]
     assert sorted(summary.models) == complete
     table = np.array([[own[m] for m in complete] for own in grid], dtype=np.float64)
@@ -76,7 +76,7 @@ def test_the_order_of_boards_and_models_changes_no_digit(grid: list[dict[str, fl
         random.shuffle(entries)
         turned.append(replace(own, entries=dict(entries)))
     random.shuffle(turned)
-    first, second = sum_up(sides), sum_up(turned)
+    first, second = summarise(sides), summarise(turned)
     assert first.models == second.models and first.missing == second.missing
     assert [first.difference(m) for m in first.models] == [second.difference(m) for m in second.models]
     assert [first.improvability(m) for m in first.models] == [second.improvability(m) for m in second.models]
@@ -84,8 +84,8 @@ def test_the_order_of_boards_and_models_changes_no_digit(grid: list[dict[str, fl
 
 @given(grids(), ACCURACY)
 def test_a_model_that_misses_a_board_changes_no_figure(grid: list[dict[str, float]], accuracy: float) -> None:
-    before = sum_up(side(f"b{i}", own) for i, own in enumerate(grid))
-    after = sum_up(side(f"b{i}", own | ({} if i else {"late": accuracy})) for i, own in enumerate(grid))
+    before = summarise(side(f"b{i}", own) for i, own in enumerate(grid))
+    after = summarise(side(f"b{i}", own | ({} if i else {"late": accuracy})) for i, own in enumerate(grid))
     assert after.models == before.models and set(after.missing) == {*before.missing, "late"}
     assert set(after.missing["late"].values()) == {NOT_THERE} and "b0" not in after.missing["late"]
     assert [after.difference(m) for m in after.models] == [before.difference(m) for m in before.models]
@@ -94,15 +94,15 @@ def test_a_model_that_misses_a_board_changes_no_figure(grid: list[dict[str, floa
 
 @given(grids(), st.floats(0.1, 1))
 def test_improvability_is_of_the_ratio_of_errors_alone(grid: list[dict[str, float]], factor: float) -> None:
-    whole = sum_up(side(f"b{i}", own) for i, own in enumerate(grid))
+    whole = summarise(side(f"b{i}", own) for i, own in enumerate(grid))
     easier = [own if i else {m: 100 - factor * (100 - a) for m, a in own.items()} for i, own in enumerate(grid)]
-    summary = sum_up(side(f"b{i}", own) for i, own in enumerate(easier))
+    summary = summarise(side(f"b{i}", own) for i, own in enumerate(easier))
     for model in whole.models:
         assert summary.improvability(model) == pytest.approx(whole.improvability(model), abs=1e-6)
 
 
 def test_where_the_best_has_no_error_it_has_0_and_every_other_100() -> None:
-    summary = sum_up(
+    summary = summarise(
         [side("a", {"m0": 100.0, "m1": 99.9, "m2": 100.0}), side("b", {"m0": 80.0, "m1": 90.0, "m2": 90.0})]
     )
     assert [s.name for s in summary.perfect] == ["a"]
@@ -139,7 +139,7 @@ def test_where_the_best_has_no_error_it_has_0_and_every_other_100() -> None:
 )
 def test_boards_that_do_not_go_together_are_refused_with_a_sentence(sides: list[Side], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        sum_up(sides)
+        summarise(sides)
 
 
 def test_a_board_says_the_same_beside_others_as_alone(tmp_path: Path) -> None:

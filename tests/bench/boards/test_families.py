@@ -15,7 +15,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.families import BoardFamily, check_points, find_points, load_family, points_of
 from equibench.bench.boards.family_table import cell, family_csv, family_document, family_text, rows_of, slope_rows
 from equibench.bench.records.record import RunRecord, write_record
-from equibench.bench.records.staleness import Among
+from equibench.bench.records.staleness import BoardStaleness
 from equibench.bench.runner.refresh import _suites, stale_runs
 from equibench.bench.runner.tune import trials
 from equibench.bench.spec.budget import Budget, find_budget
@@ -237,7 +237,7 @@ def test_a_published_budget_of_few_images_is_stale_only_where_its_recipe_is(tmp_
     whole = plan(points_of({**values, "train_images": 3000}, "here")[0])[0]
     assert abs(spec.steps - whole.steps / 3) < 1
     record = record_of(spec, 90.0)
-    assert "recipe" not in Among([record], tmp_path)(record)
+    assert "recipe" not in BoardStaleness([record], tmp_path)(record)
 
 
 # The table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.board import Board, load_board
-from equibench.bench.boards.marks import Mark, marked, marks_of
+from equibench.bench.boards.marks import Mark, marks_of, with_marks
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import csv_text
 from equibench.bench.boards.table import board_table, narrow_rows, table_rows
@@ -171,4 +171,4 @@ def test_a_partly_shared_time_says_how_many_runs_it_is_without(tmp_path: Path, c
     board = _put(tmp_path, *CASES["shared"][0], made.record(91.0, seed=1))
     assert table_rows(board, board.frame)[0]["step ms"] == "8.0 (1 shared)"
     row = board.rows_of(board.frame)[0]
-    assert marked({"model": "m"}, row)["model"] == "m", "times that are not shown need no mark"
+    assert with_marks({"model": "m"}, row)["model"] == "m", "times that are not shown need no mark"

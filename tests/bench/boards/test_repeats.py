@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from equibench.bench.boards import repeats
 from equibench.bench.boards.board import Board, load_board
-from equibench.bench.boards.repeats import agreement, repeated, repeated_words
+from equibench.bench.boards.repeats import agreement, judge_repeats, repeats_text
 from equibench.bench.boards.rows import model_rows, write_board
 from equibench.bench.boards.statistics import prediction_interval
 from equibench.bench.boards.table import board_table
@@ -121,7 +121,7 @@ def _rows(random_: random.Random, count: int, shift: float, family: int | None =
         board = Board(BOARD, chosen=[(r, "") for r in chosen])
         board.repeats = {r.file_name: [drawn(a, "2", shift)] for r, a in zip(chosen, second, strict=True)}
         if family is None:
-            wrong += bool(repeated(board, "made-up").disagree)
+            wrong += bool(judge_repeats(board, "made-up").disagree)
         else:
             values = list(board.values["made-up"].values())
             found = [agreement(r, board.repeats[r.file_name][0], ["x"], values, family) for r in chosen]
@@ -161,5 +161,5 @@ def test_hosts_are_told_apart_without_their_names(tmp_path: Path, monkeypatch: p
 
 
 def test_the_mark_is_made_in_one_place() -> None:
-    found = repeats.Repeated(4, {0: 1, 1: 3, 2: 1, 3: 2}, False, [], {})
-    assert repeated_words(found) == "repeated on 1 other host, within the interval"
+    found = repeats.RepeatsSummary(4, {0: 1, 1: 3, 2: 1, 3: 2}, False, [], {})
+    assert repeats_text(found) == "repeated on 1 other host, within the interval"

@@ -18,8 +18,8 @@ from equibench.bench.boards.statistics import (
     prediction_interval,
     rank_sets,
     sign_flip,
+    significant_differences,
     smallest_p,
-    told_apart,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,7 +210,7 @@ def test_runs_that_no_normal_distribution_describes_have_no_p_and_no_rank() -> N
     for couple, c in found.items():
         assert (c.p is None) == (c.interval is None) == (c.p_holm is None) == ("a" in couple)
         assert c.family == 1 and 0 < c.p_sign_flip <= 1
-    sets = rank_sets(told_apart(runs))
+    sets = rank_sets(significant_differences(runs))
     assert sets[0] is None and sets[1][1] <= 2 and sets[2][0] >= 1
 
 
@@ -239,7 +239,7 @@ def test_rank_sets_are_those_of_stepping_down_by_hand(seed: int, gap: float, kno
     if not known:
         rng = np.random.RandomState(seed)
         runs = samples({m: {s: v for s, v in r.values.items() if rng.rand() > 0.15} for m, r in runs.items()})
-    assert dict(zip(runs, rank_sets(told_apart(runs)), strict=True)) == brute_force(runs)
+    assert dict(zip(runs, rank_sets(significant_differences(runs)), strict=True)) == brute_force(runs)
 
 
 def test_far_apart_models_have_sharp_ranks_and_equal_ones_share_them() -> None:
@@ -248,7 +248,7 @@ def test_far_apart_models_have_sharp_ranks_and_equal_ones_share_them() -> None:
     runs = by_image(
         {"worst": table * (rng.rand(4000) < 0.5), "a": table, "b": (rng.rand(4, 4000) < 0.9).astype(np.uint8)}
     )
-    worst, a, b = rank_sets(told_apart(runs))
+    worst, a, b = rank_sets(significant_differences(runs))
     assert (worst, a, b) == ((3, 3), (1, 2), (1, 2))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.table import board_table, table_rows
-from equibench.bench.tools.text import fitted, table_width
+from equibench.bench.tools.text import fitted_table, table_width
 
 from ..publish import boards
 
@@ -50,11 +50,11 @@ def test_a_list_puts_a_long_text_into_several_lines(width: int) -> None:
         {"name": "a-suite", "dataset": "digits-rot", "runs": 12, "title": "All systems at 25K parameters on digits"},
         {"name": "b", "dataset": "cifar10", "runs": 3, "title": "Another one"},
     ]
-    text = fitted(rows, ("name", "title", "dataset", "runs"), width)
+    text = fitted_table(rows, ("name", "title", "dataset", "runs"), width)
     assert max(map(len, text.splitlines())) <= max(width, 64) and "a-suite" in text
     words = " ".join(re.findall(r"[A-Za-z0-9]+", text))
     assert all(word in words for word in ["All", "systems", "parameters", "digits", "Another"])
-    whole = fitted(rows, ("name",), None)
+    whole = fitted_table(rows, ("name",), None)
     assert len(whole.splitlines()) == 4 and max(map(len, whole.splitlines())) == table_width(
         [{k: str(v) for k, v in row.items()} for row in rows]
     )

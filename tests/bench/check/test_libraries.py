@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from equibench.bench.check.libraries import HABITS, PAGE, raised_in
+from equibench.bench.check.libraries import LIBRARY_PROPERTIES, PAGE, raised_in
 from equibench.bench.check.runner import CHECKS, findings
 from equibench.bench.check.subject import Subject
 from equibench.bench.records.verdict import NAMES, Finding
@@ -132,7 +132,7 @@ def test_a_stock_network_of_escnn_has_notes_and_no_failure(tmp_path: Path) -> No
         assert results[name].status == "note" and "escnn" in results[name].says and PAGE in results[name].do
     assert results["invariance"].status == results["parameter count"].status == "pass"
     rows = re.findall(r"^\| ([a-z0-9 ]+) \|", TEXT, re.MULTILINE)
-    assert [row for row in rows if row != "check"] == list(INSIDE) == list(HABITS["escnn"])
+    assert [row for row in rows if row != "check"] == list(INSIDE) == list(LIBRARY_PROPERTIES["escnn"])
 
 
 @pytest.mark.parametrize(("package", "status"), [("e2cnn", "note"), ("somebodys", "fail")])

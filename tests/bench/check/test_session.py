@@ -19,7 +19,7 @@ from equibench.bench.boards.rows import model_rows
 from equibench.bench.check.costs import _figures, _step_mib
 from equibench.bench.check.runner import CHECKS, NEEDS, findings, perform
 from equibench.bench.check.session import check_model
-from equibench.bench.check.state import changes, kept
+from equibench.bench.check.state import changes, state_restored
 from equibench.bench.check.subject import Subject
 from equibench.bench.measures.cost import measure_cost
 from equibench.bench.records.record import write_record
@@ -473,7 +473,7 @@ def test_what_importing_a_file_changes(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_the_precision_of_float32_is_seen_in_its_old_and_its_new_spelling_and_put_back(line: str) -> None:
-    with kept() as before:
+    with state_restored() as before:
         exec(line)
         assert any(c.startswith("torch's precision of float32 (") for c in changes(before))
     assert changes(before) == []

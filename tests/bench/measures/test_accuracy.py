@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from equibench.bench.measures.accuracy import QuickPools, logits
+from equibench.bench.measures.accuracy import FastMaxPool, logits
 from equibench.registry import build_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def test_pooling_by_comparing_has_the_maxima_of_torch(data: st.DataObject) -> No
     )
     with torch.no_grad():
         expected = F.max_pool2d(x, kernel, **more)
-        with QuickPools():
+        with FastMaxPool():
             found = F.max_pool2d(x, kernel, **more)
     if "return_indices" in more:
         assert torch.equal(expected[1], found[1])
@@ -41,14 +41,14 @@ def test_pooling_by_comparing_has_the_maxima_of_torch(data: st.DataObject) -> No
 )
 def test_every_way_to_pool_is_the_same(pool) -> None:
     x = torch.randn(2, 3, 7, 8)
-    with torch.no_grad(), QuickPools():
+    with torch.no_grad(), FastMaxPool():
         found = pool(x)
     assert torch.equal(found, pool(x)) and found.is_contiguous()
 
 
 def test_with_gradients_pooling_is_torch_s_own() -> None:
     x = torch.zeros(1, 1, 2, 2, requires_grad=True)
-    with QuickPools():
+    with FastMaxPool():
         F.max_pool2d(x, 2).sum().backward()
     assert x.grad.flatten().tolist() == [1, 0, 0, 0], "of equal values the first gets all"
 
@@ -65,8 +65,8 @@ def test_logits_are_those_of_plain_forward_passes(name: str) -> None:
 
 def test_torch_s_compiler_stays_away() -> None:
     code = (
-        "import sys, torch\nfrom equibench.bench.measures.accuracy import QuickPools\n"
-        "with torch.no_grad(), QuickPools(): torch.nn.functional.max_pool2d(torch.zeros(1, 1, 2, 2), 2)\n"
+        "import sys, torch\nfrom equibench.bench.measures.accuracy import FastMaxPool\n"
+        "with torch.no_grad(), FastMaxPool(): torch.nn.functional.max_pool2d(torch.zeros(1, 1, 2, 2), 2)\n"
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from equibench.bench.measures.cost import measure_cost
-from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE, Operations, unfused
+from equibench.bench.measures.operations import ELEMENTWISE, OUTSIDE_TORCH, Operations, unfused
 from equibench.bench.records.record import Size
 from torch import Tensor, nn
 
@@ -169,7 +169,7 @@ NAMED: list[tuple[str, nn.Module, Forward, str]] = [
     ("stencil", weights(9), lambda m, x: sum(x[..., i : i + 4, :] * m[0][i : i + 1] for i in range(4)).flatten(1)[:,
     :2], ELEMENTWISE),
     ("adder", weights(8, 2), lambda m, x: (x[:, 0, 0, :, None] - m[0]).abs().sum(1), ELEMENTWISE),
-    ("numpy", nn.Linear(8, 2), lambda m, x: m(torch.from_numpy(x.detach().numpy().copy())[:, 0, 0]), OUTSIDE),
+    ("numpy", nn.Linear(8, 2), lambda m, x: m(torch.from_numpy(x.detach().numpy().copy())[:, 0, 0]), OUTSIDE_TORCH),
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from equibench.bench.measures.equivariance import draw_blobs
 from equibench.bench.measures.equivariance_full import Inputs, measure_full
-from equibench.bench.measures.rotation import ORBIT_DEGREES, Turntable, soft_disc, turn
+from equibench.bench.measures.rotation import ORBIT_DEGREES, ImageRotator, rotate, soft_disc
 from torch import nn
 
 SIZE = 28
@@ -51,7 +51,7 @@ def test_the_disc_is_soft_and_leaves_no_corner() -> None:
 
 
 def test_quarter_turns_are_exact_on_top_of_any_angle() -> None:
-    table = Turntable(digits(3), [10.0])
+    table = ImageRotator(digits(3), [10.0])
     for angle in (0, 30):
         assert table.rotated(angle + 90).equal(torch.rot90(table.rotated(angle), 1, (-2, -1)))
     assert table.back_and_forth(105).equal(table.back_and_forth(15))
@@ -63,7 +63,7 @@ def test_it_turns_as_the_closed_form_does() -> None:
     blobs = draw_blobs(8, 2, 41)
     images = 100 * blobs.sample(41, 0, [0.0, 0.0])
     wide = torch.nn.functional.pad(images, (10, 10, 10, 10))
-    table = Turntable(wide, [0.0, 0.0])
+    table = ImageRotator(wide, [0.0, 0.0])
     expected = torch.nn.functional.pad(100 * blobs.sample(41, 35, [0.0, 0.0]), (10, 10, 10, 10)).float()
     wrong = torch.nn.functional.pad(100 * blobs.sample(41, -35, [0.0, 0.0]), (10, 10, 10, 10)).float()
     middle = (..., slice(18, 43), slice(18, 43))
@@ -73,7 +73,7 @@ def test_it_turns_as_the_closed_form_does() -> None:
 
 
 def test_an_even_background_stays() -> None:
-    table = Turntable(torch.full((1, 3, 15, 15), 40, dtype=torch.uint8), [40.0, 40.0, 40.0])
+    table = ImageRotator(torch.full((1, 3, 15, 15), 40, dtype=torch.uint8), [40.0, 40.0, 40.0])
     assert table.rotated(33).allclose(torch.full((1, 3, 15, 15), 40.0))
 
 
@@ -86,13 +86,13 @@ def test_a_radial_network_scores_below_twice_the_floor_and_bilinear_rotation_wou
     disc, model = images * soft_disc(SIZE), Radial()
     plain = model(data.prepare(disc))
     spread = (plain - plain.mean(0)).norm(dim=1).mean()
-    moved = [model(data.prepare(turn(disc, t, "bilinear"))) for t in ORBIT_DEGREES[1:]]
+    moved = [model(data.prepare(rotate(disc, t, "bilinear"))) for t in ORBIT_DEGREES[1:]]
     bilinear = float(torch.stack([(m - plain).norm(dim=1).mean() for m in moved]).mean() / spread)
     assert bilinear > 5 * measured.eq_rot_data
 
 
 @pytest.mark.parametrize("angle", [15, 45, 75])
 def test_what_is_turned_back_and_forth_stands_where_it_was(angle: int) -> None:
-    table = Turntable(digits(4), [0.0])
+    table = ImageRotator(digits(4), [0.0])
     still, back = table.back_and_forth(0), table.back_and_forth(angle)
     assert (back - still).norm() < 0.1 * still.norm()

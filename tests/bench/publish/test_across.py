@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
 from equibench.bench.cli.main import cli
-from equibench.bench.publish.across import no_test
+from equibench.bench.publish.across import no_test_reason
 from equibench.bench.publish.publish import publish
 from equibench.bench.records.record import write_record
 from equibench.registry import UserError
@@ -143,8 +143,8 @@ def test_patterns_fit_names_with_and_without_their_version(root: Path) -> None:
 
 def test_six_boards_are_enough_for_a_test_that_is_not_made_all_the_same() -> None:
     # 2 / 2ⁿ: a sign test over 5 boards cannot fall below 0.0625, over 6 it can fall to 0.03125.
-    assert "p = 0.0625" in no_test(5) and "mean nothing" in no_test(2)
-    assert "no test" in no_test(6) and "fewer than six" not in no_test(6)
+    assert "p = 0.0625" in no_test_reason(5) and "need at least six" in no_test_reason(2)
+    assert "no test" in no_test_reason(6) and "at least six" not in no_test_reason(6)
 
 
 def test_the_site_has_a_page_of_its_own_and_links_to_it(root: Path, tmp_path: Path, browser: SimpleNamespace) -> None:  # noqa: F811

@@ -13,7 +13,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.table import narrow_rows, rank_text
 from equibench.bench.cli.main import cli
-from equibench.bench.publish.bibtex import bibliography, cited, entry, key_of, own_entry, sources_of
+from equibench.bench.publish.bibtex import bibliography, entry, key_of, own_entry, sources_of, sources_of_row
 from equibench.bench.publish.plots.figures import PLOTS
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.readme import refresh
@@ -134,7 +134,7 @@ def test_latex_compiles_with_its_bibliography(tmp_path: Path) -> None:
     board = load_board(tmp_path, BOARD)
     (tmp_path / "board.tex").write_text(latex_page(board), encoding="utf-8")
     (tmp_path / "models.bib").write_text(
-        bibliography(s for row in board.rows_of(board.frame) for s in cited(row)), encoding="utf-8"
+        bibliography(s for row in board.rows_of(board.frame) for s in sources_of_row(row)), encoding="utf-8"
     )
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\n"
@@ -191,11 +191,15 @@ def test_a_model_that_is_not_registered_here_is_described_and_cited_by_its_recor
     board = load_board(tmp_path, record.spec.board)
     rows = {row["model"]: row for row in board.rows_of(board.frame)}
     assert {key: rows["a-strangers-net"][key] for key in facts} == facts
-    assert [rows["an-older-record"][key] for key in facts] == [""] * 5 and cited(rows["an-older-record"]) == []
+    assert [rows["an-older-record"][key] for key in facts] == [""] * 5 and sources_of_row(rows["an-older-record"]) == []
     ours = "p4cnn"
-    assert rows[ours]["source"] == MODELS.find(ours).get("source") and cited(rows[ours]) == [rows[ours]["source"]]
+    assert rows[ours]["source"] == MODELS.find(ours).get("source") and sources_of_row(rows[ours]) == [
+        rows[ours]["source"]
+    ]
     key = key_of("arXiv:2601.00001")
-    assert rf"\cite{{{key}}}" in latex_page(board) and f"{{{key}," in bibliography(cited(rows["a-strangers-net"]))
+    assert rf"\cite{{{key}}}" in latex_page(board) and f"{{{key}," in bibliography(
+        sources_of_row(rows["a-strangers-net"])
+    )
 
 
 def test_reported_figures_stand_apart(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from equibench.bench.records.calibration import (
     BLOCKS,
     Block,
     Calibration,
-    Failed,
+    TrainingFailed,
     Turns,
     calibrate,
     gpus_of,
@@ -51,13 +51,13 @@ class FakeSession:
 
     def ready(self) -> None:
         if self.fails_at == 0:
-            raise Failed("oom", f"{self.name} is too large")
+            raise TrainingFailed("oom", f"{self.name} is too large")
 
     def block(self) -> Block:
         self.order.append(self.name)
         self.done += 1
         if self.done == self.fails_at:
-            raise Failed("oom", f"{self.name} is too large")
+            raise TrainingFailed("oom", f"{self.name} is too large")
         return Block(steps=100, seconds=100 * self.step_s, gpu=self.gpu)
 
 

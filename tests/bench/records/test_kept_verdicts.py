@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.table import board_table
-from equibench.bench.records.kept_verdicts import NO, SHIPPED, YES, checked, keep, worst
+from equibench.bench.records.kept_verdicts import NO, SHIPPED, YES, keep_verdict, kept_verdict, worst_verdict
 from equibench.bench.records.record import read_board, write_record
 from equibench.bench.records.verdict import Finding, Verdict
 from equibench.registry import MODELS
@@ -26,52 +26,54 @@ def verdict(*findings: tuple[str, str], model: str = "made-up", source: str = HA
 
 
 def test_the_last_verdict_on_a_source_counts_and_on_no_other(tmp_path: Path) -> None:
-    assert checked(tmp_path, "made-up", HASH) == NO
-    keep(tmp_path, verdict(("build", "pass"), ("cost", "note")))
-    assert checked(tmp_path, "made-up", HASH) == YES
+    assert kept_verdict(tmp_path, "made-up", HASH) == NO
+    keep_verdict(tmp_path, verdict(("build", "pass"), ("cost", "note")))
+    assert kept_verdict(tmp_path, "made-up", HASH) == YES
     assert {
-        checked(tmp_path, "made-up", "cd" * 8),
-        checked(tmp_path, "other", HASH),
-        checked(tmp_path, "made-up", ""),
+        kept_verdict(tmp_path, "made-up", "cd" * 8),
+        kept_verdict(tmp_path, "other", HASH),
+        kept_verdict(tmp_path, "made-up", ""),
     } == {NO}
-    path = keep(tmp_path, verdict(("build", "pass"), ("gradients", "fail"), ("seeds", "fail"), ("cost", "skip")))
-    assert checked(tmp_path, "made-up", HASH) == "failed: gradients, seeds"
+    path = keep_verdict(
+        tmp_path, verdict(("build", "pass"), ("gradients", "fail"), ("seeds", "fail"), ("cost", "skip"))
+    )
+    assert kept_verdict(tmp_path, "made-up", HASH) == "failed: gradients, seeds"
     assert list(path.parent.iterdir()) == [path], "one file a model and source, and nothing half written"
-    keep(tmp_path, verdict(("cost", "skip")))
-    assert checked(tmp_path, "made-up", HASH) == "failed: cost", "what was not looked at has not passed"
+    keep_verdict(tmp_path, verdict(("cost", "skip")))
+    assert kept_verdict(tmp_path, "made-up", HASH) == "failed: cost", "what was not looked at has not passed"
 
 
 def test_shipped_verdicts_hold_wherever_the_results_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("equibench.bench.records.kept_verdicts.SHIPPED", tmp_path / "shipped")
-    keep(tmp_path / "shipped", verdict(("build", "pass")))
-    assert checked(tmp_path / "results", "made-up", HASH) == YES
-    keep(tmp_path / "results", verdict(("build", "fail")))
-    assert checked(tmp_path / "results", "made-up", HASH) == "failed: build", "one's own look counts more"
+    keep_verdict(tmp_path / "shipped", verdict(("build", "pass")))
+    assert kept_verdict(tmp_path / "results", "made-up", HASH) == YES
+    keep_verdict(tmp_path / "results", verdict(("build", "fail")))
+    assert kept_verdict(tmp_path / "results", "made-up", HASH) == "failed: build", "one's own look counts more"
 
 
 def test_no_model_that_failed_is_shipped() -> None:
     for path in (SHIPPED / "checks").glob("*.json"):
         model, source = path.name.removesuffix(".json").rsplit(".", 1)
-        assert MODELS.find(model) and checked(SHIPPED, model, source) == YES
+        assert MODELS.find(model) and kept_verdict(SHIPPED, model, source) == YES
 
 
 @pytest.mark.parametrize(
     "change", [{"protocol": 1}, {"model": "another"}, {"source_hash": "0" * 16}, {"extra": 1}, None]
 )
 def test_a_verdict_that_is_none_says_nothing(tmp_path: Path, change: dict | None) -> None:
-    path = keep(tmp_path, verdict(("build", "pass")))
+    path = keep_verdict(tmp_path, verdict(("build", "pass")))
     path.write_text("{" if change is None else json.dumps({**json.loads(path.read_text()), **change}))
-    assert checked(tmp_path, "made-up", HASH) == NO
+    assert kept_verdict(tmp_path, "made-up", HASH) == NO
 
 
 def test_the_worst_verdict_of_its_runs_is_a_rows() -> None:
-    assert worst([YES, NO, "failed: seeds"]) == "failed: seeds"
+    assert worst_verdict([YES, NO, "failed: seeds"]) == "failed: seeds"
     assert (
-        worst([YES, NO]) == NO
-        and worst([YES, ""]) == ""
-        and worst([NO, ""]) == NO
-        and worst([YES]) == YES
-        and worst([]) == ""
+        worst_verdict([YES, NO]) == NO
+        and worst_verdict([YES, ""]) == ""
+        and worst_verdict([NO, ""]) == NO
+        and worst_verdict([YES]) == YES
+        and worst_verdict([]) == ""
     )
 
 
@@ -89,7 +91,7 @@ def test_a_board_names_models_that_were_not_checked(tmp_path: Path) -> None:
     notes = [line for line in board_table(board).splitlines() if "equibench check" in line]
     assert notes == ["failed equibench check: c (seeds)", "not checked by equibench check: b"]
     # Whoever checks it afterwards has checked the same source.
-    keep(tmp_path, verdict(("build", "pass"), model="b"))
+    keep_verdict(tmp_path, verdict(("build", "pass"), model="b"))
     assert load_board(tmp_path, made.spec().board).frame.set_index("model").loc["b", "checked"] == YES
 
 

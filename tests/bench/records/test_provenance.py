@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from equibench.bench.records.provenance import devices_elsewhere, hardware, versions
+from equibench.bench.records.provenance import hardware, query_devices, versions
 from equibench.registry import MODELS, Registry
 from equibench.source import closure, libraries, source_hash
 
@@ -131,4 +131,4 @@ def test_files_of_the_current_folder_stand_in_for_no_module_where_a_device_is_as
     for name in ("json", "torch", "statistics"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('another file')\n")
     monkeypatch.chdir(tmp_path)
-    assert devices_elsewhere(["cpu"]) == {"cpu": (hardware("cpu")["hardware_key"], "")}
+    assert query_devices(["cpu"]) == {"cpu": (hardware("cpu")["hardware_key"], "")}

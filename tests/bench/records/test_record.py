@@ -76,7 +76,7 @@ def test_a_record_is_never_written_twice(tmp_path: Path) -> None:
         (lambda v: v["results"].update(test_acc_pct=101.0), "results.test_acc_pct"),
         (lambda v: v.update(schema_version=2), "schema_version"),
         (lambda v: v["spec"].update(model="../../etc"), "spec.model"),
-        (lambda v: v.update(results=None), "has results"),
+        (lambda v: v.update(results=None), "must have results"),
         (lambda v: v.update(status="oom"), "must have a reason"),
         (lambda v: v["spec"].update(seed=7), "does not match the hashes"),
     ],

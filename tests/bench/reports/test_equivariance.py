@@ -9,7 +9,7 @@ from equibench.bench.cli.main import cli
 from equibench.bench.measures.invariance import Judgement
 from equibench.bench.records.record import read_board
 from equibench.bench.records.sidecar import read_sidecars
-from equibench.bench.reports.equivariance import AtSize, meaning, shown, verdict
+from equibench.bench.reports.equivariance import AtSize, conclusion, number_text, trained_conclusion
 from equibench.bench.training.full_profile import load_weights
 from equibench.registry import UserError, build_model
 
@@ -31,7 +31,7 @@ def at(size: int, error: float | None, outcome: str = "ok") -> AtSize:
     ],
 )
 def test_one_sentence_says_what_the_sizes_mean(invariant: str, errors: tuple, words: str) -> None:
-    sentence = meaning(invariant, [at(27 + k, e) for k, e in enumerate(errors)])
+    sentence = conclusion(invariant, [at(27 + k, e) for k, e in enumerate(errors)])
     assert words in sentence and sentence.endswith(".")
 
 
@@ -40,33 +40,42 @@ def test_an_invariance_of_the_first_weights_alone_is_none() -> None:
         return [AtSize(n, "ok", judgement=Judgement(built, moved)) for n in (27, 28, 29)]
 
     for moved, words in ((0.3, "moved (0.3)"), (None, "moved (-)")):
-        assert words in meaning("C4", outcomes(1e-7, moved)) and "scales and biases" in meaning(
+        assert words in conclusion("C4", outcomes(1e-7, moved)) and "scales and biases" in conclusion(
             "C4", outcomes(1e-7, moved)
         )
-    assert "although the model claims it" in meaning("C4", outcomes(0.2, 0.3))
-    assert "up to rounding at 27, 28 and 29." in meaning("C4", outcomes(1e-7, 1e-6))
+    assert "although the model claims it" in conclusion("C4", outcomes(0.2, 0.3))
+    assert "up to rounding at 27, 28 and 29." in conclusion("C4", outcomes(1e-7, 1e-6))
 
 
 def test_what_cannot_be_built_or_is_collapsed_is_said() -> None:
     broken, collapsed = at(28, None, "cannot be built: too small"), at(28, None, "collapsed")
-    assert "cannot be built: too small" in meaning("C4", [broken, broken, broken])
-    assert "none is small" in meaning("C4", [at(27, 1e-6), collapsed, at(29, 1e-6)])
-    assert "29" in meaning("C4", [broken, at(28, 1e-6), at(29, 0.5)])
+    assert "cannot be built: too small" in conclusion("C4", [broken, broken, broken])
+    assert "no error is defined" in conclusion("C4", [at(27, 1e-6), collapsed, at(29, 1e-6)])
+    assert "29" in conclusion("C4", [broken, at(28, 1e-6), at(29, 0.5)])
 
 
 def test_a_verdict_compares_with_the_floor() -> None:
     class Point:
         collapsed, eq_rot_data, eq_floor = False, 0.02, 0.015
 
-    assert "cannot be resolved" in verdict(Point, [])
+    assert "cannot be resolved" in trained_conclusion(Point, [])
     Point.eq_rot_data = 0.3
-    assert "20.0 times" in verdict(Point, ["a note."]) and "a note." in verdict(Point, ["a note."])
+    assert "20.0 times" in trained_conclusion(Point, ["a note."]) and "a note." in trained_conclusion(
+        Point, ["a note."]
+    )
     Point.collapsed = True
-    assert "collapsed" in verdict(Point, [])
+    assert "collapsed" in trained_conclusion(Point, [])
 
 
 def test_figures_are_shown_with_three_digits() -> None:
-    assert [shown(v) for v in (None, 0.12345, 2.4e-6, 0.0, 28, 96.16)] == ["-", "0.123", "2.4e-06", "0", "28", "96.2"]
+    assert [number_text(v) for v in (None, 0.12345, 2.4e-6, 0.0, 28, 96.16)] == [
+        "-",
+        "0.123",
+        "2.4e-06",
+        "0",
+        "28",
+        "96.2",
+    ]
 
 
 def test_of_a_model_the_table_and_the_pictures(tmp_path: Path) -> None:

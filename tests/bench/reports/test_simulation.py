@@ -9,7 +9,7 @@ import pytest
 from equibench.bench.boards.crossed import spread_of_pairs
 from equibench.bench.reports import simulation
 from equibench.bench.reports.proofs import prove
-from equibench.bench.reports.simulation import ALIKE, EQUAL, NONE, SKEWED, UNEQUAL, Case, World, coverage, family
+from equibench.bench.reports.simulation import ALIKE, EQUAL, NONE, SKEWED, UNEQUAL, Case, Simulation, coverage, family
 from equibench.bench.reports.simulation_report import summary
 from equibench.registry import UserError
 
@@ -17,7 +17,7 @@ from equibench.registry import UserError
 @pytest.mark.parametrize("effects", ["normal", SKEWED, NONE])
 @pytest.mark.parametrize("difficulty", [EQUAL, UNEQUAL])
 def test_the_truth_is_the_mean_of_many_experiments(effects: str, difficulty: str) -> None:
-    world = World(Case(4, 2000, effects, difficulty, worse=(0.0, 0.3)))
+    world = Simulation(Case(4, 2000, effects, difficulty, worse=(0.0, 0.3)))
     drawn, here = [], []
     for _ in range(150):
         right, truth = world.experiment()
@@ -32,7 +32,7 @@ def test_unequal_images_are_a_source_of_chance_of_a_difference_and_equal_ones_ar
     pair = np.array([0]), np.array([1])
     parts = {}
     for difficulty in (EQUAL, UNEQUAL):
-        world = World(Case(5, 4000, difficulty=difficulty))
+        world = Simulation(Case(5, 4000, difficulty=difficulty))
         parts[difficulty] = np.mean([spread_of_pairs(world.experiment()[0], *pair).of_images for _ in range(30)])
     assert parts[UNEQUAL] > 10 * parts[EQUAL]
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from equibench.bench.boards.rows import model_rows, run_rows
 from equibench.bench.boards.table import board_table
 from equibench.bench.cli.main import cli
-from equibench.bench.records.provenance import SHARED, shared
+from equibench.bench.records.provenance import SHARED, sharing_fact
 from equibench.bench.runner import admission
 from equibench.bench.runner.admission import refuse_sharing
 from equibench.bench.runner.agenda import in_order, job_of
@@ -115,7 +115,7 @@ def test_boards_that_compare_device_seconds_are_refused() -> None:
 
 def test_a_board_of_device_seconds_belongs_to_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"cuda:0": ("GPU A", "GPU-0"), "cuda:1": ("GPU B", "GPU-1"), "cuda:2": ("GPU A", "GPU-2")}
-    monkeypatch.setattr(admission, "devices_elsewhere", lambda devices: {device: known[device] for device in devices})
+    monkeypatch.setattr(admission, "query_devices", lambda devices: {device: known[device] for device in devices})
     assert admission.one_kind(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
     with pytest.raises(UserError, match="one kind of device: cuda:0 is 'GPU A'; cuda:1 is 'GPU B'"):
         admission.one_kind(["cuda:0", "cuda:1"])
@@ -196,7 +196,7 @@ def test_a_run_that_shared_before_it_was_interrupted_says_so(tmp_path: Path) -> 
 
 def test_a_record_of_another_make_is_read_as_alone() -> None:
     record = made.record()
-    assert record.runs_on_device == 1 and shared(1) == {} and shared(3) == {SHARED: "3"}
+    assert record.runs_on_device == 1 and sharing_fact(1) == {} and sharing_fact(3) == {SHARED: "3"}
     for text, runs in (("many", 1), ("0", 1), ("-3", 1), ("²", 1), ("9" * 5000, 1), ("8", 8)):
         provenance = record.provenance.model_copy(update={"hardware": {SHARED: text}})
         assert record.model_copy(update={"provenance": provenance}).runs_on_device == runs

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from equibench.bench.tools.out_of_memory import shortage
+from equibench.bench.tools.out_of_memory import out_of_memory_message
 
 #: As raised by torch 2.12, or as the libraries' headers name them.
 DEVICE = [
@@ -33,23 +33,26 @@ OTHER = [
 
 @pytest.mark.parametrize("text", DEVICE)
 def test_a_device_without_memory(text: str) -> None:
-    assert shortage(RuntimeError(text)) == text.splitlines()[0]
-    assert shortage(torch.AcceleratorError(text)) == text.splitlines()[0]
+    assert out_of_memory_message(RuntimeError(text)) == text.splitlines()[0]
+    assert out_of_memory_message(torch.AcceleratorError(text)) == text.splitlines()[0]
 
 
 @pytest.mark.parametrize("text", HOST)
 def test_a_host_without_memory(text: str) -> None:
-    assert shortage(RuntimeError(text)) == f"the host has no memory left: {text}"
-    assert shortage(MemoryError(text)) == "the host has no memory left"
+    assert out_of_memory_message(RuntimeError(text)) == f"the host has no memory left: {text}"
+    assert out_of_memory_message(MemoryError(text)) == "the host has no memory left"
 
 
 @pytest.mark.parametrize("text", OTHER)
 def test_what_has_another_cause(text: str) -> None:
-    assert shortage(RuntimeError(text)) == ""
+    assert out_of_memory_message(RuntimeError(text)) == ""
 
 
 def test_words_of_a_model_are_no_lack_of_memory() -> None:
-    assert shortage(ValueError(DEVICE[0])) == "" and shortage(KeyError("CUDA out of memory")) == ""
+    assert (
+        out_of_memory_message(ValueError(DEVICE[0])) == ""
+        and out_of_memory_message(KeyError("CUDA out of memory")) == ""
+    )
 
 
 def test_a_layer_that_wraps_the_error_hides_nothing() -> None:
@@ -57,6 +60,6 @@ def test_a_layer_that_wraps_the_error_hides_nothing() -> None:
     wrapped.__cause__ = torch.OutOfMemoryError(DEVICE[0])
     outer = TypeError("no output")
     outer.__cause__ = wrapped
-    assert shortage(outer) == DEVICE[0]
+    assert out_of_memory_message(outer) == DEVICE[0]
     wrapped.__cause__ = outer  # round in circles
-    assert shortage(outer) == ""
+    assert out_of_memory_message(outer) == ""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.records.record import CorePoint, Size
-from equibench.bench.records.store import checkpoints_of, discard, last_step
+from equibench.bench.records.store import checkpoints_of, last_step, remove_checkpoints
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.tools.files import WriteError, remove_parts, write_atomically, write_exclusively
 from equibench.bench.training.checkpoint import Checkpoints, Facts, Origin, read_checkpoint
@@ -205,9 +205,9 @@ def test_two_are_kept_and_those_of_a_finished_run_are_removed(tmp_path: Path) ->
     paths = checkpoints_of(tmp_path, BOARD, ORIGIN.spec)
     assert paths == keeper.kept and len(paths) == 2 and last_step(tmp_path, BOARD, ORIGIN.spec) == STEPS
     assert not list(paths[0].parent.glob(".*"))
-    discard(tmp_path, BOARD, ORIGIN.spec, attempt=0)
+    remove_checkpoints(tmp_path, BOARD, ORIGIN.spec, attempt=0)
     assert len(checkpoints_of(tmp_path, BOARD, ORIGIN.spec)) == 2
-    discard(tmp_path, BOARD, ORIGIN.spec, attempt=1)
+    remove_checkpoints(tmp_path, BOARD, ORIGIN.spec, attempt=1)
     assert not checkpoints_of(tmp_path, BOARD, ORIGIN.spec)
 
 

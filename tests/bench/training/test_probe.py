@@ -11,7 +11,7 @@ import pytest
 from equibench.bench.reports.estimate import estimate
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools import own_process as module
-from equibench.bench.tools.own_process import Died, apart
+from equibench.bench.tools.own_process import ProcessDied, in_own_process
 from equibench.bench.training.job import Events, Probe
 from equibench.bench.training.probe import probe
 from equibench.registry import UserError, include, parse_shape
@@ -84,10 +84,10 @@ def test_what_a_model_does_to_its_process_ends_no_other_look(tmp_path: Path) -> 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_apart_is_another_process_however_it_starts(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_START", start)
-    assert apart(os.getpid) != os.getpid()
+    assert in_own_process(os.getpid) != os.getpid()
     with pytest.raises(UserError, match="'six' is not a valid input"):
-        apart(parse_shape, "six", "here")
+        in_own_process(parse_shape, "six", "here")
     with pytest.raises(RuntimeError, match=r"ValueError: .*'six'"):
-        apart(int, "six")
-    with pytest.raises(Died, match="exit code 5"):
-        apart(os._exit, 5)
+        in_own_process(int, "six")
+    with pytest.raises(ProcessDied, match="exit code 5"):
+        in_own_process(os._exit, 5)

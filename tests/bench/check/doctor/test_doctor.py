@@ -13,8 +13,8 @@ import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.check.doctor import checks, judges
 from equibench.bench.check.doctor.checks import CHECKS, Check, perform
-from equibench.bench.check.doctor.device import Failed, LeftOut, NotApplicable, Place
-from equibench.bench.check.doctor.process import Process, Unanswered
+from equibench.bench.check.doctor.device import ExaminedDevice, Failed, LeftOut, NotApplicable
+from equibench.bench.check.doctor.process import NoAnswer, Process
 from equibench.bench.records.doctor_report import (
     E_ONLY,
     NO,
@@ -69,13 +69,13 @@ def test_the_verdict_is_as_good_as_the_worst_finding_allows(findings: list[Findi
 
 def test_whatever_a_check_raises_is_its_finding_and_the_next_one_is_done() -> None:
     def raising(error: BaseException) -> Check:
-        def run(place: Place) -> str:
+        def run(place: ExaminedDevice) -> str:
             raise error
 
         return Check("made up", "T", run)
 
-    errors = [Failed("f"), NotApplicable("n"), LeftOut("l"), Unanswered("u"), UserError("s"), ZeroDivisionError("z")]
-    with Place("cpu", ["cpu"]) as place:
+    errors = [Failed("f"), NotApplicable("n"), LeftOut("l"), NoAnswer("u"), UserError("s"), ZeroDivisionError("z")]
+    with ExaminedDevice("cpu", ["cpu"]) as place:
         found = [perform(raising(e), place) for e in errors]
         found.append(perform(Check("good", "T", lambda _: "well"), place))
     assert [f.state for f in found] == ["failed", "not applicable", "left out", "failed", "failed", "failed", "passed"]
@@ -84,19 +84,19 @@ def test_whatever_a_check_raises_is_its_finding_and_the_next_one_is_done() -> No
 
 
 def test_the_time_of_an_examination_is_bounded() -> None:
-    with Place("cpu", ["cpu"], bound_s=0.5) as place:
+    with ExaminedDevice("cpu", ["cpu"], bound_s=0.5) as place:
         found = perform(Check("asks", "E", lambda p: str(p.facts)), place)
     assert found.state == "left out" and found.seconds < 5
 
 
 def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
     with Process("cpu") as process:
-        with pytest.raises(Unanswered, match="KeyError: 'nothing'"):
+        with pytest.raises(NoAnswer, match="KeyError: 'nothing'"):
             process.ask("nothing", 60)
         assert process.ask("facts", 60)["product"] == 64, "it goes on"
-        with pytest.raises(Unanswered, match=r"no answer after 0 s"):
+        with pytest.raises(NoAnswer, match=r"no answer after 0 s"):
             process.ask("load_on", 0.2, seconds=30.0, uuid="")
-        with pytest.raises(Unanswered, match="SIGTERM"):
+        with pytest.raises(NoAnswer, match="SIGTERM"):
             process.ask("facts", 60)
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from equibench.bench.boards.board import load_board
-from equibench.bench.publish.plots.figures import PLOTS, Drawn, front
+from equibench.bench.publish.plots.figures import PLOTS, PlotData, pareto_front
 from equibench.bench.publish.plots.style import (
     DARK,
     FAMILIES,
     OTHER,
     OTHER_MARKS,
     PAPER,
-    dark,
+    dark_variant,
     family_styles,
     house_style,
     save,
@@ -38,17 +38,19 @@ def test_the_front_holds_whoever_nobody_cheap_beats_beyond_noise(count: int, see
     cost = rng.randint(1, 5, count).astype(float)
     upper = np.triu(rng.choice([-1.0, 0.0, 1.0, np.nan], (count, count)), 1)
     told = upper - upper.T  # antisymmetric, as it is made
-    on = front(cost, told)
+    on = pareto_front(cost, told)
     for j in range(count):
         beaten = any(cost[i] <= cost[j] and told[i, j] == 1 for i in range(count))
         judged = any(not np.isnan(told[i, j]) for i in range(count))
         assert on[j] == (judged and not beaten)
-    assert not front(np.full(count, np.nan), told).any()
+    assert not pareto_front(np.full(count, np.nan), told).any()
 
 
 def test_noise_dominates_nobody(tmp_path: Path) -> None:
-    drawn = Drawn(boards.board(tmp_path))
-    on = dict(zip([r["model"] for r in drawn.rows], front(drawn.column("parameters"), drawn.told), strict=True))
+    drawn = PlotData(boards.board(tmp_path))
+    on = dict(
+        zip([r["model"] for r in drawn.rows], pareto_front(drawn.column("parameters"), drawn.significance), strict=True)
+    )
     # pdo-econv-p8 costs more than p4cnn and is not better, but the seeds cannot tell them apart.
     assert on == {"p4cnn": True, "pdo-econv-p8": True, "z2cnn-22": False, "wrn-10-b9": False}
 
@@ -67,7 +69,7 @@ def test_filled_marks_follow_the_rule_of_the_ranks(tmp_path: Path) -> None:
             tmp_path,
             boards.with_details(made.record(99.0 if seed else 10.0, status, model="sre-cnn", seed=seed), 9_000),
         )
-    drawn = Drawn(load_board(tmp_path, BOARD))
+    drawn = PlotData(load_board(tmp_path, BOARD))
     assert drawn.board.best == {"p4cnn", "pdo-econv-p8"} and drawn.board.ranks["sre-cnn"] is None
     plots = {p.stem: p.draw(drawn) for p in PLOTS[:4]}
     assert filled(plots["accuracy-equivariance"]) == 2
@@ -77,7 +79,7 @@ def test_filled_marks_follow_the_rule_of_the_ranks(tmp_path: Path) -> None:
 
 
 def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
-    drawn = Drawn(boards.board(tmp_path))
+    drawn = PlotData(boards.board(tmp_path))
     samples = drawn.board.samples
     for by_image, words in (
         ((), "new seeds;"),
@@ -99,7 +101,7 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
 def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str) -> None:
     long = {f"pdo-econv-p8-with-a-long-name-{i}": [70.0 + i, 71.0 + i, 69.0 + i] for i in range(6)}
     figure = next(p for p in PLOTS if p.stem == stem).draw(
-        Drawn(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]}))
+        PlotData(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]}))
     )
     axes = figure.axes[0]
     for text in (axes._left_title, *axes.get_yticklabels(), axes.xaxis.label):
@@ -109,13 +111,13 @@ def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: st
 
 def test_no_label_covers_the_note_above_the_frame(tmp_path: Path) -> None:
     close = {f"model-{i}": [99.5 + 0.01 * i, 99.6, 99.4 - 0.01 * i] for i in range(6)}
-    axes = PLOTS[0].draw(Drawn(boards.board(tmp_path, accuracies=close | {"z2cnn-22": [60.0, 61.0, 62.0]}))).axes[0]
+    axes = PLOTS[0].draw(PlotData(boards.board(tmp_path, accuracies=close | {"z2cnn-22": [60.0, 61.0, 62.0]}))).axes[0]
     top, texts = axes.get_window_extent().y1, [t for t in axes.texts if t.get_text()]
     assert texts and all(t.get_window_extent().y1 <= top + 2 for t in texts)
 
 
 def test_below_three_seeds_no_mark_is_filled(tmp_path: Path) -> None:
-    drawn = Drawn(boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]}))
+    drawn = PlotData(boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]}))
     assert [filled(p.draw(drawn)) for p in PLOTS[:4]] == [0, 0, 0, 0]
 
 
@@ -139,12 +141,12 @@ def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path
     stems = []
     with house_style():
         for plot in PLOTS:
-            figure = plot.draw(Drawn(board))
+            figure = plot.draw(PlotData(board))
             if figure is not None:
                 stems.append(plot.stem)
                 kinds = ("svg", "pdf", "png") if plot.stem == "differences" else ("svg",)
                 save(figure, tmp_path / "a", plot.stem, kinds)
-        save(PLOTS[0].draw(Drawn(board)), tmp_path / "b", PLOTS[0].stem, ("svg",))
+        save(PLOTS[0].draw(PlotData(board)), tmp_path / "b", PLOTS[0].stem, ("svg",))
     assert set(stems) == {p.stem for p in PLOTS if not p.needs}, "no sidecars: nothing to draw over angles"
     first, again = (tmp_path / f / f"{PLOTS[0].stem}.svg" for f in "ab")
     assert first.read_bytes() == again.read_bytes()
@@ -159,11 +161,11 @@ def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path
 
 def test_the_dark_picture_differs_in_colours_only(tmp_path: Path) -> None:
     with house_style():
-        save(PLOTS[0].draw(Drawn(boards.board(tmp_path))), tmp_path, "x", ("svg",))
+        save(PLOTS[0].draw(PlotData(boards.board(tmp_path))), tmp_path, "x", ("svg",))
     light, other = (tmp_path / "x.svg").read_text(), (tmp_path / "x.dark.svg").read_text()
     assert not any(colour in other for colour in DARK)
     strip = re.compile(r"#[0-9a-f]{6}")
-    assert strip.sub("", light) == strip.sub("", other) and dark(other) == other
+    assert strip.sub("", light) == strip.sub("", other) and dark_variant(other) == other
 
 
 def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
     from ... import made
 
     write_record(tmp_path, made.record(None, status="error"))
-    drawn = Drawn(load_board(tmp_path, BOARD))
+    drawn = PlotData(load_board(tmp_path, BOARD))
     with house_style():
         assert [p.stem for p in PLOTS if p.draw(drawn) is not None] == []
 
@@ -181,7 +183,7 @@ def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
 def test_few_seeds_and_no_reference_are_drawn_too(tmp_path: Path, accuracies: list[float]) -> None:
     boards.fill(tmp_path, {"p4cnn": accuracies})
     with house_style():
-        drawn = Drawn(load_board(tmp_path, BOARD))
+        drawn = PlotData(load_board(tmp_path, BOARD))
         assert PLOTS[0].draw(drawn) is not None and PLOTS[-1].draw(drawn) is None
 
 
@@ -206,7 +208,7 @@ def test_errors_and_accuracies_are_drawn_over_angles_where_they_were_measured(tm
     )  # fmt: skip
     write_sidecar(tmp_path, sidecar)
     with house_style():
-        drawn = Drawn(load_board(tmp_path, BOARD))
+        drawn = PlotData(load_board(tmp_path, BOARD))
         error, accuracy = (next(p for p in PLOTS if p.stem == s).draw(drawn) for s in ("error-angle", "accuracy-angle"))
     (line,), (other,) = error.axes[0].lines, accuracy.axes[0].lines
     assert list(line.get_ydata()) == [0.0, 0.5, 0.0, 0.5, 0.0], "a full turn brings it back"
@@ -216,7 +218,7 @@ def test_errors_and_accuracies_are_drawn_over_angles_where_they_were_measured(tm
 def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
     boards.fill(tmp_path, {"pdo-econv-p8": [95.0], "pdo-econv-p8-fd": [94.0], "p4cnn": [93.0]})
     with house_style():
-        figure = next(p for p in PLOTS if p.stem == "learning-curves").draw(Drawn(load_board(tmp_path, BOARD)))
+        figure = next(p for p in PLOTS if p.stem == "learning-curves").draw(PlotData(load_board(tmp_path, BOARD)))
     looks = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines]
     assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 from equibench.bench.publish.plots import family_plots
-from equibench.bench.publish.plots.figures import PLOTS, Drawn
+from equibench.bench.publish.plots.figures import PLOTS, PlotData
 from equibench.bench.publish.plots.handles import handles
 from equibench.bench.publish.plots.style import house_style, save
 from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ DRAWN = [p.stem for p in PLOTS if not p.needs]
 
 def figure_of(stem: str, root: Path, **changes: object) -> Figure:
     with house_style():
-        figure = next(p for p in PLOTS if p.stem == stem).draw(Drawn(boards.board(root, **changes)))
+        figure = next(p for p in PLOTS if p.stem == stem).draw(PlotData(boards.board(root, **changes)))
     assert figure is not None
     return figure
 

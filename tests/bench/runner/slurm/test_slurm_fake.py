@@ -26,7 +26,7 @@ from equibench.bench.runner.slurm.status import GRACE_S, SETTLE_S, look
 from equibench.bench.runner.slurm.submit import Wish, submit_suite, write_timed_jobs
 from equibench.bench.runner.slurm.sweep import Beat, Folder, read_sweep
 from equibench.bench.spec.suite import Suite
-from equibench.bench.tools.gpu_processes import Company
+from equibench.bench.tools.gpu_processes import OtherProcesses
 from equibench.bench.tools.machine import Machine
 from equibench.bench.training.job import Job
 from equibench.registry import UserError, include
@@ -425,7 +425,7 @@ def test_a_budget_of_seconds_calibrates_on_the_node_before_the_array(
     fake.lists(done.folder, **{f"_{i}": "PENDING|Dependency" for i in range(4)})
     assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_wish(), tmp_path).active == {"trial-1": 4}
     # On the node: what is known of the device is not measured again.
-    monkeypatch.setattr(admission, "devices_elsewhere", lambda devices: {device: (KEY, "GPU-0") for device in devices})
+    monkeypatch.setattr(admission, "query_devices", lambda devices: {device: (KEY, "GPU-0") for device in devices})
     calibrated(tmp_path)
     write_timed_jobs(done.folder)
     assert [job(done.folder, i).spec.steps for i in range(4)] == [1000] * 4
@@ -495,7 +495,7 @@ def test_a_node_of_another_kind_makes_no_row_of_the_board(
     calibrated(tmp_path)
     folder = submit_suite(timed_wish(), tmp_path).folder
     assert folder is not None
-    monkeypatch.setattr(slurm_task, "hardware_key_elsewhere", lambda device: "Another GPU")
+    monkeypatch.setattr(slurm_task, "query_hardware_key", lambda device: "Another GPU")
     assert slurm_task.run_task(folder, 0) == 0
     (record,) = attempts_of(tmp_path, job(folder, 0).spec)
     assert record.status == "invalid" and "this node has Another GPU" in record.reason
@@ -513,7 +513,7 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
     timed_run, other = submit_suite(timed_wish(), tmp_path).folder, submit_suite(wish(), tmp_path).folder
     assert timed_run is not None and other is not None
     runs = [run_module.Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
-    seen = Company("not alone on its GPU: neighbour (7)", count=2)
+    seen = OtherProcesses("not alone on its GPU: neighbour (7)", count=2)
     for run in runs:
         run.watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "not alone on its GPU: neighbour (7)"
@@ -522,7 +522,7 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
         runs[1].ledger.sharing == 2
         and "up to 2 runs shared the device" in runs[1].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]
     )
-    seen = Company(unknown="nobody says")
+    seen = OtherProcesses(unknown="nobody says")
     runs[0].watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "", "what is unknown makes no run invalid"
     assert "is unknown: nobody says" in runs[0].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]
