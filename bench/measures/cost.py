@@ -17,7 +17,16 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ...models.random_evaluation import one_sample
 from ..records.record import Size
-from .operations import ELEMENTWISE, OUTSIDE_TORCH, UNSUMMED_SHARE, Operations, real_numbers, tensors, unfused
+from .operations import (
+    ELEMENTWISE,
+    OUTSIDE_TORCH,
+    UNSUMMED_SHARE,
+    Operations,
+    OtherLibraries,
+    real_numbers,
+    tensors,
+    unfused,
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> ForwardOper
 
 def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
     """The operations of a forward pass, and its output."""
-    with unfused(), Operations(images) as operations:
+    with unfused(), Operations(images) as operations, OtherLibraries(operations):
         return operations, model(images)
 
 

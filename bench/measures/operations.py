@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -25,7 +26,7 @@ aten = torch.ops.aten
 
 #: Elementwise products that are not summed are reported if they are at least this share of the counted operations.
 UNSUMMED_SHARE = 0.1
-#: Names in `Size.uncounted`: for such products, and for networks that compute the logits outside torch.
+#: Names in `Size.uncounted`: for such products, and for operations of other libraries.
 ELEMENTWISE, OUTSIDE_TORCH = "elementwise products", "operations outside torch"
 
 
@@ -203,6 +204,24 @@ class Operations(TorchDispatchMode):
     def dense_weights(self) -> int:
         """Count of the real numbers that products apply to images: expanded filters and matrices."""
         return sum(map(real_numbers, self._seen.values()))
+
+
+class OtherLibraries(TorchFunctionMode):
+    """Detects that a network passes numbers that depend on an image to another library, such as numpy.
+
+    A dispatch mode cannot see the operations of that library, even if a part of the logits comes from torch.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves_torch = getattr(func, "__name__", "") in ("numpy", "__array__", "__dlpack__", "tolist")
+        # A single number does not count, because little can be computed from it.
+        if leaves_torch and any(t.numel() > 1 and self.operations.comes_from_image(t) for t in tensors(args)):
+            self.operations.unknown.add(OUTSIDE_TORCH)
+        return func(*args, **(kwargs or {}))
 
 
 #: Operations that have a formula, so they are not decomposed into smaller ones.
