@@ -193,11 +193,11 @@ def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
     if here.size in exact:
         return (
             f"The logits are invariant under {what} up to rounding at {_sizes(exact)}, but not at {_sizes(broken)},"
-            " because a stride or a pooling is not symmetric on the grid of this size; training does not change this."
+            " where a stride or a pooling is not symmetric on the grid; training does not change this."
         )
     if exact:
         return (
-            f"The logits are not invariant under {what} at {here.size} pixels, but they are up to rounding at"
+            f"At {here.size} pixels the logits are not invariant under {what}, but they are up to rounding at"
             f" {_sizes(exact)}: a stride or a pooling is not symmetric on the grid of {here.size} pixels."
         )
     hint = " although the model claims it" if claims else "; the model does not claim it"

@@ -23,7 +23,7 @@ def at(size: int, error: float | None, outcome: str = "ok") -> AtSize:
 @pytest.mark.parametrize(
     ("invariant", "errors", "words"),
     [
-        ("C4", (0.5, 1e-6, 0.5), "at 28 and not at 27 and 29"),
+        ("C4", (0.5, 1e-6, 0.5), "at 28, but not at 27 and 29"),
         ("C4", (1e-6, 1e-6, 1e-6), "up to rounding at 27, 28 and 29."),
         ("C4", (1e-6, 0.5, 1e-6), "At 28 pixels the logits are not invariant"),
         ("C4", (0.5, 0.5, 0.5), "although the model claims it"),
@@ -39,7 +39,7 @@ def test_an_invariance_of_the_first_weights_alone_is_none() -> None:
     def outcomes(built: float, moved: float | None) -> list[AtSize]:
         return [AtSize(n, "ok", judgement=Judgement(built, moved)) for n in (27, 28, 29)]
 
-    for moved, words in ((0.3, "moved (0.3)"), (None, "moved (-)")):
+    for moved, words in ((0.3, "weights (error 0.3)"), (None, "weights (error -)")):
         assert words in conclusion("C4", outcomes(1e-7, moved)) and "scales and biases" in conclusion(
             "C4", outcomes(1e-7, moved)
         )
