@@ -112,7 +112,7 @@ def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
         # A screen's memory belongs to a process that is named and computes nothing: runs beside it are alone.
         (judges.judge_alone, ("", "", 600.0), ("not alone: 600 MiB were held before", "", 600.0), "600 MiB"),
         (judges.judge_load, ([1.0] * 9, 1e12, []), ([1.0] * 6 + [1.05] * 3, 1e12, []), "5.0 % longer"),
-        (judges.judge_load, ([1.05] * 3 + [1.0] * 6, 1e12, []), ([], 1e12, []), "0 were timed"),
+        (judges.judge_load, ([1.05] * 3 + [1.0] * 6, 1e12, []), ([], 1e12, []), "only 0 blocks of work were timed"),
     ],
 )
 def test_a_judge_lets_good_figures_pass_and_names_what_is_wrong_with_bad_ones(
