@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.machinery import all_suffixes
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ def memory(subject: Subject) -> Finding:
     """Nothing grows from pass to pass, and logits do not depend on what was evaluated before."""
     model = subject.loaded(subject.trained.state)
     entries, octets = [0, 0, 0], [0, 0, 0]  # made before anything is counted
-    for look in range(3):
-        for _ in range(PASSES):
-            loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
-            subject.evaluate(model)
-        model.zero_grad(set_to_none=True)
-        entries[look], octets[look] = _kept(model)
+    with _apart() as old:
+        for look in range(3):
+            for _ in range(PASSES):
+                loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
+                subject.evaluate(model)
+            model.zero_grad(set_to_none=True)
+            entries[look], octets[look] = _kept(model, old)
     for counts, what in ((entries, "entries of lists and dictionaries"), (octets, "bytes of tensors")):
         # What torch itself sets up in the first passes does not come again.
         if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:
@@ -63,11 +65,25 @@ def memory(subject: Subject) -> Finding:
     return passed("nothing grows from pass to pass; the logits do not depend on what was evaluated before")
 
 
-def _kept(model: nn.Module) -> tuple[int, int]:
-    """How much is alive in this process: entries of containers, bytes of tensors."""
+@contextmanager
+def _apart() -> Iterator[list[Any]]:
+    """What is counted of all that is alive; collections inside pass over it, which would take most of their time."""
+    there = gc.get_objects()
+    kinds = {kind for kind in set(map(type, there)) if issubclass(kind, (*_CONTAINERS, torch.Tensor))}
+    old = [value for value in there if type(value) in kinds]
+    del there
+    gc.freeze()
+    try:
+        yield old
+    finally:
+        gc.unfreeze()
+
+
+def _kept(model: nn.Module, old: list[Any]) -> tuple[int, int]:
+    """How much is alive in this process, old and new: entries of containers, bytes of tensors."""
     gc.collect()
     entries, storages = 0, dict[int, int]()
-    for value in gc.get_objects():
+    for value in chain(old, gc.get_objects()):
         if value is storages:
             continue
         kind = type(value)

@@ -204,7 +204,7 @@ def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> No
 
 
 def test_a_run_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
-    result = head_to_head(tmp_path, "bad-hangs", "--deadline", "15")
+    result = head_to_head(tmp_path, "bad-hangs", "--deadline", "6")
     assert result.returncode == 1 and records(tmp_path)["bad-hangs"][0].status == "timeout"
 
 
