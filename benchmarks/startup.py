@@ -1,6 +1,7 @@
 """How long commands and runs take before they do anything; prints seconds beside what they shall keep to.
 
     uv run python benchmarks/startup.py [--rounds 7] [--models p4cnn,…] [--only commands,models,runs]
+    uv run python benchmarks/startup.py --against CHECKOUT [--rounds 7]
 
 `--help` and `list`: under 0.5 s. `leaderboard` on a board of 100 records: under 2 s. Of the 25K class: `show` at most
 3 s beyond importing torch, `check` under 40 s, `equivariance --run` at most 20 s. A run's fixed cost, which is all but
@@ -9,6 +10,10 @@ importing torch (and escnn), training, batch-norm statistics, evaluation and equ
 Commands are timed from outside, in turns, as processes of their own; medians. Beside the seconds of a clock stand those
 that processors computed for it, which are the same while others compute; these are held against the limits. `ratio` of
 `equivariance --run`: to the forward passes alone that its definition asks for.
+
+`--against`: another checkout of this project, with its own environment in `.venv`. Both run the same commands in turns,
+on idle cores, and `ratio` is ours to theirs. `before a run`: seconds of a command with one run that are not the run's
+own. `quickstart`: the whole suite.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ MODELS = "pdo-econv-p8,e2cnn-c8-25k,p4cnn,z2cnn-22,wrn-10-b9"
 PARTS = ("commands", "models", "runs")
 #: Seconds of a clock, and of processors.
 Spent = tuple[float, float]
-Row = tuple[str, float, float, float, float | None]
+Row = tuple[str, float, float | None, float | None, float | None]
 
 
 def equibench(*arguments: str) -> float:
@@ -165,16 +170,47 @@ def run_rows(folder: Path) -> list[Row]:
     return rows
 
 
+def against_rows(folder: Path, checkout: Path, rounds: int) -> list[Row]:
+    """The same commands here and in another checkout, in turns, by the clock."""
+    pythons = {"theirs": checkout.absolute() / ".venv" / "bin" / "python", "ours": Path(sys.executable)}
+    if not pythons["theirs"].exists():
+        sys.exit(f"{pythons['theirs']} is not there: make the environment of that checkout")
+    commands = {
+        "before a run": ["run", "smoke", "--models", "z2cnn", "--seeds", "1"],
+        "quickstart": ["run", "quickstart"],
+    }
+    rows: list[Row] = []
+    for name, command in commands.items():
+        times: dict[str, list[float]] = {who: [] for who in pythons}
+        for turn in range(rounds if name == "before a run" else 1):
+            for who, python in pythons.items():
+                results = folder / f"{name}-{who}-{turn}"
+                start = time.perf_counter()
+                done = [python, "-m", "equibench.bench.cli", *command, "--quiet", "--results", results]
+                subprocess.run(done, check=True, capture_output=True)
+                seconds = time.perf_counter() - start
+                if name == "before a run":
+                    (record,) = results.glob("runs/*/*.json")
+                    seconds -= json.loads(record.read_text())["phases"]["total_s"]
+                times[who].append(seconds)
+        theirs, ours = (statistics.median(times[who]) for who in pythons)
+        rows += [(f"{name}, theirs", theirs, None, None, None), (f"{name}, ours", ours, None, None, ours / theirs)]
+    return rows
+
+
 def main() -> None:
     """Time all of it and print a table."""
     parse = parser(__doc__)
     parse.add_argument("--rounds", type=int, default=7)
     parse.add_argument("--models", default=MODELS, help="Models of the 25K class, separated by commas.")
     parse.add_argument("--only", default=",".join(PARTS), help="Parts, separated by commas: commands, models, runs.")
+    parse.add_argument("--against", type=Path, help="Another checkout, to compare with instead.")
     options = parse.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, rows = Path(temporary), []
-        for part in options.only.split(","):
+        if options.against:
+            rows, options.only = against_rows(folder, options.against, options.rounds), ""
+        for part in filter(None, options.only.split(",")):
             if part == "commands":
                 rows += command_rows(folder, options.rounds)
             elif part == "models":
@@ -184,7 +220,7 @@ def main() -> None:
             else:
                 sys.exit(f"--only {part!r}: one of {', '.join(PARTS)}")
     print(hardware("cpu"))
-    shown = [(*row, "yes" if row[2] <= row[3] else "no") for row in rows]
+    shown = [(*row, None if row[2] is None or row[3] is None else "yes" if row[2] <= row[3] else "no") for row in rows]
     heads = ["", "seconds", "processor s", "at most", "ratio", "met"]
     show(shown, heads, ("", ".2f", ".2f", ".1f", ".2f", ""), options.format)
 

@@ -17,7 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ...models.random_evaluation import one_sample
 from ..records.record import Size
-from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Operations, real_numbers, tensors, unfused
+from .operations import ELEMENTWISE, LOOSE_SHARE, OUTSIDE, Handovers, Operations, real_numbers, tensors, unfused
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> Forward:
 
 def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:
     """What a pass computes, and what it returns."""
-    with unfused(), Operations(images) as operations:
+    with unfused(), Operations(images) as operations, Handovers(operations):
         return operations, model(images)
 
 

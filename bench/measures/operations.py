@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -24,7 +25,7 @@ aten = torch.ops.aten
 
 #: Elementwise operations that end in no sum are named from this share of the counted operations on.
 LOOSE_SHARE = 0.1
-#: How `Operations.uncounted` calls them, and networks whose logits torch does not see come from the image.
+#: How `Operations.unknown` calls them, and what other libraries compute of an image.
 ELEMENTWISE, OUTSIDE = "elementwise products", "operations outside torch"
 
 
@@ -201,6 +202,24 @@ class Operations(TorchDispatchMode):
     def dense_weights(self) -> int:
         """Real numbers in what products apply to images: expanded filters, matrices."""
         return sum(map(real_numbers, self._seen.values()))
+
+
+class Handovers(TorchFunctionMode):
+    """Notes where a network hands numbers that come from an image to another library, such as numpy.
+
+    What that library computes is seen by no dispatch mode, and a part of the logits may still come from torch.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        hands = getattr(func, "__name__", "") in ("numpy", "__array__", "__dlpack__", "tolist")
+        # A single number is too little to compute much of.
+        if hands and any(t.numel() > 1 and self.operations.comes_from_image(t) for t in tensors(args)):
+            self.operations.unknown.add(OUTSIDE)
+        return func(*args, **(kwargs or {}))
 
 
 #: Operations that have a formula, although torch could take them apart.

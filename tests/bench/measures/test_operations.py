@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,12 +171,27 @@ NAMED: list[tuple[str, nn.Module, Forward, str]] = [
     :2], ELEMENTWISE),
     ("adder", weights(8, 2), lambda m, x: (x[:, 0, 0, :, None] - m[0]).abs().sum(1), ELEMENTWISE),
     ("numpy", nn.Linear(8, 2), lambda m, x: m(torch.from_numpy(x.detach().numpy().copy())[:, 0, 0]), OUTSIDE),
+    # A part of the logits comes from another library, or only numbers by which filters are weighted do.
+    ("numpy in part", nn.Linear(8, 2), lambda m, x: m(x[:, 0, 0]) + torch.from_numpy(x.detach().numpy()[:, 0, 0, :2]),
+     OUTSIDE),
+    ("asarray", nn.Linear(8, 2), lambda m, x: m(x[:, 0, 0]) * float(np.linalg.norm(np.asarray(x.detach()))), OUTSIDE),
+    ("list", nn.Linear(8, 2), lambda m, x: m(x[:, 0, 0]) * max(map(max, x[:, 0, 0].tolist())), OUTSIDE),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("module", "use", "name"), [row[1:] for row in NAMED], ids=[row[0] for row in NAMED])
 def test_what_is_not_counted_is_named(module: nn.Module, use: Forward, name: str) -> None:
     assert name in cost_of(module, use).uncounted
+
+
+def test_numbers_that_come_from_no_image_may_leave_torch() -> None:
+    """A size, a table of a layer, one number of a whole image: nothing is computed for each image elsewhere."""
+
+    def forward(module: nn.Module, x: Tensor) -> Tensor:
+        scale = float(module.weight.detach().numpy().max()) + np.prod(x.shape) * 0.0 + 0.0 * x.detach().max().numpy()
+        return module(x[:, 0, 0]) * scale
+
+    assert cost_of(nn.Linear(8, 2), forward).uncounted == ""
 
 
 class Library(torch.autograd.Function):
