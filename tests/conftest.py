@@ -24,11 +24,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 1 if "gpu" in chosen.replace("not gpu", "") else None
 
 
-#: Files that take a minute or more. They come first: a process that begins one last keeps all others waiting.
+#: Files that take a quarter of a minute or more. They come first: a process that begins one last keeps all others
+#: waiting.
 LONG = (
-    "fakecuda/test_devices.py", "bench/training/test_run.py", "bench/test_real_types.py", "fakecuda/test_doctor.py",
-    "models/test_every_model.py", "test_python_page.py", "bench/check/test_session.py", "bench/publish/test_explore.py",
-    "test_tutorial.py", "test_packaging.py", "bench/exchange/test_validate.py", "bench/runner/test_shards.py",
+    "fakecuda/test_devices.py", "bench/test_real_types.py", "models/test_every_model.py", "bench/training/test_run.py",
+    "test_python_page.py", "bench/check/test_session.py", "bench/publish/test_explore.py", "fakecuda/test_doctor.py",
+    "fakecuda/test_one_run.py", "fakecuda/test_gpus.py", "bench/runner/test_shards.py", "test_packaging.py",
+    "bench/exchange/test_validate.py", "bench/check/doctor/test_doctor.py", "test_tutorial.py",
+    "bench/check/test_libraries.py", "bench/boards/test_families.py",
 )  # fmt: skip
 
 
@@ -57,10 +60,10 @@ def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
+def fake_cuda() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`).
 
-    Names given as keywords become variables of its environment.
+    Names given as keywords become variables of its environment. See `tests.fakecuda.copied`.
     """
     import torch
 
@@ -71,9 +74,8 @@ def fake_cuda() -> Callable[..., subprocess.CompletedProcess[str]]:
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc to build the stand-in for CUDA")
 
-    def run(*arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-W", "ignore", *arguments]
-        environment = {**os.environ, **variables}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    from equibench.tests.fakecuda.copied import Interpreter
 
-    return run
+    interpreter = Interpreter()
+    yield interpreter.run
+    interpreter.close()

@@ -83,7 +83,8 @@ def test_tests_pass_from_a_folder_of_any_name(tmp_path: Path) -> None:
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "equibench").symlink_to(source)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "path")}
-    command = [sys.executable, "-m", "pytest", "-q", "tests/test_registry.py", "tests/bench/boards/test_rows.py"]
+    files = ["tests/test_registry.py", "tests/bench/boards/test_rows.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *files]
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -13,7 +13,6 @@ import equibench
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -57,9 +56,32 @@ def test_the_page_is_executed_in_its_order(tmp_path: Path) -> None:
     assert "equibench.run" not in source.read_text() and "blur-net" in source.read_text()
 
 
-def executed(cells: list[str], folder: Path) -> list[Any]:
-    """The outputs of a notebook's cells, each as one text."""
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+#: Cells that end with an error, because one of them has no source that a run could take.
+WITHOUT_SOURCE = (
+    "import equibench\nfrom torch import nn\nfrom equibench import register_model\nfor WIDTH in (3, 5): pass",
+    "@register_model('loop-net', group='none', invariant='none', source='https://example.org')\n"
+    "def loop_net(in_channels, num_classes, image_size):\n    return nn.Linear(WIDTH, num_classes)",
+    "equibench.run(dataset='digits-rot', models=['loop-net'], budget='smoke', seeds=1)",
+)
+FAILS = {"tags": ["raises-exception"]}
+
+
+def cells() -> list[str]:
+    """The code of the notebook, with a smaller budget."""
+    book = nbformat.read(NOTEBOOK, as_version=4)
+    text = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    assert sum('budget="e2"' in cell for cell in text) == 1
+    assert sum("seeds=3" in cell for cell in text) == 1
+    return [cell.replace('budget="e2"', 'budget="e0.1"').replace("seeds=3", "seeds=2") for cell in text]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The notebook and then `WITHOUT_SOURCE`, in one kernel: its folder, and the outputs of each cell."""
+    folder = tmp_path_factory.mktemp("notebook")
+    code = [nbformat.v4.new_code_cell(text) for text in (*cells(), *WITHOUT_SOURCE)]
+    code[-1].metadata = FAILS
+    book = nbformat.v4.new_notebook(cells=code)
     old = {name: os.environ.get(name) for name in ("EQUIBENCH_RESULTS", "PYTHONPATH")}
     os.environ.pop("EQUIBENCH_RESULTS", None)
     try:
@@ -68,18 +90,15 @@ def executed(cells: list[str], folder: Path) -> list[Any]:
         ).execute()
     finally:
         os.environ.update({name: value for name, value in old.items() if value is not None})
-    return [json.dumps(cell.outputs, ensure_ascii=False) for cell in book.cells]
+    return folder, [cell.outputs for cell in book.cells]
 
 
-def test_the_notebook_is_executed(tmp_path: Path) -> None:
+def test_the_notebook_is_executed(executed: tuple[Path, list[Any]]) -> None:
     book = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(book)
     assert not any(cell.get("outputs") for cell in book.cells), "outputs of one machine belong to it alone"
-    text = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    assert sum('budget="e2"' in cell for cell in text) == 1
-    assert sum("seeds=3" in cell for cell in text) == 1
-    short = [cell.replace('budget="e2"', 'budget="e0.1"').replace("seeds=3", "seeds=2") for cell in text]
-    shown = executed(short, tmp_path)
+    text, (folder, all_outputs) = cells(), executed
+    shown = [json.dumps(each, ensure_ascii=False) for each in all_outputs[: len(text)]]
     outputs = dict(zip(text, shown, strict=True))
     (table,) = [out for cell, out in outputs.items() if "equibench.run(" in cell]
     assert "<table>" in table and "orbit-cnn" in table and "reference" not in table.split("<table>")[0]
@@ -88,19 +107,13 @@ def test_the_notebook_is_executed(tmp_path: Path) -> None:
     assert "image/png" in picture
     change, scale = (float(n) for n in re.findall(r"logit: ([0-9.e+-]+?)[,\\]", outputs[text[-1]]))
     assert 0 <= change < 1e-4 * scale, "it claims that quarter turns change nothing"
-    (source,) = (tmp_path / "leaderboards" / "sources").glob("orbit-cnn-*.py")
+    (source,) = (folder / "leaderboards" / "sources").glob("orbit-cnn-*.py")
     assert "class OrbitCNN" in source.read_text() and "find_spec" not in source.read_text()
 
 
-def test_a_cell_that_has_no_source_is_an_error_in_the_notebook(tmp_path: Path) -> None:
-    setup = "import equibench\nfrom torch import nn\nfrom equibench import register_model\nfor WIDTH in (3, 5): pass"
-    net = (
-        "@register_model('loop-net', group='none', invariant='none', source='https://example.org')\n"
-        "def loop_net(in_channels, num_classes, image_size):\n    return nn.Linear(WIDTH, num_classes)"
-    )
-    call = "equibench.run(dataset='digits-rot', models=['loop-net'], budget='smoke', seeds=1)"
-    with pytest.raises(CellExecutionError, match=r"loop_net\(\) needs 'WIDTH', which cells change after they set it"):
-        executed([setup, net, call], tmp_path)
+def test_a_cell_that_has_no_source_is_an_error_in_the_notebook(executed: tuple[Path, list[Any]]) -> None:
+    (error,) = [each for each in executed[1][-1] if each.output_type == "error"]
+    assert "loop_net() needs 'WIDTH', which cells change after they set it" in error.evalue
 
 
 @pytest.mark.parametrize("prefix", ["equibench/", "equibench-main/"])

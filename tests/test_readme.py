@@ -3,11 +3,11 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from equibench.bench.spec.suite import find_suite
+from equibench.tests.bench.commands import equibench
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -24,8 +24,7 @@ def commands(word: str) -> list[str]:
 
 
 def run(command: str, cwd: Path, *more: str) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-m", "equibench.bench.cli", *shlex.split(command)[1:], *more]
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return equibench(*shlex.split(command)[1:], *more, cwd=cwd)
 
 
 def test_it_starts_with_the_two_commands() -> None:

@@ -1,11 +1,9 @@
 """What docs/your-model.md shows is run as it stands."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from equibench.bench.records.size_classes import limits
 from equibench.bench.spec.suite import find_suite
 from equibench.registry import build_model, include
+from equibench.tests.bench import commands
 
 torch.set_num_threads(1)
 
@@ -31,8 +30,7 @@ def files(folder: Path) -> None:
 def equibench(command: str, cwd: Path, *more: str) -> subprocess.CompletedProcess:
     """A command of the page; what it would take minutes for is made short by further options."""
     short = command.replace("digits-rot-e2-common", "digits-rot-e0.1-common")
-    arguments = [sys.executable, "-m", "equibench.bench.cli", *shlex.split(short)[1:], *more]
-    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ})
+    done = commands.equibench(*shlex.split(short)[1:], *more, cwd=cwd)
     assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
     return done
 

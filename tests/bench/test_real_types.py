@@ -4,7 +4,7 @@ budget.
 
 import io
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from equibench.bench.boards.families import find_points
 from equibench.bench.cli.main import cli
+from equibench.bench.measures.angle_and_depth import angle_curve
 from equibench.bench.measures.equivariance import measure_core
 from equibench.bench.measures.equivariance_full import measure_full
 from equibench.bench.reports.equivariance import Sample, at_size
@@ -105,7 +106,11 @@ def test_tensors_are_copies_in_the_order_asked_for() -> None:
 
 
 @pytest.mark.parametrize("dataset", MAXIMUM)
-def test_every_instrument_takes_every_type(dataset: str, data, folder: Path) -> None:
+def test_every_instrument_takes_every_type(dataset: str, data, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # How many images are turned has nothing to do with their type; at 64 pixels all of them take 20 s.
+    monkeypatch.setattr("equibench.bench.reports.equivariance.angle_curve", partial(angle_curve, draws=2))
+    monkeypatch.setattr("equibench.bench.measures.equivariance.BLOB_DRAWS", 4)
+    monkeypatch.setattr("equibench.bench.training.full_profile.ORBIT_IMAGES", 20)
     spec = spec_of(dataset)
     loaded = Loaded(data(dataset), spec, CPU)
     model = build_from_seed(spec, loaded.data, CPU)

@@ -1,15 +1,13 @@
 """The page on data sets says what is registered, and its example works."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from equibench.datasets.eurosat import ARCHIVE, EUROSAT
 from equibench.datasets.mnist_rot import AMAT_ARCHIVE
 from equibench.datasets.vision import CIFAR10, CIFAR100, FASHION_MNIST, MNIST
 from equibench.registry import DATASETS
+from equibench.tests.bench.commands import equibench
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -47,10 +45,7 @@ def test_the_example_works_as_it_stands(tmp_path: Path) -> None:
     said = []
     for command in commands.strip().splitlines():
         assert command.startswith("equibench ")
-        words = [sys.executable, "-m", "equibench.bench.cli", *command.split()[1:]]
-        done = subprocess.run(
-            words, cwd=tmp_path, env={**os.environ, **folders}, capture_output=True, text=True, timeout=300
-        )
+        done = equibench(*command.split()[1:], cwd=tmp_path, **folders)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert re.search(r"bars: 200 train, 50 val, 50 test; in .*data; digest [0-9a-f]{64}\n", said[0])

@@ -16,51 +16,72 @@ pytestmark = pytest.mark.fakecuda
 
 WITHOUT_VALUES = ("devices by UUID", "on its device only", "alone", "no waits")
 WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
+#: Takes a list of looks, each the names of checks and variables; prints the findings of each. In the first look the
+#: processes of the checks are new interpreters, as everywhere. Those of the others are copies, which take seconds less:
+#: the stand-in reads its variables when it is asked.
 LOOK = """
-import json, sys
+import json, os, sys
 from equibench.bench.check.doctor.checks import CHECKS, perform
 from equibench.bench.check.doctor.device import ExaminedDevice
-with ExaminedDevice("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
-    print(json.dumps({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in sys.argv[1:]}))
+from equibench.bench.runner import copies, local
+found = []
+for names, variables in json.loads(sys.argv[1]):
+    os.environ.update(variables)
+    with ExaminedDevice("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
+        if variables:  # nobody of the stand-in goes, so that there is no use in waiting for that
+            place.left = lambda limit_s, left=place.left: left(limit_s) if limit_s > 5 else 1.0
+        found.append({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in names})
+    for name in variables:
+        del os.environ[name]
+    local.Examination, copies.READ_LATE = local.Check, (*copies.READ_LATE, "FAKE_")
+print(json.dumps(found))
 """
+#: What the driver shows, the check that judges it, its state, and words of its finding.
+COMPANY = [
+    ({"FAKE_NVML_OTHER": "1:500"}, "alone", "failed", "not alone"),
+    ({"FAKE_NVML_OTHER": "0:500"}, "alone", "failed", "MiB"),  # by memory alone: no list shows it
+    ({"FAKE_NVML_HIDES": "1"}, "alone", "left out", "cannot be determined"),  # as a run there says "unknown"
+    ({"FAKE_NVML_HIDES": "1"}, "on its device only", "not applicable", "containers"),
+    ({"FAKE_NVML_SILENT": "1"}, "alone", "left out", "cannot be determined"),
+    ({"FAKE_NVML_NUMBERS": "1000000"}, "alone", "passed", "only our process"),
+]
+
+Findings = dict[str, dict[str, Any]]
 
 
-def look(fake_cuda: Any, *checks: str, **variables: str) -> dict[str, dict[str, Any]]:
-    done = fake_cuda("-c", LOOK, *checks, timeout=590, **variables)
+def look(fake_cuda: Any, *looks: tuple[tuple[str, ...], dict[str, str]], **variables: str) -> list[Findings]:
+    done = fake_cuda("-c", LOOK, json.dumps(looks), timeout=590, **variables)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
-def found(fake_cuda: Any) -> dict[str, dict[str, Any]]:
-    return look(fake_cuda, *WITHOUT_VALUES, *WITH_VALUES)
+def looks(fake_cuda: Any) -> list[Findings]:
+    """Of all checks that end soon, and of each case of `COMPANY`."""
+    return look(
+        fake_cuda, ((*WITHOUT_VALUES, *WITH_VALUES), {}), *(((check,), asked) for asked, check, _, _ in COMPANY)
+    )
+
+
+@pytest.fixture(scope="module")
+def found(looks: list[Findings]) -> Findings:
+    return looks[0]
 
 
 @pytest.mark.parametrize("check", WITHOUT_VALUES)
-def test_what_needs_no_values_passes(found: dict[str, Any], check: str) -> None:
+def test_what_needs_no_values_passes(found: Findings, check: str) -> None:
     assert found[check]["state"] == "passed", found[check]["detail"]
 
 
 @pytest.mark.parametrize("check", WITH_VALUES)
-def test_a_device_that_computes_nonsense_is_found_out(found: dict[str, Any], check: str) -> None:
+def test_a_device_that_computes_nonsense_is_found_out(found: Findings, check: str) -> None:
     assert found[check]["state"] == "failed" and "broke" not in found[check]["detail"], found[check]["detail"]
 
 
-@pytest.mark.parametrize(
-    ("variables", "check", "state", "words"),
-    [
-        ({"FAKE_NVML_OTHER": "1:500"}, "alone", "failed", "not alone"),
-        ({"FAKE_NVML_OTHER": "0:500"}, "alone", "failed", "MiB"),  # by memory alone: no list shows it
-        ({"FAKE_NVML_HIDES": "1"}, "alone", "left out", "cannot be determined"),  # as a run there says "unknown"
-        ({"FAKE_NVML_HIDES": "1"}, "on its device only", "not applicable", "containers"),
-        ({"FAKE_NVML_SILENT": "1"}, "alone", "left out", "cannot be determined"),
-        ({"FAKE_NVML_NUMBERS": "1000000"}, "alone", "passed", "only our process"),
-    ],
-)
-def test_company_is_judged_by_what_the_driver_shows(
-    fake_cuda: Any, variables: dict[str, str], check: str, state: str, words: str
-) -> None:
-    seen = look(fake_cuda, check, **variables)[check]
+@pytest.mark.parametrize("case", range(len(COMPANY)), ids=[f"{check}-{asked}" for asked, check, _, _ in COMPANY])
+def test_company_is_judged_by_what_the_driver_shows(looks: list[Findings], case: int) -> None:
+    _, check, state, words = COMPANY[case]
+    seen = looks[1 + case][check]
     assert seen["state"] == state and words in seen["detail"], seen
 
 
@@ -85,5 +106,5 @@ def test_device_seconds_hold_on_all_devices_at_once_if_they_are_alike(
     fake_cuda: Any, microseconds: str, state: str, words: str
 ) -> None:
     """From calibration to record by the clock of the stand-in, which counts kernels."""
-    seen = look(fake_cuda, "all devices busy", FAKE_CUDA_KERNEL_US=microseconds)["all devices busy"]
+    seen = look(fake_cuda, (("all devices busy",), {}), FAKE_CUDA_KERNEL_US=microseconds)[0]["all devices busy"]
     assert seen["state"] == state and words in seen["detail"], seen

@@ -21,60 +21,77 @@ TINY = str(Path(__file__).parents[1] / "bench" / "tiny.py")
 OLD = "The NVIDIA driver on your system is too old (found version 12040)"
 
 
+#: Device, options, variables that say what the driver shows, and words of the refusal.
+REFUSED: list[tuple[str, list[str], dict[str, str], str]] = [
+    ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch sees 0 CUDA devices here ({OLD}"),
+    ("auto", ["--budget", "t1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch cannot use the one here: {OLD}"),
+    ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "0"}, "(Found no NVIDIA driver on your system"),
+    ("cuda:0", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": ""}, "(No CUDA GPUs are available)"),
+    ("cuda:1", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": "1"}, "torch sees 1 CUDA device here; use cuda:0"),
+    (
+        "cuda:1",
+        ["--budget", "e0.1"],
+        {"FAKE_NVML_MODE": "2"},
+        "--device cuda:1: the compute mode of this GPU is PROHIBITED",
+    ),
+    ("cuda:0", ["--budget", "e0.1", "--seeds-in-parallel", "2"], {"FAKE_NVML_MODE": "3"}, "EXCLUSIVE_PROCESS"),
+    ("cuda:0", ["--budget", "t1"], {"FAKE_NVML_MODE": "3"}, "processes that take turns"),
+    (
+        "cuda",
+        ["--budget", "t1"],
+        {"FAKE_NVML_MIG": "1", "CUDA_VISIBLE_DEVICES": INSTANCE},
+        "cuda:0 is a MIG instance",
+    ),
+]
+#: Does commands one after the other, each with variables of its own, and prints exit codes and errors. The processes
+#: that look at the GPUs are copies of one: the stand-in reads its variables when it is asked.
+COMMANDS = """
+import json, sys
+from equibench.bench.runner import copies
+from equibench.tests.bench.commands import equibench
+copies.READ_LATE = (*copies.READ_LATE, "FAKE_", "CUDA_VISIBLE_DEVICES")
+done = [equibench(*words, **variables) for words, variables in json.loads(sys.argv[1])]
+print(json.dumps([(each.returncode, each.stderr) for each in done]))
+"""
+
+
+def words(results: Path, device: str, *more: str) -> list[str]:
+    """A suite of the tiny network."""
+    wish = ["--dataset", "digits-rot", "--models", "tiny", "--include", TINY, "--device", device, "--seeds", "2"]
+    return ["run", *wish, *more, "--results", str(results)]
+
+
 @pytest.fixture
 def head_to_head(fake_cuda: Any, tmp_path: Path) -> Any:
-    """Runs a suite of the tiny network."""
+    """Runs it as a shell does."""
 
     def run(device: str, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = str(Path(sys.executable).with_name("equibench"))
-        wish = [
-            "--dataset",
-            "digits-rot",
-            "--models",
-            "tiny",
-            "--include",
-            TINY,
-            "--device",
-            device,
-            "--seeds",
-            "2",
-            *more,
-        ]
-        return fake_cuda(command, "run", *wish, "--results", str(tmp_path), **variables)
+        return fake_cuda(command, *words(tmp_path, device, *more), **variables)
 
     return run
 
 
-@pytest.mark.parametrize(
-    ("device", "more", "variables", "says"),
-    [
-        ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch sees 0 CUDA devices here ({OLD}"),
-        ("auto", ["--budget", "t1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch cannot use the one here: {OLD}"),
-        ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "0"}, "(Found no NVIDIA driver on your system"),
-        ("cuda:0", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": ""}, "(No CUDA GPUs are available)"),
-        ("cuda:1", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": "1"}, "torch sees 1 CUDA device here; use cuda:0"),
-        (
-            "cuda:1",
-            ["--budget", "e0.1"],
-            {"FAKE_NVML_MODE": "2"},
-            "--device cuda:1: the compute mode of this GPU is PROHIBITED",
-        ),
-        ("cuda:0", ["--budget", "e0.1", "--seeds-in-parallel", "2"], {"FAKE_NVML_MODE": "3"}, "EXCLUSIVE_PROCESS"),
-        ("cuda:0", ["--budget", "t1"], {"FAKE_NVML_MODE": "3"}, "processes that take turns"),
-        (
-            "cuda",
-            ["--budget", "t1"],
-            {"FAKE_NVML_MIG": "1", "CUDA_VISIBLE_DEVICES": INSTANCE},
-            "cuda:0 is a MIG instance",
-        ),
-    ],
-)
+@pytest.fixture(scope="module")
+def refused(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]]]:
+    """The folder of results of all cases of `REFUSED`, below each its own, and what became of each."""
+    root = tmp_path_factory.mktemp("refused")
+    asked = [
+        (words(root / str(case), device, *more), variables) for case, (device, more, variables, _) in enumerate(REFUSED)
+    ]
+    done = fake_cuda("-c", COMMANDS, json.dumps(asked))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return root, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)), ids=[says for *_, says in REFUSED])
 def test_what_cannot_be_used_is_refused_and_nothing_begun(
-    head_to_head: Any, tmp_path: Path, device: str, more: list[str], variables: dict[str, str], says: str
+    refused: tuple[Path, list[tuple[int, str]]], case: int
 ) -> None:
-    done = head_to_head(device, *more, **variables)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert not list(tmp_path.rglob("*.json"))
+    root, done = refused
+    code, errors = done[case]
+    assert code == 2 and REFUSED[case][3] in errors and "Traceback" not in errors, errors
+    assert not list((root / str(case)).rglob("*.json"))
 
 
 def test_where_torch_cannot_use_the_gpu_the_cpu_takes_its_place_and_that_is_said(head_to_head: Any) -> None:

@@ -4,8 +4,6 @@ command.
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from .. import made
+from ..commands import equibench
 
 TINY, CPU = str(Path(__file__).parents[1] / "tiny.py"), torch.device("cpu")
 FAMILY = {"name": "f", "dataset": "digits-rot", "budget": "n6000", "models": ["p4cnn", "z2cnn-22"], "seeds": 3}
@@ -354,11 +353,6 @@ def test_a_board_of_device_seconds_says_its_images_before_its_hardware() -> None
 
 
 # By command
-
-
-def equibench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "equibench.bench.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 SMALL = 'dataset = "bars"\ntrain_images = [16, 240]\nbudget = "n2000"\nseeds = 3\nmodels = ["tiny"]\n'

@@ -28,7 +28,7 @@ from equibench.bench.tools.text import clipped
 from equibench.bench.training.job import Check
 from equibench.registry import include
 
-from .. import made
+from .. import commands, made
 
 HERE = Path(__file__).parents[1]
 BROKEN, TINY = HERE / "broken.py", HERE / "tiny.py"
@@ -509,10 +509,8 @@ def test_what_a_forward_pass_imports_may_set_where_its_files_lie_and_no_switch(
 
 
 def equibench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "equibench.bench.cli", "check", *arguments]
     with tempfile.TemporaryDirectory() as results:  # verdicts are kept
-        environment = {**os.environ, "EQUIBENCH_RESULTS": results}
-        return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+        return commands.equibench("check", *arguments, EQUIBENCH_RESULTS=results)
 
 
 INCLUDED = ("--include", str(BROKEN), "--include", str(TINY))

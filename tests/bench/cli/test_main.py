@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 from equibench.bench.cli import main as cli
 
-
-def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    import os
-
-    command = [sys.executable, "-m", "equibench.bench.cli", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
-    )
+from ..commands import equibench
 
 
 @pytest.mark.parametrize(

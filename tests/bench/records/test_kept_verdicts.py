@@ -1,9 +1,7 @@
 """The last verdict on a source is kept, and runs and boards say it."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from equibench.bench.records.record import read_board, write_record
 from equibench.bench.records.verdict import Finding, Verdict
 from equibench.registry import MODELS
 
-from .. import made
+from .. import commands, made
 
 HASH = "ab" * 8
 TINY = Path(__file__).parents[1] / "tiny.py"
@@ -101,9 +99,8 @@ def test_a_run_records_what_the_check_said_of_its_source(tmp_path: Path) -> None
     mine.write_text(TINY.read_text())
 
     def equibench(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "equibench.bench.cli", *arguments, "--include", "mine.py"]
-        environment = {**os.environ, "EQUIBENCH_DATA": str(tmp_path / "data")}
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+        data = str(tmp_path / "data")
+        return commands.equibench(*arguments, "--include", "mine.py", cwd=tmp_path, EQUIBENCH_DATA=data)
 
     def run(seeds: str) -> str:
         there = ("run", "--dataset", "bars", "--models", "tiny", "--budget", "e1", "--seeds", seeds)

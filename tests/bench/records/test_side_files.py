@@ -5,7 +5,6 @@ stale.
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from equibench.opened_files import Opened, opened_by, watching
 from equibench.registry import DATASETS, MODELS, build_model, include
 from equibench.side_files import MANY_FILES, contents, files_beside
 from equibench.source import data_hash, source_hash
+
+from .. import commands
 
 SET = """
 from pathlib import Path
@@ -104,9 +105,8 @@ def test_an_archive_that_changes_makes_the_data_anew(tmp_path: Path) -> None:
 
 
 def equibench(cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "equibench.bench.cli", *arguments, "--include", "net.py", "--include", "set.py"]
-    environment = {**os.environ, "EQUIBENCH_DATA": str(cwd / "data")}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+    included = ("--include", "net.py", "--include", "set.py")
+    return commands.equibench(*arguments, *included, cwd=cwd, EQUIBENCH_DATA=str(cwd / "data"))
 
 
 def test_runs_of_two_configurations_are_not_averaged_and_the_old_ones_are_stale(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Stale rows: words are no change, code is one; a refresh runs just these, and every record stays."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -22,7 +21,7 @@ from equibench.bench.tools.machine import Machine
 from equibench.bench.tools.text import command
 from equibench.registry import UserError, include
 
-from .. import made
+from .. import commands, made
 
 BOARD = made.spec().board
 TINY = Path(__file__).parents[1] / "tiny.py"
@@ -30,9 +29,7 @@ OLD, NEW = "0" * 16, "1" * 16
 
 
 def equibench(cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "EQUIBENCH_DATA": str(cwd / "data")}
-    command = [sys.executable, "-m", "equibench.bench.cli", *arguments, "--include", "mine.py"]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+    return commands.equibench(*arguments, "--include", "mine.py", cwd=cwd, EQUIBENCH_DATA=str(cwd / "data"))
 
 
 def stale(cwd: Path) -> list[str]:
@@ -139,10 +136,9 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
 
 
 def _note(work: Path) -> str:
-    command = [sys.executable, "-m", "equibench.bench.cli", "leaderboard", "--results", "its results"]
-    return subprocess.run(
-        [*command, "--include", "nets/my net.py"], cwd=work, capture_output=True, text=True, timeout=300, check=True
-    ).stdout
+    done = commands.equibench("leaderboard", "--results", "its results", "--include", "nets/my net.py", cwd=work)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_data_folder_is_repeated_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

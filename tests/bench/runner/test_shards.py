@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.machine import Machine
 from equibench.registry import UserError, include
 
+from .. import commands
 from ..training.test_run import TINY
 
 MODELS, SEEDS = ("tiny", "tiny-flips"), 3
@@ -26,10 +26,14 @@ MODELS, SEEDS = ("tiny", "tiny-flips"), 3
 MEASURED = ("_s", "_ms", "_mib", "started", "step_ms_mean", "train_s_mean", "host_ms_mean", "peak_mib_max")
 
 
+def arguments(folder: Path) -> list[str]:
+    command = ["run", "--dataset", "bars", "--budget", "e1", "--device", "cpu", "--jobs", "1", "--include", str(TINY)]
+    command += ["--models", ",".join(MODELS), "--seeds", str(SEEDS), "--quiet"]
+    return [*command, "--results", str(folder), "--data-root", str(folder.parent / "data")]
+
+
 def start(folder: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--budget", "e1", "--device"]
-    command += ["cpu", "--jobs", "1", "--models", ",".join(MODELS), "--seeds", str(SEEDS), "--include", str(TINY)]
-    command += ["--results", str(folder), "--data-root", str(folder.parent / "data"), "--quiet", *more]
+    command = [*commands.COMMAND, *arguments(folder), *more]
     environment = {**os.environ, "EQUIBENCH_HOST": folder.name}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -46,9 +50,8 @@ def test_four_processes_share_a_suite(tmp_path: Path) -> None:
     for process in processes:
         out, _ = process.communicate(timeout=900)
         assert process.returncode == 0, out
-    alone = start(tmp_path / "alone")
-    out, _ = alone.communicate(timeout=900)
-    assert alone.returncode == 0, out
+    alone = commands.equibench(*arguments(tmp_path / "alone"), EQUIBENCH_HOST="alone")
+    assert alone.returncode == 0, alone.stderr
     parts = [tmp_path / f"part-{n}" for n in (1, 2, 3, 4)]
     (board,) = {p.name for part in parts for p in (part / "runs").iterdir()}
     counts = [len(read_board(part, board)[0]) for part in parts]
@@ -68,9 +71,8 @@ def test_four_processes_share_a_suite(tmp_path: Path) -> None:
         assert {"test_acc_mean_pct", "test_acc_pct"} & set(rows[0][0]) and "train_s" not in rows[0][0]
     # What was merged is finished: nothing is left to run.
     before = len(list((tmp_path / "merged").rglob("*.json")))
-    rest = start(tmp_path / "merged")
-    out, _ = rest.communicate(timeout=300)
-    assert rest.returncode == 0 and len(list((tmp_path / "merged").rglob("*.json"))) == before, out
+    rest = commands.equibench(*arguments(tmp_path / "merged"), EQUIBENCH_HOST="merged")
+    assert rest.returncode == 0 and len(list((tmp_path / "merged").rglob("*.json"))) == before, rest.stderr
 
 
 def suite(budget: str, **changes: Any) -> Suite:

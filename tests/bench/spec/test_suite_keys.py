@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from equibench.bench.boards.families import points_of
 from equibench.bench.spec.suite import Suite, find_suite, suite_names, suite_text
 from equibench.bench.spec.suite_keys import markdown_table, schema_text, suite_keys, suite_schema
 from equibench.registry import UserError
+
+from ..commands import equibench
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
@@ -105,8 +106,7 @@ def test_the_example_of_the_page_is_a_suite(tmp_path: Path) -> None:
 
 def test_the_command_prints_rows_or_the_schema() -> None:
     def said(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "equibench.bench.cli", "list", "suite-keys", *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
+        return equibench("list", "suite-keys", *arguments)
 
     assert json.loads(said("--schema").stdout) == suite_schema()
     assert [row["key"] for row in json.loads(said("reference*", "--json").stdout)] == [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,18 +14,16 @@ import pytest
 from equibench.bench.records.record import read_board, read_record
 from equibench.bench.spec.suite import find_suite, parse_suite
 
+from .. import commands
+from ..commands import equibench
+
 TINY = Path(__file__).parents[1] / "tiny.py"
 
 
-def equibench(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "equibench.bench.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, **options)
-
-
 def head_to_head(
-    cwd: Path, models: str, *more: str, budget: str = "e2", seeds: str = "1"
+    cwd: Path, models: str, *more: str, budget: str = "e2", seeds: str = "1", command: Callable = equibench
 ) -> subprocess.CompletedProcess:
-    return equibench(
+    return command(
         "run", "--dataset", "bars", "--budget", budget, "--models", models, "--seeds", seeds, "--device", "cpu",
         "--include", str(TINY), "--data-root", str(cwd / "data"), "--results", str(cwd / "results"), *more, cwd=cwd,
     )  # fmt: skip
@@ -44,7 +43,7 @@ def records(cwd: Path) -> dict[str, list]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head-to-head of two models and two seeds, run once for all tests that only look at it."""
     cwd = tmp_path_factory.mktemp("done")
-    result = head_to_head(cwd, "tiny,tiny-dropout", seeds="2", budget="e20")
+    result = head_to_head(cwd, "tiny,tiny-dropout", seeds="2", budget="e20", command=commands.process)
     assert result.returncode == 0, result.stderr
     (cwd / "stdout").write_text(result.stdout)
     return cwd
@@ -205,7 +204,7 @@ def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> No
 
 
 def test_a_run_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
-    result = head_to_head(tmp_path, "bad-hangs", "--deadline", "15")
+    result = head_to_head(tmp_path, "bad-hangs", "--deadline", "6")
     assert result.returncode == 1 and records(tmp_path)["bad-hangs"][0].status == "timeout"
 
 

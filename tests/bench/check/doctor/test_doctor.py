@@ -3,8 +3,6 @@ a CPU.
 """
 
 import json
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from equibench.bench.tools.gpu_processes import judge
 from equibench.registry import UserError
 
 from ... import made
+from ...commands import equibench
 
 OWN = 4242
 HARDWARE = {"host": "node 7", "hardware_key": "Some GPU; 80 GiB", "device": "cuda:1"}
@@ -295,8 +294,7 @@ def test_every_family_of_the_class_is_examined() -> None:
 
 
 def test_a_cpu_is_examined_by_one_command_and_the_report_kept(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "equibench.bench.cli", "doctor", "--device", "cpu", "--results", str(tmp_path)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=400)
+    done = equibench("doctor", "--device", "cpu", "--results", str(tmp_path), "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     states = {f["check"]: f["state"] for f in found["findings"]}
@@ -313,16 +311,6 @@ def test_a_cpu_is_examined_by_one_command_and_the_report_kept(tmp_path: Path) ->
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence_with_torchs_explanation(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "equibench.bench.cli",
-        "doctor",
-        "--device",
-        "cuda:99",
-        "--results",
-        str(tmp_path / "r"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = equibench("doctor", "--device", "cuda:99", "--results", str(tmp_path / "r"))
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
     assert "--device 'cuda:99'" in done.stderr and "torch sees" in done.stderr and not (tmp_path / "r").exists()

@@ -1,0 +1,105 @@
+"""The command line in this process: what it imports is there, and runs are copied from interpreters that are there.
+
+It finds what a new process would: its own arguments, folder, environment and includes, and no terminal. A test of
+signals, of exit or of what is imported starts a process instead (`process`).
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+from unittest import mock
+
+from equibench import opened
+from equibench.bench.cli.main import main
+from equibench.bench.tools.text import PROGRESS
+from equibench.registry import DATASETS, MODELS, WRAPPERS
+
+COMMAND = (sys.executable, "-m", "equibench.bench.cli")
+
+
+def process(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=900, env={**os.environ, **environment}
+    )
+
+
+def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in this process; what it does not catch is raised here."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with _as_new(cwd or Path.cwd(), arguments, environment), _printing(out, err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+        assert code is None or isinstance(code, int), code
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code or 0, out.read().decode(), err.read().decode())
+
+
+@contextlib.contextmanager
+def _printing(out: IO[bytes], err: IO[bytes]) -> Iterator[None]:
+    """All that this process and its copies print goes to these files, by whatever library."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with contextlib.ExitStack() as stack:
+        for number, file, before in zip((1, 2), (out, err), kept, strict=True):
+            os.dup2(file.fileno(), number)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, number)
+        texts = [
+            stack.enter_context(open(number, "w", encoding="utf-8", buffering=1, closefd=False)) for number in (1, 2)
+        ]
+        stack.enter_context(contextlib.redirect_stdout(texts[0]))
+        stack.enter_context(contextlib.redirect_stderr(texts[1]))
+        yield
+
+
+@contextlib.contextmanager
+def _as_new(folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> Iterator[None]:
+    """This process as a new one would begin; at the end as it was."""
+    registries = (MODELS, WRAPPERS, DATASETS)
+    included = [list(registry._included) for registry in registries]
+    modules = {name: sys.modules.pop(name) for name in [n for n in sys.modules if n.startswith("equibench_include_")]}
+    imported, path, handlers = set(sys.modules), list(sys.path), list(PROGRESS.handlers)
+    _include(registries, [[], [], []])
+    try:
+        with (
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, environment),
+            mock.patch.dict(opened._seen, clear=True),
+            mock.patch.object(sys, "argv", ["equibench", *arguments]),
+            mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
+            warnings.catch_warnings(),
+        ):
+            warnings.showwarning = _show  # pytest keeps them for itself
+            warnings.simplefilter("default")
+            for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
+    finally:
+        _include(registries, included)
+        neighbours = {entry for entry in sys.path if entry not in path}
+        for name in set(sys.modules) - imported:
+            file = getattr(sys.modules[name], "__file__", None)
+            if name.startswith("equibench_include_") or (file and str(Path(file).parent) in neighbours):
+                del sys.modules[name]
+        sys.modules.update(modules)
+        sys.path[:], PROGRESS.handlers[:] = path, handlers
+
+
+def _include(registries: tuple, included: list[list[Path]]) -> None:
+    for registry, files in zip(registries, included, strict=True):
+        registry._included, registry._entries = files, None
+
+
+def _show(message: Warning | str, category: type[Warning], filename: str, line: int, *_: object) -> None:
+    print(warnings.formatwarning(message, category, filename, line), end="", file=sys.stderr)

@@ -1,0 +1,87 @@
+"""Python beside the stand-in for CUDA, as copies of one interpreter that has imported torch and done nothing else.
+
+The stand-in reads its variables when it is first asked, so that each copy can have others. Executed, this is the
+interpreter: each copy does what ``python -W ignore`` does with the arguments in the first line of its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Interpreter:
+    """The interpreter, for tests; it begins with the first command."""
+
+    def __init__(self) -> None:
+        from equibench.bench.runner.copies import Original
+
+        ask = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-c"]
+        done = subprocess.run([*ask, "import json, os; print(json.dumps(dict(os.environ)))"], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        self._original = Original([__file__], json.loads(done.stdout), None)
+
+    def run(self, *arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Python with these arguments, in the repository's folder; the variables are of its environment."""
+        contexts = tempfile.mkdtemp()
+        read: list[str] = []
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as errors, contextlib.chdir(ROOT):
+            late = {name: os.environ[name] for name in os.environ if name.startswith(("EQUIBENCH_", "PYTEST_"))}
+            copy = self._original.copy({**late, **variables, "FAKE_CUDA_CONTEXTS": contexts}, errors)
+            assert copy.stdin is not None and copy.stdout is not None
+            with copy.stdin, copy.stdout:
+                copy.stdin.write(json.dumps(arguments) + "\n")
+                copy.stdin.flush()
+                reader = threading.Thread(target=lambda: read.append(copy.stdout.read()))
+                reader.start()
+                try:
+                    code = copy.wait(timeout)
+                except subprocess.TimeoutExpired:
+                    os.killpg(copy.pid, signal.SIGKILL)
+                    raise
+                finally:
+                    reader.join()
+                    shutil.rmtree(contexts, ignore_errors=True)
+            errors.seek(0)
+            return subprocess.CompletedProcess(arguments, code, "".join(read), errors.read())
+
+    def close(self) -> None:
+        """Let it end."""
+        self._original.close()
+
+
+def execute(first: str, *rest: str) -> None:
+    """What Python does with these arguments."""
+    warnings.simplefilter("ignore")
+    sys.path[0] = ""
+    if first == "-c":
+        sys.argv[:] = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif first == "-m":
+        sys.argv[:] = list(rest)
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[:] = [first, *rest]
+        sys.path[0] = str(Path(first).resolve().parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
+    import numpy  # noqa: F401
+    import torch  # noqa: F401
+    from equibench.bench.runner.copies import serve
+
+    serve(int(sys.argv[-1]))
+    execute(*json.loads(sys.stdin.readline()))
