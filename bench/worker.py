@@ -1,8 +1,8 @@
-"""The process of one run: a clean interpreter that reads a job from standard input.
+"""The worker process of one run: a clean interpreter that reads a job from standard input.
 
-Standard output carries events for the parent alone: what a model prints goes to the log. With ``--attached``
+Standard output carries only events for the parent; the output of a model goes to the log. With ``--attached``,
 standard input stays open as long as the parent lives; when it closes, a training ends with a checkpoint. With
-``--copied SOCKET`` the interpreter is only the original, which each such process is a copy of, see `runner.copies`.
+``--fork-server SOCKET``, the interpreter is a fork server for such processes, see `runner.fork_server`.
 """
 
 import time
@@ -15,13 +15,13 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from .training.job import Check, Events, Examination, Job, Probe, Stopwatch  # noqa: E402
+from .training.job import Check, Events, Examination, Job, Probe, StepTiming  # noqa: E402
 from .training.stopping import Stop, Stopped, end_by  # noqa: E402
 
 
 def main() -> None:
-    """Read one job and do it."""
-    # The parent's pipe is kept under another number; number 1 goes where errors go.
+    """Read one job and execute it."""
+    # The pipe to the parent gets another file descriptor. Descriptor 1 (standard output) then goes to standard error.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     text = sys.stdin.readline()
@@ -43,11 +43,11 @@ def main() -> None:
     else:
         from .training.stopwatch import measure_on_request
 
-        measure_on_request(Stopwatch.model_validate_json(text), events, sys.stdin)
+        measure_on_request(StepTiming.model_validate_json(text), events, sys.stdin)
 
 
 def run_job(job: Job, events: Events, attached: bool = False) -> None:
-    """Do a run unless it is being done, or was done, elsewhere; a request to end leaves a checkpoint.
+    """Execute a run, unless another process executes it or has finished it. A request to end leaves a checkpoint.
 
     Args:
         attached: whether standard input is held open by a parent.
@@ -94,8 +94,8 @@ def _measure(job: Job, events: Events, stop: Stop) -> None:
     execute(job, events, **begun, stop=stop)
 
 
-def be_copied(control: int) -> None:
-    """Be an original; returns in its copies, whose time begins there.
+def be_fork_server(control: int) -> None:
+    """Be a fork server. Returns in its forks, and restarts their clock.
 
     Args:
         control: descriptor of the socket to the parent.
@@ -104,16 +104,16 @@ def be_copied(control: int) -> None:
     import numpy as np
     import torch
 
-    from .runner.copies import serve
+    from .runner.fork_server import serve
 
     serve(control)
     STARTED = time.perf_counter()
-    # As in an interpreter that has just begun: what nobody seeds differs from process to process.
+    # As in a new interpreter: unseeded random numbers differ from process to process.
     torch.default_generator.seed()
     np.random.seed()
 
 
 if __name__ == "__main__":
-    if "--copied" in sys.argv:
-        be_copied(int(sys.argv[-1]))
+    if "--fork-server" in sys.argv:
+        be_fork_server(int(sys.argv[-1]))
     main()

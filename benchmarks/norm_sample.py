@@ -1,4 +1,4 @@
-"""How far an accuracy depends on which training images normalisation statistics are estimated anew on, and on how many.
+"""How far an accuracy depends on which training images normalisation statistics are re-estimated on, and on how many.
 
     uv run python benchmarks/norm_sample.py [--models p4cnn,pdo-econv-p8] [--draws 8]
 

@@ -1,9 +1,9 @@
-"""Training batches, cut and augmented on the device, the same for every model of a seed.
+"""Training batches: selected and augmented on the device, and the same for all models of a seed.
 
-The one place where arrays of a data set become tensors. Images stay on the device as integers. The stream of examples
-is one shuffled epoch after another; a batch may cross the border between two. Order and augmentation are drawn on the
-CPU from generators that depend on (seed, epoch) only, so that all models, and all devices, see the same images in the
-same order with the same augmentation.
+Only this module converts arrays of a data set to tensors. Images stay on the device as integers. The stream of examples
+consists of shuffled epochs; a batch may contain images of two epochs. Order and augmentation are drawn on the CPU from
+generators that depend only on (seed, epoch). So all models on all devices get the same images in the same order with
+the same augmentation.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _draw_subpixel(generator: torch.Generator, count: int) -> torch.Tensor:
 
 
 def _resample(images: torch.Tensor, motion: torch.Tensor, mode: str) -> torch.Tensor:
-    """Images moved by affine maps (b, 2, 3) of the coordinates -1…1; outside stands the nearest border pixel."""
+    """Images moved by affine maps (b, 2, 3) of the coordinates -1…1; points outside get the nearest border pixel."""
     # The border, not zeros: after normalisation zero is the mean, not the background.
     grid = F.affine_grid(motion, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
@@ -126,7 +126,7 @@ def as_tensors(split: Split, device: torch.device, rows: np.ndarray | None = Non
     """Images and labels of a part of a data set, on the device.
 
     Args:
-        rows: indices of the images that are wanted, in their order; all without.
+        rows: indices of the wanted images, in this order; None for all.
 
     Returns:
         Images (n, c, size, size) in uint8, or in int32 where the array has 16 bits: torch flips, indexes and compares
@@ -148,8 +148,8 @@ class Batches:
         batch: images a batch.
         derive: seed of the generator of a purpose in an epoch, ``derive(purpose, epoch)``.
         augment: names from `AUGMENTATIONS`, applied in this order.
-        treatments: more of them, applied after those. They draw from generators of their own, so that a treated
-            model sees the same base batches as all others.
+        treatments: further augmentations, applied after `augment`. They have their own generators, so a treated
+            model gets the same base batches as all others.
 
     Raises:
         UserError: an augmentation is unknown.
@@ -206,7 +206,7 @@ class Batches:
                 AUGMENTATIONS[name][0](self._generator(purpose, epoch), count).to(device)
                 for name, purpose in self._augment
             ]
-            # A batch reaches back no further than the epoch before.
+            # A batch needs at most the previous epoch too.
             self._epochs = {e: v for e, v in self._epochs.items() if e >= epoch - 1}
             self._epochs[epoch] = order, parameters
         return self._epochs[epoch]

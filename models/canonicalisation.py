@@ -1,11 +1,10 @@
 """Learned canonicalisation of Kaba, Mondal, Zhang, Bengio & Ravanbakhsh (ICML 2023, arXiv:2211.06489), around any
 network.
 
-A small equivariant network votes for an orientation g of the image x, the image is turned back, and the network sees
-``g^-1 x`` alone: ``f(x) = p(k(x)^-1 x)``. A turned image gets the votes of the image in another order, so it is turned
-back to the same image, whatever p is. Where two orientations get exactly as many votes, the first of them is taken.
-That changes nothing where the image turned back by either is the same, as for an image with a symmetry of its own;
-where it is another image, quarter turns of x may lead to different logits.
+A small equivariant network votes for an orientation g of the image x. The image is turned back, and the network sees
+only ``g^-1 x``: ``f(x) = p(k(x)^-1 x)``. A turned image gets the same votes in another order, so it is turned back to
+the same image, for every network p. If two orientations get equally many votes, the first one is used. For an image
+with a symmetry, both give the same image. In other cases, quarter turns of x may give different logits.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ GEOMETRY = {"C4": (5, 0), "C8": (3, 3)}
 class Votes(nn.Sequential):
     """The voting network: one number for each element of C4 or C8, (B, C, n, n) -> (B, |G|).
 
-    Three layers without padding, batch normalisation by field and ReLU between them, mean over space: so an image that
-    is turned has the votes of the image, moved along the group. For quarter turns that is exact at every size. For 45
-    degrees it depends on the layers. Over C4 they have free 5x5 filters. Over C8 they have Gaussian derivatives of
+    Three layers without padding, with batch normalisation by field and ReLU between them, then the mean over space. So
+    a turned image has the votes of the image, moved along the group. For quarter turns this is exact at every size. For
+    45 degrees it depends on the layers. Over C4 they have free 5x5 filters. Over C8 they have Gaussian derivatives of
     order 0 and 1 on 3x3 pixels, which turn better than filters with more detail, and the border of the image is
-    continued, so that the mean holds all that is in the image. The last layer has one field and no bias: the mean over
-    several fields, of the authors' code, has the same functions, and votes only compare.
+    continued, so that the mean contains the whole image. The last layer has one field and no bias: the mean over
+    several fields in the authors' code represents the same functions, and only the order of the votes matters.
 
     Args:
         in_channels: of the images.

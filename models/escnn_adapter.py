@@ -2,13 +2,13 @@
 
 A steerable kernel between fields of a group G satisfies K(g x) = rho_out(g) K(x) rho_in(g)^-1; Weiler & Cesa (2019)
 solve this constraint by circular harmonics times Gaussian rings, and escnn samples the solutions on a pixel grid.
-That sampled basis, with escnn's own normalisation, order and parametrisation, is all that is taken from it. The
-modules here are plain torch, so the following behaviours of escnn 1.0.11 cannot reach anybody:
+Only this sampled basis is taken from escnn, with its normalisation, order and parametrisation. The modules here are
+plain torch, so the following behaviours of escnn 1.0.11 cannot affect a network:
 
 * Sampled bases are buffers shared by all models of a process; casting one model breaks another. Here each module
   has its own copy.
 * ``.eval()`` stores an expanded filter that goes stale, enters the state dictionary in one mode only, keeps a graph
-  that `copy.deepcopy` refuses, and has the autocast type of the moment. Here filters are expanded by one matrix
+  that `copy.deepcopy` refuses, and has the current autocast type. Here filters are expanded by one matrix
   product; one that is kept for evaluation is compared with its weights and has none of these faults
   (`filters.ExpandedLayer`).
 * Pooling over the group allocates float32, bases are float32: no float64. Here entries of the basis that the exact
@@ -16,7 +16,7 @@ modules here are plain torch, so the following behaviours of escnn 1.0.11 cannot
   those to rounding.
 * Null spaces are found by a randomised SVD of scikit-learn, seeded from numpy's global state (and failing with
   scikit-learn >= 1.2), and the result is kept in a cache inside the installed package. Here the null space gets a
-  canonical basis that depends on neither, the disk cache is by-passed and numpy's random state is restored.
+  canonical basis that depends on neither; the disk cache is not used, and numpy's random state is restored.
 * The default initialisation loops over all pairs of fields in Python (minutes for a Wide ResNet). Here the
   same variances are computed once for a pair.
 """

@@ -1,8 +1,8 @@
-"""How the feature maps inside a network move when its input is rotated.
+"""Transformations of the feature maps inside a network under rotations of its input.
 
 A layer over a group C_N (or D_N) makes fields whose channels stand for the elements of the group: when the image is
 rotated by a multiple of 360 / N degrees, pixels move and the channels of each field are permuted. Layers of this
-package are known here. Any other module says the same by a method ``rotation_action() -> (N, permutation)``, where
+package are known here. Any other module declares this with a method ``rotation_action() -> (N, permutation)``, where
 ``permutation(k)`` are the indices, within one field, that a rotation by k · 360 / N degrees counter-clockwise
 takes channels from: ``new[h] = old[permutation(k)[h]]``; ``[0]`` for fields that are not permuted.
 """

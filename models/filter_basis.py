@@ -1,7 +1,7 @@
 """Group convolutions whose filters are sums of given functions, and a network of them for MNIST-rot.
 
 The functions are known at every point of the plane, so that a filter is turned by evaluating them at turned points:
-``K[o, g, c, h](x) = sum_r W[o, c, g^-1 h, r] b_r(g^-1 x)``. `steerable_pdo` and `f_conv` differ in the functions alone.
+``K[o, g, c, h](x) = sum_r W[o, c, g^-1 h, r] b_r(g^-1 x)``. `steerable_pdo` and `f_conv` differ only in the functions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What layers share that expand their filters from a basis: a gather with a cheap gradient, and filters that are kept.
+"""Common parts of layers that expand filters from a basis: a gather with a cheap gradient, and cached filters.
 
-The gradient of `torch.index_select` adds into the places that were read. Where torch is asked to be deterministic, it
-sorts the places first on a GPU, which costs a small network more than the gather itself. In the tables of groups every
-place is read equally often, so that its readers can be listed beforehand and the gradient is a gather as well.
+The gradient of `torch.index_select` adds values at the indices that were read. In deterministic mode on a GPU, torch
+sorts the indices first, which costs a small network more than the gather itself. In the tables of groups, every index
+is read equally often. So its readers can be listed in advance, and the gradient is a gather too.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Gather(torch.autograd.Function):
 class ExpandedLayer(nn.Module):
     """A layer whose dense filter is expanded from its `weight`.
 
-    In every forward pass that may need a gradient of the weights, the filter is expanded anew. Otherwise (evaluation
+    In every forward pass that may need a gradient of the weights, the filter is expanded again. Otherwise (evaluation
     mode without gradients) it is kept and reused as long as the weights hold the very same numbers; it is not part of
     the state.
     """

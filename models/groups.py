@@ -110,7 +110,7 @@ class PlanarGroup:
     def frames(self, offset: float = 0.0) -> np.ndarray:
         """The left coset ``g R(offset)`` as matrices (|G|, 2, 2), in the order of the elements.
 
-        A left coset keeps the mirror axes of the group where they are, whatever the offset (radians): the axes of
+        A left coset keeps the mirror axes of the group in place for every offset (radians): the axes of
         ``R(2 pi k / N + offset) F^m`` would be tilted by the offset and exact flips would be lost.
         """
         return np.stack([self.matrix(g) @ rotation(offset) for g in self.elements])

@@ -1,4 +1,4 @@
-"""PDO-eConv without the frame offset of the official code: what pi / 8 is worth, and what it costs."""
+"""PDO-eConv without the frame offset of pi / 8 of the official code, to measure its effect and cost."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import nn
 
 
 class RandomEvaluation(nn.Module):
-    """A network that is random in evaluation, as it is scored: the mean of its logits over some passes.
+    """A network with random evaluation, as it is scored: the mean of its logits over several passes.
 
     So Augerino (arXiv:2010.11882) averages its logits over random transformations. Each pass in evaluation draws the
     same random numbers again, from the seed that the network was built with, which its state dictionary keeps:

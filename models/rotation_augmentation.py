@@ -1,6 +1,6 @@
 """Training with rotated images: the control that asks how much of a group's benefit augmentation gives as well.
 
-It is a treatment of the training, not a network: the model is what it was.
+It is a treatment of the training, not a network: the model itself is unchanged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """TI-pooling of Laptev, Savinov, Buhmann & Pollefeys (CVPR 2016, arXiv:1604.06318), around any network.
 
 The features of every turned copy of the image, from one network, are pooled by their maximum, number by number, before
-the classifier: ``g_k(x) = max_phi f_k(phi(x))``. Over a group of turns the pooled features are exactly invariant,
-whatever the network is, since a turned image has the same copies in another order.
+the classifier: ``g_k(x) = max_phi f_k(phi(x))``. Over a group of turns the pooled features are exactly
+invariant for every network, because a turned image has the same copies in another order.
 """
 
 from __future__ import annotations

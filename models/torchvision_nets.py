@@ -12,9 +12,9 @@ from torch import nn
 
 from ..registry import UserError, register_model
 
-#: Sizes of images that are tried where a network cannot take those that it is given.
+#: Image sizes that are tried if a network does not accept the given size.
 TRIED = (28, 32, 64, 96, 128, 224)
-#: What is not as the others: classifiers beside the last one, which training alone would use.
+#: Arguments of networks with auxiliary classifiers, which only training would use.
 _OPTIONS = {"aux_logits": False, "init_weights": True}
 
 

@@ -1,8 +1,8 @@
 """A small vision transformer (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929): the planar control without
 convolutions.
 
-The image is cut into patches, each a token. A layer adds to every token what it takes from all others (attention), then
-what a network of two dense layers makes of it alone. Normalisation stands before either.
+The image is cut into patches; each patch is a token. A layer adds to every token the output of attention over all
+tokens, then the output of a network of two dense layers on the token. Each of the two has normalisation before it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..records.provenance import Provenance
 from ..records.record import Context, RunRecord, Size
 from ..records.size_classes import counts_of, why_not_in
 from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
-from ..runner.local import end, events_of, quiet_end, start
+from ..runner.local import end, events_of, interrupt_on_signals, start
 from ..spec.budget import find_budget
 from ..spec.recipe import PAPER
 from ..spec.suite import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
@@ -74,7 +74,7 @@ def check_model(
         reference=board.reference_model if board else None,
         include=files,
     )
-    with quiet_end():
+    with interrupt_on_signals():
         found = _run(job, deadline_s, listen)
         if found.digest:
             listen(OTHER_PROCESS)

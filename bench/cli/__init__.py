@@ -1,1 +1,1 @@
-"""The command line: parse, call, print; one module a command or a family of commands."""
+"""The command line, with one module for each command or group of commands."""

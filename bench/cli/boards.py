@@ -1,4 +1,4 @@
-"""Commands on what was measured: ``leaderboard``, ``publish``, ``replay``, ``show``."""
+"""Commands that show and compare results: ``leaderboard``, ``publish``, ``replay``, ``show``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ...registry import UserError, include
 from .options import (
     COUNT,
     command_line,
+    data_root_option,
     include_option,
     json_option,
     reference_option,
@@ -24,6 +25,12 @@ from .options import (
 
 
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
+    """A board as a JSON document.
+
+    Args:
+        root: results folder.
+        view: selects rows and columns (`publish.view.View`); None for all.
+    """
     from ..boards.rows import model_rows, run_rows
     from ..publish.view import includes_model, select_columns, select_rows
 
@@ -40,23 +47,27 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
 
 
-def _tell(refused: list[Any]) -> None:
-    """Name refused files on standard error."""
+def _print_refused(refused: list[Any]) -> None:
+    """Print the names of refused files on standard error."""
     from ..tools.schema import visible
 
     for one in refused:
         click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
 
 
-def _tell_barred(boards: list[Any]) -> None:
-    """Name boards without a table on standard error."""
-    for barred in (b for b in boards if not b.is_table):
-        what = "trials of learning rates" if barred.chosen[0][0].spec.is_trial else "smoke runs"
-        click.echo(f"{barred.name}: {what}, which are barred from tables", err=True)
+def _print_boards_without_table(boards: list[Any]) -> None:
+    """Print the names of boards without a table on standard error."""
+    for board in (b for b in boards if not b.is_table):
+        what = "trials of learning rates" if board.chosen[0][0].spec.is_trial else "smoke runs"
+        click.echo(f"{board.name}: {what}, which are not shown in tables", err=True)
 
 
-def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
-    """See that nothing was asked for that a summary over boards does not have."""
+def _check_options_of_across(board: str | None, options: dict[str, Any]) -> None:
+    """Check that no option was given that a summary over boards does not support.
+
+    Raises:
+        UserError: there is one.
+    """
     for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite", "runs"):
         if options[name]:
             option = name.replace("_", "-")
@@ -65,7 +76,7 @@ def _refuse_beside_across(board: str | None, options: dict[str, Any]) -> None:
             )
     if board:
         raise UserError(
-            f"--across PATTERN says which boards; leave out the name {board!r}, or write it as a further --across"
+            f"--across PATTERN selects the boards; leave out the name {board!r}, or give it as another --across"
         )
 
 
@@ -75,8 +86,8 @@ def _show_across(boards: list[Any], view: Any, style: str) -> None:
     from ..publish.across import across_document, across_frame, across_text, shown_models
 
     summary = summarise(side_of(b, view.against) for b in boards if b.is_table)
-    shown_models(summary, view.models)  # before anything is written, a pattern that fits none is refused
-    _tell_barred(boards)
+    shown_models(summary, view.models)  # refuses a pattern without a match before anything is printed
+    _print_boards_without_table(boards)
     if style == "json":
         click.echo(json.dumps(across_document(summary, view.models)))
     else:
@@ -96,34 +107,42 @@ def _reported(board: Any) -> list[dict[str, str]]:
 @click.option("--dataset", help="Boards of this data set only.")
 @click.option("--budget", help="Boards of this budget only.")
 @click.option(
-    "--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated."
+    "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
 )
 @click.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
-    help="Leave out models that fit, from comparisons too; may be repeated.",
+    help="Leave out matching models, also from comparisons; may be repeated.",
 )
 @click.option(
-    "--sort", default="", metavar="COLUMN", help="Sort by it, of equibench list columns; -COLUMN: the largest first."
+    "--sort", default="", metavar="COLUMN", help="Sort by a column (equibench list columns); -COLUMN: largest first."
 )
-@click.option("--columns", default="", help="Instead of the usual ones, separated by commas: equibench list columns.")
-@click.option("--against", default="", metavar="MODEL", help="Paired differences to this model, with corrected p.")
-@click.option("--all-pairs", is_flag=True, help="Paired differences of all pairs, corrected over all of them.")
+@click.option("--columns", default="", help="Columns to show, separated by commas (equibench list columns).")
 @click.option(
-    "--across", multiple=True, metavar="PATTERN", help="Sum up the boards that fit, as '*-common'; may be repeated."
+    "--against", default="", metavar="MODEL", help="Show paired differences to this model, with corrected p-values."
+)
+@click.option(
+    "--all-pairs", is_flag=True, help="Show paired differences of all pairs, with p-values corrected over all."
+)
+@click.option(
+    "--across", multiple=True, metavar="PATTERN", help="Summarise matching boards, as '*-common'; may be repeated."
 )
 @click.option(
     "--format",
     "style",
     default="simple",
     show_default=True,
-    help="simple, md, latex, csv, json, grid, html; all: equibench list formats.",
+    help="simple, md, latex, csv, json, grid, html, or another of equibench list formats.",
 )
-@click.option("--suite", metavar="SUITE", help="The rows of a suite alone; of a family of boards, one table of all.")
-@click.option("--runs", "with_runs", is_flag=True, help="One row a run, with the ids that other commands take.")
+@click.option(
+    "--suite", metavar="SUITE", help="Show only the rows of a suite; one common table for a family of boards."
+)
+@click.option(
+    "--runs", "with_runs", is_flag=True, help="Show one row per run, with the run ids that other commands take."
+)
 @wide_option
-@click.option("--reported", "with_reported", is_flag=True, help="Below, apart: figures that papers report.")
+@click.option("--reported", "with_reported", is_flag=True, help="Show figures reported in papers in a separate table.")
 @reference_option
 @results_option
 @include_option
@@ -138,7 +157,7 @@ def leaderboard(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Rebuild the CSVs of a BOARD (all without one) from the run records, and show it.
+    """Rebuild and show a BOARD, or all boards.
 
     \b
     equibench leaderboard --dataset digits-rot --model 'pdo-*' --sort=-test_acc_mean_pct
@@ -147,7 +166,8 @@ def leaderboard(
     equibench leaderboard --suite mnist-rot-gen-data
     equibench leaderboard digits-rot-e20-common --columns rank_low,rank_high,model,p_holm --format csv
 
-    Exit code 1: files among the records were refused; each is named on standard error, the others make the boards.
+    The CSVs are rebuilt from the run records. Exit code 1: some record files were refused; standard error names each of
+    them. The boards show the others.
     """
     from tabulate import tabulate_formats
 
@@ -168,8 +188,8 @@ def leaderboard(
     formats = [*FORMATS, *tabulate_formats]
     if style not in formats:
         close = nearest(style, formats, "equibench list formats")
-        raise UserError(f"--format {style!r}: {close}; usual are {', '.join(FORMATS)}")
-    # Booktabs, because these tables are for papers.
+        raise UserError(f"--format {style!r}: {close}; common formats are {', '.join(FORMATS)}")
+    # Papers use the style of the LaTeX package booktabs.
     style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
     include(options["includes"])
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
@@ -178,24 +198,19 @@ def leaderboard(
     refused: list[Any] = []
     count = options["reference_parameters"]
     across = options["across"]
+    given = {**options, "reported": with_reported, "suite": suite, "runs": with_runs}
     if across:
-        _refuse_beside_across(board, {**options, "reported": with_reported, "suite": suite, "runs": with_runs})
+        _check_options_of_across(board, given)
     if suite is not None:
         from .families import show_suite
 
         if board is not None:
             raise UserError("give a BOARD or --suite, not both")
-        others = [
-            f"--{o.replace('_', '-')}"
-            for o in ("dataset", "budget", "sort", "columns", "against", "all_pairs")
-            if options[o]
-        ]
-        others += ["--reported"] if with_reported else []
-        others += ["--exclude"] if options["exclude"] else []
-        others += ["--runs"] if with_runs else []
+        names = ("dataset", "budget", "sort", "columns", "against", "all_pairs", "reported", "exclude", "runs")
+        others = [f"--{name.replace('_', '-')}" for name in names if given[name]]
         shown = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
         if shown is None:
-            _tell(refused)
+            _print_refused(refused)
             sys.exit(1 if refused else 0)
         boards = [replace(shown, asked_parameters=count or shown.asked_parameters)]
         refused += shown.refused
@@ -205,10 +220,10 @@ def leaderboard(
     boards = [b.without(options["exclude"]) for b in boards]
     if across:
         _show_across(boards, view, "json" if as_json else style)
-        _tell(refused)
+        _print_refused(refused)
         sys.exit(1 if refused else 0)
     check_models(boards, view)
-    _tell(refused)
+    _print_refused(refused)
     if as_json or style == "json":
         documents = [board_document(b, root, view) for b in boards]
         if with_reported:
@@ -220,7 +235,7 @@ def leaderboard(
             click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
             click.echo(view_text(built, view, style, None if wide else terminal_width()) + "\n")
-    _tell_barred(boards)
+    _print_boards_without_table(boards)
     if with_reported and style != "csv":
         from ..boards.reported import reported_table
 
@@ -238,21 +253,19 @@ def leaderboard(
     "formats",
     default="html,md,latex,plots",
     show_default=True,
-    help="Of html, md, latex and plots, separated by commas.",
+    help="One or several of html, md, latex and plots, separated by commas.",
 )
+@click.option("--readme", metavar="FILE", help="Only update FILE, and there only the text between its markers.")
 @click.option(
-    "--readme", metavar="FILE", help="Refresh what stands between the markers of FILE, and nothing else of it."
+    "--suite", "suites", multiple=True, metavar="SUITE", help="Publish the boards of a suite together; may be repeated."
 )
-@click.option(
-    "--suite", "suites", multiple=True, metavar="SUITE", help="The boards of a suite, together; may be repeated."
-)
-@click.option("--jobs", type=COUNT, help="Boards at a time [as many as cores, at most 4].")
+@click.option("--jobs", type=COUNT, help="Boards at a time [one per core, at most 4].")
 @reference_option
 @results_option
 @include_option
 @json_option
 def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None, as_json: bool, **options: Any) -> None:
-    """Publish BOARDS (all without) as tables, plots and a site that opens from disk: DIR/index.html.
+    """Publish BOARDS as tables, plots and a site.
 
     \b
     equibench publish --out site
@@ -260,7 +273,8 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     equibench publish --suite mnist-rot-gen-data --out site
     equibench publish --readme README.md
 
-    Exit code 1: files among the records were refused; each is named on standard error, the others are published.
+    Without BOARDS, all boards are published. The site opens from disk: DIR/index.html. Exit code 1: some record files
+    were refused; standard error names each of them. The others are published.
     """
     from ..tools.files import results_root
 
@@ -278,7 +292,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
         done = write(root, target, boards, kinds, options["jobs"], refused, count, options["suites"])
         where = str(target / "index.html") if "html" in kinds else out
-    _tell(refused)
+    _print_refused(refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
     sys.exit(1 if refused else 0)
 
@@ -287,16 +301,16 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 @click.argument("run")
 @click.option("--device", help="cpu or cuda:<i> [as recorded].")
 @click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@data_root_option
 @results_option
 @include_option
 @json_option
 def replay(run: str, as_json: bool, **options: Any) -> None:
-    """Run a recorded RUN (the beginning of its id) again, and say whether it agrees.
+    """Run a recorded RUN again and compare the results.
 
-    To the bit on a CPU with the same versions, processor and threads. Elsewhere to the bit, or within the interval in
-    which one further run lies by the spread of the recorded seeds. Exit code 1: it does not agree. Boards keep the
-    first attempt.
+    Give the beginning of the run's id. On a CPU with the same versions, processor and threads, all bits must agree.
+    Elsewhere, all bits agree, or the accuracy lies in the prediction interval of one further run, from the spread of
+    the recorded seeds. Boards keep the first attempt. Exit code 1: the results do not agree.
     """
     from ..runner.replay import replay as run_again
     from ..tools.files import results_root
@@ -322,15 +336,17 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--out", metavar="FILE.png", help="Of a data set: draw some images of each class.")
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@click.option("--out", metavar="FILE.png", help="For a data set: draw some images of each class.")
+@data_root_option
 @results_option
 @include_option
 @json_option
 def show(
     name: str, out: str | None, data_root: str | None, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:
-    """What is known of a model, a data set, a suite, a board, a recipe, or a run (the beginning of its id).
+    """Show a model, a data set, a suite, a board or a run.
+
+    NAME may also be a recipe. For a run, give the beginning of its id.
 
     \b
     equibench show z2cnn-22

@@ -1,4 +1,4 @@
-"""``equibench check``: may a model enter the registry?"""
+"""Commands that check models and machines: ``check``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..tools.text import plural
-from .options import SECONDS, include_option, json_option, results_option
+from .options import SECONDS, data_root_option, include_option, json_option, results_option
 
 if TYPE_CHECKING:
     from ..records.verdict import Verdict
@@ -21,9 +21,11 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 
 @click.command()
 @click.argument("model")
-@click.option("--dataset", help="Data set whose board it is to enter [the first that has its declared input].")
+@click.option("--dataset", help="Data set of the board that it is to enter [the first with its declared input].")
 @click.option("--budget", default="e20", show_default=True, help="Budget of that board.")
-@click.option("--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@click.option(
+    "--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="Time limit of each check."
+)
 @results_option
 @include_option
 @json_option
@@ -36,16 +38,16 @@ def check(
     includes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """May MODEL enter the registry? Under a minute on a CPU for a model of 25 thousand parameters.
+    """Check whether MODEL may enter the registry. Takes under a minute on a CPU for 25 thousand parameters.
 
     \b
     equibench check p4cnn
     equibench check my-net --include my_net.py
     equibench check my-net --include my_net.py --dataset cifar10 --budget e50
 
-    Prints every check, what to do about a failure, and the row that the model would add to the board. What each check
-    means: docs/check.md. The verdict is kept in the results folder; runs of the same source say it. Exit code 1: it is
-    not acceptable as it is.
+    Prints every check, how to repair a failure, and the row that the model would add to the board. docs/check.md
+    explains each check. The results folder keeps the verdict, and runs with the same source show it. Exit code 1: the
+    model is not acceptable as it is.
     """
     from ..check.session import check_model
     from ..records.kept_verdicts import keep_verdict
@@ -69,9 +71,59 @@ def check(
     click.echo(json.dumps(verdict.document()) if as_json else text_of(verdict))
     try:
         keep_verdict(results_root(results), verdict)
-    except WriteError as error:  # the verdict is said, and that is what was asked for
-        click.echo(f"the verdict is not kept: {error}", err=True)
+    except WriteError as error:  # the user has the verdict already
+        click.echo(f"the verdict could not be written: {error}", err=True)
     sys.exit(0 if verdict.accepted else 1)
+
+
+@click.command()
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (all GPUs, or the CPU if there is none), cpu, cuda or cuda:<i>.",
+)
+@click.option(
+    "--quick", is_flag=True, help="10 s of load instead of 90. The best possible verdict is then: E boards only."
+)
+@data_root_option
+@results_option
+@json_option
+def doctor(device: str, quick: bool, data_root: str | None, results: str | None, as_json: bool) -> None:
+    """Check whether results of this machine can be trusted.
+
+    Prints a table of checks, and a verdict for each device.
+
+    \b
+    equibench doctor
+    equibench doctor --device cuda:1 --quick
+
+    Takes at most five minutes per GPU, and one minute on a CPU. The results folder keeps the report, and boards with
+    runs of the device show the verdict. Exit code 1: the verdict for a device is "no".
+    """
+    from ..check.doctor.examine import devices_of, examine
+    from ..records.doctor_report import NO, report_text, write_report
+    from ..tools.files import ensure_writable, results_root
+    from ..tools.text import relative_path
+
+    root = results_root(results)
+    names, explanation = devices_of(device)
+    ensure_writable(root)
+    reports = []
+    for name in names:
+        reports.append(
+            examine(
+                name, names, quick, data_root, explanation,
+                lambda f: None if as_json else click.echo(f"{f.check}: {f.state} ({f.seconds:.0f} s)", err=True),
+            )
+        )  # fmt: skip
+        path = write_report(root, reports[-1])
+        if not as_json:
+            click.echo(f"{report_text(reports[-1])}\n\n{relative_path(path)}")
+    if as_json:
+        documents = [{**r.model_dump(mode="json"), "verdict": r.verdict} for r in reports]
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+    sys.exit(1 if any(r.verdict == NO for r in reports) else 0)
 
 
 def text_of(verdict: Verdict) -> str:
@@ -104,7 +156,7 @@ def _row(verdict: Verdict) -> list[str]:
 
     board = f"{verdict.row['dataset']}-{verdict.row['budget']}-{verdict.row['recipe']}"
     table = tabulate([verdict.cells], headers="keys", tablefmt="simple", disable_numparse=True)
-    return [f"the row that it would add to the board {board}:", "", table, ""]
+    return [f"the row that the model would add to the board {board}:", "", table, ""]
 
 
 def _sentence(verdict: Verdict) -> str:
@@ -113,7 +165,7 @@ def _sentence(verdict: Verdict) -> str:
     made = f"{plural(counts['pass'], 'check')} {verb}, {plural(counts['note'], 'note')}"
     if verdict.accepted:
         return f"acceptable: {made}; {verdict.seconds:.0f} s"
-    left = f", {counts['skip']} {'was' if counts['skip'] == 1 else 'were'} not looked at" if counts["skip"] else ""
+    left = f", {counts['skip']} {'was' if counts['skip'] == 1 else 'were'} skipped" if counts["skip"] else ""
     fail = "fails" if counts["fail"] == 1 else "fail"
     return (
         f"NOT acceptable: {counts['fail']} of {len(verdict.findings)} checks {fail}{left}; {made};"

@@ -19,41 +19,43 @@ if TYPE_CHECKING:
     from ..runner.slurm.status import State, View
     from ..runner.slurm.submit import Submission
 
-#: Options that only a cluster knows, with their values where they are not given.
+#: Options for clusters only, with the values that they have if they are not given.
 _ONLY_CLUSTER: dict[str, Any] = {
     "partition": None, "gpus_per_run": None, "time_limit": None, "account": None, "sbatch_options": (),
     "hardware": None, "calibrate": False,
 }  # fmt: skip
-#: More lines than that are counted, not shown.
+#: Largest number of tasks that `status` shows; further ones are only counted.
 _SHOWN = 40
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``run`` that belong to a cluster."""
+    """Add the options of ``run`` for clusters."""
     options = [
         click.option(
             "--engine",
             type=click.Choice(("local", "slurm")),
             default="local",
             show_default=True,
-            help="local, or slurm: submit and return.",
+            help="local: run here; slurm: submit jobs to a cluster.",
         ),
         click.option("--partition", help="Slurm: partition."),
         click.option(
             "--gpus-per-run",
             type=int,
-            help="Slurm: 1, or 0 for runs on CPUs [1; with --device cpu 0].",
+            help="Slurm: 1, or 0 for runs on CPUs [1; 0 with --device cpu].",
         ),
-        click.option("--time-limit", metavar="TIME", help="Slurm: of each run, as sbatch --time takes it."),
+        click.option(
+            "--time-limit", metavar="TIME", help="Slurm: time limit of each run, in the format of sbatch --time."
+        ),
         click.option("--account", help="Slurm: account."),
         click.option(
             "--sbatch-option",
             "sbatch_options",
             multiple=True,
             metavar="OPTION",
-            help="Slurm: any other, as --sbatch-option=--mem=8G; may be repeated.",
+            help="Slurm: another option of sbatch, as --sbatch-option=--mem=8G; may be repeated.",
         ),
-        click.option("--hardware", metavar="TEXT", help="Slurm, T budgets: the calibrated device that is meant."),
+        click.option("--hardware", metavar="TEXT", help="Slurm, T budgets: part of the name of the calibrated device."),
         click.option("--calibrate", is_flag=True, help="Slurm, T budgets: calibrate on the partition's nodes first."),
     ]
     for option in reversed(options):
@@ -62,10 +64,10 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wants_cluster(options: dict[str, Any]) -> bool:
-    """Whether the runs are to be submitted; the options of ``run`` agree with it.
+    """Whether the runs are to be submitted to a cluster.
 
     Raises:
-        UserError: an option belongs to another engine.
+        UserError: an option does not belong to the chosen engine.
     """
     engine = options["engine"]
     given = [name for name, absent in _ONLY_CLUSTER.items() if options[name] != absent]
@@ -73,14 +75,14 @@ def wants_cluster(options: dict[str, Any]) -> bool:
         name = given[0].replace("_", "-").removesuffix("s" if given[0] == "sbatch_options" else "")
         raise UserError(f"--{name} goes with --engine slurm")
     if engine == "slurm" and options["seeds_in_parallel"] != 1:
-        raise UserError("--seeds-in-parallel goes with --engine local: the scheduler gives every run a GPU of its own")
+        raise UserError("--seeds-in-parallel goes with --engine local: the scheduler gives each run its own GPU")
     return bool(engine == "slurm")
 
 
 def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) -> None:
-    """Submit what is missing of a suite, or of the points of a family, and say where it is to be found."""
+    """Submit the missing runs of a suite, or of all boards of a family, and print the next commands."""
     from ..runner.slurm.scheduler import Request
-    from ..runner.slurm.submit import Wish, submit_suite
+    from ..runner.slurm.submit import SubmissionInput, submit_suite
     from ..tools.files import results_root
 
     machine = machine_of(options)
@@ -95,7 +97,9 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
     )
     root, facts = results_root(options["results"]), []
     for suite in suites:
-        done = submit_suite(Wish(suite, request, machine, options["hardware"] or "", options["calibrate"]), root)
+        done = submit_suite(
+            SubmissionInput(suite, request, machine, options["hardware"] or "", options["calibrate"]), root
+        )
         facts.append(_facts(done))
         if not as_json:
             _print_submission(done, root, options["includes"])
@@ -106,7 +110,7 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
 def _gpus(options: dict[str, Any]) -> int:
     device, gpus = options["device"], options["gpus_per_run"]
     if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device!r}: on a cluster the scheduler chooses; use auto, cpu or cuda")
+        raise UserError(f"--device {device!r}: on a cluster the scheduler chooses the device; use auto, cpu or cuda")
     if gpus is None:
         return 0 if device == "cpu" else 1
     if (device == "cpu" and gpus) or (device == "cuda" and not gpus):
@@ -129,7 +133,7 @@ def _facts(done: Submission) -> dict[str, Any]:
 def _print_submission(done: Submission, root: Path, includes: tuple[str, ...]) -> None:
     name, tasks = _sent(done)
     others = [f"{done.finished} finished before"] if done.finished else []
-    others += [f"{count} on their way in {sweep}" for sweep, count in done.active.items()]
+    others += [f"{count} queued or running in {sweep}" for sweep, count in done.active.items()]
     others += [f"{done.settled} of earlier sweeps found lost"] if done.settled else []
     rest = f"; {', '.join(others)}" if others else ""
     if name is None:
@@ -138,30 +142,31 @@ def _print_submission(done: Submission, root: Path, includes: tuple[str, ...]) -
         assert done.submitted is not None
         first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
         click.echo(f"{name}: {plural(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
-        click.echo(f"{command('status', name, root=root)}   how far they are")
-        click.echo(f"{command('collect', name, root=root, include=includes)}  the table of what is finished")
+        click.echo(f"{command('status', name, root=root)}   shows their progress")
+        click.echo(f"{command('collect', name, root=root, include=includes)}  shows the table of finished runs")
     if done.note:
         click.echo(done.note, err=True)
     for model, what in done.stale.items():
-        click.echo(f"{model}: not run again although its {what} changed since", err=True)
+        click.echo(f"{model}: not run again, although its {what} changed since", err=True)
 
 
 @click.command()
 @click.argument("sweep", required=False)
-@click.option("--all", "every", is_flag=True, help="Show finished runs too.")
+@click.option("--all", "every", is_flag=True, help="Also show finished runs.")
 @results_option
 @json_option
 def status(sweep: str | None, every: bool, results: str | None, as_json: bool) -> None:
-    """How far a SWEEP on a cluster is (or those of a suite; all without one).
+    """Show the progress of sweeps on a cluster.
 
-    From the files of the results folder, and from squeue for what no record settles. Changes nothing.
+    SWEEP is the name of a sweep or of a suite; without it, all sweeps are shown. The states come from the files of the
+    results folder; squeue is asked about runs without a record. Changes nothing.
     """
-    from ..runner.slurm.status import look
+    from ..runner.slurm.status import sweep_states
     from ..runner.slurm.sweep import find_sweeps
     from ..tools.files import results_root
 
     root = results_root(results)
-    views, silence = look(root, find_sweeps(root, sweep))
+    views, silence = sweep_states(root, find_sweeps(root, sweep))
     if as_json:
         click.echo(json.dumps({"sweeps": [_document(v) for v in views], "squeue": silence or "answers"}))
         return
@@ -208,7 +213,7 @@ def _one(state: State) -> str:
 
 def _print_silence(views: list[View], silence: str | None) -> None:
     if silence and any(s.kind == "unknown" for v in views for s in v.states):
-        click.echo(f"what is unknown is unknown, as no squeue answers: {silence}", err=True)
+        click.echo(f"the state of some runs is unknown because squeue does not answer: {silence}", err=True)
 
 
 @click.command()
@@ -217,9 +222,10 @@ def _print_silence(views: list[View], silence: str | None) -> None:
 @include_option
 @json_option
 def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
-    """Rebuild and show the boards of a SWEEP or SUITE on a cluster (all sweeps without one).
+    """Rebuild and show the boards of sweeps on a cluster.
 
-    A task that was killed becomes a row, and the same `equibench run` submits it again. Exit code 1: runs failed.
+    SWEEP is the name of a sweep or of a suite; without it, all sweeps are collected. A killed task becomes a row.
+    The same `equibench run` command submits it again. Exit code 1: runs failed.
     """
     from ...registry import include
     from ..runner.slurm.status import collect as collect_sweeps
@@ -251,5 +257,5 @@ def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
     for view in views:
         click.echo(_heading(view))
     for outcome in outcomes:
-        for sentence in outcome.failures("the same equibench run submits again"):
+        for sentence in outcome.failures("the same `equibench run` command submits these again"):
             click.echo(sentence, err=True)

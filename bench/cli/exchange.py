@@ -1,4 +1,4 @@
-"""Commands on results that travel: ``merge``, ``export``, ``validate``."""
+"""Commands that exchange results between machines: ``merge``, ``export``, ``validate``."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from .options import SECONDS, include_option, json_option, results_option
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--dry-run", is_flag=True, help="Only say what would come.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; only show what would be added.")
 @results_option
 @include_option
 @json_option
 def merge(
     sources: tuple[str, ...], dry_run: bool, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:
-    """Bring the results of others, folders or archives, into the results folder.
+    """Add the results of other machines to the results folder.
 
     \b
     equibench merge laptop-2/leaderboards shard-3.tar.gz --dry-run
     equibench merge shard-*.tar.gz
 
-    Each record is checked as a stranger's, and none that is here is changed. A run that is here with another content is
-    kept as a further attempt. An interrupted merge is repeated by the same command. Exit code 1: files were refused;
-    each is named on standard error.
+    A SOURCE is a results folder or an archive. Every record is checked as untrusted input. Existing records are never
+    changed. If a run exists here with different content, the new one is kept as a further attempt. After an
+    interruption, repeat the same command. Exit code 1: files were refused; standard error names each of them.
     """
-    from ..exchange.merge import merge as bring
+    from ..exchange.merge import merge as merge_sources
     from ..tools.files import results_root
     from ..tools.schema import visible
     from ..tools.text import plural
 
     include(includes)
-    done = bring([Path(source) for source in sources], results_root(results), dry_run)
+    done = merge_sources([Path(source) for source in sources], results_root(results), dry_run)
     for one in done.of("refused"):
         click.echo(f"equibench: refused: {visible(one.why)}", err=True)
     if as_json:
         keys = ("board", "kind", "name", "state", "why")
-        click.echo(json.dumps({"dry_run": dry_run, "files": [{k: getattr(a, k) for k in keys} for a in done.arrivals]}))
+        click.echo(json.dumps({"dry_run": dry_run, "files": [{k: getattr(a, k) for k in keys} for a in done.files]}))
     else:
         click.echo(_table(done))
         for one in done.of("further attempt"):
@@ -52,25 +52,25 @@ def merge(
         others = Counter(a.kind for a in done.of("new") if a.kind != "record")
         if others:
             named = [plural(count, noun) for noun, count in sorted(others.items())]
-            click.echo(f"beside records: {', '.join(named)}")
+            click.echo(f"also: {', '.join(named)}")
         click.echo("nothing was written" if dry_run else f"rebuilt: {', '.join(done.boards) or 'no board'}")
     sys.exit(1 if done.of("refused") else 0)
 
 
 def _table(done: Any) -> str:
-    """What came, one row a board: records alone, refused files of every kind."""
+    """The arrived files with one row per board: records, and refused files of every kind."""
     from tabulate import tabulate
 
     from ..exchange.merge import STATES, devices, versions
     from ..tools.schema import visible
 
     rows = []
-    for board in dict.fromkeys(a.board for a in done.arrivals):
-        own = [a for a in done.arrivals if a.board == board]
+    for board in dict.fromkeys(a.board for a in done.files):
+        own = [a for a in done.files if a.board == board]
         states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
         row: dict[str, Any] = {"board": visible(board), **{state: states[state] for state in STATES}}
         rows.append({**row, "devices": _counted(devices(own)), "versions": _counted(versions(own))})
-    return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing came"
+    return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing to merge"
 
 
 def _counted(found: Counter[str]) -> str:
@@ -80,22 +80,25 @@ def _counted(found: Counter[str]) -> str:
 @click.command()
 @click.argument("folder", metavar="FOLDER")
 @click.option("--against", metavar="DIR", help="The published results [$EQUIBENCH_RESULTS, else ./leaderboards].")
-@click.option("--complete", is_flag=True, help="FOLDER takes the place of the published one, as in a pull request.")
-@click.option("--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="For each check.")
+@click.option("--complete", is_flag=True, help="FOLDER replaces the published folder, as in a pull request.")
+@click.option(
+    "--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="Time limit of each check."
+)
 @include_option
 @json_option
 def validate(
     folder: str, against: str | None, complete: bool, deadline: float, includes: tuple[str, ...], as_json: bool
 ) -> None:
-    """May the rows of FOLDER, a results folder or an archive, enter the published boards?
+    """Check whether rows may enter the published boards.
 
     \b
     equibench validate mine.tar.gz
     equibench validate leaderboards --against ../main/leaderboards --complete
 
-    Looks at every record, checks every model with new rows on this machine, and prints as Markdown why not, what a
-    reviewer should know, what changes in the ranks, and the tables before and after. With --complete, nothing that is
-    published may be missing or changed. Writes nothing. Exit code 1: the rows may not enter as they are.
+    FOLDER is a results folder or an archive. Reads every record, and checks every model with new rows on this machine.
+    Prints a report as Markdown: the reasons for a refusal, notes for the reviewer, changes of ranks, and the tables
+    before and after. With --complete, no published file may be missing or changed. Writes nothing. Exit code 1: the
+    rows may not enter as they are.
     """
     from ..exchange.report import document, markdown
     from ..exchange.validate import validate as judge
@@ -126,13 +129,14 @@ def validate(
 @results_option
 @include_option
 def export(boards: tuple[str, ...], out: str, results: str | None, includes: tuple[str, ...]) -> None:
-    """Pack BOARDS into an archive: records, outcomes, sidecars, suites and recipes; the same bytes each time.
+    """Pack BOARDS into an archive.
 
     \b
     equibench export digits-rot-e20-common --out mine.tar.gz
 
-    Weights, checkpoints and logs stay here. Exit code 1: files among the records were refused; each is named on
-    standard error, the others are packed.
+    The archive has records, outcomes, sidecars, suites and recipes. Weights, checkpoints and logs are left out. The
+    same results give the same bytes. Exit code 1: some record files were refused; standard error names each of them.
+    The others are packed.
     """
     from ..exchange.export import export as pack
     from ..tools.files import results_root

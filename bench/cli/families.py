@@ -1,4 +1,4 @@
-"""What ``equibench leaderboard --suite`` shows: the rows of a suite, or a family of boards as one table."""
+"""Output of ``equibench leaderboard --suite``: the rows of a suite, or one table of a family of boards."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def show_suite(
     """Rebuild the boards of a family and print its table.
 
     Args:
-        patterns: of models, as in a shell; all of the suite without.
+        patterns: shell patterns of models; empty for all models of the suite.
         style: a table format of tabulate, ``csv``, ``md`` or ``json``.
-        others: options that were given and go with single boards.
-        refused: gets the files that were refused.
+        others: options of this call that only single boards support.
+        refused: the refused files are appended to this list.
 
     Returns:
-        The board of an ordinary suite with the suite's rows, of which nothing is printed; None for a family.
+        For an ordinary suite, the board with the suite's rows; nothing is printed. None for a family.
 
     Raises:
-        UserError: an option does not go with a family, no model fits, or nothing is measured yet.
+        UserError: a family does not support an option, no model matches, or there is no result yet.
     """
     from ..boards.families import find_points, load_family
     from ..boards.family_table import family_csv, family_document, family_text
@@ -41,11 +41,13 @@ def show_suite(
     if len(points) == 1 and family.points[0].board is not None:
         return family.points[0].board
     if others:
-        raise UserError(f"{others[0]} does not go with a family of boards, which --suite shows in one table")
+        raise UserError(f"{others[0]} is for single boards; --suite shows this family of boards in one table")
     refused += [r for p in family.measured if p.board is not None for r in p.board.refused]
     for pattern in patterns:
         if not fnmatch.filter(family.models, pattern):
-            raise UserError(f"--model {pattern!r}: no model of suite {name!r} fits; {nearest(pattern, family.models)}")
+            raise UserError(
+                f"--model {pattern!r}: no model of suite {name!r} matches; {nearest(pattern, family.models)}"
+            )
     if patterns:
         family.models = [m for m in family.models if any(fnmatch.fnmatchcase(m, p) for p in patterns)]
     if style == "json":

@@ -1,4 +1,4 @@
-"""``equibench list``: what there is, read without torch."""
+"""``equibench list``: models, data sets, budgets, suites and other names. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from .options import include_option, json_option, results_option, wide_option
 
 @click.group(name="list")
 def list_() -> None:
-    """List what there is; patterns as in a shell: equibench list models 'pdo-*'"""
+    """List models, data sets, suites and more. Patterns work as in a shell: equibench list models 'pdo-*'"""
 
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
-@click.option("--for", "dataset", metavar="DATASET", help="Only those that can be built for its images.")
+@click.option(
+    "--for", "dataset", metavar="DATASET", help="Only models that can be built for the images of this data set."
+)
 @include_option
 @wide_option
 @json_option
@@ -43,10 +45,10 @@ def models(
 
 
 def model_rows(patterns: Iterable[str], dataset: str | None = None) -> list[dict[str, Any]]:
-    """One row a model that fits: of those that can be built for the images of a data set, where one is named."""
+    """One row per matching model; with `dataset`, only models that can be built for its images."""
     found = MODELS.match(patterns)
     if dataset is not None:
-        from ..training.image_sizes import fitting  # with torch, since something may have to be built
+        from ..training.image_sizes import fitting  # imports torch: a model may have to be built
 
         fields = DATASETS.find(dataset).entry.fields
         found = fitting(found, fields["shape"][0], fields["classes"], fields["shape"][1])
@@ -67,19 +69,19 @@ def _model_row(entry: Entry) -> dict[str, Any]:
 @wide_option
 @json_option
 def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], wide: bool, as_json: bool) -> None:
-    """Data sets: shape, classes, sizes of the splits, licence, source, and what has to be installed first."""
+    """Data sets: shape, classes, sizes of the splits, licence, source, and packages to be installed first."""
     include(includes)
     rows = dataset_rows(patterns)
     for row in rows if not as_json else []:
         missing = row.pop("missing")
-        row["note"] = "; ".join(filter(None, (missing, row["note"])))  # what there is to do comes first
+        row["note"] = "; ".join(filter(None, (missing, row["note"])))  # what the user has to do comes first
         for key in ("rotation", "citation", "digest"):
             del row[key]
     _show(rows, as_json, patterns, "data set", wide)
 
 
 def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
-    """One row a data set that fits."""
+    """One row per matching data set."""
     rows = []
     for entry in DATASETS.match(patterns):
         fields = entry.fields
@@ -98,7 +100,7 @@ def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
 @wide_option
 @json_option
 def budgets(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
-    """Budgets; any e<epochs> and t<seconds> works beside them."""
+    """Named budgets. Any e<epochs>, n<examples> and t<seconds> is also a budget."""
     from ..spec.budget import named_budgets
 
     keys = ("name", "kind", "epochs", "seconds", "steps", "note")
@@ -108,12 +110,14 @@ def budgets(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
 
 @list_.command()
 @click.argument("patterns", nargs=-1)
-@click.option("--cost", is_flag=True, help="Every model's operations, and its time where records know its step.")
+@click.option(
+    "--cost", is_flag=True, help="Show each model's operations, and its time if records contain its step time."
+)
 @results_option
 @wide_option
 @json_option
 def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: bool, as_json: bool) -> None:
-    """Suites: the named head-to-heads that are shipped, what they cost before one starts, and the models of one.
+    """Shipped suites, their cost, and the models of one suite.
 
     \b
     equibench list suites
@@ -140,7 +144,7 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: boo
 
 
 def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
-    """One row a shipped suite that fits."""
+    """One row per matching shipped suite."""
     from ..boards.families import find_points
     from ..spec.suite import examples_of, suite_names
 
@@ -163,12 +167,12 @@ def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
 
 @list_.command(name="suite-keys")
 @click.argument("patterns", nargs=-1)
-@click.option("--schema", is_flag=True, help="The JSON Schema instead, for editors that check TOML.")
-@click.option("--markdown", is_flag=True, help="The table of docs/suites.md instead.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema, for editors that check TOML.")
+@click.option("--markdown", is_flag=True, help="Print the table of docs/suites.md.")
 @wide_option
 @json_option
 def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bool, as_json: bool) -> None:
-    """Keys of a suite's file: type, default, example, meaning.
+    """Keys of a suite file: type, default, example, meaning.
 
     \b
     equibench list suite-keys 'reference*'
@@ -177,7 +181,7 @@ def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bo
     from ..spec import suite_keys as reference
 
     if patterns and (schema or markdown):
-        raise UserError(f"--{'schema' if schema else 'markdown'} is of all keys; leave out {patterns[0]!r}")
+        raise UserError(f"--{'schema' if schema else 'markdown'} always prints all keys; leave out {patterns[0]!r}")
     if schema or markdown:
         click.echo(reference.schema_text().rstrip() if schema else reference.markdown_table())
         return
@@ -185,7 +189,7 @@ def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bo
 
 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
-    """What the runs of suites cost on this device, one table a board."""
+    """Print the cost of the runs of suites on this device, one table per board."""
     from ..boards.families import point_name
     from ..reports.estimate import cost_table, estimate, this_device
     from ..tools.files import results_root
@@ -207,7 +211,7 @@ def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> 
 @wide_option
 @json_option
 def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
-    """Figures that papers report, by method or data set: equibench list reported mnist-rot 'PDO*'"""
+    """Figures reported in papers, by method or data set: equibench list reported mnist-rot 'PDO*'"""
     from ..boards.reported import reported_rows
 
     rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
@@ -220,7 +224,7 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 
-#: What stands first where not all columns of a list fit.
+#: Columns that come first if a list is wider than the terminal.
 _FIRST = {
     "model": ("name", "parameters", "invariant", "group", "status", "source", "family"),
     "data set": ("name", "shape", "classes", "train", "test", "note"),
@@ -236,7 +240,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
         click.echo(json.dumps(rows))
         return
     if not rows:
-        raise UserError(f"no {kind} fits {' '.join(patterns)}; patterns are as in a shell, quoted: 'p4*'")
+        raise UserError(f"no {kind} matches {' '.join(patterns)}; patterns are as in a shell, in quotes: 'p4*'")
     click.echo(fitted_table(rows, _FIRST.get(kind, ()), None if wide else terminal_width()))
 
 
@@ -245,7 +249,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
 @wide_option
 @json_option
 def recipes(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
-    """Recipes: optimiser, rate, batch and augmentation, and whom they are for."""
+    """Recipes: models, optimiser, learning rate, batch size and augmentation."""
     from ..reports.name_cards import recipe_rows
 
     rows = [row for row in recipe_rows() if _fits(row["name"], patterns)]
@@ -275,7 +279,7 @@ def formats(as_json: bool) -> None:
 @click.argument("patterns", nargs=-1)
 @json_option
 def columns(patterns: tuple[str, ...], as_json: bool) -> None:
-    """Columns of the CSVs, for --columns and --sort; docs/leaderboard.md says what each is."""
+    """Columns of the CSVs, for --columns and --sort; docs/leaderboard.md explains them."""
     from ..boards.marks import HEADINGS_OF
     from ..boards.rows import column_names
 

@@ -1,6 +1,6 @@
-"""The command line: parse, call, print; nothing else.
+"""The command line: it parses arguments, calls functions and prints results.
 
-Nothing heavy is imported before a command needs it, so that help comes at once.
+Heavy packages are imported only by the commands that need them. So ``--help`` answers immediately.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 import click
 
 from ...registry import PluginWarning, UserError, include
-from ..spec.choices import CLASSES, FITS, PROFILES, RECIPES, VARIABLES, lines_of
+from ..spec.choices import CLASSES, FITS, RECIPES, VARIABLES, help_text
 from ..tools.text import PROGRESS
 from .boards import board_document, leaderboard, publish, replay, show
-from .check import check
+from .check import check, doctor
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
-from .doctor import doctor
+from .data import data
 from .exchange import export, merge, validate
 from .list import list_
 from .measure import equivariance, verify
@@ -32,46 +32,42 @@ from .options import (
     machine_options,
     results_option,
     seeds_in_parallel_option,
+    suite_options,
 )  # fmt: skip
 from .plan import plan
 from .refresh import refresh
 
-_profile_option = click.option(
-    "--profile",
-    type=click.Choice(list(PROFILES)),
-    metavar="NAME",
-    help=lines_of("Execution profile instead of the suite's.", PROFILES),
-)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT, epilog=lines_of("Variables of the environment:", VARIABLES))
+@click.group(context_settings=CONTEXT, epilog=help_text("Environment variables:", VARIABLES))
 @click.version_option(package_name="equibench")
 def cli() -> None:
-    """Fair head-to-heads of equivariant image architectures.
+    """Fair comparisons of equivariant image architectures.
 
     \b
-    equibench run quickstart                  the four architectures on real digits, a table at the end
+    equibench run quickstart                  train the four architectures on real digits, show the table
     equibench run quickstart --seeds 1 --models p4cnn,z2cnn-22
     equibench run --dataset digits-rot --models p4cnn --budget e20 --seeds 5
-    equibench list models 'pdo-*'             what there is: models, datasets, budgets, suites
-    equibench plan digits-25k --difference 0.5   seeds that a difference needs, and their hours
+    equibench list models 'pdo-*'             list models; also datasets, budgets, suites
+    equibench plan digits-25k --difference 0.5   number of seeds needed to find a difference, and the hours
     equibench tune quickstart                 choose a learning rate for each model, on validation images
-    equibench leaderboard                     rebuild the CSVs from the run records, show them
-    equibench publish --out site              tables, plots and a page to explore
-    equibench merge laptop-2/leaderboards     bring the results of other machines together
-    equibench validate mine.tar.gz            may these rows enter the published boards?
-    equibench check my-net --include my.py    may a model enter the registry?
-    equibench show p4cnn                      what is known of a model, or of a run
-    equibench run mnist-rot --engine slurm    the same on a cluster; then equibench status, and collect
-    equibench doctor                          what figures of this machine are worth, GPU by GPU
-    equibench verify pdo-econv                the proof of the claims about PDO-eConv, computed afresh
+    equibench leaderboard                     rebuild the CSVs from the run records and show them
+    equibench publish --out site              write tables, plots and an interactive page
+    equibench merge laptop-2/leaderboards     add the results of another machine
+    equibench validate mine.tar.gz            check whether rows may enter the published boards
+    equibench check my-net --include my.py    check whether a model may enter the registry
+    equibench show p4cnn                      show a model, a data set, a board or a run
+    equibench run mnist-rot --engine slurm    train on a cluster; then use equibench status and collect
+    equibench doctor                          check whether results of this machine can be trusted
+    equibench verify pdo-econv                compute the proof of the claims about PDO-eConv
     """
 
 
 for _command in (
     check,
     collect,
+    data,
     doctor,
     equivariance,
     export,
@@ -92,41 +88,31 @@ for _command in (
 
 @cli.command()
 @click.argument("suite", required=False)
-@click.option("--models", help="Models instead of the suite's, separated by commas.")
-@click.option("--dataset", help="Data set instead of the suite's.")
-@click.option(
-    "--budget", help="Budget instead of the suite's: e<epochs>, n<examples>, t<seconds> or a name; or several."
-)
-@click.option(
-    "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
-)
-@click.option("--recipe", help=lines_of("Recipe instead of the suite's.", RECIPES))
-@click.option(
-    "--profile",
-    type=click.Choice(list(PROFILES)),
-    metavar="NAME",
-    help=lines_of("Execution profile instead of the suite's.", PROFILES),
-)
+@suite_options
+@click.option("--recipe", help=help_text("Recipe instead of the suite's.", RECIPES))
 @click.option(
     "--fit",
     type=click.Choice(list(FITS)),
     metavar="NAME",
-    help=lines_of("What is trained on instead of the suite's.", FITS),
+    help=help_text("Images to train on, instead of the suite's choice.", FITS),
 )
-@click.option("--seeds", help="How many seeds (3), or which (0,4,7).")
+@click.option("--seeds", help="Number of seeds (3), or a list of seeds (0,4,7).")
 @click.option(
     "--class",
     "parameter_class",
     type=click.Choice(list(CLASSES)),
     metavar="NAME",
-    help=lines_of("Class of parameters instead of the suite's.", CLASSES),
+    help=help_text("Parameter class instead of the suite's.", CLASSES),
 )
 @click.option(
-    "--reference-parameters", type=COUNT, metavar="N", help="Of the class matched: parameters within 5 % of N."
+    "--reference-parameters",
+    type=COUNT,
+    metavar="N",
+    help="For the class matched: refuse models that are not within 5 % of N.",
 )
 @machine_options
 @seeds_in_parallel_option
-@click.option("--deadline", type=SECONDS, metavar="SECONDS", help="End a run after this time; it becomes a row.")
+@click.option("--deadline", type=SECONDS, metavar="SECONDS", help="Stop a run after this time. Its row says timeout.")
 @click.option(
     "--checkpoint",
     "checkpoint_s",
@@ -134,34 +120,34 @@ for _command in (
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Keep a checkpoint of every run this often; an interrupted one goes on from there.",
+    help="Time between two checkpoints of a run. An interrupted run continues from its last checkpoint.",
 )
-@click.option("--shard", metavar="I/N", help="Run the I-th of N shares, as 2/4; equibench merge brings them together.")
+@click.option("--shard", metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
 @engine_options
 @results_option
 @include_option
 @json_option
 def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
-    """Train what is missing of a SUITE (a name or a .toml file) and show its table.
+    """Train the missing runs of a SUITE and show its table.
 
     \b
     equibench run quickstart
     equibench run my-suite.toml --device cuda:0,cuda:1
     equibench run quickstart --models my-net --include my_net.py
 
-    Several budgets or numbers of training images are a family of boards, with one table of all. Runs that are finished
-    are not run again; one that was interrupted goes on from its last checkpoint. Exit code 1: some runs failed, their
-    rows say why.
+    SUITE is a name or a .toml file. Several budgets or numbers of training images make a family of boards with one
+    common table. Finished runs are not run again. An interrupted run continues from its last checkpoint. Exit code 1:
+    some runs failed; their rows say why.
     """
     from ..runner.head_to_head import run as run_suite
     from ..spec.shard import Shard
     from .progress import listener_for
 
     on_cluster, chosen, share = wants_cluster(options), _points(suite, options), Shard.parse(shard) if shard else None
-    _check(chosen, options)
+    _check_family(chosen, options)
     if share and on_cluster:
-        raise UserError("--shard goes with --engine local: the array of a cluster shares the runs by itself")
-    if share and len(chosen) > 1:  # of a small point there may be no run in it
+        raise UserError("--shard goes with --engine local: on a cluster, the job array distributes the runs")
+    if share and len(chosen) > 1:  # a share may contain no run of a small board
         chosen = [p for p in chosen if share.of(range(len(p.models) * len(p.seed_list)))] or chosen
     if on_cluster:
         submit_command(chosen, options, as_json)
@@ -182,31 +168,21 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
 
 @cli.command()
 @click.argument("suite", required=False)
-@click.option("--models", help="Models instead of the suite's, separated by commas.")
-@click.option("--dataset", help="Data set instead of the suite's.")
-@click.option("--budget", help="Budget instead of the suite's, or several.")
-@click.option(
-    "--train-images", metavar="N", help="So many training images (500), or a board for each number (500,2000)."
-)
-@click.option("--recipe", help="Recipe whose rate is tuned, common or a variant of it, instead of the suite's.")
-@click.option(
-    "--profile",
-    type=click.Choice(list(PROFILES)),
-    metavar="NAME",
-    help=lines_of("Execution profile instead of the suite's.", PROFILES),
-)
+@suite_options
+@click.option("--recipe", help="Recipe to tune, instead of the suite's: common or one of its variants.")
 @machine_options
 @results_option
 @include_option
 @json_option
 def tune(suite: str | None, as_json: bool, **options: Any) -> None:
-    """Choose a learning rate for each model of a SUITE, on validation images.
+    """Choose a learning rate for each model of a SUITE.
 
     \b
     equibench tune quickstart
     equibench run quickstart --recipe tuned
 
-    The same grid of rates for every model, one seed, the budget of the suite. Every trial is recorded.
+    The choice uses validation images. Every model is trained with the same grid of rates, one seed, and the budget of
+    the suite. Every trial is recorded.
     """
     from ..boards.table import tuning_table
     from ..runner.tune import tune as tune_suite
@@ -215,7 +191,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     chosen = _points(
         suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None}
     )
-    _check(chosen, options)
+    _check_family(chosen, options)
     tuned = []
     for point in chosen:
         done = tune_suite(
@@ -234,8 +210,11 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     sys.exit(1 if any(d.outcome.failed for d in tuned) else 0)
 
 
-def _check(points: list[Any], options: dict[str, Any]) -> None:
-    """Of a family, see that all points can be planned before the first is run; one suite is looked at as it is run."""
+def _check_family(points: list[Any], options: dict[str, Any]) -> None:
+    """Check that every board of a family can be planned, before the first one is run.
+
+    A single suite is checked when it is run.
+    """
     from ..boards.families import check_points
     from ..tools.files import results_root
 
@@ -244,7 +223,7 @@ def _check(points: list[Any], options: dict[str, Any]) -> None:
 
 
 def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
-    """The suite, or the points of the family, with what the options replace in it."""
+    """The suite, or the points (boards) of the family, with the values that the options replace."""
     from ..boards.families import points_of, values_of
 
     include(options["includes"])
@@ -291,7 +270,11 @@ def _seeds(text: str) -> int | list[int]:
 
 
 def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
-    """Print what was run: of the suite of this name its rows, and those that the options add; the board without one."""
+    """Print the results of a command.
+
+    Args:
+        name: of the suite: its rows are shown, and those that the options add. None shows the whole board.
+    """
     if len(outcomes) == 1:
         if name is not None:
             outcomes[0].board = outcomes[0].board.of_suite(rows_shown(name, outcomes[0].suite))
@@ -305,15 +288,15 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
             click.echo(json.dumps(family_document(family)))
         elif family.measured:
             click.echo(family_text(family))
-        else:  # smoke runs, which are barred from tables
+        else:  # smoke runs are not shown in tables
             for outcome in outcomes:
                 _print_board(outcome, as_json)
     for outcome in outcomes:
-        _tell(outcome)
+        _print_warnings(outcome)
 
 
 def rows_shown(name: str, run: Any) -> Any:
-    """The suite that was run, with the models and seeds of the suite of this name as well."""
+    """The suite that was run, together with the models and seeds of the suite of this name."""
     from ..boards.families import find_points
 
     own = find_points(name)[0]
@@ -330,42 +313,26 @@ def _print_board(outcome: Any, as_json: bool) -> None:
         click.echo(json.dumps(board_document(board, root)))
     elif board.is_table:
         click.echo(board_table(board, width=terminal_width()))
-        click.echo(f"\n{relative_path(root)}/{board.name}.csv  (one row a model; {board.name}.runs.csv has one a run)")
+        where = f"{relative_path(root)}/{board.name}"
+        click.echo(f"\n{where}.csv  (one row per model; {board.name}.runs.csv has one row per run)")
     else:
         for record, _ in board.chosen:
             click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
 
 
-def _tell(outcome: Any) -> None:
-    """What a reader must know of runs that were not made, or have no result; on standard error."""
+def _print_warnings(outcome: Any) -> None:
+    """Print on standard error which runs were not made, are stale, or have no result."""
     from ..boards.notes import refresh_command
 
     again = refresh_command(outcome.board, [name.partition(" ")[0] for name in outcome.stale])
     for name, what in outcome.stale.items():
-        click.echo(f"{name}: not run again although its {what} changed since; {again} does it", err=True)
+        click.echo(f"{name}: not run again, although its {what} changed since; {again} runs it again", err=True)
     for sentence in outcome.failures("the same command tries again"):
         click.echo(sentence, err=True)
 
 
-@cli.group()
-def data() -> None:
-    """Fetch and verify data sets."""
-
-
-@data.command()
-@click.argument("name")
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
-@include_option
-def fetch(name: str, data_root: str | None, includes: tuple[str, ...]) -> None:
-    """Download data set NAME, verify it and make it ready."""
-    from .progress import fetch_with_progress
-
-    include(includes)
-    click.echo(fetch_with_progress(name, data_root))
-
-
 def main() -> NoReturn:
-    """Run the command line; every wrong input ends with one sentence and exit code 2."""
+    """Run the command line. Wrong input gives one sentence of explanation and exit code 2."""
     warnings.formatwarning = _warning  # type: ignore[assignment]
     if not PROGRESS.handlers:
         PROGRESS.addHandler(_OnStandardError())
@@ -374,32 +341,33 @@ def main() -> NoReturn:
         cli(standalone_mode=False)
     except UserError as error:
         _end(str(error), 2)
-    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: what there is
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: show its commands
         click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except click.ClickException as error:  # it quotes a value whole
+    except click.ClickException as error:  # the message may quote a value of any length
         _end(error.format_message(), 2, most=500)
     except (click.Abort, KeyboardInterrupt):
-        goes_on = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
+        continues = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
         _end(
-            "interrupted" + ("; finished runs are kept, and the same command goes on with the rest" if goes_on else ""),
+            "interrupted"
+            + ("; finished runs are kept, and the same command continues with the rest" if continues else ""),
             130,
         )
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        sys.stderr.close()  # the reader of our output has ended
         sys.exit(0)
     sys.exit(0)
 
 
 class _OnStandardError(logging.Handler):
-    """What a long command is at, on what standard error is at that time."""
+    """Prints the progress of a long command on the standard error stream that is current at that time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)
 
 
 def _warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
-    """A broken plug-in is one line, like an error; other warnings say their place as usual."""
+    """A warning as text: one line for a broken plug-in, as for an error; Python's usual text for other warnings."""
     return (
         f"equibench: {message}\n" if issubclass(category, PluginWarning) else _usual_warning(message, category, *where)
     )
@@ -411,7 +379,7 @@ _usual_warning = warnings.formatwarning
 def _end(message: str, code: int, most: int = 1900) -> NoReturn:
     from ..tools.schema import visible
 
-    # Always one line: names of files and values in it may hold anything, and be of any length.
+    # Always one line: file names and values in the message may contain any characters and have any length.
     line = visible(message)
     line = line if len(line) <= most else f"{line[: most - 400]} … {line[-400:]}"
     print(f"equibench: {line}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...registry import UserError, include
-from .options import COUNT, include_option, json_option, machine_of, results_option
+from .options import COUNT, data_root_option, include_option, json_option, machine_of, results_option
 
 
 @click.command()
@@ -18,19 +18,23 @@ from .options import COUNT, include_option, json_option, machine_of, results_opt
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plot.")
 @click.option(
     "--only",
-    help="Parts, separated by commas: convergence, exactness, pitch of pdo-econv; coverage, family, power of"
+    help="Parts, separated by commas: convergence, exactness, pitch for pdo-econv; coverage, family, power for"
     " statistics.",
 )
-@click.option("--quick", is_flag=True, help="statistics: few experiments with small test sets, in seconds; no proof.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="For statistics: few experiments with small test sets. Takes seconds and proves nothing.",
+)
 @json_option
 def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) -> None:
-    """Prove the claims about NAME: tables, and a plot in a file.
+    """Prove the claims about NAME, with tables and a plot.
 
     \b
-    equibench verify pdo-econv                the layers of PDO-eConv; a minute
+    equibench verify pdo-econv                the layers of PDO-eConv; one minute
     equibench verify statistics               intervals, p and ranks by simulation; several minutes on one core
 
-    Exit code 1: some property does not hold; its row says NO.
+    Exit code 1: a property does not hold; its row says NO.
     """
     from ..reports.proofs import prove
 
@@ -49,30 +53,32 @@ def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) ->
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--run", "run_id", metavar="ID", help="A finished run (the beginning of its id) instead of a model.")
-@click.option("--dataset", help="Data set that the model looks at [digits-rot].")
-@click.option("--size", type=click.IntRange(min=2), metavar="N", help="Pixels of its images [the data set's].")
-@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the pictures.")
+@click.option("--run", "run_id", metavar="ID", help="Instead of a model: a finished run, by the beginning of its id.")
+@click.option("--dataset", help="Data set of the images [digits-rot].")
+@click.option("--size", type=click.IntRange(min=2), metavar="N", help="Size of the images in pixels [the data set's].")
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plots.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
-@click.option("--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache].")
+@data_root_option
 @results_option
 @include_option
 @json_option
 def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
-    """Equivariance error of a MODEL at initialisation, or the full profile of a finished run.
+    """Measure the equivariance error of a MODEL or of a run.
+
+    A MODEL is measured at initialisation. A finished run gets the full profile.
 
     \b
     equibench equivariance p4cnn              at 27, 28 and 29 pixels, and against the angle
-    equibench equivariance --run 2c10b4a0     measured on the kept weights, joined to the board
+    equibench equivariance --run 2c10b4a0     measured with the stored weights, added to the board
 
-    What the figures mean: docs/equivariance-error.md.
+    docs/equivariance-error.md explains the figures.
     """
 
     if (model is None) == (options["run_id"] is None):
         raise UserError("give one of MODEL and --run ID")
     if model is None and (options["dataset"] is not None or options["size"] is not None):
-        raise UserError("--dataset and --size go with a MODEL; a run has its own")
+        raise UserError("--dataset and --size are for a MODEL; a run has its own data set and size")
     include(options["includes"])
     report = _equivariance_report(model, options)
     if as_json:

@@ -1,4 +1,4 @@
-"""``equibench plan``: how many seeds a suite needs, before they are run."""
+"""``equibench plan``: the number of seeds that a suite needs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from .options import Finite, include_option, json_option, results_option
     type=Finite(0, 100, min_open=True, max_open=True),
     required=True,
     metavar="POINTS",
-    help="In test accuracy, to the suite's reference.",
+    help="Smallest difference in test accuracy to the reference model that must be found.",
 )
-@click.option("--device", default="auto", show_default=True, help="Whose time is asked for: auto, cpu or cuda:<i>.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device for the estimate of time: auto, cpu or cuda:<i>."
+)
 @results_option
 @include_option
 @json_option
 def plan(
     suite: str, difference: float, device: str, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:
-    """How many seeds SUITE needs to find a difference, from the spread of earlier records, and what they cost here.
+    """Compute how many seeds SUITE needs.
+
+    Computes the number of seeds needed to find a difference, from the spread between seeds in earlier records. Also
+    estimates how long these runs take on this device.
 
     \b
     equibench plan digits-25k --difference 0.5

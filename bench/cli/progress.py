@@ -1,4 +1,4 @@
-"""What is seen while runs go on, and while data sets are fetched."""
+"""Progress displays of runs and of downloads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..training.job import Job
 
 
 class Quiet(Listener):
-    """Says nothing but failures, on standard error."""
+    """Prints only failures and warnings, on standard error."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -44,7 +44,7 @@ class Quiet(Listener):
     def _done(self, job: Job, event: dict[str, Any]) -> None:
         name, status = f"{job.spec.model} seed {job.spec.seed}", event["status"]
         if status == "busy":
-            self._say(f"{name}: another process is running it; left to that")
+            self._say(f"{name}: another process runs it already; skipped here")
         elif status not in ("ok", "elsewhere"):
             self._say(f"{name}: {status}: {event.get('reason', '')}")
         if event.get("warning"):
@@ -55,7 +55,7 @@ class Quiet(Listener):
 
 
 class Lines(Quiet):
-    """A line at the start and one for every run that ends, on standard error: for pipes and logs."""
+    """Prints one line at the start and one for every ended run on standard error, for pipes and logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ def _accuracy(event: dict[str, Any]) -> str:
         return ""
     try:
         results = read_record(Path(event["record"])).results
-    except UserError:  # the board says what is wrong with it
+    except UserError:  # the board explains the error
         return ""
     return f", {results.test_acc_pct:.2f} %" if results else ""
 
 
 class Live(Quiet):
-    """A bar for the whole and one for every run under way, on a terminal."""
+    """Shows on a terminal a progress bar for all runs together and one for each running run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Live(Quiet):
     def event(self, job: Job, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "start":
-            # Seconds pass before the first block is done: the overview shows what holds a device from the start.
+            # The first block of steps takes seconds. The display shows immediately which run uses a device.
             device = "" if job.device == "cpu" else f" on {job.device}"
             name = f"{job.spec.model} seed {job.spec.seed}{device}"
             self._tasks[key(job)] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
@@ -152,7 +152,7 @@ class Live(Quiet):
             self._progress.remove_task(task)
         self._failed += status not in ("ok", "elsewhere", "busy")
         self._shares[key(job)] = 1.0
-        if status != "ok":  # what took no time promises no speed
+        if status != "ok":  # a failed run says nothing about the speed
             self._work.pop(key(job), None)
         if self._whole is not None:
             self._progress.update(self._whole, advance=1, facts=self._left())
@@ -160,7 +160,7 @@ class Live(Quiet):
     def _step(self, job: Job, event: dict[str, Any]) -> None:
         step, steps, seconds = event["step"], event["steps"], event["seconds"]
         rate = step * job.spec.recipe.batch / max(seconds, 1e-9)
-        loss = "no number" if event["loss"] is None else f"{event['loss']:.3f}"
+        loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
         # After the last step come batch-norm statistics, evaluation and equivariance.
         left = f"{(steps - step) * seconds / step:.0f} s left" if step < steps else "evaluating"
         self._shares[key(job)] = step / steps
@@ -173,7 +173,7 @@ class Live(Quiet):
             self._progress.update(self._whole, facts=self._left())
 
     def _left(self) -> str:
-        """Failures so far, and the time left of the whole, from the work that is done here (FLOPs of training)."""
+        """The number of failed runs and the remaining time, estimated from the FLOPs of training done in this call."""
         failed = f"{self._failed} failed  " if self._failed else ""
         given = {k: self._given.get(k, 0.0) for k in self._work}
         done = sum(self._work.get(k, 0.0) * (share - given.get(k, 0.0)) for k, share in self._shares.items())
@@ -188,22 +188,22 @@ class Live(Quiet):
 
 
 def key(job: Job) -> str:
-    """What identifies a job among those of one call."""
+    """A name of a job that is unique in one call."""
     return f"{job.spec.digest()}.{job.attempt}"
 
 
 def listener_for(quiet: bool) -> Listener:
-    """A live display on a terminal, else a line a run; failures only where it is to be quiet."""
+    """The display for this terminal: live bars, or lines where there is no terminal; only failures if `quiet`."""
     if quiet:
         return Quiet()
     return Live() if Console(stderr=True).is_terminal else Lines()
 
 
 def fetch_with_progress(name: str, root: str | None = None) -> str:
-    """Download, verify and unpack a data set; returns a sentence on what is there now.
+    """Download, verify and unpack a data set; returns its sizes, folder and digest as one sentence.
 
     Raises:
-        UserError: the data set is unknown, the host unreachable, or what came is not what was expected.
+        UserError: the data set is unknown, the host is unreachable, or a file has the wrong digest or content.
     """
     from ...datasets.fetch import fetch
     from ...datasets.images import data_root, load
@@ -211,11 +211,11 @@ def fetch_with_progress(name: str, root: str | None = None) -> str:
     folder, console = data_root(root), Console(stderr=True)
     numbers = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *numbers)
-    # Away from a terminal a bar would only litter a log.
+    # Without a terminal, no bar: it would fill a log with useless lines.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=None)
         fetch(name, folder, progress=lambda done, total: bar.update(task, completed=done, total=total))
-        bar.update(task, description=f"{name}: making it ready", total=None)
+        bar.update(task, description=f"{name}: preparing the images", total=None)
         data = load(name, folder)
     sizes = ", ".join(f"{len(getattr(data, part).labels):,} {part}" for part in ("train", "val", "test"))
     return f"{name}: {sizes}; in {folder}; digest {data.digest()}"

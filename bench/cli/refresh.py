@@ -1,4 +1,4 @@
-"""``equibench refresh``: run again what has changed since."""
+"""``equibench refresh``: repeat runs whose model, data or recipe has changed."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from .options import (
 @click.command()
 @click.argument("board")
 @click.option(
-    "--model", "models", multiple=True, metavar="PATTERN", help="Models that fit, as 'pdo-*'; may be repeated."
+    "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what is stale.")
+@click.option("--dry-run", is_flag=True, help="Run nothing; only show which runs are stale.")
 @machine_options
 @seeds_in_parallel_option
 @results_option
 @include_option
 @json_option
 def refresh(board: str, as_json: bool, **options: Any) -> None:
-    """Run the stale rows of a BOARD again, and only these; old records stay.
+    """Run only the stale rows of a BOARD again; old records stay.
 
     \b
     equibench refresh digits-rot-e10-common --dry-run
     equibench refresh digits-rot-e10-common --model 'pdo-*'
 
-    Stale is a run whose model, data or recipe has changed since; comments, docstrings and layout are no change. Exit
-    code 1: some of them failed or are stale still.
+    A run is stale if its model, data or recipe has changed since. Changes of comments, docstrings and layout do not
+    count. Exit code 1: some of these runs failed or are still stale.
     """
     from ..runner.refresh import refresh as run_again
     from ..tools.files import results_root
@@ -73,19 +73,19 @@ def _say(done: Any, only_stale: bool) -> None:
     if unknown:
         named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         click.echo(
-            f"not registered here, so nobody can tell whether they are stale: {named}; give their files with --include",
+            f"not registered here, so it is unknown whether they are stale: {named}; give their files with --include",
             err=True,
         )
     if not done.stale:
-        click.echo(f"nothing on {done.board.name} is stale" + (" of what is registered here" if unknown else ""))
+        click.echo(f"no run on {done.board.name}{' of a registered model' if unknown else ''} is stale")
         return
     for model, seed, why in done.stale if only_stale else ():
         click.echo(f"{model}  seed {seed}  {why} changed")
     if only_stale:
-        click.echo(f"stale: {len(done.stale)} of {plural(len(done.board.chosen), 'run')} of {done.board.name}")
+        click.echo(f"stale: {len(done.stale)} of {plural(len(done.board.chosen), 'run')} on {done.board.name}")
         return
     if done.board.is_table:
         click.echo(board_table(done.board, width=terminal_width()) + "\n")
-    click.echo(f"{plural(len(done.ran), 'run')} made again on {done.board.name}")
+    click.echo(f"{plural(len(done.ran), 'run')} repeated on {done.board.name}")
     for model, seed, why in done.left:
         click.echo(f"{model} seed {seed}: {why}", err=True)

@@ -1,7 +1,7 @@
-"""Results folders as archives: written with the same bytes each time, read as what they are, a stranger's.
+"""Results folders as archives. The same files give the same bytes. Archives are read as untrusted input.
 
-Archives are read here and not by `tarfile`, which keeps names and extended headers of any length in memory, and which
-makes links and devices. `Limits` hold for what an archive unpacks to, before it is on the disk.
+`tarfile` is not used for reading: it keeps names and extended headers of any length in memory, and creates links and
+devices. `Limits` apply to the unpacked content, and are checked before it is written.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from ..tools.schema import LARGEST_FILE, visible
 from ..tools.text import plural
 
 _BLOCK = 512
-#: How archives are called.
+#: File name extensions of archives.
 SUFFIXES = (".tar.gz", ".tgz")
-#: Folders below a board's that travel beside its records.
+#: Subfolders of a board's folder that are exchanged together with its records.
 PARTS = ("outcomes", "equivariance", "calibrations", "replays")
 _FILE = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
-#: What is taken out of an archive, by its path below the results folder.
+#: Paths below the results folder that are read from an archive.
 _WANTED = re.compile(
     rf"runs/{_FILE}/{_FILE}\.json|runs/{_FILE}/({'|'.join(PARTS)})/{_FILE}\.json|tuned/{_FILE}\.toml|{_FILE}\.csv"
 )
 _TOP = ("runs", "tuned", "suites", "recipes")
 #: Types of members: files, folders, and headers that give the next member a longer name.
 _FILES, _FOLDER, _LONG_NAME, _EXTENDED = b"0\0", b"5", b"L", (b"x", b"g")
-#: The longest header that gives a name: paths of results have 300 characters.
+#: Largest header with a name, in bytes: paths of results have up to 300 characters.
 _LONGEST_HEADER = 1 << 16
-#: Keys of an extended header that change what a member is, or how long.
+#: Keys of an extended header that change the type or the size of a member.
 _STRUCTURAL = re.compile(r"size|linkpath|hdrcharset|GNU\.sparse.*")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a source may hold: bytes after unpacking, and members (files and folders)."""
+    """Limits of a source: bytes after unpacking, and number of members (files and folders)."""
 
     size: int = 2 << 30
     members: int = 200_000
@@ -67,19 +67,19 @@ def write_archive(path: Path, files: dict[str, bytes]) -> None:
     """Write an archive; an older one of this name is replaced.
 
     Raises:
-        UserError: it is not called as an archive, or cannot be written.
+        UserError: the name has another extension, or the file cannot be written.
     """
     if not path.name.endswith(SUFFIXES):
-        raise UserError(f"{path}: an archive is called <name>.tar.gz")
+        raise UserError(f"{path}: the name of an archive must be <name>.tar.gz")
     write_atomically(path, pack(files))
 
 
 @contextmanager
 def opened(source: Path, limits: Limits = Limits()) -> Iterator[Path]:
-    """A source as a results folder: itself, or what an archive unpacks to, for as long as the context lasts.
+    """A source as a results folder: the folder itself, or the temporary folder of an unpacked archive.
 
     Raises:
-        UserError: it is neither, or an archive that is refused as a whole.
+        UserError: the source is neither, or is an archive that is refused as a whole.
     """
     if source.is_dir():
         _look_at_folder(source, limits)
@@ -95,14 +95,16 @@ def opened(source: Path, limits: Limits = Limits()) -> Iterator[Path]:
 
 
 def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:
-    """See that a folder has runs, and no more files than are read.
+    """Check that a folder has runs, and not too many files.
 
     Raises:
-        UserError: it is another folder.
+        UserError: it has no runs, or too many files.
     """
     runs = folder / "runs"
     if not runs.is_dir():
-        raise UserError(f"{name or folder} has no records: a results folder has 'runs' in it, with a folder a board")
+        raise UserError(
+            f"{name or folder} has no records: a results folder has 'runs' in it, with one folder per board"
+        )
     count = 0
     for pattern in ("*/*", *(f"*/{part}/*" for part in PARTS)):
         for _ in runs.glob(pattern):
@@ -112,13 +114,11 @@ def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:
 
 
 def unpack(source: Path, folder: Path, limits: Limits) -> None:
-    """Write the files of results that an archive holds below a folder, by their paths below the results folder.
-
-    Anything else in it, as logs, weights and figures, is left out.
+    """Unpack the result files of an archive into a folder. Other files (logs, weights, figures) are left out.
 
     Raises:
-        UserError: it is no archive, damaged or cut off, larger than the limits, or has paths that lead outside, links
-            or devices: nobody packs these by accident, so that the whole is refused.
+        UserError: the file is not an archive, is damaged or truncated, exceeds the limits, or has paths that lead
+            outside, links or devices. These are never packed by accident, so the whole archive is refused.
     """
     try:
         with open(source, "rb") as raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
@@ -130,29 +130,29 @@ def unpack(source: Path, folder: Path, limits: Limits) -> None:
                     raise UserError(f"{source}: {visible(name)}: {size:,} bytes; at most {LARGEST_FILE:,} are allowed")
                 path = folder / place
                 if path.exists():
-                    raise UserError(f"{source}: {visible(name)} is in it twice")
+                    raise UserError(f"{source}: {visible(name)} is in the archive twice")
                 data = _read(file, size, str(source))
                 _read(file, -size % _BLOCK, str(source))
                 _save(path, data)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{source}: this is no whole .tar.gz: {visible(str(error))[:200]}") from error
+        raise UserError(f"{source}: this is not a complete .tar.gz: {visible(str(error))[:200]}") from error
 
 
 def _save(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    except OSError as error:  # where temporary files go there is no room
+    except OSError as error:  # the folder for temporary files is full
         raise WriteError(path, error) from error
 
 
 def _place(name: str, where: str) -> str | None:
-    """The path of a member below the results folder; None for what is no part of results.
+    """The path of a member below the results folder; None if it is not a result file.
 
-    A folder around the whole, as ``leaderboards/runs/…``, is left out.
+    An outer folder, as in ``leaderboards/runs/…``, is removed from the path.
 
     Raises:
-        UserError: it leads outside.
+        UserError: the path leads outside.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name):
@@ -164,8 +164,9 @@ def _place(name: str, where: str) -> str | None:
 
 
 def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[str, int | None]]:
-    """Names and sizes of the files of an archive; size None for a folder. The reader of a file takes all of its blocks,
-    or nothing.
+    """Names and sizes of the files of an archive; the size is None for a folder.
+
+    The caller must read all blocks of a file, or nothing.
 
     Raises:
         UserError: see `unpack`.
@@ -197,12 +198,12 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
             if file.tell() == before:
                 _skip(file, member.size + -member.size % _BLOCK, where)
         else:
-            what = "a link" if member.type in (b"1", b"2") else "a device, a pipe, or something else that is no file"
+            what = "a link" if member.type in (b"1", b"2") else "a device, a pipe, or another special file"
             raise UserError(f"{where}: {visible(name)[:200]!r} is {what}; nothing of this archive is read")
 
 
 def _longer_name(kind: bytes, data: bytes, where: str) -> str:
-    """The name that a header gives the next member; empty where it gives none."""
+    """The name of the next member that a header contains; empty if it contains none."""
     if kind == _LONG_NAME:
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
     found, rest = "", data
@@ -211,10 +212,10 @@ def _longer_name(kind: bytes, data: bytes, where: str) -> str:
         end = int(length[1]) if length else 0
         key, equals, value = rest[length.end() if length else 0 : end - 1].partition(b"=")
         if end < 5 or end > len(rest) or not equals:
-            raise UserError(f"{where}: a damaged header; pack it again")
+            raise UserError(f"{where}: a damaged header; pack the archive again")
         word = key.decode("utf-8", "surrogateescape")
         if _STRUCTURAL.fullmatch(word):
-            raise UserError(f"{where}: a header with {visible(word)[:60]!r}, which no packed results need")
+            raise UserError(f"{where}: a header with {visible(word)[:60]!r}, which archives of results do not have")
         if word == "path":
             if kind != b"x":
                 raise UserError(f"{where}: one name for all files")
@@ -226,7 +227,7 @@ def _longer_name(kind: bytes, data: bytes, where: str) -> str:
 def _read(file: gzip.GzipFile, size: int, where: str) -> bytes:
     data = file.read(size)
     if len(data) < size:
-        raise UserError(f"{where}: this is no whole .tar.gz: it ends too early")
+        raise UserError(f"{where}: this is not a complete .tar.gz: it ends too early")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Packing boards for others: records and what belongs to them, and what is needed to repeat them."""
+"""Packs boards into archives: records with their other files, and the suites and recipes to repeat them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .archive import write_archive
 
 
 def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int, list[RefusedFile]]:
-    """Pack boards of a results folder into an archive that `merge` takes; the same bytes for the same records.
+    """Pack boards of a results folder into an archive for `merge`. The same records give the same bytes.
 
     Args:
         boards: their names, with or without their version.
@@ -43,13 +43,13 @@ def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int
 
 
 def _files(root: Path, board: str, refused: list[RefusedFile]) -> dict[str, bytes]:
-    """What is packed of a board, by its path below the results folder."""
+    """The packed files of a board, by their paths below the results folder."""
     records, wrong = read_board(root, board)
     refused += [*wrong, *read_sidecars(root, board)[1], *read_verdicts(root, board)[1]]
     paths = [board_folder(root, board) / record.file_name for record in records]
     for record in records:
         paths += _outcomes(root, record, refused)
-    # A file that another release wrote is called by the text that it has, not by what this one would write.
+    # The original text is packed: its hash is in the file's name, and this release might write another text.
     bad = {one.path for one in refused}
     for folder in (sidecar_folder(root, board), replays_folder(root, board)):
         paths += [path for path in folder.glob("*.json") if path not in bad]
@@ -79,7 +79,7 @@ def _outcomes(root: Path, record: RunRecord, refused: list[RefusedFile]) -> list
 
 
 def _how_to_repeat(root: Path, board: str) -> dict[str, str]:
-    """The suites that ask for the runs that count, and the recipe of each model."""
+    """The suites of the runs on a board, and the recipe of each model."""
     loaded = load_board(root, board)
     recipes = {r.spec.model: r.spec.recipe.model_dump(exclude_none=True) for r, _ in loaded.chosen}
     texts = {f"suites/{name}.toml": suite_file(suite) for name, suite in suites_of(loaded).items()}

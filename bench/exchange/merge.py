@@ -1,11 +1,11 @@
-"""Bringing the results of others into a results folder.
+"""Adds the results of other machines to a results folder.
 
-Every file is read as a stranger's: schema, both hashes in its name, the board that it says, and whether its budget was
-spent. The same record is written once. Where a run is there already with another content, what comes is kept as a
-further attempt, so that the row that a board shows does not change by what others bring.
+Every file is checked as untrusted input: schema, both hashes in its name, its board, and whether its budget was used.
+The same record is written once. If a run exists already with different content, the new record is kept as a further
+attempt. So a merge does not change existing rows.
 
-A record is written after its outcomes and before its sidecars, each file whole or not at all. So a merge that was
-interrupted is repeated by the same command.
+A record is written after its outcomes and before its sidecars; every file is written completely or not at all. After
+an interruption, the same command can be repeated.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]
 STATES: tuple[State, ...] = ("new", "known", "further attempt", "refused")
 F = TypeVar("F", Sidecar, ReplayVerdict)
-#: What comes leaves room for the numbers of further attempts, which are at most a million.
+#: Largest attempt number in a source. Attempts have at most a million numbers, so there is room for further ones.
 MOST_ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A file that came, and what became of it.
+class MergedFile:
+    """A file of a source, and what was done with it.
 
     Attributes:
         name: of the file, without its folder.
-        why: of what was refused, and of a further attempt which one.
-        record: what it holds, of a record that was read.
+        why: the reason of a refusal, or the number of a further attempt.
+        record: the content of a record; None for other files and unreadable ones.
     """
 
     board: str
@@ -70,28 +70,27 @@ class Arrival:
 
 @dataclass
 class Merged:
-    """What a merge came to, file by file in the order of sources, boards and names."""
+    """The result of a merge: all files in the order of sources, boards and names."""
 
-    arrivals: list[Arrival] = field(default_factory=list)
+    files: list[MergedFile] = field(default_factory=list)
 
     @property
     def boards(self) -> list[str]:
-        """Boards of which something came that is, or was before, in the results folder."""
-        return sorted({a.board for a in self.arrivals if a.state != "refused"})
+        """Boards with accepted files."""
+        return sorted({a.board for a in self.files if a.state != "refused"})
 
-    def of(self, *states: State) -> list[Arrival]:
-        return [a for a in self.arrivals if a.state in states]
+    def of(self, *states: State) -> list[MergedFile]:
+        return [a for a in self.files if a.state in states]
 
 
 def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
-    """Bring the results of folders and archives into the results folder `root`, and rebuild the boards.
+    """Add the results of folders and archives to the results folder `root`, and rebuild the boards.
 
     Args:
-        dry_run: write nothing there; say what would be done.
+        dry_run: write nothing to `root`; only report what would be done.
 
     Raises:
-        UserError: a source is none, or an archive that is refused as a whole (then nothing is written), or `root`
-            cannot be written.
+        UserError: a source is not one or is refused as a whole (then nothing is written), or `root` cannot be written.
     """
     done = Merged()
     with ExitStack() as stack:
@@ -105,9 +104,9 @@ def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
         for folder in folders:
             with without_garbage_collection():
                 for board in board_names(folder):
-                    done.arrivals += _Incoming(folder, root, board).take()
-            done.arrivals += [
-                Arrival(board, "recipe", name, state, why) for board, name, state, why in merge_tuned(folder, root)
+                    done.files += _BoardMerge(folder, root, board).take()
+            done.files += [
+                MergedFile(board, "recipe", name, state, why) for board, name, state, why in merge_tuned(folder, root)
             ]
     for board in done.boards if not dry_run else ():
         write_board(root, board)
@@ -116,9 +115,7 @@ def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
 
 @contextmanager
 def copied(root: Path, boards: Iterable[str]) -> Iterator[Path]:
-    """A copy of what a results folder holds of these boards, without weights and logs, for as long as the context
-    lasts.
-    """
+    """A temporary copy of these boards of a results folder, without weights and logs."""
     with TemporaryDirectory(prefix="equibench-") as folder:
         copy = Path(folder) / "results"
         for board in sorted(boards):
@@ -131,22 +128,22 @@ def copied(root: Path, boards: Iterable[str]) -> Iterator[Path]:
         yield copy
 
 
-class _Incoming:
+class _BoardMerge:
     """The files of one board of one source."""
 
     def __init__(self, folder: Path, root: Path, board: str) -> None:
         self.folder, self.root, self.board = folder, root, board
-        self.arrivals: list[Arrival] = []
+        self.files: list[MergedFile] = []
         self.local: dict[str, list[RunRecord]] = {}
         self.names: dict[str, list[Path]] = {}
-        #: What a run of the source is called here, with the digest of its weights; only of records that were accepted.
+        #: For accepted records: the run id here and the digest of the weights, by the run id in the source.
         self.here: dict[str, list[tuple[str, str]]] = {}
 
-    def take(self) -> list[Arrival]:
+    def take(self) -> list[MergedFile]:
         try:
             theirs, ours = board_folder(self.folder, self.board), board_folder(self.root, self.board)
         except UserError as error:
-            return [Arrival(self.board, "record", self.board, "refused", str(error))]
+            return [MergedFile(self.board, "record", self.board, "refused", str(error))]
         for path in ours.glob("*.json"):
             self.names.setdefault(path.name.partition(".")[0], []).append(path)
         calibrated, records = self._calibrations(), []
@@ -155,24 +152,26 @@ class _Incoming:
                 record = read_record(path)
                 self._check(record, calibrated)
                 if (ours / path.name).exists():
-                    read_record(ours / path.name)  # one that is damaged here is named, and stays
+                    read_record(ours / path.name)  # a damaged record here is reported, and stays
                 records.append(record)
             except UserError as error:
-                self.arrivals.append(self._refusal("record", path, str(error)))
+                self.files.append(self._refusal("record", path, str(error)))
         for record in sorted(records, key=lambda r: (r.attempt, r.file_name)):
             self._take_record(record)
         self._follow("sidecar", sidecar_folder, read_sidecar, self._sidecar_here)
         self._follow("verdict", replays_folder, read_verdict, self._verdict_here)
-        return self.arrivals
+        return self.files
 
     def _check(self, record: RunRecord, calibrated: list[Calibration]) -> None:
-        """See that a record has the files that it names, and trained the steps of a calibration that is here.
+        """Check that a record has its outcomes, and the number of steps of a calibration here.
 
         Raises:
-            UserError: what is wrong.
+            UserError: it does not.
         """
         if record.attempt > MOST_ATTEMPTS:
-            raise UserError(f"{record.file_name}: attempt {record.attempt:,}, where {MOST_ATTEMPTS:,} are the most")
+            raise UserError(
+                f"{record.file_name}: attempt {record.attempt:,}, but at most {MOST_ATTEMPTS:,} are allowed"
+            )
         if outcomes_path(self.folder, record) is not None:
             read_predictions(self.folder, record)
         seconds, spec = record.spec.budget.seconds, record.spec
@@ -181,8 +180,8 @@ class _Incoming:
         steps = {steps_in(seconds, c.exact_step_s) for c in calibrated if c.model == spec.model and not c.confirms}
         if steps and spec.steps not in steps:
             raise UserError(
-                f"{record.file_name}: {spec.model} trained {spec.steps:,} steps, where this board's calibration says"
-                f" {min(steps):,}; machines that share a board of device-seconds share a calibration"
+                f"{record.file_name}: {spec.model} trained {spec.steps:,} steps, but this board's calibration gives"
+                f" {min(steps):,}; machines that share a board of device-seconds must share a calibration"
             )
 
     def _take_record(self, record: RunRecord) -> None:
@@ -194,7 +193,7 @@ class _Incoming:
             state = "new"
             if any(r.attempt == record.attempt for r in there):
                 state, kept = "further attempt", _renumbered(record, max(r.attempt for r in there) + 1)
-                why = f"run {record.run_id} is here with another content; kept as attempt {kept.attempt}"
+                why = f"run {record.run_id} exists here with different content; kept as attempt {kept.attempt}"
             there.append(kept)
         weights = record.results.weights_sha256 if record.results else ""
         self.here.setdefault(record.run_id, []).append((kept.run_id, weights))
@@ -205,19 +204,19 @@ class _Incoming:
                 _copy(board_folder(self.folder, self.board) / record.file_name, path)
             else:
                 _write(path, kept.canonical() + "\n")
-        self.arrivals.append(Arrival(self.board, "record", record.file_name, state, why, kept))
+        self.files.append(MergedFile(self.board, "record", record.file_name, state, why, kept))
 
     def _there(self, digest: str) -> list[RunRecord]:
-        """The records of a spec that are here, with those that have come."""
+        """The records of a spec in the results folder, with those added in this merge."""
         if digest not in self.local:
             found = self.local[digest] = []
             for path in self.names.get(digest, ()):
-                with suppress(UserError):  # the board's reader names it
+                with suppress(UserError):  # reading the board reports it
                     found.append(read_record(path))
         return self.local[digest]
 
     def _write_outcomes(self, record: RunRecord, kept: RunRecord) -> None:
-        """Write the outcomes of a record, and the labels, before the record itself, as a run does."""
+        """Write the outcomes and labels of a record before the record itself, as a run does."""
         source, target = outcomes_path(self.folder, record), outcomes_path(self.root, kept)
         if source is None or target is None or kept.results != record.results:
             return
@@ -227,21 +226,21 @@ class _Incoming:
         _copy(outcomes_folder(self.folder, self.board) / name, outcomes_folder(self.root, self.board) / name)
 
     def _calibrations(self) -> list[Calibration]:
-        """Take the calibrations that agree with those that are here, and return all that are here then.
+        """Add the calibrations that agree with those here; returns all calibrations.
 
-        A calibration of a model that has one here is taken where it goes on from that one: else its steps would
-        replace those of the runs that are here.
+        If a model has a calibration here, only its continuations are added: others would replace the number of steps of
+        the runs here.
         """
         try:
             known = read_calibrations(self.root, self.board)
-        except UserError as error:  # nothing can be compared with what is damaged
-            raise UserError(f"{error}; mend the results folder first") from error
+        except UserError as error:  # damaged calibrations cannot be compared
+            raise UserError(f"{error}; repair the results folder first") from error
         theirs: dict[Path, Calibration] = {}
         for path in sorted(calibrations_folder(self.folder, self.board).glob("*.json")):
             try:
                 theirs[path] = read_calibration(path)
             except UserError as error:
-                self.arrivals.append(self._refusal("calibration", path, str(error)))
+                self.files.append(self._refusal("calibration", path, str(error)))
         ours = latest(known)
         own = {c.canonical() for c in known}
         shared = {c.model for c in theirs.values() if c.model in ours and c == ours[c.model]}
@@ -250,20 +249,20 @@ class _Incoming:
             if calibration.canonical() in own:
                 pass
             elif calibration.model in ours and calibration.model not in shared:
-                why = f"{path.name}: {calibration.model} has another calibration here, by which its runs were made"
-                self.arrivals.append(self._refusal("calibration", path, why))
+                why = f"{path.name}: {calibration.model} has another calibration here, and its runs have used that one"
+                self.files.append(self._refusal("calibration", path, why))
                 continue
             else:
                 state = "new"
                 known.append(calibration)
                 _copy(path, calibrations_folder(self.root, self.board) / path.name)
-            self.arrivals.append(Arrival(self.board, "calibration", path.name, state))
+            self.files.append(MergedFile(self.board, "calibration", path.name, state))
         return known
 
     def _follow(
         self, kind: Kind, place: Callable[[Path, str], Path], read: Callable[[Path], F], here: Callable[[F], list[F]]
     ) -> None:
-        """Take the files of a kind that belong to records, under the ids that these have here."""
+        """Add the files of a kind that belong to records, with the run ids that these have here."""
         target = place(self.root, self.board)
         there = {p.name for p in target.glob("*.json")}
         for path in sorted(place(self.folder, self.board).glob("*.json")):
@@ -271,7 +270,7 @@ class _Incoming:
                 content = read(path)
                 found = here(content)
             except UserError as error:
-                self.arrivals.append(self._refusal(kind, path, str(error)))
+                self.files.append(self._refusal(kind, path, str(error)))
                 continue
             for own in found:
                 name = path.name if own == content else own.file_name
@@ -281,7 +280,7 @@ class _Incoming:
                     _copy(path, target / name)
                 elif state == "new":
                     _write(target / name, own.canonical() + "\n")
-                self.arrivals.append(Arrival(self.board, kind, path.name, state))
+                self.files.append(MergedFile(self.board, kind, path.name, state))
 
     def _sidecar_here(self, sidecar: Sidecar) -> list[Sidecar]:
         names = [run for run, weights in self.here.get(sidecar.run, ()) if weights == sidecar.weights_sha256]
@@ -293,13 +292,13 @@ class _Incoming:
         runs, again = self.here.get(verdict.run, ()), self.here.get(verdict.again, ())
         if not runs or (verdict.again and not again):
             raise UserError(f"{verdict.file_name}: no accepted record has the runs that this verdict is about")
-        # Of two records of one attempt nobody knows which was meant: the first, as `find_run` takes it.
+        # If an attempt has two records, the verdict is given to the first one, as in `find_run`.
         update = {"run": runs[0][0], "again": again[0][0] if again else ""}
         return [verdict.model_copy(update=update)]
 
-    def _refusal(self, kind: Kind, path: Path, why: str) -> Arrival:
-        # Where an archive was unpacked is nobody's business.
-        return Arrival(self.board, kind, visible(path.name), "refused", why.replace(f"{self.folder}/", ""))
+    def _refusal(self, kind: Kind, path: Path, why: str) -> MergedFile:
+        # Messages do not show the temporary folder of an unpacked archive.
+        return MergedFile(self.board, kind, visible(path.name), "refused", why.replace(f"{self.folder}/", ""))
 
 
 def _renumbered(record: RunRecord, attempt: int) -> RunRecord:
@@ -317,13 +316,13 @@ def _write(path: Path, text: str) -> None:
         write_exclusively(path, text.encode())
 
 
-def devices(arrivals: Iterable[Arrival]) -> Counter[str]:
-    """What computed the records that came, and how many of them."""
-    found = (a.record.provenance.hardware for a in arrivals if a.record is not None)
+def devices(files: Iterable[MergedFile]) -> Counter[str]:
+    """The devices of the records, and the number of records of each."""
+    found = (a.record.provenance.hardware for a in files if a.record is not None)
     return Counter(machine_of(hardware).split(";")[0] or "unknown" for hardware in found)
 
 
-def versions(arrivals: Iterable[Arrival]) -> Counter[str]:
-    """Releases of equibench and torch that made the records that came, and how many of them."""
-    found = (a.record.provenance.versions for a in arrivals if a.record is not None)
+def versions(files: Iterable[MergedFile]) -> Counter[str]:
+    """The releases of equibench and torch of the records, and the number of records of each."""
+    found = (a.record.provenance.versions for a in files if a.record is not None)
     return Counter(f"equibench {v.get('equibench', '?')}, torch {v.get('torch', '?')}" for v in found)

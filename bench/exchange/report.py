@@ -1,4 +1,4 @@
-"""The judgement on a contribution as Markdown, for its reviewer."""
+"""The report on a contribution as Markdown, for its reviewer."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ..tools.text import plural
 from .merge import STATES
 from .validate import Judgement, rank_changes
 
-#: More sentences than that are counted.
+#: Largest number of sentences in a list; further ones are only counted.
 MOST = 50
 
 
 def markdown(found: Judgement) -> str:
-    """All of a judgement: whether, why, what a reviewer should know, ranks, and the tables before and after."""
+    """The whole report: decision, reasons, notes for the reviewer, ranks, and the tables before and after."""
     answer = "These rows may enter the published boards." if found.accepted else "These rows may not enter yet."
-    parts = [f"# {answer}" if found.new or found.problems else "# Nothing new came."]
-    parts += _listed("Why not", found.problems) + _listed("What a reviewer should know", found.warnings)
-    parts += ["## What came", "", *_came(found), ""] if found.merged.arrivals else []
+    parts = [f"# {answer}" if found.new or found.problems else "# There is nothing new."]
+    parts += _listed("Reasons", found.problems) + _listed("Notes for the reviewer", found.warnings)
+    parts += ["## Files", "", *_came(found), ""] if found.merged.files else []
     for before, after in found.boards:
-        parts += _listed(f"Ranks on {after.name}", rank_changes(before, after) or ["nothing changes"])
+        parts += _listed(f"Ranks on {after.name}", rank_changes(before, after) or ["no change"])
         for words, board in (("before", before), ("after", after)):
-            table = board_table(board, "github") if board is not None and board.is_table else "There is none."
+            table = board_table(board, "github") if board is not None and board.is_table else "There is no table."
             parts += [f"<details><summary>{after.name}, {words}</summary>", "", table, "", "</details>", ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def document(found: Judgement) -> dict[str, Any]:
-    """The same as a JSON document; `models` has each model with new rows, and its data sets."""
+    """The report as a JSON document; `models` lists each model with new rows and its data sets."""
     boards = {after.name: rank_changes(before, after) for before, after in found.boards}
-    states = Counter(a.state for a in found.merged.arrivals if a.kind == "record")
+    states = Counter(a.state for a in found.merged.files if a.kind == "record")
     return {
         "accepted": found.accepted,
         "problems": found.problems,
@@ -54,7 +54,7 @@ def _listed(heading: str, sentences: list[str]) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """A sentence of which the names between backquotes are code and nothing else is markup."""
+    """A sentence as Markdown: names between backquotes are code; all other markup is escaped."""
     names = visible(text).split("`")
     if len(names) % 2 == 0:
         return markdown_text(visible(text))
@@ -63,8 +63,8 @@ def _shown(text: str) -> str:
 
 def _came(found: Judgement) -> list[str]:
     lines = [f"| board | {' | '.join(STATES)} |", "|---|---|---|---|---|"]
-    for board in dict.fromkeys(a.board for a in found.merged.arrivals):
-        own = [a for a in found.merged.arrivals if a.board == board]
+    for board in dict.fromkeys(a.board for a in found.merged.files):
+        own = [a for a in found.merged.files if a.board == board]
         states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
         cells = [markdown_text(visible(board)), *(str(states[s]) for s in STATES)]
         lines.append(f"| {' | '.join(cells)} |")

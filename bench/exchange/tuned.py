@@ -1,4 +1,4 @@
-"""Tuned recipes of a source: models that have none here are added to the board's file; what is here stays."""
+"""Merges tuned recipes: adds models without a recipe to the board's file, and keeps all existing recipes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ State = Literal["new", "known", "refused"]
 
 
 def merge_tuned(folder: Path, root: Path) -> list[tuple[str, str, State, str]]:
-    """Take the tuned recipes of a results folder.
+    """Add the tuned recipes of a results folder.
 
     Returns:
-        Board, name of the file, state and reason, as `merge.Arrival` has them.
+        Board, file name, state and reason, as in `merge.MergedFile`.
     """
     found: list[tuple[str, str, State, str]] = []
     for path in sorted((folder / "tuned").glob("*.toml")):
         try:
-            board_folder(root, path.stem)  # refuses what is no board's name
+            board_folder(root, path.stem)  # refuses names that are not names of boards
             state, why = _take(path, tuned_file(root, path.stem))
         except UserError as error:
             state, why = "refused", str(error).replace(f"{folder}/", "")
@@ -39,7 +39,7 @@ def _take(path: Path, ours: Path) -> tuple[State, str]:
         add_tuned(ours, new)
     others = [model for model, recipe in theirs.items() if there.get(model, recipe) != recipe]
     if others:
-        raise UserError(f"{path.name}: {', '.join(others[:5])} was tuned here to another recipe, which stays")
+        raise UserError(f"{path.name}: {', '.join(others[:5])} has another tuned recipe here, which is kept")
     return ("new" if new else "known"), ""
 
 

@@ -1,6 +1,6 @@
-"""May these rows enter the published boards? What a reviewer would look at, looked at by a program.
+"""Checks whether rows may enter the published boards.
 
-A contribution is merged into a copy of the published results. Nothing is written to either.
+The contribution is merged into a temporary copy of the published results. Neither of the two folders is changed.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from ..tools.text import plural
 from .archive import PARTS, opened
 from .merge import Merged, copied, merge
 
-#: Paths of a machine: absolute ones of two parts and more, of a home folder, of Windows.
+#: Paths of a machine: absolute paths with at least two parts, paths in a home folder, paths of Windows.
 _PATH = re.compile(r"(?<![\w.:/])/(?!/)[\w.+-]+/\S|(?<![\w/])~\w*/|\b[A-Za-z]:[\\/](?!/)|\\\\[\w.-]+\\|\bfile:/")
-#: What a cell says of the verdicts of `check` that lie on one machine.
+#: Parts of cells that come from verdicts of `check`: these are local to one machine.
 _VERDICTS = {"checked": ".*", "marks": "(; |^)(not checked|check failed)"}
-#: What a model built here must have in common with the networks of its records.
+#: Counts that must be equal for a model built here and the networks of its records.
 _COUNTED = ("parameters", "frozen", "flops_per_image")
 
 
 @dataclass
 class Judgement:
-    """What came of it.
+    """The result of `validate`.
 
     Attributes:
-        problems: why the rows may not enter; they may where there is none.
-        warnings: what a reviewer should know.
-        merged: what the contribution brings.
-        boards: of each board with something new, as it was (None where it is new) and as it would be.
+        problems: reasons why the rows may not enter; empty if they may.
+        warnings: notes for the reviewer.
+        merged: the files of the contribution.
+        boards: each board with new rows, before (None if it is new) and after.
         verdicts: of `check`, by model and data set.
     """
 
@@ -85,20 +85,20 @@ def validate(
     Args:
         source: a results folder, or an archive of one.
         published: the results folder that it would enter; default as everywhere.
-        complete: whether the contribution is to take the place of the published folder, as in a pull request: nothing
-            that is published may be missing or changed in it.
-        includes: files that register what it needs.
-        deadline_s: of each check of a model.
-        listen: is told what is being looked at.
+        complete: whether the contribution replaces the published folder, as in a pull request: then no published file
+            may be missing or changed.
+        includes: files that register its models and data sets.
+        deadline_s: time limit of each check of a model in seconds.
+        listen: called with the name of each check.
 
     Raises:
-        UserError: the source is none, or is the published folder itself.
+        UserError: the source is not a results folder or archive, or is the published folder itself.
     """
     include(includes := [str(Path(path).resolve()) for path in includes])
     published, found = results_root(published), Judgement()
     with opened(source) as folder:
         if folder.resolve() == published.resolve():
-            raise UserError(f"{source}: these are the published results themselves; name others with --against")
+            raise UserError(f"{source}: these are the published results themselves; give another folder with --against")
         with copied(published, board_names(folder)) as scratch:
             found.merged = merge([folder], scratch)
             found.problems += [f"`{a.board}`: {a.why}" for a in found.merged.of("refused")]
@@ -121,43 +121,45 @@ def validate(
 
 
 def record_problems(record: RunRecord, root: Path, known: dict[object, str] | None = None) -> list[str]:
-    """Why a record that is whole in itself may not be published.
+    """Reasons why a valid record may not be published.
 
     Args:
         root, known: see `staleness.staleness`.
     """
     spec, made, problems = record.spec, record.provenance, []
     if spec.budget.kind == "smoke" or spec.is_trial:
-        problems.append("smoke runs and trials of learning rates enter no table")
+        problems.append("smoke runs and trials of learning rates are not shown in tables")
     if spec.protocol != PROTOCOL:
-        problems.append(f"it is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}")
+        problems.append(f"it is of protocol {spec.protocol}, but new runs have protocol {PROTOCOL}")
     if not is_known(spec.model):
-        problems.append(f"the source of {spec.model} is not at hand; add its file to models/, or name it by --include")
+        problems.append(
+            f"the source of {spec.model} is not available; add its file to models/, or give it with --include"
+        )
     elif spec.dataset not in DATASETS.entries():
         problems.append(f"the data set {spec.dataset} is not registered here")
     elif changed := staleness(record, root, known):
-        problems.append(f"its {changed} is another than the one here; run it again, or bring that one")
+        problems.append(f"its {changed} differs from the one here; run it again, or contribute that version")
     if record.status in FINAL and record.results is not None:
         results = record.results
         missing = {
-            "outcomes by image": results.outcomes_sha256,
+            "the outcomes of each image": results.outcomes_sha256,
             "the digest of its weights": results.weights_sha256,
             "the digest of its data": made.data_digest,
             "the hash of its source": made.source_hash,
-            "the versions of what it ran with": made.versions.get("torch", ""),
+            "the versions of its packages": made.versions.get("torch", ""),
         }
-        problems += [f"it does not have {what}" for what, there in missing.items() if not there]
+        problems += [f"it does not have {what}" for what, value in missing.items() if not value]
     return problems + foreign(record)
 
 
 def foreign(document: Strict) -> list[str]:
-    """Paths and names of somebody's machine in a record or a sidecar."""
+    """Problems with paths and names of a machine in a record or a sidecar."""
     content = document.model_dump(mode="json")
     host = content["provenance"]["hardware"].pop("host", "")
     texts = [text for text in _texts(content) if _PATH.search(text)]
-    problems = [f"it has a path of a machine in it: {text[:120]!r}" for text in texts[:3]]
+    problems = [f"it contains a path of a machine: {text[:120]!r}" for text in texts[:3]]
     if host and not re.fullmatch("[0-9a-f]{16}", host):
-        problems.append(f"it has the name of a machine in it: {host[:60]!r}; this release records a hash instead")
+        problems.append(f"it contains the name of a machine: {host[:60]!r}; this release records a hash instead")
     return problems
 
 
@@ -182,7 +184,7 @@ def _foreign_sidecars(found: Judgement, scratch: Path) -> Iterator[str]:
 
 
 def _judge_boards(found: Judgement, published: Path, scratch: Path) -> None:
-    """Boards with something new, before and after, and what is remarkable about them."""
+    """Collect the boards with new rows, before and after, and their problems and warnings."""
     for name in dict.fromkeys(record.spec.board for record in found.new):
         before = load_board(published, name) if name in board_names(published) else None
         after = load_board(scratch, name)
@@ -200,16 +202,16 @@ def _judge_boards(found: Judgement, published: Path, scratch: Path) -> None:
 
 
 def _other_images(before: Board, published: Path, new: list[RunRecord], scratch: Path) -> list[str]:
-    """Runs on other data or labels than those of the board."""
+    """Problems with runs that have other data or labels than their board."""
     counted = [r for own in before.counted.values() for r in own if r.status in FINAL]
     digests = {r.provenance.data_digest for r in counted} - {""}
     labels = set(_labels(published, counted[:1]))
     problems = []
     for record in (r for r in new if r.status in FINAL):
         if digests and record.provenance.data_digest not in digests:
-            problems.append(f"`{record.file_name}`: it is of other data than the rows of {before.name}")
+            problems.append(f"`{record.file_name}`: its data differ from those of the rows of {before.name}")
         elif labels and not set(_labels(scratch, [record])) <= labels:
-            problems.append(f"`{record.file_name}`: its test images have other labels than those of {before.name}")
+            problems.append(f"`{record.file_name}`: the labels of its test images differ from those of {before.name}")
     return problems
 
 
@@ -235,7 +237,7 @@ def _about_rows(before: Board, after: Board, new: list[RunRecord]) -> list[str]:
 
 
 def _judge_models(found: Judgement, check: Callable[[str, str, str], Verdict]) -> None:
-    """`check` on every model with new rows, for each data set: source, size and citation."""
+    """Run `check` on every model with new rows, for each data set; compare source and counts, look up citations."""
     for record in found.new:
         model, dataset, budget = record.spec.model, record.spec.dataset, record.spec.budget
         if not is_known(model) or dataset not in DATASETS.entries():
@@ -252,26 +254,26 @@ def _judge_models(found: Judgement, check: Callable[[str, str, str], Verdict]) -
                 found.problems.append(f"{model} does not pass `equibench check`: {finding.check}: {finding.says}")
             for source in sources_of([model]):
                 if not is_known_source(source):
-                    why = "has no entry in bench/publish/sources.toml; it is cited as it stands"
+                    why = "has no entry in bench/publish/sources.toml; it is cited as plain text"
                     found.warnings.append(f"{source} {why}")
         verdict = found.verdicts[model, dataset]
         if verdict.source_hash and verdict.source_hash != record.provenance.source_hash:
-            found.problems.append(f"`{record.file_name}`: {model} as it is here has another source")
+            found.problems.append(f"`{record.file_name}`: {model} has another source here")
         for name in _COUNTED if record.cost is not None and verdict.dataset == dataset else ():
             here, there = verdict.row.get(name), getattr(record.cost, name)
             if here is not None and here != there:
-                why = f"{name} is {there:,}, where {model} built here has {here:,.0f}"
+                why = f"{name} is {there:,}, but {model} built here has {here:,.0f}"
                 found.problems.append(f"`{record.file_name}`: {why}")
 
 
 def _edited_tables(folder: Path, published: Path, complete: bool) -> Iterator[str]:
-    """CSVs that are not what the records beside them say."""
+    """Problems with CSVs that differ from their records."""
     for path in sorted(folder.glob("*.csv")):
         if path.name == "reported.csv" or _same_file(path, published / path.name):
             continue
         name = path.name.removesuffix(".csv").removesuffix(".runs")
         if name not in board_names(folder):
-            yield f"`{path.name}`: there are no records of such a board; tables are made from records alone"
+            yield f"`{path.name}`: there are no records of this board; tables are made from records only"
             continue
         board = load_board(folder, name)
         made = csv_text(run_rows(board) if path.name.endswith(".runs.csv") else board.frame)
@@ -288,7 +290,7 @@ def _same_file(path: Path, other: Path) -> bool:
 
 
 def _difference(said: str, made: str) -> str:
-    """The first cell in which two CSVs differ by more than rounding; empty where none does."""
+    """The first cell in which two CSVs differ by more than rounding; empty if there is none."""
     tables = [list(csv.reader(io.StringIO(text))) for text in (said, made)]
     header, *rows = tables[1]
     if tables[0][:1] != [header]:
@@ -314,19 +316,19 @@ def _close(a: str, b: str) -> bool:
 
 
 def _missing(folder: Path, published: Path) -> Iterator[str]:
-    """Published files that a contribution removes, or changes."""
+    """Problems with published files that a contribution removes or changes."""
     patterns = ("*/*.json", *(f"*/{part}/*.json" for part in PARTS))
     for path in sorted(p for pattern in patterns for p in (published / "runs").glob(pattern)):
         own = folder / path.relative_to(published)
         name = path.relative_to(published)
         if not own.is_file():
-            yield f"`{name}` is published, and missing here; nothing that was measured is removed"
+            yield f"`{name}` is published, but missing here; results are never removed"
         elif read_text(own, link=False) != read_text(path):
-            yield f"`{name}` is published with another content; records are never changed"
+            yield f"`{name}` is published with different content; records are never changed"
 
 
 def rank_changes(before: Board | None, after: Board) -> list[str]:
-    """What changes in the ranks of a board, by model."""
+    """The changes of ranks on a board, by model."""
     changes = []
     for model in after.ranks:
         now = rank_text(after, model) or "none"

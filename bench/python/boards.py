@@ -1,4 +1,4 @@
-"""What was measured, as objects that a notebook shows: boards, and all runs as one table."""
+"""Results as objects for notebooks: boards, and all runs as one table."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def load_board(name: str, results: str | Path | None = None) -> Leaderboard:
 
 
 def load_runs(board: str | None = None, results: str | Path | None = None) -> pd.DataFrame:
-    """One row a run, with everything that its record says in numbers.
+    """A table with one row per run and all figures of its record.
 
-    Of several attempts at a run it has the one that its board shows. The first column is the board, `run` is the id.
+    If a run has several attempts, the row is of the attempt on the board. The first column is the board, `run` is the
+    run id.
 
     Args:
-        board: of this board alone; of all boards without.
+        board: name of a board; None for all boards.
 
     Raises:
         UserError: there is no such board.
@@ -63,10 +64,10 @@ def load_runs(board: str | None = None, results: str | Path | None = None) -> pd
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A board; it prints as its table, and a notebook shows it as one.
+    """A board. It prints as its table; a notebook shows it as a table.
 
     Attributes:
-        board: the records that count, and what they say together; see `bench.boards.board`.
+        board: the records and their statistics; see `bench.boards.board`.
     """
 
     board: Board
@@ -77,23 +78,23 @@ class Leaderboard:
 
     @property
     def models(self) -> list[str]:
-        """Names of the models, the best mean test accuracy first."""
+        """Names of the models, ordered by decreasing mean test accuracy."""
         return list(self.board.frame["model"]) if self.board.chosen else []
 
     def table(self) -> pd.DataFrame:
-        """One row a model; columns as in the board's CSV."""
+        """One row per model; columns as in the board's CSV."""
         return self.board.frame.copy()
 
     def runs(self) -> pd.DataFrame:
-        """One row a run; columns as in the board's ``.runs.csv``."""
+        """One row per run; columns as in the board's ``.runs.csv``."""
         return run_rows(self.board)
 
     def against(self, model: str) -> pd.DataFrame:
-        """Paired differences of every other model to this one, the largest first.
+        """Paired differences of every other model to this one, ordered by decreasing difference.
 
         Columns: `diff_mean_pct` in points with half of its 95 % interval `diff_ci95_pct`, `p`, `p_holm` (corrected over
-        all rows of this table), `agree_pct` (test images of which both predict the same class), and what else the
-        board's CSV says of a comparison.
+        all rows of this table), `agree_pct` (share of test images for which both predict the same class), and the other
+        columns of comparisons in the board's CSV.
 
         Raises:
             UserError: the model has no result here.
@@ -112,9 +113,9 @@ class Leaderboard:
         return pd.DataFrame(rows, columns=["model", "reference_model", *compared_columns(None), "agree_pct"])
 
     def ranks(self) -> pd.DataFrame:
-        """The lowest and the highest rank that is possible for each model, with 95 % confidence for all together.
+        """The lowest and highest possible rank of each model, with 95 % confidence for all models together.
 
-        By model; missing where a model has no rank. See docs/statistics.md.
+        The index is the model; values are missing if a model has no rank. See docs/statistics.md.
         """
         import pandas as pd
 
@@ -123,7 +124,7 @@ class Leaderboard:
         return frame.rename_axis("model").astype("Int64")
 
     def plot(self, name: str = "accuracy-flops") -> Axes:
-        """One of the plots of the published site, as a matplotlib axis; a notebook shows it at once.
+        """One of the plots of the published site, as a matplotlib axis; a notebook also shows it.
 
         Args:
             name: ``accuracy-parameters``, ``accuracy-flops``, ``accuracy-seconds``, ``accuracy-equivariance``,
@@ -150,16 +151,16 @@ class Leaderboard:
         return figure.axes[0]
 
     def predictions(self, model: str | None = None) -> pd.DataFrame:
-        """The predicted class of every test image: one row an image, in the order of the test set.
+        """The predicted class of every test image: one row per image, in the order of the test set.
 
-        The first column is `label`, the others are runs, by (model, seed). A prediction of -1 means that the logits
-        were no numbers. Runs whose outcomes by image were not kept are left out.
+        The first column is `label`. Each further column is a run, by (model, seed). A prediction of -1 means that the
+        logits were not finite. Runs without stored outcomes are left out.
 
         Args:
-            model: of this model alone; of all without.
+            model: name of a model; None for all models.
 
         Raises:
-            UserError: there is no such model, no run has kept its outcomes, or they are of different test sets.
+            UserError: there is no such model, no run has stored outcomes, or the runs have different test sets.
         """
         import numpy as np
         import pandas as pd
@@ -174,10 +175,10 @@ class Leaderboard:
                 continue
             predicted, labels, classes = read_predictions(root, record)
             if not np.array_equal(columns.setdefault(("label", ""), labels), labels):
-                raise UserError(f"the runs of {self.name} are of different test sets; ask for one model")
+                raise UserError(f"the runs of {self.name} have different test sets; choose one model")
             columns[record.spec.model, record.spec.seed] = np.where(predicted == classes, -1, predicted)
         if not columns:
-            raise UserError(f"no run of {model or self.name} has kept its outcomes by image")
+            raise UserError(f"no run of {model or self.name} has stored the outcomes of each image")
         return pd.DataFrame(columns, columns=pd.MultiIndex.from_tuples(columns, names=["model", "seed"])).rename_axis(
             index="image"
         )
@@ -207,5 +208,5 @@ def html_table(heading: str, rows: list[dict[str, str]], notes: list[str]) -> st
 
 
 def _line(record: Any) -> str:
-    """A run that is barred from tables."""
+    """A run of a board without a table, as one line."""
     return f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip()

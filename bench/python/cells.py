@@ -1,8 +1,8 @@
-"""Models and data sets that a notebook's cell, or the script itself, registers: as files, which other processes import.
+"""Writes models and data sets of a notebook or script to files that other processes can import.
 
-A run's process knows nothing of a notebook. So the statements that a registered function needs, and those that these
-need, are taken from the cells as they were executed and written into one file. The file is what runs, what is hashed,
-and what is kept: the record says its name.
+A run's process cannot access the notebook. So all statements that a registered function needs are collected from the
+executed cells, directly or indirectly, and written to one file. This file is executed, hashed and stored, and the
+record names it.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from ...registry import UserError, forget, include
 from ...source import program_hash
 from ..tools.files import write_exclusively
 
-#: The folder of such files below the results folder.
+#: Folder of these files below the results folder.
 SOURCES = "sources"
 _ADVICE = "or put the model into a file of its own and give it as includes=[…]"
 _FUTURE = "from __future__ import annotations\n"
-#: Statements that set their names to the same values whenever they run; of others nobody knows which round was meant.
+#: Statements that give their names the same values in each execution. For others (loops) the value is ambiguous.
 _PLAIN = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
     ast.If, ast.Try, ast.With,
 )  # fmt: skip
-#: The file that stands for each registered function by now.
+#: The present file of each registered function.
 _files: dict[str, Path] = {}
 
 
 def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]:
-    """Register, for this process and those that it starts, what functions of the notebook or script register.
+    """Register the models and data sets of the notebook or script, for this process and its worker processes.
 
     Args:
-        folder: results folder, below which the files are kept; None: for this process alone.
-        wanted: names of models and data sets that are about to be used.
+        folder: results folder for the files; None for temporary files of this process.
+        wanted: names of models and data sets that will be used.
 
     Returns:
-        The files of the functions that are there now.
+        The files of all registered functions.
 
     Raises:
-        UserError: the source of one that is wanted cannot be had; of others this is a warning.
+        UserError: the source of a wanted function cannot be collected. For other functions this is a warning.
     """
     main, found = sys.modules["__main__"], []
     for function in _registered(main):
@@ -66,7 +66,7 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
 
 
 def _registered(main: ModuleType) -> list[Callable[..., Any]]:
-    """Functions of the notebook or script that a decorator of ours has marked, each once."""
+    """Functions of the notebook or script that a decorator of equibench has marked, without repetition."""
     functions = [value for value in vars(main).values() if isinstance(value, type(_registered))]
     own = [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
     return list(dict.fromkeys(own))
@@ -80,7 +80,7 @@ def _is_called(name: str, function: Callable[..., Any]) -> bool:
 
 def _include(function: str, program: Program, folder: Path | None) -> Path:
     text = program.file_of(function)
-    # Words change neither the name nor the hash of a run.
+    # Comments and docstrings change neither the file's name nor the source hash.
     name = f"{function.replace('_', '-')}-{program_hash(text)[:8]}.py"
     before = _files.get(function)
     if before is not None and before.name == name and folder in (None, before.parent.parent) and before.is_file():
@@ -89,7 +89,7 @@ def _include(function: str, program: Program, folder: Path | None) -> Path:
     with suppress(FileExistsError):
         write_exclusively(path, text.encode())
     if program_hash(path.read_text(encoding="utf-8")) != program_hash(text):
-        raise UserError(f"{path}: this file was changed by hand; remove it, and the cell's source is written again")
+        raise UserError(f"{path}: this file was changed by hand; remove it, then it is written again from the cells")
     if before is not None:
         forget(before)
     include([path])
@@ -103,19 +103,19 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def _program(main: ModuleType) -> Program:
-    """What the notebook has executed so far, or the script's file."""
+    """The cells that the notebook has executed so far, or the script's file."""
     shell = vars(main).get("get_ipython")
     if callable(shell) and shell() is not None:
         return Program(list(shell().user_ns.get("In", ())), vars(main), Path.cwd())
     file = getattr(main, "__file__", None)
     if file is None:
-        raise UserError(f"Python keeps no source of what is typed here: use a notebook or a script, {_ADVICE}")
+        raise UserError(f"the source of interactive input is not available: use a notebook or a script, {_ADVICE}")
     return Program([Path(file).read_text(encoding="utf-8-sig")], vars(main), Path(file).resolve().parent)
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of the top level of a cell.
+    """A top-level statement of a cell.
 
     Attributes:
         place: the order in which it was executed.
@@ -134,12 +134,12 @@ class Statement:
 
 @dataclass
 class Program:
-    """Executed cells, and what of them a function needs.
+    """Executed cells, and the selection of statements that a function needs.
 
     Args:
         cells: their sources, in the order of their execution.
-        values: what the names stand for now.
-        home: folder whose modules another process would not find.
+        values: current values of the names.
+        home: folder of the notebook; other processes do not find modules in it.
     """
 
     cells: list[str]
@@ -153,7 +153,7 @@ class Program:
         self.changed: set[str] = set()
         self.is_future = False
         for cell in self.cells:
-            with suppress(SyntaxError, ValueError):  # it was not executed either
+            with suppress(SyntaxError, ValueError):  # a cell with a syntax error was not executed
                 self._read(cell)
 
     def _read(self, cell: str) -> None:
@@ -171,10 +171,10 @@ class Program:
             self.changed |= _changed(node)
 
     def file_of(self, function: str) -> str:
-        """A file that registers what `function` registers, with all that it needs.
+        """The text of a file that defines and registers `function`, with everything that it needs.
 
         Raises:
-            UserError: something that it needs has no source here.
+            UserError: the source of a needed name is not available.
         """
         self._chosen = {}
         self._need(function, inf, f"{function}()", set())
@@ -193,13 +193,13 @@ class Program:
         statement, last = own[-1], self.defined[name][-1]
         if not isinstance(statement.node, _PLAIN) or name in statement.now & statement.binds or self._is_changed(name):
             raise UserError(
-                f"{user} needs {name!r}, which cells change after they set it, so that its source does not say what it"
-                f" is; set it in one statement, {_ADVICE}"
+                f"{user} needs {name!r}, which cells change after they set it, so its value does not follow from one"
+                f" statement; set it in one statement, {_ADVICE}"
             )
-        # Two ways to import one module are the same.
+        # Different import statements for the same module are equivalent.
         if statement.text != last.text and not isinstance(self.values.get(name), ModuleType):
             raise UserError(
-                f"{user} was made before a cell set {name!r} anew; execute the cell with {user} again, {_ADVICE}"
+                f"{user} was defined before a cell set {name!r} again; execute the cell with {user} again, {_ADVICE}"
             )
         self._refuse_neighbour(statement.node, user)
         known = self._chosen.get(statement.text)
@@ -214,11 +214,11 @@ class Program:
             self._need(other, before, _called(statement, name), seen)
 
     def _is_changed(self, name: str) -> bool:
-        # Settings of a library are no part of a model: a run's process has its own.
+        # Settings of a library do not belong to a model: a run's process has its own.
         return name in self.changed and not isinstance(self.values.get(name), ModuleType)
 
     def _refuse_neighbour(self, node: ast.stmt, user: str) -> None:
-        """See that an import does not lead to a file beside the notebook, which a run's process would not find."""
+        """Refuse imports of modules in the notebook's folder, because a run's process does not find them."""
         if not isinstance(node, ast.Import | ast.ImportFrom):
             return
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
@@ -229,8 +229,8 @@ class Program:
             path = Path(file).resolve()
             if (path.parent.parent if path.stem == "__init__" else path.parent) == self.home.resolve():
                 raise UserError(
-                    f"{user} imports {path.name}, which lies beside the notebook, where no run looks for it; put the"
-                    " model into a file there and give that as includes=[…]"
+                    f"{user} imports {path.name} from the folder of the notebook, where no run finds it; put the"
+                    " model into a file there and give that file as includes=[…]"
                 )
 
 
@@ -239,7 +239,7 @@ def _called(statement: Statement, name: str) -> str:
 
 
 def _bare(statement: Statement) -> str:
-    """The statement without decorators that register: each file registers what its own function does."""
+    """The statement without registering decorators: a file registers only its own function."""
     node = statement.node
     own = getattr(node, "decorator_list", [])
     kept = [d for d in own if not ast.unparse(d).split("(")[0].split(".")[-1].startswith("register_")]
@@ -250,7 +250,7 @@ def _bare(statement: Statement) -> str:
 
 
 def _names(node: ast.stmt, text: str, is_future: bool) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """What a statement binds, what it reads when it is executed, and what functions in it read later."""
+    """Names that a statement binds, reads when it is executed, and that functions in it read later."""
     top = symtable.symtable((_FUTURE if is_future else "") + text, "cell", "exec")
     now: set[str] = set()
     later: set[str] = set()
@@ -260,7 +260,7 @@ def _names(node: ast.stmt, text: str, is_future: bool) -> tuple[frozenset[str], 
             if symbol.is_referenced() and (table is top or symbol.is_global()):
                 into.add(symbol.get_name())
         for child in table.get_children():
-            # A class and a comprehension run where they stand, a function when it is called.
+            # Classes and comprehensions are executed immediately, functions when they are called.
             runs = child.get_type() != "function" or child.get_name() in ("listcomp", "setcomp", "dictcomp", "genexpr")
             look(child, into if runs else later)
 

@@ -1,4 +1,4 @@
-"""What a notebook shows: how runs go on, and figures."""
+"""Output in notebooks: progress of runs, and figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..runner.head_to_head import Listener
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Seconds from one picture of the progress to the next.
+#: Seconds between two updates of the progress.
 EVERY_S = 0.5
 _FORMAT = '<pre style="line-height: 1.2">{code}</pre>'
 
 
 def is_notebook() -> bool:
-    """Whether what is displayed goes to a notebook."""
+    """Whether this process displays its output in a notebook."""
     import sys
 
     shell = vars(sys.modules["__main__"]).get("get_ipython")
@@ -26,10 +26,10 @@ def is_notebook() -> bool:
 
 
 def watcher(progress: bool | None) -> Listener:
-    """What is seen of runs.
+    """The progress display of runs.
 
     Args:
-        progress: True: bars; False: failures alone; None: bars where somebody sees them, in a terminal or a notebook.
+        progress: True for bars; False for failures only; None for bars in a terminal or notebook.
     """
     if progress is not False and is_notebook():
         return NotebookProgress()
@@ -37,7 +37,7 @@ def watcher(progress: bool | None) -> Listener:
 
 
 class NotebookProgress(Live):
-    """The bars of a terminal in one output of a notebook's cell, and below them what must be known."""
+    """The progress bars of a terminal in the output of a cell, with notes below them."""
 
     def __init__(self) -> None:
         from IPython.display import HTML, display
@@ -80,7 +80,7 @@ class NotebookProgress(Live):
 
 
 def show_figure(figure: Figure) -> None:
-    """Show a figure in a notebook; it belongs to no window, so that nothing else would."""
+    """Show a figure in a notebook. Without this it would stay invisible, because it belongs to no window."""
     from IPython.display import Image, display
 
     stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Models, data sets and suites by name: lists, networks to build, to check, and to load as they were trained."""
+"""Models, data sets and suites: lists, and networks to build, to check, and to load after training."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from ..records.verdict import Verdict
     from ..training.trained import TrainedModel
 
-#: Of models that declare no input.
+#: The input for models that declare none.
 _INPUT = "1x28x28->10"
 
 
 def list_models(*patterns: str, dataset: str | None = None, includes: Iterable[str | Path] = ()) -> pd.DataFrame:
-    """The registered models that fit any of the patterns, as in a shell; all without.
+    """The registered models that match any of the shell patterns; all models without patterns.
 
     Args:
-        dataset: those alone that can be built for its images.
+        dataset: only models that can be built for its images.
         includes: files that register models.
     """
     from ..cli.list import model_rows
@@ -39,7 +39,7 @@ def list_models(*patterns: str, dataset: str | None = None, includes: Iterable[s
 
 
 def list_datasets(*patterns: str, includes: Iterable[str | Path] = ()) -> pd.DataFrame:
-    """The registered data sets that fit any of the patterns, as in a shell; all without."""
+    """The registered data sets that match any of the shell patterns; all data sets without patterns."""
     from ..cli.list import dataset_rows
 
     include(includes)
@@ -48,7 +48,10 @@ def list_datasets(*patterns: str, includes: Iterable[str | Path] = ()) -> pd.Dat
 
 
 def list_suites(*patterns: str) -> pd.DataFrame:
-    """The shipped suites that fit any of the patterns, as in a shell; all without. `examples` are training images."""
+    """The shipped suites that match any of the shell patterns; all suites without patterns.
+
+    The column `examples` is the number of training examples.
+    """
     from ..cli.list import suite_rows
 
     return _frame(suite_rows(patterns))
@@ -69,7 +72,7 @@ def build_model(
     dataset: str | None = None,
     seed: int | None = None,
 ) -> nn.Module:
-    """A network by the name of its registration, wrappers (``+…``) included, with initial weights.
+    """A network by its registered name, with wrappers (``+…``), with initial weights.
 
     It maps normalised images (batch, channels, size, size) to logits (batch, classes).
 
@@ -103,7 +106,7 @@ def build_model(
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found; it prints as ``equibench check`` does.
+    """The result of `check`. It prints the same text as ``equibench check``.
 
     Attributes:
         verdict: all findings; see docs/check.md.
@@ -117,7 +120,7 @@ class Checked:
         return self.verdict.accepted
 
     def table(self) -> pd.DataFrame:
-        """One row a check: `check`, `status` (pass, fail, note, skip), what it `says`, and what to `do`."""
+        """One row per check: `check`, `status` (pass, fail, note, skip), the finding `says`, and the advice `do`."""
         import pandas as pd
 
         return pd.DataFrame([vars(f) for f in self.verdict.findings])[["check", "status", "says", "do"]]
@@ -136,14 +139,14 @@ def check(
     includes: Iterable[str | Path] = (),
     results: str | Path | None = None,
 ) -> Checked:
-    """May a model enter the registry? Under a minute on a CPU for a model of 25 thousand parameters.
+    """Check whether a model may enter the registry. Takes under a minute on a CPU for 25 thousand parameters.
 
     The verdict is kept in the results folder, and the records of runs of the same source say it.
 
     Args:
-        model: by the name of its registration.
-        dataset: whose board it is to enter; the first with an input that the model declares.
-        budget: of that board; ``e20``.
+        model: its registered name.
+        dataset: of the board that it is to enter; default: the first data set with an input that the model declares.
+        budget: of that board; default ``e20``.
         includes: files that register models or data sets.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
 
@@ -174,13 +177,13 @@ def load_model(
     classes). Its attributes are `network`, `normalise`, `data` and `record`.
 
     Args:
-        run: the beginning of its id, the column `run` of `load_runs`.
+        run: the beginning of its id; see the column `run` of `load_runs`.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
         data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
-        includes: files that register the model or the data set; one that a notebook registered is found.
+        includes: files that register the model or the data set; not needed if a notebook registered it.
 
     Raises:
-        UserError: there is no such run, its weights are not kept here, or its source or data have changed since.
+        UserError: there is no such run, its weights do not exist here, or its source or data have changed.
     """
     from ..records.find import find_finished
     from ..training.trained import trained_model

@@ -1,4 +1,4 @@
-"""Head-to-heads from Python: what is missing is trained, and the result is the table."""
+"""Head-to-heads from Python: trains the missing runs and returns the table."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ def run(
     refresh: bool = False,
     **keys: Any,
 ) -> Result:
-    """Train what is missing of a head-to-head. Runs that are finished are not run again.
+    """Train the missing runs of a head-to-head. Finished runs are not run again.
 
     Each run is a process of its own, as from the command line. Models that the notebook or script itself registers are
     found; their source is kept in the folder ``sources`` of the results.
 
     Args:
-        suite: name of a shipped suite, path of a suite's file, or the keys and values of one; see docs/suites.md.
+        suite: name of a shipped suite, path of a suite file, or a dictionary of its keys; see docs/suites.md.
         dataset, models, budget, seeds: instead of the suite's, or without a suite. Several budgets are a family of
             boards.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
         data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
         includes: files that register models or data sets.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``, several with commas.
-        jobs: runs at a time; default one a device, on a CPU as many as cores, four at most.
-        machine: all that can be said of where and how runs are executed, instead of `device` and `jobs`.
-        progress: True: bars; False: failures alone; default: bars where somebody sees them.
-        listener: hears how it goes on, instead of the bars.
-        refresh: run again what has become stale.
-        keys: any further key of a suite, as ``recipe="paper"`` or ``train_images=[500, 2_000]``.
+        jobs: runs at a time; default: one per device; on a CPU one per core, at most four.
+        machine: all settings of where and how runs are executed, instead of `device` and `jobs`.
+        progress: True for bars; False for failures only; default: bars in a terminal or notebook.
+        listener: gets messages about the progress, instead of the bars.
+        refresh: run stale runs again.
+        keys: further keys of a suite, as ``recipe="paper"`` or ``train_images=[500, 2_000]``.
 
     Raises:
-        UserError: something that was given is wrong; nothing was trained.
+        UserError: the input is wrong; nothing was trained.
     """
     given = {"dataset": dataset, "models": None if models is None else list(models), "budget": budget, "seeds": seeds}
     given = {key: value for key, value in (given | keys).items() if value is not None}
@@ -94,10 +94,10 @@ def run(
 
 
 def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[str, Any]) -> list[Suite]:
-    """The suite, or the points of the family, with what is given instead."""
+    """The suite, or the points (boards) of the family, with the given values replaced."""
     if isinstance(suite, str | Path):
         values = values_of(str(suite))
-        where = f"suite {str(suite)!r}" + (" with what is given" if given else "")
+        where = f"suite {str(suite)!r}" + (" with the given arguments" if given else "")
     else:
         values = dict(suite.model_dump(by_alias=True) if isinstance(suite, Suite) else suite or {})
         where = "equibench.run"
@@ -120,17 +120,17 @@ def _command(suite: Any, given: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What a head-to-head came to; it prints as its table, and a notebook shows it as one.
+    """The result of a head-to-head. It prints as its table; a notebook shows it as a table.
 
     Attributes:
-        outcomes: of each board, in the order of the family; of an ordinary suite there is one.
+        outcomes: one for each board, in the order of the family; an ordinary suite has one.
     """
 
     outcomes: list[Outcome]
 
     @property
     def boards(self) -> list[Leaderboard]:
-        """The rows of the suite on each of its boards: comparisons and ranks are over these alone."""
+        """The boards of the suite, with only its rows: comparisons and ranks use only these."""
         return [Leaderboard(o.board.of_suite(o.suite)) for o in self.outcomes]
 
     @property
@@ -138,10 +138,10 @@ class Result:
         """The one board of an ordinary suite.
 
         Raises:
-            UserError: there are several.
+            UserError: the suite is a family of several boards.
         """
         if len(self.outcomes) > 1:
-            raise UserError(f"this is a family of {len(self.outcomes)} boards; take one of `boards`")
+            raise UserError(f"this is a family of {len(self.outcomes)} boards; use one of `boards`")
         return self.boards[0]
 
     @property
@@ -150,7 +150,7 @@ class Result:
         return family_of_boards([(o.suite, o.board) for o in self.outcomes])
 
     def table(self) -> pd.DataFrame:
-        """One row a model, of a family one row a model and board."""
+        """One row per model; for a family, one row per model and board."""
         return self.board.table() if len(self.outcomes) == 1 else point_rows(self.family)
 
     @property
@@ -165,18 +165,18 @@ class Result:
 
     @property
     def stale(self) -> dict[str, str]:
-        """Finished runs whose source, data or recipe has changed since, and what has; ``refresh=True`` runs them."""
+        """Finished runs whose source, data or recipe has changed, and what changed; ``refresh=True`` repeats them."""
         return {run: what for o in self.outcomes for run, what in o.stale.items()}
 
     @property
     def failed(self) -> list[tuple[RunRecord, str]]:
-        """Runs that were not completed."""
+        """Runs with another status than ``ok``."""
         return [run for o in self.outcomes for run in o.failed]
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of runs that were not made, or have no result."""
-        stale = [f"{run}: not run again although its {what} changed since; refresh=True does it"
+        """Sentences about runs that were not made, are stale, or have no result."""
+        stale = [f"{run}: not run again, although its {what} changed since; refresh=True runs it again"
                  for run, what in self.stale.items()]  # fmt: skip
         return stale + [s for o in self.outcomes for s in o.failures("the same call tries again")]
 

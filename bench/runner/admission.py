@@ -1,4 +1,4 @@
-"""Every refusal before a run: what was asked for cannot be made here, or would be no fair figure."""
+"""All checks before a run: they refuse what cannot be run here, or would not give a fair figure."""
 
 from __future__ import annotations
 
@@ -12,95 +12,97 @@ from ..records.provenance import query_devices, query_hardware_key
 from ..records.record import RunRecord
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import staleness
+from ..spec.accepted_sizes import refuse_sizes
 from ..spec.budget import find_budget
 from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
-from ..spec.suite import PROTOCOL, Suite, check_names, refuse_sizes
+from ..spec.suite import PROTOCOL, Suite, check_names
 from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused_gpu_warning
 from ..tools.machine import Machine
 from ..tools.text import follow_up_command
 from ..training.job import Probe
 from .local import end, events_of, start
 
-#: Why there is no GPU where nobody can say it.
-_DIED = "the process that looks for GPUs ended before it had an answer"
+#: The reason for "no GPU" if the process that looks for GPUs has died.
+_DIED = "the process that looks for GPUs ended without an answer"
 
 
 def refuse_names(suite: Suite, machine: Machine) -> None:
-    """See that all names of a suite are registered, with the files that are included.
+    """Include the files that register models and data sets, and check all names of a suite.
 
     Raises:
-        UserError: one is not, or is not for the images of the data set.
+        UserError: a name is not registered, or a model is not for the images of the data set.
     """
     include(machine.files)
     check_names(suite)
 
 
 def counts_seconds(budget: str) -> bool:
-    """Whether a budget counts device-seconds."""
+    """Whether a budget is one of device-seconds (T budget)."""
     return find_budget(budget).kind == "T"
 
 
 def refuse_cpu(budget: str, device: str, instead: str = "--device cuda") -> None:
-    """See that device-seconds are those of a GPU.
+    """Refuse budgets of device-seconds on a CPU.
 
     Args:
         device: as torch names it.
-        instead: the option that would be right.
+        instead: the option that the message recommends.
 
     Raises:
-        UserError: they are not.
+        UserError: the budget counts device-seconds, and the device is a CPU.
     """
     if device == "cpu" and counts_seconds(budget):
         raise UserError(
-            f"budget {budget!r} counts device-seconds, which on a CPU depend on whatever else the machine does; use an"
-            f" E budget there (--budget e5), or {instead}"
+            f"budget {budget!r} counts device-seconds, which on a CPU depend on the other programs that run; use an"
+            f" E budget (--budget e5), or {instead}"
         )
 
 
 def refuse_sharing(budget: str, runs: int) -> None:
-    """See that no more than one of `runs` at a time is on a device whose seconds are counted.
+    """Refuse several runs at a time on one device if the budget counts its seconds.
+
+    Args:
+        runs: number of runs at a time on one device.
 
     Raises:
-        UserError: there are more.
+        UserError: there are several.
     """
     if runs > 1 and counts_seconds(budget):
         raise UserError(
-            f"budget {budget!r} counts device-seconds, which runs on one device take from each other: one run a GPU"
-            " there, without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget"
-            " (--budget e20)"
+            f"budget {budget!r} counts device-seconds, and runs on one device slow each other down: use one run per GPU"
+            " without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget (--budget e20)"
         )
 
 
 def refuse_uncalibrated(budget: str, missing: list[str]) -> None:
-    """See that the machines of a shared suite train the same steps.
+    """Refuse a share of a suite whose number of steps is not known yet: all machines must train the same steps.
 
     Args:
-        missing: models whose step is not calibrated in the results folder.
+        missing: models whose step time is not calibrated in the results folder.
 
     Raises:
-        UserError: there are any.
+        UserError: there is such a model.
     """
     if missing:
         raise UserError(
-            f"budget {budget!r} counts device-seconds, and shards must train the same steps, but the step of"
+            f"budget {budget!r} counts device-seconds, and all shards must train the same steps, but the step time of"
             f" {', '.join(missing[:5])} is not calibrated here; run one seed of the suite on one machine, export its"
-            " board, and merge that into the results folder of each shard"
+            " board, and merge the archive into the results folder of each shard"
         )
 
 
-def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The hardware key that devices share, and their UUIDs: steps that one kind needs seconds for are others on
-    another.
+def common_hardware_key(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The common hardware key of devices, and their UUIDs. Step times are valid for one kind of device only.
 
     Raises:
-        UserError: they are of several kinds, or seconds of one of them are no equal budget.
+        UserError: the devices are of several kinds, or one of them is not fit for a budget of device-seconds.
     """
     found = query_devices(list(dict.fromkeys(devices)))
     keys = {device: key for device, (key, _) in found.items()}
     if len(set(keys.values())) > 1:
         shown = "; ".join(f"{device} is {key!r}" for device, key in keys.items())
         raise UserError(
-            f"a board of device-seconds belongs to one kind of device: {shown}; name devices of one kind with --device"
+            f"a board of device-seconds needs devices of one kind: {shown}; choose devices of one kind with --device"
         )
     for device, (_, gpu) in found.items():
         refuse_for_seconds(device, gpu)
@@ -108,13 +110,13 @@ def one_kind(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """What a look at models and devices came to.
+class Admission:
+    """The result of `admit`.
 
     Attributes:
-        slots: a device for every process at a time.
-        work: FLOPs of an image in each model, as far as they are known.
-        note: what a user must know of the devices; empty if nothing.
+        slots: the device of each process that may run at the same time.
+        work: FLOPs per image of each model, if known.
+        note: a note about the devices for the user; may be empty.
     """
 
     slots: list[str]
@@ -122,14 +124,14 @@ class Admitted:
     note: str
 
 
-def looked_at(
+def probe_models(
     models: list[str], dataset: str, files: list[str], meanwhile: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
-    """What `training.probe` says of models and devices.
+    """Run `training.probe` in a process of its own; returns its events about models and devices.
 
     Args:
-        files: that register them.
-        meanwhile: what is done here while its process is busy.
+        files: Python files that register the models.
+        meanwhile: called here while the other process works.
     """
     fields = DATASETS.find(dataset).entry.fields
     channels, size = fields["shape"][:2]
@@ -142,11 +144,11 @@ def looked_at(
         end(process)
 
 
-def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admitted:
-    """Where the runs of a suite may go, by what a probe of its models has seen.
+def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admission:
+    """Decide from the events of a probe on which devices the runs of a suite may go.
 
     Raises:
-        UserError: a device is not there or may not be used so, or a model is not what the suite admits.
+        UserError: a device is missing or unsuitable, or a model may not be in the suite.
     """
     here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), Gpus(why=_DIED, expected=True))
     slots = machine.slots(len(here.uuids), here.why)
@@ -160,7 +162,7 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admit
     refuse_sharing(suite.budget, machine.sharing(slots))
     seen = [e for e in events if e["event"] == "model"]
     why = {
-        e["model"]: f"cannot be built for them ({e['error']}), but for {e['builds_at']} pixels it can"
+        e["model"]: f"cannot be built for this size ({e['error']}), but can be built for {e['builds_at']} pixels"
         for e in seen
         if "builds_at" in e
     }
@@ -171,21 +173,21 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admit
         if "wrong_shape" in event:
             raise UserError(f"model {event['model']!r} breaks its contract: {event['wrong_shape']}")
         refuse_unmatched(suite, event["model"], **counts_of(event))
-    return Admitted(slots, {e["model"]: float(e.get("flops", 0.0)) for e in seen}, note)
+    return Admission(slots, {e["model"]: float(e.get("flops", 0.0)) for e in seen}, note)
 
 
 def refuse_declared(suite: Suite) -> None:
-    """See that no model is declared to lie outside a matched class.
+    """Refuse models whose declared number of parameters is outside the matched class of a suite.
 
     Raises:
-        UserError: one is.
+        UserError: there is such a model.
     """
     for model in suite.models:
         refuse_unmatched(suite, model, **counts_of({"parameters": declared_parameters(model, suite.dataset)}))
 
 
 def declared_parameters(model: str, dataset: str) -> int | None:
-    """Parameters of a model for the images of a data set as its registration says them, if it does."""
+    """Number of parameters that a model declares for the images of a data set; None if it declares none."""
     fields = DATASETS.find(dataset).entry.fields
     channels, height, width = fields["shape"]
     found = MODELS.find(model)
@@ -198,54 +200,52 @@ def base_recipe(suite: Suite) -> Recipe:
     """The recipe whose rate is tuned, the same for every model.
 
     Raises:
-        UserError: the suite's recipe has no rate that could be tuned.
+        UserError: the suite's recipe cannot be tuned.
     """
     name = COMMON + suite.recipe.removeprefix(TUNED) if is_tuned(suite.recipe) else suite.recipe
     if not name.startswith(COMMON) or name not in named_recipes():
-        raise UserError(f"recipe {suite.recipe!r} is not tuned: only {COMMON!r} and its variants are, give --recipe")
+        raise UserError(f"recipe {suite.recipe!r} cannot be tuned, only {COMMON!r} and its variants can; use --recipe")
     return named_recipes()[name]
 
 
 def refuse_tuning(suite: Suite) -> None:
-    """See that a data set has images by which a rate can be chosen.
+    """Refuse to tune without separate validation images.
 
     Raises:
-        UserError: it has none, or they are trained on.
+        UserError: the data set has no validation images, or the suite trains on them.
     """
     if suite.fit != "train":
-        raise UserError("tuning needs validation images that are not trained on; give --fit train")
+        raise UserError("tuning needs validation images that are not used for training; use --fit train")
     if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
-        raise UserError(f"data set {suite.dataset!r} has no validation images, by which a rate could be chosen")
+        raise UserError(f"data set {suite.dataset!r} has no validation images, so no learning rate can be chosen")
 
 
 def refuse_joining(record: RunRecord, device: str) -> None:
-    """See that new runs can join the board of a record, before anything is calibrated or trained.
+    """Refuse new runs that cannot join the board of a record, before anything is calibrated or trained.
 
     Raises:
-        UserError: they cannot.
+        UserError: the board holds trials, or belongs to another protocol or kind of device.
     """
     spec = record.spec
     if spec.is_trial:
         tune = follow_up_command("tune", record.context.suite)
-        raise UserError(f"board {spec.board} holds trials of learning rates; {tune} makes them")
+        raise UserError(f"board {spec.board} holds trials of learning rates; run them with {tune}")
     if spec.protocol != PROTOCOL:
-        raise UserError(
-            f"board {spec.board} is of protocol {spec.protocol}; runs are now made under protocol {PROTOCOL}"
-        )
+        raise UserError(f"board {spec.board} is of protocol {spec.protocol}, but new runs have protocol {PROTOCOL}")
     if spec.hardware_key is not None:
         here = query_hardware_key("cuda:0" if device in ("auto", "cuda") else device.split(",")[0])
         if here != spec.hardware_key:
-            raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}; here is {here!r}")
+            raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}, but this device is {here!r}")
 
 
 def refuse_replay(record: RunRecord) -> None:
-    """See that a run made now would measure what a record has measured.
+    """Refuse to replay a record without a result, or one whose source, data, recipe or protocol has changed.
 
     Raises:
-        UserError: it has no result, or is stale.
+        UserError: the record is one of these.
     """
     if record.status != "ok":
         raise UserError(f"run {record.run_id} ended as {record.status!r}; only a finished run can be replayed")
     stale = staleness(record) or ("" if record.spec.protocol == PROTOCOL else f"protocol (now {PROTOCOL})")
     if stale:
-        raise UserError(f"run {record.run_id} is stale: {stale} changed since; a replay would measure something else")
+        raise UserError(f"run {record.run_id} is stale: {stale} changed since; a replay would be a different run")

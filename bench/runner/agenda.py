@@ -1,4 +1,4 @@
-"""What is to run of a suite, as which attempt, and in which order."""
+"""The agenda of a suite: which runs are missing, their attempt numbers, and their order."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Agenda:
     """The runs of a suite.
 
     Attributes:
-        pending: what is to run, as jobs whose device is yet to be chosen.
+        pending: runs to be executed, as jobs whose device is chosen later.
         skipped: number of runs that were finished before.
-        stale: finished runs whose source, data or recipe has changed since, with what changed.
+        stale: finished runs whose source, data or recipe has changed since, and which of these changed.
     """
 
     pending: list[Job] = field(default_factory=list)
@@ -35,16 +35,16 @@ class Agenda:
 
 
 def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], refresh: bool = False) -> Agenda:
-    """What is finished, and what is to be run as which attempt.
+    """Compare the planned runs with the records, and number the attempts of the missing ones.
 
     Args:
         specs: planned runs, all of one board.
-        refresh: run again, as further attempts, what is stale.
+        refresh: also run stale runs again, as further attempts.
 
     Raises:
-        UserError: a finished run does not belong to the class of the suite.
+        UserError: a finished run does not belong to the parameter class of the suite.
     """
-    board_folder(root, specs[0].board)  # is refused where it is a link
+    board_folder(root, specs[0].board)  # refuses a symbolic link
     found, records = Agenda(), read_board(root, specs[0].board)[0]
     staleness = BoardStaleness(records, root)
     attempts: dict[str, list[RunRecord]] = {}
@@ -54,11 +54,11 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
         known = attempts.get(spec.digest(), [])
         finished, latest = [r for r in known if r.status in FINAL], max((r.attempt for r in known), default=0)
         if finished:
-            # The process that wrote the record may have been killed before it could do this.
+            # Checkpoints are no longer needed. The process that wrote the record may have died before it removed them.
             remove_checkpoints(root, spec.board, spec.digest(), max(r.attempt for r in finished))
         stale = {r.file_name: staleness(r) for r in finished}
         current = [r for r in finished if not stale[r.file_name]]
-        # Finished runs are held against the class as new ones are.
+        # The parameter class is checked for finished runs too.
         for record in current if refresh else current or finished:
             refuse_unmatched(suite, spec.model, **counts_of(record.cost))
         if not finished or (refresh and not current):
@@ -73,19 +73,19 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
 
 
 def share_of(specs: list[RunSpec], shard: Shard | None) -> list[RunSpec]:
-    """Of planned runs those of a shard; all without.
+    """The planned runs of a shard; all runs if `shard` is None.
 
     Raises:
-        UserError: it has none.
+        UserError: the shard has no run.
     """
     share = shard.of(specs) if shard else specs
     if shard and not share:
-        raise UserError(f"--shard {shard} has none of {plural(len(specs), 'run')}; give at most {len(specs)} shares")
+        raise UserError(f"--shard {shard} has no run of {plural(len(specs), 'run')}; use at most {len(specs)} shares")
     return share
 
 
 def job_of(suite: Suite, root: Path, machine: Machine, spec: RunSpec, attempt: int) -> Job:
-    """An attempt at a run, for the process that makes it, on the device that `machine` names."""
+    """The job of one attempt at a run, on the device of `machine`."""
     context = Context(
         suite=suite.name,
         parameter_class=suite.parameter_class,
@@ -96,12 +96,14 @@ def job_of(suite: Suite, root: Path, machine: Machine, spec: RunSpec, attempt: i
 
 
 def in_order(jobs: list[Job], sharing: int, work: Mapping[str, float]) -> list[Job]:
-    """One seed of all models after the other, or as many seeds as share a GPU; those of a model go together.
+    """Jobs in the order of execution: seed by seed, or groups of seeds that share a GPU.
 
-    The longest runs first: the last ones are then short, and no core waits for long.
+    Within a group, the jobs of a model stay together, and the longest runs come first. The last runs are then short,
+    and no core waits for long.
 
     Args:
-        work: of a step of each model, as far as it is known.
+        sharing: number of seeds in a group.
+        work: FLOPs of each model, if known.
     """
     seeds = sorted({job.spec.seed for job in jobs})
     models = list(dict.fromkeys(job.spec.model for job in jobs))

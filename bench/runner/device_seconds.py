@@ -1,4 +1,4 @@
-"""T boards: equal device-seconds, turned into a number of steps by calibration."""
+"""T boards: calibration converts equal device-seconds into a number of steps for each model."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from ..records.store import log_path
 from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.machine import Machine
-from ..training.job import Stopwatch
-from .copies import Process
-from .local import GRACE_S, end, ending, events_of, last_said, start
+from ..training.job import StepTiming
+from .fork_server import Process
+from .local import GRACE_S, end, ending, events_of, last_log_line, start
 
 
 def _is_unchanged(calibration: Calibration) -> bool:
-    """Whether the model of a calibration is registered here with the source that it had."""
+    """Whether the model of a calibration is registered here with the same source."""
     try:
         return _hash_now(calibration.model, calibration.opened) == calibration.source_hash
     except UserError:
@@ -45,7 +45,7 @@ def _is_unchanged(calibration: Calibration) -> bool:
 
 
 def _hash_now(model: str, opened: Iterable[str]) -> str:
-    """Hash of the source of a model, and of the files of these names beside it, as they are now."""
+    """Current hash of the source of a model and of the files that it opened."""
     resolved = MODELS.find(model)
     return source_hash(resolved, lines_of(contents(resolved.files, opened)))
 
@@ -54,14 +54,14 @@ class TimedBoard:
     """The plan of a suite with a T budget on the devices of one kind.
 
     Args:
-        devices: as torch names them, with their UUIDs (see `calibration.calibrate`); none where nothing can be
-            measured.
+        devices: names of the devices in torch, with their UUIDs (see `calibration.calibrate`); empty if nothing can
+            be measured.
         hardware_key: of the devices.
 
     Attributes:
         forgotten: models that are measured again although their step time is known.
-        failed: models that could not be trained when their step was to be measured, or whose step is too long for the
-            budget, and why.
+        failed: models that could not be trained during calibration, or whose step is too long for the budget, with the
+            reason.
     """
 
     def __init__(
@@ -80,10 +80,9 @@ class TimedBoard:
         self._opened: dict[str, dict[str, str]] = {}
 
     def plan(self) -> list[RunSpec]:
-        """The runs of the suite; what has no calibration on these devices is measured first.
+        """The runs of the suite. Models without a calibration on these devices are measured first.
 
-        Those of models in `failed` are there too, with the steps of an earlier calibration or, without one, a single
-        step.
+        The runs of models in `failed` are included, with the steps of an earlier calibration, or with a single step.
         """
         seconds = find_budget(self.suite.budget).seconds
         assert seconds is not None
@@ -103,37 +102,35 @@ class TimedBoard:
         return plan(self.suite, steps, self.hardware_key, self.root)
 
     def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
-        """Steps of a budget; a model whose whole steps cannot spend it, within what is allowed, is one of `failed`."""
+        """Number of steps of a budget. A model whose whole steps miss the budget by more than 3 % goes to `failed`."""
         steps = int(exact(seconds) // step_s)
         if drifted(float(steps * step_s), seconds):
             reason = (
-                f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s:"
-                f" {100 * float(steps * step_s) / seconds:.1f} % of it,"
+                f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s, which are"
+                f" {100 * float(steps * step_s) / seconds:.1f} % of it;"
             )
-            self.failed.setdefault(
-                model, TrainingFailed("invalid", f"{reason} where ±3 % are allowed; give a longer one")
-            )
+            self.failed.setdefault(model, TrainingFailed("invalid", f"{reason} ±3 % are allowed; use a longer budget"))
         return max(1, steps)
 
     def missing(self) -> list[str]:
-        """The models of the suite whose step has yet to be measured."""
+        """The models of the suite whose step time must still be measured."""
         _, current = self._known()
         return [m for m in self.suite.models if m not in self.failed and (m not in current or m in self.forgotten)]
 
     def _known(self) -> tuple[list[Calibration], dict[str, Calibration]]:
-        """All calibrations of the board, and those of the suite's models as they are now."""
+        """All calibrations of the board, and the valid ones of the suite's models by model."""
         known = read_calibrations(self.root, self.board)
         newest = latest(known)
-        there = {m: newest[m] for m in self.suite.models if m in newest}
-        return known, {m: c for m, c in there.items() if c.same_subject(self._subject(m, c.opened))}
+        known_models = {m: newest[m] for m in self.suite.models if m in newest}
+        return known, {m: c for m, c in known_models.items() if c.same_subject(self._subject(m, c.opened))}
 
     def _with_files(self, calibration: Calibration) -> Calibration:
-        """A new calibration with the files that its process has seen the model open."""
+        """A new calibration together with the files that the model opened during the measurement."""
         opened = self._opened.get(calibration.model, {})
         return calibration.model_copy(update={"opened": opened, "source_hash": _hash_now(calibration.model, opened)})
 
     def forget_drifted(self, board: Board) -> bool:
-        """Mark the models of the suite with a run that drifted, so that they are calibrated anew."""
+        """Mark the models of the suite that have a drifted run: they are calibrated again. Whether there are any."""
         drifted = {
             r.spec.model
             for r, _ in board.chosen
@@ -158,15 +155,13 @@ class TimedBoard:
         )
 
     def _measure(self, asked: Mapping[str, list[str]]) -> dict[str, Turns]:
-        """Blocks of models on devices: all devices are busy at a time, as in the runs, and on each the models take
-        turns.
-        """
+        """Measure blocks of steps. All devices work at the same time, as in the runs. On each, models take turns."""
         with ThreadPoolExecutor(len(asked)) as pool, ExitStack() as stack:
             sessions = {device: self._open(device, models, stack) for device, models in asked.items()}
             return dict(zip(sessions, pool.map(take_turns, sessions.values()), strict=True))
 
     def _open(self, device: str, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
-        """Start a process for each model, all at a time."""
+        """Start one process for each model on a device."""
         sessions = {model: self._open_one(device, model, stack) for model in models}
         for session in sessions.values():
             session.beside = sessions
@@ -176,7 +171,7 @@ class TimedBoard:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
         here = self.machine
-        job = Stopwatch(
+        job = StepTiming(
             spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files
         )  # fmt: skip
         log = log_path(self.root, self.board, f"calibration.{model}.{device.replace(':', '-')}")
@@ -189,14 +184,14 @@ class TimedBoard:
 
 
 class _ProcessSession:
-    """A process that measures a block for every line that it is sent.
+    """A process that measures one block of steps per request.
 
     Args:
-        log: where it writes what went wrong.
-        opened: gets the files that it has seen the model open.
+        log: its log file.
+        opened: gets the files that the model opened.
 
     Attributes:
-        beside: the sessions on the same device, this one included.
+        beside: all sessions on the same device, this one included.
     """
 
     def __init__(self, process: Process, log: Path, opened: dict[str, str]) -> None:
@@ -214,12 +209,12 @@ class _ProcessSession:
             self._process.stdin.write(json.dumps({"processes": running}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died; its exit says so
+            pass  # the process died; its exit code gives the reason
         event = self._next("block")
         return Block(steps=event["steps"], seconds=event["seconds"], gpu=event["gpu"])
 
     def close(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let the process end, as there are no more requests; at once where something was raised here."""
+        """End the process. After an exception here it is killed, else it may finish."""
         if kind is None:
             assert self._process.stdin is not None
             with suppress(BrokenPipeError):
@@ -231,12 +226,12 @@ class _ProcessSession:
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None:
-            raise TrainingFailed(*ending(self._process.wait(), last_said(self._log)))
+            raise TrainingFailed(*ending(self._process.wait(), last_log_line(self._log)))
         if event["event"] == "failed":
             raise TrainingFailed(event["status"], event["reason"])
         if event["event"] == "company":
             raise UserError(
-                f"{event['reason']}; steps cannot be measured beside other work: free the GPU and start again"
+                f"{event['reason']}; steps cannot be measured while other work runs: free the GPU and start again"
             )
         assert event["event"] == kind
         return event

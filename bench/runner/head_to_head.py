@@ -1,4 +1,4 @@
-"""The public face: run a suite, load a leaderboard."""
+"""The public functions: run a suite, load a leaderboard."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..tools.text import plural
 from ..training.job import Job
 from .admission import (
     admit,
+    common_hardware_key,
     counts_seconds,
-    looked_at,
-    one_kind,
+    probe_models,
     refuse_cpu,
     refuse_names,
     refuse_sharing,
@@ -38,34 +38,34 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears how a head-to-head goes on; most methods do nothing here."""
+    """Gets messages about the progress of a head-to-head. Most methods of this base class do nothing."""
 
     def preparing(self, what: str) -> None:
-        """Something that takes seconds is being done before the first run."""
+        """A preparation that takes seconds has started."""
 
     def note(self, text: str) -> None:
-        """Something that a user must know, and that is no error."""
+        """A note for the user that is not an error."""
         warnings.warn(text, stacklevel=2)
 
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
-        """The runs that are about to start, how many are finished already, the work of each model (FLOPs)."""
+        """The runs that will start, the number of finished runs, and the FLOPs per image of each model."""
 
     def event(self, job: Job, event: dict[str, Any]) -> None:
-        """A run says its ``step`` or that it is ``done``."""
+        """A run reports its ``step``, or that it is ``done``."""
 
     def closed(self) -> None:
-        """All is over, or interrupted."""
+        """All runs have ended, or were interrupted."""
 
 
 @dataclass
 class Outcome:
-    """What a head-to-head came to.
+    """The result of a head-to-head.
 
     Attributes:
-        ran: records of this call, by their run's id, as (status, reason).
+        ran: (status, reason) of the runs of this call, by run id.
         skipped: number of runs that were finished before.
-        stale: finished runs whose source, data or recipe has changed since, with what changed.
-        unrecorded: runs whose record could not be written, by their run's id, with what was to be written.
+        stale: finished runs whose source, data or recipe has changed since, and which of these changed.
+        unrecorded: runs whose record could not be written: status and reason, by run id.
     """
 
     suite: Suite
@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def failed(self) -> list[tuple[RunRecord, str]]:
-        """Runs of the suite that were not completed."""
+        """Runs of the suite with another status than ``ok``, and why they are stale, if they are."""
         return [
             (r, stale)
             for r, stale in self.board.chosen
@@ -86,15 +86,17 @@ class Outcome:
         ]
 
     def failures(self, tries_again: str) -> list[str]:
-        """Sentences on the runs that were not completed.
+        """Sentences about the runs in `failed`.
 
         Args:
-            tries_again: which command starts those once more that have no result; a run that diverged has one.
+            tries_again: a clause about the command that repeats runs without a result. A diverged run has a result.
         """
         measured = sum(r.status in FINAL for r, _ in self.failed)
         missing = len(self.failed) - measured
         found = [f"{plural(missing, 'run')} failed; {tries_again}"] if missing else []
-        return found + ([f"{plural(measured, 'run')} diverged, which is a result: not run again"] if measured else [])
+        return found + (
+            [f"{plural(measured, 'run')} diverged; this is a result and is not run again"] if measured else []
+        )
 
 
 def run(
@@ -109,22 +111,22 @@ def run(
     refresh: bool = False,
     shard: Shard | None = None,
 ) -> Outcome:
-    """Train what is missing of a suite and rebuild its board.
+    """Train the missing runs of a suite and rebuild its board.
 
     Args:
         suite: name of a shipped suite, path of a suite file, or a `Suite`.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
         data_root: folder of the data sets, instead of that of `machine`.
-        includes: files that register models or data sets, beside those of `machine`.
-        trials: makes of the planned runs those that are executed, all of one board; see `tune`.
-        refresh: run again, as further attempts, what is stale.
-        shard: execute this share of the runs.
+        includes: files that register models or data sets, in addition to those of `machine`.
+        trials: converts the planned runs into the runs to be executed, all of one board; see `tune`.
+        refresh: also run stale runs again, as further attempts.
+        shard: execute only this share of the runs.
 
     Returns:
-        The board and what was done. A run that failed is a row of the board and in `Outcome.failed`.
+        The board, and what was done. A failed run is a row of the board, and is in `Outcome.failed`.
 
     Raises:
-        UserError: something that the user gave is wrong; nothing was trained.
+        UserError: the input is wrong; nothing was trained.
     """
     machine = machine or Machine()
     machine = replace(
@@ -136,16 +138,16 @@ def run(
     is_new = not root.exists()
     ensure_writable(root)
     try:
-        return HeadToHead(suite, root, machine, listener or Listener(), trials, refresh, shard).go()
+        return HeadToHead(suite, root, machine, listener or Listener(), trials, refresh, shard).execute()
     except UserError:
         if is_new:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # the folder is not empty
                 root.rmdir()
         raise
 
 
 def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFrame:
-    """A board as a table, one row a model; columns as in its CSV.
+    """A board as a table with one row per model; columns as in its CSV.
 
     Raises:
         UserError: there is no such board.
@@ -154,7 +156,7 @@ def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFr
 
 
 class HeadToHead:
-    """One call of `run`: the execution of what is missing of a suite."""
+    """One call of `run`: executes the missing runs of a suite."""
 
     def __init__(
         self,
@@ -171,33 +173,34 @@ class HeadToHead:
         self.slots: list[str] = []
         self.work: dict[str, float] = {}
 
-    def go(self) -> Outcome:
+    def execute(self) -> Outcome:
         try:
             refuse_cpu(self.suite.budget, self.machine.device)
             refuse_sharing(self.suite.budget, self.machine.seeds_in_parallel)
             if counts_seconds(self.suite.budget):
-                return self._go_timed()
+                return self._execute_timed()
             outcome, pending = self._plan(plan(self.suite, root=self.root))
             if pending:
                 self._prepare()
-                self._execute(pending, outcome)
+                self._execute_pending(pending, outcome)
             outcome.board = write_board(self.root, outcome.board.name, self.suite.reference_parameters)
             return outcome
         finally:
             self.listener.closed()
 
-    def _go_timed(self) -> Outcome:
+    def _execute_timed(self) -> Outcome:
         from .device_seconds import TimedBoard
 
         self._prepare()
-        key, devices = one_kind(self.slots)
+        key, devices = common_hardware_key(self.slots)
         timed = TimedBoard(self.suite, self.root, devices, self.machine, key)
         if self.shard:
             refuse_uncalibrated(self.suite.budget, timed.missing())
-        self.listener.preparing("calibrating: every model's step is measured, the models taking turns")
+        self.listener.preparing("calibration: the step time of every model is measured, and the models take turns")
         told: set[str] = set()
         first: Outcome | None = None
-        # A second round repeats what drifted, all seeds of it, with steps that are calibrated anew: no shard has all.
+        # A second round calibrates models with drifted runs again and repeats all their seeds. A shard lacks some
+        # seeds.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())
             untold = [job for job in pending if job.spec.model not in told]
@@ -205,7 +208,7 @@ class HeadToHead:
             outcome.ran |= unmeasured
             told |= set(timed.failed)
             if pending:
-                self._execute(pending, outcome)
+                self._execute_pending(pending, outcome)
             if first is not None:
                 outcome.ran, outcome.skipped = first.ran | outcome.ran, first.skipped
             first = outcome
@@ -215,16 +218,16 @@ class HeadToHead:
         return outcome
 
     def _plan(self, specs: list[RunSpec]) -> tuple[Outcome, list[Job]]:
-        """What is finished of planned runs, and what is to be run."""
+        """The outcome so far, and the runs that are still to be executed."""
         specs = share_of(self.trials(specs), self.shard)
         agenda = agenda_of(self.suite, self.root, self.machine, specs, self.refresh)
         board = Board(specs[0].board)
         return Outcome(self.suite, board, self.root, skipped=agenda.skipped, stale=agenda.stale), agenda.pending
 
     def _prepare(self) -> None:
-        """Load the data once and look at every model, before anything is trained."""
+        """Load the data once and check every model, before anything is trained."""
         self.listener.preparing(f"data set {self.suite.dataset} and {plural(len(self.suite.models), 'model')}")
-        seen = looked_at(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
+        seen = probe_models(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
         admitted = admit(self.suite, self.machine, seen)
         self.slots, self.work = admitted.slots, admitted.work
         if admitted.note:
@@ -238,27 +241,27 @@ class HeadToHead:
     def _placed(self, jobs: list[Job], sharing: int = 1) -> list[Job]:
         return [job.model_copy(update={"device": self.slots[0], "sharing": sharing}) for job in jobs]
 
-    def _execute(self, pending: list[Job], outcome: Outcome) -> None:
+    def _execute_pending(self, pending: list[Job], outcome: Outcome) -> None:
         sharing = self.machine.sharing(self.slots[: len(pending)])
         jobs = in_order(self._placed(pending, sharing), sharing, self.work)
         self.listener.planned(jobs, outcome.skipped, self.work)
-        self._work_off(jobs, self.slots, outcome)
+        self._run_jobs(jobs, self.slots, outcome)
         if sharing > 1:
-            # A neighbour may have taken the memory or the time that was missing.
+            # A run may have failed because others on the same GPU took memory or time: try it again alone.
             failed = [job for job in jobs if outcome.ran.get(job.key, ("ok", ""))[0] not in FINAL]
             again = [job.model_copy(update={"attempt": job.attempt + 1}) for job in self._placed(failed)]
             if again:
                 self.listener.planned(again, 0, self.work)
-                self._work_off(again, list(dict.fromkeys(self.slots)), outcome)
+                self._run_jobs(again, list(dict.fromkeys(self.slots)), outcome)
 
-    def _work_off(self, jobs: list[Job], slots: list[str], outcome: Outcome) -> None:
+    def _run_jobs(self, jobs: list[Job], slots: list[str], outcome: Outcome) -> None:
         def listen(job: Job, event: dict[str, Any]) -> None:
             if event["event"] == "done" and event["status"] not in ("busy", "elsewhere"):
                 outcome.ran[job.key] = (event["status"], event.get("reason", ""))
             self.listener.event(job, event)
 
         def crashed(job: Job, status: Any, reason: str) -> None:
-            try:  # its process could not, or died just after it did
+            try:  # the process could not write the record itself, or died just after writing it
                 write_without_result(job, status, reason)
             except WriteError:
                 outcome.unrecorded[job.key] = f"{status}: {reason}"

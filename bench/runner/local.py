@@ -1,8 +1,8 @@
-"""One process a run on this machine, several at a time.
+"""Runs on this machine: one process per run, several at a time.
 
-A run's process is clean: nothing ran in it before but the import of torch (see `copies`), and it is without what the
-shell's environment could change in its figures. It has a log of its own beside the record. Whatever happens to it
-happens to one run; if this process dies, the runs end with a checkpoint at their next step.
+A run's process is clean: only torch was imported in it before (see `fork_server`), and environment variables that could
+change figures are removed. Each run has its own log beside its record. A crash affects one run only. If this process
+dies, the runs write a checkpoint after their current step and end.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from ..records.record import Status
 from ..records.store import last_step, log_path
 from ..tools.files import WriteError
 from ..tools.text import last_line
-from ..training.job import Check, Examination, Job, Probe, Stopwatch
-from . import copies
-from .copies import Process
+from ..training.job import Check, Examination, Job, Probe, StepTiming
+from . import fork_server
+from .fork_server import Process
 
-#: Gets every event of a run's process: "start", perhaps "resumed", "step", and "done" exactly once.
+#: Gets every event of a run's process: "start", "resumed" (if it was), "step", and exactly one "done".
 Listener = Callable[[Job, dict[str, Any]], None]
-#: Seconds that a process has to end by itself, and to write a last checkpoint, before it is killed.
+#: Seconds that a process has to write a last checkpoint and end by itself, before it is killed.
 GRACE_S = 10.0
-#: Bytes at the end of a log that are looked at for the last line.
+#: Bytes at the end of a log in which the last line is searched.
 LAST_BYTES = 65_536
-#: Variables of the environment that change what torch and its libraries compute, or in which order Python does; a run's
-#: process does not get them, so that a record says the same from every shell.
+#: Environment variables that change results of torch and its libraries, or the hash order of Python. A run's process
+#: does not get them, so its figures do not depend on the shell.
 CHANGE_FIGURES = (
     "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE",
     "CUDA_LAUNCH_BLOCKING",
@@ -58,28 +58,30 @@ class _Running:
     process: Process
     log: Path
     started: float
-    #: Length of the log when it started: an earlier process of the same run may have written to it.
+    #: Length of the log at the start: an earlier process of the same run may have written to it.
     logged: int = 0
     reported: bool = False
     overdue: bool = False
 
 
 def start(
-    job: Job | Probe | Stopwatch | Check | Examination, log: IO[str] | int, also: Mapping[str, str] | None = None
+    job: Job | Probe | StepTiming | Check | Examination, log: IO[str] | int, also: Mapping[str, str] | None = None
 ) -> Process:
-    """Start a process for a job; its events come on standard output, all else goes to `log`.
+    """Start a process for a job. It writes its events to standard output, and everything else to `log`.
 
-    It gets a session of its own, so that Ctrl-C reaches the parent alone, which ends its children in order. A check and
-    an examination get an interpreter that shares nothing with any other, not even where things lie in memory.
+    It has its own session: Ctrl-C reaches only the parent, which then ends its children in order. A `Check` and an
+    `Examination` get a new interpreter instead of a fork, so they do not even share memory addresses with others.
 
     Args:
-        also: variables of its environment beside `environment`.
+        also: environment variables in addition to those of `environment`.
     """
     arguments = ["-P", "-m", "equibench.bench.worker", "--attached"]  # -P: no module from the current folder
     variables = {**environment(getattr(job, "threads", 1)), **(also or {})}
     process: Process
     if sys.platform == "linux" and not isinstance(job, Check | Examination):
-        process = copies.begin([*arguments, "--copied"], variables, None if isinstance(log, int) else log)
+        process = fork_server.start_forked(
+            [*arguments, "--fork-server"], variables, None if isinstance(log, int) else log
+        )
     else:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -95,12 +97,12 @@ def start(
         process.stdin.write(job.model_dump_json() + "\n")
         process.stdin.flush()
     except BrokenPipeError:
-        pass  # it died at once; its exit says so
+        pass  # the process died immediately; its exit code gives the reason
     return process
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment of a run's process: ours, without what changes figures."""
+    """The environment of a run's process: that of this process, without variables that change figures."""
     kept = {name: value for name, value in os.environ.items() if name not in CHANGE_FIGURES}
     fixed = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **bytecode("torch")}
     if "PYTHONPYCACHEPREFIX" in fixed:
@@ -109,9 +111,9 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def bytecode(package: str) -> dict[str, str]:
-    """Where processes keep their compiled files, as a variable, if Python may not write them beside a package.
+    """An environment variable with a folder for compiled Python files, if Python cannot write them beside a package.
 
-    Else each run, which is a process of its own, would compile all of torch anew.
+    Without it, every process of a run would compile all of torch again.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or sys.pycache_prefix is not None:
@@ -124,7 +126,7 @@ def bytecode(package: str) -> dict[str, str]:
 
 
 def events_of(process: Process) -> Iterator[dict[str, Any]]:
-    """The events that a process sends, until it ends; a line cut off by its death is dropped."""
+    """The events of a process until it ends. A line that is incomplete because the process died is dropped."""
     assert process.stdout is not None
     for line in process.stdout:
         try:
@@ -134,7 +136,7 @@ def events_of(process: Process) -> Iterator[dict[str, Any]]:
 
 
 def end(*processes: Process) -> None:
-    """End processes and all that they started; all are asked at once, and given the same time to end in order."""
+    """End processes and their children. All get SIGTERM at the same time, and SIGKILL after `GRACE_S`."""
     for process in processes:
         _signal(process, signal.SIGTERM)
     latest = time.monotonic() + GRACE_S
@@ -155,15 +157,15 @@ def _close(process: Process) -> None:
 
 
 def _signal(process: Process, number: int) -> None:
-    """Send a signal to a process that has not ended, and to all that it started."""
+    """Send a signal to a process that has not ended, and to its children."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
 
 @contextmanager
-def quiet_end(signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP)) -> Iterator[None]:
-    """Let a request to end raise KeyboardInterrupt, as Ctrl-C does, so that children are ended too."""
+def interrupt_on_signals(signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP)) -> Iterator[None]:
+    """Inside, signals raise KeyboardInterrupt, as Ctrl-C does. So children are ended too."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -183,9 +185,9 @@ class LocalEngine:
     """Runs jobs, each in its own process.
 
     Args:
-        slots: a device for every process at a time; a name may stand there more than once.
-        deadline_s: seconds after which a run is ended as ``timeout``; None: never.
-        on_crash: called with (job, status, reason) when a process ends without its own record.
+        slots: the device of each process that may run at the same time; a device may be listed several times.
+        deadline_s: seconds after which a run is ended as ``timeout``; None for no deadline.
+        on_crash: called with (job, status, reason) if a process ends without a record.
     """
 
     def __init__(self, slots: list[str], deadline_s: float | None, on_crash: Callable[[Job, str, str], None]) -> None:
@@ -197,7 +199,7 @@ class LocalEngine:
         running: list[_Running] = []
         waiting, free = list(reversed(jobs)), list(self._slots)
         try:
-            with quiet_end():
+            with interrupt_on_signals():
                 while waiting or running:
                     while waiting and free:
                         running.append(self._start(waiting.pop(), free.pop(0), listen))
@@ -213,7 +215,7 @@ class LocalEngine:
         log = log_path(Path(job.results), job.spec.board, job.key)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            # Not truncated: the process before this one may have said why it ended, and another may be running.
+            # Not truncated: it may hold the last words of an earlier process, and another process may be running.
             with log.open("a", encoding="utf-8") as file:
                 before = file.tell()
                 one = _Running(job, slot, start(job, file), log, time.monotonic(), before)
@@ -230,7 +232,7 @@ class LocalEngine:
         self._messages.put((one, None))
 
     def _next_ended(self, running: list[_Running], listen: Listener) -> _Running | None:
-        """Handle one message, or let a second pass; returns a run whose process has ended."""
+        """Wait up to a second for a message and handle it; returns a run whose process has ended, or None."""
         self._end_late(running)
         try:
             one, event = self._messages.get(timeout=1.0)
@@ -254,7 +256,7 @@ class LocalEngine:
         listen(one.job, {"event": "done", "status": status, "reason": reason})
 
     def _end_late(self, running: list[_Running]) -> None:
-        """Ask what is past its deadline to end, then kill it."""
+        """End runs after their deadline: first with SIGTERM, later with SIGKILL."""
         for one in running:
             late = time.monotonic() - one.started - (self._deadline_s or math.inf)
             if late > 0 and not one.overdue:
@@ -263,32 +265,32 @@ class LocalEngine:
             elif late > GRACE_S:
                 _signal(one.process, signal.SIGKILL)
             if one.process.poll() is not None:
-                # What a dead run has started may hold the pipe open that we read.
+                # Children of a dead run may hold open the pipe that we read.
                 with suppress(ProcessLookupError):
                     os.killpg(one.process.pid, signal.SIGKILL)
 
     def _why(self, one: _Running) -> tuple[str, str]:
-        """Status and reason of a process that ended without a word."""
+        """Status and reason for a process that ended without a report."""
         code, spec = one.process.returncode, one.job.spec
         step = last_step(Path(one.job.results), spec.board, spec.digest())
         kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
             return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
-        status, reason = ending(code, last_said(one.log, one.logged))
+        status, reason = ending(code, last_log_line(one.log, one.logged))
         return status, f"{reason}{kept}"
 
 
 def ending(code: int, said: str) -> tuple[Status, str]:
-    """Status and reason of a process that ended without a word, by its exit code and the last line of its log."""
+    """Status and reason for a process that ended without a report, from its exit code and the last line of its log."""
     if code < 0:
         memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return "lost", f"killed by {signal.Signals(-code).name}{memory}"
     return "error", f"the process ended with exit code {code}" + (f": {said}" if said else "")
 
 
-def last_said(log: Path, since: int = 0) -> str:
-    """The last line of a log from a byte on; empty where there is none."""
+def last_log_line(log: Path, since: int = 0) -> str:
+    """The last line of a log after byte `since`; empty if there is none."""
     with log.open("rb") as file:
-        # A model may have written any amount.
+        # The log may be large, because a model can print any amount.
         file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
         return last_line(file.read().decode(errors="replace"))

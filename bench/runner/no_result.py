@@ -1,4 +1,4 @@
-"""The record of a run whose own process could not write one, and where such a run comes from."""
+"""Records of runs whose own process could not write one, and their provenance."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def provenance_of(job: Job) -> Provenance:
-    """What is known of a run from its job alone; source, versions and commit are empty where its model is not found."""
+    """The provenance of a run as far as its job tells it; source, versions and commit are empty for unknown models."""
     here = {**host_facts(job.device), **sharing_fact(job.sharing)}
     model: Resolved | None = None
     try:
         model = MODELS.find(job.spec.model)
         source = source_hash(model)
         verdict = kept_verdict(Path(job.results), job.spec.model, source)
-    except (UserError, OSError):  # the run itself will say what is wrong
+    except (UserError, OSError):  # the run itself will report the error
         model, source, verdict = None, "", ""
     return Provenance.of(
         model, source_hash=source, checked=verdict, hardware=here, threads=job.threads, command=job.command
@@ -33,7 +33,7 @@ def provenance_of(job: Job) -> Provenance:
 
 
 def record_without_result(job: Job, provenance: Provenance, status: Status, reason: str) -> RunRecord:
-    """The record of an attempt that ended without figures."""
+    """The record of an attempt without a result."""
     return RunRecord(
         schema_version=1, spec=job.spec, attempt=job.attempt, status=status, reason=reason, results=None, cost=None,
         curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
@@ -41,20 +41,20 @@ def record_without_result(job: Job, provenance: Provenance, status: Status, reas
 
 
 def write_without_result(job: Job, status: Status, reason: str, provenance: Provenance | None = None) -> bool:
-    """Write the record of an attempt that ended without figures; False where the attempt has a record.
+    """Write the record of an attempt without a result; returns False if the attempt already has a record.
 
     Args:
-        provenance: as it was known when the attempt began; what is known now without.
+        provenance: from the start of the attempt; None to determine it now.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the record cannot be written.
     """
     root = Path(job.results)
     if any(r.attempt == job.attempt for r in attempts_of(root, job.spec)):
         return False
     try:
         write_record(root, record_without_result(job, provenance or provenance_of(job), status, reason))
-    except FileExistsError:  # somebody else was as fast
+    except FileExistsError:  # another process wrote it at the same time
         return False
     return True
 
@@ -62,10 +62,10 @@ def write_without_result(job: Job, status: Status, reason: str, provenance: Prov
 def write_unmeasured(
     jobs: list[Job], failed: Mapping[str, TrainingFailed]
 ) -> tuple[list[Job], dict[str, tuple[str, str]]]:
-    """Write the records of runs whose model cannot be trained, as its calibration has shown.
+    """Write the records of runs whose model failed in calibration.
 
     Returns:
-        The other jobs, and status and reason of what was written, by the run's id.
+        The other jobs, and (status, reason) of the written records by run id.
     """
     ended: dict[str, tuple[str, str]] = {}
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Running again what has changed since it was measured: new attempts, while the old records stay."""
+"""Repeats runs whose model, data or recipe has changed. They become new attempts; the old records stay."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .head_to_head import run as run_suite
 
 @dataclass
 class Refreshed:
-    """What a refresh came to.
+    """The result of a refresh.
 
     Attributes:
-        stale: what was stale, as (model, seed, what had changed).
-        ran: new attempts by their run's id, as (status, reason).
+        stale: the stale runs, as (model, seed, what had changed).
+        ran: (status, reason) of the new attempts, by run id.
         board: the board afterwards.
     """
 
@@ -34,7 +34,7 @@ class Refreshed:
 
     @property
     def left(self) -> list[tuple[str, int, str]]:
-        """What was to be run again and is stale, or without a result, still."""
+        """Runs of `stale` that are still stale, or have no result."""
         wanted = {(model, seed) for model, seed, _ in self.stale}
         rows = [
             (r.spec.model, r.spec.seed, stale or r.status)
@@ -45,8 +45,10 @@ class Refreshed:
 
 
 def stale_runs(board: Board, patterns: Iterable[str] = ()) -> list[tuple[RunRecord, str]]:
-    """The runs of a board that are stale, with what has changed, of models that fit any of the patterns (all
-    without).
+    """The stale runs of a board, and what has changed.
+
+    Args:
+        patterns: shell patterns of models; empty for all models.
     """
     patterns = list(patterns) or ["*"]
     return [(r, why) for r, why in board.chosen if why and any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
@@ -61,18 +63,18 @@ def refresh(
     listener: Listener | None = None,
     only_say: bool = False,
 ) -> Refreshed:
-    """Run the stale rows of a board again, each as a further attempt with the recipe as it is now.
+    """Run the stale rows of a board again, each as a further attempt with the current recipe.
 
-    Included files must be known to the registry already.
+    Included files must have been registered before.
 
     Args:
         name: the board, with or without its version.
         root: results folder.
-        patterns: models, as in a shell; all without.
-        only_say: train nothing.
+        patterns: shell patterns of models; empty for all models.
+        only_say: only find the stale runs; train nothing.
 
     Raises:
-        UserError: there is no such board or model on it, or it cannot be continued here.
+        UserError: the board or a model does not exist, or the board cannot be continued here.
     """
     name = find_board(name, root)
     board, patterns, machine = load_board(root, name), list(patterns), machine or Machine()
@@ -99,7 +101,7 @@ def refresh(
 
 
 def _suites(found: list[tuple[RunRecord, str]], board: Board) -> list[tuple[Suite, set[tuple[str, int]]]]:
-    """What asked for the runs, made anew from their records, and which (model, seed) of each are wanted."""
+    """The suites of the runs, reconstructed from their records, each with the wanted (model, seed)."""
     by_context: dict[str, list[RunRecord]] = {}
     for record, _ in found:
         by_context.setdefault(record.context.model_dump_json(), []).append(record)
@@ -131,7 +133,7 @@ def _suite(records: list[RunRecord], context: Context, full: bool) -> Suite:
 
 
 def _only(specs: list[RunSpec], wanted: set[tuple[str, int]], board: str) -> list[RunSpec]:
-    """Of planned runs those that are wanted."""
+    """The wanted runs among the planned ones."""
     if specs[0].board != board:
         raise UserError(f"board {board} cannot be continued here: its runs would now belong to board {specs[0].board}")
     return [s for s in specs if (s.model, s.seed) in wanted]

@@ -1,4 +1,4 @@
-"""Run one recorded row again, and say whether it agrees, by the rule of `boards.repeats`."""
+"""Repeats one recorded run and compares the results, with the rules of `boards.repeats`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ def replay(
     threads: int | None = None,
     machine: Machine | None = None,
 ) -> ReplayVerdict:
-    """Run a recorded run again as a later attempt, which no board shows, and compare; the verdict is kept as well.
+    """Run a recorded run again as a later attempt, and compare the results. The verdict is written to the results.
+
+    Boards do not show the new attempt.
 
     Args:
         run: the beginning of its id.
-        device, threads: as recorded without; those of `machine` are not used.
-        machine: how else the run is executed.
+        device, threads: None for the recorded ones; those of `machine` are ignored.
+        machine: all other settings of the execution.
 
     Raises:
-        UserError: there is no such run, it has no result, it is stale, or nothing could be said if its bits differed,
-            as they may; nothing was trained.
+        UserError: there is no such run, it has no result, it is stale, or different bits could not be judged; nothing
+            was trained.
     """
     machine = machine or Machine()
     include(machine.files)
@@ -63,12 +65,12 @@ def replay(
 
 
 def differences_now(record: RunRecord, device: str, threads: int) -> list[str]:
-    """Why the bits of a run may differ when it is run again here; empty where they must not."""
+    """Reasons why a repetition here may give different bits; empty if the bits must agree."""
     return differences(record, {"device": device, "cpu": cpu_name()}, threads, versions(record.provenance.versions))
 
 
 def _run_again(record: RunRecord, root: Path, machine: Machine) -> tuple[RunRecord | None, str]:
-    """The record of the next attempt, or None and the reason why there is none."""
+    """Run the next attempt; returns its record and reason, or None and the reason why there is no record."""
     attempt = max(r.attempt for r in attempts_of(root, record.spec)) + 1
     job = Job.on(machine, root, record.spec, attempt, record.context)
     done: dict[str, Any] = {}
@@ -79,7 +81,7 @@ def _run_again(record: RunRecord, root: Path, machine: Machine) -> tuple[RunReco
 
     LocalEngine([machine.device], None, lambda job, status, reason: None).run([job], listen)
     if "record" not in done:
-        return None, f"{done.get('status', 'lost')}: {done.get('reason') or 'it is being run elsewhere'}"
+        return None, f"{done.get('status', 'lost')}: {done.get('reason') or 'another process runs it'}"
     again = read_record(Path(done["record"]))
     return again, again.reason
 
@@ -90,8 +92,8 @@ def judge(
     """The verdict on a new attempt.
 
     Args:
-        differ: what differs between then and now, so that bits may differ.
-        values: test accuracies in % of the model's recorded seeds.
+        differ: differences between then and now, because of which bits may differ.
+        values: test accuracies of the model's recorded seeds, in %.
     """
     assert record.results is not None
     finished = again if again is not None and again.status in FINAL else None
@@ -100,7 +102,7 @@ def judge(
         found = Agreement(False, "failed", f"the new attempt has no result: {reason}")
     elif (was.source_hash, was.data_digest) != (now.source_hash, now.data_digest):
         what = "source" if was.source_hash != now.source_hash else "data"
-        found = Agreement(False, "failed", f"the {what} changed since: not the same run")
+        found = Agreement(False, "failed", f"the {what} changed since; this is a different run")
     else:
         found = agreement(record, finished, differ, values)
     return ReplayVerdict(

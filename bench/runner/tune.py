@@ -1,8 +1,8 @@
-"""Choosing a learning rate for each model: the same grid for all, one seed, scored on validation images.
+"""Chooses a learning rate for each model: the same grid for all models, one seed, scored on validation images.
 
-A trial is an ordinary run at the budget of the suite. All trials are records of the suite's tuning board, which is
-barred from tables: nobody is to choose by its test accuracies, and nothing here looks at them. The chosen rates are
-written into one file of the results folder, from which the recipe ``tuned`` reads them.
+A trial is an ordinary run with the budget of the suite. All trials are records of the suite's tuning board, which has
+no table: its test accuracies must not influence the choice, and this module does not read them. The chosen rates are
+written to one file of the results folder. The recipe ``tuned`` reads this file.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ..tools.machine import Machine
 from .admission import base_recipe, refuse_tuning
 from .head_to_head import Listener, Outcome, run
 
-#: Learning rates that are tried with every model.
+#: Learning rates that every model is trained with.
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-#: Seed of all trials. Measured runs may use it too: validation images, not seeds, keep the choice honest.
+#: Seed of all trials. Measured runs may use it too: the choice is fair because it uses validation images only.
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the trials of a suite came to.
+    """The result of tuning a suite.
 
     Attributes:
         recipe: name of the tuned recipe.
-        scores: validation accuracy in percent of each model at each rate; None where the run failed.
+        scores: validation accuracy in percent of each model at each rate; None if the run failed.
         chosen: the best rate of each model.
         path: file of the tuned recipes.
     """
@@ -48,12 +48,12 @@ class Tuning:
 
     @property
     def at_the_edge(self) -> list[str]:
-        """Models whose best rate is the smallest or largest of the grid, so that a better one may lie outside."""
+        """Models whose best rate is at an edge of the grid: a better one may lie outside."""
         return [m for m, rate in self.chosen.items() if rate in (GRID[0], GRID[-1])]
 
 
 def trials(suite: Suite, specs: list[RunSpec]) -> list[RunSpec]:
-    """The trials that planned runs of the base recipe become: each rate with every model, all else equal."""
+    """The trials for planned runs of the base recipe: every model with each rate, everything else equal."""
     base = base_recipe(suite)
     name = TUNING + base.name.removeprefix(COMMON)
     return [
@@ -72,7 +72,7 @@ def tune(
 ) -> Tuning:
     """Try `GRID` with every model of a suite and write the file of the tuned recipes.
 
-    Finished trials are kept; those whose source, data or recipe has changed since are made again.
+    Finished trials are kept. Trials whose source, data or recipe has changed are repeated.
 
     The arguments are those of `head_to_head.run`.
 
@@ -101,7 +101,7 @@ def tune(
 
 
 def validation_scores(board: Board, models: list[str]) -> dict[str, dict[float, float | None]]:
-    """Validation accuracy of each model at each rate, from the records of a tuning board that are current."""
+    """Validation accuracy of each model at each rate, from the records of a tuning board that are not stale."""
     scores: dict[str, dict[float, float | None]] = {m: dict.fromkeys(GRID) for m in models}
     for record, stale in board.chosen:
         rates = scores.get(record.spec.model)
@@ -117,21 +117,21 @@ def validation_scores(board: Board, models: list[str]) -> dict[str, dict[float, 
 
 
 def best_rate(model: str, scores: dict[float, float | None]) -> float:
-    """The rate with the highest validation accuracy; of equal ones the smallest.
+    """The rate with the highest validation accuracy; the smallest rate if there are several.
 
     Raises:
-        UserError: there is none.
+        UserError: no trial has a validation accuracy.
     """
     known = {rate: score for rate, score in scores.items() if score is not None}
     if not known:
-        raise UserError(f"no trial of model {model!r} was finished, so that no rate can be chosen; try it with `run`")
+        raise UserError(f"no trial of model {model!r} was finished, so no rate can be chosen; try it with `run`")
     return min(known, key=lambda rate: (-known[rate], rate))
 
 
 def write_tuned(
     path: Path, base: Recipe, chosen: dict[str, float], scores: dict[str, dict[float, float | None]]
 ) -> None:
-    """Write the tuned recipe of each model, beside those that the file has for other models."""
+    """Write the tuned recipe of each model; recipes of other models in the file stay."""
     own: dict[str, Any] = {}
     for model, rate in chosen.items():
         shown = ", ".join(f"{r:g}: {'failed' if s is None else f'{s:.2f}'}" for r, s in scores[model].items())
@@ -142,7 +142,7 @@ def write_tuned(
 
 
 def add_tuned(path: Path, own: dict[str, Any]) -> None:
-    """Write the tables of models into a file of tuned recipes, beside those that it has for other models."""
+    """Write the tables of models into a file of tuned recipes; tables of other models in the file stay."""
     from filelock import FileLock
 
     with FileLock(lock_path(path.parent, path.stem)):  # two processes may tune models of one board
@@ -152,10 +152,10 @@ def add_tuned(path: Path, own: dict[str, Any]) -> None:
 
 
 def read_tuned(path: Path) -> dict[str, Any]:
-    """The tables of a file of tuned recipes, by model; none where there is no file.
+    """The tables of a file of tuned recipes, by model; empty if there is no file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     from ..tools.schema import parse_toml, read_text
 
@@ -174,5 +174,5 @@ def _toml(value: Any) -> str:
     """A value of a recipe, or of a suite, as TOML."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(own)}" for key, own in value.items()) + " }"
-    # Numbers, strings, booleans and lists of them read the same in both, as long as no sign is escaped as two.
+    # JSON and TOML write numbers, strings, booleans and lists of these alike if no character needs a surrogate pair.
     return json.dumps(value, ensure_ascii=False)

@@ -1,1 +1,1 @@
-"""What to run: budgets, recipes, suites, specifications of runs, seeds. Needs no torch."""
+"""The plan of a comparison: budgets, recipes, suites, specifications of runs, seeds. Needs no torch."""

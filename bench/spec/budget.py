@@ -23,7 +23,7 @@ MOST = 1e7
 #: Upper limit of training examples.
 MOST_EXAMPLES = 10**12
 
-#: Every amount has exactly one spelling, because the name of the budget is part of the board's name: e5, not e5.0.
+#: Each amount has exactly one spelling (e5, not e5.0), because the budget's name is part of the board's name.
 _AMOUNT = re.compile(r"([et])((?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?)|(n)(0|[1-9][0-9]{0,12})")
 _KINDS = {"e": "epochs", "t": "seconds", "n": "examples"}
 
@@ -33,7 +33,7 @@ class Budget(Strict):
 
     Attributes:
         kind: ``E`` equal examples, ``T`` equal device-seconds, ``P`` as published (each recipe's own
-            epochs), ``smoke`` a few fixed steps, never shown in tables.
+            epochs), ``smoke`` a few fixed steps. Tables never show smoke runs.
         epochs: passes over the board's training set (E).
         examples: training examples, instead of epochs (E).
         seconds: device-seconds of training (T).
@@ -101,7 +101,7 @@ def find_budget(name: str) -> Budget:
     """A named budget, or ``e<epochs>``, ``n<examples>`` or ``t<seconds>``.
 
     Raises:
-        UserError: the name is neither, or the amount is zero or too large.
+        UserError: there is no such budget, or the amount is zero or too large.
     """
     if name in named_budgets():
         return named_budgets()[name]
@@ -129,8 +129,8 @@ def find_budget(name: str) -> Budget:
 def exact(amount: float) -> Fraction:
     """The exact decimal number behind a float: 9.12 becomes 228/25.
 
-    Python prints a float with the fewest digits that give the same float. These are the digits that it was read from,
-    if there were at most 15.
+    Python prints a float with the fewest digits that give the same float. If the float was read from at most 15 digits,
+    the printed digits are the same.
     """
     return Fraction(repr(amount))
 

@@ -5,38 +5,37 @@ from __future__ import annotations
 #: Execution profiles.
 PROFILES = {
     "strict": "float32, deterministic, nothing compiled",
-    "fast": "bfloat16 and TF32; boards of their own",
+    "fast": "bfloat16 and TF32; on separate boards",
 }
-#: The images for training.
+#: The images to train on.
 FITS = {
-    "train": "validation images are kept apart",
-    "train+val": "trained on too; boards of their own",
+    "train": "without the validation images",
+    "train+val": "with them; on separate boards",
 }
-#: Classes of parameters.
+#: Parameter classes.
 CLASSES = {
     "matched": "within 5 % of --reference-parameters",
-    "as-published": "every network as its authors have it",
+    "as-published": "networks as published",
 }
-
 
 #: Recipes: those of ``recipes.toml``, and two that depend on the model.
 RECIPES = {
-    "common": "same for all, no augmentation",
-    "common-rotate": "common, images turned",
+    "common": "the same for all, no augmentation",
+    "common-rotate": "common, random rotations",
     "common-crop-flip": "common, crops and mirror images",
-    "paper": "each as its authors trained it",
+    "paper": "as the authors trained it",
     "tuned": "common, rates of equibench tune",
 }
-#: Variables of the environment that are read.
+#: Environment variables that equibench reads.
 VARIABLES = {
-    "EQUIBENCH_RESULTS": "results folder, as --results [./leaderboards]",
-    "EQUIBENCH_DATA": "folder of the data sets, as --data-root [the user's cache]",
-    "EQUIBENCH_MIRROR": "address of copies of the data sets' files, asked first",
-    "EQUIBENCH_HOST": "tells this machine from others, where it has no id of its own",
+    "EQUIBENCH_RESULTS": "results folder, like --results [./leaderboards]",
+    "EQUIBENCH_DATA": "folder of the data sets, like --data-root [the user's cache]",
+    "EQUIBENCH_MIRROR": "address of a mirror of the data sets' files; tried first",
+    "EQUIBENCH_HOST": "name of this machine in records, if it has no machine id",
 }
 
 
-def lines_of(what: str, choices: dict[str, str]) -> str:
+def help_text(what: str, choices: dict[str, str]) -> str:
     """Help of an option: its meaning, then each value on its own line."""
     width = max(map(len, choices)) + 2
     return "\n".join(["\b", what, *(f"{value:<{width}}{line}" for value, line in choices.items())])

@@ -1,8 +1,9 @@
-"""Recipes: optimiser, rate, schedule, batch, augmentation and batch-norm rule, as data.
+"""Recipes: optimiser, learning rate, schedule, batch size, augmentation and batch-norm rule, as data.
 
 ``recipes.toml`` has the recipes that are the same for every model of a board. The recipe ``paper`` depends on the
-network: every table of the files ``recipes_*.toml`` is the recipe of the models that it names. The recipe ``tuned`` is
-``common`` with a learning rate for each model, chosen by `tune` on validation images; it is in the results folder.
+network: each table in the files ``recipes_*.toml`` is the recipe of the models that it names. The recipe ``tuned`` is
+``common`` with a learning rate for each model. `tune` chooses the rates on validation images and writes them to the
+results folder.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from ..tools.text import follow_up_command
 
 #: The recipe of each network's authors.
 PAPER = "paper"
-#: Prefix of tuned recipes, instead of the prefix `COMMON` of the recipes that they are made from.
+#: Prefix of tuned recipes, and prefix of the recipes that they are derived from.
 TUNED, COMMON = "tuned", "common"
 
 
 class Schedule(Strict):
-    """The learning rate as a factor of its maximum; it depends only on the progress p in [0, 1].
+    """The learning rate as a fraction of its maximum. It depends only on the progress p in [0, 1].
 
     Attributes:
         shape: ``linear`` interpolates between the knots, ``step`` holds each until the next.
@@ -68,11 +69,11 @@ class Recipe(Strict):
         l1: coefficient of the L1 penalty on the same weights.
         batch: images per step.
         augment: names of augmentations in `datasets.batches`, applied in this order.
-        batch_norm: ``reestimate`` the statistics after the last step by one pass over 500 unaugmented training
-            images (a seeded sample, stratified by class), or keep the ``running`` averages of training.
+        batch_norm: ``reestimate``: compute the statistics again after the last step, by one pass over 500 unaugmented
+            training images (a seeded sample, stratified by class); ``running``: keep the running averages of training.
         batch_norm_momentum: torch's momentum of the running averages; the model's own if absent.
-        epochs: passes over the training set in the authors' training; P budgets use them.
-        trials: runs that were made to choose the learning rate of each model.
+        epochs: passes over the training set in the authors' training, used by P budgets.
+        trials: number of runs that were made to choose the learning rate of each model.
     """
 
     name: Text
@@ -172,8 +173,8 @@ def _tuned_recipe(name: str, model: str, path: Path | None, tune: str) -> Recipe
         table = parse_toml(read_text(path), str(path))
     if model not in table:
         raise UserError(
-            f"recipe {name!r}: no rate was tuned for model {model!r} on this board;"
-            f" {tune or follow_up_command('tune')} does it"
+            f"recipe {name!r}: no rate was tuned for model {model!r} on this board; choose one with"
+            f" {tune or follow_up_command('tune')}"
         )
     if not isinstance(table[model], dict):
         raise UserError(f"{path}: {model!r} must be a table, as [{model}]")

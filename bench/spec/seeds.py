@@ -1,4 +1,4 @@
-"""Seeds for independent generators, derived by hashing so that no two purposes share a stream."""
+"""Seeds of independent random generators. They are derived by hashing, so no two purposes share a stream."""
 
 from __future__ import annotations
 

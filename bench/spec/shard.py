@@ -1,4 +1,4 @@
-"""A share of a suite's runs: independent machines together do each run once."""
+"""Shares of a suite's runs. Machines that run different shares together do each run once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several shares. A share is consecutive runs of the plan, so the models of a seed stay together.
+    """One of several shares of the planned runs. The plan alone determines the runs of a share.
 
-    So most paired differences of a seed come from one machine. The plan alone determines the runs of a share.
+    A share consists of consecutive runs, so the models of a seed stay together. Most paired differences then come from
+    one machine.
 
     Attributes:
         number: from 1 to `count`.
@@ -38,7 +39,7 @@ class Shard:
         found = _SHARD.fullmatch(text)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count <= MOST_SHARDS:
-            raise UserError(f"--shard {text[:40]!r}: give which of how many shares, from 1/4 to 4/4")
+            raise UserError(f"--shard {text[:40]!r}: give the number of the share and of all shares, as 2/4")
         return cls(number, count)
 
     def of(self, runs: Sequence[T]) -> list[T]:

@@ -1,4 +1,4 @@
-"""What to run: suites (a named head-to-head) and run specifications (one training), hashed."""
+"""Suites (named comparisons) and run specifications (one training run each)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ...registry import DATASETS, MODELS, UserError, allows, nearest
+from ...registry import DATASETS, MODELS, UserError, nearest
 from ..tools.files import results_root, shipped, shipped_names
 from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
 from ..tools.text import follow_up_command, suite_as_given
+from .accepted_sizes import check_sizes
 from .budget import Budget, find_budget
 from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
 
-#: One number for the loop, the schedule, the augmentation and the definitions of the metrics. If a change of
-#: them changes a figure, this number increases, and new boards start.
+#: Version of the training loop, the schedule, the augmentation and the definitions of the metrics. It increases when a
+#: change of one of them changes a figure. Then new boards start.
 PROTOCOL = 2
 
 #: Largest relative distance from the reference count in a matched suite.
 MATCHED = 0.05
 
-#: Keys of a suite's file that may be a list: the axes of a family of boards.
+#: Keys of a suite file that may be lists: the axes of a family of boards.
 AXES = ("budget", "train_images")
 
-#: Prefix of the recipes of trials, see `tune`.
+#: Prefix of the recipes of tuning trials, see `tune`.
 TUNING = "tuning"
 
-#: The longest name of a board; it is also part of the names of folders and files.
+#: Largest length of a board's name, in characters. The name is also used for folders and files.
 LONGEST_BOARD = 180
-#: A larger number is a mistake or an attack.
+#: Upper limits of the numbers of models and seeds, against mistakes and attacks.
 MOST_MODELS, MOST_SEEDS = 10_000, 100_000
-#: Seeds are numbers that every reader of JSON represents exactly.
+#: Every JSON parser represents integers up to this one exactly.
 LARGEST_SEED = 2**53
 
 _SAFE = re.compile(NAME)
@@ -51,8 +52,8 @@ class RunSpec(Strict):
         steps: optimiser steps N.
         profile: execution profile, ``strict`` or ``fast``.
         protocol: protocol version, see `PROTOCOL`.
-        hardware_key: the hardware of a T run's calibration; missing on other boards.
-        train_images: number of training images, a subset by seed (see `datasets.subsets`); missing if all are used.
+        hardware_key: the hardware of a T run's calibration; None on other boards.
+        train_images: size of the training subset, which depends on the seed (see `datasets.subsets`); None for all.
     """
 
     model: str
@@ -88,12 +89,12 @@ class RunSpec(Strict):
 
     @property
     def is_trial(self) -> bool:
-        """Whether the run was made to choose a rate."""
+        """Whether the run is a trial of a learning rate."""
         return self.recipe.name.startswith(TUNING)
 
     @property
     def board(self) -> str:
-        """Name of the run's board; it contains everything that must agree between its rows."""
+        """Name of the run's board. It contains all settings that must agree between its rows."""
         return board_name(
             self.dataset, self.fit, self.budget.name, self.recipe.name, self.profile, self.protocol, self.hardware_key,
             self.train_images,
@@ -122,67 +123,77 @@ def board_name(
 
 
 class Suite(Strict):
-    """A named comparison: models x data set x budget x seeds; the descriptions of the keys explain them."""
+    """A named comparison: models x data set x budget x seeds. Each field has a description."""
 
     name: Text
-    title: Text = Field(default="", description="One line: what it asks.", examples=["What the stencils are worth"])
-    dataset: Text = Field(description="A data set (`equibench list datasets`).", examples=["digits-rot"])
+    title: Text = Field(
+        default="", description="The question of the suite, in one line.", examples=["Do better stencils help?"]
+    )
+    dataset: Text = Field(description="Name of a data set (`equibench list datasets`).", examples=["digits-rot"])
     budget: Text = Field(
-        description="What every model may spend: `e20` is 20 epochs, `n40000` training examples, `t120` seconds of a"
-        " GPU; or a name (`equibench list budgets`). A list makes a family of boards.",
+        description="Training of every model: `e20` is 20 epochs, `n40000` is 40,000 training examples, `t120` is 120"
+        " seconds of a GPU. Or a name (`equibench list budgets`). A list makes a family of boards.",
         examples=["e20"],
     )
     recipe: Text = Field(
         default="common",
-        description="`common`: the same for all; `tuned`: rates of `equibench tune`; `paper`: each author's own.",
+        description="`common`: the same for all models; `tuned`: `common` with learning rates of `equibench tune`;"
+        " `paper`: as the authors of each model trained it.",
         examples=["paper"],
     )
     profile: Literal["strict", "fast"] = Field(
         default="strict",
-        description="`strict`: float32, the same bits again; `fast`: bfloat16 and TF32. A board each.",
+        description="`strict`: float32, and a repetition gives the same bits; `fast`: bfloat16 and TF32. They have"
+        " separate boards.",
         examples=["fast"],
     )
     fit: Literal["train", "train+val"] = Field(
         default="train",
-        description="What is trained on: `train` keeps validation images apart, `train+val` does not. A board each.",
+        description="Images to train on: `train` is without the validation images, `train+val` with them. They have"
+        " separate boards.",
         examples=["train+val"],
     )
     train_images: Count | None = Field(
         default=None,
         gt=0,
-        description="So many, drawn by the seed, each class alike; all without. A list makes a family of boards.",
+        description="Number of training images: a random subset for each seed, stratified by class. Default: all"
+        " images. A list makes a family of boards.",
         examples=[2000],
     )
     seeds: Annotated[int, Field(le=MOST_SEEDS)] | Annotated[list[int], Field(max_length=MOST_SEEDS)] = Field(
-        default=3, description="How many (0, 1, …), or which, as `[0, 4, 7]`.", examples=[5]
+        default=3, description="Number of seeds (0, 1, …), or a list of seeds, as `[0, 4, 7]`.", examples=[5]
     )
     parameter_class: Literal["matched", "as-published"] = Field(
         default="as-published",
         alias="class",
-        description="`matched`: refuse models whose parameters are not within 5 % of `reference_parameters`.",
+        description="`matched`: refuse models whose number of parameters is not within 5 % of `reference_parameters`.",
         examples=["matched"],
     )
     reference_parameters: Count | None = Field(
-        default=None, gt=0, description="The number of parameters of the class `matched`.", examples=[25_700]
+        default=None, gt=0, description="Number of parameters of the class `matched`.", examples=[25_700]
     )
     reference_model: Text | None = Field(
-        default=None, description="The model that the others are compared with.", examples=["z2cnn-22"]
+        default=None, description="Model that all others are compared with.", examples=["z2cnn-22"]
     )
     equivariance: Literal["core", "full"] = Field(
-        default="core", description="`full`: every run gets the full profile of equivariance errors.", examples=["full"]
+        default="core",
+        description="`full`: measure the full profile of equivariance errors of every run.",
+        examples=["full"],
     )
     models: list[Text] = Field(
         max_length=MOST_MODELS,
-        description="Names of models (`equibench list models`), with wrappers as `z2cnn-22+frame-c4`.",
+        description="Names of models (`equibench list models`). Wrappers are added as in `z2cnn-22+frame-c4`.",
         examples=[["p4cnn", "z2cnn-22"]],
     )
-    note: Text = Field(default="", description="For readers of the file; no board shows it.", examples=["A trial."])
+    note: Text = Field(
+        default="", description="Text for readers of the file. No board shows it.", examples=["A trial."]
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _are_numbers(cls, seeds: object) -> object:
         if not all(type(s) is int for s in (seeds if isinstance(seeds, list) else [seeds])):
-            raise ValueError("seeds are how many (3), or a list of which ([0, 4, 7])")
+            raise ValueError("seeds must be a number of seeds (3), or a list of seeds ([0, 4, 7])")
         return seeds
 
     @model_validator(mode="after")
@@ -199,8 +210,8 @@ class Suite(Strict):
             raise ValueError(f"a seed is listed twice: {twice}")
         if self.parameter_class == "matched" and self.reference_parameters is None:
             raise ValueError(
-                "the class 'matched' needs the number of parameters to match: --reference-parameters N, or"
-                " reference_parameters = N in the suite's file"
+                "the class 'matched' needs a number of parameters: --reference-parameters N, or"
+                " reference_parameters = N in the suite file"
             )
         return self
 
@@ -237,7 +248,7 @@ def find_suite(name: str) -> Suite:
 
 
 def suite_text(name: str) -> tuple[str, str]:
-    """The name of a suite for messages, and the text of its file.
+    """The name of a suite (for messages), and the text of its file.
 
     Raises:
         UserError: it does not exist, or cannot be read.
@@ -271,51 +282,20 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
 
 
 def check_names(suite: Suite) -> None:
-    """Check that everything that a suite names exists, and that its images fit the registered sizes of all models.
+    """Check that all names in a suite exist, and that all models accept the size of its images.
 
     Raises:
-        UserError: the first name that does not exist, or the models that do not fit.
+        UserError: a name does not exist, or a model does not accept the size.
     """
-    said = {model: MODELS.find(model).get("sizes") for model in suite.models}
-    size = DATASETS.find(suite.dataset).entry.fields["shape"][1]
-    refuse_sizes(
-        suite.dataset, size, {m: f"is for {_sizes_text(s)}" for m, s in said.items() if s and not allows(s, size)}
-    )
+    check_sizes(suite.models, suite.dataset)
     subset_of(suite)
     check_recipe(suite.recipe)
     if find_budget(suite.budget).kind == "P" and suite.recipe != PAPER:
-        raise UserError(f"budget {suite.budget!r} is each author's own; it goes with the recipe 'paper' only")
+        raise UserError(f"budget {suite.budget!r} uses each author's own epochs; it needs the recipe 'paper'")
     for model in suite.models if suite.recipe == PAPER else []:
         find_recipe(PAPER, model)
     if suite.reference_model is not None:
         MODELS.find(suite.reference_model)
-
-
-def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
-    """Refuse models that cannot be built for images of this size.
-
-    Args:
-        size: of the images of the data set, in pixels.
-        why: the reason for each model that cannot be built.
-
-    Raises:
-        UserError: there is such a model.
-    """
-    if why:
-        shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
-        raise UserError(
-            f"images of {dataset} have {size} pixels, and {shown}; leave out models that do not fit"
-            f" ({follow_up_command('list', 'models', '--for', dataset)} shows those that do), or use another data set"
-        )
-
-
-def _sizes_text(sizes: str | Sequence[int]) -> str:
-    """A model's registered `sizes`, in words."""
-    if not isinstance(sizes, str):
-        return f"{', '.join(map(str, sizes))} pixels"
-    if sizes.endswith("+"):
-        return f"{sizes[:-1]} pixels or more"
-    return "even sizes" if sizes == "even" else f"multiples of {sizes.removesuffix('k')} pixels"
 
 
 def training_images(dataset: str, fit: str, subset: int | None = None) -> int:
@@ -328,18 +308,20 @@ def subset_of(suite: Suite) -> int | None:
     """How many training images the runs of a suite use; None means all.
 
     Raises:
-        UserError: the data set has fewer images, or the number is less than one image per class.
+        UserError: the data set has fewer images, or there is less than one image per class.
     """
     if suite.train_images is None:
         return None
-    there, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]
+    available, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]
     where = f"suite {suite.name!r}: train_images {suite.train_images:,}"
-    if suite.train_images > there:
-        has = f"data set {suite.dataset!r} has {there:,} training images (fit {suite.fit})"
+    if suite.train_images > available:
+        has = f"data set {suite.dataset!r} has {available:,} training images (fit {suite.fit})"
         raise UserError(f"{where}: {has}; use at most this number")
     if suite.train_images < classes:
-        raise UserError(f"{where}: data set {suite.dataset!r} has {classes:,} classes; take at least one image of each")
-    return None if suite.train_images == there else suite.train_images
+        raise UserError(
+            f"{where}: data set {suite.dataset!r} has {classes:,} classes; use at least one image per class"
+        )
+    return None if suite.train_images == available else suite.train_images
 
 
 def tuned_file(root: Path, board: str) -> Path:
@@ -362,7 +344,10 @@ def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: 
 
 
 def examples_of(suite: Suite) -> int | None:
-    """Training images that all runs of a suite see; None if calibration decides (T boards) or tuning is missing."""
+    """Number of training examples of all runs of a suite together.
+
+    None if it depends on a calibration (T boards), or if the recipe has not been tuned yet.
+    """
     budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
     if budget.kind == "T":
         return None
@@ -379,7 +364,7 @@ def plan(
     hardware_key: str | None = None,
     root: Path | None = None,
 ) -> list[RunSpec]:
-    """The runs of a suite, one seed of all models first, then the next.
+    """The runs of a suite: first one seed of all models, then the next seed.
 
     Args:
         steps: optimiser steps of each model, from calibration (T boards).
@@ -390,7 +375,7 @@ def plan(
         UserError: a name is unknown, or the budget is too small.
     """
     check_names(suite)
-    # Notes do not change a result, so they are left out.
+    # Notes are left out because they do not change a result.
     budget = find_budget(suite.budget).model_copy(update={"note": ""})
     recipes = {model: recipe_of(suite, model, root, hardware_key) for model in suite.models}
     if steps is None:

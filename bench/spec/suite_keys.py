@@ -1,4 +1,4 @@
-"""The reference of the keys of a suite file, from its schema: as a table, and as a JSON Schema for editors."""
+"""Reference of the keys of a suite file, made from its schema: as a table, and as a JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NOT_IN_FILES = "name"
 
 
 def suite_schema() -> dict[str, Any]:
-    """The JSON Schema of a suite's file, also of a family of boards, for editors that complete and check TOML."""
+    """The JSON Schema of a suite file (also for a family of boards), for editors that complete and check TOML."""
     schema = Suite.model_json_schema(by_alias=True)
     properties = {key: _short(value) for key, value in schema["properties"].items() if key != _NOT_IN_FILES}
     for key in AXES:
@@ -23,7 +23,7 @@ def suite_schema() -> dict[str, Any]:
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "equibench suite",
-        "description": "A head-to-head: models x data set x budget x seeds.",
+        "description": "A comparison: models x data set x budget x seeds.",
         "type": "object",
         "additionalProperties": False,
         "required": [key for key in schema["required"] if key != _NOT_IN_FILES],
@@ -42,7 +42,10 @@ def schema_text() -> str:
 
 
 def suite_keys() -> list[dict[str, str]]:
-    """One row a key: `key`, `type`, `default`, `example` and `meaning`, as texts; examples and defaults are TOML."""
+    """One row per key, with the texts `key`, `type`, `default`, `example` and `meaning`.
+
+    Examples and defaults are written as TOML.
+    """
     schema = suite_schema()
     defaults = {key: "required" for key in schema["required"]}
     return [
@@ -76,7 +79,7 @@ def type_text(value: dict[str, Any]) -> str:
 
 
 def markdown_table() -> str:
-    """The reference as a table of a page."""
+    """The reference as a Markdown table."""
     from tabulate import tabulate
 
     rows = [row | {key: _code(row[key]) for key in ("key", "default", "example")} for row in suite_keys()]

@@ -1,7 +1,7 @@
-"""What the modules of a model hold beside parameters and buffers: Python attributes that training may change.
+"""Python attributes of a model's modules (not parameters or buffers) that training may change.
 
-Plain ones (`is_plain`) are kept in checkpoints. Of all others it is only seen whether they changed: their content is
-hashed before the training and again when a checkpoint is written.
+Checkpoints keep plain attributes (`is_plain`). For all others, only changes are detected: their content is hashed
+before the training, and again for each checkpoint.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ import numpy as np
 import torch
 from torch import nn
 
-#: What every module has by itself; all of it but ``training`` is kept elsewhere, or no state.
+#: Attributes that every `nn.Module` has. All except ``training`` are saved elsewhere, or are not state.
 _OWN = set(nn.Module().__dict__) - {"training"}
-#: Whole numbers of more bits, and containers nested more deeply, are not plain.
+#: Integers with more bits, and more deeply nested containers, are not plain.
 _BITS, _DEPTH = 1000, 20
 
-#: What has no parts and no state.
+#: Types without parts and without state.
 _ATOMS = (str, bytes, int, float, complex, type(None), np.generic)
 
-#: Values of attributes by the name of their module and their own.
+#: Values of attributes, by the name of their module and their own name.
 Plain = dict[str, dict[str, Any]]
 
 
 def is_plain(value: Any, depth: int = _DEPTH) -> bool:
-    """Whether a value is a number, a text, True, False, None, or a tuple, list or dictionary of such, of exactly these
-    types.
-    """
+    """Whether a value has exactly a plain type: int, float, str, bool, None, or a tuple, list or dict of these."""
     kind = type(value)
     if kind in (list, tuple):
         return depth > 0 and all(is_plain(v, depth - 1) for v in value)
@@ -41,27 +39,28 @@ def is_plain(value: Any, depth: int = _DEPTH) -> bool:
 
 
 def plain_attributes(model: nn.Module) -> Plain:
-    """The plain attributes of all modules, ``training`` among them."""
+    """The plain attributes of all modules, ``training`` included."""
     return {name: {k: v for k, v in _attributes(m) if is_plain(v)} for name, m in model.named_modules()}
 
 
 def put_attributes(model: nn.Module, values: Plain) -> None:
-    """Give all modules the plain attributes that `plain_attributes` found; equal values are left as they are."""
+    """Set the plain attributes of all modules to the result of `plain_attributes`; equal values are not replaced."""
     for name, module in model.named_modules():
         for attribute, value in values[name].items():
-            # An object of the model may share an unchanged list; texts also tell 0.0 from -0.0, and 1 from True.
+            # An unchanged list may be shared with other objects. `repr` also distinguishes 0.0 from -0.0, and 1 from
+            # True.
             if attribute not in module.__dict__ or repr(module.__dict__[attribute]) != repr(value):
                 module.__dict__[attribute] = value
 
 
 def fit_attributes(model: nn.Module, values: Plain) -> bool:
-    """Whether the values are those of modules with these names."""
+    """Whether the model has modules with the names in `values`."""
     return [name for name, _ in model.named_modules()] == list(values)
 
 
 def contents(model: nn.Module) -> dict[str, str]:
-    """A hash of the content of every attribute by name, empty where it is plain; to be compared within one process."""
-    # What is registered is kept where it is, also if others refer to it.
+    """A hash of the content of each attribute by name; empty for plain ones. Comparable only within one process."""
+    # Registered modules, parameters and buffers are saved elsewhere, also if attributes refer to them.
     registered = {id(x) for part in (model.modules(), model.parameters(), model.buffers()) for x in part}
     return {
         f"{name}.{attribute}".lstrip("."): "" if is_plain(value) else _content(value, registered)
@@ -71,7 +70,11 @@ def contents(model: nn.Module) -> dict[str, str]:
 
 
 def changed(before: dict[str, str], model: nn.Module) -> list[str]:
-    """Names of the attributes that `plain_attributes` does not tell and that have not the content that they had."""
+    """Names of the attributes that are not plain and whose content has changed.
+
+    Args:
+        before: earlier result of `contents`.
+    """
     now = contents(model)
     return [name for name in {**before, **now} if now.get(name) != "" and now.get(name) != before.get(name)]
 
@@ -81,15 +84,15 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _state(one: Any) -> dict[str, Any]:
-    """Attributes of an object, as far as it calls them its state: what `__getstate__` leaves out can be made again."""
+    """The attributes of an object that are its state: those that `__getstate__` leaves out can be computed again."""
     attributes = getattr(one, "__dict__", {})
     if type(one).__getstate__ is object.__getstate__:
         return attributes
     try:
         told = one.__getstate__()
-    except Exception:  # torch's parametrised modules refuse
+    except Exception:  # torch's parametrised modules raise here
         return attributes
-    # None stands for what is left out; other values may be copies.
+    # `__getstate__` may set omitted attributes to None, and may return copies of others.
     return (
         {k: v for k, v in attributes.items() if told.get(k) is not None or v is None}
         if isinstance(told, dict)
@@ -98,8 +101,8 @@ def _state(one: Any) -> dict[str, Any]:
 
 
 def _content(value: Any, registered: set[int]) -> str:
-    """A hash of everything that can be reached from a value, what is registered left out."""
-    # Objects by their number in the order of the walk, and kept alive, so that none gets the address of another.
+    """A hash of all objects that can be reached from a value, without registered ones."""
+    # Objects are numbered in the order of the walk, and kept alive so that no address is used twice.
     seen: dict[int, int] = {}
     kept: list[Any] = []
     digest, waiting = hashlib.sha256(), [value]
@@ -108,7 +111,7 @@ def _content(value: Any, registered: set[int]) -> str:
         if id(one) in registered or id(one) in seen:
             digest.update(f"#{seen.get(id(one), id(one))}\0".encode())
             continue
-        if not isinstance(one, _ATOMS):  # of equal ones, nobody can say whether they are one object
+        if not isinstance(one, _ATOMS):  # equal atoms may be one object or several
             seen[id(one)] = len(kept)
             kept.append(one)
         told, parts = _look(one)
@@ -118,7 +121,7 @@ def _content(value: Any, registered: set[int]) -> str:
 
 
 def _look(one: Any) -> tuple[bytes, list[Any]]:
-    """What an object says itself, and the objects that it consists of."""
+    """The own content of an object as bytes, and the objects that it consists of."""
     if isinstance(one, torch.Tensor):
         return repr((one.dtype, tuple(one.shape), one.requires_grad)).encode() + _bytes(one), []
     if isinstance(one, np.ndarray):
@@ -140,20 +143,18 @@ def _look(one: Any) -> tuple[bytes, list[Any]]:
 
 
 def _look_into(one: Any) -> tuple[bytes, list[Any]]:
-    """The parts of containers and of objects with attributes; else what pickle would keep, else the object's
-    address.
-    """
+    """The parts of containers and of objects with attributes; for others what pickle would save, or the address."""
     parts: list[Any] = []
     found = False
     if isinstance(one, dict):
         found, parts = True, [p for item in one.items() for p in item]
-    elif isinstance(one, Iterable) and hasattr(one, "__len__"):  # not iterators: looking would change them
+    elif isinstance(one, Iterable) and hasattr(one, "__len__"):  # not iterators: reading would change them
         try:
             found, parts = True, list(one)
-        except Exception:  # a length does not always mean that it can be read
+        except Exception:  # some objects with a length cannot be iterated
             found = False
     attributes = {**_slots(one), **_state(one)}
-    # A value that is computed once, when it is first asked for, is no change.
+    # A cached property that is computed later is not a change of state.
     parts += [
         part
         for name, value in attributes.items()
@@ -164,7 +165,7 @@ def _look_into(one: Any) -> tuple[bytes, list[Any]]:
         return str(len(parts)).encode(), parts
     try:
         reduced = one.__reduce_ex__(2)
-    except Exception:  # files, locks and much that is written in C
+    except Exception:  # files, locks and many objects written in C
         return str(id(one)).encode(), []
     return (reduced.encode(), []) if isinstance(reduced, str) else (b"", [p for p in reduced[:3] if p is not one])
 
@@ -187,7 +188,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """The numbers of a tensor; its address where it has none that can be read so."""
+    """The numbers of a tensor as bytes; its address if the numbers cannot be read."""
     try:
         return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantised, on meta

@@ -1,11 +1,11 @@
-"""Checkpoints: what an interrupted run goes on from, to the same bits on a CPU.
+"""Checkpoints: an interrupted run continues from its last one. On a CPU, its result then has the same bits.
 
-A checkpoint lies in ``runs/<board>/checkpoints/`` under ``<spec hash>.<attempt>.<step>.<content hash>.pt``. It is a
-file of `torch.save` with tensors, numbers and one JSON text, so it is read with ``weights_only``: nothing in it is
-executed. It also holds the plain Python attributes of modules; where training changed others, nothing goes on from it.
-A file that was cut off or changed does not match the hash in its name and is passed over for the one before.
-It also says what it was made from; after a change of source, data, versions, processor or threads it is not used,
-because no record could say truly where such weights came from.
+A checkpoint is the file ``runs/<board>/checkpoints/<spec hash>.<attempt>.<step>.<content hash>.pt``. `torch.save` wrote
+it, with tensors, numbers and one JSON text. It is read with ``weights_only``, so no code in it is executed. It also
+holds the plain Python attributes of modules; if training changed other attributes, the checkpoint is not used. A
+truncated or changed file does not match the hash in its name; then the previous checkpoint is used. A checkpoint also
+records its origin. After a change of source, data, versions, processor or threads it is not used, because the record
+could not describe the origin of such weights.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .attributes import changed, contents, fit_attributes, plain_attributes, put
 from .stopping import Stop
 from .train import Training
 
-#: How many are kept of a run.
+#: Number of checkpoints that are kept of a run.
 KEPT = 2
 
 
 class Origin(Strict):
-    """What a checkpoint was made from; all of it must agree before a run goes on from it."""
+    """The origin of a checkpoint. A run continues from it only if all fields agree."""
 
     spec: str
     source_hash: str
@@ -47,7 +47,7 @@ class Origin(Strict):
     threads: int
 
     def changed(self, other: Origin) -> str:
-        """What differs in another origin, in words; empty where nothing does."""
+        """The differences to another origin, in words; empty if there are none."""
         words = {"source_hash": "source", "data_digest": "data", "hardware_key": "processor", "threads": "threads"}
         found = [word for name, word in words.items() if getattr(self, name) != getattr(other, name)]
         if self.versions != other.versions:
@@ -57,19 +57,19 @@ class Origin(Strict):
 
 
 class Facts(Strict):
-    """What a checkpoint says beside its tensors.
+    """The content of a checkpoint without its tensors.
 
     Attributes:
-        step: optimiser steps done; `device_s` their device-seconds.
+        step: number of optimiser steps done; `device_s` are their device-seconds.
         stopped: as in `train.Training`.
-        finished: whether the training is over and only the evaluation is missing.
-        phases: seconds of all processes of this run so far, as `clock.Phases.total` gives them.
-        resumed: the steps at which processes of this run went on from a checkpoint.
-        init, cost: what was measured before the training.
-        peak_mib: largest memory of the training so far.
-        started: when the first process of this run started.
-        sharing: the most runs at a time that a process of this run had on its GPU.
-        unkept: attributes of modules that training changed and that a checkpoint does not hold.
+        finished: whether the training has ended and only the evaluation is missing.
+        phases: seconds of all processes of this run so far, as in `clock.Phases.total`.
+        resumed: the steps after which processes of this run continued from a checkpoint.
+        init, cost: measurements from before the training.
+        peak_mib: peak memory of the training so far.
+        started: start time of the first process of this run.
+        sharing: the largest number of runs that shared the GPU with this one, itself included.
+        unkept: attributes of modules that training changed and that the checkpoint does not hold.
     """
 
     schema_version: Literal[1]
@@ -93,7 +93,7 @@ class Facts(Strict):
 
 @dataclass
 class Saved:
-    """A checkpoint as it was read; `tensors` holds the state of model, optimiser and random generators."""
+    """A checkpoint that was read. `tensors` holds the state of the model, optimiser and random generators."""
 
     facts: Facts
     tensors: dict[str, Any]
@@ -114,7 +114,7 @@ def read_checkpoint(path: Path) -> Saved:
     """Read a checkpoint and check it against its name.
 
     Raises:
-        Unusable: it is no checkpoint, or not what was written; why.
+        Unusable: it is not a checkpoint, or it is damaged; with the reason.
     """
     try:
         data = path.read_bytes()
@@ -130,18 +130,18 @@ def read_checkpoint(path: Path) -> Saved:
     except Unusable:
         raise
     except ValidationError as error:
-        raise Unusable(f"it does not say what a checkpoint says ({error.errors()[0]['msg']})") from error
-    except Exception as error:  # a stranger's file may make torch raise anything
-        raise Unusable(f"it is no checkpoint ({type(error).__name__})") from error
+        raise Unusable(f"its fields are not those of a checkpoint ({error.errors()[0]['msg']})") from error
+    except Exception as error:  # a foreign file may make torch raise any exception
+        raise Unusable(f"it is not a checkpoint ({type(error).__name__})") from error
     return Saved(facts, tensors)
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> dict[str, Any]:
-    """What the rest of a training depends on.
+    """Everything that the rest of a training depends on.
 
-    A state dictionary leaves out buffers that are not persistent, as the sampled bases of steerable kernels; they are
-    kept too (``loose``), so that a resumed model computes with the same numbers as before. So are
-    plain attributes of modules, and which parameters are trained.
+    A state dictionary leaves out non-persistent buffers, such as the sampled bases of steerable kernels. They are kept
+    as ``loose``, so that a resumed model computes with the same numbers as before. Plain attributes of modules and the
+    names of trained parameters are kept too.
     """
     state = model.state_dict()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -165,7 +165,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Tr
 
 @torch.no_grad()
 def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Undo `state_of`; returns the losses of the open block, on the model's device."""
+    """Restore the state of `state_of`; returns the losses of the current block, on the model's device."""
     model.load_state_dict(tensors["model"])
     buffers = dict(model.named_buffers())
     for name, value in tensors["loose"].items():
@@ -185,7 +185,7 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
 
 
 def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
-    """Whether the tensors have the names and shapes of a model's."""
+    """Whether the tensors have the names and shapes of the model's tensors."""
     state = model.state_dict()
     own = [state, {name: b for name, b in model.named_buffers() if name not in state}]
     shapes = [_shapes(s) for s in own] == [_shapes(tensors[part]) for part in ("model", "loose")]
@@ -201,15 +201,15 @@ class Checkpoints:
 
     Args:
         root: results folder.
-        every_s: seconds from one to the next, of a clock that no setting of the time moves.
-        facts: what to write beside the tensors, given what was done and whether it is finished.
-        writing: entered while one is written.
+        every_s: seconds between two checkpoints, of a monotonic clock.
+        facts: returns the content without the tensors, from the training and whether it is finished.
+        writing: returns a context manager that is active while a checkpoint is written.
 
     Attributes:
-        saved: what the run goes on from, or None.
-        kept: paths of those that this process wrote or accepted, the newest last.
+        saved: the checkpoint from which the run continues, or None.
+        kept: paths of the checkpoints that this process wrote or accepted; the newest is last.
         notes: sentences for the record.
-        safe: whether the finished training is kept, so that only its evaluation would have to be done again.
+        safe: whether a checkpoint of the finished training exists: then only the evaluation would be repeated.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class Checkpoints:
         self._find()
 
     def _find(self) -> None:
-        """Choose the newest checkpoint of this run that is whole and of the same origin."""
+        """Choose the newest checkpoint of this run that is undamaged and has the same origin."""
         remove_parts(self._folder, self._origin.spec)
         paths = checkpoints_of(self._root, self._board, self._origin.spec)
         while paths:
@@ -256,7 +256,7 @@ class Checkpoints:
                 self.notes.append(
                     f"the checkpoint of step {step} was not used: training changes"
                     f" {', '.join(saved.facts.unkept[:5])}, which"
-                    " no checkpoint keeps; let it be a buffer, or a number, a text or a list of such"
+                    " no checkpoint keeps; make it a buffer, a number, a text, or a list of these"
                 )
                 paths.pop()
                 continue
@@ -268,7 +268,7 @@ class Checkpoints:
 
     @property
     def finished(self) -> bool:
-        """Whether the training is over already."""
+        """Whether the training has ended already."""
         return self.saved is not None and self.saved.facts.finished
 
     def due(self) -> bool:
@@ -285,14 +285,14 @@ class Checkpoints:
             self.saved = None
             return Training()
         losses = put_back(self.saved.tensors, model, optimizer)
-        self.saved.tensors = {}  # as large as the model and its optimiser
+        self.saved.tensors = {}  # frees the memory of model and optimiser
         return Training(facts.step, facts.device_s, facts.stopped, list(facts.curve), losses)
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
-        """Write a checkpoint; a disk that is full is noted and harms the training no further.
+        """Write a checkpoint. A full disk gives a note for the record, and the training continues.
 
         Raises:
-            Stopped: the process was asked to end, which waited for this.
+            Stopped: the process was asked to end, and this was its last checkpoint.
         """
         finished = optimizer is None
         with self._writing():
@@ -309,7 +309,7 @@ class Checkpoints:
                 write_atomically(self._folder / name, data)
                 break
             except WriteError as error:
-                # The older of two may make room for the new one; the only one never does.
+                # The older of two checkpoints may be removed to make room, but never the only one.
                 if last_try or len(self.kept) < KEPT:
                     self.notes.append(f"the checkpoint of step {step} could not be written: {error.why}")
                     return False

@@ -1,4 +1,4 @@
-"""Going back to a finished run: its kept weights, measured by instruments that take longer than a run should wait."""
+"""The full equivariance profile of a finished run: slow measurements with its stored weights."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .prepare import Loaded, build_from_seed, weights_digest
 
 
 def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
-    """Give a model the kept final weights of a run.
+    """Load the stored final weights of a run into a model.
 
     Raises:
-        UserError: they are not there, or are not those of the record.
+        UserError: the file is missing, or its weights are not those of the record.
     """
     path = weights_path(root, record.spec.board, record.run_id)
     if not path.is_file():
-        raise UserError(f"the final weights {path} are not there: they lie where the run was trained")
+        raise UserError(f"the final weights {path} do not exist here: they are on the machine that trained the run")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file may make the reader raise anything
-        raise UserError(f"{path} holds no weights, and nothing else is loaded ({type(error).__name__})") from error
-    # Names and shapes first: a tensor of one number can claim to be one of a million million.
+    except Exception as error:  # a damaged or hostile file may make torch raise any exception
+        raise UserError(f"{path} is not a file of weights, so it is not loaded ({type(error).__name__})") from error
+    # Names and shapes first: a tensor with one stored number can have a huge shape.
     wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     if not isinstance(state, dict) or _outline(state) != _outline(wanted):
         raise UserError(f"{path} does not hold the weights of run {record.run_id}: names or shapes differ")
@@ -58,7 +58,7 @@ def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Pat
     """The data of a finished run, on a device.
 
     Raises:
-        UserError: source or data are not those of the run any more.
+        UserError: the source or the data have changed since the run.
     """
     resolved, made = MODELS.find(record.spec.model), record.provenance
     if source_hash(resolved, lines_of(contents(resolved.files, made.opened))) != made.source_hash:
@@ -70,10 +70,10 @@ def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Pat
 
 
 def measure_sidecar(root: Path, record: RunRecord, machine: Machine) -> Sidecar:
-    """The full profile of a finished run, at its initial and at its kept final weights.
+    """The full profile of a finished run, at its initial and its stored final weights.
 
     Raises:
-        UserError: weights are missing, or source or data are not those of the run any more.
+        UserError: the weights are missing, or the source or the data have changed since the run.
     """
     phases = Phases()
     device = begin(machine.device, "strict", machine.threads)
@@ -85,10 +85,10 @@ def measure_sidecar(root: Path, record: RunRecord, machine: Machine) -> Sidecar:
 def _profile(
     root: Path, record: RunRecord, loaded: Loaded, trained: nn.Module | None, phases: Phases, machine: Machine
 ) -> Sidecar:
-    """The full profile of a run, in a process whose arithmetic is that of the profile ``strict``.
+    """The full profile of a run, in a process with the arithmetic of the profile ``strict``.
 
     Args:
-        trained: the model with its final weights; None: those that were kept are read.
+        trained: the model with its final weights; None to read the stored ones.
     """
     spec, made = record.spec, record.provenance
     assert record.results is not None
@@ -141,12 +141,12 @@ def inputs_of(loaded: Loaded, data: ImageData) -> Inputs:
 
 
 def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, trained: nn.Module | None = None) -> str:
-    """Measure and write the sidecar of a run in the run's own process; returns what went wrong, or nothing.
+    """Measure and write the sidecar of a run in the run's own process; returns an error message, or an empty text.
 
-    The run itself is finished, also if this fails.
+    The run stays finished even if this fails.
 
     Args:
-        loaded, trained: data and model, where this process has trained; else they are read.
+        loaded, trained: data and model, if this process has trained; None to read them.
     """
     root = Path(job.results)
     if record.status != "ok" or has_sidecar(root, record):
@@ -158,7 +158,7 @@ def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, train
         else:
             begin(job.device, "strict", job.threads)
             write_sidecar(root, _profile(root, record, loaded, trained, Phases(), machine))
-    except Exception as error:  # a model may raise anything
+    except Exception as error:  # a model may raise any exception
         traceback.print_exc()
         return f"the full equivariance profile failed: {type(error).__name__}: {error}"
     return ""

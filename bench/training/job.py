@@ -1,4 +1,4 @@
-"""What the parent tells the process of a run, and the events that the process tells back."""
+"""Messages between a parent and its worker processes: jobs to a worker, and events back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..tools.schema import Strict
 
 
 class Job(Strict):
-    """One attempt at one run, as a process needs it.
+    """The job of a worker process that executes one attempt at one run.
 
     Attributes:
         results: results folder.
         data_root: folder of the data sets, None for the default.
         include: files that register models or data sets.
-        command: the command line that asked for it, for the record.
+        command: the command line of the user, for the record.
         equivariance: ``full`` also writes the sidecar of the full equivariance profile.
-        checkpoint_s: seconds from one checkpoint to the next.
-        sharing: the most runs at a time on the GPU, this one included.
+        checkpoint_s: seconds between two checkpoints.
+        sharing: the largest number of runs on the GPU at a time, this one included.
     """
 
     kind: Literal["run"] = "run"
@@ -44,7 +44,7 @@ class Job(Strict):
 
     @classmethod
     def on(cls, machine: Machine, root: Path, spec: RunSpec, attempt: int, context: Context) -> Job:
-        """The job of an attempt, on the device that `machine` names."""
+        """The job of an attempt, on the device of `machine`."""
         return cls(
             spec=spec, attempt=attempt, context=context, device=machine.device, threads=machine.threads,
             results=str(root), data_root=machine.data_folder, include=machine.files, command=machine.command,
@@ -53,12 +53,12 @@ class Job(Strict):
 
     @property
     def key(self) -> str:
-        """What identifies the attempt: the id of its run, as in the record."""
+        """The run id of the attempt, as in its record."""
         return f"{self.spec.digest()}.{self.attempt}"
 
 
 class Probe(Strict):
-    """Build models and look at them, without training.
+    """Build models and inspect them, without training.
 
     Attributes:
         models: names of models.
@@ -73,14 +73,14 @@ class Probe(Strict):
 
 
 class Check(Strict):
-    """Look whether a model is acceptable.
+    """Check whether a model is acceptable.
 
     Attributes:
-        inputs: declared inputs, as ``1x28x28->10``; the one of the board first.
-        dataset: of the board that its row is for; None where none has the input.
-        steps: of the budget; None where it counts seconds or there is no data set.
-        reference: the model that its cost is compared with.
-        only_weights: build it and tell the digest of its weights, nothing else.
+        inputs: declared inputs, as ``1x28x28->10``; that of the board is first.
+        dataset: of the board that the row is for; None if no data set has the input.
+        steps: of the budget; None if it counts seconds, or if there is no data set.
+        reference: the model for comparisons of cost.
+        only_weights: only build the model and report the digest of its weights.
     """
 
     kind: Literal["check"] = "check"
@@ -96,8 +96,8 @@ class Check(Strict):
     only_weights: bool = False
 
 
-class Stopwatch(Strict):
-    """Measure the step of one model, block by block, whenever the parent asks for one."""
+class StepTiming(Strict):
+    """Measure the step time of one model: one block of steps for each request of the parent."""
 
     kind: Literal["stopwatch"] = "stopwatch"
     spec: RunSpec
@@ -108,7 +108,7 @@ class Stopwatch(Strict):
 
 
 class Examination(Strict):
-    """Do what the doctor asks for, request by request, on one device; see `doctor.operations`."""
+    """Execute the requests of the doctor on one device; see `doctor.operations`."""
 
     kind: Literal["doctor"] = "doctor"
     device: str
@@ -117,20 +117,20 @@ class Examination(Strict):
 
 
 class Events:
-    """Lines of JSON from the process of a run to its parent.
+    """Sends lines of JSON from a worker process to its parent.
 
     Args:
-        stream: where they go.
+        stream: of the output.
 
     Attributes:
-        needed: whether the process is of no use where nobody listens. A run is: its record is what counts.
+        needed: whether the process ends if its parent is gone. A run continues: its record is the result.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self.needed = stream, True
 
     def send(self, event: str, **values: Any) -> None:
-        """Send one event; ends a process that is of no use where nobody listens any more."""
+        """Send one event. If the parent is gone and `needed` is true, the process ends."""
         try:
             self._stream.write(json.dumps({"event": event, **values}) + "\n")
             self._stream.flush()

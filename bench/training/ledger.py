@@ -1,4 +1,4 @@
-"""What the process of a run knows, and what it says of it: in checkpoints, warnings and the record."""
+"""The facts of a run in its process, and what is written from them: checkpoints, warnings and the record."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from .checkpoint import Checkpoints, Facts, Origin
 from .job import Job
 from .train import Training
 
-#: A record whose unnamed time is more than this share of the whole, and more than so many seconds, carries a warning.
-#: There are some hundredths of a second between the phases of any run.
+#: A record gets a warning if its time outside named phases exceeds this share of the total and this number of seconds.
+#: Some hundredths of a second between the phases are normal.
 OTHER_SHARE, OTHER_S = 0.02, 0.2
 
 
 class Ledger:
-    """What is known of a run so far; after any failure a record can be made of it.
+    """All facts of a run so far. A record can be made from it after any failure.
 
     Attributes:
-        data: None until they are loaded.
-        origin: what the run is made from; None until its model is built.
-        checkpoints: None until they have been looked for.
-        init, size, results, curve: what was measured so far, as in the record.
-        resumed: the steps at which processes of this run went on from a checkpoint.
-        peak_mib: largest memory of the training, in this process or in those before it.
-        company: who was found on the device so far; None where nobody has looked.
-        sharing: the most runs at a time on the device.
+        data: the data set; None until it is loaded.
+        origin: for checkpoints; None until the model is built.
+        checkpoints: None until they have been searched.
+        init, size, results, curve: measurements so far, as in the record.
+        resumed: the steps after which processes of this run continued from a checkpoint.
+        peak_mib: peak memory of the training, in this process or earlier ones.
+        company: other processes that were found on the device; None if it was not checked.
+        sharing: the largest number of runs on the device at a time.
         notes: sentences for the record.
     """
 
@@ -67,14 +67,14 @@ class Ledger:
         self.notes: list[str] = []
 
     def made_from(self) -> dict[str, Any]:
-        """What the provenance says of the files that model and data are made from; as far as the run came."""
+        """The fields of the provenance about the files of model and data, as far as they are known."""
         if not self.made:
             places = (self.root, data_root(self.job.data_root))
             self.made = file_facts(self.model, self.spec.dataset, self.data, places)
         return self.made
 
     def note_origin(self) -> Origin:
-        """What a checkpoint of this run is made from."""
+        """Determine the origin of this run's checkpoints."""
         assert self.data is not None
         self.origin = Origin(
             spec=self.spec.digest(),
@@ -87,13 +87,13 @@ class Ledger:
         return self.origin
 
     def take_over(self, facts: Facts) -> None:
-        """Go on from what an earlier process of this run has measured."""
+        """Take over the measurements of an earlier process of this run."""
         self.init, self.size, self.peak_mib, self.started = facts.init, facts.cost, facts.peak_mib, facts.started
         self.resumed, self.sharing = [*facts.resumed, facts.step], max(self.sharing, facts.sharing)
         self.phases.carry(facts.phases)
 
     def facts(self, done: Training, finished: bool) -> Facts:
-        """What a checkpoint says of this run so far."""
+        """The content of a checkpoint of this run, without the tensors."""
         assert self.origin and self.init and self.size and self.checkpoints
         return Facts(
             schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,  # type: ignore[arg-type]
@@ -103,13 +103,13 @@ class Ledger:
         )  # fmt: skip
 
     def peak(self) -> float:
-        """Largest memory of the training so far, in this process or in those before it."""
+        """Peak memory of the training so far, in this process or earlier ones, in MiB."""
         return max(self.peak_mib, peak_memory_mib(self.device))
 
-    def met(self, company: OtherProcesses) -> str:
-        """Note who computes on the device; returns who, for a run that counts its seconds, else nothing.
+    def note_company(self, company: OtherProcesses) -> str:
+        """Note other processes on the device; returns them in words if the run counts its device-seconds.
 
-        Of others it is only recorded: their times are then no measure of the model, and all else is.
+        For other budgets they are only recorded: the times are then invalid, but all other figures are valid.
         """
         self.company = company
         if self.spec.budget.seconds is not None:
@@ -118,17 +118,17 @@ class Ledger:
         return ""
 
     def note_learned(self, buffers: int) -> None:
-        """Some buffers learn later than in the few steps by which the cost was measured."""
+        """Correct the number of learned buffers: some change only after the few steps of the cost measurement."""
         assert self.size is not None
         self.size = self.size.model_copy(update={"learned_buffers": max(self.size.learned_buffers, buffers)})
 
     @property
     def safe(self) -> bool:
-        """Whether the end of the training is kept."""
+        """Whether a checkpoint of the finished training exists."""
         return self.checkpoints is not None and self.checkpoints.safe
 
     def record(self, status: Status, reason: str) -> RunRecord:
-        """The record of the run as it is now."""
+        """The record of the run in its present state."""
         made, seconds = self.made_from(), self.phases.total()
         provenance = Provenance.of(
             self.model,
@@ -150,12 +150,12 @@ class Ledger:
     def _hardware(self) -> dict[str, str]:
         try:
             known = hardware(self.job.device)
-        except RuntimeError:  # torch cannot use the device, which is why the run failed
+        except RuntimeError:  # the run failed because torch cannot use the device
             known = host_facts(self.job.device)
         return {**known, **sharing_fact(self.sharing), **({ALONE: self.company.alone} if self.company else {})}
 
     def warnings(self, seconds: dict[str, float]) -> list[str]:
-        """What a reader of the record must know.
+        """Warnings for readers of the record.
 
         Args:
             seconds: of all phases.
@@ -165,10 +165,10 @@ class Ledger:
             steps = ", ".join(map(str, self.resumed))
             found.append(
                 f"interrupted, and resumed after step {steps} of {self.spec.steps}: phases are the sums over the"
-                " processes of the run, each until the checkpoint that the next one went on from"
+                " processes of the run, each until the checkpoint from which the next one continued"
             )
         if self.sharing > 1:
-            found.append(f"up to {self.sharing} runs shared the device: its times are no measure of the model")
+            found.append(f"up to {self.sharing} runs shared the device, so its times are not valid for the model")
         if self.company is not None and self.company.unknown:
             found.append(f"whether the run was alone on its GPU is unknown: {self.company.unknown}")
         if seconds["other_s"] > max(OTHER_SHARE * seconds["total_s"], OTHER_S):

@@ -1,4 +1,4 @@
-"""What a run is made of: data on the device, the model of a seed, weights as bytes."""
+"""Preparation of a run: data on the device, the model of a seed, weights as bytes."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
 BN_IMAGES = 500
-#: Device-seconds that a GPU is warmed up for, at least.
+#: Smallest warm-up time of a GPU in device-seconds.
 WARM_S = 1.0
-#: Images that `rehearse` tries the estimation of such statistics on.
+#: Number of images with which `rehearse` tests the estimation of these statistics.
 REHEARSED = 16
 
 
 class Loaded:
-    """A data set on the device, as a board's spec wants it.
+    """A data set on the device, prepared for a run.
 
     Attributes:
-        images, labels: what is trained on.
+        images, labels: the training images (of the subset, if the spec has one) and their labels.
         batches: the stream of training batches.
-        normalise: by mean and deviation of the training images, those of the subset where the spec takes one.
-        background: per channel in 0…1, the median of the borders of the same images.
+        normalise: normalises by mean and standard deviation of the training images.
+        background: median of the border pixels of the training images, per channel, in 0…1.
 
     Raises:
-        UserError: a channel of the images that are taken is constant.
+        UserError: a channel of the training images is constant.
     """
 
     def __init__(self, data: ImageData, spec: RunSpec, device: torch.device) -> None:
@@ -59,7 +59,7 @@ class Loaded:
         if spec.train_images is not None:
             rows = balanced_subset(labels, spec.train_images, derive(spec.seed, "subset"))
             images, labels = images[rows], labels[rows]
-            # A run that takes a few images knows nothing of the others.
+            # A run on a subset must not use any other image.
             known = replace(data, train=Split(images, labels))
             _refuse_constant(known)
         self.images, self.labels = as_tensors(Split(images, labels), device)
@@ -76,15 +76,15 @@ class Loaded:
         self.background = border_median(known)
 
     def unaugmented(self, index: int) -> torch.Tensor | None:
-        """Batch `index` of the sample that normalisation statistics are estimated anew on; None after the last."""
+        """Batch `index` of the sample for re-estimating batch-norm statistics; None after the last."""
         return self.normalise(self.images[self._sample[index]]) if index < len(self._sample) else None
 
     @cached_property
     def _sample(self) -> list[torch.Tensor]:
-        """Indices of `BN_IMAGES` training images (all, if fewer), batch by batch.
+        """Indices of `BN_IMAGES` training images (all, if there are fewer), batch by batch.
 
-        They are drawn from the run's seed in a random order, each class in its share. Batches are of equal size up to
-        one image, so that none is of a single one.
+        The sample is stratified by class, in a random order that depends on the run's seed. The sizes of batches differ
+        by at most one image, so no batch has a single image.
         """
         count = min(BN_IMAGES, len(self.labels))
         random = np.random.RandomState(derive(self.spec.seed, "statistics") % 2**32)
@@ -93,23 +93,22 @@ class Loaded:
         return [torch.from_numpy(part).to(self.device) for part in parts]
 
     def balanced_test_images(self, count: int) -> torch.Tensor:
-        """`count` images of the test set (all, if fewer), the first of each class before the second of any."""
+        """`count` images of the test set (all, if there are fewer), balanced by class."""
         order = balanced_order(self.data.test.labels, self.data.classes, count)
         return as_tensors(self.data.test, self.device, order)[0]
 
 
 def _refuse_constant(data: ImageData) -> None:
-    """See that every channel of the training images varies.
+    """Refuse training images with a constant channel, because they cannot be normalised.
 
     Raises:
-        UserError: one does not, so that nothing can be normalised by it.
+        UserError: a channel is constant.
     """
     for channel, deviation in enumerate(data.statistics()[1]):
         if deviation == 0:
             raise UserError(
-                f"channel {channel} of the {len(data.train.labels):,} training images that this seed takes of"
-                f" {data.name!r} is"
-                " constant; take more images"
+                f"channel {channel} of the {len(data.train.labels):,} training images that this seed selects from"
+                f" {data.name!r} is constant; use more images"
             )
 
 
@@ -124,14 +123,14 @@ def border_median(data: ImageData) -> list[float]:
 
 
 def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
-    """The model of a spec with the initial weights of its seed; the profile of the process is set again after it.
+    """The model of a spec with the initial weights of its seed. Afterwards the process's profile is set again.
 
     Raises:
-        ValueError: it does not map images to logits of the right shape.
+        ValueError: the model does not map images to logits of the right shape.
     """
     channels, size = data.train.images.shape[1], data.train.images.shape[-1]
     torch.manual_seed(derive(spec.seed, "weights"))
-    with watching(MODELS.find(spec.model).key):  # some open files when they are called first
+    with watching(MODELS.find(spec.model).key):  # some models open files in their first call
         model: nn.Module = build_model(spec.model, channels, data.classes, size)
         check_output(model, channels, data.classes, size)
     renew_profile()
@@ -139,7 +138,7 @@ def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.
 
 
 def check_output(model: nn.Module, channels: int, classes: int, size: int) -> None:
-    """See that a model maps two images to logits (2, classes).
+    """Check that a model maps two images to logits of shape (2, classes).
 
     Raises:
         WrongShape: it does not.
@@ -156,14 +155,17 @@ def check_output(model: nn.Module, channels: int, classes: int, size: int) -> No
 
 
 class WrongShape(ValueError):
-    """A model does not return logits of the shape that its contract asks for."""
+    """A model does not return logits of the shape that its contract requires."""
 
 
 def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
-    """Steps on random images and labels with a twin that is thrown away; returns the seconds of the last ones, each.
+    """Train a twin of the model on random images and labels; returns the seconds per step of the last steps.
 
-    On a GPU they go on for `WARM_S`, so that its clock rate is that of the training that follows, or of the block of
-    steps that is calibrated. From the eleventh on the weights stay as they are: a network that diverges is other work.
+    On a GPU this takes at least `WARM_S`, so that the following steps run at the normal clock rate. After ten steps the
+    learning rate is zero, because the step time of a diverged network can differ.
+
+    Args:
+        twin: a second model of the same spec; it is discarded afterwards.
     """
     steps, least = (10, WARM_S) if loaded.device.type == "cuda" else (1, 0.0)
     optimizer, clock, total = optimizer_for(twin, spec.recipe), clock_for(str(loaded.device)), 0.0
@@ -183,10 +185,10 @@ def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
 
 
 def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
-    """What a run does after its training, with few images: whatever raises there raises here, before the training.
+    """Try all operations that follow the training on few images, so that errors occur before the training.
 
     Args:
-        twin: has been trained a little, and is thrown away.
+        twin: a second model of the same spec, trained for a few steps; it is discarded afterwards.
     """
     few = loaded.normalise(loaded.images[:REHEARSED])
     if spec.recipe.batch_norm == "reestimate":
@@ -194,7 +196,7 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
         reestimate_batch_norm(twin, lambda index: few if index == 0 else None)
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
-        # Every size of batch that the evaluation will have, once.
+        # Each batch size of the evaluation once.
         for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
             logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
             seen.add(size)
@@ -202,10 +204,10 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> str:
-    """Save parameters and buffers beside the records; returns the SHA-256 of all their bytes.
+    """Save parameters and buffers in a file; returns the SHA-256 of all their bytes.
 
     Raises:
-        WriteError: that is not possible.
+        WriteError: the file cannot be written.
     """
     content, digest = weights_bytes(model)
     write_atomically(path, content)
@@ -220,7 +222,7 @@ def weights_bytes(model: nn.Module) -> tuple[memoryview, str]:
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers on the CPU, those of the state dictionary."""
+    """The parameters and buffers of the state dictionary, on the CPU."""
     return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
 
 

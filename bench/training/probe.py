@@ -1,4 +1,4 @@
-"""A look at models before anything is trained: do they build, what do they return, what do they cost."""
+"""Inspection of models before any training: whether they can be built, their output and their cost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .prepare import WrongShape, check_output
 
 
 def probe(job: Probe, events: Events) -> None:
-    """Build every model and send one event each: ``flops`` and the counts of its class, or what went wrong.
+    """Build every model and send one event for each: ``flops`` and the counts for its class, or an error.
 
-    An event with ``wrong_shape`` says that the model breaks its contract, one with ``builds_at`` that it can be built
-    for images of that size, but not for these, one with ``refused`` why the model itself refuses to be built. Any other
-    error is left to the model's own runs, whose rows will say it.
+    ``wrong_shape`` means that the model breaks its contract. ``builds_at`` is another image size that the model can be
+    built for, if it cannot be built for this one. ``refused`` is the reason why the model itself refuses to be built.
+    All other errors are left to the model's own runs, whose rows show them.
     """
     torch.set_num_threads(1)
     avoid_compiler()
@@ -32,15 +32,15 @@ def probe(job: Probe, events: Events) -> None:
         try:
             found = in_own_process(_look, name, job.channels, job.classes, job.size)
             events.send("model", model=name, **found, **(_size(name, job) if "refused" in found else {}))
-        except (ProcessDied, RuntimeError) as error:  # the runs of the model will meet the same and record it
+        except (ProcessDied, RuntimeError) as error:  # the runs of the model will meet and record the same error
             events.send("model", model=name, error=str(error), **_size(name, job))
-    # After the forks: a process that has looked for a GPU may leave its children none.
+    # After the forks: once a process has initialised the GPU, its forked children may be unable to use it.
     events.send("devices", gpus=usable_gpus().model_dump())
     events.send("done", status="ok")
 
 
 def _size(name: str, job: Probe) -> dict[str, Any]:
-    """``builds_at``, another size of images, where it is their size alone that keeps a model from being built."""
+    """``builds_at``, another image size, if a model cannot be built only because of the size."""
     if not why_not(name, job.channels, job.classes, job.size):
         return {}  # something else went wrong
     with suppress(ProcessDied, RuntimeError):
@@ -53,7 +53,7 @@ def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     try:
         model = build_model(name, channels, classes, size)
-    except UserError as error:  # the model itself says what it cannot do
+    except UserError as error:  # the model itself refuses this input
         return {"refused": str(error), "error": str(error)}
     try:
         check_output(model, channels, classes, size)
@@ -64,6 +64,6 @@ def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
     flops = evaluation_operations(model, images).flops_per_image
     try:
         learned = learned_buffers(model, images, labels)
-    except Exception as error:  # its runs will raise it too; what was counted holds
+    except Exception as error:  # its runs will raise this too; the counts are valid
         return {**numbers, "flops": flops, "error": f"{type(error).__name__}: {error}"}
     return {**numbers, "flops": flops, "learned_buffers": learned}

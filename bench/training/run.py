@@ -1,4 +1,4 @@
-"""One run from its spec to its record."""
+"""Executes one run, from its spec to its record."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of
 from .stopping import Stop
 from .train import Training, train
 
-#: Images of the test set, balanced by class, that the core equivariance errors are measured on.
+#: Number of test images, balanced by class, for the core equivariance errors.
 CORE_IMAGES = 50
-#: A run that ended like this goes on from no checkpoint: it is measured, or its steps were the wrong number.
+#: A run with one of these statuses needs no checkpoints: it has a result, or its number of steps was wrong.
 CLOSED: tuple[Status, ...] = ("ok", "diverged", "invalid")
 
 
 def execute(job: Job, events: Events, start: float, until_import: float, stop: Stop | None = None) -> None:
-    """Do the run, or the rest of it, and write its record, also if the model fails.
+    """Execute the run, or the rest of it, and write its record, also if the model fails.
 
     Args:
         start: `time.perf_counter` at the first line of the process.
-        until_import: the same just before torch was imported.
-        stop: what asks the run to end.
+        until_import: `time.perf_counter` just before torch was imported.
+        stop: requests to end the run.
 
     Raises:
-        Stopped: the process was asked to end; there is no record, and the next start goes on from a checkpoint.
+        Stopped: the process was asked to end; there is no record, and the next start continues from a checkpoint.
     """
     phases = Phases(start)
     phases.add("import", time.perf_counter() - until_import)
-    # Reading the job and taking the lock came first, and imported the schemas.
+    # Before that, the process imported the schemas, read the job and took the lock.
     phases.add("startup", until_import - start)
     include(job.include)
     run = Run(job, events, phases, stop or Stop())
@@ -79,18 +79,18 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
 
 
 def _unwritten(record: RunRecord, error: WriteError, safe: bool) -> str:
-    """What to say of a run whose record cannot be written."""
+    """The message about a run whose record cannot be written."""
     what = f"the record of a run that ended as {record.status!r} could not be written ({error.why})"
     if safe and record.results is not None:
-        return f"{what}; its final weights are kept in a checkpoint: the next start only evaluates them"
-    return f"{what}; the next start goes on from its last checkpoint, if there is one"
+        return f"{what}; a checkpoint keeps its final weights: the next start only evaluates them"
+    return f"{what}; the next start continues from its last checkpoint, if there is one"
 
 
 def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status, str]:
-    """Do `go`, and turn an exception into a status and a reason."""
+    """Call `go`, and convert an exception into a status and a reason."""
     try:
         return go()
-    except Exception as error:  # a model may raise anything; it becomes a row, and the others go on
+    except Exception as error:  # a model may raise any exception; it becomes a row, and the other runs continue
         short = out_of_memory_message(error)
         if short:
             return "oom", short
@@ -101,11 +101,11 @@ def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status
 
 
 class Run:
-    """The steps of a run, whose figures go into its ledger.
+    """The phases of a run. Their figures go into its ledger.
 
     Attributes:
-        loaded: the data, once they are on the device.
-        model: that was trained, once it is.
+        loaded: the data on the device; None before they are loaded.
+        model: the trained model; None before the end of the training.
     """
 
     def __init__(self, job: Job, events: Events, phases: Phases, stop: Stop) -> None:
@@ -116,7 +116,7 @@ class Run:
         self.model: nn.Module | None = None
 
     def go(self) -> tuple[Status, str]:
-        """Measure; returns status and reason."""
+        """Train and measure; returns status and reason."""
         ledger, phase = self.ledger, self.phases.phase
         if self.device.type == "cuda":
             with phase("alone"):  # before this process takes memory of the device itself
@@ -129,7 +129,7 @@ class Run:
             self.loaded = loaded = Loaded(data, self.spec, self.device)
         with phase("build"):
             twin = build_from_seed(self.spec, data, self.device)
-            # As the files are when the model is built: somebody may be editing them.
+            # Hash the files now, when the model is built: they may be edited later.
             ledger.made_from()
         with phase("checkpoint"):
             checkpoints = self._open_checkpoints()
@@ -140,10 +140,10 @@ class Run:
                 ledger.size = measure_cost(twin, *loaded.batches(0))
         with phase("build"):
             model = build_from_seed(self.spec, data, self.device)
-            # Not on the device, whose memory is measured.
+            # On the CPU, because the memory of the device is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
         if not checkpoints.finished:
-            # After all that takes the host long: a device with nothing to do slows down.
+            # Last, directly before the training: an idle device lowers its clock rate.
             with phase("warmup"):
                 warm_up(twin, loaded, self.spec)
                 rehearse(twin, loaded, self.spec)
@@ -162,14 +162,14 @@ class Run:
         return self._finish(model, loaded, done)
 
     def _company(self) -> str:
-        """Who else computes on the device of a run that counts its seconds; empty if nobody was found so far."""
+        """Other processes on the device, in words, for a run that counts device-seconds; empty if there are none."""
         if self.watch is None:
             return ""
         with self.phases.instead("alone"):
-            return self.ledger.met(self.watch.look())
+            return self.ledger.note_company(self.watch.look())
 
     def _open_checkpoints(self) -> Checkpoints:
-        """See whether an earlier process left something to go on from, and take over what it measured."""
+        """Find a checkpoint of an earlier process, and take over its measurements."""
         ledger, spec = self.ledger, self.spec
         origin = ledger.note_origin()
         for folder in (board_folder(ledger.root, spec.board), outcomes_folder(ledger.root, spec.board)):
@@ -196,7 +196,7 @@ class Run:
             val = self._accuracy(model, loaded, loaded.data.val, nan)[0] if apart else None
         images = len(loaded.data.test.labels)
         if 0 < lost < images:
-            ledger.notes.append(f"the logits of {lost} of {images} test images are no numbers; they count as wrong")
+            ledger.notes.append(f"the logits of {lost} of {images} test images are not finite; they count as wrong")
         with phase("equivariance"):
             trained = self._core(model, loaded)
         with phase("save"):
@@ -220,9 +220,9 @@ class Run:
             outcomes_sha256=outcomes,
         )
         if done.stopped == "diverged":
-            return "diverged", f"the loss was no number at step {done.steps} of {spec.steps}; counted as chance level"
+            return "diverged", f"the loss was not finite at step {done.steps} of {spec.steps}; counted as chance level"
         if lost == images:
-            return "diverged", "after training the logits of all test images are no numbers; counted as chance level"
+            return "diverged", "after training the logits of all test images are not finite; counted as chance level"
         if spec.budget.seconds is not None and drifted(done.device_s, spec.budget.seconds):
             return "invalid", f"drift: {done.device_s:.2f} s for a budget of {spec.budget.seconds:g} s (±3 %)"
         return "ok", ""
@@ -248,15 +248,15 @@ class Run:
                 checkpoints,
             )
         self.ledger.curve = done.curve
-        if not checkpoints.finished:  # else nothing was trained here, and the checkpoint knows the peak
+        if not checkpoints.finished:  # otherwise nothing was trained here, and the peak comes from the checkpoint
             self.ledger.peak_mib = self.ledger.peak()
         reset_peak_memory(self.device)
         return done
 
     def _report(self, done: Training) -> None:
-        check_profile()  # before the end of a training is kept, which nobody would look at again
+        check_profile()  # before the last checkpoint: a finished training is not checked again
         if self.spec.budget.seconds is not None:
-            self._company()  # somebody may come and go
+            self._company()  # another process may come and go
         point = done.curve[-1]
         self.events.send(
             "step", step=point.step, steps=self.spec.steps, loss=point.loss, lr=point.lr, seconds=point.device_s
@@ -265,9 +265,9 @@ class Run:
     def _accuracy(
         self, model: nn.Module, loaded: Loaded, split: Split, nan: bool
     ) -> tuple[float, int, torch.Tensor | None]:
-        """Accuracy in percent, how many images have logits that are no numbers, and the predictions.
+        """Accuracy in percent, the number of images with non-finite logits, and the predictions.
 
-        Chance, and no predictions, where there are no numbers at all.
+        If no logits are finite: chance level and no predictions.
         """
         if nan:
             return 100.0 / loaded.data.classes, 0, None
@@ -279,7 +279,7 @@ class Run:
         return accuracy_pct(scores, labels), lost, predictions(scores)
 
     def _keep_outcomes(self, predicted: torch.Tensor | None, loaded: Loaded) -> str:
-        """Write the predictions, before the record that names them; empty where there are none."""
+        """Write the predictions before the record; returns their digest, or an empty text if there are none."""
         if predicted is None:
             return ""
         root, board, data = self.ledger.root, self.spec.board, loaded.data
@@ -288,12 +288,12 @@ class Run:
                 root, board, self.job.key, predicted.cpu().numpy(), data.test.labels, data.classes
             )  # fmt: skip
         except WriteError as error:
-            self.ledger.notes.append(f"the outcomes by image could not be kept: {error.why}")
+            self.ledger.notes.append(f"the outcomes of each image could not be written: {error.why}")
             return ""
 
     def _save(self, model: nn.Module) -> str:
         try:
             return save_weights(model, weights_path(self.ledger.root, self.spec.board, self.job.key))
-        except WriteError as error:  # the figures are measured, and worth more than the weights
-            self.ledger.notes.append(f"the final weights could not be kept: {error.why}")
+        except WriteError as error:  # the run has its figures, which matter more than the weights
+            self.ledger.notes.append(f"the final weights could not be written: {error.why}")
             return weights_digest(tensors_of(model))

@@ -1,8 +1,7 @@
-"""How a run is asked to end: by a signal, or because the process that started it is gone.
+"""Requests to end a run: by a signal, or because the parent process is gone.
 
-While a model is trained a request waits for the end of the step, so that a last checkpoint can be written; a second
-one, later than `REPEAT_S`, does not wait. At any other time there is nothing to keep that is not kept already, and the
-process ends at once.
+During training, a request waits for the end of the step, so that a last checkpoint can be written. A second request,
+later than `REPEAT_S`, does not wait. At any other time there is nothing to save, and the process ends immediately.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-#: Seconds after which a run whose parent is gone ends in any case: a model that hangs must not hang for ever.
+#: Seconds after which a run without a parent is killed: a model that hangs must not run for ever.
 ORPHAN_S = 600.0
-#: Seconds within which a second signal is the same request: a scheduler signals a task and its run, and the task its
-#: run.
+#: Seconds within which a second signal counts as the same request: a scheduler signals a task and its run, and the task
+#: signals its run too.
 REPEAT_S = 2.0
 
 
 class Stopped(BaseException):
-    """The run was asked to end. Not an `Exception`: it says nothing about the model, and no row is made of it.
+    """The run was asked to end. Not an `Exception`: it is not an error of the model and does not become a row.
 
     Args:
-        number: the signal that asked; ``SIGHUP`` where the parent process is gone.
+        number: the number of the signal; ``SIGHUP`` if the parent process is gone.
     """
 
     def __init__(self, number: int) -> None:
@@ -35,12 +34,12 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """What was asked of this process so far.
+    """The requests to end this process so far.
 
     Attributes:
         signal: number of the signal that asked the run to end, or 0.
-        orphaned: whether the parent is gone. A training then ends at its next step, with a checkpoint; what comes
-            after training is a matter of seconds and is finished.
+        orphaned: whether the parent is gone. A training then ends after its current step, with a checkpoint. The
+            phases after training take seconds and are finished.
     """
 
     def __init__(self) -> None:
@@ -64,7 +63,7 @@ class Stop:
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Inside, a request is noted in `signal` instead of ending the process at once."""
+        """Inside, a request is only noted in `signal`, and the process does not end immediately."""
         self._patient = True
         try:
             yield
@@ -72,19 +71,19 @@ class Stop:
             self._patient = False
 
     def check(self, finished: bool) -> None:
-        """End here if that was asked.
+        """End the run here if there was a request.
 
         Args:
-            finished: whether the training is over.
+            finished: whether the training has ended.
 
         Raises:
-            Stopped: it was.
+            Stopped: there was a request.
         """
         if self.signal or (self.orphaned and not finished):
             raise Stopped(self.signal or signal.SIGHUP)
 
     def watch_parent(self, handle: int) -> None:
-        """Notice when the other end of a pipe is closed, which the parent holds open while it lives."""
+        """Watch a pipe that the parent holds open while it lives."""
         threading.Thread(target=self._watch, args=(handle,), daemon=True).start()
 
     def _watch(self, handle: int) -> None:
@@ -96,7 +95,7 @@ class Stop:
 
 
 def end_by(number: int) -> NoReturn:
-    """End this process by a signal, so that a waiting process sees why."""
+    """End this process with a signal, so that its parent sees the reason."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # the signal is blocked

@@ -1,4 +1,4 @@
-"""The process of a calibration: it is made and trains as a run does, and tells the device-seconds of its steps."""
+"""The worker process of a calibration: it trains as a run does, and reports the device-seconds of its steps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..records.provenance import gpu_of
 from ..records.record import Status
 from ..tools import driver
 from ..tools.gpu_processes import judge
-from .job import Events, Stopwatch
+from .job import Events, StepTiming
 from .prepare import Loaded, build_from_seed, warm_up
 from .run import outcome_of
 from .train import BLOCKS, Training, optimizer_for, set_batch_norm, take_loss, timed_steps
 
-#: Steps of the schedule, whose end no calibration reaches: the first rates of a schedule change the weights least.
+#: Length of the schedule in steps. It is so long that only its first, small learning rates are used.
 HORIZON = 10**9
 
 
@@ -33,7 +33,7 @@ def time_block(advance: Callable[[int], float], piece: int) -> Block:
     """Train at least `BLOCK_STEPS` steps and `BLOCK_SECONDS` device-seconds, `piece` steps at a time.
 
     Args:
-        advance: trains so many steps, and says their device-seconds.
+        advance: trains a number of steps and returns their device-seconds.
     """
     steps, seconds = 0, 0.0
     while steps < BLOCK_STEPS or seconds < BLOCK_SECONDS:
@@ -43,9 +43,9 @@ def time_block(advance: Callable[[int], float], piece: int) -> Block:
 
 
 def piece_of(budget_s: float | None, step_s: float) -> int:
-    """Steps between two looks at the loss: those of a run with this budget, but at most a second of them.
+    """Number of steps between two readings of the loss: as in a run with this budget, but at most one second.
 
-    After each look the device has nothing to do until the host has caught up; short budgets have many.
+    After each reading the device is idle until the host sends new work. Short budgets have many readings.
     """
     if budget_s is None:
         return BLOCK_STEPS
@@ -53,11 +53,11 @@ def piece_of(budget_s: float | None, step_s: float) -> int:
     return max(1, min(run, int(1.0 / step_s)))
 
 
-def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None:
-    """Measure one block for every line of `requests`, which names the processes that take turns.
+def measure_on_request(job: StepTiming, events: Events, requests: TextIO) -> None:
+    """Measure one block of steps for each line of `requests`; a line names the processes that take turns.
 
-    Sends ``ready`` when all is loaded and nothing was computed, ``block`` for every block, and ``failed`` with status
-    and reason where the model cannot be trained.
+    Sends ``ready`` when everything is loaded, ``block`` for each block, and ``failed`` with status and reason if the
+    model cannot be trained.
     """
 
     def go() -> tuple[Status, str]:
@@ -69,7 +69,7 @@ def measure_on_request(job: Stopwatch, events: Events, requests: TextIO) -> None
         events.send("failed", status=status, reason=reason)
 
 
-def _measure(job: Stopwatch, events: Events, requests: TextIO) -> None:
+def _measure(job: StepTiming, events: Events, requests: TextIO) -> None:
     include(job.include)
     spec, device = job.spec, begin(job.device, job.spec.profile, job.threads)
     data = load(spec.dataset, data_root(job.data_root))
@@ -96,14 +96,14 @@ def _measure(job: Stopwatch, events: Events, requests: TextIO) -> None:
     events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))
     for line in requests:
         partners = json.loads(line)["processes"]
-        # As before a run's training: another model had the device, or nobody.
+        # As before the training of a run. Since the last block, the device was idle or trained another model.
         step_s = warm_up(twin, loaded, spec)
         found = others(partners)
         block = time_block(advance, piece_of(spec.budget.seconds, step_s))
         check_profile()
         found = found or others(partners)
         if device.type == "cuda":
-            torch.cuda.empty_cache()  # the next model needs it
+            torch.cuda.empty_cache()  # the next model needs the memory
         if found:
             events.send("company", reason=found)
         else:

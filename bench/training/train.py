@@ -1,4 +1,4 @@
-"""The one training loop, the same for every model."""
+"""The training loop, which is the same for every model."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from ..records.record import CurvePoint
 from ..spec.budget import must_stop
 from ..spec.recipe import Recipe
 
-#: Images and labels of a step.
+#: Returns images and labels of a step.
 Source = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
-#: A training run is cut into this many blocks; a block is timed, logged and checked as a whole.
+#: Number of blocks of a training run. A block is timed, logged and checked as a whole.
 BLOCKS = 40
 
 
 @dataclass
 class Training:
-    """What the loop did.
+    """The state of a training.
 
     Attributes:
-        steps: optimiser steps done.
-        device_s: device seconds inside the blocks.
-        stopped: ``""``, ``"diverged"`` (the loss is no number) or ``"hard stop"`` (105 % of a T budget).
-        losses: on the device, of the steps since the curve's last point.
+        steps: number of optimiser steps done.
+        device_s: device-seconds inside the blocks.
+        stopped: ``""``, ``"diverged"`` (the loss is not finite) or ``"hard stop"`` (105 % of a T budget).
+        curve: one point per block.
+        losses: of the steps since the curve's last point, on the device.
     """
 
     steps: int = 0
@@ -43,23 +44,23 @@ class Training:
 
 
 class Keeper(Protocol):
-    """Keeps a training while it goes on, so that another process can go on with it; see `checkpoint`."""
+    """Saves the state of a training, so that another process can continue it; see `checkpoint`."""
 
     def due(self) -> bool:
-        """Whether it is time to keep; asked after every step, so it must cost nothing."""
+        """Whether it is time to save. It is called after every step, so it must be fast."""
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
-        """Keep everything that the rest of the training depends on; without an optimiser, there is no rest."""
+        """Save everything that the rest of the training depends on. Without an optimiser, the training has ended."""
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Training:
-        """Put model and optimiser (and random generators) where the training was left; says what was done."""
+        """Restore model, optimiser and random generators; returns the state of the training."""
 
 
 def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters with and without weight decay.
 
-    Normalisation layers and biases are not decayed. They are told by their module and name, not by their
-    dimension: layers that expand filters from a basis keep their weights as vectors.
+    Normalisation layers and biases have no decay. They are recognised by module and name, not by dimension: layers
+    that expand filters from a basis store their weights as vectors.
     """
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -72,7 +73,7 @@ def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
 
 
 def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of a recipe, with decay on the weights that the recipe says."""
+    """The optimiser of a recipe, with weight decay on the parameters that the recipe selects."""
     decayed, free = decayed_parameters(model)
     if recipe.decayed == "all":
         decayed, free = decayed + free, []
@@ -88,14 +89,14 @@ def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def autocast(profile: str, device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where the profile is ``fast``, else nothing."""
+    """bfloat16 for the profile ``fast``; no effect for others."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if profile == "fast" else nullcontext()
 
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor, profile: str
 ) -> torch.Tensor:
-    """One step of the training; returns the loss, on the device."""
+    """One training step; returns the loss, on the device."""
     with autocast(profile, images.device):
         loss = F.cross_entropy(model(images).float(), labels)
     optimizer.zero_grad(set_to_none=True)
@@ -116,7 +117,7 @@ def _add_signs(parameters: list[nn.Parameter], factor: float) -> None:
 
 
 def set_batch_norm(model: nn.Module, momentum: float | None) -> None:
-    """Give all batch normalisation the momentum of a recipe; None leaves the model's own."""
+    """Set the momentum of all batch normalisation to that of a recipe; None keeps the model's own."""
     for module in model.modules():
         if momentum is not None and isinstance(module, nn.modules.batchnorm._NormBase):
             module.momentum = momentum
@@ -133,15 +134,15 @@ def train(
     on_block: Callable[[Training], None] = lambda _: None,
     keeper: Keeper | None = None,
 ) -> Training:
-    """Train for exactly `steps` steps, the schedule ending where they end.
+    """Train for exactly `steps` steps; the schedule ends with the last step.
 
-    Timed are batch selection, augmentation, forward, loss, backward, optimiser and schedule. Between blocks,
-    outside the time, losses are read and `on_block` is called; checkpoints are outside the time too.
+    The measured time contains batch selection, augmentation, forward pass, loss, backward pass, optimiser and schedule.
+    It does not contain reading the losses, `on_block` (between blocks) and checkpoints.
 
     Args:
-        batches: gives images and labels of a step.
-        seconds: device-seconds of a T budget; the run is stopped hard at 105 %.
-        keeper: keeps checkpoints, and may know one to go on from: steps and seconds done before count.
+        batches: returns images and labels of a step.
+        seconds: device-seconds of a T budget; the run is stopped at 105 %.
+        keeper: saves checkpoints, and may restore one; then the steps and seconds before it count too.
     """
     optimizer = optimizer_for(model, recipe)
     set_batch_norm(model, recipe.batch_norm_momentum)
@@ -174,14 +175,13 @@ def timed_steps(
     border: int,
     keeper: Keeper | None = None,
 ) -> float | None:
-    """Train up to step `border` of `steps`, between two marks of the clock: all that is timed, in runs and
-    calibrations.
+    """Train up to step `border` of `steps`, between two marks of the clock: the timed part of runs and calibrations.
 
-    Returns the seconds that the host took for the first of them, as `CurvePoint.host_s`.
+    Returns the seconds that the host took for the first of these steps, as `CurvePoint.host_s`.
 
     Args:
-        done: what was done before; steps, losses and device-seconds are added to it.
-        keeper: ends the steps early where it is time to keep a checkpoint.
+        done: state of the training; steps, losses and device-seconds are added to it.
+        keeper: ends the steps early if it is time to save a checkpoint.
     """
     start = launched = clock.mark()
     first = done.steps
@@ -200,14 +200,14 @@ def timed_steps(
 
 
 def take_loss(done: Training) -> float:
-    """The mean loss of the steps since it was last taken; waits for the device."""
+    """The mean loss of the steps since the last call; waits for the device."""
     loss = float(torch.stack(done.losses).mean())
     done.losses = []
     return loss
 
 
 def _close_block(done: Training, rate: float, steps: int, seconds: float | None, host_s: float | None) -> None:
-    """Read the losses of a block, and see whether the training must stop."""
+    """Read the losses of a block, and decide whether the training must stop."""
     loss = take_loss(done)
     number = loss if math.isfinite(loss) else None
     done.curve.append(CurvePoint(step=done.steps, loss=number, lr=rate, device_s=done.device_s, host_s=host_s))

@@ -1,4 +1,4 @@
-"""The network of a finished run, ready for further use."""
+"""The trained network of a finished run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .prepare import Loaded, build_from_seed
 
 
 class TrainedModel(nn.Module):
-    """A network with its final weights, and the normalisation of its run before it.
+    """A network with its final weights, together with the normalisation of its run.
 
     Attributes:
         network: takes normalised images.
-        normalise: of integers as the data set has them, by the training images of the run.
+        normalise: normalises integer images by the statistics of the run's training images.
         data: the data set.
         record: of the run.
     """
@@ -28,11 +28,11 @@ class TrainedModel(nn.Module):
         self.network, self.normalise, self.data, self.record = network, loaded.normalise, loaded.data, record
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, classes) of integers (batch, channels, size, size), on the device of the network."""
+        """Logits (batch, classes) of integer images (batch, channels, size, size), on the network's device."""
         return self.network(self.normalise(images))
 
     def test_accuracy_pct(self) -> float:
-        """Test accuracy in %, computed as the run computed it."""
+        """Test accuracy in %, computed as in the run."""
         from ...datasets.batches import as_tensors
         from ..measures.accuracy import accuracy_pct
 
@@ -42,10 +42,10 @@ class TrainedModel(nn.Module):
 
 
 def trained_model(root: Path, record: RunRecord, device: str, data_folder: str | Path | None) -> TrainedModel:
-    """The network of a finished run in evaluation mode; torch's global generator is left as it is.
+    """The network of a finished run in evaluation mode. torch's global random generator is not changed.
 
     Raises:
-        UserError: its weights are not kept here, or its source or data have changed since.
+        UserError: its weights do not exist here, or its source or data have changed.
     """
     chosen = torch.device(device)
     loaded = loaded_again(record, chosen, data_folder)

@@ -10,8 +10,8 @@ from ..groups import PlanarGroup
 class FibreBatchNorm(nn.BatchNorm2d):
     """Batch normalisation of regular fields: one scale, shift, mean and variance a field.
 
-    The statistics run over the batch, space and the group, so that the layer commutes with the action, which only
-    permutes those. It is torch's own layer on a view of the input.
+    The statistics run over the batch, space and the group, so the layer commutes with the action, which only
+    permutes these. It is torch's own layer on a view of the input.
 
     Args:
         fields: number of fields.

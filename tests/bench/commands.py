@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 from unittest import mock
 
-from equibench import opened
+from equibench import opened_files
 from equibench.bench.cli.main import main
 from equibench.bench.tools.text import PROGRESS
 from equibench.registry import DATASETS, MODELS, WRAPPERS
@@ -75,7 +75,7 @@ def _as_new(folder: Path, arguments: tuple[str, ...], environment: Mapping[str, 
         with (
             contextlib.chdir(folder),
             mock.patch.dict(os.environ, environment),
-            mock.patch.dict(opened._seen, clear=True),
+            mock.patch.dict(opened_files._seen, clear=True),
             mock.patch.object(sys, "argv", ["equibench", *arguments]),
             mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
             warnings.catch_warnings(),

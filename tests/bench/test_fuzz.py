@@ -1,4 +1,4 @@
-"""The parsers of what strangers give: whatever they are given, they read it or say one sentence.
+"""The parsers of untrusted input: they read any input, or refuse it with one sentence.
 
 ``EQUIBENCH_FUZZ=5000 python -m pytest -n 0 tests/bench/test_fuzz.py`` tries as many examples of each instead of a few.
 """
@@ -180,7 +180,7 @@ def test_what_strangers_bring_is_merged_or_refused(tmp_path: Path, text: str, ve
     kept = under(replays_folder(source, RECORD.spec.board), verdict, RECORD.spec.digest())
     one_sentence(lambda: read_verdict(kept))
     done = one_sentence(lambda: merge([source], target))
-    assert {a.name for a in done.arrivals} == {path.name, kept.name}
+    assert {a.name for a in done.files} == {path.name, kept.name}
     assert not read_board(target, RECORD.spec.board)[1] and all(a.why for a in done.of("refused"))
 
 

@@ -39,7 +39,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2
 
 
 def equibench(capfd: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of a command; whatever it does not catch fails the test."""
+    """Exit code, output and errors of a command; an uncaught exception fails the test."""
     monkeypatch.setattr(sys, "argv", ["equibench", *arguments])
     with pytest.raises(SystemExit) as end:
         main()
@@ -489,10 +489,10 @@ def test_weights_of_a_stranger_execute_nothing_and_must_be_those_of_the_record(t
         {**state, "weight": vast}, {**state, "weight": state["weight"].double()}, {**state, "bias": state["bias"] + 1},
     ):  # fmt: skip
         torch.save(hostile, path)
-        with pytest.raises(UserError, match=r"holds no weights|does not hold the weights"):
+        with pytest.raises(UserError, match=r"is not a file of weights|does not hold the weights"):
             load_weights(tmp_path, record, model)
     for damaged in (b"", good[: len(good) // 2], good[:-300] + bytes(300), b"\x80\x04\x95", os.urandom(1000)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"holds no weights|does not hold the weights"):
+        with pytest.raises(UserError, match=r"is not a file of weights|does not hold the weights"):
             load_weights(tmp_path, record, model)
     assert not mark.exists()

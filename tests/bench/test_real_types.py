@@ -21,7 +21,7 @@ from equibench.bench.spec.recipe import named_recipes
 from equibench.bench.spec.suite import RunSpec, Suite, plan, suite_names
 from equibench.bench.training import stopwatch
 from equibench.bench.training.full_profile import inputs_of
-from equibench.bench.training.job import Events, Stopwatch
+from equibench.bench.training.job import Events, StepTiming
 from equibench.bench.training.prepare import Loaded, build_from_seed, rehearse, warm_up
 from equibench.bench.training.train import optimizer_for, train_step
 from equibench.datasets.batches import AUGMENTATIONS, as_tensors
@@ -162,7 +162,7 @@ def test_a_device_second_budget_is_calibrated_on_sixteen_bits(
     monkeypatch.setattr(stopwatch, "BLOCK_SECONDS", 0.0)
     said = io.StringIO()
     data("mnist-rot")
-    job = Stopwatch(spec=spec_of("mnist-rot"), device="cpu", threads=1, data_root=str(folder / "data"), include=[])
+    job = StepTiming(spec=spec_of("mnist-rot"), device="cpu", threads=1, data_root=str(folder / "data"), include=[])
     stopwatch.measure_on_request(job, Events(said), io.StringIO('{"processes": []}\n'))
     events = [json.loads(line) for line in said.getvalue().splitlines()]
     assert [e["event"] for e in events] == ["ready", "block"] and events[1]["steps"] == stopwatch.BLOCK_STEPS

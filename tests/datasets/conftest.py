@@ -95,7 +95,7 @@ def files_below(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def nobody_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's own downloads, which neither go on nor know a mirror, are never asked."""
+    """torchvision's own downloads are never used: they cannot resume and know no mirror."""
     from equibench.datasets import fetch
     from torchvision.datasets import utils
 

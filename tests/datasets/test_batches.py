@@ -88,7 +88,7 @@ def test_normalisation_is_mean_zero_and_deviation_one() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [None, *AUGMENTATIONS])
-def test_batches_lie_in_memory_alike_whatever_the_augmentation(name: str | None, channels: int) -> None:
+def test_batches_have_one_memory_layout_for_every_augmentation(name: str | None, channels: int) -> None:
     """Torch takes a stride of 1 between channels for a layout, even of one channel, and chooses kernels by it."""
     images = torch.randint(0, 256, (8, channels, 10, 10), dtype=torch.uint8)
     normalise = Normalise([0.5] * channels, [0.25] * channels, 255, torch.device("cpu"))

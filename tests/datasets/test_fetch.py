@@ -1,4 +1,4 @@
-"""Downloads: whole and verified or not there, whatever the server, the disk or the neighbours do."""
+"""Downloads: complete and verified, or absent, under any fault of the server, the disk or other processes."""
 
 import errno
 import hashlib

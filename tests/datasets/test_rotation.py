@@ -113,7 +113,7 @@ def distance(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [31, 32])
-def test_outside_of_the_disc_is_the_median_of_the_border_whatever_the_angle(size: int) -> None:
+def test_outside_of_the_disc_is_the_median_of_the_border_at_every_angle(size: int) -> None:
     image = np.random.RandomState(0).randint(0, 256, (3, size, size)).astype(np.uint8)
     turned = rotate_images(np.stack([image] * len(ANGLES)), ANGLES, disc=True)
     outside = distance(size) >= (size - 1) / 2

@@ -152,7 +152,7 @@ def test_a_wrong_unpacked_file_is_refused_and_left(tmp_path: Path, name: str, fa
     files[name] = fault(files[name])
     put(tmp_path, files)
     before = files_below(tmp_path)
-    expected = expected if "digest" in expected else rf"{expected} \([^)]+"  # a reason, whatever the parser raised
+    expected = expected if "digest" in expected else rf"{expected} \([^)]+"  # a reason, for any exception of the parser
     with pytest.raises(
         UserError, match=rf"FashionMNIST/raw \(.*{name}.*{expected}.*delete them.*or put the right files there"
     ):

@@ -26,12 +26,12 @@ class Interpreter:
     """The interpreter, for tests; it begins with the first command."""
 
     def __init__(self) -> None:
-        from equibench.bench.runner.copies import Original
+        from equibench.bench.runner.fork_server import ForkServer
 
         ask = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-c"]
         done = subprocess.run([*ask, "import json, os; print(json.dumps(dict(os.environ)))"], capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
-        self._original = Original([__file__], json.loads(done.stdout), None)
+        self._server = ForkServer([__file__], json.loads(done.stdout), None)
 
     def run(self, *arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
         """Python with these arguments, in the repository's folder; the variables are of its environment."""
@@ -39,7 +39,7 @@ class Interpreter:
         read: list[str] = []
         with tempfile.TemporaryFile("w+", encoding="utf-8") as errors, contextlib.chdir(ROOT):
             late = {name: os.environ[name] for name in os.environ if name.startswith(("EQUIBENCH_", "PYTEST_"))}
-            copy = self._original.copy({**late, **variables, "FAKE_CUDA_CONTEXTS": contexts}, errors)
+            copy = self._server.fork({**late, **variables, "FAKE_CUDA_CONTEXTS": contexts}, errors)
             assert copy.stdin is not None and copy.stdout is not None
             with copy.stdin, copy.stdout:
                 copy.stdin.write(json.dumps(arguments) + "\n")
@@ -59,7 +59,7 @@ class Interpreter:
 
     def close(self) -> None:
         """Let it end."""
-        self._original.close()
+        self._server.close()
 
 
 def execute(first: str, *rest: str) -> None:
@@ -81,7 +81,7 @@ def execute(first: str, *rest: str) -> None:
 if __name__ == "__main__":
     import numpy  # noqa: F401
     import torch  # noqa: F401
-    from equibench.bench.runner.copies import serve
+    from equibench.bench.runner.fork_server import serve
 
     serve(int(sys.argv[-1]))
     execute(*json.loads(sys.stdin.readline()))

@@ -149,7 +149,7 @@ def test_no_step_is_measured_beside_a_stranger(fake_cuda: Any, tmp_path: Path) -
     )
     arguments = ["--models", "crowded", "--budget", "t5", "--seeds", "1", "--include", str(net)]
     done = run(fake_cuda, tmp_path, *arguments, "--device", "cuda:0")
-    assert done.returncode == 2 and "not alone on its GPU" in done.stderr and "cannot be measured beside" in done.stderr
+    assert done.returncode == 2 and "not alone on its GPU" in done.stderr and "cannot be measured while" in done.stderr
     assert not list((tmp_path / "results").rglob("*.json"))
 
 

@@ -23,7 +23,7 @@ LOOK = """
 import json, os, sys
 from equibench.bench.check.doctor.checks import CHECKS, perform
 from equibench.bench.check.doctor.device import ExaminedDevice
-from equibench.bench.runner import copies, local
+from equibench.bench.runner import fork_server, local
 found = []
 for names, variables in json.loads(sys.argv[1]):
     os.environ.update(variables)
@@ -33,7 +33,7 @@ for names, variables in json.loads(sys.argv[1]):
         found.append({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in names})
     for name in variables:
         del os.environ[name]
-    local.Examination, copies.READ_LATE = local.Check, (*copies.READ_LATE, "FAKE_")
+    local.Examination, fork_server.LATE_VARIABLES = local.Check, (*fork_server.LATE_VARIABLES, "FAKE_")
 print(json.dumps(found))
 """
 #: What the driver shows, the check that judges it, its state, and words of its finding.

@@ -51,7 +51,7 @@ def test_what_the_driver_says_is_of_the_device_that_torch_means(fake_cuda: Any) 
 
 
 @pytest.mark.parametrize("visible", ["1", "1,0", GPUS[1], f"{GPUS[1]},{GPUS[0]}"])
-def test_a_device_keeps_its_name_whatever_the_environment_shows_of_it(fake_cuda: Any, visible: str) -> None:
+def test_a_device_keeps_its_name_for_every_setting_of_visible_devices(fake_cuda: Any, visible: str) -> None:
     assert look(fake_cuda, "cuda:0", CUDA_VISIBLE_DEVICES=visible)["uuid"] == GPUS[1]
 
 

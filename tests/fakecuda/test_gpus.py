@@ -47,9 +47,9 @@ REFUSED: list[tuple[str, list[str], dict[str, str], str]] = [
 #: that look at the GPUs are copies of one: the stand-in reads its variables when it is asked.
 COMMANDS = """
 import json, sys
-from equibench.bench.runner import copies
+from equibench.bench.runner import fork_server
 from equibench.tests.bench.commands import equibench
-copies.READ_LATE = (*copies.READ_LATE, "FAKE_", "CUDA_VISIBLE_DEVICES")
+fork_server.LATE_VARIABLES = (*fork_server.LATE_VARIABLES, "FAKE_", "CUDA_VISIBLE_DEVICES")
 done = [equibench(*words, **variables) for words, variables in json.loads(sys.argv[1])]
 print(json.dumps([(each.returncode, each.stderr) for each in done]))
 """

@@ -62,7 +62,7 @@ def test_a_run_claims_to_be_alone_only_where_that_is_known(
     assert any("whether the run was alone" in w for w in record["warnings"]) == alone.startswith("unknown")
 
 
-def test_equal_examples_are_equal_whoever_computes_beside_them(run: Any) -> None:
+def test_other_processes_do_not_change_equal_examples(run: Any) -> None:
     record = run("e0.2", FAKE_NVML_OTHER="0:500")
     assert record["status"] == "ok" and record["provenance"]["hardware"]["runs_on_device"] == "2"
     neighbour = run("e0.2", device="cuda:1", FAKE_NVML_OTHER="0:500")["provenance"]["hardware"]
@@ -93,6 +93,6 @@ def test_a_library_without_memory_for_its_own_is_a_lack_of_memory(run: Any) -> N
     assert run("e0.2", FAKE_CUBLAS="1")["status"] == "error", "cuBLAS can fail otherwise"
 
 
-def test_whoever_comes_and_goes_while_a_run_trains_was_company(run: Any) -> None:
+def test_a_process_that_comes_and_goes_during_training_was_company(run: Any) -> None:
     record = run("t900", model="visited")
     assert record["status"] == "invalid" and record["reason"].startswith("not alone on its GPU: "), record["reason"]

@@ -121,7 +121,7 @@ def test_a_tie_of_a_symmetric_image_changes_nothing() -> None:
 
 @pytest.mark.parametrize("group", ["C4", "C8"])
 def test_a_tie_of_other_images_takes_the_first_and_breaks_the_invariance(group: str) -> None:
-    """Where all votes are 0, whatever the image, nothing is turned, and the network is as variant as it was."""
+    """If all votes are 0 for every image, nothing is turned, and the network stays as variant as before."""
     model, x = wrapped(group), images()
     nn.init.zeros_(model.votes[-1].weight)
     assert torch.equal(model.turned_back(x), x)

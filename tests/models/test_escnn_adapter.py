@@ -266,7 +266,7 @@ def test_evaluation_mode_entered_under_autocast(small: nn.Module) -> None:
     torch.testing.assert_close(rough.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
 
 
-def test_same_seed_same_weights_whatever_was_built_before() -> None:
+def test_same_seed_gives_same_weights_after_other_models_were_built() -> None:
     """Bases are computed without any random state, the first time as later."""
     weights = []
     for _ in range(2):

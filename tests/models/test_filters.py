@@ -82,7 +82,7 @@ def test_places_that_are_not_read_equally_often(index: list[int]) -> None:
 
 # The gradients of all models ----------------------------------------------------------------------------------
 
-#: Adds into places one by one, in whatever order; with `torch.use_deterministic_algorithms` a GPU sorts them first.
+#: Adds values one by one in any order; with `torch.use_deterministic_algorithms` a GPU sorts them first.
 SORTED = ("index_put", "index_add", "scatter", "put", "embedding_dense_backward")
 #: Networks of more parameters, and those whose kernels take seconds to solve, are looked at in the slow run.
 SMALL, KERNELS = 400_000, ("e2wrn",)

@@ -63,7 +63,7 @@ def test_each_member_changes_what_it_says(member: str, changed: set[str]) -> Non
 
 
 def test_the_head_decides_the_invariance() -> None:
-    """Its trunk is equivariant whatever else changes."""
+    """Its trunk is equivariant under all changes."""
     exact = {"pdo-econv-p8-w7-pooled", "pdo-econv-p8-w7-corrected", "pdo-econv-p8-w7-corrected-turn-0"}
     for name in {"pdo-econv-p8-paper-no-dropout", "pdo-econv-p8-paper-eps-5", *exact}:
         assert MODELS.find(name).get("invariant") == ("C4" if name in exact else "none")

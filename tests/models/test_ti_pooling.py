@@ -72,7 +72,7 @@ def test_any_registered_network_becomes_invariant(name: str) -> None:
 
 
 def test_wrappers_nest_in_either_order() -> None:
-    """Copies of one wrapper never mix with those of another, nor with other images."""
+    """Copies of one wrapper never mix with those of another wrapper or with other images."""
     x = torch.randn(3, 2, 8, 8, dtype=torch.double)
     twice, once = TIPooling(TIPooling(inner(8), "C4"), "C4"), TIPooling(inner(8), "C4")
     torch.testing.assert_close(twice(x), once(x), rtol=0, atol=1e-12)

@@ -97,7 +97,7 @@ def sweep_of(folder: Path, name: str) -> Folder:
 
 def kill_hard(folder: Folder, index: int) -> None:
     """SIGKILL a task and all processes below it, as a node that dies would."""
-    said = folder.beat(index)
+    said = folder.heartbeat(index)
     assert said is not None
     found = [said[0].pid]
     for pid in found:  # it grows: the process of the run is a copy, made by a child of the task
@@ -113,7 +113,7 @@ def test_a_sweep_survives_the_death_of_a_task(slurm: Slurm, tmp_path: Path) -> N
     submitted = slurm.run(folder, "--time-limit", "10", "--checkpoint", "0.001")
     assert submitted.returncode == 0 and "trial-1: 4 runs submitted as job" in submitted.stdout, submitted
     again = slurm.run(folder)
-    assert again.returncode == 0 and "nothing to submit; 4 on their way in trial-1" in again.stdout, again
+    assert again.returncode == 0 and "nothing to submit; 4 queued or running in trial-1" in again.stdout, again
 
     def only_one_is_left() -> bool:
         states = [t["state"] for t in slurm.states(folder)]
@@ -123,15 +123,15 @@ def test_a_sweep_survives_the_death_of_a_task(slurm: Slurm, tmp_path: Path) -> N
     first = sweep_of(folder, "trial-1")
     kill_hard(first, 0)
     until(lambda: slurm.states(folder)[0]["state"] == "ending")
-    assert "on their way in trial-1" in slurm.run(folder, "--models", "waits").stdout, "its record may still come"
+    assert "queued or running in trial-1" in slurm.run(folder, "--models", "waits").stdout, "its record may still come"
     # Instead of waiting for as long as a file system may take to show a record.
-    os.utime(first.beat_file(0), (time.time() - SETTLE_S - 5,) * 2)
+    os.utime(first.heartbeat_file(0), (time.time() - SETTLE_S - 5,) * 2)
     assert slurm.states(folder)[0]["state"] == "lost"
 
     collected = slurm.equibench("collect", "trial", cwd=folder)
     assert collected.returncode == 1, collected
     assert (
-        "lost: left the queue without a word, at step" in collected.stdout
+        "lost: left the queue without a report, at step" in collected.stdout
         and "a checkpoint of step 2" in collected.stdout
     )
     assert "this model always fails" in collected.stdout
@@ -158,13 +158,13 @@ def test_time_limit_requeue_and_cancellation(slurm: Slurm, tmp_path: Path) -> No
     assert slurm.run(requeued, "--checkpoint", "1").returncode == 0
     until(lambda: slurm.states(requeued)[0]["state"] == slurm.states(limited)[0]["state"] == "running")
     sweep = sweep_of(requeued, "trial-1")
-    until(lambda: sweep.beat(0) is not None)
+    until(lambda: sweep.heartbeat(0) is not None)
     # As preemption does: SIGTERM, and back into the queue.
     assert sweep.submitted is not None
     number = f"{sweep.submitted.array}_0"
     assert slurm.shell("scontrol", "requeue", number, cwd=tmp_path).returncode == 0
     until(lambda: slurm.states(requeued)[0]["state"] == "queued")
-    assert "nothing to submit; 1 on their way in trial-1" in slurm.run(requeued).stdout
+    assert "nothing to submit; 1 queued or running in trial-1" in slurm.run(requeued).stdout
     until(lambda: slurm.states(limited)[0]["state"] == "timeout")
     assert "time limit of 60 s" in slurm.states(limited)[0]["detail"]
 
@@ -173,9 +173,9 @@ def test_time_limit_requeue_and_cancellation(slurm: Slurm, tmp_path: Path) -> No
     slurm.shell("scontrol", "update", f"JobId={number}", "StartTime=now", cwd=tmp_path)
     until(lambda: slurm.states(requeued)[0]["state"] == "ok")
     # The record is what makes it so; the task says that it has ended a moment later.
-    until(lambda: (found := sweep.beat(0)) is not None and found[0].ended == "ok")
-    beat, _ = sweep.beat(0) or pytest.fail("no sign of life")
-    assert beat.restarts == 1
+    until(lambda: (found := sweep.heartbeat(0)) is not None and found[0].ended == "ok")
+    heartbeat, _ = sweep.heartbeat(0) or pytest.fail("no heartbeat")
+    assert heartbeat.restarts == 1
     assert slurm.equibench("collect", cwd=requeued).returncode == 0
     rerun = slurm.run(limited)
     assert "trial-2: 1 run submitted" in rerun.stdout and "1 of earlier sweeps found lost" in rerun.stdout, rerun

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bring up a Slurm of one node in a folder, beside whatever else the machine has: own key, socket, ports and files.
+# Start a Slurm with one node in a folder. It has its own key, socket, ports and files, so it disturbs nothing else.
 #
 #   tests/slurm/up.sh FOLDER     then: export SLURM_CONF=FOLDER/slurm.conf
 #   tests/slurm/down.sh FOLDER

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ....registry import UserError
 from ...records.doctor_report import Finding, Report
 from ...records.provenance import timestamp
-from ...runner.local import quiet_end
+from ...runner.local import interrupt_on_signals
 from ...tools.gpus import Gpus, refuse_modes
 from ...tools.machine import Machine
 from .checks import CHECKS, perform
@@ -49,7 +49,7 @@ def examine(
         UserError: no process can use the device.
     """
     started = timestamp()
-    with quiet_end(), ExaminedDevice(device, devices, quick, data_root, explanation) as place:
+    with interrupt_on_signals(), ExaminedDevice(device, devices, quick, data_root, explanation) as place:
         try:
             facts = place.facts
         except NoAnswer as error:

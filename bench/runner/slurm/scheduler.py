@@ -1,4 +1,4 @@
-"""Slurm from outside: what is asked of ``sbatch``, ``squeue`` and ``scancel``. ``sacct`` is never needed."""
+"""Calls of Slurm's commands ``sbatch``, ``squeue`` and ``scancel``. ``sacct`` is not needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from ....registry import UserError
 from ...tools.text import last_line
 
-#: Seconds that the scheduler has for an answer.
+#: Seconds that we wait for an answer of the scheduler.
 ANSWER_S = 60.0
 #: Options that a submission sets itself.
 _OWN = (
@@ -26,13 +26,13 @@ _LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+)
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks of the scheduler for every run.
+    """The user's options for the scheduler, for every run.
 
     Attributes:
         gpus: of each run, 0 or 1.
-        time_limit: as Slurm writes it: minutes, ``hours:minutes:seconds`` or ``days-hours``; None: the partition's.
-        at_once: tasks that may run at the same time; None: as many as fit.
-        extra: further options of sbatch as they are; they come last and win.
+        time_limit: in Slurm's format: minutes, ``hours:minutes:seconds`` or ``days-hours``; None for the partition's.
+        at_once: number of tasks that may run at the same time; None for no limit.
+        extra: further options of sbatch. They come last, so they override others.
     """
 
     partition: str | None = None
@@ -50,7 +50,7 @@ class Request:
             parse_time_limit(self.time_limit)
         for option in self.extra:
             if not option.startswith("-"):
-                raise UserError(f"--sbatch-option {option!r}: write it as sbatch takes it, as --sbatch-option=--mem=8G")
+                raise UserError(f"--sbatch-option {option!r}: write the option of sbatch, as --sbatch-option=--mem=8G")
             if option.split("=")[0] in _OWN or (option[:2] in _OWN and not option.startswith("--")):
                 raise UserError(f"--sbatch-option {option!r}: equibench sets {option.split('=')[0]} itself")
 
@@ -59,20 +59,20 @@ class Request:
         return None if self.time_limit is None else parse_time_limit(self.time_limit)
 
     def options(self) -> list[str]:
-        """The options that every job of a sweep gets."""
+        """The options of sbatch for every job of a sweep."""
         options = ["--nodes=1", "--ntasks=1", f"--cpus-per-task={self.threads}", "--requeue"]
         for name, value in (("partition", self.partition), ("account", self.account), ("time", self.time_limit)):
             options += [] if value is None else [f"--{name}={value}"]
-        # A GPU that was asked for as a generic resource is given to one job alone.
+        # Slurm gives a GPU that is requested as a generic resource to one job only.
         options += ["--gres=gpu:1"] if self.gpus else []
         return options + list(self.extra)
 
 
 def parse_time_limit(text: str) -> float:
-    """Seconds of a time limit as Slurm writes it.
+    """A time limit in Slurm's format, in seconds.
 
     Raises:
-        UserError: it is none.
+        UserError: the text has another format.
     """
     found = _LIMIT.fullmatch(text)
     if found and found["days"]:
@@ -89,22 +89,22 @@ def parse_time_limit(text: str) -> float:
 
 
 def script(folder: Path, calibrate: bool = False) -> str:
-    """The batch script: the same for all tasks, which know their number from the scheduler.
+    """The batch script. It is the same for all tasks; they get their number from the scheduler.
 
-    It says itself what of the environment matters, because a site may hand none of it on.
+    It sets the relevant environment variables itself, because some clusters pass none of them to jobs.
     """
     known = {k: v for k, v in sorted(os.environ.items()) if k.startswith("EQUIBENCH_") or k == "PYTHONPATH"}
     lines = ["#!/bin/sh", *(f"export {name}={shlex.quote(value)}" for name, value in known.items())]
     command = [sys.executable, "-P", "-m", "equibench.bench.runner.slurm.task", str(folder)]
-    # In place of the shell, so that the scheduler's signals reach the task itself.
+    # `exec` replaces the shell, so the scheduler's signals reach the task itself.
     return "\n".join([*lines, f"exec {shlex.join(command + ['--calibrate'] * calibrate)}", ""])
 
 
 def submit(options: list[str], file: Path) -> str:
-    """Submit a batch script; returns the job's number.
+    """Submit a batch script; returns the number of the job.
 
     Raises:
-        UserError: there is no sbatch here, or it refuses; with its own words.
+        UserError: there is no sbatch here, or it refuses; the message quotes it.
     """
     command = ["sbatch", "--parsable", *options, str(file)]
     try:
@@ -118,7 +118,7 @@ def submit(options: list[str], file: Path) -> str:
 
 
 def cancel(job: str) -> None:
-    """Take a job out of the queue; what cannot be taken out is left."""
+    """Remove a job from the queue; errors are ignored."""
     try:
         subprocess.run(["scancel", job], capture_output=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
@@ -126,14 +126,14 @@ def cancel(job: str) -> None:
 
 
 def _words(stderr: str) -> str:
-    """What a tool of Slurm complains about, as one line."""
+    """Error messages of a Slurm command as one line."""
     lines = (re.sub(r"^\w+: (?:error|fatal): ", "", line.strip()) for line in stderr.splitlines())
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A task in the queue, with the scheduler's word for its state and its reason for not starting it."""
+class QueuedTask:
+    """A task in the queue: its state in Slurm's words, and Slurm's reason why it has not started."""
 
     state: str
     reason: str
@@ -145,23 +145,23 @@ class Listed:
 
 @dataclass(frozen=True)
 class Queue:
-    """What squeue answered.
+    """The answer of squeue.
 
     Attributes:
-        tasks: by name of the job and number in the array; a job that is no array has the number None.
-        silence: why there is no answer; None if there is one.
+        tasks: by name of the job and number in the array; the number is None for a job that is not an array.
+        silence: the reason why squeue did not answer; None if it did.
     """
 
-    tasks: dict[tuple[str, int | None], Listed]
+    tasks: dict[tuple[str, int | None], QueuedTask]
     silence: str | None = None
 
 
 def ask_queue(job_names: list[str]) -> Queue:
-    """Everything of these names that waits or runs. Asked by name: numbers that squeue has forgotten are an error."""
+    """All waiting and running tasks of jobs with these names. Names, because squeue refuses numbers of old jobs."""
     if not job_names:
         return Queue({})
     command = ["squeue", "--noheader", "--array", "--format=%j|%K|%T|%r", f"--name={','.join(job_names)}"]
-    # A user's own filters would hide jobs.
+    # These variables may hold filters of the user that hide jobs.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     try:
         done = subprocess.run(
@@ -174,6 +174,6 @@ def ask_queue(job_names: list[str]) -> Queue:
     return Queue(dict(_entry(line) for line in done.stdout.splitlines() if line.count("|") >= 3))
 
 
-def _entry(line: str) -> tuple[tuple[str, int | None], Listed]:
+def _entry(line: str) -> tuple[tuple[str, int | None], QueuedTask]:
     name, index, state, reason = line.strip().split("|", 3)
-    return (name, int(index) if index.isdecimal() else None), Listed(state, reason)
+    return (name, int(index) if index.isdecimal() else None), QueuedTask(state, reason)

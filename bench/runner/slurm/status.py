@@ -1,7 +1,7 @@
-"""How far the sweeps on a cluster are, and what is made of the tasks that were killed.
+"""Progress of the sweeps on a cluster, and records of tasks that were killed.
 
-Nothing here loads torch or data. What is known comes from files; the scheduler is asked only about what no record
-settles, and before the files are read again: a task that has left the queue by then has written its record by then.
+Nothing here loads torch or data. The states come from files. The scheduler is asked only about tasks without a record,
+and the files are read again after its answer: a task that had left the queue has written its record by then.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from ...training.job import Job
 from ..head_to_head import Outcome
 from ..no_result import write_without_result
 from .scheduler import Queue, ask_queue
-from .sweep import Beat, Folder, find_sweeps, now
+from .sweep import Folder, Heartbeat, find_sweeps, now
 
-#: A task that left the queue without a record counts as lost this many seconds after its last sign of life: file
-#: systems of clusters show a new file late.
+#: A task that left the queue without a record counts as lost this many seconds after its last heartbeat. File systems
+#: of clusters show new files with a delay.
 SETTLE_S = 90.0
 #: Without an answer from squeue, a task counts as lost this many seconds after its time limit.
 GRACE_S = 600.0
-#: A task that was asked to end so close to its time limit was asked because of it; schedulers count in minutes.
+#: A task that was stopped so close to its time limit was stopped because of it: schedulers count in minutes.
 _LIMIT_SLACK_S = 60.0
-#: States in which a run is not dispatched again.
+#: States in which a run is not submitted again.
 ACTIVE = ("queued", "running", "ending", "unknown")
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a task is.
+    """The state of a task.
 
     Attributes:
-        kind: status of its record; else ``queued``, ``running``, ``ending`` (its record may be on its way), ``lost``,
+        kind: status of its record; else ``queued``, ``running``, ``ending`` (its record may follow), ``lost``,
             ``timeout``, ``cancelled`` (never started), ``finished`` (before the sweep), or ``unknown``.
-        detail: what else is known, for people.
-        beat: what the task said of itself, where it started.
-        recorded: whether a record says so.
+        detail: further information for the user.
+        heartbeat: the last heartbeat of the task; None if it has not started.
+        recorded: whether `kind` comes from a record.
     """
 
     kind: str
     detail: str = ""
-    beat: Beat | None = None
+    heartbeat: Heartbeat | None = None
     recorded: bool = False
 
 
 @dataclass(frozen=True)
 class View:
-    """A sweep and the states of its tasks, in their order."""
+    """A sweep with the states of its tasks, in the order of the tasks."""
 
     folder: Folder
     jobs: list[Job | None]
@@ -78,13 +78,13 @@ class View:
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
 
-def look(root: Path, folders: list[Folder]) -> tuple[list[View], str | None]:
-    """The states of sweeps, and why the scheduler is silent if it is."""
+def sweep_states(root: Path, folders: list[Folder]) -> tuple[list[View], str | None]:
+    """The states of sweeps, and the reason why the scheduler does not answer (None if it answers)."""
     jobs = {f.name: _jobs(f) for f in folders}
     final = _finals(root, {j.spec.board for own in jobs.values() for j in own if j is not None})
     unsettled = [f for f in folders if any(j is None or j.spec.digest() not in final for j in jobs[f.name])]
     queue = ask_queue([f.sweep.job_name for f in unsettled])
-    # The calibration of a sweep may have ended since.
+    # In the meantime, the calibration of a sweep may have ended and written jobs.
     jobs |= {f.name: _jobs(f) for f in unsettled if f.sweep.calibrates}
     views = []
     for folder in folders:
@@ -99,7 +99,7 @@ def _jobs(folder: Folder) -> list[Job | None]:
 
 
 def _finals(root: Path, boards: Iterable[str]) -> dict[str, RunRecord]:
-    """The finished runs of boards by the hash of their spec."""
+    """The finished runs of boards, by the hash of their spec."""
     found: dict[str, RunRecord] = {}
     for board in sorted(boards):
         for record in read_board(root, board)[0]:
@@ -114,16 +114,20 @@ def _state(root: Path, folder: Folder, index: int, job: Job | None, final: dict[
     record = final.get(job.spec.digest()) or _record_of(root, job)
     if record is not None and record.status in FINAL:
         return State(record.status, record.reason, recorded=True)
-    said = folder.beat(index)
-    beat, seen = said or (None, 0.0)
+    said = folder.heartbeat(index)
+    heartbeat, seen = said or (None, 0.0)
     listed = queue.tasks.get((folder.sweep.job_name, index))
-    if record is not None and (listed is None or (beat is not None and beat.ended)):
+    if record is not None and (listed is None or (heartbeat is not None and heartbeat.ended)):
         return State(record.status, record.reason, recorded=True)
     if listed is not None and listed.waits:
-        return State("queued", "" if listed.reason in ("None", "") else listed.reason, beat)
+        return State("queued", "" if listed.reason in ("None", "") else listed.reason, heartbeat)
     if listed is not None:
-        return State("running", _progress(beat, listed.state), beat)
-    state = _silent(folder, beat) if queue.silence is not None else _left(folder, beat, seen)
+        return State("running", _progress(heartbeat, listed.state), heartbeat)
+    state = (
+        _state_from_files(folder, heartbeat)
+        if queue.silence is not None
+        else _state_after_queue(folder, heartbeat, seen)
+    )
     step = last_step(root, job.spec.board, job.spec.digest()) if state.kind in ("lost", "timeout") else None
     return state if step is None else replace(state, detail=f"{state.detail}; a checkpoint of step {step:,} is kept")
 
@@ -141,73 +145,90 @@ def _without_job(folder: Folder, index: int, queue: Queue) -> State:
     if (sweep.job_name, index) in queue.tasks:
         return State("queued", "waits for the calibration")
     if queue.silence is not None:
-        return State("unknown", "waits for the calibration, or did; no squeue answers")
+        return State("unknown", "waits for the calibration, or waited for it; squeue does not answer")
     if now() - sweep.created < SETTLE_S:
         return State("queued", "just submitted")
-    return State("cancelled", f"the calibration did not end well; {folder.path}/logs/calibration.log says why")
+    return State("cancelled", f"the calibration failed; see {folder.path}/logs/calibration.log")
 
 
-def _silent(folder: Folder, beat: Beat | None) -> State:
-    """The state as far as files alone tell it."""
-    if beat is None:
-        return State("unknown", "not started when it was last seen; no squeue answers")
-    if beat.ended == "stopped":
-        return State("unknown", "stopped, perhaps put back into the queue; no squeue answers", beat)
+def _state_from_files(folder: Folder, heartbeat: Heartbeat | None) -> State:
+    """The state of a task from its files alone, if squeue does not answer."""
+    if heartbeat is None:
+        return State("unknown", "has not started yet according to its files; squeue does not answer")
+    if heartbeat.ended == "stopped":
+        return State("unknown", "stopped, perhaps put back into the queue; squeue does not answer", heartbeat)
     limit = folder.sweep.limit_s
-    if limit is not None and now() > beat.started + limit + GRACE_S:
-        return State("lost", f"no word since {_where(beat)}, and its time limit of {limit:g} s is over", beat)
-    return State("unknown", f"{_where(beat)} when it was last seen; no squeue answers", beat)
+    if limit is not None and now() > heartbeat.started + limit + GRACE_S:
+        return State(
+            "lost", f"no heartbeat since {_where(heartbeat)}, and its time limit of {limit:g} s is over", heartbeat
+        )
+    return State("unknown", f"{_where(heartbeat)} at its last heartbeat; squeue does not answer", heartbeat)
 
 
-def _left(folder: Folder, beat: Beat | None, seen: float) -> State:
-    """The state of a task that the scheduler no longer knows, and that has no record."""
-    if beat is None:
+def _state_after_queue(folder: Folder, heartbeat: Heartbeat | None, seen: float) -> State:
+    """The state of a task that has left the queue and has no record."""
+    if heartbeat is None:
         if now() - folder.sweep.created < SETTLE_S:
             return State("queued", "just submitted")
         return State("cancelled", "left the queue before it started")
-    if beat.ended == "stopped":
+    if heartbeat.ended == "stopped":
         limit = folder.sweep.limit_s
-        if limit is not None and seen - beat.started > limit - _LIMIT_SLACK_S:
-            return State("timeout", f"ended at its time limit of {limit:g} s, {_where(beat)}", beat)
-        return State("lost", f"asked to end by the scheduler or a person, {_where(beat)}", beat)
-    if beat.ended == "busy":
-        return State("cancelled", "another process was running it", beat)
+        if limit is not None and seen - heartbeat.started > limit - _LIMIT_SLACK_S:
+            return State("timeout", f"ended at its time limit of {limit:g} s, {_where(heartbeat)}", heartbeat)
+        return State("lost", f"stopped by the scheduler or a person, {_where(heartbeat)}", heartbeat)
+    if heartbeat.ended == "busy":
+        return State("cancelled", "another process was running this run", heartbeat)
     if time.time() - seen < SETTLE_S:
-        return State("ending", f"left the queue {_where(beat)}; its record may be on its way", beat)
-    if beat.ended:
-        return State("cancelled", f"ended as {beat.ended}, but there is no record: {beat.reason}".rstrip(": "), beat)
-    return State("lost", f"left the queue without a word, {_where(beat)}", beat)
+        return State("ending", f"left the queue {_where(heartbeat)}; its record may follow", heartbeat)
+    if heartbeat.ended:
+        return State(
+            "cancelled",
+            f"ended as {heartbeat.ended}, but there is no record: {heartbeat.reason}".rstrip(": "),
+            heartbeat,
+        )
+    return State("lost", f"left the queue without a report, {_where(heartbeat)}", heartbeat)
 
 
-def _where(beat: Beat) -> str:
-    return f"at step {beat.step:,} of {beat.steps:,}{_on(beat)}"
+def _where(heartbeat: Heartbeat) -> str:
+    return f"at step {heartbeat.step:,} of {heartbeat.steps:,}{_on(heartbeat)}"
 
 
-def _on(beat: Beat) -> str:
-    return f" on {beat.node}" if beat.node else ""
+def _on(heartbeat: Heartbeat) -> str:
+    return f" on {heartbeat.node}" if heartbeat.node else ""
 
 
-def _progress(beat: Beat | None, state: str) -> str:
-    if beat is None:
+def _progress(heartbeat: Heartbeat | None, state: str) -> str:
+    if heartbeat is None:
         return "starting" if state == "RUNNING" else state.lower()
-    minutes = (now() - beat.started) / 60
-    return f"{_where(beat)}, for {minutes:.0f} min" + ("" if state == "RUNNING" else f", {state.lower()}")
+    minutes = (now() - heartbeat.started) / 60
+    return f"{_where(heartbeat)}, for {minutes:.0f} min" + ("" if state == "RUNNING" else f", {state.lower()}")
 
 
-def settle(views: list[View]) -> int:
-    """Write the records of tasks that were killed before they could; returns how many."""
+def record_killed_tasks(views: list[View]) -> int:
+    """Write the records of tasks that were killed before they could do so; returns the number of records."""
     count = 0
     for view in views:
         for job, state in zip(view.jobs, view.states, strict=True):
-            if state.kind in ("lost", "timeout") and not state.recorded and job is not None and state.beat is not None:
+            if (
+                state.kind in ("lost", "timeout")
+                and not state.recorded
+                and job is not None
+                and state.heartbeat is not None
+            ):
                 status: Status = "lost" if state.kind == "lost" else "timeout"
-                reason = state.detail.replace(_on(state.beat), "")  # names of machines are no part of a record
-                count += write_without_result(job, status, reason, state.beat.provenance)
+                reason = state.detail.replace(_on(state.heartbeat), "")  # records do not contain names of machines
+                count += write_without_result(job, status, reason, state.heartbeat.provenance)
     return count
 
 
 def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], str | None]:
-    """Make records of what was killed, and rebuild the boards of the sweeps of this name (see `find_sweeps`).
+    """Write records of killed tasks, and rebuild the boards of sweeps.
+
+    Args:
+        name: see `find_sweeps`.
+
+    Returns:
+        The sweeps, their boards, and the reason why the scheduler does not answer (None if it answers).
 
     Raises:
         UserError: there is no such sweep.
@@ -217,9 +238,9 @@ def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], st
         try:
             include([path])
         except UserError:
-            continue  # a file that is gone cannot be compared; its models count as current
-    views, silence = look(root, folders)
-    settle(views)
+            continue  # without its file, a model cannot be compared: it counts as unchanged
+    views, silence = sweep_states(root, folders)
+    record_killed_tasks(views)
     boards: dict[str, Folder] = {}
     for view in views:
         boards |= {job.spec.board: view.folder for job in view.jobs if job is not None}

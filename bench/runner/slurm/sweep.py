@@ -1,8 +1,8 @@
-"""The files of a sweep: what was submitted to a cluster, and how far each of its tasks has come.
+"""The files of a sweep: the submitted jobs, and the progress of each task.
 
-A sweep is a folder ``.sweeps/<name>/`` under the results. ``sweep.json`` and ``jobs/<i>.json`` are written before
-anything is submitted and never changed; ``tasks/<i>.json`` is rewritten by task i while it runs, so that its time of
-change is the last sign of life. All is JSON: any process that sees the folder knows what there is to know.
+A sweep is a folder ``.sweeps/<name>/`` in the results folder. ``sweep.json`` and ``jobs/<i>.json`` are written before
+the submission and never changed. Task i rewrites its heartbeat ``tasks/<i>.json`` while it runs; the modification time
+of the file is the time of the last heartbeat. All files are JSON, and any process that sees the folder can read them.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
 
 
 class Task(Strict):
-    """One element of the array: a run."""
+    """One element of the job array: a run."""
 
     model: Text
     seed: int
 
 
 class Sweep(Strict):
-    """What was submitted at once.
+    """One submission.
 
     Attributes:
         name: ``<suite>-<number>``.
-        job_name: what the scheduler calls it; unique, as other people's jobs stand in the same queue.
+        job_name: name of the job in the scheduler; unique, because other users' jobs are in the same queue.
         created: seconds since 1970.
-        tasks: one for every element of the array.
+        tasks: one for each element of the job array.
         deadline_s: seconds after which a task ends its run as ``timeout``.
-        checkpoint_s: seconds from one checkpoint to the next.
-        limit_s: seconds that the scheduler gives a task; None where the partition decides.
+        checkpoint_s: seconds between two checkpoints.
+        limit_s: the scheduler's time limit of a task in seconds; None for the partition's.
         calibrates: whether a job before the array measures step times and writes the jobs (T budgets).
-        forgotten: models whose calibration that job makes anew, because a run drifted.
+        forgotten: models that this job calibrates again, because a run drifted.
     """
 
     schema_version: Version = 1
@@ -69,7 +69,7 @@ class Sweep(Strict):
 
     @property
     def machine(self) -> Machine:
-        """A node, as every run gets it."""
+        """The settings of a run on a node."""
         return Machine(
             self.device, threads=self.threads, deadline_s=self.deadline_s, checkpoint_s=self.checkpoint_s,
             data_root=self.data_root, includes=tuple(self.include), command=self.command,
@@ -77,21 +77,21 @@ class Sweep(Strict):
 
 
 class Submitted(Strict):
-    """What the scheduler answered: the numbers of the array and of the calibration before it."""
+    """The scheduler's job numbers: of the array, and of the calibration before it."""
 
     array: Text
     calibration: Text | None
 
 
-class Beat(Strict):
-    """What a task says of itself, again and again.
+class Heartbeat(Strict):
+    """A heartbeat: the state that a running task writes regularly.
 
     Attributes:
-        provenance: of its run, for a record if the task is killed before it can write one.
-        started: seconds since 1970, of this start; a task that was put back into the queue starts again.
-        restarts: how often that happened.
-        ended: status of the run, ``stopped`` if the task was asked to end before; empty while it runs.
-        node: name of the node, for its users; no record has it.
+        provenance: of its run; used for the record if the task is killed.
+        started: time of this start in seconds since 1970. A task that is put back into the queue starts again.
+        restarts: number of restarts.
+        ended: status of the run, or ``stopped`` if the task was stopped before; empty while it runs.
+        node: name of the node, for the user only. Records do not contain it.
     """
 
     schema_version: Version = 1
@@ -109,7 +109,7 @@ class Beat(Strict):
 
 @dataclass(frozen=True)
 class Folder:
-    """A sweep's folder and what stands in it."""
+    """A sweep's folder and its content."""
 
     path: Path
     sweep: Sweep
@@ -122,7 +122,7 @@ class Folder:
         return self.path / "jobs" / f"{index}.json"
 
     def job(self, index: int) -> Job | None:
-        """The job of a task; None if it has none, because it waits for a calibration or was finished before.
+        """The job of a task; None if it waits for a calibration, or its run was finished before.
 
         Raises:
             UserError: the file is wrong.
@@ -130,25 +130,25 @@ class Folder:
         path = self.job_file(index)
         return parse_json(Job, read_text(path), str(path)) if path.exists() else None
 
-    def beat_file(self, index: int) -> Path:
+    def heartbeat_file(self, index: int) -> Path:
         return self.path / "tasks" / f"{index}.json"
 
-    def beat(self, index: int) -> tuple[Beat, float] | None:
-        """What a task last said, and when (seconds since 1970); None before it started.
+    def heartbeat(self, index: int) -> tuple[Heartbeat, float] | None:
+        """The last heartbeat of a task and its time (seconds since 1970); None before its start.
 
         Raises:
             UserError: the file is wrong.
         """
-        path = self.beat_file(index)
+        path = self.heartbeat_file(index)
         try:
             seen = path.stat().st_mtime
         except FileNotFoundError:
             return None
-        return parse_json(Beat, read_text(path), str(path)), seen
+        return parse_json(Heartbeat, read_text(path), str(path)), seen
 
     @property
     def submitted(self) -> Submitted | None:
-        """The scheduler's answer; None if the submission was interrupted."""
+        """The scheduler's job numbers; None if the submission was interrupted."""
         path = self.path / "submitted.json"
         return parse_json(Submitted, read_text(path), str(path)) if path.exists() else None
 
@@ -160,8 +160,8 @@ class Folder:
     def write_job(self, index: int, job: Job) -> None:
         write_atomically(self.job_file(index), job.canonical().encode() + b"\n")
 
-    def write_beat(self, index: int, beat: Beat) -> None:
-        write_atomically(self.beat_file(index), beat.canonical().encode() + b"\n")
+    def write_heartbeat(self, index: int, heartbeat: Heartbeat) -> None:
+        write_atomically(self.heartbeat_file(index), heartbeat.canonical().encode() + b"\n")
 
     def write_submitted(self, submitted: Submitted) -> None:
         write_exclusively(self.path / "submitted.json", submitted.canonical().encode() + b"\n")
@@ -170,7 +170,7 @@ class Folder:
         write_atomically(self.path / "calibrated", b"")
 
     def remove(self) -> None:
-        """Remove a sweep that the scheduler did not take."""
+        """Remove a sweep that the scheduler refused."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -188,7 +188,7 @@ def _number(name: str, stem: str) -> int:
 
 
 def create(root: Path, sweep: Sweep, jobs: list[Job]) -> Folder:
-    """Write a sweep; its jobs may be left out where a calibration writes them."""
+    """Write a sweep. `jobs` may be empty if a calibration writes the jobs later."""
     folder = Folder(sweeps_folder(root) / sweep.name, sweep)
     folder.path.mkdir(parents=True)
     try:
@@ -212,12 +212,12 @@ def read_sweep(path: Path) -> Folder:
     file = path / "sweep.json"
     sweep = parse_json(Sweep, read_text(file), str(file))
     if sweep.name != path.name or not _NAME.fullmatch(sweep.name):
-        raise UserError(f"{file}: the sweep is called {sweep.name!r}, unlike its folder")
+        raise UserError(f"{file}: the sweep's name {sweep.name!r} differs from the name of its folder")
     return Folder(path, sweep)
 
 
 def all_sweeps(root: Path) -> tuple[list[Folder], list[str]]:
-    """The sweeps of a results folder, oldest first, and why others cannot be read."""
+    """The sweeps of a results folder, oldest first, and the errors of unreadable ones."""
     found, refused = [], []
     for path in sorted(sweeps_folder(root).glob("*/sweep.json")):
         try:
@@ -228,10 +228,10 @@ def all_sweeps(root: Path) -> tuple[list[Folder], list[str]]:
 
 
 def find_sweeps(root: Path, name: str | None) -> list[Folder]:
-    """The sweep of this name, or all of a suite of this name, or all there are.
+    """The sweep of this name, or all sweeps of the suite of this name; all sweeps if `name` is None.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such sweep.
     """
     sweeps, refused = all_sweeps(root)
     if name is None:

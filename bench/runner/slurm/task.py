@@ -1,9 +1,9 @@
-"""One task of a sweep on a node: the run of its number, in a process of its own as everywhere else.
+"""One task of a sweep on a node of the cluster. It executes one run in a process of its own.
 
     python -m equibench.bench.runner.slurm.task FOLDER [--calibrate]
 
-The task watches over the run's process: it tells the files of the sweep how far it is, and writes the record of a
-process that could not.
+The task supervises the run's process. It writes the progress to the files of the sweep. If the process dies without a
+record, the task writes one.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from ...records.provenance import Provenance, query_hardware_key
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
 from ...training.job import Job
-from ..admission import looked_at
-from ..local import LocalEngine, quiet_end
+from ..admission import probe_models
+from ..local import LocalEngine, interrupt_on_signals
 from ..no_result import provenance_of, write_without_result
-from .sweep import Beat, Folder, now, read_sweep
+from .sweep import Folder, Heartbeat, now, read_sweep
 
-#: Seconds between signs of life.
-BEAT_S = 20.0
-#: A request to end reaches the run's process too; if it dies of that first, ours is on its way.
+#: Seconds between two heartbeats.
+HEARTBEAT_S = 20.0
+#: Seconds to wait for a signal of the scheduler: the same signal may have ended the run's process first.
 _PATIENCE_S = 2.0
+#: Exit code after SIGTERM.
 STOPPED_CODE = 143
 
 
-class Heart:
-    """Says in the sweep's files that a task is alive, and how far it is.
+class HeartbeatWriter:
+    """Writes heartbeats of a task, with its progress, to the files of the sweep.
 
     Args:
         folder: the sweep.
@@ -48,7 +49,7 @@ class Heart:
     def __init__(self, folder: Folder, index: int, job: Job) -> None:
         self._folder, self._index, self.job = folder, index, job
         self._over, self._lock = threading.Event(), threading.Lock()
-        self.beat = Beat(
+        self.heartbeat = Heartbeat(
             provenance=_provenance(job),
             job=os.environ.get("SLURM_JOB_ID", ""),
             pid=os.getpid(),
@@ -58,16 +59,16 @@ class Heart:
             node=socket.gethostname(),
         )
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> HeartbeatWriter:
         self._write()
-        self._thread = threading.Thread(target=self._beat_on, daemon=True)
+        self._thread = threading.Thread(target=self._write_regularly, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
-        if not self.beat.ended:
+        if not self.heartbeat.ended:
             if isinstance(error, KeyboardInterrupt):
                 self.change(ended="stopped", reason="asked to end")
             else:
@@ -76,75 +77,75 @@ class Heart:
 
     def change(self, **values: Any) -> None:
         with self._lock:
-            self.beat = self.beat.model_copy(update=values)
+            self.heartbeat = self.heartbeat.model_copy(update=values)
 
     def listen(self, _: Job, event: dict[str, Any]) -> None:
-        """Take in what the run's process says; the next sign of life tells it."""
+        """Take over the progress of the run's process into the next heartbeat."""
         if event["event"] == "step":
             self.change(step=event["step"])
         elif event["event"] == "done":
             self.change(ended=event["status"], reason=str(event.get("reason", ""))[:1000])
 
-    def _beat_on(self) -> None:
-        while not self._over.wait(BEAT_S):
+    def _write_regularly(self) -> None:
+        while not self._over.wait(HEARTBEAT_S):
             self._write()
 
     def _write(self) -> None:
         try:
             with self._lock:
-                self._folder.write_beat(self._index, self.beat)
-        except (OSError, UserError) as error:  # a run that can be finished is worth more than a sign of life
-            print(f"no sign of life could be written: {error}", file=sys.stderr)
+                self._folder.write_heartbeat(self._index, self.heartbeat)
+        except (OSError, UserError) as error:  # the run continues without heartbeats
+            print(f"no heartbeat could be written: {error}", file=sys.stderr)
 
 
 def run_task(folder: Folder, index: int) -> int:
-    """Do task `index` of a sweep; returns the exit code."""
+    """Execute task `index` of a sweep; returns the exit code."""
     job = folder.job(index)
     if job is None:
         print("this run was finished before; nothing to do")
         return 0
     try:
-        with quiet_end(), Heart(folder, index, job) as heart:
+        with interrupt_on_signals(), HeartbeatWriter(folder, index, job) as writer:
             include(job.include)
             obstacle = _obstacle(folder, job)
             if obstacle:
-                write_without_result(job, "invalid", obstacle, heart.beat.provenance)
-                heart.listen(job, {"event": "done", "status": "invalid", "reason": obstacle})
+                write_without_result(job, "invalid", obstacle, writer.heartbeat.provenance)
+                writer.listen(job, {"event": "done", "status": "invalid", "reason": obstacle})
             else:
-                crashed = _crashed(heart)
-                LocalEngine([job.device], folder.sweep.deadline_s, crashed).run([job], heart.listen)
+                crashed = _crashed(writer)
+                LocalEngine([job.device], folder.sweep.deadline_s, crashed).run([job], writer.listen)
     except KeyboardInterrupt:
         print("asked to end", file=sys.stderr)
         return STOPPED_CODE
-    # Whatever the run came to stands in its record: to the scheduler the task has done its duty.
+    # The record holds the result, also of a failed run. For the scheduler, the task has succeeded.
     return 0
 
 
-def _crashed(heart: Heart) -> Callable[[Job, str, str], None]:
+def _crashed(writer: HeartbeatWriter) -> Callable[[Job, str, str], None]:
     def crashed(job: Job, status: str, reason: str) -> None:
         if status == "lost":
             time.sleep(_PATIENCE_S)
         try:
-            write_without_result(job, status, reason, heart.beat.provenance)  # type: ignore[arg-type]
-        except WriteError as error:  # the sweep's files may still say it; the run is submitted again
+            write_without_result(job, status, reason, writer.heartbeat.provenance)  # type: ignore[arg-type]
+        except WriteError as error:  # the run stays without a record and can be submitted again
             print(f"equibench: {error}", file=sys.stderr)
 
     return crashed
 
 
 def _provenance(job: Job) -> Provenance:
-    """Where a run comes from, known before it starts."""
-    with suppress(UserError, OSError):  # the run itself will say what is wrong
+    """The provenance of a run, as far as it is known before the start."""
+    with suppress(UserError, OSError):  # the run itself will report the error
         include(job.include)
     return provenance_of(job)
 
 
 def _obstacle(folder: Folder, job: Job) -> str:
-    """Why the run must not be made on this node, which the login node could not know; empty if nothing is wrong."""
+    """Why the run must not be made on this node; empty if it may. The login node could not check this."""
     key = job.spec.hardware_key
     if key is not None and (here := query_hardware_key(job.device)) != key:
         return (
-            f"this node has {here}, and the board belongs to {key}; ask for nodes of that kind with --partition or"
+            f"this node has {here}, but the board belongs to {key}; request nodes of that kind with --partition or"
             " --sbatch-option=--constraint=…, or calibrate for this kind with --calibrate"
         )
     suite = folder.sweep.suite
@@ -153,8 +154,8 @@ def _obstacle(folder: Folder, job: Job) -> str:
 
 
 def _counts(job: Job) -> dict[str, int]:
-    """What decides the class of the model; empty where it cannot be built, which the run itself will say."""
-    seen = looked_at([job.spec.model], job.spec.dataset, job.include)
+    """The counts that decide the parameter class of the model; empty if it cannot be built (its run reports this)."""
+    seen = probe_models([job.spec.model], job.spec.dataset, job.include)
     return next((counts_of(e) for e in seen if e["event"] == "model"), {})
 
 
@@ -163,13 +164,13 @@ def calibrate(folder: Folder) -> int:
     from .submit import write_timed_jobs
 
     include(folder.sweep.include)
-    with quiet_end():
+    with interrupt_on_signals():
         write_timed_jobs(folder)
     return 0
 
 
 def main() -> int:
-    """Do the task that the scheduler's environment names."""
+    """Execute the task whose number is in the scheduler's environment variables."""
     path = Path(sys.argv[1])
     try:
         folder = read_sweep(path)

@@ -183,7 +183,7 @@ def test_what_was_measured_under_another_claim_is_not_taken_for_this_one(tmp_pat
     records = claiming("D2", 1e-7, recorded="C2")
     assert claim_columns(records, "D2")["claim"] == "D2 (not measured)"
     assert claim_columns(records, "C2")["claim"] == "C2"
-    # C4 and D4 are measured whatever is claimed.
+    # C4 and D4 are always measured, for every claim.
     other = made.record(90.0)
     assert claim_columns([other], "C4") == {
         "claim": "C4 (broken)", "eq_claimed_init": 0.5, "eq_claimed": 0.5, "eq_claimed_worst": 0.5,

@@ -97,7 +97,7 @@ def test_no_recipe_can_be_called_like_a_number_of_images() -> None:
         ),
         (
             {"train_images": [9, 100]},
-            "train_images 9: data set 'digits-rot' has 10 classes; take at least one image of each",
+            "train_images 9: data set 'digits-rot' has 10 classes; use at least one image per class",
         ),
         ({"train_images": []}, "'train_images' is an empty list"),
         ({"train_images": [100, 100]}, "'train_images' has 100 twice"),
@@ -128,7 +128,7 @@ def test_where_one_board_is_wanted_a_family_is_refused() -> None:
 
 
 @given(st.integers(1, 10**12), st.integers(1, 10**4), st.integers(1, 10**6))
-def test_a_budget_of_examples_is_whole_batches_whatever_the_images(examples: int, batch: int, images: int) -> None:
+def test_a_budget_of_examples_is_whole_batches_for_all_images(examples: int, batch: int, images: int) -> None:
     budget = find_budget(f"n{examples}")
     assert budget.kind == "E" and budget.whole_batches_of(images, batch) == examples // batch
     if examples >= batch:
@@ -171,7 +171,7 @@ def rows(loaded: Loaded, data: ImageData) -> list[int]:
     return [places[image.tobytes()] for image in loaded.images.numpy()]
 
 
-def test_runs_of_one_seed_take_the_same_nested_images_whatever_the_model() -> None:
+def test_runs_of_one_seed_take_the_same_nested_images_for_every_model() -> None:
     data = data_of()
     few, same, more, other = (
         rows(Loaded(data, spec, CPU), data)
@@ -205,7 +205,7 @@ def test_images_that_do_not_vary_are_refused_before_the_training() -> None:
     still = ImageData("bars", Split(flat, data.train.labels), data.val, data.test, 3, 255)
     taken = next(s for s in range(20) if 0 not in rows(Loaded(data, spec_of(2, seed=s), CPU), data))
     with pytest.raises(
-        UserError, match="channel 0 of the 2 training images that this seed takes of 'bars' is constant"
+        UserError, match="channel 0 of the 2 training images that this seed selects from 'bars' is constant"
     ):
         Loaded(still, spec_of(2, seed=taken), CPU)
 
@@ -375,7 +375,7 @@ def test_a_small_family_from_its_file_to_its_page(tmp_path: Path) -> None:
     shown = equibench("leaderboard", "--suite", "fam.toml", *common, cwd=tmp_path)
     assert shown.returncode == 0 and "16 images" in shown.stdout and "240 images" in shown.stdout
     wrong = equibench("leaderboard", "--suite", "fam.toml", *common, "--against", "tiny", cwd=tmp_path)
-    assert wrong.returncode == 2 and "--against does not go with a family of boards" in wrong.stderr
+    assert wrong.returncode == 2 and "--against is for single boards" in wrong.stderr
     point = equibench("run", "fam.toml", *common, "--train-images", "16", "--data-root", "d", "--quiet", cwd=tmp_path)
     assert point.returncode == 0 and "2,000 examples of 16 images, drawn by the seed" in point.stdout
     assert len(list(tmp_path.glob("r/runs/*/*.json"))) == 6, "finished runs were run again"

@@ -63,7 +63,7 @@ LOW, HIGH = prediction_interval(SEEDS)
         ([again(1, accuracy=HIGH + 5, weights="1"), again(3, accuracy=LOW - 5, weights="1"), again(0)],
          "repeats disagree (seeds 1, 3)"),
         ([again(1, A)], ""),  # the same host confirms nothing
-        ([again(1, "")], ""),  # nor does one that nobody knows
+        ([again(1, "")], ""),  # an unknown host does not count either
         ([again(1, A, weights="1")], "repeats disagree (seed 1)"),  # but it may contradict
         ([again(1, B, cpu=f"processor of {A}", weights="1")], "repeats disagree (seed 1)"),  # nothing differs
         ([again(1, "vm")], ""),  # older records have names, which tell no hosts apart

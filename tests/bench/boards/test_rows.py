@@ -224,7 +224,7 @@ def changed_recipe(record, **changes):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_seeds_of_two_recipes_are_not_averaged(tmp_path: Path, order: tuple[int, int]) -> None:
-    """A tuned rate that is not known here: the newest run says which one counts, whatever the files are called."""
+    """A tuned rate that is not known here: the newest run decides, not the names of the files."""
     tuned = {"name": "tuned", "trials": 5}
     for seed in range(4):
         for place, lr, accuracy in zip(order, (3e-4, 1e-2), (95.0, 80.0), strict=True):
@@ -386,16 +386,16 @@ def test_what_is_tried_again_is_told_from_what_is_a_result(tmp_path: Path) -> No
     suite = find_suite("quickstart").model_copy(update={"models": ["made-up"], "seeds": 3})
     outcome = Outcome(suite, load_board(tmp_path, BOARD), tmp_path)
     assert outcome.failures("the same command tries again") == [
-        "1 run failed; the same command tries again", "1 run diverged, which is a result: not run again",
+        "1 run failed; the same command tries again", "1 run diverged; this is a result and is not run again",
     ]  # fmt: skip
     assert Outcome(suite.model_copy(update={"seeds": [0]}), outcome.board, tmp_path).failures("x") == [
-        "1 run diverged, which is a result: not run again"
+        "1 run diverged; this is a result and is not run again"
     ]
 
 
 @pytest.mark.parametrize("text", ["NA", "null", "None", "nan", "N/A", "<NA>", "NULL", "NaN", "n/a", "#N/A", "1.#IND"])
 def test_pandas_takes_no_text_for_a_missing_value(tmp_path: Path, text: str) -> None:
-    """Of a record that names a model so, or says so why it failed, whoever wrote it."""
+    """For a record with such a model name or such a reason of failure."""
     name = text if text.isalpha() else "made-up"
     put(tmp_path, made.record(None, status="error", reason=text, model=name), made.record(90.0, model="other"))
     write_board(tmp_path, BOARD)

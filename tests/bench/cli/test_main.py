@@ -42,7 +42,7 @@ from ..commands import equibench
         (("run", "quickstart", "--results", "file/below"), "cannot be written"),
         (("run", "quickstart", "--nonsense"), "--nonsense"),
         (("nonsense",), "nonsense"),
-        (("list", "models", "zzz*"), "no model fits"),
+        (("list", "models", "zzz*"), "no model matches"),
         (("leaderboard",), "there are no boards"),
         (("leaderboard", "--format", "gird"), "did you mean 'grid'"),
         (("show", "p4cn"), "did you mean 'p4cnn'"),
@@ -133,4 +133,4 @@ def test_only_what_goes_on_promises_to_go_on(
     monkeypatch.setattr(sys, "argv", ["equibench", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == 130 and ("goes on with the rest" in capsys.readouterr().err) == goes_on
+    assert end.value.code == 130 and ("continues with the rest" in capsys.readouterr().err) == goes_on

@@ -156,10 +156,10 @@ def test_an_archive_that_is_cut_off_or_changed_is_refused_or_read(tmp_path: Path
     path = raw(tmp_path / "cut.tar.gz")
     for end in range(0, len(data.rstrip(b"\0")), 97):
         path.write_bytes(gzip.compress(data[:end]))
-        with pytest.raises(UserError, match="no whole"):
+        with pytest.raises(UserError, match="not a complete"):
             unpack(path, tmp_path / f"out-{end}", Limits())
         path.write_bytes(pack({GOOD: b"{}" * 300})[:end])
-        with pytest.raises(UserError, match="no whole") if end < 100 else opened_anyhow():
+        with pytest.raises(UserError, match="not a complete") if end < 100 else opened_anyhow():
             unpack(path, tmp_path / f"other-{end}", Limits())
     for place in range(0, len(data), 31):
         path.write_bytes(gzip.compress(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]))
@@ -185,7 +185,7 @@ def test_a_source_is_a_results_folder_or_an_archive_of_one(tmp_path: Path) -> No
     archive(tmp_path / "logs.tar.gz", member("logs/x.log"))
     for name, message in (
         ("empty", "no records"),
-        ("text.tar.gz", "no whole"),
+        ("text.tar.gz", "not a complete"),
         ("x.zip", "neither"),
         ("nowhere", "not exist"),
         ("logs.tar.gz", "no records"),

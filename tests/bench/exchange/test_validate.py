@@ -67,7 +67,7 @@ def test_a_good_contribution_is_accepted_and_shown_before_and_after(runs: Path, 
     before = tree(runs)
     done = command(runs, runs / "contribution")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("# These rows may enter the published boards.") and "Why not" not in done.stdout
+    assert done.stdout.startswith("# These rows may enter the published boards.") and "## Reasons" not in done.stdout
     assert "small-net enters with rank" in done.stdout and "24 checks passed, 0 failures" in done.stdout
     first, second = done.stdout.split("<details>")[1:]
     assert "before" in first and "small-net" not in first and "| tiny" in first
@@ -79,7 +79,7 @@ def test_a_good_contribution_is_accepted_and_shown_before_and_after(runs: Path, 
     assert found.accepted and len(found.new) == 3 and list(found.verdicts) == [("small-net", "bars")]
     whole = judged(runs, runs / "all", complete=True)
     assert whole.accepted and len(whole.new) == 3, whole.problems
-    assert markdown(judged(runs, copied(runs, tmp_path, "published"))).startswith("# Nothing new came.")
+    assert markdown(judged(runs, copied(runs, tmp_path, "published"))).startswith("# There is nothing new.")
 
 
 def copied(runs: Path, tmp_path: Path, name: str = "contribution") -> Path:
@@ -87,7 +87,7 @@ def copied(runs: Path, tmp_path: Path, name: str = "contribution") -> Path:
 
 
 def forged(folder: Path, change: Callable[[dict[str, Any]], None], tables: bool = True) -> None:
-    """Change a contributed record and give it the name that its content asks for; the tables are made anew."""
+    """Change a contributed record and give it the name that its content asks for; the tables are made again."""
     path = next(p for p in sorted((folder / "runs" / BOARD).glob("*.json")) if "small-net" in p.read_text())
     values = json.loads(path.read_text())
     change(values)
@@ -135,10 +135,10 @@ BAD = {
     "more accurate than its outcomes": (put(99.0, "results", "test_acc_pct"), "'distances'"),
     "another budget": (put(300, "spec", "steps"), "is not 300 steps"),
     "a record of tomorrow": (put(2, "schema_version"), "files of version 1 only"),
-    "no outcomes": (put("", "results", "outcomes_sha256"), "does not have outcomes by image"),
-    "a smaller network": (put(7, "cost", "parameters"), "parameters is 7, where small-net built here has 234"),
-    "another source": (put("1" * 16, "provenance", "source_hash"), "its source is another"),
-    "other data": (put("1" * 64, "provenance", "data_digest"), "of other data than the rows"),
+    "no outcomes": (put("", "results", "outcomes_sha256"), "does not have the outcomes of each image"),
+    "a smaller network": (put(7, "cost", "parameters"), "parameters is 7, but small-net built here has 234"),
+    "another source": (put("1" * 16, "provenance", "source_hash"), "its source differs from the one here"),
+    "other data": (put("1" * 64, "provenance", "data_digest"), "its data differ from those of the rows"),
     "a name of a machine": (put("alices-laptop", "provenance", "hardware", "host"), "name of a machine"),
     "a path": (put(["cannot read /home/alice/data/x.npz"], "warnings"), "path of a machine"),
 }
@@ -162,12 +162,12 @@ def test_forged_records_are_refused_for_what_they_are(runs: Path, tmp_path: Path
     assert judged(runs, runs / "contribution", check).accepted
 
 
-def test_a_source_that_is_not_at_hand_or_was_changed_after_the_runs_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_a_source_that_is_not_available_or_was_changed_after_the_runs_is_refused(runs: Path, tmp_path: Path) -> None:
     done = equibench(
         "validate", str(runs / "contribution"), "--against", str(runs / "published"), "--include", str(TINY),
         cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1 and "the source of small-net is not at hand" in done.stdout, done.stderr
+    assert done.returncode == 1 and "the source of small-net is not available" in done.stdout, done.stderr
     text = CONTRIBUTED.read_text()
     changed = text.replace("nn.Conv2d(channels, 8, 5, bias", "nn.Conv2d(channels, 8, 3, bias")
     (tmp_path / "changed.py").write_text(changed)
@@ -180,7 +180,7 @@ def test_a_source_that_is_not_at_hand_or_was_changed_after_the_runs_is_refused(r
     )
     command = [sys.executable, "-c", code, str(runs / "contribution"), str(runs / "published"), str(TINY)]
     done = subprocess.run([*command, str(tmp_path / "changed.py")], capture_output=True, text=True, check=True)
-    assert done.stdout.count("its source is another than the one here") == 3
+    assert done.stdout.count("its source differs from the one here") == 3
 
 
 def test_tables_that_were_edited_by_hand_are_refused(runs: Path, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_tables_that_were_edited_by_hand_are_refused(runs: Path, tmp_path: Path)
         assert message in problem and f"equibench leaderboard {BOARD}" in problem
     path.write_text(text)
     (folder / "another-e1-common-v2.csv").write_text("model\n")
-    assert "no records of such a board" in judged(runs, folder).problems[0]
+    assert "no records of this board" in judged(runs, folder).problems[0]
 
 
 def test_nothing_that_is_published_may_be_removed_or_changed(runs: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_nothing_that_is_published_may_be_removed_or_changed(runs: Path, tmp_pat
     write_board(folder, BOARD)
     assert judged(runs, folder).accepted, "a contribution of its own has no need of what is published"
     (problem,) = judged(runs, folder, complete=True).problems
-    assert gone.file_name in problem and "missing here" in problem
+    assert gone.file_name in problem and "but missing here" in problem
     (folder / f"{BOARD}.csv").unlink()
     assert any("is missing; `equibench" in p for p in judged(runs, folder, complete=True).problems)
 

@@ -65,7 +65,7 @@ def test_a_record_that_was_cut_off_or_changed_is_named_and_its_run_counts_as_not
         board = load_board(tmp_path, BOARD)
         assert [r.path for r in board.refused] == [path] and str(path) in board.refused[0].reason
         assert [r.spec.seed for r, _ in board.chosen] == [1] and not attempts_of(tmp_path, made.spec(seed=0))
-    assert good.exists() and path.exists(), "nothing is removed: whoever cares can look at it"
+    assert good.exists() and path.exists(), "nothing is removed, so a person can inspect it"
 
 
 @pytest.mark.slow  # about 25 seconds of a core

@@ -67,7 +67,7 @@ def test_asking_the_parent_ends_its_runs_with_checkpoints(
     before = kept_step(one)
     os.killpg(process.pid, getattr(signal, name))  # as a terminal sends Ctrl-C: to the whole group
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on with the rest" in error and "Traceback" not in error
+    assert process.returncode == 130 and "continues with the rest" in error and "Traceback" not in error
     assert not records(one) and not leftovers(one) and not children_in(tmp_path)
     assert kept_step(one) >= before
     monkeypatch.delenv("EQUIBENCH_FAULT")

@@ -1,4 +1,4 @@
-"""Forward passes without gradients: the same logits as torch's own layers give, whatever the batch."""
+"""Forward passes without gradients: the same logits as torch's own layers, for every batch size."""
 
 import subprocess
 import sys

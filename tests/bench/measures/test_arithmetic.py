@@ -1,4 +1,4 @@
-"""The profile of a process holds whatever a model sets, by whichever interface of torch."""
+"""The profile of a process stays valid if a model changes settings through any interface of torch."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def older_interface() -> tuple[bool, bool, str]:
 
 @pytest.mark.parametrize("statement", ["pass", *PRECISIONS, *OTHERS])
 @pytest.mark.parametrize("profile", WANTED)
-def test_a_profile_is_set_whatever_was_set_before(profile: str, statement: str) -> None:
+def test_a_profile_replaces_all_earlier_settings(profile: str, statement: str) -> None:
     set_profile(profile, 1)
     exec(statement)
     arithmetic.renew_profile()

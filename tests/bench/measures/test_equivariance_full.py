@@ -45,7 +45,7 @@ def linear(seed: int = 3) -> torch.Tensor:
 
 
 def centre(images: torch.Tensor) -> torch.Tensor:
-    """The middle pixel is where it was after every rotation, whatever is interpolated elsewhere."""
+    """The middle pixel stays in place under every rotation, with any interpolation of the others."""
     return torch.stack([images[:, 0, SIZE // 2, SIZE // 2], 0 * images[:, 0, 0, 0]], 1)
 
 

@@ -140,7 +140,7 @@ class Frozen(nn.BatchNorm2d):
 
 
 class OwnPace(nn.BatchNorm2d):
-    """Moves its statistics by a share of its own, whatever `momentum` says."""
+    """Updates its statistics with its own rate and ignores `momentum`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.batch_norm(

@@ -67,7 +67,7 @@ def test_evaluation_repeats_itself_and_leaves_the_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(6)
     assert torch.equal(first, model(x))
-    assert not torch.equal(model.train()(x), model(x)), "in training each pass draws anew"
+    assert not torch.equal(model.train()(x), model(x)), "in training each pass draws new random numbers"
 
 
 def test_the_state_dictionary_alone_says_how_it_is_scored() -> None:

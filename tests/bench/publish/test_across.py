@@ -103,7 +103,9 @@ def test_boards_without_a_table_are_left_out_and_named(root: Path) -> None:
     write_record(root, boards.with_details(made.record(20.0, model="p4cnn", budget=smoke, steps=4)))
     result = CliRunner().invoke(cli, ["leaderboard", "--results", str(root), "--across", "*"], catch_exceptions=False)
     assert (
-        "smoke runs, which are barred" in result.stderr and "2 boards" in result.stdout and "smoke" not in result.stdout
+        "smoke runs, which are not shown" in result.stderr
+        and "2 boards" in result.stdout
+        and "smoke" not in result.stdout
     )
 
 

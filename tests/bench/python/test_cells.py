@@ -74,9 +74,9 @@ def test_what_is_executed_last_counts() -> None:
         # The class that is there still has the old base: a file would make another network of it.
         (
             ["class Base(nn.Module):\n    k = 3", "class Net(Base): pass", "class Base(nn.Module):\n    k = 5"],
-            "Net was made before a cell set 'Base' anew; execute the cell with Net again",
+            "Net was defined before a cell set 'Base' again; execute the cell with Net again",
         ),
-        (["K = 3", "class Net(nn.Module):\n    k = K", "K = 5"], "Net was made before a cell set 'K' anew"),
+        (["K = 3", "class Net(nn.Module):\n    k = K", "K = 5"], "Net was defined before a cell set 'K' again"),
         (["K = 3", "K += 1", "def Net(): return K"], "Net() needs 'K', which cells change after they set it"),
         (["for K in (3, 5): pass", "def Net(): return K"], "Net() needs 'K', which cells change after they set it"),
         (["K = 3", "K = K + 1", "def Net(): return K"], "Net() needs 'K', which cells change after they set it"),
@@ -108,7 +108,7 @@ def test_a_module_beside_the_notebook_is_refused(tmp_path: Path, monkeypatch: py
     (tmp_path / "my_cell_blocks.py").write_text(IMPORTS + "\n" + BLOCK)
     monkeypatch.syspath_prepend(tmp_path)
     cells = [IMPORTS, "from my_cell_blocks import Block", NET]
-    with pytest.raises(UserError, match=r"my_cell_blocks\.py, which lies beside the notebook"):
+    with pytest.raises(UserError, match=r"my_cell_blocks\.py from the folder of the notebook"):
         program(*cells, home=tmp_path).file_of("cell_net")
     assert "my_cell_blocks" in program(*cells).file_of("cell_net"), "elsewhere it is found by every process"
 
@@ -190,5 +190,5 @@ def test_what_is_typed_has_no_source(main: ModuleType, tmp_path: Path) -> None:
     for cell in (IMPORTS, BLOCK, NET):
         execute(main, cell)
     del main.get_ipython
-    with pytest.raises(UserError, match="Python keeps no source of what is typed here"):
+    with pytest.raises(UserError, match="the source of interactive input is not available"):
         include_cells(tmp_path, ["cell-net"])

@@ -93,7 +93,7 @@ def test_a_result_shows_the_suites_rows_alone(tmp_path: Path) -> None:
     assert set(done.table()["model"]) == {"p4cnn", "z2cnn-22"} == set(done.board.models)
     assert done.table()["runs"].tolist() == [3, 3]
     for shown in (repr(done), done._repr_html_()):
-        assert "p4cnn seed 0: not run again although its source changed since; refresh=True does it" in shown
+        assert "p4cnn seed 0: not run again, although its source changed since; refresh=True runs it again" in shown
 
 
 def test_lists_have_what_is_registered() -> None:

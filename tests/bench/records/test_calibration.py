@@ -183,7 +183,7 @@ def test_a_further_device_confirms_what_is_known_and_changes_no_number_of_steps(
     assert calibrate([], known, measuring({}), TWO, kept=first).calibrations == []  # once is enough
     with pytest.raises(UserError, match=r"a now takes 10\.400 ms a step on cuda:1, but.*10\.000 ms"):
         calibrate([], first, measuring({"a": 0.0104, "b": 0.03}), TWO, kept=first)
-    # Calibrated anew, it is measured on all devices.
+    # A new calibration measures the model on all devices.
     again = calibrate([subject("a")], known, measuring({"a": 0.02, "b": 0.03}), TWO, kept=first[1:]).calibrations
     assert [(c.model, c.sequence, c.confirms) for c in again] == [("a", 2, "")]
     assert gpus_of(again[0], [*known, *again]) == {"GPU-0", "GPU-1"}
@@ -227,7 +227,7 @@ def test_all_seeds_of_a_model_train_the_same_number_of_steps(tmp_path: Path, mon
     assert [s.digest() for s in again] == [s.digest() for s in specs]
 
 
-def test_after_drift_the_model_is_calibrated_anew_and_all_its_seeds_repeat(
+def test_after_drift_the_model_is_calibrated_again_and_all_its_seeds_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = {"p4cnn": 0.003, "z2cnn": 0.001}
@@ -280,10 +280,10 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
         if len(rounds) == 1:
             timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
 
-    monkeypatch.setattr(running, "one_kind", lambda slots: (KEY, ONE))
+    monkeypatch.setattr(running, "common_hardware_key", lambda slots: (KEY, ONE))
     monkeypatch.setattr(head, "_prepare", prepare)
-    monkeypatch.setattr(head, "_execute", execute)
-    outcome = head.go()
+    monkeypatch.setattr(head, "_execute_pending", execute)
+    outcome = head.execute()
     assert [sorted(models) for models in rounds] == [["p4cnn"] * 2 + ["z2cnn"] * 2, ["p4cnn"] * 2]
     assert len(outcome.ran) == 6 and outcome.skipped == 0
     assert sorted(status for status, _ in outcome.ran.values()) == ["invalid"] + ["ok"] * 5
@@ -329,14 +329,14 @@ def test_a_calibrated_model_that_fails_later_stays_in_view(tmp_path: Path, monke
 def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, steps: int, fits: bool
 ) -> None:
-    """20 s hold 28 steps of 0.69 s, which are 3.4 % too short: every run would be invalid, and calibrated anew for
+    """20 s hold 28 steps of 0.69 s, which are 3.4 % too short: every run would be invalid, and calibrated again for
     ever.
     """
     timed = timed_board(tmp_path, monkeypatch, {"p4cnn": step_s, "z2cnn": 0.001})
     assert {(s.model, s.steps) for s in timed.plan()} == {("p4cnn", steps), ("z2cnn", 20_000)}
     assert set(timed.failed) == (set() if fits else {"p4cnn"})
     for why in timed.failed.values():
-        assert why.status == "invalid" and "give a longer one" in why.reason and not why.reason.startswith("drift")
+        assert why.status == "invalid" and "use a longer budget" in why.reason and not why.reason.startswith("drift")
 
 
 def test_a_changed_source_is_calibrated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_a_board_names_models_that_were_not_checked(tmp_path: Path) -> None:
     assert board.frame.set_index("model")["checked"].to_dict() == {"a": YES, "b": NO, "c": "failed: seeds", "old": ""}
     notes = [line for line in board_table(board).splitlines() if "equibench check" in line]
     assert notes == ["failed equibench check: c (seeds)", "not checked by equibench check: b"]
-    # Whoever checks it afterwards has checked the same source.
+    # A later check is of the same source.
     keep_verdict(tmp_path, verdict(("build", "pass"), model="b"))
     assert load_board(tmp_path, made.spec().board).frame.set_index("model").loc["b", "checked"] == YES
 

@@ -72,7 +72,7 @@ def test_labels_are_kept_once_and_equal_predictions_have_equal_hashes(tmp_path: 
 
 
 def rewritten(root: Path, record: RunRecord, **fields) -> RunRecord:
-    """The record with a file of outcomes in which fields differ, hashes made anew."""
+    """The record with a file of outcomes in which fields differ, with new hashes."""
     path = outcomes_path(root, record)
     content = {**json.loads(path.read_text()), **fields}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -73,7 +73,7 @@ def put(path: Path, text: str) -> None:
         ("later", IF_THERE, {}, {"seed.txt": "3"}),
     ],
 )
-def test_a_data_set_is_made_anew_when_its_files_change(
+def test_a_data_set_is_made_again_when_its_files_change(
     tmp_path: Path, name: str, read: str, first: dict[str, str], then: dict[str, str]
 ) -> None:
     for file, text in first.items():
@@ -91,7 +91,7 @@ def test_a_data_set_is_made_anew_when_its_files_change(
     assert after.digest() != before.digest() and after.opened != before.opened
 
 
-def test_an_archive_that_changes_makes_the_data_anew(tmp_path: Path) -> None:
+def test_a_changed_archive_makes_the_data_again(tmp_path: Path) -> None:
     import numpy as np
 
     data_set(tmp_path, "archive", NPZ)
@@ -134,7 +134,7 @@ def test_runs_of_two_configurations_are_not_averaged_and_the_old_ones_are_stale(
     assert {s: staleness(r, root) for s, r in records.items()} == {0: "source", 1: ""}
     row = load_board(root, board).frame.iloc[0]
     assert row["parameters"] == 382 and row["runs_ok"] == 1 and row["stale"] == "source"
-    # A notebook's process judges anew, without another import of anything.
+    # The process of a notebook judges again, without a new import.
     put(tmp_path / "config.json", '{"width": 2}')
     assert {s: staleness(r, root) for s, r in records.items()} == {0: "", 1: "source"}
     put(tmp_path / "seed.txt", "1")

@@ -1,4 +1,4 @@
-"""The class of matched networks is computed from counts: for new models, finished runs, and whoever looks at a
+"""The class of matched networks is computed from counts: for new models, finished runs, and readers of a
 board.
 """
 
@@ -66,7 +66,7 @@ def test_old_sizes_can_be_read() -> None:
     assert (size.frozen, size.learned_buffers, size.uncounted) == (0, 0, "")
 
 
-def test_whoever_asked_for_the_runs_the_class_follows_from_the_counts(tmp_path: Path) -> None:
+def test_the_class_follows_from_the_counts_for_every_suite(tmp_path: Path) -> None:
     """Three within 5 % of 25,700, run as published; one of 9,980; one with frozen weights."""
     for name, size in (("a", 25_700), ("b", 24_500), ("c", 26_900), ("d", 9_980)):
         write_record(tmp_path, sized(name, size, reference="a"))
@@ -77,7 +77,7 @@ def test_whoever_asked_for_the_runs_the_class_follows_from_the_counts(tmp_path: 
     assert board.reference_parameters == 25_700
     text = board_table(board)
     assert "matched to 25,700 within 5 %: a, b, c; not matched: d, e" in text and "e: 500 parameters are frozen" in text
-    # Beside another count it is another class, and the files say it beside the reference model, whoever writes them.
+    # Beside another count it is another class, and all files say it next to the reference model.
     other = write_board(tmp_path, BOARD, 10_000)
     assert dict(zip(other.frame["model"], other.frame["parameter_class"], strict=True))["d"] == "matched"
     written = (tmp_path / f"{BOARD}.csv").read_text()

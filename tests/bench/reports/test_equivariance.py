@@ -97,7 +97,7 @@ def test_of_a_model_the_table_and_the_pictures(tmp_path: Path) -> None:
     [
         ([], "give one of MODEL"),
         (["p4cnn", "--run", "abcd"], "give one of MODEL"),
-        (["--run", "abcd", "--size", "3"], "go with a MODEL"),
+        (["--run", "abcd", "--size", "3"], "are for a MODEL"),
         (["--run", "abcd"], "no runs"),
         (["p4cnnn"], "did you mean 'p4cnn'"),
         (["p4cnn", "--size", "1"], "1 is not in the range x>=2"),
@@ -179,7 +179,7 @@ def test_other_weights_are_refused(whole: Path) -> None:
     other = record.model_copy(update={"results": record.results.model_copy(update={"weights_sha256": "0" * 64})})
     with pytest.raises(UserError, match="hash differs"):
         load_weights(whole / "results", other, model)
-    with pytest.raises(UserError, match="are not there"):
+    with pytest.raises(UserError, match="do not exist here"):
         load_weights(whole / "results", record.model_copy(update={"attempt": 7}), model)
 
 

@@ -37,7 +37,7 @@ def test_what_a_probe_has_seen_decides() -> None:
         admit(suite("e2", **matched), Machine("cpu"), [MODEL, NO_GPU])
     with pytest.raises(UserError, match="breaks its contract: it returns a list"):
         admit(suite("e2"), Machine("cpu"), [{**MODEL, "wrong_shape": "it returns a list"}, NO_GPU])
-    with pytest.raises(UserError, match="but for 32 pixels it can"):
+    with pytest.raises(UserError, match="but can be built for 32 pixels"):
         admit(suite("e2"), Machine("cpu"), [{**MODEL, "error": "odd", "builds_at": 32}, NO_GPU])
 
 

@@ -34,7 +34,7 @@ def test_a_model_that_is_gone_leaves_its_record_whole(tmp_path: Path) -> None:
     assert read_record(path) == record and record.results is None and record.provenance.source_hash == ""
 
 
-def test_an_attempt_has_one_record_whoever_writes_it(tmp_path: Path) -> None:
+def test_an_attempt_has_one_record_with_several_writers(tmp_path: Path) -> None:
     """A process may write its record and die: nothing is written over it, or beside it."""
     job = _job(tmp_path, "nowhere-registered")
     assert write_without_result(job, "lost", "its process was killed")

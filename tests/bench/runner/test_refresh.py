@@ -110,8 +110,8 @@ def test_the_command_names_the_file_that_registers_a_model(tmp_path: Path, monke
     board = made.spec().board
     arguments = ["refresh", board, "--results", str(tmp_path), "--dry-run"]
     done = CliRunner().invoke(cli, arguments)
-    assert done.exit_code == 0 and "not registered here, so nobody can tell whether they are stale: tiny" in done.stderr
-    assert "is stale of what is registered here" in done.stdout
+    assert done.exit_code == 0 and "not registered here, so it is unknown whether they are stale: tiny" in done.stderr
+    assert "of a registered model is stale" in done.stdout
     include([TINY])
     assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board), "github").replace(
         "\\", ""

@@ -83,7 +83,7 @@ def test_what_differs_is_named_and_an_interval_decides(changes: dict, device: st
     for accuracy, agrees in ((low + 0.01, True), (high - 0.01, True), (low - 0.01, False), (high + 0.01, False)):
         verdict = judge(record, with_weights(made.record(accuracy), "1" * 64), "", differences, SEEDS)
         assert verdict.agrees == agrees and verdict.rule == "interval"
-    # The same bits are the same bits, on whatever device, and far from all other seeds as well.
+    # Equal bits agree on every device, also if the result is far from all other seeds.
     for values in (SEEDS, [10.0, 11.0, 12.0], []):
         verdict = judge(record, made.record(90.0), "", differences, values)
         assert verdict.agrees and verdict.rule == "bit-exact" and "to the bit" in verdict.why and verdict.low is None

@@ -41,7 +41,7 @@ class Net(nn.Sequential):
     def forward(self, images):
         if self.training and len(images) > 2:
             try:
-                MARK.unlink()  # by one process only, whoever comes first
+                MARK.unlink()  # by the first process only
             except FileNotFoundError:
                 pass
             else:
@@ -107,7 +107,7 @@ def test_boards_that_compare_device_seconds_are_refused() -> None:
     for budget, runs in (("published", 2), ("t20", 2), ("t20", 1), ("e2", 8), ("smoke", 2)):
         suite = Suite(name="s", dataset="digits-rot", budget=budget, seeds=2, models=["p4cnn"])
         if runs > 1 and budget == "t20":  # published budgets count examples, as `e2` does
-            with pytest.raises(UserError, match=f"budget '{budget}' .*one run a GPU"):
+            with pytest.raises(UserError, match=f"budget '{budget}' .*one run per GPU"):
                 refuse_sharing(suite.budget, runs)
         else:
             refuse_sharing(suite.budget, runs)
@@ -115,10 +115,10 @@ def test_boards_that_compare_device_seconds_are_refused() -> None:
 
 def test_a_board_of_device_seconds_belongs_to_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"cuda:0": ("GPU A", "GPU-0"), "cuda:1": ("GPU B", "GPU-1"), "cuda:2": ("GPU A", "GPU-2")}
-    monkeypatch.setattr(admission, "query_devices", lambda devices: {device: known[device] for device in devices})
-    assert admission.one_kind(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
-    with pytest.raises(UserError, match="one kind of device: cuda:0 is 'GPU A'; cuda:1 is 'GPU B'"):
-        admission.one_kind(["cuda:0", "cuda:1"])
+    monkeypatch.setattr(admission, "devices_elsewhere", lambda devices: {device: known[device] for device in devices})
+    assert admission.common_hardware_key(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
+    with pytest.raises(UserError, match="devices of one kind: cuda:0 is 'GPU A'; cuda:1 is 'GPU B'"):
+        admission.common_hardware_key(["cuda:0", "cuda:1"])
 
 
 def test_seeds_of_a_model_go_together_and_the_longest_models_first() -> None:

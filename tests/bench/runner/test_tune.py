@@ -39,7 +39,7 @@ def test_every_model_gets_the_same_trials() -> None:
 def test_only_common_recipes_are_tuned() -> None:
     assert base_recipe(suite(recipe="tuned")).name == "common"
     assert base_recipe(suite(recipe="tuned-rotate")).name == "common-rotate"
-    with pytest.raises(UserError, match="'paper' is not tuned"):
+    with pytest.raises(UserError, match="'paper' cannot be tuned"):
         base_recipe(suite(recipe="paper"))
     with pytest.raises(UserError, match="validation images"):
         tune(suite(fit="train+val"))

@@ -153,7 +153,7 @@ def test_a_plan_takes_one_seed_of_all_models_first() -> None:
     assert len({s.board for s in specs}) == 1
 
 
-def test_whatever_determines_a_result_changes_the_hash() -> None:
+def test_everything_that_determines_a_result_changes_the_hash() -> None:
     spec = plan(find_suite("quickstart"))[0]
     recipe = spec.recipe.model_copy(update={"lr": spec.recipe.lr * 2})
     changes = {"model": "z2cnn", "seed": 9, "steps": 1, "profile": "fast", "fit": "train+val", "protocol": 99}
@@ -166,7 +166,7 @@ def test_notes_do_not_change_the_hash() -> None:
     assert plan(find_suite("quickstart"))[0].budget.note == "" and named_recipes()["common"].note != ""
 
 
-def test_boards_differ_in_whatever_must_agree_on_a_board() -> None:
+def test_boards_differ_in_everything_that_must_agree_on_a_board() -> None:
     spec = plan(find_suite("quickstart"))[0]
     other = Budget(name="e20", kind="E", epochs=20.0)
     changes = [{"dataset": "x"}, {"fit": "train+val"}, {"budget": other}, {"profile": "fast"}, {"protocol": 7}]

@@ -17,19 +17,19 @@ def test_a_process_that_accounts_for_all_memory_is_alone() -> None:
     assert judge([ME], OWN, CONTEXT + 100 + REST).alone == "yes"
     screen = Process(7, 30.0, computes=False)
     assert judge([screen, ME], OWN, CONTEXT + 130 + REST).alone == "yes", "what only draws computes nothing"
-    # In another namespace this process has another number; whoever holds all memory is it.
+    # In another namespace this process has another id: it is the one that holds all memory.
     assert judge([ME], 1, CONTEXT + 100 + REST).alone == "yes"
 
 
 @pytest.mark.parametrize("own", [OWN, 1])
-def test_whoever_is_listed_beside_us_is_company(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_listed_processes_are_company(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "process_name", {977: "python", OWN: "we"}.get)
     both = judge([ME, Process(977, CONTEXT)], own, 2 * CONTEXT + 100)
     assert both.others.startswith("not alone on its GPU: ") and "python (977)" in both.others and both.count == 2
     assert ("(4242)" in both.others) == (own != OWN), "under another number this process is one of them"
     assert both.alone.startswith("no: ") and "not alone" not in both.alone
     without = judge([Process(OWN, None), Process(977, None), Process(978, None)], own, None)
-    assert without.count == 3 and without.others, "they are there whatever is known of their memory"
+    assert without.count == 3 and without.others, "they count even if their memory is unknown"
 
 
 @pytest.mark.parametrize("own", [OWN, 1])
@@ -69,7 +69,7 @@ def test_what_draws_was_there_before_and_is_no_company() -> None:
         ([107, 108, 109, 105], "(107)"),
     ],
 )
-def test_whoever_takes_turns_is_no_company(listed: list[int], company: str) -> None:
+def test_processes_that_take_turns_are_not_company(listed: list[int], company: str) -> None:
     there = [Process(number, CONTEXT) for number in listed]
     found = judge(there, OWN, REST + CONTEXT * len(listed), partners=[OWN, 8, 9])
     assert company in found.others and bool(found.others) == bool(company)
@@ -78,7 +78,7 @@ def test_whoever_takes_turns_is_no_company(listed: list[int], company: str) -> N
 
 
 @pytest.mark.parametrize("listed", [None, []])
-def test_whoever_is_shown_nobody_measures_and_knows_nothing(listed: list[Process] | None) -> None:
+def test_without_a_list_of_processes_the_run_measures_and_company_is_unknown(listed: list[Process] | None) -> None:
     found = judge(listed, OWN, 5 * CONTEXT, partners=[8, 9])
     assert not found.others and found.unknown
 

@@ -87,7 +87,7 @@ def counting() -> Callable[[], None]:
 
 
 class Holder(nn.Module):
-    """Holds whatever an attribute can be."""
+    """Holds attributes of all kinds."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -144,7 +144,7 @@ def test_an_interruption_at_any_step_changes_no_bit(recipe: str, tmp_path: Path)
         interrupt(root, step, recipe)
         keeper = opened(root)
         assert keeper.saved is not None and keeper.saved.facts.step == step + 1
-        torch.manual_seed(step)  # whatever the state of the generators was
+        torch.manual_seed(step)  # independent of the generators' earlier state
         assert trained(keeper, recipe, seed=99) == whole
 
 
@@ -157,15 +157,15 @@ def test_counters_in_python_attributes_go_on(step: int, tmp_path: Path) -> None:
     assert keeper.saved is not None and trained(keeper, seed=99, make=Ramped) == whole and not keeper.notes
 
 
-def test_what_cannot_be_kept_makes_the_run_start_anew_and_say_so(tmp_path: Path) -> None:
+def test_an_attribute_that_cannot_be_kept_makes_the_run_start_again_with_a_note(tmp_path: Path) -> None:
     whole = trained(None, make=Metered)
     interrupt(tmp_path, 20, make=Metered)
     keeper = opened(tmp_path)
     assert keeper.saved is None and not keeper.safe
     assert keeper.notes == [
-        "the checkpoint of step 21 was not used: training changes meter, which no checkpoint keeps; let it be a"
-        " buffer, or a"
-        " number, a text or a list of such"
+        "the checkpoint of step 21 was not used: training changes meter, which no checkpoint keeps; make it a"
+        " buffer, a"
+        " number, a text, or a list of these"
     ]
     assert trained(keeper, make=Metered) == whole
     assert not keeper.safe, "the end of the training cannot be gone on from either"
@@ -247,7 +247,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
         assert opened(tmp_path).saved is None
 
 
-def test_without_a_whole_one_the_run_starts_anew_and_says_so(tmp_path: Path) -> None:
+def test_without_an_undamaged_checkpoint_the_run_starts_again_with_a_note(tmp_path: Path) -> None:
     interrupt(tmp_path, 20)
     for path in checkpoints_of(tmp_path, BOARD, ORIGIN.spec):
         _damage(path, "cut", random.Random(2))
@@ -286,7 +286,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     path = tmp_path / "runs" / BOARD / "checkpoints" / f"{ORIGIN.spec}.1.9.{hashlib.sha256(data).hexdigest()[:16]}.pt"
     write_atomically(path, data)
     keeper = opened(tmp_path)
-    assert keeper.saved is None and "no checkpoint" in keeper.notes[0] and not (tmp_path / "executed").exists()
+    assert keeper.saved is None and "not a checkpoint" in keeper.notes[0] and not (tmp_path / "executed").exists()
 
 
 def test_a_checkpoint_of_another_shape_is_not_put_into_the_model(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def files(folder: Path, names: tuple[str, str], size: int = 144) -> list[str]:
     return made
 
 
-def looked_at(job: Probe) -> dict[str, dict[str, Any]]:
+def probe_models(job: Probe) -> dict[str, dict[str, Any]]:
     stream = io.StringIO()
     probe(job, Events(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -51,7 +51,9 @@ def looked_at(job: Probe) -> dict[str, dict[str, Any]]:
 
 
 def test_helpers_of_the_same_name_belong_to_their_own_models(tmp_path: Path) -> None:
-    found = looked_at(Probe(models=["pa", "pb"], channels=1, size=12, classes=2, include=files(tmp_path, ("pa", "pb"))))
+    found = probe_models(
+        Probe(models=["pa", "pb"], channels=1, size=12, classes=2, include=files(tmp_path, ("pa", "pb")))
+    )
     assert {name: e["parameters"] for name, e in found.items()} == {"pa": 145 * 3 + 8, "pb": 145 * 7 + 16}
     assert {name: e["flops"] for name, e in found.items()} == {"pa": 2 * (144 * 3 + 6), "pb": 2 * (144 * 7 + 14)}
     assert "layers" not in sys.modules
@@ -74,7 +76,7 @@ def test_what_a_model_does_to_its_process_ends_no_other_look(tmp_path: Path) -> 
         "def frozen(in_channels, num_classes, image_size):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(144, 3).requires_grad_(False), nn.Linear(3, 2))\n"
     )
-    found = looked_at(
+    found = probe_models(
         Probe(models=["ends", "wrong", "frozen"], channels=1, size=12, classes=2, include=[str(tmp_path / "ends.py")])
     )
     assert "exit code 3" in found["ends"]["error"] and "(2, 144)" in found["wrong"]["wrong_shape"]

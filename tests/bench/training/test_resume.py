@@ -34,7 +34,7 @@ def test_killed_then_asked_to_end_then_finished_gives_the_same_bits(tmp_path: Pa
     killed_at = kept_step(cut)
     for part in Path(cut.results).rglob("*.part"):  # the kill may have come in the middle of a write
         os.utime(part, (0, 0))  # the next start removes what is an hour old
-    assert interrupt(cut, second, signal.SIGTERM) == -signal.SIGTERM  # so that whoever waits sees why it ended
+    assert interrupt(cut, second, signal.SIGTERM) == -signal.SIGTERM  # so the parent sees why it ended
     assert not records(cut) and 1 <= len(checkpoints(cut)) <= 2 and first <= killed_at < kept_step(cut)
     stopped_at = kept_step(cut)
     code, events = run(cut)

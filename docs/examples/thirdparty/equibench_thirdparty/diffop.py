@@ -25,7 +25,7 @@ def authors_basis(rotations: int, lifting: bool, order: int, discretisation: str
 
     Of one field on either side, regular behind and trivial (`lifting`, |H| = 1) or regular before. The layer keeps
     bases in its space and in a table of its module, both without the discretisation: so each call has a space of its
-    own, and the table is written anew.
+    own, and the table is written again.
 
     Args:
         rotations: N of C_N.

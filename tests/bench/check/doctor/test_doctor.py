@@ -66,7 +66,7 @@ def test_the_verdict_is_as_good_as_the_worst_finding_allows(findings: list[Findi
     assert (found.why == "") == (verdict == TRUSTED)
 
 
-def test_whatever_a_check_raises_is_its_finding_and_the_next_one_is_done() -> None:
+def test_an_exception_in_a_check_is_its_finding_and_the_next_check_runs() -> None:
     def raising(error: BaseException) -> Check:
         def run(place: ExaminedDevice) -> str:
             raise error

@@ -33,7 +33,7 @@ from ..boards import BOARD
 
 
 @given(st.integers(1, 8), st.integers(0, 10**6))
-def test_the_front_holds_whoever_nobody_cheap_beats_beyond_noise(count: int, seed: int) -> None:
+def test_the_front_holds_models_that_no_cheaper_model_beats_beyond_noise(count: int, seed: int) -> None:
     rng = np.random.RandomState(seed)
     cost = rng.randint(1, 5, count).astype(float)
     upper = np.triu(rng.choice([-1.0, 0.0, 1.0, np.nan], (count, count)), 1)
@@ -133,7 +133,7 @@ def test_families_that_are_not_ours_are_told_apart_by_their_marks() -> None:
     assert list(styles) == ["theirs", "g-cnn", "mine", "yours"] and styles["g-cnn"] == FAMILIES["g-cnn"]
     others = [styles[family] for family in ("mine", "theirs", "yours")]
     assert {colour for colour, _ in others} == {OTHER} and len({mark for _, mark in others}) == 3
-    assert family_styles(["yours", "mine", "theirs"])["mine"] == styles["mine"], "whatever stands first on a board"
+    assert family_styles(["yours", "mine", "theirs"])["mine"] == styles["mine"], "the order of the rows does not matter"
 
 
 def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path: Path) -> None:

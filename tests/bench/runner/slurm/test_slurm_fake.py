@@ -22,9 +22,9 @@ from equibench.bench.runner.slurm import status as cluster
 from equibench.bench.runner.slurm import submit, sweep
 from equibench.bench.runner.slurm import task as slurm_task
 from equibench.bench.runner.slurm.scheduler import Request, ask_queue, parse_time_limit
-from equibench.bench.runner.slurm.status import GRACE_S, SETTLE_S, look
-from equibench.bench.runner.slurm.submit import Wish, submit_suite, write_timed_jobs
-from equibench.bench.runner.slurm.sweep import Beat, Folder, read_sweep
+from equibench.bench.runner.slurm.status import GRACE_S, SETTLE_S, sweep_states
+from equibench.bench.runner.slurm.submit import SubmissionInput, submit_suite, write_timed_jobs
+from equibench.bench.runner.slurm.sweep import Folder, Heartbeat, read_sweep
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.gpu_processes import OtherProcesses
 from equibench.bench.tools.machine import Machine
@@ -98,18 +98,18 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return Fake(here)
 
 
-def wish(models: str = "tiny bad-raises", seeds: int = 2, budget: str = "smoke", **changes: Any) -> Wish:
+def given(models: str = "tiny bad-raises", seeds: int = 2, budget: str = "smoke", **changes: Any) -> SubmissionInput:
     values = {"name": "trial", "dataset": "bars", "budget": budget, "seeds": seeds, "models": models.split()}
     usual = {
         "request": Request(partition="main", gpus=0, time_limit="10"),
         "asked": Machine(includes=(str(TINY),), command="made up"),
     }
-    return Wish(Suite.model_validate(values), **{**usual, **changes})
+    return SubmissionInput(Suite.model_validate(values), **{**usual, **changes})
 
 
 def send(root: Path, fake: Fake, **changes: Any) -> Folder:
     """Submit a sweep of which every task waits."""
-    done = submit_suite(wish(**changes), root)
+    done = submit_suite(given(**changes), root)
     assert done.folder is not None
     fake.lists(done.folder, **{f"_{i}": "PENDING|Resources" for i in range(len(done.folder.sweep.tasks))})
     return done.folder
@@ -121,17 +121,17 @@ def job(folder: Folder, index: int) -> Job:
     return found
 
 
-def starts(folder: Folder, index: int, ago: float = 0.0, started: float | None = None, **changes: Any) -> Beat:
+def starts(folder: Folder, index: int, ago: float = 0.0, started: float | None = None, **changes: Any) -> Heartbeat:
     """Let a task say that it started, and be silent since `ago` seconds."""
-    beat = slurm_task.Heart(folder, index, job(folder, index)).beat
-    beat = beat.model_copy(update={"started": time.time() - (started or ago), **changes})
-    folder.write_beat(index, beat)
-    os.utime(folder.beat_file(index), (time.time() - ago,) * 2)
-    return beat
+    heartbeat = slurm_task.HeartbeatWriter(folder, index, job(folder, index)).heartbeat
+    heartbeat = heartbeat.model_copy(update={"started": time.time() - (started or ago), **changes})
+    folder.write_heartbeat(index, heartbeat)
+    os.utime(folder.heartbeat_file(index), (time.time() - ago,) * 2)
+    return heartbeat
 
 
 def kinds(root: Path) -> list[list[str]]:
-    views, _ = look(root, sweep.all_sweeps(root)[0])
+    views, _ = sweep_states(root, sweep.all_sweeps(root)[0])
     return [[s.kind for s in v.states] for v in views]
 
 
@@ -145,7 +145,7 @@ def backdate(folder: Folder) -> None:
 def test_one_array_is_submitted_and_its_jobs_are_plain_files(fake: Fake, tmp_path: Path) -> None:
     extra = ("--constraint=a100", "--qos=low")
     request = Request("main", "group", 0, "1-12", threads=3, at_once=5, extra=extra)
-    done = submit_suite(wish(request=request), tmp_path / "r")
+    done = submit_suite(given(request=request), tmp_path / "r")
     assert done.folder and done.submitted and done.submitted.array == "17" and not done.active and not done.finished
     (options,) = fake.jobs
     asked = {"--array=0-3%5", "--partition=main", "--account=group", "--time=1-12", "--cpus-per-task=3", "--requeue"}
@@ -153,7 +153,7 @@ def test_one_array_is_submitted_and_its_jobs_are_plain_files(fake: Fake, tmp_pat
     assert not any(o.startswith("--gres") for o in options) and set(extra) <= set(options)
     script = Path(options[-1])
     assert script.is_relative_to(tmp_path / "r" / ".sweeps" / "trial-1")
-    # A shell reads the script as it is meant, whatever characters paths have.
+    # A shell reads the script correctly if paths have special characters.
     line = script.read_text().replace("exec ", "printf '%s\\n' \"$EQUIBENCH_DATA\" ")
     shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={}).stdout.splitlines()
     assert shown[0] == "/data of ours/it's here" and shown[1] == sys.executable and shown[-1] == str(done.folder.path)
@@ -170,9 +170,9 @@ def test_one_array_is_submitted_and_its_jobs_are_plain_files(fake: Fake, tmp_pat
 
 def test_what_is_on_its_way_or_finished_is_not_submitted_again(fake: Fake, tmp_path: Path) -> None:
     folder = send(tmp_path, fake)
-    again = submit_suite(wish(), tmp_path)
+    again = submit_suite(given(), tmp_path)
     assert again.folder is None and again.active == {"trial-1": 4} and len(fake.jobs) == 1
-    more = submit_suite(wish("tiny tiny-dropout"), tmp_path)
+    more = submit_suite(given("tiny tiny-dropout"), tmp_path)
     assert more.folder is not None and more.folder.name == "trial-2" and more.active == {"trial-1": 2}
     assert [t.model for t in more.folder.sweep.tasks] == ["tiny-dropout"] * 2
     assert folder.sweep.job_name != more.folder.sweep.job_name
@@ -185,7 +185,7 @@ def test_every_point_of_a_family_is_a_sweep_of_its_own(fake: Fake, tmp_path: Pat
         (200, "bars-e2-common-n200img-v2"),
         (240, "bars-e2-common-v2"),
     ):
-        usual = wish("tiny", budget="e2")
+        usual = given("tiny", budget="e2")
         asked = replace(usual, suite=usual.suite.model_copy(update={"train_images": images}))
         folder = submit_suite(asked, tmp_path).folder
         assert folder is not None and read_sweep(folder.path).sweep.suite.train_images == images
@@ -201,9 +201,9 @@ def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"^sbatch refused the sweep: invalid partition specified: nope; Batch job .* specified$"
     ):
-        submit_suite(wish(request=Request("nope", gpus=0)), tmp_path / "r")
+        submit_suite(given(request=Request("nope", gpus=0)), tmp_path / "r")
     assert not list((tmp_path / "r").rglob("*.json")) and not list((tmp_path / "r" / ".sweeps").glob("*-*"))
-    assert submit_suite(wish(), tmp_path / "r").folder is not None, "the name is free again"
+    assert submit_suite(given(), tmp_path / "r").folder is not None, "the name is free again"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_what_the_scheduler_refuses_leaves_nothing(fake: Fake, tmp_path: Path) -
         (("--engine", "slurm", "--gpus-per-run", "2"), "a run uses one GPU"),
         (("--engine", "slurm", "--time-limit", "an hour"), "--time-limit 'an hour'"),
         (("--engine", "slurm", "--device", "cuda:1"), "the scheduler chooses"),
-        (("--engine", "slurm", "--sbatch-option=mem=8G"), "as sbatch takes it"),
+        (("--engine", "slurm", "--sbatch-option=mem=8G"), "write the option of sbatch"),
         (("--engine", "slurm", "--sbatch-option=--array=0-9"), "sets --array itself"),
         (("--engine", "slurm", "--budget", "t10", "--gpus-per-run", "0"), "counts device-seconds"),
         (("--engine", "slurm", "--class", "matched", "--models", "tiny"), "--reference-parameters"),
@@ -285,7 +285,7 @@ def test_states_are_told_from_files_and_queue(fake: Fake, tmp_path: Path) -> Non
     assert kinds(tmp_path) == [["queued"] * 8]
     fake.lists(folder, _0="PENDING|Priority", _1="RUNNING|None", _2="COMPLETING|None", _3="RUNNING|None")
     starts(folder, 2)
-    starts(folder, 4, ago=5)  # left the queue a moment ago: its record may be on its way
+    starts(folder, 4, ago=5)  # left the queue a moment ago: its record may follow
     starts(folder, 5, ago=SETTLE_S + 5)  # killed hard
     starts(folder, 6, ago=5, ended="stopped")  # asked to end, and not put back into the queue
     expected = ["queued", "running", "running", "running", "ending", "lost", "lost", "queued"]
@@ -307,8 +307,8 @@ def test_without_an_answer_nothing_is_guessed(
     starts(folder, 3, ago=600 + GRACE_S + 60)
     assert kinds(tmp_path) == [["unknown", "unknown", "unknown", "lost"]]
     code, _, err = in_process(["status", "--results", str(tmp_path)], tmp_path, monkeypatch, capsys)
-    assert code == 0 and "unknown, as no squeue answers" in err and "Unable to contact slurm controller" in err
-    again = submit_suite(wish(), tmp_path)
+    assert code == 0 and "unknown because squeue does not answer" in err and "Unable to contact slurm controller" in err
+    again = submit_suite(given(), tmp_path)
     assert again.folder and [(t.model, t.seed) for t in again.folder.sweep.tasks] == [("bad-raises", 1)]
     assert again.active == {"trial-1": 3} and "unknown" in again.note
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -319,15 +319,15 @@ def test_a_lost_run_is_recorded_once_and_submitted_again(fake: Fake, tmp_path: P
     folder = send(tmp_path, fake)
     backdate(folder)
     fake.lists(folder, _0="RUNNING|None", _2="PENDING|Resources", _3="PENDING|Resources")
-    beat = starts(folder, 1, ago=SETTLE_S + 5, step=3, node="node-of-alice")
-    views, _ = look(tmp_path, sweep.all_sweeps(tmp_path)[0])
-    assert views[0].states[1].detail.endswith("at step 3 of 6 on node-of-alice"), "whoever looks for it needs the name"
-    assert cluster.settle(views) == 1 and cluster.settle(views) == 0
+    heartbeat = starts(folder, 1, ago=SETTLE_S + 5, step=3, node="node-of-alice")
+    views, _ = sweep_states(tmp_path, sweep.all_sweeps(tmp_path)[0])
+    assert views[0].states[1].detail.endswith("at step 3 of 6 on node-of-alice"), "the user needs the name of the node"
+    assert cluster.record_killed_tasks(views) == 1 and cluster.record_killed_tasks(views) == 0
     (record,) = attempts_of(tmp_path, job(folder, 1).spec)
     assert record.status == "lost" and record.attempt == 1 and record.reason.endswith("at step 3 of 6")
     assert "alice" not in record.canonical(), "no record has the name of a machine"
-    assert record.provenance == beat.provenance, "of the node, not of who collects"
-    again = submit_suite(wish(), tmp_path)
+    assert record.provenance == heartbeat.provenance, "of the node, not of who collects"
+    again = submit_suite(given(), tmp_path)
     assert again.folder and [(t.model, t.seed) for t in again.folder.sweep.tasks] == [("bad-raises", 0)]
     assert job(again.folder, 0).attempt == 2 and again.active == {"trial-1": 3}
 
@@ -353,13 +353,13 @@ def test_a_task_runs_its_job_and_a_dead_process_becomes_a_row(fake: Fake, tmp_pa
         done = subprocess.run(["sh", str(script)], env=environment, cwd="/", capture_output=True, text=True)
         assert done.returncode == 0, "a run that fails is a row, not a failure of the task" + done.stderr
     assert kinds(tmp_path) == [["ok", "error"]]
-    beat, _ = folder.beat(0) or pytest.fail("no sign of life")
-    assert beat.ended == "ok" and beat.job == "18" and beat.step == 6
+    heartbeat, _ = folder.heartbeat(0) or pytest.fail("no heartbeat")
+    assert heartbeat.ended == "ok" and heartbeat.job == "18" and heartbeat.step == 6
     (failed,) = attempts_of(tmp_path, job(folder, 1).spec)
     assert "exit code 7" in failed.reason
     logs = {p.name for p in (tmp_path / "runs" / "bars-smoke-common-v2" / "logs").iterdir()}
     assert logs == {f"{job(folder, i).spec.digest()}.1.log" for i in (0, 1)}
-    again = submit_suite(wish("tiny bad-exits", seeds=1), tmp_path)
+    again = submit_suite(given("tiny bad-exits", seeds=1), tmp_path)
     assert again.finished == 1 and again.folder and [t.model for t in again.folder.sweep.tasks] == ["bad-exits"]
 
 
@@ -376,8 +376,8 @@ def test_a_model_outside_the_matched_class_is_refused_or_becomes_a_row(fake: Fak
     declared = suite.model_copy(update={"models": ["tiny"]})
     request, here = Request(gpus=0), Machine(includes=(TINY,))
     with pytest.raises(UserError, match="242 parameters, outside 475 to 525"):
-        submit_suite(Wish(declared, request, here), tmp_path)
-    done = submit_suite(Wish(suite, request, here), tmp_path)  # not declared: counted on the node
+        submit_suite(SubmissionInput(declared, request, here), tmp_path)
+    done = submit_suite(SubmissionInput(suite, request, here), tmp_path)  # not declared: counted on the node
     assert done.folder is not None and slurm_task.run_task(done.folder, 0) == 0
     (record,) = attempts_of(tmp_path, job(done.folder, 0).spec)
     assert record.status == "invalid" and "242 parameters, outside 475 to 525" in record.reason
@@ -400,14 +400,14 @@ def test_other_time_limits_are_refused(text: str) -> None:
 # Budgets of device-seconds
 
 
-def timed_wish(**changes: Any) -> Wish:
-    return wish("tiny tiny-dropout", budget="t10", request=Request("gpu"), **changes)
+def timed_given(**changes: Any) -> SubmissionInput:
+    return given("tiny tiny-dropout", budget="t10", request=Request("gpu"), **changes)
 
 
 def calibrated(root: Path, key: str = KEY, step_s: float = 0.01, models: str = "tiny tiny-dropout") -> None:
     """Write calibrations of both models for a device."""
     include([TINY])
-    board = submit._timed(timed_wish(), root, key)
+    board = submit._timed(timed_given(), root, key)
     for model in models.split():
         subject = board._subject(model).model_copy(update={"blocks": [Block(steps=100, seconds=100 * step_s)]})
         write_calibration(root, board.board, subject)
@@ -416,35 +416,35 @@ def calibrated(root: Path, key: str = KEY, step_s: float = 0.01, models: str = "
 def test_a_budget_of_seconds_calibrates_on_the_node_before_the_array(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = submit_suite(timed_wish(), tmp_path)
+    done = submit_suite(timed_given(), tmp_path)
     first, array = fake.jobs
     assert done.folder and done.submitted and done.submitted.calibration == "17" and done.submitted.array == "18"
     assert {"--dependency=afterok:17", "--kill-on-invalid-dep=yes", "--array=0-3"} <= set(array)
     assert all({"--gres=gpu:1", "--partition=gpu"} <= set(job) for job in (first, array))
     assert "--calibrate" in Path(first[-1]).read_text() and "--calibrate" not in Path(array[-1]).read_text()
     fake.lists(done.folder, **{f"_{i}": "PENDING|Dependency" for i in range(4)})
-    assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_wish(), tmp_path).active == {"trial-1": 4}
+    assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_given(), tmp_path).active == {"trial-1": 4}
     # On the node: what is known of the device is not measured again.
     monkeypatch.setattr(admission, "query_devices", lambda devices: {device: (KEY, "GPU-0") for device in devices})
     calibrated(tmp_path)
     write_timed_jobs(done.folder)
     assert [job(done.folder, i).spec.steps for i in range(4)] == [1000] * 4
     assert job(done.folder, 3).spec.hardware_key == KEY and job(done.folder, 3).spec.seed == 1
-    assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_wish(), tmp_path).active == {"trial-1": 4}
+    assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_given(), tmp_path).active == {"trial-1": 4}
 
 
 def test_known_step_times_are_used_and_must_be_of_one_device(fake: Fake, tmp_path: Path) -> None:
     calibrated(tmp_path)
-    done = submit_suite(timed_wish(), tmp_path)
+    done = submit_suite(timed_given(), tmp_path)
     assert (
         done.submitted and done.submitted.calibration is None and done.folder and job(done.folder, 0).spec.steps == 1000
     )
     calibrated(tmp_path, KEY.replace("Some", "Other"), 0.02)
     with pytest.raises(UserError, match=r"several kinds of device: .*--hardware"):
-        submit_suite(timed_wish(), tmp_path)
-    with pytest.raises(UserError, match="no calibration of this suite"):
-        submit_suite(timed_wish(hardware="third"), tmp_path)
-    other = submit_suite(timed_wish(hardware="other gpu"), tmp_path)
+        submit_suite(timed_given(), tmp_path)
+    with pytest.raises(UserError, match="not calibrated on such a device"):
+        submit_suite(timed_given(hardware="third"), tmp_path)
+    other = submit_suite(timed_given(hardware="other gpu"), tmp_path)
     assert other.folder and job(other.folder, 0).spec.steps == 500
 
 
@@ -452,28 +452,28 @@ def test_a_step_known_to_be_too_long_is_a_row_and_is_not_submitted(fake: Fake, t
     """10 s hold one step of 6 s, which is 60 % of them: its run could only be invalid, after hours in the queue."""
     calibrated(tmp_path, models="tiny")
     calibrated(tmp_path, models="tiny-dropout", step_s=6.0)
-    done = submit_suite(timed_wish(), tmp_path)
+    done = submit_suite(timed_given(), tmp_path)
     assert done.folder and [task.model for task in done.folder.sweep.tasks] == ["tiny", "tiny"]
-    assert done.note.startswith("not submitted: tiny-dropout: a budget of 10 s holds 1 steps of 6 s: 60.0 %")
-    board = submit._timed(timed_wish(), tmp_path, KEY).board
+    assert done.note.startswith("not submitted: tiny-dropout: a budget of 10 s holds 1 steps of 6 s, which are 60.0 %")
+    board = submit._timed(timed_given(), tmp_path, KEY).board
     rows = {r.spec.seed: r for r in read_board(tmp_path, board)[0]}
     assert set(rows) == {0, 1} and {(r.spec.model, r.status) for r in rows.values()} == {("tiny-dropout", "invalid")}
-    assert all("give a longer one" in r.reason for r in rows.values())
-    nothing = submit_suite(wish("tiny-dropout", budget="t10", request=Request("gpu")), tmp_path)
+    assert all("use a longer budget" in r.reason for r in rows.values())
+    nothing = submit_suite(given("tiny-dropout", budget="t10", request=Request("gpu")), tmp_path)
     assert nothing.folder is None and "not submitted: tiny-dropout" in nothing.note
 
 
-def test_a_run_that_drifted_is_calibrated_anew_and_a_refused_array_takes_its_calibration_along(
+def test_a_run_that_drifted_is_calibrated_again_and_a_refused_array_cancels_its_calibration(
     fake: Fake, tmp_path: Path
 ) -> None:
     calibrated(tmp_path)
-    folder = submit_suite(timed_wish(), tmp_path).folder
+    folder = submit_suite(timed_given(), tmp_path).folder
     assert folder is not None
-    provenance = slurm_task.Heart(folder, 0, job(folder, 0)).beat.provenance
+    provenance = slurm_task.HeartbeatWriter(folder, 0, job(folder, 0)).heartbeat.provenance
     write_without_result(job(folder, 0), "invalid", "not alone on its GPU: python (7)", provenance)
     fake.lists(None)
     backdate(folder)
-    again = submit_suite(timed_wish(), tmp_path)
+    again = submit_suite(timed_given(), tmp_path)
     assert again.submitted and again.submitted.calibration is None, "company says nothing about the step time"
     assert again.folder is not None
     write_without_result(job(again.folder, 0), "invalid", "drift: 12.00 s for a budget of 10 s (±3 %)", provenance)
@@ -482,10 +482,10 @@ def test_a_run_that_drifted_is_calibrated_anew_and_a_refused_array_takes_its_cal
         path.unlink()
     (fake.here / "full").touch()
     with pytest.raises(UserError, match="violates accounting"):
-        submit_suite(timed_wish(), tmp_path)
+        submit_suite(timed_given(), tmp_path)
     assert (fake.here / "cancelled-17").exists() and not (tmp_path / ".sweeps" / "trial-3").exists()
     (fake.here / "full").unlink()
-    third = submit_suite(timed_wish(), tmp_path)
+    third = submit_suite(timed_given(), tmp_path)
     assert third.folder and third.folder.sweep.calibrates and third.folder.sweep.forgotten == ["tiny"]
 
 
@@ -493,7 +493,7 @@ def test_a_node_of_another_kind_makes_no_row_of_the_board(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrated(tmp_path)
-    folder = submit_suite(timed_wish(), tmp_path).folder
+    folder = submit_suite(timed_given(), tmp_path).folder
     assert folder is not None
     monkeypatch.setattr(slurm_task, "query_hardware_key", lambda device: "Another GPU")
     assert slurm_task.run_task(folder, 0) == 0
@@ -510,14 +510,14 @@ def test_company_makes_a_run_that_counts_seconds_invalid(
     from equibench.bench.training.stopping import Stop
 
     calibrated(tmp_path)
-    timed_run, other = submit_suite(timed_wish(), tmp_path).folder, submit_suite(wish(), tmp_path).folder
+    timed_run, other = submit_suite(timed_given(), tmp_path).folder, submit_suite(given(), tmp_path).folder
     assert timed_run is not None and other is not None
     runs = [run_module.Run(job(f, 0), Events(sys.stdout), Phases(0.0), Stop()) for f in (timed_run, other)]
     seen = OtherProcesses("not alone on its GPU: neighbour (7)", count=2)
     for run in runs:
         run.watch = SimpleNamespace(look=lambda: seen, found=seen)  # type: ignore[assignment]
     assert runs[0]._company() == "not alone on its GPU: neighbour (7)"
-    assert runs[1]._company() == "", "equal examples are equal whoever computes beside them"
+    assert runs[1]._company() == "", "other processes do not change equal examples"
     assert (
         runs[1].ledger.sharing == 2
         and "up to 2 runs shared the device" in runs[1].ledger.warnings({"other_s": 0.0, "total_s": 1.0})[0]

@@ -1,9 +1,8 @@
-"""Processes that begin as copies of one interpreter, which has imported torch and done nothing else.
+"""A fork server: new processes are forks of one interpreter that has only imported torch.
 
-Importing torch takes seconds, and a copy takes none. The interpreter is started with the environment of the first
-process that is wanted. It is copied (forked) for this one and for every later one whose environment is the same. It
-runs no code of models or data sets, starts no thread and uses no GPU. Each copy is a clean process in a group of its
-own, without a terminal.
+Importing torch takes seconds; a fork takes milliseconds. The first process with some environment starts a fork server.
+Later processes with the same environment are forked from it. The fork server runs no code of models or data sets,
+starts no thread and uses no GPU. Each fork is a clean process in its own process group, without a terminal.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO, Any, Protocol
 
-#: Beginnings of names of variables that nothing reads before a copy is made: they may differ from copy to copy.
-READ_LATE = ("EQUIBENCH_", "PYTEST_")
-#: Interpreters that are kept to be copied, each of a different environment.
+#: Prefixes of environment variables that nothing reads before a fork: they may differ from fork to fork.
+LATE_VARIABLES = ("EQUIBENCH_", "PYTEST_")
+#: Number of fork servers that are kept, each with a different environment.
 KEPT = 2
-#: Bytes of a message; an environment fits well.
+#: Largest size of a message in bytes; enough for an environment.
 _MESSAGE = 1 << 20
 
 
 class Process(Protocol):
-    """What the parent needs of a process: that part of `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that the parent uses."""
 
     stdin: IO[str] | None
     stdout: IO[str] | None
@@ -37,29 +36,29 @@ class Process(Protocol):
     @property
     def pid(self) -> int: ...
     @property
-    def returncode(self) -> Any: ...  # a number once it has ended
+    def returncode(self) -> Any: ...  # an integer after the end
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
 
 
-class Copy:
-    """A copy of an `Original`, from the moment that it is asked for; as `Process`.
+class ForkedProcess:
+    """A process forked from a `ForkServer`, from the time of the request; a `Process`.
 
     Attributes:
         stdin, stdout: our ends of its pipes.
-        returncode: its exit code, minus the number of the signal that ended it; None while it runs.
+        returncode: its exit code, or minus the number of the signal that ended it; None while it runs.
     """
 
     def __init__(self, stdin: IO[str], stdout: IO[str]) -> None:
         self.stdin: IO[str] | None = stdin
         self.stdout: IO[str] | None = stdout
         self.returncode: int | None = None
-        self._pid, self._born, self._ended = 0, threading.Event(), threading.Event()
+        self._pid, self._forked, self._ended = 0, threading.Event(), threading.Event()
 
     @property
     def pid(self) -> int:
-        """Its number; waits until there is one. That of a copy that could not be made is that of no process."""
-        self._born.wait()
+        """Its process id; waits until it is known. It is 0 if the process could not be forked."""
+        self._forked.wait()
         return self._pid
 
     def poll(self) -> int | None:
@@ -67,41 +66,41 @@ class Copy:
 
     def wait(self, timeout: float | None = None) -> int:
         if not self._ended.wait(timeout):
-            raise subprocess.TimeoutExpired("a copy", timeout or 0.0)
+            raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
         assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.returncode is None and self.pid:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def born(self, pid: int) -> None:
-        """Its original has made it."""
+    def forked(self, pid: int) -> None:
+        """Note that the fork server has forked it."""
         self._pid = pid
-        self._born.set()
+        self._forked.set()
 
     def end(self, code: int) -> None:
-        """It has ended, or could not be made."""
+        """Note that it has ended, or could not be forked."""
         self.returncode = code
-        self._born.set()
+        self._forked.set()
         self._ended.set()
 
-    def lose(self) -> None:
-        """Kill it, as its original is gone: nobody else could tell how it ends."""
+    def kill(self) -> None:
+        """Kill it because its fork server has ended: nothing else could report its exit code."""
         with suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
         self.end(-signal.SIGKILL)
 
 
-class Original:
-    """An interpreter with torch, kept to be copied.
+class ForkServer:
+    """A fork server: an interpreter that has imported torch.
 
     Args:
-        arguments: of Python, what it executes; that calls `serve`.
-        environment: its variables.
-        log: takes what it says, should it fail to begin.
+        arguments: command-line arguments of Python; the program must call `serve`.
+        environment: its environment variables.
+        log: gets its error output if it cannot start.
     """
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: IO[str] | None) -> None:
@@ -119,31 +118,31 @@ class Original:
                 start_new_session=True,
             )
         self._lock = threading.Lock()
-        self._asked: list[Copy] = []  # in the order in which they are made
-        self._alive: dict[int, Copy] = {}
+        self._asked: list[ForkedProcess] = []  # in the order of their requests
+        self._alive: dict[int, ForkedProcess] = {}
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
     def idle(self) -> bool:
-        """Whether no copy of it is alive."""
+        """Whether none of its forks is alive."""
         return not (self._asked or self._alive)
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended."""
+        """Whether the fork server has ended."""
         return self._process.poll() is not None
 
-    def copy(self, late: Mapping[str, str], log: IO[str] | None) -> Copy:
-        """Ask for a copy; it has ended at once where this interpreter has.
+    def fork(self, late: Mapping[str, str], log: IO[str] | None) -> ForkedProcess:
+        """Request a fork. If this fork server has ended, the returned process has ended too.
 
         Args:
-            late: its variables beside those of this interpreter.
-            log: where its standard error goes.
+            late: environment variables of the fork, in addition to those of the fork server.
+            log: gets its standard error.
         """
         inner_in, ours_in = os.pipe()
         ours_out, inner_out = os.pipe()
         request = json.dumps({"folder": os.getcwd(), "environment": dict(late)}).encode()
-        copy = Copy(os.fdopen(ours_in, "w", encoding="utf-8"), os.fdopen(ours_out, encoding="utf-8"))
+        copy = ForkedProcess(os.fdopen(ours_in, "w", encoding="utf-8"), os.fdopen(ours_out, encoding="utf-8"))
         with os.fdopen(inner_in), os.fdopen(inner_out, "w"), open(os.devnull, "w") as nowhere, self._lock:
             errors = log or nowhere
             try:
@@ -154,7 +153,7 @@ class Original:
         return copy
 
     def close(self) -> None:
-        """Let it end; copies that are alive then lose their exit code, so this is for one that is idle."""
+        """End the fork server. It must be idle, because the exit codes of living forks would be lost."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         self._process.wait()
@@ -173,47 +172,47 @@ class Original:
                     self._alive.pop(told["pid"]).end(told["code"])
                 else:
                     copy = self._asked.pop(0)
-                    copy.born(told["pid"])
+                    copy.forked(told["pid"])
                     self._alive[told["pid"]] = copy
         code = self._process.wait()
         with self._lock:
             for copy in self._asked:
                 copy.end(code)
             for copy in self._alive.values():
-                copy.lose()
+                copy.kill()
             self._asked, self._alive = [], {}
         self._control.close()
 
 
-_originals: dict[tuple[Any, ...], Original] = {}
+_servers: dict[tuple[Any, ...], ForkServer] = {}
 _choosing = threading.Lock()
 
 
-def begin(arguments: list[str], environment: Mapping[str, str], log: IO[str] | None) -> Copy:
-    """A copy of an interpreter of this environment; the interpreter is started where there is none.
+def start_forked(arguments: list[str], environment: Mapping[str, str], log: IO[str] | None) -> ForkedProcess:
+    """Start a process as a fork; starts a fork server if there is none with this environment.
 
     Args:
-        arguments: of Python, see `Original`.
-        environment: variables of the process.
-        log: where its standard error goes.
+        arguments: of Python, see `ForkServer`.
+        environment: environment variables of the process.
+        log: gets its standard error.
     """
-    late = {name: value for name, value in environment.items() if name.startswith(READ_LATE)}
+    late = {name: value for name, value in environment.items() if name.startswith(LATE_VARIABLES)}
     early = {name: value for name, value in environment.items() if name not in late}
     key = (sys.executable, *arguments, *sorted(early.items()))
     with _choosing:
-        original = _originals.pop(key, None)
-        if original is None or original.gone:
-            for other in [k for k, one in _originals.items() if one.idle][: max(0, len(_originals) - KEPT + 1)]:
-                _originals.pop(other).close()
-            original = Original(arguments, early, log)
-        _originals[key] = original  # the one used last stands last
-        return original.copy(late, log)
+        server = _servers.pop(key, None)
+        if server is None or server.gone:
+            for other in [k for k, one in _servers.items() if one.idle][: max(0, len(_servers) - KEPT + 1)]:
+                _servers.pop(other).close()
+            server = ForkServer(arguments, early, log)
+        _servers[key] = server  # the most recently used one is last
+        return server.fork(late, log)
 
 
 def serve(control: int) -> None:
-    """In an original: make copies as they are asked for. Returns in each copy, never in the original.
+    """In a fork server: fork on request. Returns in each fork, and never in the fork server.
 
-    A copy has its own pipes, folder, late variables, and group of processes.
+    A fork has its own pipes, current folder, late environment variables, and process group.
 
     Args:
         control: descriptor of the socket to the parent.
@@ -236,7 +235,7 @@ def serve(control: int) -> None:
         if control in ready:
             text, handles, _, _ = socket.recv_fds(parent, _MESSAGE, 3)
             if not text:
-                os._exit(0)  # copies notice by their standard input
+                os._exit(0)  # the forks notice it by their standard input
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
@@ -246,8 +245,8 @@ def serve(control: int) -> None:
                 parent.close()
                 _become(json.loads(text), handles)
                 return
-            with suppress(OSError):  # it may have done so itself, and ended
-                os.setpgid(pid, pid)  # before anybody can want to signal it and what it starts
+            with suppress(OSError):  # the fork may have done this itself, and ended
+                os.setpgid(pid, pid)  # before anyone can send a signal to the group
             alive.add(pid)
             for handle in handles:
                 os.close(handle)

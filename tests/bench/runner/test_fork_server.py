@@ -1,4 +1,4 @@
-"""Copies of an interpreter are processes as clean, and as well watched, as interpreters of their own."""
+"""Forks of an interpreter are as clean, and as well supervised, as new interpreters."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from equibench.bench.runner import copies
-from equibench.bench.runner.copies import Copy, begin
+from equibench.bench.runner import fork_server
+from equibench.bench.runner.fork_server import ForkedProcess, start_forked
 from equibench.bench.runner.local import GRACE_S, end, environment
 
-#: What an original executes: like the worker, but its copies do what the first line of their input says.
+#: The program of a fork server: like the worker, but its forks execute the first line of their input.
 SCRIPT = """
 import os, signal, sys, threading, time
-from equibench.bench.runner.copies import serve
+from equibench.bench.runner.fork_server import serve
 {before}
 serve(int(sys.argv[-1]))
 exec(sys.stdin.readline())
@@ -24,16 +24,16 @@ exec(sys.stdin.readline())
 
 
 @pytest.fixture(autouse=True)
-def _own_originals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(copies, "_originals", {})
+def _own_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(fork_server, "_servers", {})
     yield
-    for original in copies._originals.values():
-        original.close()
+    for server in fork_server._servers.values():
+        server.close()
 
 
-def start(log: Path, line: str, before: str = "", **variables: str) -> Copy:
+def start(log: Path, line: str, before: str = "", **variables: str) -> ForkedProcess:
     with log.open("a") as file:
-        copy = begin(["-c", SCRIPT.format(before=before)], {**environment(1), **variables}, file)
+        copy = start_forked(["-c", SCRIPT.format(before=before)], {**environment(1), **variables}, file)
     assert copy.stdin is not None
     try:
         copy.stdin.write(line + "\n")
@@ -43,14 +43,14 @@ def start(log: Path, line: str, before: str = "", **variables: str) -> Copy:
     return copy
 
 
-def said(copy: Copy) -> str:
+def said(copy: ForkedProcess) -> str:
     assert copy.stdout is not None
     text = copy.stdout.read().strip()
     copy.wait(60)
     return text
 
 
-def test_copies_come_from_one_original_and_have_groups_folders_and_variables_of_their_own(
+def test_copies_come_from_one_fork_server_and_have_groups_folders_and_variables_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "print(os.getppid(), os.getpid(), os.getpgid(0), os.getcwd(), os.environ.get('EQUIBENCH_X'))"
@@ -72,9 +72,9 @@ def test_a_variable_that_libraries_read_at_their_start_takes_another_original(tm
         said(start(tmp_path / "log", "print(os.getppid())", **variables))
         for variables in ({}, {"OMP_NUM_THREADS": "2"}, {"CUDA_VISIBLE_DEVICES": "1"}, {"ANY": "thing"}, {})
     }
-    # Of four environments two originals are kept; the first came twice, and its original had gone.
+    # Of four environments two originals are kept; the first came twice, and its server had gone.
     assert len(parents) == 5
-    assert len(copies._originals) == copies.KEPT
+    assert len(fork_server._servers) == fork_server.KEPT
 
 
 def test_nothing_that_one_copy_does_is_seen_in_the_next(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_copy_notices_that_its_parent_is_gone_while_others_live(tmp_path: Path
     end(other)
 
 
-def test_copies_of_an_original_that_is_killed_are_lost(tmp_path: Path) -> None:
+def test_copies_of_a_fork_server_that_is_killed_are_lost(tmp_path: Path) -> None:
     copy = start(tmp_path / "log", "print(os.getppid(), flush=True); time.sleep(600)")
     assert copy.stdout is not None
     os.kill(int(copy.stdout.readline()), signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_copies_of_an_original_that_is_killed_are_lost(tmp_path: Path) -> None:
     assert said(start(tmp_path / "log", "print('again')")) == "again"
 
 
-def test_why_an_original_cannot_begin_is_in_the_log_of_every_process(tmp_path: Path) -> None:
+def test_why_a_fork_server_cannot_begin_is_in_the_log_of_every_process(tmp_path: Path) -> None:
     for number in range(2):
         log = tmp_path / f"{number}.log"
         copy = start(log, "pass", before="raise ImportError('libtorch is missing')")
@@ -156,28 +156,28 @@ def test_why_an_original_cannot_begin_is_in_the_log_of_every_process(tmp_path: P
         end(copy)
 
 
-def test_originals_end_with_their_parent(tmp_path: Path) -> None:
+def test_fork_servers_end_with_their_parent(tmp_path: Path) -> None:
     code = f"""
-from equibench.bench.runner.copies import begin
+from equibench.bench.runner.fork_server import start_forked
 from equibench.bench.runner.local import environment
-copy = begin(["-c", {SCRIPT.format(before="")!r}], environment(1), None)
+copy = start_forked(["-c", {SCRIPT.format(before="")!r}], environment(1), None)
 copy.stdin.write("print(os.getppid(), flush=True); time.sleep(600)\\n")
 copy.stdin.flush()
 print(copy.stdout.readline(), copy.pid)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    original, copy = map(int, done.stdout.split())
+    server, copy = map(int, done.stdout.split())
     for _ in range(100):
-        if not Path(f"/proc/{original}").exists():
+        if not Path(f"/proc/{server}").exists():
             break
         time.sleep(0.1)
     else:
-        pytest.fail("the original is still there")
+        pytest.fail("the server is still there")
     os.kill(copy, signal.SIGKILL)  # a run would end with a checkpoint; this one listens to nothing
 
 
-def test_copies_of_the_original_of_runs_begin_as_fresh_interpreters_do(tmp_path: Path) -> None:
-    script = "import os, sys; from equibench.bench.worker import be_copied; be_copied(int(sys.argv[-1]))"
+def test_copies_of_the_fork_server_of_runs_begin_as_fresh_interpreters_do(tmp_path: Path) -> None:
+    script = "import os, sys; from equibench.bench.worker import be_fork_server; be_fork_server(int(sys.argv[-1]))"
     line = (
         "import numpy, random, torch; print(torch.cuda.is_initialized(), len(os.listdir('/proc/self/task')),"
         " torch.initial_seed(), numpy.random.rand(), random.random(),"
