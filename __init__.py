@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; nothing here is imported at run time
-    from .bench.python.boards import load_board, load_runs
-    from .bench.python.models import build_model, check, list_datasets, list_models, list_suites, load_model
-    from .bench.python.run import run
+    from .bench.api.boards import load_board, load_runs
+    from .bench.api.models import build_model, check, list_datasets, list_models, list_suites, load_model
+    from .bench.api.run import run
     from .bench.runner.head_to_head import load_leaderboard
     from .registry import UserError, register_dataset, register_model, register_wrapper
 
@@ -22,15 +22,15 @@ _PUBLIC = {
     "register_wrapper": "registry",
     "register_dataset": "registry",
     "UserError": "registry",
-    "run": "bench.python.run",
-    "check": "bench.python.models",
-    "build_model": "bench.python.models",
-    "list_models": "bench.python.models",
-    "list_datasets": "bench.python.models",
-    "list_suites": "bench.python.models",
-    "load_board": "bench.python.boards",
-    "load_runs": "bench.python.boards",
-    "load_model": "bench.python.models",
+    "run": "bench.api.run",
+    "check": "bench.api.models",
+    "build_model": "bench.api.models",
+    "list_models": "bench.api.models",
+    "list_datasets": "bench.api.models",
+    "list_suites": "bench.api.models",
+    "load_board": "bench.api.boards",
+    "load_runs": "bench.api.boards",
+    "load_model": "bench.api.models",
     "load_leaderboard": "bench.runner.head_to_head",
 }
 

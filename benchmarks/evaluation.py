@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 from equibench.bench.measures import accuracy as evaluate
 from equibench.bench.measures import norms
-from equibench.bench.measures.arithmetic import begin
 from equibench.bench.measures.equivariance import measure_core
+from equibench.bench.measures.execution_profile import begin
 from equibench.bench.spec.suite import find_suite, plan
 from equibench.bench.training import prepare
 from equibench.bench.training.prepare import Loaded, build_from_seed

@@ -29,7 +29,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from equibench.bench.measures.arithmetic import begin, renew_profile
+from equibench.bench.measures.execution_profile import begin, renew_profile
 from equibench.models.escnn_adapter import SteerableConv2d
 from equibench.models.g_conv import GroupConv2d
 from equibench.models.pdo.layers import PDOConv

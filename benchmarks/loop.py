@@ -19,8 +19,8 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from equibench.bench.measures.arithmetic import begin, renew_profile
 from equibench.bench.measures.clock import clock_for
+from equibench.bench.measures.execution_profile import begin, renew_profile
 from equibench.bench.spec.recipe import Recipe, find_recipe
 from equibench.bench.spec.suite import RunSpec, find_suite, plan
 from equibench.bench.training.prepare import Loaded, warm_up

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 import torch
-from equibench.bench.measures.arithmetic import begin, renew_profile
 from equibench.bench.measures.cost import peak_memory_mib
+from equibench.bench.measures.execution_profile import begin, renew_profile
 from layers import CASES, step
 from side_by_side import hardware, parser, show
 

@@ -16,8 +16,8 @@ from unittest.mock import patch
 import torch
 from equibench.bench.boards.statistics import binomial_error_pct
 from equibench.bench.measures.accuracy import accuracy_pct, logits
-from equibench.bench.measures.arithmetic import begin
 from equibench.bench.measures.clock import clock_for
+from equibench.bench.measures.execution_profile import begin
 from equibench.bench.measures.norms import reestimate_batch_norm
 from equibench.bench.spec.seeds import derive
 from equibench.bench.spec.suite import find_suite, plan

@@ -22,7 +22,7 @@ FLOORS = (
     ("check", "reports"),
     ("exchange",),
     ("cli", "worker"),
-    ("python",),
+    ("api",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: A folder with more modules than this is searched, not looked through.

@@ -11,11 +11,11 @@ from tabulate import tabulate
 from ..tools.markup import for_latex, latex, markdown_text
 from ..tools.text import plural
 from .families import BoardFamily, Point
-from .marks import marks_of
+from .row_marks import marks_of
 from .rows import csv_text
 from .slopes import Slope
 from .statistics import SMALLEST_SAMPLE
-from .table import accuracy_text, in_cell, in_text
+from .terminal_table import accuracy_text, in_cell, in_text
 
 if TYPE_CHECKING:
     import pandas as pd

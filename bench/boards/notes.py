@@ -17,8 +17,8 @@ from ..tools.schema import visible
 from ..tools.text import command, plural
 from .board import Board
 from .claims import claim_notes
-from .marks import models_with_mark
 from .repeats import repeat_notes
+from .row_marks import models_with_mark
 from .statistics import SMALLEST_SAMPLE
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from ..spec.suite import find_suite, plan
 from ..tools.files import write_atomically
 from .board import Board, load_board
 from .claims import claim_columns
-from .marks import marks_text
 from .repeats import judge_repeats, repeats_text
+from .row_marks import marks_text
 from .statistics import Comparison, accuracy_intervals, binomial_error_pct, mean
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
     """
     import numpy as np
 
-    from .crossed import Spread, half_widths
+    from .random_effects import Spread, half_widths
 
     count, w = len(errors), weights(x)
     of_seeds = images * exponents(x, errors).var(ddof=1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .crossed import Spread
+    from .random_effects import Spread
 
 #: With fewer seeds than this, the values of the seeds are shown instead of an interval.
 SMALLEST_SAMPLE = 3
@@ -233,7 +233,7 @@ def compare_all(samples: Samples) -> list[Comparison]:
 
 def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
     """The spread of the paired differences to `reference`, for every other model that has a p."""
-    from .crossed import Spread
+    from .random_effects import Spread
 
     couples = [(model, reference) for model in samples if model != reference]
     found = {}
@@ -267,7 +267,7 @@ def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group
     """The measured differences of pairs of models; pairs without a common seed are left out."""
     import numpy as np
 
-    from .crossed import p_values, spread_of_means, spread_of_pairs
+    from .random_effects import p_values, spread_of_means, spread_of_pairs
 
     # Sorted, so that the result does not depend on the order of the records.
     kinds = {
@@ -305,7 +305,7 @@ def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = F
     Args:
         plan: whether to compute `Comparison.detectable`, which takes a while for thousands of pairs.
     """
-    from .crossed import detectable, half_widths
+    from .random_effects import detectable, half_widths
 
     groups = _groups(samples, couples)
     family = sum(len(g.rows) for g in groups if g.p is not None)
@@ -339,7 +339,7 @@ def accuracy_intervals(sample: Sample) -> tuple[float, float] | None:
     """
     import numpy as np
 
-    from .crossed import half_widths, spread_of_means, spread_of_table
+    from .random_effects import half_widths, spread_of_means, spread_of_table
 
     if not sample.has_interval:
         return None

@@ -20,9 +20,9 @@ from ..tools.text import clipped, error_line
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
 from .libraries import is_library_property, library_note, raised_in
+from .model_under_test import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits, tensors_of
 from .state import changes, state_restored
 from .structure import wrong_output
-from .subject import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits, tensors_of
 
 #: Images of the pass under bfloat16, which is ten times slower on many processors; batch norm needs two.
 REDUCED_IMAGES = 2

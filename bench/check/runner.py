@@ -18,8 +18,8 @@ from ..tools.error_location import location_of
 from ..tools.text import clipped, error_line
 from ..training.job import Check, Events
 from . import behaviour, costs, structure, symmetry, traces
+from .model_under_test import FEW_EVAL_IMAGES, Subject, digest
 from .state import state_restored
-from .subject import FEW_EVAL_IMAGES, Subject, digest
 from .traces import opening_key
 
 #: The checks in their order, with the names that a verdict shows.

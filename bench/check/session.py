@@ -266,7 +266,7 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
     """The row of the board, by column and as the table shows it; values that need training are empty."""
     from ..boards.board import Board
     from ..boards.rows import model_rows
-    from ..boards.table import table_rows
+    from ..boards.terminal_table import table_rows
 
     spec = plan(board, {resolved.name: job.steps or 1})[0]
     nothing = Provenance.of(resolved, source_hash=source_hash(resolved), hardware={}, threads=job.threads, command="")

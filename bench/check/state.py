@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..measures.arithmetic import flushes_denormals
+from ..measures.execution_profile import flushes_denormals
 
 Getter = Callable[[], Any]
 Setter = Callable[[Any], Any]

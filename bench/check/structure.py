@@ -17,7 +17,7 @@ from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, error_line, first_line
 from ..training.image_sizes import USUAL
 from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
-from .subject import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
+from .model_under_test import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
 
 _SOURCE = re.compile(
     r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?"

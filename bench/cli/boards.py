@@ -173,7 +173,7 @@ def leaderboard(
 
     from ...registry import nearest
     from ..boards.rows import csv_text
-    from ..boards.table import FORMATS
+    from ..boards.terminal_table import FORMATS
     from ..publish.view import (
         View,
         check_models,
@@ -388,7 +388,7 @@ def show(
         document = {"recipes": [row for row in recipe_rows() if row["name"] == name]}
         text = lambda _: recipe_text(name, width)  # noqa: E731
     else:
-        from ..boards.table import board_table
+        from ..boards.terminal_table import board_table
         from ..publish.view import select_boards
 
         (board,) = select_boards(root, name, None, None)

@@ -245,7 +245,7 @@ def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], a
 
 
 def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
-    from ..boards.table import board_table
+    from ..boards.terminal_table import board_table
     from ..tools.text import terminal_width
 
     for outcome in outcomes:

@@ -100,7 +100,7 @@ def validate(
     before and after. With --complete, no published file may be missing or changed. Writes nothing. Exit code 1: the
     rows may not enter as they are.
     """
-    from ..exchange.report import document, markdown
+    from ..exchange.review_report import document, markdown
     from ..exchange.validate import validate as judge
 
     alive = sys.stderr.isatty()

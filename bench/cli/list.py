@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ...registry import DATASETS, MODELS, Entry, UserError, include
-from ..spec.choices import PROFILES
+from ..spec.option_values import PROFILES
 from ..tools.text import fitted_table, terminal_width
 from .options import include_option, json_option, results_option, wide_option
 
@@ -269,7 +269,7 @@ def formats(as_json: bool) -> None:
     """Formats of equibench leaderboard."""
     from tabulate import tabulate_formats
 
-    from ..boards.table import FORMATS
+    from ..boards.terminal_table import FORMATS
 
     others = {name: "a format of the package tabulate" for name in tabulate_formats if name not in FORMATS}
     _show([{"name": name, "note": line} for name, line in {**FORMATS, **others}.items()], as_json, (), "format")
@@ -280,7 +280,7 @@ def formats(as_json: bool) -> None:
 @json_option
 def columns(patterns: tuple[str, ...], as_json: bool) -> None:
     """Columns of the CSVs, for --columns and --sort; docs/leaderboard.md explains them."""
-    from ..boards.marks import HEADINGS_OF
+    from ..boards.row_marks import HEADINGS_OF
     from ..boards.rows import column_names
 
     found = column_names()

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from ...registry import PluginWarning, UserError, include
-from ..spec.choices import CLASSES, FITS, RECIPES, VARIABLES, help_text
+from ..spec.option_values import CLASSES, FITS, RECIPES, VARIABLES, help_text
 from ..tools.text import PROGRESS
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check, doctor
@@ -184,7 +184,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     The choice uses validation images. Every model is trained with the same grid of rates, one seed, and the budget of
     the suite. Every trial is recorded.
     """
-    from ..boards.table import tuning_table
+    from ..boards.terminal_table import tuning_table
     from ..runner.tune import tune as tune_suite
     from .progress import listener_for
 
@@ -305,7 +305,7 @@ def rows_shown(name: str, run: Any) -> Any:
 
 
 def _print_board(outcome: Any, as_json: bool) -> None:
-    from ..boards.table import board_table
+    from ..boards.terminal_table import board_table
     from ..tools.text import relative_path, terminal_width
 
     board, root = outcome.board, outcome.results

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..spec.choices import PROFILES, help_text
+from ..spec.option_values import PROFILES, help_text
 
 if TYPE_CHECKING:
     from ..tools.machine import Machine

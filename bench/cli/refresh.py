@@ -65,7 +65,7 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 
 
 def _say(done: Any, only_stale: bool) -> None:
-    from ..boards.table import board_table
+    from ..boards.terminal_table import board_table
     from ..records.staleness import is_known
     from ..tools.text import plural, terminal_width
 

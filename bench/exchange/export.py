@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...registry import UserError
 from ..boards.board import find_board, load_board
-from ..publish.repeat import suite_file, suites_of
+from ..publish.repeat_commands import suite_file, suites_of
 from ..records.calibration import read_calibration
 from ..records.outcomes import outcomes_path, read_distances, read_predictions
 from ..records.record import RefusedFile, RunRecord, read_board

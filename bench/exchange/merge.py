@@ -40,7 +40,7 @@ from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
 from ..tools.schema import read_text, visible
 from .archive import PARTS, opened
-from .tuned import merge_tuned
+from .tuned_recipes import merge_tuned
 
 Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]

@@ -17,7 +17,7 @@ from ...registry import DATASETS, UserError, include
 from ..boards.board import Board, load_board
 from ..boards.repeats import repeat_notes
 from ..boards.rows import csv_text, run_rows
-from ..boards.table import rank_text
+from ..boards.terminal_table import rank_text
 from ..check.session import BUDGET, check_model
 from ..publish.bibtex import is_known_source, sources_of
 from ..records.outcomes import outcomes_path, read_distances

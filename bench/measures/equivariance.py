@@ -21,7 +21,7 @@ from ...models.groups import PlanarGroup, transform_image
 from ..records.record import CorePoint
 from ..spec.seeds import derive
 from .accuracy import logits
-from .arithmetic import FULL, float32_precision, set_float32_precision
+from .execution_profile import FULL, float32_precision, set_float32_precision
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 

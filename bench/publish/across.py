@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ...registry import UserError, nearest
 from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, short_names, summarise
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
-from ..boards.table import in_cell, in_text, ranks_text
+from ..boards.terminal_table import in_cell, in_text, ranks_text
 from ..tools.markup import for_latex
 from ..tools.text import plural
 from .view import difference_text

@@ -25,7 +25,7 @@ from .plots.family_plots import draw
 from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
-from .repeat import commands, family_file
+from .repeat_commands import commands, family_file
 
 #: Prefix of a cell that the page shows in bold.
 _MARK = "\0"

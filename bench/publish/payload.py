@@ -7,13 +7,13 @@ import math
 from typing import Any
 
 from ..boards.board import Board
-from ..boards.marks import marks_of
 from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_rows
+from ..boards.row_marks import marks_of
 from ..boards.rows import COMPARED
 from ..records.record import RunRecord
 from .bibtex import board_entry
-from .repeat import cautions, commands, suites_of
+from .repeat_commands import cautions, commands, suites_of
 from .view import comparison_note
 
 #: Columns that the page shows by default: column of the CSV, heading, digits after the point (None: as it is), scale.

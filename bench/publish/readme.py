@@ -29,7 +29,7 @@ from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.family_table import SPENT, family_text, file_name
 from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
-from ..boards.table import narrow_rows, table_rows
+from ..boards.terminal_table import narrow_rows, table_rows
 from ..records.record import RefusedFile
 from ..spec.suite import find_suite
 from ..tools.files import write_atomically

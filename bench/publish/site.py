@@ -19,7 +19,7 @@ from ..tools.files import shipped, write_atomically
 from .across import groups_document
 from .payload import payload, script
 from .plots.style import DARK, FAMILIES, OTHER
-from .repeat import suite_file, suites_of
+from .repeat_commands import suite_file, suites_of
 from .run_table import document as run_table
 from .run_table import schema_text
 

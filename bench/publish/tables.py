@@ -10,7 +10,7 @@ from tabulate import tabulate
 from ..boards.board import Board
 from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
-from ..boards.table import alignment, narrow_rows, table_rows
+from ..boards.terminal_table import alignment, narrow_rows, table_rows
 from ..tools.markup import latex, latex_number, markdown_text
 from .bibtex import key_of, sources_of_row
 from .view import View, comparison_table

@@ -12,11 +12,11 @@ from tabulate import tabulate
 
 from ...registry import UserError, nearest
 from ..boards.board import Board, find_board
-from ..boards.marks import HEADINGS_OF
 from ..boards.notes import board_heading
+from ..boards.row_marks import HEADINGS_OF
 from ..boards.rows import COMPARED, compared_columns, run_rows, write_board
 from ..boards.statistics import Comparison, compare
-from ..boards.table import board_table, in_cell, in_text
+from ..boards.terminal_table import board_table, in_cell, in_text
 from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..tools.markup import for_latex

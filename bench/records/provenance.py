@@ -249,7 +249,7 @@ def hardware(device: str) -> dict[str, str]:
 @cache
 def _driver_facts(device: str) -> dict[str, str]:
     """Facts about a GPU from the driver, asked once per process."""
-    from ..tools.driver import driver_version, find_gpu
+    from ..tools.gpu_driver import driver_version, find_gpu
 
     uuid = gpu_of(device)
     gpu = find_gpu(uuid)
@@ -304,7 +304,7 @@ def host_id() -> str:
 
 def gpu_of(device: str) -> str:
     """The UUID of a GPU; empty for a processor."""
-    from ..tools.driver import uuid_of
+    from ..tools.gpu_driver import uuid_of
 
     return uuid_of(device) if device.startswith("cuda") else ""
 

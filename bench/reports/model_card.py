@@ -19,7 +19,7 @@ from ..boards.board import Board, load_board
 from ..boards.claims import claim_columns
 from ..boards.notes import refresh_command
 from ..boards.statistics import mean
-from ..boards.table import rank_text
+from ..boards.terminal_table import rank_text
 from ..measures.accuracy import logits
 from ..measures.compiler import avoid_compiler
 from ..measures.cost import count_numbers, evaluation_operations, learned_buffers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...registry import UserError
 from ..boards.board import Board, load_board
-from ..boards.crossed import Spread, detectable, power
+from ..boards.random_effects import Spread, detectable, power
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, spreads
 from ..records.store import board_names
 from ..spec.budget import find_budget

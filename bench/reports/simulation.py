@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..boards.crossed import Spread, detectable, half_widths, p_values, spread_of_pairs, spread_of_table
+from ..boards.random_effects import Spread, detectable, half_widths, p_values, spread_of_pairs, spread_of_table
 from ..boards.statistics import holm
 
 PARTS = ("coverage", "family", "power")

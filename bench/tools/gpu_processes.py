@@ -13,8 +13,8 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from . import driver
-from .driver import Process
+from . import gpu_driver
+from .gpu_driver import Process
 
 #: MiB that no listed process holds: up to the first number it is the driver's own memory, from the second on it is a
 #: context of another process.
@@ -61,7 +61,7 @@ def judge(
     """Judge which other processes are on a GPU where this process holds a context.
 
     Args:
-        processes: as `driver.processes_on` gives them.
+        processes: as `gpu_driver.processes_on` gives them.
         own: number of this process.
         used_mib: memory in use on the GPU now; None means unknown.
         before_mib: the same before this process had a context; None means unknown.
@@ -74,7 +74,7 @@ def judge(
     if all(p.pid != own for p in computing) and len(computing) <= len(ours):
         others = []  # they have other numbers there: they are ours, if they account for all memory
     if others:
-        names = [driver.process_name(p.pid) for p in others]
+        names = [gpu_driver.process_name(p.pid) for p in others]
         shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False)) + (
             ", …" if len(others) > 3 else ""
         )
@@ -121,10 +121,10 @@ class GpuWatch:
         import torch
 
         self._device = torch.device(device)
-        self._uuid = driver.uuid_of(device)
+        self._uuid = gpu_driver.uuid_of(device)
         # Once this process has a context, the memory that was in use before cannot be determined any more.
         begun = torch._C._cuda_hasPrimaryContext(self._device.index or 0)  # type: ignore[attr-defined]
-        self._before = None if begun else driver.memory_used_mib(self._uuid)
+        self._before = None if begun else gpu_driver.memory_used_mib(self._uuid)
         self._outside_torch: float | None = None
         #: The result so far. Of several looks, "others" takes precedence over "unknown", and "unknown" over "alone".
         self.found: OtherProcesses | None = None
@@ -133,10 +133,10 @@ class GpuWatch:
         """Look, and return what was found so far."""
         import torch
 
-        processes, used = driver.processes_on(self._uuid), driver.memory_used_mib(self._uuid)
+        processes, used = gpu_driver.processes_on(self._uuid), gpu_driver.memory_used_mib(self._uuid)
         grown = 0.0
         if used is not None:
-            outside_torch = used - torch.cuda.memory_reserved(self._device) / driver.MIB
+            outside_torch = used - torch.cuda.memory_reserved(self._device) / gpu_driver.MIB
             self._outside_torch = (
                 outside_torch if self._outside_torch is None else min(self._outside_torch, outside_torch)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ...registry import UserError
-from . import driver
+from . import gpu_driver
 from .schema import Strict
 
 
@@ -31,13 +31,13 @@ def usable_gpus() -> Gpus:
         why = "this torch is built for ROCm, but equibench supports only NVIDIA GPUs and CPUs"
         return Gpus(why=why, expected=torch.cuda.is_available())
     if torch.cuda.is_available():
-        return Gpus(uuids=[driver.uuid_of(f"cuda:{index}") for index in range(torch.cuda.device_count())])
+        return Gpus(uuids=[gpu_driver.uuid_of(f"cuda:{index}") for index in range(torch.cuda.device_count())])
     try:
         torch.cuda.init()
         why = "torch gives no reason"
     except (RuntimeError, AssertionError) as error:
         why = " ".join(str(error).split()).removesuffix(".")
-    return Gpus(why=why, expected=bool(driver.gpus()) and "CUDA_VISIBLE_DEVICES" not in os.environ)
+    return Gpus(why=why, expected=bool(gpu_driver.gpus()) and "CUDA_VISIBLE_DEVICES" not in os.environ)
 
 
 def one_device(name: str) -> str:
@@ -66,7 +66,7 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
         UserError: which GPU, its mode, and what to do.
     """
     for name in dict.fromkeys(slot for slot in slots if slot != "cpu"):
-        gpu = driver.find_gpu(here.uuids[int(name.partition(":")[2])])
+        gpu = gpu_driver.find_gpu(here.uuids[int(name.partition(":")[2])])
         mode = gpu.compute_mode if gpu is not None else None
         if mode == "prohibited":
             raise UserError(
@@ -88,7 +88,7 @@ def refuse_for_seconds(name: str, uuid: str) -> None:
     Raises:
         UserError: which GPU, why, and what to do.
     """
-    gpu = driver.find_gpu(uuid)
+    gpu = gpu_driver.find_gpu(uuid)
     if gpu is None:
         return
     if gpu.is_instance:

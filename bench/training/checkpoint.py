@@ -28,7 +28,7 @@ from ..records.record import CorePoint, CurvePoint, Size
 from ..records.store import checkpoint_folder, checkpoints_of
 from ..tools.files import WriteError, remove_parts, write_atomically
 from ..tools.schema import Strict, short_hash
-from .attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
+from .module_attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
 from .stopping import Stop
 from .train import Training
 

@@ -14,9 +14,9 @@ from ...registry import DATASETS, MODELS, UserError
 from ...side_files import contents, lines_of
 from ...source import source_hash
 from ..measures.angle_and_depth import CURVE_DEGREES
-from ..measures.arithmetic import begin
 from ..measures.clock import Phases
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, measure_full
+from ..measures.execution_profile import begin
 from ..measures.rotation import ORBIT_DEGREES
 from ..records.provenance import Provenance, hardware
 from ..records.record import RunRecord

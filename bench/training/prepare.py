@@ -19,9 +19,9 @@ from ...datasets.subsets import balanced_subset, split_stratified
 from ...opened_files import watching
 from ...registry import MODELS, UserError, build_model
 from ..measures.accuracy import EVAL_BATCH, logits
-from ..measures.arithmetic import renew_profile
-from ..measures.arithmetic import set_profile as set_profile
 from ..measures.clock import clock_for
+from ..measures.execution_profile import renew_profile
+from ..measures.execution_profile import set_profile as set_profile
 from ..measures.norms import check_statistics, reestimate_batch_norm
 from ..spec.seeds import derive
 from ..spec.suite import RunSpec

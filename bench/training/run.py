@@ -15,10 +15,10 @@ from ...datasets.batches import as_tensors
 from ...datasets.images import Split, data_root, load
 from ...registry import MODELS, include
 from ..measures.accuracy import accuracy_pct, logits, predictions
-from ..measures.arithmetic import begin, check_profile
 from ..measures.clock import Phases, clock_for
 from ..measures.cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib, reset_peak_memory
 from ..measures.equivariance import measure_core
+from ..measures.execution_profile import begin, check_profile
 from ..measures.norms import reestimate_batch_norm
 from ..records.outcomes import write_outcomes
 from ..records.record import CorePoint, Results, RunRecord, Status, write_record

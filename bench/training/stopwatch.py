@@ -13,12 +13,12 @@ import torch
 from ...datasets.images import data_root, load
 from ...registry import MODELS, include
 from ...side_files import files_beside
-from ..measures.arithmetic import begin, check_profile
 from ..measures.clock import clock_for
+from ..measures.execution_profile import begin, check_profile
 from ..records.calibration import BLOCK_SECONDS, BLOCK_STEPS, Block
 from ..records.provenance import gpu_of
 from ..records.record import Status
-from ..tools import driver
+from ..tools import gpu_driver
 from ..tools.gpu_processes import judge
 from .job import Events, StepTiming
 from .prepare import Loaded, build_from_seed, warm_up
@@ -90,7 +90,9 @@ def _measure(job: StepTiming, events: Events, requests: TextIO) -> None:
     def others(partners: list[int]) -> str:
         if device.type != "cuda":
             return ""
-        return judge(driver.processes_on(gpu), os.getpid(), driver.memory_used_mib(gpu), partners=partners).others
+        return judge(
+            gpu_driver.processes_on(gpu), os.getpid(), gpu_driver.memory_used_mib(gpu), partners=partners
+        ).others
 
     built = MODELS.find(spec.model)
     events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))

@@ -75,7 +75,7 @@ def _as_new(folder: Path, arguments: tuple[str, ...], environment: Mapping[str, 
         with (
             contextlib.chdir(folder),
             mock.patch.dict(os.environ, environment),
-            mock.patch.dict(opened_files._seen, clear=True),
+            mock.patch.dict(opened_files._opened_by_key, clear=True),
             mock.patch.object(sys, "argv", ["equibench", *arguments]),
             mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
             warnings.catch_warnings(),

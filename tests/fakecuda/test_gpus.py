@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from equibench.bench.tools import driver, gpus
-from equibench.bench.tools.driver import Gpu
+from equibench.bench.tools import gpu_driver, gpus
+from equibench.bench.tools.gpu_driver import Gpu
 from equibench.bench.tools.gpus import Gpus
 from equibench.registry import UserError
 
@@ -122,7 +122,7 @@ def test_rocm_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_what_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     modes = {"GPU-0": "default", "GPU-1": "exclusive process", "GPU-2": None}
     monkeypatch.setattr(
-        driver, "find_gpu", lambda uuid: Gpu(uuid, "", None, None, modes[uuid], False) if uuid in modes else None
+        gpu_driver, "find_gpu", lambda uuid: Gpu(uuid, "", None, None, modes[uuid], False) if uuid in modes else None
     )
     here = Gpus(uuids=["GPU-0", "GPU-1", "GPU-2", "GPU-3"])
     for slots in (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from equibench import register_model
-from equibench.bench.measures.arithmetic import float32_precision
+from equibench.bench.measures.execution_profile import float32_precision
 from torch import nn
 
 

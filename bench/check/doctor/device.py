@@ -16,7 +16,7 @@ from typing import Any
 
 from ...records.record import RunRecord, read_board
 from ...records.store import board_names
-from ...tools.driver import memory_used_mib
+from ...tools.gpu_driver import memory_used_mib
 from ...tools.gpu_processes import LITTLE_MIB
 from .process import NoAnswer, Process
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from ...records.record import LAUNCH_BOUND, RunRecord
-from ...tools.driver import SLOWDOWNS
+from ...tools.gpu_driver import SLOWDOWNS
 from .device import Failed, LeftOut, NotApplicable
 
 #: Largest relative difference between the device's and the host's clock for a kernel of one second.

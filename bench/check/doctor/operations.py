@@ -15,12 +15,12 @@ from torch import nn
 
 from ....datasets.images import data_root, load
 from ...measures.accuracy import logits
-from ...measures.arithmetic import begin, set_profile
 from ...measures.clock import clock_for
+from ...measures.execution_profile import begin, set_profile
 from ...records.provenance import hardware, versions
 from ...spec.seeds import derive
 from ...spec.suite import RunSpec, find_suite, plan
-from ...tools.driver import load_of, memory_used_mib, processes_on, uuid_of
+from ...tools.gpu_driver import load_of, memory_used_mib, processes_on, uuid_of
 from ...tools.gpu_processes import judge
 from ...tools.gpus import usable_gpus
 from ...tools.text import error_line, first_line

@@ -13,7 +13,7 @@ import numpy as np
 from ...boards.board import Board
 from ...boards.notes import sources_of_variation
 from ...boards.statistics import LEVEL
-from ...boards.table import accuracy_text
+from ...boards.terminal_table import accuracy_text
 from ...tools.text import plural
 from ..view import difference_text, p_text
 from . import lines

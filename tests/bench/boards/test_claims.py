@@ -11,7 +11,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.claims import CLAIMS, claim_columns, exact_part
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import run_rows, write_board
-from equibench.bench.boards.table import board_table, narrow_rows
+from equibench.bench.boards.terminal_table import board_table, narrow_rows
 from equibench.bench.measures.equivariance import GRID, claimed_elements, measure_core
 from equibench.bench.measures.invariance import claim_errors
 from equibench.bench.publish.payload import payload

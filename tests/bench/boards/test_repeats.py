@@ -10,7 +10,7 @@ from equibench.bench.boards.board import Board, load_board
 from equibench.bench.boards.repeats import agreement, judge_repeats, repeats_text
 from equibench.bench.boards.rows import model_rows, write_board
 from equibench.bench.boards.statistics import prediction_interval
-from equibench.bench.boards.table import board_table
+from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.provenance import host_facts, host_id
 from equibench.bench.records.record import RunRecord, write_record

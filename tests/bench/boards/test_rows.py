@@ -10,7 +10,7 @@ from equibench.bench.boards.board import Board, find_board, load_board
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows, write_board
 from equibench.bench.boards.statistics import interval
-from equibench.bench.boards.table import board_table, narrow_rows
+from equibench.bench.boards.terminal_table import board_table, narrow_rows
 from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
 from equibench.bench.records.record import CurvePoint, write_record

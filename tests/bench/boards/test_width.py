@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from equibench.bench.boards.table import board_table, table_rows
+from equibench.bench.boards.terminal_table import board_table, table_rows
 from equibench.bench.tools.text import fitted_table, table_width
 
 from ..publish import boards

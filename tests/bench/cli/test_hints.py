@@ -11,7 +11,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import column_names, model_rows, run_rows
 from equibench.bench.cli.main import cli
 from equibench.bench.records.record import write_record
-from equibench.bench.spec.choices import CLASSES, FITS, PROFILES, RECIPES, VARIABLES
+from equibench.bench.spec.option_values import CLASSES, FITS, PROFILES, RECIPES, VARIABLES
 from equibench.bench.spec.recipe import PAPER, TUNED, named_recipes
 from equibench.bench.spec.suite import RunSpec, Suite, find_suite
 from equibench.registry import DATASETS, MODELS, UserError

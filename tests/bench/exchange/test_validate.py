@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from equibench.bench.boards.rows import write_board
 from equibench.bench.exchange.export import export
-from equibench.bench.exchange.report import markdown
+from equibench.bench.exchange.review_report import markdown
 from equibench.bench.exchange.validate import Judgement, foreign, validate
 from equibench.bench.records.record import read_board, read_record
 from equibench.bench.records.verdict import Verdict

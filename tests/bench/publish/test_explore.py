@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 from equibench.bench.boards.board import load_board
-from equibench.bench.boards.marks import marks_of
+from equibench.bench.boards.row_marks import marks_of
 from equibench.bench.publish.family_page import publish_family
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.view import p_text
 from equibench.bench.records.record import write_record
 
-from ..boards.test_marks import CASES
+from ..boards.test_row_marks import CASES
 from . import boards
 from .boards import BOARD
 from .test_across import SECOND

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.notes import board_notes
-from equibench.bench.boards.table import narrow_rows, rank_text
+from equibench.bench.boards.terminal_table import narrow_rows, rank_text
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import bibliography, entry, key_of, own_entry, sources_of, sources_of_row
 from equibench.bench.publish.plots.figures import PLOTS

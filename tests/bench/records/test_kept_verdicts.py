@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.board import load_board
-from equibench.bench.boards.table import board_table
+from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.records.kept_verdicts import NO, SHIPPED, YES, keep_verdict, kept_verdict, worst_verdict
 from equibench.bench.records.record import read_board, write_record
 from equibench.bench.records.verdict import Finding, Verdict

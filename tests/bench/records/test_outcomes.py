@@ -10,7 +10,7 @@ import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
 from equibench.bench.boards.statistics import compare
-from equibench.bench.boards.table import board_table
+from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.records.outcomes import outcomes_path, read_distances, read_predictions, write_outcomes
 from equibench.bench.records.record import RunRecord, write_record
 from equibench.bench.reports.run_card import run_card, run_text

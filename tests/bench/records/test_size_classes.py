@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import write_board
-from equibench.bench.boards.table import board_table, narrow_rows, table_rows
+from equibench.bench.boards.terminal_table import board_table, narrow_rows, table_rows
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.readme import refresh
 from equibench.bench.records.record import Context, RunRecord, Size, write_record

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from equibench.bench.boards.crossed import Spread, power
+from equibench.bench.boards.random_effects import Spread, power
 from equibench.bench.cli.main import cli
 from equibench.bench.records.record import write_record
 from equibench.bench.reports.planning import MOST_SEEDS, plan_seeds, plan_text, seeds_for

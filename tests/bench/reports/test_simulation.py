@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equibench.bench.boards.crossed import spread_of_pairs
+from equibench.bench.boards.random_effects import spread_of_pairs
 from equibench.bench.reports import simulation
 from equibench.bench.reports.proofs import prove
 from equibench.bench.reports.simulation import ALIKE, EQUAL, NONE, SKEWED, UNEQUAL, Case, Simulation, coverage, family

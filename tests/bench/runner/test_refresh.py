@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
-from equibench.bench.boards.table import board_table
+from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli
 from equibench.bench.records import staleness
 from equibench.bench.records.record import write_record

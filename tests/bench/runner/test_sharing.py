@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.rows import model_rows, run_rows
-from equibench.bench.boards.table import board_table
+from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli
 from equibench.bench.records.provenance import SHARED, sharing_fact
 from equibench.bench.runner import admission
@@ -115,7 +115,7 @@ def test_boards_that_compare_device_seconds_are_refused() -> None:
 
 def test_a_board_of_device_seconds_belongs_to_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"cuda:0": ("GPU A", "GPU-0"), "cuda:1": ("GPU B", "GPU-1"), "cuda:2": ("GPU A", "GPU-2")}
-    monkeypatch.setattr(admission, "devices_elsewhere", lambda devices: {device: known[device] for device in devices})
+    monkeypatch.setattr(admission, "query_devices", lambda devices: {device: known[device] for device in devices})
     assert admission.common_hardware_key(["cuda:0", "cuda:2"]) == ("GPU A", {"cuda:0": "GPU-0", "cuda:2": "GPU-2"})
     with pytest.raises(UserError, match="devices of one kind: cuda:0 is 'GPU A'; cuda:1 is 'GPU B'"):
         admission.common_hardware_key(["cuda:0", "cuda:1"])

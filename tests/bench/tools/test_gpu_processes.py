@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from equibench.bench.tools import driver
-from equibench.bench.tools.driver import Process
+from equibench.bench.tools import gpu_driver
+from equibench.bench.tools.gpu_driver import Process
 from equibench.bench.tools.gpu_processes import LITTLE_MIB, MUCH_MIB, judge
 
 OWN, CONTEXT = 4242, 500.0
@@ -23,7 +23,7 @@ def test_a_process_that_accounts_for_all_memory_is_alone() -> None:
 
 @pytest.mark.parametrize("own", [OWN, 1])
 def test_other_listed_processes_are_company(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "process_name", {977: "python", OWN: "we"}.get)
+    monkeypatch.setattr(gpu_driver, "process_name", {977: "python", OWN: "we"}.get)
     both = judge([ME, Process(977, CONTEXT)], own, 2 * CONTEXT + 100)
     assert both.others.startswith("not alone on its GPU: ") and "python (977)" in both.others and both.count == 2
     assert ("(4242)" in both.others) == (own != OWN), "under another number this process is one of them"
@@ -85,7 +85,7 @@ def test_without_a_list_of_processes_the_run_measures_and_company_is_unknown(lis
 
 def test_a_server_for_many_processes_is_company_and_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under MPS the driver lists the server beside its clients."""
-    monkeypatch.setattr(driver, "process_name", lambda pid: "nvidia-cuda-mps-server" if pid == 5 else "python")
+    monkeypatch.setattr(gpu_driver, "process_name", lambda pid: "nvidia-cuda-mps-server" if pid == 5 else "python")
     server, neighbour = Process(5, 30.0), Process(8, CONTEXT)
     only = judge([ME, server], OWN, CONTEXT + 130 + REST)
     assert "nvidia-cuda-mps-server (5)" in only.others and only.count == 1

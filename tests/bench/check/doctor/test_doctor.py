@@ -24,7 +24,7 @@ from equibench.bench.records.doctor_report import (
     write_report,
 )
 from equibench.bench.records.record import write_record
-from equibench.bench.tools import driver
+from equibench.bench.tools import gpu_driver
 from equibench.bench.tools.gpu_processes import judge
 from equibench.registry import UserError
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_seen_is_never_taken_for_good() -> None:
 def test_the_doctor_and_a_run_say_the_same_of_company(
     listed: list[tuple] | None, used: float | None, before: float | None
 ) -> None:
-    found = judge(None if listed is None else [driver.Process(*one) for one in listed], OWN, used, before)
+    found = judge(None if listed is None else [gpu_driver.Process(*one) for one in listed], OWN, used, before)
     try:
         judges.judge_alone(found.others, found.unknown, before)
         said = "yes"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.board import Board, load_board
-from equibench.bench.boards.marks import Mark, marks_of, with_marks
 from equibench.bench.boards.notes import board_notes
+from equibench.bench.boards.row_marks import Mark, marks_of, with_marks
 from equibench.bench.boards.rows import csv_text
-from equibench.bench.boards.table import board_table, narrow_rows, table_rows
+from equibench.bench.boards.terminal_table import board_table, narrow_rows, table_rows
 from equibench.bench.publish.payload import payload
 from equibench.bench.publish.tables import latex_page, markdown_page, markdown_table
 from equibench.bench.publish.view import View, view_text

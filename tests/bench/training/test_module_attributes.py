@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.spec.suite import find_suite
-from equibench.bench.training.attributes import changed, contents, is_plain, plain_attributes, put_attributes
+from equibench.bench.training.module_attributes import changed, contents, is_plain, plain_attributes, put_attributes
 from equibench.bench.training.prepare import check_output
 from equibench.registry import build_model
 from hypothesis import given

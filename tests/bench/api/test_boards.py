@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from equibench.bench.api.boards import Leaderboard, load_board, load_runs
 from equibench.bench.boards.board import Board
 from equibench.bench.boards.rows import write_board
 from equibench.bench.publish.plots.figures import PLOTS
-from equibench.bench.python.boards import Leaderboard, load_board, load_runs
 from equibench.bench.records.record import write_record
 from equibench.registry import UserError
 

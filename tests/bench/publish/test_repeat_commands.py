@@ -13,7 +13,7 @@ from equibench.bench.boards.families import load_family, points_of
 from equibench.bench.boards.rows import csv_text, run_rows
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import board_entry
-from equibench.bench.publish.repeat import cautions, commands, family_file, suite_file, suites_of
+from equibench.bench.publish.repeat_commands import cautions, commands, family_file, suite_file, suites_of
 from equibench.bench.publish.run_table import schema
 from equibench.bench.records.record import write_record
 from equibench.bench.records.store import board_names

@@ -11,8 +11,8 @@ from tabulate import tabulate
 from ..tools.markup import for_latex, latex, markdown_text
 from ..tools.text import command, error_text, plural, table_width, wrapped
 from .board import Board
-from .marks import models_with_mark, with_marks
 from .notes import board_heading, board_notes, is_missing
+from .row_marks import models_with_mark, with_marks
 from .statistics import Sample
 
 if TYPE_CHECKING:

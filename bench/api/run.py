@@ -18,8 +18,8 @@ from ..spec.suite import Suite
 from ..tools.files import results_root
 from ..tools.machine import Machine
 from .boards import Leaderboard
-from .cells import include_cells
 from .display import watcher
+from .notebook_cells import include_cells
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,14 +13,16 @@ GPUS = [f"GPU-{d * 8}-{d * 4}-{d * 4}-{d * 4}-{d * 12}" for d in "12"]
 LOOK = """
 import json, os, sys, torch
 from dataclasses import asdict
-from equibench.bench.tools import driver
+from equibench.bench.tools import gpu_driver
 device = sys.argv[1]
-uuid = driver.uuid_of(device)
-found = {"uuid": uuid, "before": driver.memory_used_mib(uuid), "silent": driver.nvml_error(), "pid": os.getpid()}
+uuid = gpu_driver.uuid_of(device)
+found = {"uuid": uuid, "before": gpu_driver.memory_used_mib(uuid), "pid": os.getpid()}
+found |= {"silent": gpu_driver.nvml_error()}
 held = torch.zeros(40, 2**18, device=device)
-found |= {"used": driver.memory_used_mib(uuid), "load": asdict(driver.load_of(uuid)), "driver": driver.driver_version()}
-found |= {"processes": [asdict(p) for p in driver.processes_on(uuid) or ()], "cuda": driver.driver_cuda()}
-found |= {"gpus": [asdict(g) for g in driver.gpus()]}
+found |= {"used": gpu_driver.memory_used_mib(uuid), "load": asdict(gpu_driver.load_of(uuid))}
+found |= {"driver": gpu_driver.driver_version()}
+found |= {"processes": [asdict(p) for p in gpu_driver.processes_on(uuid) or ()], "cuda": gpu_driver.driver_cuda()}
+found |= {"gpus": [asdict(g) for g in gpu_driver.gpus()]}
 print(json.dumps(found))
 """
 
@@ -70,14 +72,18 @@ def test_what_the_driver_does_not_say_is_unknown(fake_cuda: Any) -> None:
 
 def test_without_a_driver_nothing_is_said_and_nothing_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     pynvml = pytest.importorskip("pynvml")
-    from equibench.bench.tools import driver
+    from equibench.bench.tools import gpu_driver
 
     def no_library(*_: Any) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_library)
-    driver._nvml.cache_clear()
+    gpu_driver._nvml.cache_clear()
     try:
-        assert "Not Found" in driver.nvml_error() and driver.gpus() == [] and driver.processes_on(GPUS[0]) is None
+        assert (
+            "Not Found" in gpu_driver.nvml_error()
+            and gpu_driver.gpus() == []
+            and gpu_driver.processes_on(GPUS[0]) is None
+        )
     finally:
-        driver._nvml.cache_clear()
+        gpu_driver._nvml.cache_clear()

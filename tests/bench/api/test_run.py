@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from equibench.bench.api.models import build_model, list_datasets, list_models, list_suites, load_model
+from equibench.bench.api.run import Result, run
 from equibench.bench.boards.board import load_board as read
-from equibench.bench.python.models import build_model, list_datasets, list_models, list_suites, load_model
-from equibench.bench.python.run import Result, run
 from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.spec.suite import find_suite, plan, suite_names
 from equibench.bench.training.prepare import build_from_seed

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ...registry import DATASETS, MODELS, UserError, include, parse_shape
 from ...registry import build_model as build
 from ..tools.files import results_root
-from .cells import SOURCES, include_cells
+from .notebook_cells import SOURCES, include_cells
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
     from ..records.verdict import Verdict
-    from ..training.trained import TrainedModel
+    from ..training.trained_network import TrainedModel
 
 #: The input for models that declare none.
 _INPUT = "1x28x28->10"
@@ -186,7 +186,7 @@ def load_model(
         UserError: there is no such run, its weights do not exist here, or its source or data have changed.
     """
     from ..records.find import find_finished
-    from ..training.trained import trained_model
+    from ..training.trained_network import trained_model
 
     root = results_root(results)
     record = find_finished(run, root, "load_model")

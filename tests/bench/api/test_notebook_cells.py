@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from equibench.bench.python.cells import SOURCES, Program, include_cells
+from equibench.bench.api.notebook_cells import SOURCES, Program, include_cells
 from equibench.registry import DATASETS, MODELS, UserError, forget
 from equibench.source import source_hash
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..boards.table import board_table
+from ..boards.terminal_table import board_table
 from ..tools.markup import markdown_text
 from ..tools.schema import visible
 from ..tools.text import plural

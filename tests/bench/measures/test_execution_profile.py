@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from equibench.bench.check.state import changes, restore, snapshot
-from equibench.bench.measures import arithmetic
-from equibench.bench.measures.arithmetic import (
+from equibench.bench.measures import execution_profile
+from equibench.bench.measures.equivariance import reference_arithmetic
+from equibench.bench.measures.execution_profile import (
     FULL,
     REDUCED,
     ProfileChanged,
@@ -17,7 +18,6 @@ from equibench.bench.measures.arithmetic import (
     float32_precision,
     set_profile,
 )
-from equibench.bench.measures.equivariance import reference_arithmetic
 from equibench.bench.records.record import read_record
 
 #: Statements that set the precision of float32 products, by both interfaces.
@@ -52,7 +52,7 @@ WANTED = {"strict": FULL, "fast": REDUCED}
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    precision, held = float32_precision(), arithmetic._held
+    precision, held = float32_precision(), execution_profile._held
     kept, generic, filled = (
         snapshot(),
         torch.backends.fp32_precision,
@@ -63,8 +63,8 @@ def as_before() -> Iterator[None]:
     torch.set_autocast_enabled("cuda", False)
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.backends.fp32_precision = generic
-    arithmetic.set_float32_precision(precision)
-    arithmetic._held = held
+    execution_profile.set_float32_precision(precision)
+    execution_profile._held = held
 
 
 def older_interface() -> tuple[bool, bool, str]:
@@ -77,7 +77,7 @@ def older_interface() -> tuple[bool, bool, str]:
 def test_a_profile_replaces_all_earlier_settings(profile: str, statement: str) -> None:
     set_profile(profile, 1)
     exec(statement)
-    arithmetic.renew_profile()
+    execution_profile.renew_profile()
     assert float32_precision() == WANTED[profile]
     assert older_interface() == ((False, False, "highest") if profile == "strict" else (True, True, "high"))
     assert torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cuda")
@@ -134,14 +134,14 @@ def test_switches_that_decide_which_code_computes_belong_to_the_profile(
     exec(statement)
     with pytest.raises(ProfileChanged, match=said):
         check_profile()
-    arithmetic.renew_profile()
+    execution_profile.renew_profile()
     check_profile()
 
 
 def test_a_process_without_a_profile_is_left_alone() -> None:
-    arithmetic._held = None
+    execution_profile._held = None
     torch.backends.cuda.matmul.fp32_precision = "tf32"
-    arithmetic.renew_profile()
+    execution_profile.renew_profile()
     check_profile()
     assert float32_precision()["cuda.matmul"] == "tf32"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from equibench.bench.boards.crossed import (
+from equibench.bench.boards.random_effects import (
     Spread,
     detectable,
     half_widths,

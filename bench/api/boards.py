@@ -13,7 +13,7 @@ from ..boards.board import load_board as read
 from ..boards.notes import board_heading, board_notes
 from ..boards.rows import compared_columns, run_rows
 from ..boards.statistics import compare
-from ..boards.table import alignment, board_table, table_rows
+from ..boards.terminal_table import alignment, board_table, table_rows
 from ..records.outcomes import outcomes_path, read_predictions
 from ..records.store import board_names
 from ..tools.files import results_root
