@@ -74,7 +74,7 @@ def test_the_pasted_network_enters_a_head_to_head_and_its_row_is_shown(tmp_path:
     assert set(rows) == {"ring-net", "z2cnn-22"} and rows["ring-net"]["status"] == "ok"
     assert rows["ring-net"]["parameters"] == 25_648 and rows["ring-net"]["eq_exact_d4"] < 1e-4
     assert "ring-net" in equibench(the("leaderboard")[0], tmp_path).stdout
-    assert "nothing" in equibench(the("refresh")[0], tmp_path).stdout
+    assert "no run on" in equibench(the("refresh")[0], tmp_path).stdout
 
 
 @pytest.mark.slow  # half a minute

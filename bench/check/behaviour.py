@@ -19,8 +19,8 @@ from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, error_line
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
+from .checked_model import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits, tensors_of
 from .libraries import is_library_property, library_note, raised_in
-from .model_under_test import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits, tensors_of
 from .state import changes, state_restored
 from .structure import wrong_output
 

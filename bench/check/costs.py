@@ -18,7 +18,7 @@ from ..spec.budget import find_budget, steps_in
 from ..spec.recipe import PAPER, find_recipe
 from ..tools.text import duration, plural
 from ..training.train import optimizer_for, train_step
-from .model_under_test import Subject, all_tensors, listed_names
+from .checked_model import Subject, all_tensors, listed_names
 
 #: After this many time constants, running statistics have forgotten their initial values (to 0.7 %).
 TIME_CONSTANTS = 5

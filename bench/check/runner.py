@@ -18,7 +18,7 @@ from ..tools.error_location import location_of
 from ..tools.text import clipped, error_line
 from ..training.job import Check, Events
 from . import behaviour, costs, structure, symmetry, traces
-from .model_under_test import FEW_EVAL_IMAGES, Subject, digest
+from .checked_model import FEW_EVAL_IMAGES, Subject, digest
 from .state import state_restored
 from .traces import opening_key
 

@@ -16,8 +16,8 @@ from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, error_line, first_line
 from ..training.image_sizes import USUAL
+from .checked_model import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
 from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
-from .model_under_test import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
 
 _SOURCE = re.compile(
     r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?"

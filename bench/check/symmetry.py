@@ -12,7 +12,7 @@ from ..measures.invariance import claim_error, claim_errors, move_weights
 from ..records.record import EXACT
 from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, first_line
-from .model_under_test import Input, Subject
+from .checked_model import Input, Subject
 
 #: Number of closed-form images that are rotated.
 DRAWS = 16

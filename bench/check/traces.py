@@ -21,7 +21,7 @@ from ...datasets.images import data_root
 from ...opened_files import opened_by, watching
 from ...registry import DATASETS
 from ..records.verdict import Finding, failed, passed
-from .model_under_test import Subject, listed_names, loss_of, same_bits
+from .checked_model import Subject, listed_names, loss_of, same_bits
 
 #: Number of passes between two measurements of memory; each has a training pass and an evaluation pass.
 PASSES = 4

@@ -7,7 +7,7 @@ All are counted and return logits on the `meta` device in test_registered.py.
 
 import pytest
 import torch
-from equibench.bench.check.model_under_test import Subject
+from equibench.bench.check.checked_model import Subject
 from equibench.bench.check.runner import findings
 from equibench.bench.records.kept_verdicts import SHIPPED, YES, kept_verdict
 from equibench.bench.records.verdict import NAMES

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from equibench.bench.check.checked_model import Subject
 from equibench.bench.check.libraries import LIBRARY_PROPERTIES, PAGE, raised_in
-from equibench.bench.check.model_under_test import Subject
 from equibench.bench.check.runner import CHECKS, findings
 from equibench.bench.records.verdict import NAMES, Finding
 from equibench.bench.training.job import Check

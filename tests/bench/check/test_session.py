@@ -16,8 +16,8 @@ import pytest
 import torch
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
+from equibench.bench.check.checked_model import Subject
 from equibench.bench.check.costs import _figures, _step_mib
-from equibench.bench.check.model_under_test import Subject
 from equibench.bench.check.runner import CHECKS, NEEDS, findings, perform
 from equibench.bench.check.session import check_model
 from equibench.bench.check.state import changes, state_restored
@@ -157,7 +157,7 @@ FEW = [f for f in ONE_FAULT if f[1] in OF_BATCHES and "8 images" not in f[2]]
 def test_faults_of_a_heavy_model_are_found_with_few_images(
     monkeypatch: pytest.MonkeyPatch, model: str, check: str, says: str, do: str
 ) -> None:
-    monkeypatch.setattr("equibench.bench.check.model_under_test.HEAVY_FLOPS", 0)
+    monkeypatch.setattr("equibench.bench.check.checked_model.HEAVY_FLOPS", 0)
     found = failures(look_at(model, *OF_BATCHES))
     assert list(found) == [check] and says in found[check].says and do in found[check].do, found
 
@@ -165,14 +165,14 @@ def test_faults_of_a_heavy_model_are_found_with_few_images(
 def test_a_heavy_model_is_shown_few_images_and_a_sound_one_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     light, heavy = subject("sound"), subject("sound")
     list(findings(light, tuple(n for n in NAMES if n not in ("build", "output"))))
-    monkeypatch.setattr("equibench.bench.check.model_under_test.HEAVY_FLOPS", 0)
+    monkeypatch.setattr("equibench.bench.check.checked_model.HEAVY_FLOPS", 0)
     found = dict(findings(heavy, ("cost", "budget", "other angles", "other sizes")))
     assert (light.batch, light.shown, heavy.batch, heavy.shown) == (8, 7, 2, 3)
     assert found and {n: f.says for n, f in found.items() if f is not None and f.status != "pass"} == {}
 
 
 def test_the_other_process_shows_a_heavy_model_the_same_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equibench.bench.check.model_under_test.HEAVY_FLOPS", 0)
+    monkeypatch.setattr("equibench.bench.check.checked_model.HEAVY_FLOPS", 0)
     sent: dict[str, dict] = {}
 
     class Sink:
@@ -189,7 +189,7 @@ def test_the_other_process_shows_a_heavy_model_the_same_few_images(monkeypatch: 
 
 def test_the_cost_of_a_heavy_model_that_normalises_single_values_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch normalisation of a vector has no variance over one image."""
-    monkeypatch.setattr("equibench.bench.check.model_under_test.HEAVY_FLOPS", 0)
+    monkeypatch.setattr("equibench.bench.check.checked_model.HEAVY_FLOPS", 0)
     found = look_at("e2cnn-bench-c1", "training", "cost", inputs=("1x28x28->10",))
     assert failures(found) == {} and "MiB" in found["cost"].says
 
@@ -199,7 +199,7 @@ def test_a_network_that_says_that_it_is_random_in_evaluation_passes_as_it_is_sco
     assert failures(found) == {} and {f.status for f in found.values()} == {"pass", "note"}
     assert "the mean of 16 seeded passes" in found["repeatable"].says
     found = look_at("random-numpy", "training", "repeatable")["repeatable"]
-    assert found.status == "fail" and "from torch's generator" in found.do
+    assert found.status == "fail" and "use torch's generator" in found.do
 
 
 @pytest.mark.parametrize(
