@@ -40,7 +40,7 @@ def float32_precision() -> Precision:
 
 
 def set_float32_precision(values: Precision) -> None:
-    """Set the values that `float32_precision` reads, whichever interface was used before."""
+    """Set the values that `float32_precision` reads, also if a model used the other interface of torch before."""
     torch.set_float32_matmul_precision("high" if values["cuda.matmul"] == "tf32" else "highest")
     _backends.cudnn.allow_tf32 = values["cudnn.conv"] == "tf32"
     for name, owner in _OWNERS.items():

@@ -92,7 +92,7 @@ def judge(
     """The verdict on a new attempt.
 
     Args:
-        differ: differences between then and now, because of which bits may differ.
+        differ: differences between then and now that may change bits.
         values: test accuracies of the model's recorded seeds, in %.
     """
     assert record.results is not None

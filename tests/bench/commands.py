@@ -46,7 +46,7 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
 
 @contextlib.contextmanager
 def _printing(out: IO[bytes], err: IO[bytes]) -> Iterator[None]:
-    """All that this process and its copies print goes to these files, by whatever library."""
+    """All output of this process and of its forks goes to these files, also the output of C libraries."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

@@ -40,7 +40,7 @@ def test_both_say_the_same(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)
 
 
-def test_files_are_read_anew_and_nothing_is_left(tmp_path: Path) -> None:
+def test_files_are_read_again_and_nothing_is_left(tmp_path: Path) -> None:
     """A file that prints when it is imported, and its neighbour, which changes from one command to the next."""
 
     def state() -> tuple:
