@@ -174,14 +174,7 @@ def leaderboard(
     from ...registry import nearest
     from ..boards.rows import csv_text
     from ..boards.terminal_table import FORMATS
-    from ..publish.view import (
-        View,
-        check_models,
-        select_boards,
-        select_columns,
-        select_rows,
-        view_text,
-    )
+    from ..publish.view import View, check_models, select_boards, select_columns, select_rows, view_text
     from ..tools.files import results_root
     from ..tools.text import terminal_width
 

@@ -58,14 +58,7 @@ def check(
     def listen(name: str) -> None:
         click.echo(f"\r\033[K{name} …" if alive else f"{name} …", nl=not alive, err=True)
 
-    verdict = check_model(
-        model,
-        dataset=dataset,
-        budget=budget,
-        includes=includes,
-        deadline_s=deadline,
-        listen=listen,
-    )
+    verdict = check_model(model, dataset=dataset, budget=budget, includes=includes, deadline_s=deadline, listen=listen)
     if alive:
         click.echo("\r\033[K", nl=False, err=True)
     click.echo(json.dumps(verdict.document()) if as_json else text_of(verdict))

@@ -39,11 +39,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="local: run here; slurm: submit jobs to a cluster.",
         ),
         click.option("--partition", help="Slurm: partition."),
-        click.option(
-            "--gpus-per-run",
-            type=int,
-            help="Slurm: 1, or 0 for runs on CPUs [1; 0 with --device cpu].",
-        ),
+        click.option("--gpus-per-run", type=int, help="Slurm: 1, or 0 for runs on CPUs [1; 0 with --device cpu]."),
         click.option(
             "--time-limit", metavar="TIME", help="Slurm: time limit of each run, in the format of sbatch --time."
         ),

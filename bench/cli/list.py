@@ -151,12 +151,7 @@ def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
     rows = []
     for points in (find_points(n) for n in suite_names() if _fits(n, tuple(patterns))):
         suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
-        row: dict[str, Any] = {
-            "name": suite.name,
-            "dataset": suite.dataset,
-            "budget": budgets,
-            "recipe": suite.recipe,
-        }
+        row: dict[str, Any] = {"name": suite.name, "dataset": suite.dataset, "budget": budgets, "recipe": suite.recipe}
         row |= {"models": len(suite.models), "seeds": len(suite.seed_list), "boards": len(points)}
         counts = [examples_of(p) for p in points]
         examples = None if None in counts else sum(c for c in counts if c is not None)

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 #: Execution profiles.
-PROFILES = {
-    "strict": "float32, deterministic, nothing compiled",
-    "fast": "bfloat16 and TF32; on separate boards",
-}
+PROFILES = {"strict": "float32, deterministic, nothing compiled", "fast": "bfloat16 and TF32; on separate boards"}
 #: The images to train on.
-FITS = {
-    "train": "without the validation images",
-    "train+val": "with them; on separate boards",
-}
+FITS = {"train": "without the validation images", "train+val": "with them; on separate boards"}
 #: Parameter classes.
-CLASSES = {
-    "matched": "within 5 % of --reference-parameters",
-    "as-published": "networks as published",
-}
+CLASSES = {"matched": "within 5 % of --reference-parameters", "as-published": "networks as published"}
 
 #: Recipes: those of ``recipes.toml``, and two that depend on the model.
 RECIPES = {

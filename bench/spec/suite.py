@@ -359,10 +359,7 @@ def examples_of(suite: Suite) -> int | None:
 
 
 def plan(
-    suite: Suite,
-    steps: dict[str, int] | None = None,
-    hardware_key: str | None = None,
-    root: Path | None = None,
+    suite: Suite, steps: dict[str, int] | None = None, hardware_key: str | None = None, root: Path | None = None
 ) -> list[RunSpec]:
     """The runs of a suite: first one seed of all models, then the next seed.
 
