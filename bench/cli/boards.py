@@ -25,12 +25,7 @@ from .options import (
 
 
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
-    """A board as a JSON document.
-
-    Args:
-        root: results folder.
-        view: selects rows and columns (`publish.view.View`); None for all.
-    """
+    """A board of the results folder `root` as a JSON document: all, or the rows and columns of `publish.view.View`."""
     from ..boards.rows import model_rows, run_rows
     from ..publish.view import includes_model, select_columns, select_rows
 
@@ -63,11 +58,7 @@ def _print_boards_without_table(boards: list[Any]) -> None:
 
 
 def _check_options_of_across(board: str | None, options: dict[str, Any]) -> None:
-    """Check that no option was given that a summary over boards does not support.
-
-    Raises:
-        UserError: there is one.
-    """
+    """Refuse (UserError) options that a summary over boards does not support."""
     for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite", "runs"):
         if options[name]:
             option = name.replace("_", "-")

@@ -60,11 +60,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wants_cluster(options: dict[str, Any]) -> bool:
-    """Whether the runs are to be submitted to a cluster.
-
-    Raises:
-        UserError: an option does not belong to the chosen engine.
-    """
+    """Whether the runs are to be submitted to a cluster. Raises UserError for an option of another engine."""
     engine = options["engine"]
     given = [name for name, absent in _ONLY_CLUSTER.items() if options[name] != absent]
     if engine == "local" and given:

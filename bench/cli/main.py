@@ -211,10 +211,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
 
 
 def _check_family(points: list[Any], options: dict[str, Any]) -> None:
-    """Check that every board of a family can be planned, before the first one is run.
-
-    A single suite is checked when it is run.
-    """
+    """Check that every board of a family can be planned, before the first one is run. A single suite checks itself."""
     from ..boards.families import check_points
     from ..tools.files import results_root
 
@@ -270,11 +267,7 @@ def _seeds(text: str) -> int | list[int]:
 
 
 def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
-    """Print the results of a command.
-
-    Args:
-        name: of the suite: its rows are shown, and those that the options add. None shows the whole board.
-    """
+    """Print the results of the suite of this name with what the options add; None shows the whole board."""
     if len(outcomes) == 1:
         if name is not None:
             outcomes[0].board = outcomes[0].board.of_suite(rows_shown(name, outcomes[0].suite))

@@ -118,11 +118,7 @@ _FOLDERS = ("--results", "--data-root")
 
 
 def command_line(arguments: list[str] | None = None) -> str:
-    """The command as records keep it: without folders of this machine, and with files by their names.
-
-    Args:
-        arguments: of the command line; None for those of this process.
-    """
+    """The command as records keep it: without folders of this machine, and with files by their names."""
     kept: list[str] = []
     rest = iter(sys.argv[1:] if arguments is None else arguments)
     for word in rest:

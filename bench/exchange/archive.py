@@ -64,11 +64,7 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 
 def write_archive(path: Path, files: dict[str, bytes]) -> None:
-    """Write an archive; an older one of this name is replaced.
-
-    Raises:
-        UserError: the name has another extension, or the file cannot be written.
-    """
+    """Write an archive in place of an older one. Raises UserError for another extension, or if it cannot be written."""
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"{path}: the name of an archive must be <name>.tar.gz")
     write_atomically(path, pack(files))
@@ -95,11 +91,7 @@ def opened(source: Path, limits: Limits = Limits()) -> Iterator[Path]:
 
 
 def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:
-    """Check that a folder has runs, and not too many files.
-
-    Raises:
-        UserError: it has no runs, or too many files.
-    """
+    """Refuse (UserError) a folder without runs, or with too many files."""
     runs = folder / "runs"
     if not runs.is_dir():
         raise UserError(
@@ -149,10 +141,7 @@ def _save(path: Path, data: bytes) -> None:
 def _place(name: str, where: str) -> str | None:
     """The path of a member below the results folder; None if it is not a result file.
 
-    An outer folder, as in ``leaderboards/runs/…``, is removed from the path.
-
-    Raises:
-        UserError: the path leads outside.
+    An outer folder, as in ``leaderboards/runs/…``, is removed from the path. A path that leads outside is a UserError.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name):
@@ -164,12 +153,9 @@ def _place(name: str, where: str) -> str | None:
 
 
 def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[str, int | None]]:
-    """Names and sizes of the files of an archive; the size is None for a folder.
+    """Names and sizes of the files of an archive; the size is None for a folder. Raises UserError as `unpack`.
 
     The caller must read all blocks of a file, or nothing.
-
-    Raises:
-        UserError: see `unpack`.
     """
     count, total, longer = 0, 0, ""
     while any(header := _read(file, _BLOCK, where)):

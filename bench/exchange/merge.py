@@ -163,11 +163,7 @@ class _BoardMerge:
         return self.files
 
     def _check(self, record: RunRecord, calibrated: list[Calibration]) -> None:
-        """Check that a record has its outcomes, and the number of steps of a calibration here.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Refuse (UserError) a record without its outcomes, or with other steps than those of a calibration here."""
         if record.attempt > MOST_ATTEMPTS:
             raise UserError(
                 f"{record.file_name}: attempt {record.attempt:,}, but at most {MOST_ATTEMPTS:,} are allowed"

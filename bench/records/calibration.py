@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from statistics import fmean
 from typing import Protocol
 
 from pydantic import Field
 
 from ...registry import UserError
 from ..spec.budget import exact
-from ..tools.files import write_exclusively
-from ..tools.schema import Amount, Hash, Strict, Text, Version, parse_json, read_text, short_hash
-from .record import Status
+from ..tools.schema import Amount, Hash, Strict, Text, Version, short_hash
+from .record import Status, read_document, write_document
 from .store import calibrations_folder
 
 BLOCKS = 3
@@ -88,21 +86,13 @@ class TrainingFailed(Exception):
 
 
 class Session(Protocol):
-    """A process that measures one model's step on request."""
+    """A process that measures one model's step on request. Raises TrainingFailed if the model cannot be trained."""
 
     def ready(self) -> None:
-        """Wait until everything is loaded.
-
-        Raises:
-            Failed: the model cannot be built.
-        """
+        """Wait until everything is loaded."""
 
     def block(self) -> Block:
-        """Measure at least 30 steps and 2 s.
-
-        Raises:
-            Failed: the model cannot be trained.
-        """
+        """Measure at least 30 steps and 2 s."""
 
 
 @dataclass
@@ -131,15 +121,8 @@ def take_turns(sessions: Mapping[str, Session]) -> Turns:
     return turns
 
 
-def check_reference(old: Calibration, new: Calibration, where: str = "") -> None:
-    """Check that a reference model still has the step time of its record.
-
-    Args:
-        where: the device in words, if there are several.
-
-    Raises:
-        UserError: it differs by more than 3 %, so the device has changed.
-    """
+def _check_reference(old: Calibration, new: Calibration, where: str) -> None:
+    """Check that a reference model still has the step time of its record; `where` is the device in words."""
     ratio = new.step_s / old.step_s
     if not math.isclose(ratio, 1.0, abs_tol=AGREEMENT):
         raise UserError(
@@ -151,29 +134,18 @@ def check_reference(old: Calibration, new: Calibration, where: str = "") -> None
 
 def write_calibration(root: Path, board: str, calibration: Calibration) -> Path:
     """Write a calibration under the hash of its content."""
-    path = calibrations_folder(root, board) / f"{short_hash(calibration.canonical())}.json"
-    write_exclusively(path, calibration.canonical().encode() + b"\n")
-    return path
+    return write_document(calibrations_folder(root, board) / f"{short_hash(calibration.canonical())}.json", calibration)
 
 
 def read_calibrations(root: Path, board: str) -> list[Calibration]:
-    """All calibrations of a board, in order of sequence.
-
-    Raises:
-        UserError: a file does not match the hash in its name, or its schema.
-    """
+    """All calibrations of a board, in order of sequence. Raises UserError as `read_calibration`."""
     found = [read_calibration(path) for path in sorted(calibrations_folder(root, board).glob("*.json"))]
     return sorted(found, key=lambda c: (c.model, c.sequence))
 
 
 def read_calibration(path: Path) -> Calibration:
-    """One calibration.
-
-    Raises:
-        UserError: see `read_calibrations`.
-    """
-    text = read_text(path, link=False)
-    calibration = parse_json(Calibration, text, str(path))
+    """One calibration. Raises UserError if the file does not match the hash in its name, or its schema."""
+    text, calibration = read_document(path, Calibration)
     if path.stem not in (short_hash(text.removesuffix("\n")), short_hash(calibration.canonical())):
         raise UserError(f"{path}: the content does not match the hash in the name")
     if not calibration.blocks:
@@ -234,7 +206,7 @@ def calibrate(
 
     def again(old: Calibration, device: str) -> Calibration:
         new = _with_blocks(old, {device: turns[device]}, old.sequence)
-        check_reference(old, new, f" on {device}" if len(devices) > 1 else "")
+        _check_reference(old, new, f" on {device}" if len(devices) > 1 else "")
         return new.model_copy(update={"confirms": short_hash(old.canonical())})
 
     for device in turns:
@@ -258,11 +230,7 @@ def _with_blocks(calibration: Calibration, turns: Mapping[str, Turns], sequence:
 
 
 def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None:
-    """Check that all devices have the same speed, because all seeds of a model train the same number of steps.
-
-    Raises:
-        UserError: a device differs from the mean by more than 3 %.
-    """
+    """Check that all devices have the same speed, because all seeds of a model train the same number of steps."""
     times = {d: calibration.model_copy(update={"blocks": t.blocks[calibration.model]}).step_s for d, t in turns.items()}
     if any(not math.isclose(own / calibration.step_s, 1.0, abs_tol=AGREEMENT) for own in times.values()):
         shown = ", ".join(f"{1000 * own:.3f} ms on {device}" for device, own in times.items())
@@ -270,9 +238,3 @@ def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None
             f"a step of {calibration.model} takes {shown}; on a board of device-seconds, devices may differ by 3 %"
             " from their mean; select devices that agree with --device"
         )
-
-
-def spread(calibration: Calibration) -> float:
-    """Largest relative difference of a block's step time from the mean."""
-    times = [b.seconds / b.steps for b in calibration.blocks]
-    return max(abs(t / fmean(times) - 1) for t in times)

@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import Field
 
 from ...registry import UserError
-from ..tools.files import write_exclusively
-from ..tools.schema import Amount, Message, Strict, Text, Time, Version, parse_json, read_text, short_hash
+from ..tools.schema import Amount, Message, Strict, Text, Time, Version, short_hash
+from ..tools.text import listed
 from .provenance import machine_of
-from .record import FINAL, RunRecord
+from .record import FINAL, RunRecord, read_all, read_document, write_document
 from .store import doctor_folder, safe_name
 
 #: The possible verdicts on a device.
@@ -89,19 +89,12 @@ class Report(Strict):
 def write_report(root: Path, report: Report) -> Path:
     """Keep a report among the results."""
     name = f"{safe_name(report.device)}.{short_hash(report.canonical())}.json"
-    path = doctor_folder(root, report.hardware.get("host", "")) / name
-    write_exclusively(path, report.canonical().encode() + b"\n")
-    return path
+    return write_document(doctor_folder(root, report.hardware.get("host", "")) / name, report)
 
 
 def read_report(path: Path) -> Report:
-    """Read a report and check the hash in its name.
-
-    Raises:
-        UserError: the file is wrong; names the file and the field.
-    """
-    text = read_text(path, link=False)
-    report = parse_json(Report, text, str(path))
+    """Read a report. Raises UserError if the file does not match the hash in its name, or its schema."""
+    text, report = read_document(path, Report)
     if path.name.split(".")[-2:] != [short_hash(text.removesuffix("\n")), "json"]:
         raise UserError(f"{path}: the content does not match the hash in the name")
     return report
@@ -114,11 +107,8 @@ def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
         facts: `hardware` of the run's provenance. A GPU is identified by its UUID if recorded, else by its number.
     """
     folder, found = doctor_folder(root, facts.get("host", "")), []
-    for path in sorted(folder.glob("*.json")) if not folder.is_symlink() else []:
-        try:
-            report = read_report(path)
-        except UserError:
-            continue  # a damaged report does not count
+    reports, _ = read_all(sorted(folder.glob("*.json")) if not folder.is_symlink() else [], read_report)
+    for report in reports:  # a damaged report does not count
         same = all(report.hardware.get(key) == facts.get(key) for key in ("host", "hardware_key"))
         if same and (report.uuid == facts["gpu"] if "gpu" in facts else report.device == facts.get("device")):
             found.append(report)
@@ -133,9 +123,7 @@ def report_text(report: Report) -> str:
         {"check": f.check, "for": f.needed_for, "state": f.state, "s": f"{f.seconds:.1f}", "what was found": f.detail}
         for f in report.findings
     ]
-    table = tabulate(
-        rows, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=[None, None, None, None, 90]
-    )
+    table = tabulate(rows, headers="keys", disable_numparse=True, maxcolwidths=[None, None, None, None, 90])
     heading = f"{report.device}: {report.hardware.get('hardware_key', '')}"
     why = f" ({report.why})" if report.why else ""
     return f"{heading}\n\n{table}\n\nverdict: {report.verdict}{why}"
@@ -155,9 +143,5 @@ def doctor_notes(root: Path, records: Iterable[RunRecord]) -> list[str]:
             said.setdefault(f"{report.verdict}{why}", []).append(f"{where}, {report.started[:10]}")
         elif made[0].spec.budget.seconds is not None:
             said.setdefault("no report", []).append(where)
-    return [f"equibench doctor: {verdict}: {_listed(names)}" for verdict, names in said.items()]
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(dict.fromkeys(names))
-    return "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    shown = {verdict: listed(dict.fromkeys(names), 4, "; ") for verdict, names in said.items()}
+    return [f"equibench doctor: {verdict}: {names}" for verdict, names in shown.items()]

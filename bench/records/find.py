@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...registry import UserError
-from .record import FINAL, RunRecord, read_record
+from .record import FINAL, RunRecord, read_all, read_record
 from .staleness import staleness
 from .store import board_names
 
@@ -40,34 +40,21 @@ def find_run(beginning: str, root: Path) -> RunRecord:
     """
     files = _files(beginning, root)
     runs = sorted({path.name.split(".")[0] for path in files})
+    why = f"matches {len(runs) or 'no'} runs in {root}" + (f" ({', '.join(runs[:5])})" if runs else "")
     if len(beginning) < FEWEST:
         why = f"is too short: give at least {FEWEST} characters"
-    else:
-        why = f"matches {len(runs) or 'no'} runs in {root}" + (f" ({', '.join(runs[:5])})" if runs else "")
     if len(beginning) < FEWEST or len(runs) != 1:
         raise UserError(f"{beginning[:80]!r} {why}; the column 'run' of a board's .runs.csv has the ids")
-    records, refused = [], []
-    for path in files:
-        try:
-            records.append(read_record(path))
-        except UserError as error:
-            refused.append(error)
+    records, refused = read_all(files, read_record)
     if not records:
-        raise refused[0]
+        raise UserError(refused[0].reason)
     records.sort(key=lambda r: (r.attempt, r.file_name))
     finished = [r for r in records if r.status in FINAL]
     return next((r for r in finished if not staleness(r, root)), (finished or records[-1:])[0])
 
 
 def find_finished(beginning: str, root: Path, option: str) -> RunRecord:
-    """As `find_run`, for a run that has final weights.
-
-    Args:
-        option: name of the option or argument, for the message.
-
-    Raises:
-        UserError: there is no such run, or it was not finished.
-    """
+    """As `find_run`, for a run that has final weights; UserError if it was not finished. Messages name the option."""
     try:
         record = find_run(beginning, root)
     except UserError as error:

@@ -7,6 +7,7 @@ models`` writes them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -14,8 +15,10 @@ from pydantic import Field
 from ...registry import UserError
 from ..spec.suite import PROTOCOL
 from ..tools.files import write_atomically
-from ..tools.schema import Hash, Strict, Text, Version, parse_json, read_text
+from ..tools.schema import Hash, Strict, Text, Version
+from ..tools.text import listed
 from .provenance import harness_hash
+from .record import read_document
 from .store import verdict_path
 from .verdict import Verdict
 
@@ -49,11 +52,7 @@ class Checked(Strict):
 
 
 def keep_verdict(root: Path, verdict: Verdict) -> Path:
-    """Write a verdict; it replaces an earlier verdict on the same source.
-
-    Raises:
-        WriteError: this is not possible.
-    """
+    """Write a verdict; it replaces an earlier verdict on the same source. Raises WriteError if this is not possible."""
     names = [f.check for f in verdict.findings if f.status == "fail"]
     if not verdict.accepted and not names:
         names = [f.check for f in verdict.findings if f.status == "skip"]
@@ -69,23 +68,12 @@ def keep_verdict(root: Path, verdict: Verdict) -> Path:
 
 def kept_verdict(root: Path, model: str, source: str) -> str:
     """``yes``, ``no`` (this source was never checked under this protocol) or ``failed: gradients, …``."""
-    if not source:
-        return NO
-    return next(
-        (v for folder in (root, SHIPPED) if (v := _read(verdict_path(folder, model, source), model, source)) != NO), NO
-    )
-
-
-def _read(path: Path, model: str, source: str) -> str:
-    if not path.is_file():
-        return NO
-    try:
-        kept = parse_json(Checked, read_text(path, link=False), str(path))
-    except UserError:  # a damaged verdict does not count
-        return NO
-    if (kept.model, kept.source_hash, kept.protocol) != (model, source, PROTOCOL):
-        return NO
-    return f"failed: {', '.join(kept.failed)}" if kept.failed else YES
+    for path in (verdict_path(folder, model, source) for folder in (root, SHIPPED) if source):
+        with suppress(UserError):  # a damaged verdict does not count
+            kept = read_document(path, Checked)[1] if path.is_file() else None
+            if kept and (kept.model, kept.source_hash, kept.protocol) == (model, source, PROTOCOL):
+                return f"failed: {', '.join(kept.failed)}" if kept.failed else YES
+    return NO
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
@@ -96,16 +84,8 @@ def worst_verdict(verdicts: Iterable[str]) -> str:
 
 def checked_notes(rows: Iterable[dict[str, str]]) -> list[str]:
     """One sentence on the models of a board that were not checked, one on those that failed."""
-    rows = list(rows)
-    unchecked = [row["model"] for row in rows if row["checked"] == NO]
-    broken = [
-        f"{row['model']} ({row['checked'].removeprefix('failed: ')})"
-        for row in rows
-        if row["checked"].startswith("failed")
-    ]
-    notes = [f"failed equibench check: {_some(broken)}"] if broken else []
-    return [*notes, *([f"not checked by equibench check: {_some(unchecked)}"] if unchecked else [])]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    found = {row["model"]: row["checked"] for row in rows}
+    broken = [f"{m} ({c.removeprefix('failed: ')})" for m, c in found.items() if c.startswith("failed")]
+    unchecked = [model for model, checked in found.items() if checked == NO]
+    notes = {"failed equibench check": broken, "not checked by equibench check": unchecked}
+    return [f"{what}: {listed(models, 6)}" for what, models in notes.items() if models]

@@ -23,9 +23,9 @@ from pydantic import Field
 
 from ...registry import UserError
 from ..tools.files import write_exclusively
-from ..tools.schema import Strict, Version, parse_json, read_text
+from ..tools.schema import Strict, Version
 from .provenance import Sha256
-from .record import RunRecord
+from .record import RunRecord, read_document
 from .store import outcomes_folder
 
 if TYPE_CHECKING:
@@ -106,6 +106,11 @@ def outcomes_path(root: Path, record: RunRecord) -> Path | None:
     return outcomes_folder(root, record.spec.board) / f"{record.run_id}.{record.results.outcomes_sha256[:16]}.json"
 
 
+def labels_path(root: Path, board: str, outcomes: Outcomes) -> Path:
+    """The file of the labels that belong to outcomes on a board."""
+    return outcomes_folder(root, board) / f"labels.{outcomes.labels_sha256[:16]}.json"
+
+
 def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any]]:
     """The outcomes that a record names, and their distances from the labels, (images,): 0 is right.
 
@@ -115,8 +120,7 @@ def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any
     path, results = outcomes_path(root, record), record.results
     if path is None or results is None:
         raise UserError(f"run {record.run_id} has no recorded predictions")
-    text = read_text(path, link=False)
-    found = parse_json(Outcomes, text, str(path))
+    text, found = read_document(path, Outcomes)
     if _sha256(text.removesuffix("\n")) != results.outcomes_sha256:
         raise UserError(f"{path}: the content does not match 'outcomes_sha256' of the run's record")
     if found.images != results.test_images:
@@ -139,9 +143,8 @@ def read_predictions(root: Path, record: RunRecord) -> tuple[NDArray[Any], NDArr
         UserError: as for `read_distances`, also for the labels.
     """
     found, distances = read_distances(root, record)
-    path = outcomes_folder(root, record.spec.board) / f"labels.{found.labels_sha256[:16]}.json"
-    text = read_text(path, link=False)
-    known = parse_json(Labels, text, str(path))
+    path = labels_path(root, record.spec.board, found)
+    text, known = read_document(path, Labels)
     if _sha256(text.removesuffix("\n")) != found.labels_sha256:
         raise UserError(f"{path}: the content does not match 'labels_sha256' of the outcomes")
     if (known.images, known.classes) != (found.images, found.classes):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import importlib.metadata
+import json
 import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -105,11 +108,7 @@ def timestamp() -> str:
 
 
 def versions(also: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of Python and of the packages on which measured values can depend.
-
-    Args:
-        also: further packages, such as those of `source.libraries`.
-    """
+    """Versions of Python, of the packages on which measured values can depend, and of further packages."""
     found = {"python": platform.python_version()}
     for name in (*_PACKAGES, *(n for n in also if n != "python")):
         try:
@@ -121,17 +120,18 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
 
 def code_facts(model: Resolved) -> dict[str, Any]:
     """``commit``, ``harness_hash``, ``origin`` and ``registered`` of a record's provenance."""
-    parts = {_origin(entry): None for entry in (model.entry, *(w.entry for w in model.wrappers))}
-    facts = {"commit": _commit(_PACKAGE), "harness_hash": harness_hash(), "origin": ", ".join(parts)}
-    return {**facts, "registered": registration(model)}
+    origins = dict.fromkeys(_origin(entry) for entry in (model.entry, *(w.entry for w in model.wrappers)))
+    return {
+        "commit": _commit(_PACKAGE),
+        "harness_hash": harness_hash(),
+        "origin": ", ".join(origins),
+        "registered": registration(model),
+    }
 
 
 def file_facts(model: Resolved, dataset: str, data: ImageData | None, leave_out: Iterable[Path]) -> dict[str, Any]:
-    """The part of a record's provenance about the files of a model that this process built, and about its data.
-
-    Args:
-        data: None if they were not loaded.
-        leave_out: folders of results and of data sets, which are left out.
+    """The part of a record's provenance about the files of a model that this process built, and about its data, if they
+    were loaded. Files in the folders `leave_out` (of results and of data sets) do not count.
     """
     opened = files_beside(model.files, model.opened, leave_out)
     facts: dict[str, Any] = {"source_hash": source_hash(model, lines_of(opened)), "opened": opened}
@@ -147,9 +147,7 @@ def machine_of(hardware: Mapping[str, str]) -> str:
 
 
 def registration(model: Resolved) -> dict[str, str]:
-    """The registered facts of a model that a board shows: family, group, invariant, source, evaluation, and its own
-    treatments.
-    """
+    """The registered facts of a model that a board shows, see `REGISTERED`."""
     facts = {key: str(model.get(key)) for key in REGISTERED[:-1]}
     return {**facts, REGISTERED[-1]: ", ".join(model.treatments)}
 
@@ -177,10 +175,10 @@ def harness_hash() -> str:
 def _origin(entry: Entry) -> str:
     if not entry.is_plugin:
         return "equibench" if entry.origin == "equibench" else entry.path.name
-    points = importlib.metadata.entry_points(group="equibench.models")
-    found = (p.dist for p in points if p.module == entry.module and p.dist is not None)
-    package = next(found, None)
-    return f"{package.name} {package.version}" if package is not None else entry.origin
+    for point in importlib.metadata.entry_points(group="equibench.models"):
+        if point.module == entry.module and point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+    return entry.origin
 
 
 def _commit(checkout: Path) -> str:
@@ -193,41 +191,33 @@ def _commit(checkout: Path) -> str:
         if folder.is_file():  # a worktree: the file names its folder
             folder = checkout / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         head = (folder / "HEAD").read_text(encoding="utf-8").strip()
-        if not head.startswith("ref: "):
-            return _hexadecimal(head)
-        name = head.removeprefix("ref: ")
-        shared = folder / "commondir"
-        common = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
-        if (common / name).is_file():
-            return _hexadecimal((common / name).read_text(encoding="utf-8").strip())
-        packed = (common / "packed-refs").read_text(encoding="utf-8").splitlines()
-        return next((_hexadecimal(line.split(" ")[0]) for line in packed if line.endswith(f" {name}")), "")
+        if head.startswith("ref: "):
+            name, shared = head.removeprefix("ref: "), folder / "commondir"
+            common = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
+            if (common / name).is_file():
+                head = (common / name).read_text(encoding="utf-8").strip()
+            else:
+                packed = (common / "packed-refs").read_text(encoding="utf-8").splitlines()
+                head = next((line.split(" ")[0] for line in packed if line.endswith(f" {name}")), "")
     except (OSError, ValueError):
         return ""
-
-
-def _hexadecimal(text: str) -> str:
-    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else ""
+    return head if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", head) else ""
 
 
 def cpu_name() -> str:
     """Model of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        if names:
-            return names[0]
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
 
 
 def hardware(device: str) -> dict[str, str]:
     """Device, hardware key, and further facts that are not part of the key.
 
-    All rows of a T board must have the same hardware key: GPU name, memory, torch and CUDA major.minor. Every process
-    that uses the GPU knows these facts, so the key is always the same. Queries of the driver may fail, so driver and
-    power limit are not part of the key. On a CPU the key names the processor.
+    All rows of a T board must have the same hardware key: GPU name, memory, torch and CUDA major.minor; on a CPU, the
+    processor. Queries of the driver may fail, so driver and power limit are not part of the key.
     """
     import torch
 
@@ -238,12 +228,9 @@ def hardware(device: str) -> dict[str, str]:
     properties = torch.cuda.get_device_properties(device)
     cuda = ".".join((torch.version.cuda or "?").split(".")[:2])
     key = f"{properties.name}; {round(properties.total_memory / 2**30)} GiB; torch {torch_version}; CUDA {cuda}"
-    known |= {
-        "cuda": torch.version.cuda or "unknown",
-        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
-        **_driver_facts(device),
-    }
-    return {**known, "hardware_key": key}
+    cudnn = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    facts = {"cuda": torch.version.cuda or "unknown", "cudnn": cudnn, **_driver_facts(device)}
+    return {**known, **facts, "hardware_key": key}
 
 
 @cache
@@ -253,9 +240,8 @@ def _driver_facts(device: str) -> dict[str, str]:
 
     uuid = gpu_of(device)
     gpu = find_gpu(uuid)
-    limit = gpu.power_limit_w if gpu is not None else None
-    known = {"gpu": uuid, "driver": driver_version() or "unknown"}
-    return {**known, POWER_LIMIT: "unknown" if limit is None else f"{limit:.0f} W"}
+    limit = "unknown" if gpu is None or gpu.power_limit_w is None else f"{gpu.power_limit_w:.0f} W"
+    return {"gpu": uuid, "driver": driver_version() or "unknown", POWER_LIMIT: limit}
 
 
 #: Keys of `Provenance.hardware`: the GPU's power limit, and whether the run was alone on its GPU.
@@ -290,9 +276,9 @@ _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 def host_id() -> str:
     """An anonymous identifier of this machine: 16 hexadecimal digits; empty if there is none.
 
-    It is a keyed hash, as machine-id(5) requires, of the machine's random id, or of ``EQUIBENCH_HOST``. In containers
-    there may be no id, or only the id of the image. The name and the address of the machine are not used, so nobody can
-    find them by trying likely ones.
+    It is a keyed hash, as machine-id(5) requires, of ``EQUIBENCH_HOST``, else of the machine's random id. In containers
+    there may be no id, or only that of the image. Nobody can find the machine's name or address by trying likely ones,
+    because they are not used.
     """
     secret = os.environ.get("EQUIBENCH_HOST", "")
     for path in () if secret else _MACHINE_IDS:
@@ -320,10 +306,6 @@ def query_devices(devices: list[str]) -> dict[str, tuple[str, str]]:
     Raises:
         UserError: torch cannot use one of them; with torch's explanation.
     """
-    import json
-    import subprocess
-    import sys
-
     told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
     code = f"import json; from equibench.bench.records.provenance import gpu_of, hardware; print(json.dumps({told}))"
     # -P: files of the current folder cannot replace modules.

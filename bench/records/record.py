@@ -1,15 +1,15 @@
-"""The immutable record of a run: its schema, exclusive atomic writing, strict reading."""
+"""The immutable record of a run: its schema, exclusive atomic writing, strict reading; also of files beside it."""
 
 from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,7 +21,7 @@ from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_
 from .provenance import SHARED, Provenance, Sha256
 from .store import board_folder
 
-SCHEMA_VERSION = 1
+M = TypeVar("M", bound=Strict)
 
 Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
 #: A run with one of these statuses is finished and is not run again.
@@ -29,7 +29,6 @@ FINAL: tuple[Status, ...] = ("ok", "diverged")
 
 #: Names of phases: they become names of columns.
 Seconds = dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,60}_s$")], Amount]
-
 
 #: Largest equivariance error that counts as exact: rounding in float32.
 EXACT = 1e-4
@@ -273,28 +272,33 @@ class RefusedFile:
     reason: str
 
 
-def write_record(root: Path, record: RunRecord) -> Path:
-    """Write a record under its name; an existing file is never changed.
-
-    Raises:
-        FileExistsError: the same record exists already.
-    """
-    path = board_folder(root, record.spec.board) / record.file_name
-    write_exclusively(path, record.canonical().encode() + b"\n")
+def write_document(path: Path, document: Strict) -> Path:
+    """Write a document under its name. Raises FileExistsError: an existing file is never changed."""
+    write_exclusively(path, document.canonical().encode() + b"\n")
     return path
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read a record and check its schema and both hashes in its name.
+def write_record(root: Path, record: RunRecord) -> Path:
+    """Write a record under its name. Raises FileExistsError: an existing file is never changed."""
+    return write_document(board_folder(root, record.spec.board) / record.file_name, record)
 
-    Raises:
-        UserError: the file is wrong; names the file and the field.
-    """
-    found = _FILE.fullmatch(path.name)
-    if not found:
-        raise UserError(f"{path}: the name of a record is <spec hash>.<attempt>.<content hash>.json")
+
+def read_document(path: Path, schema: type[M]) -> tuple[str, M]:
+    """The text and the content of a file. Raises UserError with file and field if something is wrong."""
     text = read_text(path, link=False)
-    record = parse_json(RunRecord, text, str(path))
+    return text, parse_json(schema, text, str(path))
+
+
+def check_kind(path: Path, kind: str) -> None:
+    """Refuse (UserError) a path that does not have the name of a file of a run."""
+    if not _FILE.fullmatch(path.name):
+        raise UserError(f"{path}: the name of a {kind} is <spec hash>.<attempt>.<content hash>.json")
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record. Raises UserError if its schema, a hash in its name, or its board is wrong."""
+    check_kind(path, "record")
+    text, record = read_document(path, RunRecord)
     check_name(path, text, record.run_id, record)
     if record.spec.board != path.parent.name:
         raise UserError(f"{path}: the record belongs to board {record.spec.board!r}")
@@ -303,13 +307,10 @@ def read_record(path: Path) -> RunRecord:
 
 
 def check_name(path: Path, text: str, run: str, content: Strict) -> None:
-    """Check that a file's name contains its run and the hash of its text.
+    """Refuse (UserError) a file whose name does not contain its run and the hash of its text.
 
     The hash is that of the text in the file, so it stays valid if a later version adds fields with defaults. If only
     the layout was changed, it is the hash of the canonical form.
-
-    Raises:
-        UserError: the name does not agree.
     """
     wanted = f"{run}.{short_hash(text.removesuffix(chr(10)))}.json"
     # Making the canonical form takes as long as reading, so it is made only if the hash of the text differs.
@@ -317,20 +318,32 @@ def check_name(path: Path, text: str, run: str, content: Strict) -> None:
         raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
-def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[RefusedFile]]:
-    """All records of a board in the order of their names, and the refused files."""
-    records, refused = [], []
-    try:
-        paths = sorted(board_folder(root, board).glob("*.json"), key=lambda p: p.name)
-    except UserError as error:
-        return [], [RefusedFile(root / "runs" / board, str(error))]
+def read_all(paths: Iterable[Path], read: Callable[[Path], M]) -> tuple[list[M], list[RefusedFile]]:
+    """The documents of these files in their order, and the refused files."""
+    found, refused = [], []
     with without_garbage_collection():
         for path in paths:
             try:
-                records.append(read_record(path))
+                found.append(read(path))
             except UserError as error:
                 refused.append(RefusedFile(path, str(error)))
-    return records, refused
+    return found, refused
+
+
+def read_folder(
+    folder: Callable[[Path, str], Path], root: Path, board: str, read: Callable[[Path], M], run: str = ""
+) -> tuple[list[M], list[RefusedFile]]:
+    """As `read_all`, for the files of a board (or of one of its runs) in the order of their names."""
+    try:
+        paths = sorted(folder(root, board).glob(f"{run}*.json"))
+    except UserError as error:
+        return [], [RefusedFile(root / "runs" / board, str(error))]
+    return read_all(paths, read)
+
+
+def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[RefusedFile]]:
+    """All records of a board in the order of their names, and the refused files."""
+    return read_folder(board_folder, root, board, read_record)
 
 
 @contextmanager
@@ -348,11 +361,6 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def attempts_of(root: Path, spec: RunSpec) -> list[RunRecord]:
-    """Records of a spec, first attempt first; refused files are left out."""
-    found = []
-    for path in board_folder(root, spec.board).glob(f"{spec.digest()}.*.json"):
-        try:
-            found.append(read_record(path))
-        except UserError:
-            continue  # the reader of the board reports it
+    """Records of a spec, first attempt first, without refused files, which the reader of the board reports."""
+    found, _ = read_all(board_folder(root, spec.board).glob(f"{spec.digest()}.*.json"), read_record)
     return sorted(found, key=lambda r: (r.attempt, r.file_name))

@@ -6,16 +6,14 @@ the replayed run. It is as immutable as a record; the new attempt is an ordinary
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ...registry import UserError
-from ..tools.files import write_exclusively
-from ..tools.schema import Hash, Message, Strict, Version, parse_json, read_text, short_hash
-from .record import RefusedFile, check_name
+from ..tools.schema import Hash, Message, Strict, Time, Version, short_hash
+from .record import RefusedFile, check_name, read_document, read_folder, write_document
 from .sidecar import Name
 from .store import replays_folder
 
@@ -53,15 +51,8 @@ class ReplayVerdict(Strict):
     replayed: float | None = Field(default=None, ge=0, le=100)
     low: _Points | None = None
     high: _Points | None = None
-    judged: str
+    judged: Time
     host: Hash = ""
-
-    @field_validator("judged")
-    @classmethod
-    def _is_a_time(cls, text: str) -> str:
-        if datetime.fromisoformat(text).tzinfo is None:
-            raise ValueError("a time needs its zone, such as 2026-01-31T12:00:00+00:00")
-        return text
 
     @model_validator(mode="after")
     def _is_one_run(self) -> ReplayVerdict:
@@ -75,24 +66,13 @@ class ReplayVerdict(Strict):
 
 
 def write_verdict(root: Path, verdict: ReplayVerdict) -> Path:
-    """Write a verdict under its name; an existing file is never changed.
-
-    Raises:
-        FileExistsError: the same verdict exists already.
-    """
-    path = replays_folder(root, verdict.board) / verdict.file_name
-    write_exclusively(path, verdict.canonical().encode() + b"\n")
-    return path
+    """Write a verdict under its name. Raises FileExistsError: an existing file is never changed."""
+    return write_document(replays_folder(root, verdict.board) / verdict.file_name, verdict)
 
 
 def read_verdict(path: Path) -> ReplayVerdict:
-    """Read a verdict and check its schema and the hash in its name.
-
-    Raises:
-        UserError: the file is wrong; names the file and the field.
-    """
-    text = read_text(path, link=False)
-    verdict = parse_json(ReplayVerdict, text, str(path))
+    """Read a verdict. Raises UserError if its schema, a hash in its name, or its board is wrong."""
+    text, verdict = read_document(path, ReplayVerdict)
     check_name(path, text, verdict.run, verdict)
     if verdict.board != path.parents[1].name:
         raise UserError(f"{path}: the verdict belongs to board {verdict.board!r}")
@@ -101,10 +81,5 @@ def read_verdict(path: Path) -> ReplayVerdict:
 
 def read_verdicts(root: Path, board: str, run: str = "") -> tuple[list[ReplayVerdict], list[RefusedFile]]:
     """All verdicts on replays of a board (or of one of its runs), the oldest first, and the refused files."""
-    verdicts, refused = [], []
-    for path in sorted(replays_folder(root, board).glob(f"{run}*.json")):
-        try:
-            verdicts.append(read_verdict(path))
-        except UserError as error:
-            refused.append(RefusedFile(path, str(error)))
+    verdicts, refused = read_folder(replays_folder, root, board, read_verdict, run)
     return sorted(verdicts, key=lambda v: (v.judged, v.file_name)), refused

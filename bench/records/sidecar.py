@@ -6,7 +6,6 @@ A sidecar is as immutable as a record. It is the file
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,10 +13,18 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...registry import UserError
-from ..tools.files import write_exclusively
-from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
+from ..tools.schema import Amount, Count, Message, Strict, Text, Version, short_hash
 from .provenance import Provenance, Sha256
-from .record import RefusedFile, RunRecord, Seconds, check_name
+from .record import (
+    RefusedFile,
+    RunRecord,
+    Seconds,
+    check_kind,
+    check_name,
+    read_document,
+    read_folder,
+    write_document,
+)
 from .store import sidecar_folder
 
 #: Columns of the errors (before and after training), and of the predictions (only after training).
@@ -125,30 +132,15 @@ class Sidecar(Strict):
         return f"{self.run}.{short_hash(self.canonical())}.json"
 
 
-_FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
-
-
 def write_sidecar(root: Path, sidecar: Sidecar) -> Path:
-    """Write a sidecar under its name; an existing file is never changed.
-
-    Raises:
-        FileExistsError: the same sidecar exists already.
-    """
-    path = sidecar_folder(root, sidecar.board) / sidecar.file_name
-    write_exclusively(path, sidecar.canonical().encode() + b"\n")
-    return path
+    """Write a sidecar under its name. Raises FileExistsError: an existing file is never changed."""
+    return write_document(sidecar_folder(root, sidecar.board) / sidecar.file_name, sidecar)
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """Read a sidecar and check its schema and the hash in its name.
-
-    Raises:
-        UserError: the file is wrong; names the file and the field.
-    """
-    if not _FILE.fullmatch(path.name):
-        raise UserError(f"{path}: the name of a sidecar is <spec hash>.<attempt>.<content hash>.json")
-    text = read_text(path, link=False)
-    sidecar = parse_json(Sidecar, text, str(path))
+    """Read a sidecar. Raises UserError if its schema, a hash in its name, or its board is wrong."""
+    check_kind(path, "sidecar")
+    text, sidecar = read_document(path, Sidecar)
     check_name(path, text, sidecar.run, sidecar)
     if sidecar.board != path.parents[1].name:
         raise UserError(f"{path}: the sidecar belongs to board {sidecar.board!r}")
@@ -157,16 +149,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[RefusedFile]]:
     """All sidecars of a board (or of one of its runs), the oldest first, and the refused files."""
-    sidecars, refused = [], []
-    try:
-        paths = sorted(sidecar_folder(root, board).glob(f"{run}*.json"))
-    except UserError as error:
-        return [], [RefusedFile(root / "runs" / board, str(error))]
-    for path in paths:
-        try:
-            sidecars.append(read_sidecar(path))
-        except UserError as error:
-            refused.append(RefusedFile(path, str(error)))
+    sidecars, refused = read_folder(sidecar_folder, root, board, read_sidecar, run)
     return sorted(sidecars, key=lambda s: (s.provenance.started, s.file_name)), refused
 
 

@@ -49,11 +49,7 @@ def why_not_in(suite: Suite, **counts: int) -> str:
 
 
 def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
-    """Check that a model belongs to the class of a suite.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Check that a model belongs to the class of a suite; UserError if it does not."""
     if why := why_not_in(suite, **counts):
         raise UserError(f"model {model!r} {why}; change it, or run it with --class as-published")
 

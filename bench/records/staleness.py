@@ -30,12 +30,10 @@ def staleness(record: RunRecord, root: Path | None = None, known: dict[object, s
     if source and source != provenance.source_hash:
         changed.append("source")
     digest = _kept(known, _data_digest, record.spec.dataset)
-    made = (
-        _kept(known, _data_hash, record.spec.dataset, *sorted(provenance.data_opened)) if provenance.data_source else ""
-    )
-    if (digest and provenance.data_digest and digest != provenance.data_digest) or (
-        made and made != provenance.data_source
-    ):
+    opened = sorted(provenance.data_opened)
+    made = _kept(known, _data_hash, record.spec.dataset, *opened) if provenance.data_source else ""
+    pairs = ((digest, provenance.data_digest), (made, provenance.data_source))
+    if any(now and then and now != then for now, then in pairs):
         changed.append("data")
     if _is_another_recipe(record.spec, root):
         changed.append("recipe")
@@ -123,18 +121,14 @@ def start_order(record: RunRecord) -> tuple[datetime, str]:
 
 
 def _is_another_recipe(spec: RunSpec, root: Path | None) -> bool:
-    today = (
-        _recipe_of_trial(spec) if spec.is_trial else _current_recipe(spec.recipe.name, spec.model, *_tuned(spec, root))
-    )
+    if spec.is_trial:  # today's recipe for tuning, with the learning rate of the trial
+        today = named_recipes().get(COMMON + spec.recipe.name.removeprefix(TUNING))
+        today = today and today.model_copy(update={"name": spec.recipe.name, "lr": spec.recipe.lr})
+    else:
+        today = _current_recipe(spec.recipe.name, spec.model, *_tuned(spec, root))
     if today is None:
         return False
     return today.bare != spec.recipe or (spec.budget.kind == "P" and _published_steps(spec, today) != spec.steps)
-
-
-def _recipe_of_trial(spec: RunSpec) -> Recipe | None:
-    """Today's recipe for tuning, with the learning rate of a trial."""
-    base = named_recipes().get(COMMON + spec.recipe.name.removeprefix(TUNING))
-    return base and base.model_copy(update={"name": spec.recipe.name, "lr": spec.recipe.lr})
 
 
 def _tuned(spec: RunSpec, root: Path | None) -> tuple[Path | None, int]:
@@ -160,19 +154,14 @@ def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) ->
 def _published_steps(spec: RunSpec, today: Recipe) -> int:
     """Steps of a budget of published epochs; the epochs belong to the recipe and not to the spec."""
     try:
-        return spec.budget.steps_for(
-            training_images(spec.dataset, spec.fit, spec.train_images), today.batch, today.epochs
-        )
+        images = training_images(spec.dataset, spec.fit, spec.train_images)
+        return spec.budget.steps_for(images, today.batch, today.epochs)
     except UserError:  # a data set that is not registered here
         return spec.steps
 
 
 def _source_hash(model: str, *opened: str) -> str:
-    """Hash of the current source of a model; empty if the model is not registered here.
-
-    Args:
-        opened: names of the side files that a run opened.
-    """
+    """Hash of the current source of a model and of these side files; empty if the model is not registered here."""
     try:
         resolved = MODELS.find(model)
         return source_hash(resolved, lines_of(contents(resolved.files, opened)))

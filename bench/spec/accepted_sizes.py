@@ -9,11 +9,7 @@ from ..tools.text import follow_up_command
 
 
 def check_sizes(models: Iterable[str], dataset: str) -> None:
-    """Check that all models accept the image size of a data set, as far as their registrations declare it.
-
-    Raises:
-        UserError: a name is unknown, or a model does not accept the size.
-    """
+    """Refuse (UserError) models that do not accept the image size of a data set, as far as they declare it."""
     declared = {model: MODELS.find(model).get("sizes") for model in models}
     size = DATASETS.find(dataset).entry.fields["shape"][1]
     wrong = {m: f"is for {_sizes_text(sizes)}" for m, sizes in declared.items() if sizes and not allows(sizes, size)}
@@ -21,15 +17,7 @@ def check_sizes(models: Iterable[str], dataset: str) -> None:
 
 
 def refuse_sizes(dataset: str, size: int, why: dict[str, str]) -> None:
-    """Refuse models that cannot be built for images of this size.
-
-    Args:
-        size: of the images of the data set, in pixels.
-        why: the reason for each model that cannot be built.
-
-    Raises:
-        UserError: there is such a model.
-    """
+    """Refuse (UserError) models that cannot be built for images of this size in pixels, each with the reason."""
     if why:
         shown = "; ".join(f"{model} {reason}" for model, reason in why.items())
         raise UserError(

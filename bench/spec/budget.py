@@ -98,11 +98,7 @@ def named_budgets() -> dict[str, Budget]:
 
 
 def find_budget(name: str) -> Budget:
-    """A named budget, or ``e<epochs>``, ``n<examples>`` or ``t<seconds>``.
-
-    Raises:
-        UserError: there is no such budget, or the amount is zero or too large.
-    """
+    """A named budget, or ``e<epochs>``, ``n<examples>`` or ``t<seconds>``. Raises UserError for anything else."""
     if name in named_budgets():
         return named_budgets()[name]
     found = _AMOUNT.fullmatch(name)

@@ -127,11 +127,7 @@ def paper_recipes() -> dict[str, tuple[tuple[str, ...], Recipe]]:
 
 
 def check_recipe(name: str) -> None:
-    """Check that a recipe of this name exists for some model.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Refuse (UserError) a recipe that exists for no model."""
     if name not in named_recipes() and name != PAPER and not is_tuned(name):
         raise UserError(f"there is no recipe {name[:60]!r}; {nearest(name, [*named_recipes(), PAPER, TUNED])}")
 

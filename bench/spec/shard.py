@@ -31,11 +31,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """``2/4`` is the second of four shares.
-
-        Raises:
-            UserError: the text is not of this form, or out of range.
-        """
+        """``2/4`` is the second of four shares. Raises UserError for any other text."""
         found = _SHARD.fullmatch(text)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count <= MOST_SHARDS:

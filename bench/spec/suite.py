@@ -238,21 +238,13 @@ def suite_names() -> list[str]:
 
 
 def find_suite(name: str) -> Suite:
-    """A shipped suite by name, or a suite file by its path (ending in .toml).
-
-    Raises:
-        UserError: it does not exist, or a key or value in it is wrong.
-    """
+    """A shipped suite by name, or a suite file by its path (.toml). Raises UserError if it is missing or wrong."""
     where, text = suite_text(name)
     return parse_suite(Path(name).stem if name.endswith(".toml") else name, text, where)
 
 
 def suite_text(name: str) -> tuple[str, str]:
-    """The name of a suite (for messages), and the text of its file.
-
-    Raises:
-        UserError: it does not exist, or cannot be read.
-    """
+    """The name of a suite (for messages), and the text of its file. Raises UserError if it cannot be read."""
     if name.endswith(".toml"):
         if not os.path.isfile(name):
             raise UserError(f"there is no suite file {name[:200]}")
@@ -265,11 +257,7 @@ def suite_text(name: str) -> tuple[str, str]:
 
 
 def parse_suite(name: str, text: str, where: str) -> Suite:
-    """A suite from the text of its TOML file.
-
-    Raises:
-        UserError: a key or value is wrong.
-    """
+    """A suite from the text of its TOML file. Raises UserError if a key or value is wrong."""
     values = parse_toml(text, where)
     if "name" in values:
         raise UserError(f"{where}: unknown key 'name'; the name of a suite is the name of its file")
@@ -282,11 +270,7 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
 
 
 def check_names(suite: Suite) -> None:
-    """Check that all names in a suite exist, and that all models accept the size of its images.
-
-    Raises:
-        UserError: a name does not exist, or a model does not accept the size.
-    """
+    """Refuse (UserError) a suite with unknown names, or with models that do not accept the size of its images."""
     check_sizes(suite.models, suite.dataset)
     subset_of(suite)
     check_recipe(suite.recipe)

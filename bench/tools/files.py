@@ -50,11 +50,7 @@ _ROOM = 1 << 16
 
 
 def ensure_writable(folder: Path) -> None:
-    """Create `folder` and try to write a few kilobytes to it.
-
-    Raises:
-        UserError: this is not possible.
-    """
+    """Create `folder` and try to write a few kilobytes to it. Raises UserError if this is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

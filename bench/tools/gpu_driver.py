@@ -101,11 +101,7 @@ def nvml_error() -> str:
 
 
 def _ask(question: Callable[[Any], T]) -> T | None:
-    """The answer of NVML to a query; None if there is none.
-
-    Args:
-        question: is called with NVML.
-    """
+    """The answer of NVML to a query, which is called with NVML; None if there is none."""
     nvml, _ = _nvml()
     if nvml is None:
         return None

@@ -41,10 +41,8 @@ def usable_gpus() -> Gpus:
 
 
 def one_device(name: str) -> str:
-    """``auto`` becomes an existing device; any other name is checked. Needs torch.
-
-    Raises:
-        UserError: there is no such device, or it cannot be used.
+    """``auto`` becomes an existing device; any other name is checked. Needs torch. Raises UserError if it cannot be
+    used.
     """
     from .machine import Machine
 
@@ -57,14 +55,7 @@ def one_device(name: str) -> str:
 
 
 def refuse_modes(slots: list[str], here: Gpus) -> None:
-    """Refuse GPUs whose compute mode does not allow the requested runs.
-
-    Args:
-        slots: the device of each simultaneous process.
-
-    Raises:
-        UserError: which GPU, its mode, and what to do.
-    """
+    """Refuse (UserError) GPUs whose compute mode does not allow these simultaneous processes (device of each)."""
     for name in dict.fromkeys(slot for slot in slots if slot != "cpu"):
         gpu = gpu_driver.find_gpu(here.uuids[int(name.partition(":")[2])])
         mode = gpu.compute_mode if gpu is not None else None
@@ -80,14 +71,7 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
 
 
 def refuse_for_seconds(name: str, uuid: str) -> None:
-    """Refuse a GPU whose seconds cannot be measured, or are not an equal budget.
-
-    Args:
-        name: torch's name of the device.
-
-    Raises:
-        UserError: which GPU, why, and what to do.
-    """
+    """Refuse (UserError) a GPU, by its name in torch, whose seconds cannot be measured or are not an equal budget."""
     gpu = gpu_driver.find_gpu(uuid)
     if gpu is None:
         return
@@ -107,12 +91,7 @@ _CHANGE = "its administrator changes the mode with nvidia-smi --compute-mode=DEF
 
 
 def unused_gpu_warning(here: Gpus, device: str, slots: list[str]) -> str:
-    """A warning if runs use the CPU although there is a GPU; else empty.
-
-    Args:
-        device: the requested device.
-        slots: the resulting devices.
-    """
+    """A warning if `device` was requested and runs use the CPU although there is a GPU; else empty."""
     if device != "auto" or slots[0] != "cpu" or not here.expected:
         return ""
     return f"there is a GPU, but torch cannot use it, so runs use the CPU: {here.why}"

@@ -47,11 +47,7 @@ class Machine:
         return [str(Path(path).resolve()) for path in self.includes]
 
     def slots(self, cuda_devices: int, why: str = "") -> list[str]:
-        """The device of each simultaneous process.
-
-        Args:
-            cuda_devices: number of usable CUDA devices.
-            why: the reason if there is none.
+        """The device of each simultaneous process, of so many CUDA devices (`why` if there is none).
 
         Raises:
             UserError: a device does not exist.

@@ -102,10 +102,8 @@ def short_hash(content: str | bytes | memoryview) -> str:
 
 
 def parse(schema: type[M], values: Any, where: str) -> M:
-    """`values` as an instance of `schema`.
-
-    Raises:
-        UserError: names the first wrong field, with the nearest valid key if a key is unknown.
+    """`values` as an instance of `schema`. Raises UserError with the first wrong field, or the key nearest to an
+    unknown one.
     """
     try:
         return schema.model_validate(values)
@@ -114,11 +112,7 @@ def parse(schema: type[M], values: Any, where: str) -> M:
 
 
 def parse_json(schema: type[M], text: str, where: str) -> M:
-    """A JSON document as an instance of `schema`.
-
-    Raises:
-        UserError: it is not JSON, or a field is wrong; the first one is named.
-    """
+    """A JSON document as an instance of `schema`. Raises UserError if it is not JSON, or a field is wrong."""
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
@@ -186,11 +180,7 @@ def read_text(path: Path, link: bool = True) -> str:
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """A TOML document as a dictionary.
-
-    Raises:
-        UserError: it does not parse; with the line.
-    """
+    """A TOML document as a dictionary. Raises UserError with the line if it does not parse."""
     if len(text) > LARGEST_TOML:
         raise UserError(f"{where}: {len(text):,} characters; at most {LARGEST_TOML:,} are allowed")
     if _DEEP_KEY.search(text):  # the time of the parser grows with the square

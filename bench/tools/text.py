@@ -20,6 +20,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def listed(names: Iterable[str], most: int, between: str = ", ") -> str:
+    """The first names; if there are more than `most`, the others are only counted."""
+    names = list(names)
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def duration(seconds: float) -> str:
     """``"40 s"``, ``"3 min"``, ``"2.5 h"``, ``"4 days"``."""
     if seconds < 90:

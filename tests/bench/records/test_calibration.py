@@ -19,7 +19,6 @@ from equibench.bench.records.calibration import (
     gpus_of,
     latest,
     read_calibrations,
-    spread,
     take_turns,
     write_calibration,
 )  # fmt: skip
@@ -134,7 +133,6 @@ def test_a_model_that_fails_takes_no_further_turn_and_the_others_do(fails_at: in
 def test_the_step_time_is_the_mean_over_all_steps() -> None:
     calibration = subject("a", blocks=[Block(steps=100, seconds=1.0), Block(steps=300, seconds=5.0)])
     assert calibration.step_s == 6.0 / 400
-    assert spread(subject("a", blocks=[Block(steps=1, seconds=0.9), Block(steps=1, seconds=1.1)])) == pytest.approx(0.1)
 
 
 def test_blocks_are_added_without_rounding() -> None:
