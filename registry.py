@@ -11,41 +11,25 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.metadata
-import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import scan
 from .opened_files import Opened, opened_by, watching
-from .scan import (
-    LONGEST_NAME,
-    NO_FILE,
-    PLUGIN,
-    STATUSES,
-    Entry,
-    Stamp,
-    UserError,
-    allows,
-    include_name,
-    nearest,
-    parse_shape,
-    scan_file,
-    stamp,
-    template_arguments,
-)  # fmt: skip
+from .scan import STATUSES, Entry, UserError, allows, nearest, parse_shape
 
 __all__ = [
     "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
-    "allows",
-    "build_model", "forget", "include", "nearest", "parse_shape",
-    "register_dataset", "register_model", "register_wrapper",
+    "allows", "build_model", "forget", "include", "nearest", "parse_shape", "register_dataset", "register_model",
+    "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
-
 _ROOT = Path(__file__).resolve().parent
 
 
@@ -168,24 +152,27 @@ class Resolved:
     arguments: dict[str, Any]
     wrappers: tuple[Resolved, ...] = ()
 
+    @property
+    def entries(self) -> list[Entry]:
+        """Its entry, and those of its wrappers."""
+        return [self.entry, *(wrapper.entry for wrapper in self.wrappers)]
+
     def load(self) -> None:
         """Import the files of the entry and of its wrappers, with all that they import."""
-        for entry in (self.entry, *(w.entry for w in self.wrappers)):
+        for entry in self.entries:
             entry.load()
 
     def get(self, key: str, default: Any = "") -> Any:
         """A field of the registration (``group``, ``source``, …), wrappers included."""
         value = self.entry.fields.get(key, default)
-        if key == "invariant":
-            for wrapper in self.wrappers:
-                value = wrapper.entry.fields.get("invariant") or value
+        for wrapper in self.wrappers if key == "invariant" else ():
+            value = wrapper.entry.fields.get("invariant") or value
         return value
 
     @property
     def treatments(self) -> list[str]:
         """Augmentations for this model only, in addition to those of its board, in their order."""
-        own = (wrapper.entry.fields.get("treatment", "") for wrapper in self.wrappers)
-        return [treatment for treatment in own if treatment]
+        return [t for wrapper in self.wrappers if (t := wrapper.entry.fields.get("treatment"))]
 
     @property
     def samples(self) -> int:
@@ -194,7 +181,7 @@ class Resolved:
 
     @property
     def files(self) -> list[Path]:
-        return [self.entry.path, *(w.entry.path for w in self.wrappers)]
+        return [entry.path for entry in self.entries]
 
     @property
     def key(self) -> str:
@@ -204,7 +191,7 @@ class Resolved:
     @property
     def opened(self) -> Opened:
         """The files that this process opened while it imported the code and built the model or data set."""
-        return opened_by(self.key, self.entry.module, *(w.entry.module for w in self.wrappers))
+        return opened_by(self.key, *(entry.module for entry in self.entries))
 
 
 class Registry:
@@ -216,27 +203,22 @@ class Registry:
     """
 
     def __init__(self, kind: str, package: str) -> None:
-        self.kind = kind
-        self.package = package
+        self.kind, self.package = kind, package
         self._included: list[Path] = []
         self._entries: dict[str, Entry] | None = None
-        self._read: dict[Path, Stamp] = {}
+        self._read: dict[Path, scan.Stamp] = {}
 
     def include(self, path: str | Path) -> None:
-        """Add a file outside the package.
-
-        Raises:
-            UserError: the file does not exist or is not a Python file.
-        """
-        given, path = path, Path(path).resolve()
-        if path.is_dir():
-            raise UserError(f"--include {given}: this is a folder; name the file in it that registers something")
-        if not path.is_file():
-            raise UserError(f"--include {given}: there is no such file")
-        if path.suffix != ".py":
-            raise UserError(f"--include {given}: not a Python file (its name does not end in .py)")
-        if path not in self._included:
-            self._included.append(path)
+        """Add a file outside the package. Raises `UserError` if it does not exist or is not a Python file."""
+        found = Path(path).resolve()
+        if found.is_dir():
+            raise UserError(f"--include {path}: this is a folder; name the file in it that registers something")
+        if not found.is_file():
+            raise UserError(f"--include {path}: there is no such file")
+        if found.suffix != ".py":
+            raise UserError(f"--include {path}: not a Python file (its name does not end in .py)")
+        if found not in self._included:
+            self._included.append(found)
             self._entries = None
 
     def forget(self, path: str | Path) -> None:
@@ -252,55 +234,44 @@ class Registry:
     def entries(self) -> dict[str, Entry]:
         """Every registration by name, including published members of families.
 
-        Files that register something are read again after a change, because files are edited while a notebook's
-        process runs.
+        Files are read again after a change, because they are edited while a notebook's process runs.
 
         Raises:
-            UserError: two registrations of equibench or of included files have the same name, or an argument is not a
-                literal.
+            UserError: two registrations have the same name, or an argument is not a literal.
         """
-        if self._entries is None or any(stamp(path) not in (seen, NO_FILE) for path, seen in self._read.items()):
+        changed = any(scan.stamp(path) not in (seen, scan.NO_FILE) for path, seen in self._read.items())
+        if self._entries is None or changed:
             self._entries = None
             found: dict[str, Entry] = {}
-            before = {path: stamp(path) for path in self._included}
+            before = {path: scan.stamp(path) for path in self._included}
             for entry in self._scan():
                 self._add(found, entry)
             self._add_plugins(found)
-            self._entries, self._read = found, {e.path: stamp(e.path) for e in found.values()} | before
+            self._entries, self._read = found, {e.path: scan.stamp(e.path) for e in found.values()} | before
         return self._entries
 
     def _add(self, found: dict[str, Entry], entry: Entry) -> None:
         other = found.get(entry.name)
         if other is None and entry.origin != "equibench":
-            # A name from outside must not replace a member of a family of equibench: records with this name would then
-            # mean other runs.
-            other = next(
-                (e for e in found.values() if e.origin == "equibench" and template_arguments(e, entry.name)), None
-            )
+            # With the name of a member of a family of equibench, records would mean other runs.
+            ours = (e for e in found.values() if e.origin == "equibench")
+            other = next((e for e in ours if scan.template_arguments(e, entry.name)), None)
         if other is not None:
-            raise UserError(
-                f"{entry.where}: the {self.kind} name {entry.name!r} is already taken by {other.where};"
-                " names must be unique"
-            )
+            taken = f"the {self.kind} name {entry.name!r} is already taken by {other.where}"
+            raise UserError(f"{entry.where}: {taken}; names must be unique")
         found[entry.name] = entry
 
     def match(self, patterns: Iterable[str] = ()) -> list[Entry]:
         """Entries whose names match any of the shell patterns, in natural order; without patterns, all entries."""
         patterns = list(patterns) or ["*"]
-        entries = self.entries()
-        names = [n for n in entries if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-        return [entries[n] for n in sorted(names, key=_natural)]
+        found = [e for name, e in self.entries().items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+        return sorted(found, key=lambda entry: _natural(entry.name))
 
     def find(self, name: str) -> Resolved:
-        """The entry of `name`, with its arguments and wrappers.
-
-        Raises:
-            UserError: the name is unknown (the message gives the closest names), or more than one template matches.
-        """
-        if len(name) > LONGEST_NAME:
-            raise UserError(
-                f"{self.kind} {name[:40]!r}…: a name has at most {LONGEST_NAME} characters, not {len(name):,}"
-            )
+        """The entry of `name`, with its arguments and wrappers. Raises `UserError` if none or several fit."""
+        if len(name) > scan.LONGEST_NAME:
+            most = f"a name has at most {scan.LONGEST_NAME} characters, not {len(name):,}"
+            raise UserError(f"{self.kind} {name[:40]!r}…: {most}")
         base, *suffixes = name.split("+")
         resolved = self._find_one(base)
         if suffixes and self.kind != "model":
@@ -312,13 +283,11 @@ class Registry:
         exact = entries.get(name)
         if exact is not None and not exact.is_template:
             return Resolved(name, exact, dict(exact.arguments))
-        fits = [(e, args) for e in entries.values() if (args := template_arguments(e, name)) is not None]
+        fits = [(e, args) for e in entries.values() if (args := scan.template_arguments(e, name)) is not None]
         # An installed plug-in never changes the meaning of a name of equibench.
         fits = [f for f in fits if not f[0].is_plugin] or fits
         if len(fits) == 1:
-            entry, arguments = fits[0]
-            # Declared parameter counts are those of the published members, not of other members of the template.
-            return Resolved(name, entry, arguments)
+            return Resolved(name, *fits[0])
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
@@ -327,13 +296,10 @@ class Registry:
 
     def _scan(self) -> Iterable[Entry]:
         for path in sorted((_ROOT / self.package).rglob("*.py")):
-            yield from scan_file(path, self.kind, self._module_name(path))
+            module = ".".join(("equibench", *path.relative_to(_ROOT).with_suffix("").parts))
+            yield from scan.scan_file(path, self.kind, module)
         for path in self._included:
-            yield from scan_file(path, self.kind, include_name(path), origin=str(path))
-
-    def _module_name(self, path: Path) -> str:
-        parts = path.relative_to(_ROOT).with_suffix("").parts
-        return ".".join(("equibench", *parts))
+            yield from scan.scan_file(path, self.kind, scan.include_name(path), origin=str(path))
 
     def _add_plugins(self, found: dict[str, Entry]) -> None:
         """Add the entry points of installed packages; a broken one is left out completely, with a warning."""
@@ -341,31 +307,18 @@ class Registry:
         for point in sorted(points, key=lambda p: (p.name, p.value)):
             try:
                 with_it = dict(found)
-                for entry in self._entries_of_plugin(point):
+                # Models and wrappers share a group of entry points: a module may register only one of the two kinds.
+                kinds = [kind for kind, package in _PACKAGES.items() if package == self.package]
+                for entry in scan.entries_of_plugin(point, self.kind, kinds):
                     known = with_it.get(entry.name)
                     if known is None or known.where != entry.where:  # two entry points may lead to one file
                         self._add(with_it, entry)
             except (Exception, SystemExit) as error:  # a plug-in may fail in any way, and must not stop equibench
                 what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                warnings.warn(
-                    f"plug-in {point.name!r} ({point.value}) is left out: {what}", PluginWarning, stacklevel=2
-                )
+                text = f"plug-in {point.name!r} ({point.value}) is left out: {what}"
+                warnings.warn(text, PluginWarning, stacklevel=2)
             else:
                 found.update(with_it)
-
-    def _entries_of_plugin(self, point: importlib.metadata.EntryPoint) -> list[Entry]:
-        """Registrations behind ``name = module`` (all of the module) or ``name = module:function``."""
-        spec = importlib.util.find_spec(point.module)
-        if spec is None or spec.origin is None:
-            raise ImportError(f"there is no module {point.module}")
-        path, origin = Path(spec.origin), f"{PLUGIN}{point.name}"
-        # Models and wrappers share a group of entry points: a module may register only one of the two kinds.
-        kinds = [kind for kind, package in _PACKAGES.items() if package == self.package]
-        found = [e for kind in kinds for e in scan_file(path, kind, point.module, origin)]
-        wanted = [e for e in found if point.attr in (None, "", e.function)]
-        if not wanted:
-            raise ImportError(f"{point.value} registers no {' and no '.join(kinds)}")
-        return [e for e in wanted if e.kind == self.kind]
 
 
 #: The folder, and the group of entry points, of each kind.
@@ -388,15 +341,13 @@ def include(paths: Iterable[str | Path]) -> None:
         UserError: a file does not exist, does not parse, or registers nothing.
     """
     for path in paths:
-        kinds = {r.kind: r for r in (MODELS, WRAPPERS, DATASETS)}
-        for registry in kinds.values():
+        for registry in (MODELS, WRAPPERS, DATASETS):
             registry.include(path)
         found = Path(path).resolve()
-        if not any(entry for kind in kinds for entry in scan_file(found, kind, include_name(found), found.name)):
-            raise UserError(
-                f"--include {path}: the file registers nothing; put @register_model(…) before a function at its top"
-                " level, as docs/your-model.md shows"
-            )
+        read = (scan.scan_file(found, kind, scan.include_name(found), found.name) for kind in _PACKAGES)
+        if not any(chain.from_iterable(read)):
+            advice = "put @register_model(…) before a function at its top level, as docs/your-model.md shows"
+            raise UserError(f"--include {path}: the file registers nothing; {advice}")
 
 
 def forget(path: str | Path) -> None:
@@ -418,9 +369,8 @@ def build_model(name: str, in_channels: int, num_classes: int, image_size: int) 
         for wrapper in resolved.wrappers:
             asked = {key: value for key, value in images.items() if key in wrapper.entry.types}
             model = wrapper.entry.load()(model, **asked, **wrapper.arguments)
-    samples = resolved.samples
-    if samples:
+    if resolved.samples:
         from .models.random_evaluation import RandomEvaluation
 
-        model = RandomEvaluation(model, samples)
+        model = RandomEvaluation(model, resolved.samples)
     return model

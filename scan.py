@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -142,6 +143,23 @@ def scan_file(path: Path, kind: str, module: str, origin: str = "equibench") -> 
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and _decorator_name(call) == f"register_{kind}":
                 yield from _entries_of(call, node, kind, path, module, origin)
+
+
+def entries_of_plugin(point: EntryPoint, kind: str, kinds: Iterable[str]) -> list[Entry]:
+    """Registrations of one kind behind ``name = module`` (all of the module) or ``name = module:function``.
+
+    Raises:
+        ImportError: there is no such module, or nothing of these kinds in it.
+    """
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"there is no module {point.module}")
+    path, origin = Path(spec.origin), f"{PLUGIN}{point.name}"
+    found = [e for each in kinds for e in scan_file(path, each, point.module, origin)]
+    wanted = [e for e in found if point.attr in (None, "", e.function)]
+    if not wanted:
+        raise ImportError(f"{point.value} registers no {' and no '.join(kinds)}")
+    return [e for e in wanted if e.kind == kind]
 
 
 def _decorator_name(call: ast.Call) -> str:

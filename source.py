@@ -206,7 +206,7 @@ def _dump(node: object) -> str:
 def libraries(model: Resolved) -> dict[str, str]:
     """Versions of the libraries that a model's files import or that its plug-in package requires, by name."""
     names = {name for path in closure(model.files) for name in _imported(path)}
-    for entry in (model.entry, *(wrapper.entry for wrapper in model.wrappers)):
+    for entry in model.entries:
         names |= set(_requirements(entry)) if entry.is_plugin else set()
     found = {name: _version(name) for name in sorted(names - set(COMMON_LIBRARIES))}
     # Without extras that are not installed, and without modules of no distribution.

@@ -17,7 +17,7 @@ from ..boards.terminal_table import alignment, board_table, table_rows
 from ..records.outcomes import outcomes_path, read_predictions
 from ..records.store import board_names
 from ..tools.files import results_root
-from .display import is_notebook
+from .display import is_notebook, show_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,8 +145,6 @@ class Leaderboard:
                 needs = f"; it needs {found[name].needs}" if found[name].needs else ""
                 raise UserError(f"{self.name} has nothing to draw for {name!r}{needs}")
             if is_notebook():
-                from .display import show_figure
-
                 show_figure(figure)
         return figure.axes[0]
 
@@ -179,34 +177,22 @@ class Leaderboard:
             columns[record.spec.model, record.spec.seed] = np.where(predicted == classes, -1, predicted)
         if not columns:
             raise UserError(f"no run of {model or self.name} has stored the outcomes of each image")
-        return pd.DataFrame(columns, columns=pd.MultiIndex.from_tuples(columns, names=["model", "seed"])).rename_axis(
-            index="image"
-        )
+        names = pd.MultiIndex.from_tuples(columns, names=["model", "seed"])
+        return pd.DataFrame(columns, columns=names).rename_axis(index="image")
 
     def __repr__(self) -> str:
         board = self.board
         if board.is_table:
             return board_table(board)
-        return "\n".join(_line(record) for record, _ in board.chosen) or f"{board.name}: no runs"
+        return "\n".join(record.line for record, _ in board.chosen) or f"{board.name}: no runs"
 
     def _repr_html_(self) -> str:
         board = self.board
         if not board.is_table:
             return f"<pre>{html.escape(repr(self))}</pre>"
-        return html_table(
-            board_heading(board), table_rows(board, board.frame), board_notes(board, board.frame, here=True)
-        )
+        from tabulate import tabulate
 
-
-def html_table(heading: str, rows: list[dict[str, str]], notes: list[str]) -> str:
-    """A table of texts with its heading and notes, for a notebook."""
-    from tabulate import tabulate
-
-    table = tabulate(rows, headers="keys", tablefmt="html", disable_numparse=True, colalign=alignment(rows))
-    small = "<br>".join(map(html.escape, notes))
-    return f"<div><p>{html.escape(heading)}</p>{table}<p><small>{small}</small></p></div>"
-
-
-def _line(record: Any) -> str:
-    """A run of a board without a table, as one line."""
-    return f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip()
+        rows = table_rows(board, board.frame)
+        table = tabulate(rows, headers="keys", tablefmt="html", disable_numparse=True, colalign=alignment(rows))
+        notes = "<br>".join(map(html.escape, board_notes(board, board.frame, here=True)))
+        return f"<div><p>{html.escape(board_heading(board))}</p>{table}<p><small>{notes}</small></p></div>"

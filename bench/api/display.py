@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,6 @@ _FORMAT = '<pre style="line-height: 1.2">{code}</pre>'
 
 def is_notebook() -> bool:
     """Whether this process displays its output in a notebook."""
-    import sys
-
     shell = vars(sys.modules["__main__"]).get("get_ipython")
     return callable(shell) and getattr(shell(), "kernel", None) is not None
 

@@ -21,7 +21,7 @@ from functools import cache
 from itertools import count
 from math import inf
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from ...registry import UserError, forget, include
@@ -67,9 +67,8 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
 
 def _registered(main: ModuleType) -> list[Callable[..., Any]]:
     """Functions of the notebook or script that a decorator of equibench has marked, without repetition."""
-    functions = [value for value in vars(main).values() if isinstance(value, type(_registered))]
-    own = [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
-    return list(dict.fromkeys(own))
+    functions = dict.fromkeys(value for value in vars(main).values() if isinstance(value, FunctionType))
+    return [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
 
 
 def _is_called(name: str, function: Callable[..., Any]) -> bool:
@@ -147,11 +146,11 @@ class Program:
     home: Path
     _places: Iterator[int] = field(default_factory=count)
     _chosen: dict[str, Statement] = field(default_factory=dict)
+    defined: dict[str, list[Statement]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    is_future: bool = False
 
     def __post_init__(self) -> None:
-        self.defined: dict[str, list[Statement]] = {}
-        self.changed: set[str] = set()
-        self.is_future = False
         for cell in self.cells:
             with suppress(SyntaxError, ValueError):  # a cell with a syntax error was not executed
                 self._read(cell)
@@ -191,13 +190,16 @@ class Program:
                 f"{user} needs {name!r}, which no executed cell sets at its top level; set it there, {_ADVICE}"
             )
         statement, last = own[-1], self.defined[name][-1]
-        if not isinstance(statement.node, _PLAIN) or name in statement.now & statement.binds or self._is_changed(name):
+        # Settings of a library do not belong to a model: a run's process has its own.
+        is_module = isinstance(self.values.get(name), ModuleType)
+        is_changed = name in statement.now & statement.binds or (name in self.changed and not is_module)
+        if not isinstance(statement.node, _PLAIN) or is_changed:
             raise UserError(
                 f"{user} needs {name!r}, which cells change after they set it, so its value does not follow from one"
                 f" statement; set it in one statement, {_ADVICE}"
             )
         # Different import statements for the same module are equivalent.
-        if statement.text != last.text and not isinstance(self.values.get(name), ModuleType):
+        if statement.text != last.text and not is_module:
             raise UserError(
                 f"{user} was defined before a cell set {name!r} again; execute the cell with {user} again, {_ADVICE}"
             )
@@ -208,14 +210,11 @@ class Program:
         if (name, statement.place) in seen:
             return
         seen.add((name, statement.place))
+        user = f"{name}()" if isinstance(statement.node, ast.FunctionDef) else name
         for other in sorted(statement.now):
-            self._need(other, statement.place, _called(statement, name), seen)
+            self._need(other, statement.place, user, seen)
         for other in sorted(statement.later):
-            self._need(other, before, _called(statement, name), seen)
-
-    def _is_changed(self, name: str) -> bool:
-        # Settings of a library do not belong to a model: a run's process has its own.
-        return name in self.changed and not isinstance(self.values.get(name), ModuleType)
+            self._need(other, before, user, seen)
 
     def _refuse_neighbour(self, node: ast.stmt, user: str) -> None:
         """Refuse imports of modules in the notebook's folder, because a run's process does not find them."""
@@ -232,10 +231,6 @@ class Program:
                     f"{user} imports {path.name} from the folder of the notebook, where no run finds it; put the"
                     " model into a file there and give that file as includes=[…]"
                 )
-
-
-def _called(statement: Statement, name: str) -> str:
-    return f"{name}()" if isinstance(statement.node, ast.FunctionDef) else name
 
 
 def _bare(statement: Statement) -> str:

@@ -30,7 +30,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 def citation(subject: Subject) -> Finding:
     """Readers can look up the sources of the model and of its wrappers."""
-    entries = [subject.resolved.entry, *(w.entry for w in subject.resolved.wrappers)]
+    entries = subject.resolved.entries
     sources = [str(e.fields["source"]) for e in entries]
     for entry, source in zip(entries, sources, strict=True):
         if not _SOURCE.fullmatch(source):

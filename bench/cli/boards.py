@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,6 +18,8 @@ from .options import (
     data_root_option,
     include_option,
     json_option,
+    models_option,
+    print_refused,
     reference_option,
     results_option,
     wide_option,
@@ -42,12 +44,10 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
 
 
-def _print_refused(refused: list[Any]) -> None:
-    """Print the names of refused files on standard error."""
-    from ..tools.schema import visible
-
-    for one in refused:
-        click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
+def _end_with(refused: list[Any]) -> NoReturn:
+    """Name refused files on standard error, and end the command; the exit code is 1 if there are any."""
+    print_refused(one.reason for one in refused)
+    sys.exit(1 if refused else 0)
 
 
 def _print_boards_without_table(boards: list[Any]) -> None:
@@ -86,20 +86,16 @@ def _show_across(boards: list[Any], view: Any, style: str) -> None:
         click.echo(csv_text(across_frame(summary, view.models)) if as_csv else across_text(summary, style, view.models))
 
 
-def _reported(board: Any) -> list[dict[str, str]]:
-    from ..boards.reported import reported_rows
-
-    datasets = dict.fromkeys(r.spec.dataset for r, _ in board.chosen)
-    return [row for dataset in datasets for row in reported_rows(dataset)]
+def _datasets(boards: list[Any]) -> list[str]:
+    """The data sets of boards, in their order."""
+    return list(dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen))
 
 
 @click.command()
 @click.argument("board", required=False)
 @click.option("--dataset", help="Boards of this data set only.")
 @click.option("--budget", help="Boards of this budget only.")
-@click.option(
-    "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
-)
+@models_option
 @click.option(
     "--exclude",
     multiple=True,
@@ -163,6 +159,7 @@ def leaderboard(
     from tabulate import tabulate_formats
 
     from ...registry import nearest
+    from ..boards.reported import reported_rows, reported_table
     from ..boards.rows import csv_text
     from ..boards.terminal_table import FORMATS
     from ..publish.view import View, check_models, select_boards, select_columns, select_rows, view_text
@@ -174,14 +171,13 @@ def leaderboard(
         close = nearest(style, formats, "equibench list formats")
         raise UserError(f"--format {style!r}: {close}; common formats are {', '.join(FORMATS)}")
     # Papers use the style of the LaTeX package booktabs.
-    style = {"md": "github", "latex": "latex_booktabs"}.get(style, style)
+    style = "json" if as_json else {"md": "github", "latex": "latex_booktabs"}.get(style, style)
     include(options["includes"])
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"], with_runs)
     root = results_root(options["results"])
     refused: list[Any] = []
-    count = options["reference_parameters"]
-    across = options["across"]
+    count, across = options["reference_parameters"], options["across"]
     given = {**options, "reported": with_reported, "suite": suite, "runs": with_runs}
     if across:
         _check_options_of_across(board, given)
@@ -192,10 +188,9 @@ def leaderboard(
             raise UserError("give a BOARD or --suite, not both")
         names = ("dataset", "budget", "sort", "columns", "against", "all_pairs", "reported", "exclude", "runs")
         others = [f"--{name.replace('_', '-')}" for name in names if given[name]]
-        shown = show_suite(suite, root, options["models"], "json" if as_json else style, others, refused)
+        shown = show_suite(suite, root, options["models"], style, others, refused)
         if shown is None:
-            _print_refused(refused)
-            sys.exit(1 if refused else 0)
+            _end_with(refused)
         boards = [replace(shown, asked_parameters=count or shown.asked_parameters)]
         refused += shown.refused
     else:
@@ -203,15 +198,15 @@ def leaderboard(
     check_models(boards, View(options["exclude"]), "--exclude")
     boards = [b.without(options["exclude"]) for b in boards]
     if across:
-        _show_across(boards, view, "json" if as_json else style)
-        _print_refused(refused)
-        sys.exit(1 if refused else 0)
+        _show_across(boards, view, style)
+        _end_with(refused)
     check_models(boards, view)
-    _print_refused(refused)
-    if as_json or style == "json":
+    print_refused(one.reason for one in refused)
+    if style == "json":
         documents = [board_document(b, root, view) for b in boards]
         if with_reported:
-            documents = [{**d, "reported": _reported(b)} for d, b in zip(documents, boards, strict=True)]
+            for document, b in zip(documents, boards, strict=True):
+                document["reported"] = [row for dataset in _datasets([b]) for row in reported_rows(dataset)]
         click.echo(json.dumps(documents))
         sys.exit(1 if refused else 0)
     for built in (b for b in boards if b.is_table and not select_rows(b, view).empty):
@@ -220,12 +215,8 @@ def leaderboard(
         else:
             click.echo(view_text(built, view, style, None if wide else terminal_width()) + "\n")
     _print_boards_without_table(boards)
-    if with_reported and style != "csv":
-        from ..boards.reported import reported_table
-
-        for dataset in dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen):
-            click.echo(reported_table(dataset, style) or f"no paper reports a figure for {dataset}")
-            click.echo()
+    for dataset in _datasets(boards) if with_reported and style != "csv" else ():
+        click.echo((reported_table(dataset, style) or f"no paper reports a figure for {dataset}") + "\n")
     sys.exit(1 if refused else 0)
 
 
@@ -276,7 +267,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
         done = write(root, target, boards, kinds, options["jobs"], refused, count, options["suites"])
         where = str(target / "index.html") if "html" in kinds else out
-    _print_refused(refused)
+    print_refused(one.reason for one in refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
     sys.exit(1 if refused else 0)
 
@@ -300,13 +291,9 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
     from ..tools.files import results_root
     from ..tools.machine import Machine
 
-    verdict = run_again(
-        run,
-        results_root(options["results"]),
-        device=options["device"],
-        threads=options["threads"],
-        machine=Machine(data_root=options["data_root"], includes=options["includes"], command=command_line()),
-    )
+    machine = Machine(data_root=options["data_root"], includes=options["includes"], command=command_line())
+    root = results_root(options["results"])
+    verdict = run_again(run, root, device=options["device"], threads=options["threads"], machine=machine)
     if as_json:
         click.echo(verdict.canonical())
     else:

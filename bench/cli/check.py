@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 import click
 
 from ..tools.text import plural
-from .options import SECONDS, data_root_option, include_option, json_option, results_option
+from .options import (
+    data_root_option,
+    deadline_option,
+    include_option,
+    json_option,
+    print_json,
+    results_option,
+    say_over,
+)
 
 if TYPE_CHECKING:
+    from ..records.doctor_report import Finding
     from ..records.verdict import Verdict
 
 MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
@@ -23,9 +32,7 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 @click.argument("model")
 @click.option("--dataset", help="Data set of the board that it is to enter [the first with its declared input].")
 @click.option("--budget", default="e20", show_default=True, help="Budget of that board.")
-@click.option(
-    "--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="Time limit of each check."
-)
+@deadline_option
 @results_option
 @include_option
 @json_option
@@ -53,14 +60,13 @@ def check(
     from ..records.kept_verdicts import keep_verdict
     from ..tools.files import WriteError, results_root
 
-    alive = sys.stderr.isatty()
-
     def listen(name: str) -> None:
-        click.echo(f"\r\033[K{name} …" if alive else f"{name} …", nl=not alive, err=True)
+        say_over(f"{name} …")
+        if not sys.stderr.isatty():
+            click.echo(f"{name} …", err=True)
 
     verdict = check_model(model, dataset=dataset, budget=budget, includes=includes, deadline_s=deadline, listen=listen)
-    if alive:
-        click.echo("\r\033[K", nl=False, err=True)
+    say_over("")
     click.echo(json.dumps(verdict.document()) if as_json else text_of(verdict))
     try:
         keep_verdict(results_root(results), verdict)
@@ -103,19 +109,18 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     names, explanation = devices_of(device)
     ensure_writable(root)
     reports = []
+
+    def listen(finding: Finding) -> None:
+        if not as_json:
+            click.echo(f"{finding.check}: {finding.state} ({finding.seconds:.0f} s)", err=True)
+
     for name in names:
-        reports.append(
-            examine(
-                name, names, quick, data_root, explanation,
-                lambda f: None if as_json else click.echo(f"{f.check}: {f.state} ({f.seconds:.0f} s)", err=True),
-            )
-        )  # fmt: skip
+        reports.append(examine(name, names, quick, data_root, explanation, listen))
         path = write_report(root, reports[-1])
         if not as_json:
             click.echo(f"{report_text(reports[-1])}\n\n{relative_path(path)}")
     if as_json:
-        documents = [{**r.model_dump(mode="json"), "verdict": r.verdict} for r in reports]
-        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+        print_json([{**r.model_dump(mode="json"), "verdict": r.verdict} for r in reports])
     sys.exit(1 if any(r.verdict == NO for r in reports) else 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,13 @@ import click
 
 from ...registry import UserError
 from ..tools.text import command, plural
-from .options import include_option, json_option, machine_of, results_option
+from .options import include_option, json_option, machine_of, print_json, print_runs, results_option, several
 
 if TYPE_CHECKING:
     from ..runner.head_to_head import Outcome
-    from ..runner.slurm.status import State, View
+    from ..runner.slurm.status import View
     from ..runner.slurm.submit import Submission
+    from ..runner.slurm.sweep import Submitted
 
 #: Options for clusters only, with the values that they have if they are not given.
 _ONLY_CLUSTER: dict[str, Any] = {
@@ -28,35 +28,29 @@ _ONLY_CLUSTER: dict[str, Any] = {
 _SHOWN = 40
 
 
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of ``run`` for clusters."""
-    options = [
-        click.option(
-            "--engine",
-            type=click.Choice(("local", "slurm")),
-            default="local",
-            show_default=True,
-            help="local: run here; slurm: submit jobs to a cluster.",
-        ),
-        click.option("--partition", help="Slurm: partition."),
-        click.option("--gpus-per-run", type=int, help="Slurm: 1, or 0 for runs on CPUs [1; 0 with --device cpu]."),
-        click.option(
-            "--time-limit", metavar="TIME", help="Slurm: time limit of each run, in the format of sbatch --time."
-        ),
-        click.option("--account", help="Slurm: account."),
-        click.option(
-            "--sbatch-option",
-            "sbatch_options",
-            multiple=True,
-            metavar="OPTION",
-            help="Slurm: another option of sbatch, as --sbatch-option=--mem=8G; may be repeated.",
-        ),
-        click.option("--hardware", metavar="TEXT", help="Slurm, T budgets: part of the name of the calibrated device."),
-        click.option("--calibrate", is_flag=True, help="Slurm, T budgets: calibrate on the partition's nodes first."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+#: The options of ``run`` for clusters.
+engine_options = several(
+    click.option(
+        "--engine",
+        type=click.Choice(("local", "slurm")),
+        default="local",
+        show_default=True,
+        help="local: run here; slurm: submit jobs to a cluster.",
+    ),
+    click.option("--partition", help="Slurm: partition."),
+    click.option("--gpus-per-run", type=int, help="Slurm: 1, or 0 for runs on CPUs [1; 0 with --device cpu]."),
+    click.option("--time-limit", metavar="TIME", help="Slurm: time limit of each run, in the format of sbatch --time."),
+    click.option("--account", help="Slurm: account."),
+    click.option(
+        "--sbatch-option",
+        "sbatch_options",
+        multiple=True,
+        metavar="OPTION",
+        help="Slurm: another option of sbatch, as --sbatch-option=--mem=8G; may be repeated.",
+    ),
+    click.option("--hardware", metavar="TEXT", help="Slurm, T budgets: part of the name of the calibrated device."),
+    click.option("--calibrate", is_flag=True, help="Slurm, T budgets: calibrate on the partition's nodes first."),
+)
 
 
 def wants_cluster(options: dict[str, Any]) -> bool:
@@ -96,7 +90,7 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
         if not as_json:
             _print_submission(done, root, options["includes"])
     if as_json:
-        click.echo(json.dumps(facts if len(facts) > 1 else facts[0]))
+        print_json(facts)
 
 
 def _gpus(options: dict[str, Any]) -> int:
@@ -110,30 +104,30 @@ def _gpus(options: dict[str, Any]) -> int:
     return int(gpus)
 
 
-def _sent(done: Submission) -> tuple[str | None, int]:
-    """The sweep that was submitted, if any, and its number of runs."""
-    return (done.folder.name, len(done.folder.sweep.tasks)) if done.folder else (None, 0)
+def _numbers(submitted: Submitted | None) -> dict[str, Any]:
+    """The numbers of the jobs."""
+    return submitted.model_dump() if submitted else {"array": None, "calibration": None}
 
 
 def _facts(done: Submission) -> dict[str, Any]:
-    name, tasks = _sent(done)
-    numbers = done.submitted.model_dump() if done.submitted else {"array": None, "calibration": None}
+    folder = done.folder
+    sent = {"sweep": folder.name if folder else None, "submitted": len(folder.sweep.tasks) if folder else 0}
     facts = {"finished": done.finished, "active": done.active, "lost": done.settled, "note": done.note}
-    return {"sweep": name, "submitted": tasks, **numbers, **facts}
+    return {**sent, **_numbers(done.submitted), **facts}
 
 
 def _print_submission(done: Submission, root: Path, includes: tuple[str, ...]) -> None:
-    name, tasks = _sent(done)
     others = [f"{done.finished} finished before"] if done.finished else []
     others += [f"{count} queued or running in {sweep}" for sweep, count in done.active.items()]
     others += [f"{done.settled} of earlier sweeps found lost"] if done.settled else []
     rest = f"; {', '.join(others)}" if others else ""
-    if name is None:
+    if done.folder is None:
         click.echo(f"nothing to submit{rest}")
     else:
         assert done.submitted is not None
+        name, tasks = done.folder.name, plural(len(done.folder.sweep.tasks), "run")
         first = f" after its calibration, job {done.submitted.calibration}" if done.submitted.calibration else ""
-        click.echo(f"{name}: {plural(tasks, 'run')} submitted as job {done.submitted.array}{first}{rest}")
+        click.echo(f"{name}: {tasks} submitted as job {done.submitted.array}{first}{rest}")
         click.echo(f"{command('status', name, root=root)}   shows their progress")
         click.echo(f"{command('collect', name, root=root, include=includes)}  shows the table of finished runs")
     if done.note:
@@ -169,13 +163,11 @@ def status(sweep: str | None, every: bool, results: str | None, as_json: bool) -
 
 
 def _document(view: View) -> dict[str, Any]:
-    submitted = view.folder.submitted
     tasks = [
         {"model": t.model, "seed": t.seed, "state": s.kind, "detail": s.detail}
         for t, s in zip(view.folder.sweep.tasks, view.states, strict=True)
     ]
-    numbers = submitted.model_dump() if submitted else {"array": None, "calibration": None}
-    facts = {"sweep": view.name, "suite": view.folder.sweep.suite.name, **numbers}
+    facts = {"sweep": view.name, "suite": view.folder.sweep.suite.name, **_numbers(view.folder.submitted)}
     return {**facts, "counts": view.counts(), "tasks": tasks}
 
 
@@ -194,13 +186,9 @@ def _print_tasks(view: View, every: bool) -> None:
     ]
     width = max((len(name) for name, _ in rows), default=0)
     for name, state in rows if every else rows[:_SHOWN]:
-        click.echo(f"  {name:<{width}}  {_one(state)}".rstrip())
+        click.echo(f"  {name:<{width}}  {state.kind:<9}  {state.detail}".rstrip())
     if len(rows) > _SHOWN and not every:
         click.echo(f"  and {len(rows) - _SHOWN} more (--all)")
-
-
-def _one(state: State) -> str:
-    return f"{state.kind:<9}  {state.detail}"
 
 
 def _print_silence(views: list[View], silence: str | None) -> None:
@@ -244,8 +232,7 @@ def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
         if outcome.board.is_table:
             click.echo(board_table(outcome.board, width=terminal_width()) + "\n")
         else:
-            for record, _ in outcome.board.chosen:
-                click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
+            print_runs(outcome.board)
     for view in views:
         click.echo(_heading(view))
     for outcome in outcomes:

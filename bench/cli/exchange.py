@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ...registry import include
-from .options import SECONDS, include_option, json_option, results_option
+from .options import deadline_option, include_option, json_option, print_refused, results_option, say_over
 
 
 @click.command()
@@ -35,13 +35,11 @@ def merge(
     """
     from ..exchange.merge import merge as merge_sources
     from ..tools.files import results_root
-    from ..tools.schema import visible
     from ..tools.text import plural
 
     include(includes)
     done = merge_sources([Path(source) for source in sources], results_root(results), dry_run)
-    for one in done.of("refused"):
-        click.echo(f"equibench: refused: {visible(one.why)}", err=True)
+    print_refused(one.why for one in done.of("refused"))
     if as_json:
         keys = ("board", "kind", "name", "state", "why")
         click.echo(json.dumps({"dry_run": dry_run, "files": [{k: getattr(a, k) for k in keys} for a in done.files]}))
@@ -81,9 +79,7 @@ def _counted(found: Counter[str]) -> str:
 @click.argument("folder", metavar="FOLDER")
 @click.option("--against", metavar="DIR", help="The published results [$EQUIBENCH_RESULTS, else ./leaderboards].")
 @click.option("--complete", is_flag=True, help="FOLDER replaces the published folder, as in a pull request.")
-@click.option(
-    "--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="Time limit of each check."
-)
+@deadline_option
 @include_option
 @json_option
 def validate(
@@ -103,22 +99,15 @@ def validate(
     from ..exchange.review_report import document, markdown
     from ..exchange.validate import validate as judge
 
-    alive = sys.stderr.isatty()
-
-    def listen(what: str) -> None:
-        if alive:
-            click.echo(f"\r\033[K{what} …", nl=False, err=True)
-
     found = judge(
         Path(folder),
         Path(against) if against else None,
         complete=complete,
         includes=includes,
         deadline_s=deadline,
-        listen=listen,
+        listen=lambda what: say_over(f"{what} …"),
     )
-    if alive:
-        click.echo("\r\033[K", nl=False, err=True)
+    say_over("")
     click.echo(json.dumps(document(found)) if as_json else markdown(found), nl=as_json)
     sys.exit(0 if found.accepted else 1)
 
@@ -140,12 +129,10 @@ def export(boards: tuple[str, ...], out: str, results: str | None, includes: tup
     """
     from ..exchange.export import export as pack
     from ..tools.files import results_root
-    from ..tools.schema import visible
     from ..tools.text import plural
 
     include(includes)
     names, count, refused = pack(boards, results_root(results), Path(out))
-    for one in refused:
-        click.echo(f"equibench: refused: {visible(one.reason)}", err=True)
+    print_refused(one.reason for one in refused)
     click.echo(f"{out}  ({plural(count, 'file')} of {', '.join(names)})")
     sys.exit(1 if refused else 0)

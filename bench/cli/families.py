@@ -23,15 +23,12 @@ def show_suite(
 
     Args:
         patterns: shell patterns of models; empty for all models of the suite.
-        style: a table format of tabulate, ``csv``, ``md`` or ``json``.
-        others: options of this call that only single boards support.
+        style: a table format of tabulate, ``csv`` or ``json``.
+        others: options of this call that a family does not support; one of them is a UserError.
         refused: the refused files are appended to this list.
 
     Returns:
         For an ordinary suite, the board with the suite's rows; nothing is printed. None for a family.
-
-    Raises:
-        UserError: a family does not support an option, no model matches, or there is no result yet.
     """
     from ..boards.families import find_points, load_family
     from ..boards.family_table import family_csv, family_document, family_text
@@ -55,5 +52,5 @@ def show_suite(
     elif style == "csv":
         click.echo(family_csv(family))
     else:
-        click.echo(family_text(family, {"md": "github", "latex": "latex_booktabs"}.get(style, style)))
+        click.echo(family_text(family, style))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -56,11 +57,9 @@ def model_rows(patterns: Iterable[str], dataset: str | None = None) -> list[dict
 
 
 def _model_row(entry: Entry) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": entry.name}
-    row |= {key: entry.fields.get(key, "") for key in ("family", "group", "invariant", "sizes")}
-    row["parameters"] = entry.fields.get("params") or {}
-    row |= {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
-    return row
+    texts = {key: entry.fields.get(key, "") for key in ("family", "group", "invariant", "sizes")}
+    row = {"name": entry.name, **texts, "parameters": entry.fields.get("params") or {}}
+    return row | {"status": entry.fields.get("status", "ours"), "source": entry.fields.get("source", "")}
 
 
 @list_.command()
@@ -84,14 +83,11 @@ def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
     """One row per matching data set."""
     rows = []
     for entry in DATASETS.match(patterns):
-        fields = entry.fields
-        train, val, test = fields["sizes"]
+        fields = {"task": "", "licence": "", "rotation": False, "citation": "", "digest": "", "note": ""} | entry.fields
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
-        row |= {"train": train, "val": val, "test": test}
-        row |= {key: fields.get(key, "") for key in ("task", "licence")}
-        row |= {"rotation": fields.get("rotation", False), "missing": entry.missing}
-        row |= {key: fields.get(key, "") for key in ("citation", "digest")}
-        rows.append(row | {"source": fields["source"], "note": fields.get("note", "")})
+        row |= dict(zip(("train", "val", "test"), fields["sizes"], strict=True))
+        row |= {key: fields[key] for key in ("task", "licence", "rotation")} | {"missing": entry.missing}
+        rows.append(row | {key: fields[key] for key in ("citation", "digest", "source", "note")})
     return rows
 
 
@@ -214,8 +210,6 @@ def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    import fnmatch
-
     return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 

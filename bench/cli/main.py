@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -30,6 +31,8 @@ from .options import (
     json_option,
     machine_of,
     machine_options,
+    print_json,
+    print_runs,
     results_option,
     seeds_in_parallel_option,
     suite_options,
@@ -65,24 +68,9 @@ def cli() -> None:
 
 
 for _command in (
-    check,
-    collect,
-    data,
-    doctor,
-    equivariance,
-    export,
-    leaderboard,
-    list_,
-    merge,
-    plan,
-    publish,
-    refresh,
-    replay,
-    show,
-    status,
-    validate,
-    verify,
-):
+    check, collect, data, doctor, equivariance, export, leaderboard, list_, merge, plan, publish, refresh, replay, show,
+    status, validate, verify,
+):  # fmt: skip
     cli.add_command(_command)
 
 
@@ -152,16 +140,10 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
     if on_cluster:
         submit_command(chosen, options, as_json)
         return
-    outcomes = [
-        run_suite(
-            point,
-            results=options["results"],
-            machine=machine_of(options),
-            listener=listener_for(options["quiet"] or as_json),
-            shard=share,
-        )
-        for point in chosen
-    ]
+    machine, outcomes = machine_of(options), []
+    for point in chosen:
+        listener = listener_for(options["quiet"] or as_json)
+        outcomes.append(run_suite(point, results=options["results"], machine=machine, listener=listener, shard=share))
     _print_outcomes(outcomes, as_json, suite)
     sys.exit(1 if any(o.failed or o.unrecorded for o in outcomes) else 0)
 
@@ -188,25 +170,18 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     from ..runner.tune import tune as tune_suite
     from .progress import listener_for
 
-    chosen = _points(
-        suite, {**options, "fit": None, "seeds": None, "parameter_class": None, "reference_parameters": None}
-    )
+    chosen = _points(suite, options)
     _check_family(chosen, options)
-    tuned = []
+    machine, tuned = machine_of(options), []
     for point in chosen:
-        done = tune_suite(
-            point,
-            results=options["results"],
-            machine=machine_of(options),
-            listener=listener_for(options["quiet"] or as_json),
-        )
+        listener = listener_for(options["quiet"] or as_json)
+        done = tune_suite(point, results=options["results"], machine=machine, listener=listener)
         tuned.append(done)
         if not as_json:
             click.echo(tuning_table(done.scores, done.chosen, done.at_the_edge))
             click.echo(f"\n{done.path}  (used by --recipe {done.recipe})")
     if as_json:
-        documents = [{"chosen": d.chosen, "scores": d.scores, "file": str(d.path)} for d in tuned]
-        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+        print_json([{"chosen": d.chosen, "scores": d.scores, "file": str(d.path)} for d in tuned])
     sys.exit(1 if any(d.outcome.failed for d in tuned) else 0)
 
 
@@ -225,45 +200,53 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
 
     include(options["includes"])
     values: dict[str, Any] = {"name": "ad-hoc"} if name is None else values_of(name)
-    for key in ("dataset", "budget", "recipe", "profile", "fit"):
-        if options[key] is not None:
-            values[key] = options[key]
-    if "," in (options["budget"] or ""):
-        values["budget"] = [b.strip() for b in options["budget"].split(",") if b.strip()]
-    if options["train_images"] is not None:
-        values["train_images"] = _images(options["train_images"])
-    if options["models"] is not None:
-        values["models"] = [m for m in options["models"].split(",") if m]
-    if options["seeds"] is not None:
-        values["seeds"] = _seeds(options["seeds"])
-    if options["parameter_class"] is not None:
-        values["class"] = options["parameter_class"]
-    if options["reference_parameters"] is not None:
-        values["reference_parameters"] = options["reference_parameters"]
+    for key, read in _READ.items():
+        if options.get(key) is not None:
+            values["class" if key == "parameter_class" else key] = read(options[key])
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
     if missing:
         raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
-    replaced = ("models", "dataset", "budget", "train_images", "recipe", "profile", "fit", "seeds")
-    changed = any(options[key] is not None for key in replaced)
+    changed = any(options.get(key) is not None for key in _READ if key not in _CLASS)
     where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
     return points_of(values, where)
 
 
-def _images(text: str) -> list[int]:
+def _budgets(text: str) -> str | list[str]:
+    return [b.strip() for b in text.split(",") if b.strip()] if "," in text else text
+
+
+def _numbers(text: str, option: str, what: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--train-images {text[:40]!r}: give a number of images (500), or several (500,2000)") from None
+        raise UserError(f"{option} {text[:40]!r}: give {what}") from None
+
+
+def _images(text: str) -> list[int]:
+    return _numbers(text, "--train-images", "a number of images (500), or several (500,2000)")
 
 
 def _seeds(text: str) -> int | list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {text[:40]!r}: give a number of seeds (3), or the seeds themselves (0,4,7)") from None
+    numbers = _numbers(text, "--seeds", "a number of seeds (3), or the seeds themselves (0,4,7)")
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+#: The options that say which networks are matched in size.
+_CLASS = ("parameter_class", "reference_parameters")
+#: The options that replace values of a suite, each with the function that reads its value.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "dataset": str,
+    "budget": _budgets,
+    "recipe": str,
+    "profile": str,
+    "fit": str,
+    "train_images": _images,
+    "models": lambda text: [m for m in text.split(",") if m],
+    "seeds": _seeds,
+    **dict.fromkeys(_CLASS, lambda value: value),
+}
 
 
 def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
@@ -309,8 +292,7 @@ def _print_board(outcome: Any, as_json: bool) -> None:
         where = f"{relative_path(root)}/{board.name}"
         click.echo(f"\n{where}.csv  (one row per model; {board.name}.runs.csv has one row per run)")
     else:
-        for record, _ in board.chosen:
-            click.echo(f"{record.spec.model}  seed {record.spec.seed}  {record.status}  {record.reason}".rstrip())
+        print_runs(board)
 
 
 def _print_warnings(outcome: Any) -> None:
@@ -340,12 +322,8 @@ def main() -> NoReturn:
     except click.ClickException as error:  # the message may quote a value of any length
         _end(error.format_message(), 2, most=500)
     except (click.Abort, KeyboardInterrupt):
-        continues = sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh")
-        _end(
-            "interrupted"
-            + ("; finished runs are kept, and the same command continues with the rest" if continues else ""),
-            130,
-        )
+        kept = "; finished runs are kept, and the same command continues with the rest"
+        _end("interrupted" + (kept if sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh") else ""), 130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has ended
         sys.exit(0)
@@ -361,12 +339,10 @@ class _OnStandardError(logging.Handler):
 
 def _warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
     """A warning as text: one line for a broken plug-in, as for an error; Python's usual text for other warnings."""
-    return (
-        f"equibench: {message}\n" if issubclass(category, PluginWarning) else _usual_warning(message, category, *where)
-    )
+    return f"equibench: {message}\n" if issubclass(category, PluginWarning) else _usual(message, category, *where)
 
 
-_usual_warning = warnings.formatwarning
+_usual = warnings.formatwarning
 
 
 def _end(message: str, code: int, most: int = 1900) -> NoReturn:

@@ -79,25 +79,19 @@ def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
         raise UserError("give one of MODEL and --run ID")
     if model is None and (options["dataset"] is not None or options["size"] is not None):
         raise UserError("--dataset and --size are for a MODEL; a run has its own data set and size")
+    from ..reports.equivariance import initial_report, run_report, table
+    from ..tools.gpus import one_device
+
     include(options["includes"])
-    report = _equivariance_report(model, options)
+    out, machine = Path(options["out"]), machine_of({**options, "device": one_device(options["device"])})
+    if model is not None:
+        report = initial_report(model, options["dataset"] or "digits-rot", options["size"], out, machine)
+    else:
+        report = run_report(options["run_id"], options["results"], out, machine)
     if as_json:
         pictures = [str(p) for p in report.pictures]
         click.echo(json.dumps({**report.extra, "rows": report.rows, "sentence": report.sentence, "pictures": pictures}))
         return
-    from ..reports.equivariance import table
-
     click.echo(table(report))
     for path in report.pictures:
         click.echo(f"picture: {path}")
-
-
-def _equivariance_report(model: str | None, options: dict[str, Any]) -> Any:
-
-    from ..reports.equivariance import initial_report, run_report
-    from ..tools.gpus import one_device
-
-    out, machine = Path(options["out"]), machine_of({**options, "device": one_device(options["device"])})
-    if model is not None:
-        return initial_report(model, options["dataset"] or "digits-rot", options["size"], out, machine)
-    return run_report(options["run_id"], options["results"], out, machine)

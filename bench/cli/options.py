@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..spec.option_values import PROFILES, help_text
+from ..tools.schema import visible
 
 if TYPE_CHECKING:
     from ..tools.machine import Machine
@@ -32,6 +34,9 @@ COUNT, SECONDS = click.IntRange(min=1), Finite(min=0, min_open=True)
 include_option = click.option(
     "--include", "includes", multiple=True, metavar="FILE", help="Python file that registers models or data sets."
 )
+models_option = click.option(
+    "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
+)
 reference_option = click.option(
     "--reference-parameters", type=COUNT, metavar="N",
     help="Models within 5 % of N parameters count as matched [N of the reference model].",
@@ -42,10 +47,28 @@ results_option = click.option(
 data_root_option = click.option(
     "--data-root", metavar="DIR", help="Folder of the data sets [$EQUIBENCH_DATA, else the user's cache]."
 )
+deadline_option = click.option(
+    "--deadline", type=SECONDS, default=120.0, show_default=True, metavar="SECONDS", help="Time limit of each check."
+)
 wide_option = click.option("--wide", is_flag=True, help="Show all columns, even in a narrow terminal.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 
-_SUITE = (
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def several(*options: Decorator) -> Decorator:
+    """One decorator that adds all these options to a command, in this order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+#: The options that replace values of a suite.
+suite_options = several(
     click.option("--models", help="Models instead of the suite's, separated by commas."),
     click.option("--dataset", help="Data set instead of the suite's."),
     click.option(
@@ -63,7 +86,8 @@ _SUITE = (
         help=help_text("Execution profile instead of the suite's.", PROFILES),
     ),
 )
-_MACHINE = (
+#: The options of every command that trains on this machine; see `machine_of`.
+machine_options = several(
     click.option(
         "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>; several with commas."
     ),
@@ -82,39 +106,13 @@ seeds_in_parallel_option = click.option(
 )
 
 
-def suite_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that replace values of a suite."""
-    for option in reversed(_SUITE):
-        command = option(command)
-    return command
-
-
-def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every command that trains on this machine; see `machine_of`."""
-    for option in reversed(_MACHINE):
-        command = option(command)
-    return command
-
-
 def machine_of(options: dict[str, Any]) -> Machine:
     """Where and how runs are executed, from a command's options; options that it does not have get their defaults."""
     from ..tools.machine import Machine
 
-    return Machine(
-        options["device"],
-        options.get("jobs"),
-        options["threads"],
-        options.get("deadline"),
-        options.get("checkpoint_s", Machine.checkpoint_s),
-        options.get("seeds_in_parallel", 1),
-        options["data_root"],
-        options["includes"],
-        command_line(),
-    )
-
-
-#: Options whose values are paths of this machine. They change no figure, and published records do not need them.
-_FOLDERS = ("--results", "--data-root")
+    names = {"deadline": "deadline_s"}
+    keys = ("device", "jobs", "threads", "deadline", "checkpoint_s", "seeds_in_parallel", "data_root", "includes")
+    return Machine(command=command_line(), **{names.get(key, key): options[key] for key in keys if key in options})
 
 
 def command_line(arguments: list[str] | None = None) -> str:
@@ -123,7 +121,7 @@ def command_line(arguments: list[str] | None = None) -> str:
     rest = iter(sys.argv[1:] if arguments is None else arguments)
     for word in rest:
         option, equals, value = word.partition("=")
-        if option in _FOLDERS:
+        if option in ("--results", "--data-root"):  # they change no figure, and published records do not need them
             if not equals:
                 next(rest, None)
         elif option == "--include" and equals:
@@ -131,3 +129,26 @@ def command_line(arguments: list[str] | None = None) -> str:
         else:
             kept.append(Path(word).name if word.endswith((".py", ".toml")) else word)
     return shlex.join(["equibench", *kept])
+
+
+def print_refused(reasons: Iterable[str]) -> None:
+    """Print on standard error the reasons why files were refused."""
+    for why in reasons:
+        click.echo(f"equibench: refused: {visible(why)}", err=True)
+
+
+def print_json(documents: list[Any]) -> None:
+    """Print the documents of several boards or devices; of a single one without a list around it."""
+    click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+
+
+def print_runs(board: Any) -> None:
+    """Print the runs of a board that has no table."""
+    for record, _ in board.chosen:
+        click.echo(record.line)
+
+
+def say_over(text: str) -> None:
+    """On a terminal, replace the last line of standard error by this text."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", nl=False, err=True)

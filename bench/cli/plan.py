@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 
 import click
 
 from ...registry import include
-from .options import Finite, include_option, json_option, results_option
+from .options import Finite, include_option, json_option, print_json, results_option
 
 
 @click.command()
@@ -46,8 +45,7 @@ def plan(
     key = this_device(device)
     points, root = find_points(suite), results_root(results)
     found = [replace(plan_seeds(p, root, difference, key), suite=point_name(p, points)) for p in points]
-    documents = [{**asdict(p), "seeds": p.seeds, "hours": p.hours} for p in found]
     if as_json:
-        click.echo(json.dumps(documents if len(documents) > 1 else documents[0]))
+        print_json([{**asdict(p), "seeds": p.seeds, "hours": p.hours} for p in found])
     else:
         click.echo("\n\n".join(plan_text(p, key) for p in found))

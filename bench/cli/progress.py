@@ -64,21 +64,17 @@ class Lines(Quiet):
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         self._count, self._ended = len(jobs), 0
         before = f"; finished already: {plural(finished, 'run')}" if finished else ""
-        self._say(f"{_now()}  {plural(len(jobs), 'run')} to do{before}")
-
-    def event(self, job: Job, event: dict[str, Any]) -> None:
-        if event["event"] == "done":
-            self._ended += 1
-            self._done(job, event)
+        self._say(f"{time.strftime('%H:%M:%S')}  {plural(len(jobs), 'run')} to do{before}")
 
     def _done(self, job: Job, event: dict[str, Any]) -> None:
+        self._ended += 1
         what = f"{job.spec.model} seed {job.spec.seed}: {event['status']}{_accuracy(event)}"
-        parts = [f"{_now()}  {self._ended}/{self._count}  {what}", event.get("reason"), event.get("warning")]
+        parts = [
+            f"{time.strftime('%H:%M:%S')}  {self._ended}/{self._count}  {what}",
+            event.get("reason"),
+            event.get("warning"),
+        ]
         self._say("; ".join(part for part in parts if part))
-
-
-def _now() -> str:
-    return time.strftime("%H:%M:%S")
 
 
 def _accuracy(event: dict[str, Any]) -> str:
@@ -109,11 +105,8 @@ class Live(Quiet):
         )
         self._whole: TaskID | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._work: dict[str, float] = {}
-        self._shares: dict[str, float] = {}
-        self._given: dict[str, float] = {}
-        self._failed = 0
-        self._started = 0.0
+        self._work, self._shares, self._given = dict[str, float](), dict[str, float](), dict[str, float]()
+        self._failed, self._started = 0, 0.0
 
     def preparing(self, what: str) -> None:
         self._console.print(f"preparing: {what}", markup=False)

@@ -14,6 +14,7 @@ from .options import (
     json_option,
     machine_of,
     machine_options,
+    models_option,
     results_option,
     seeds_in_parallel_option,
 )  # fmt: skip
@@ -21,9 +22,7 @@ from .options import (
 
 @click.command()
 @click.argument("board")
-@click.option(
-    "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
-)
+@models_option
 @click.option("--dry-run", is_flag=True, help="Run nothing; only show which runs are stale.")
 @machine_options
 @seeds_in_parallel_option
@@ -67,15 +66,12 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 def _say(done: Any, only_stale: bool) -> None:
     from ..boards.terminal_table import board_table
     from ..records.staleness import is_known
-    from ..tools.text import plural, terminal_width
+    from ..tools.text import listed, plural, terminal_width
 
     unknown = [model for model in done.board.runs if not is_known(model)]
     if unknown:
-        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        click.echo(
-            f"not registered here, so it is unknown whether they are stale: {named}; give their files with --include",
-            err=True,
-        )
+        what = f"not registered here, so it is unknown whether they are stale: {listed(unknown, 5)}"
+        click.echo(f"{what}; give their files with --include", err=True)
     if not done.stale:
         click.echo(f"no run on {done.board.name}{' of a registered model' if unknown else ''} is stale")
         return

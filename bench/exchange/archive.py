@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -94,15 +95,11 @@ def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:
     """Refuse (UserError) a folder without runs, or with too many files."""
     runs = folder / "runs"
     if not runs.is_dir():
-        raise UserError(
-            f"{name or folder} has no records: a results folder has 'runs' in it, with one folder per board"
-        )
-    count = 0
-    for pattern in ("*/*", *(f"*/{part}/*" for part in PARTS)):
-        for _ in runs.glob(pattern):
-            count += 1
-            if count > limits.members:
-                raise UserError(f"{name or folder} has more than {plural(limits.members, 'file')}; merge it in parts")
+        what = "a results folder has 'runs' in it, with one folder per board"
+        raise UserError(f"{name or folder} has no records: {what}")
+    files = chain.from_iterable(runs.glob(pattern) for pattern in ("*/*", *(f"*/{part}/*" for part in PARTS)))
+    if next(islice(files, limits.members, None), None) is not None:
+        raise UserError(f"{name or folder} has more than {plural(limits.members, 'file')}; merge it in parts")
 
 
 def unpack(source: Path, folder: Path, limits: Limits) -> None:
@@ -123,19 +120,14 @@ def unpack(source: Path, folder: Path, limits: Limits) -> None:
                 path = folder / place
                 if path.exists():
                     raise UserError(f"{source}: {visible(name)} is in the archive twice")
-                data = _read(file, size, str(source))
-                _read(file, -size % _BLOCK, str(source))
-                _save(path, data)
+                data = _read_blocks(file, size, str(source))
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(data)
+                except OSError as error:  # the folder for temporary files is full
+                    raise WriteError(path, error) from error
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{source}: this is not a complete .tar.gz: {visible(str(error))[:200]}") from error
-
-
-def _save(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:  # the folder for temporary files is full
-        raise WriteError(path, error) from error
 
 
 def _place(name: str, where: str) -> str | None:
@@ -171,8 +163,7 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
         if member.type in (_LONG_NAME, *_EXTENDED):
             if member.size > _LONGEST_HEADER:
                 raise UserError(f"{where}: a header of {member.size:,} bytes; at most {_LONGEST_HEADER:,} are allowed")
-            data = _read(file, member.size, where)
-            _read(file, -member.size % _BLOCK, where)
+            data = _read_blocks(file, member.size, where)
             longer = _longer_name(member.type, data, where) or longer
             continue
         name, longer = longer or member.name, ""
@@ -182,7 +173,9 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
             before = file.tell()
             yield name, member.size
             if file.tell() == before:
-                _skip(file, member.size + -member.size % _BLOCK, where)
+                rest = member.size + -member.size % _BLOCK
+                while rest:
+                    rest -= len(_read(file, min(rest, 1 << 20), where))
         else:
             what = "a link" if member.type in (b"1", b"2") else "a device, a pipe, or another special file"
             raise UserError(f"{where}: {visible(name)[:200]!r} is {what}; nothing of this archive is read")
@@ -217,6 +210,6 @@ def _read(file: gzip.GzipFile, size: int, where: str) -> bytes:
     return data
 
 
-def _skip(file: gzip.GzipFile, size: int, where: str) -> None:
-    while size:
-        size -= len(_read(file, min(size, 1 << 20), where))
+def _read_blocks(file: gzip.GzipFile, size: int, where: str) -> bytes:
+    """So many bytes; what fills the last block is skipped."""
+    return _read(file, size + -size % _BLOCK, where)[:size]

@@ -9,11 +9,11 @@ from ...registry import UserError
 from ..boards.board import find_board, load_board
 from ..publish.repeat_commands import suite_file, suites_of
 from ..records.calibration import read_calibration
-from ..records.outcomes import outcomes_path, read_distances, read_predictions
-from ..records.record import RefusedFile, RunRecord, read_board
+from ..records.outcomes import labels_path, outcomes_path, read_distances, read_predictions
+from ..records.record import RefusedFile, RunRecord, read_all, read_board
 from ..records.replay_verdict import read_verdicts
 from ..records.sidecar import read_sidecars
-from ..records.store import board_folder, calibrations_folder, outcomes_folder, replays_folder, sidecar_folder
+from ..records.store import board_folder, calibrations_folder, replays_folder, sidecar_folder
 from ..runner.tune import tables_text
 from ..spec.suite import tuned_file
 from ..tools.schema import read_text
@@ -50,19 +50,14 @@ def _files(root: Path, board: str, refused: list[RefusedFile]) -> dict[str, byte
     for record in records:
         paths += _outcomes(root, record, refused)
     # The original text is packed: its hash is in the file's name, and this release might write another text.
+    refused += read_all(calibrations_folder(root, board).glob("*.json"), read_calibration)[1]
     bad = {one.path for one in refused}
-    for folder in (sidecar_folder(root, board), replays_folder(root, board)):
-        paths += [path for path in folder.glob("*.json") if path not in bad]
-    for path in calibrations_folder(root, board).glob("*.json"):
-        try:
-            read_calibration(path)
-            paths.append(path)
-        except UserError as error:
-            refused.append(RefusedFile(path, str(error)))
+    for folder in (sidecar_folder, replays_folder, calibrations_folder):
+        paths += [path for path in folder(root, board).glob("*.json") if path not in bad]
     tuned = tuned_file(root, board)
     paths += [tuned] if tuned.is_file() else []
-    packed = {p.relative_to(root).as_posix(): read_text(p, link=False).encode() for p in paths}
-    return packed | {name: text.encode() for name, text in _how_to_repeat(root, board).items()}
+    texts = {p.relative_to(root).as_posix(): read_text(p, link=False) for p in paths} | _how_to_repeat(root, board)
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _outcomes(root: Path, record: RunRecord, refused: list[RefusedFile]) -> list[Path]:
@@ -75,7 +70,7 @@ def _outcomes(root: Path, record: RunRecord, refused: list[RefusedFile]) -> list
     except UserError as error:
         refused.append(RefusedFile(path, str(error)))
         return []
-    return [path, outcomes_folder(root, record.spec.board) / f"labels.{found.labels_sha256[:16]}.json"]
+    return [path, labels_path(root, record.spec.board, found)]
 
 
 def _how_to_repeat(root: Path, board: str) -> dict[str, str]:

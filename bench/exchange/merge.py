@@ -22,16 +22,15 @@ from typing import Literal, TypeVar
 from ...registry import UserError
 from ..boards.rows import write_board
 from ..records.calibration import Calibration, latest, read_calibration, read_calibrations
-from ..records.outcomes import outcomes_path, read_distances, read_predictions
+from ..records.outcomes import labels_path, outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
-from ..records.record import FINAL, RunRecord, read_record, without_garbage_collection
+from ..records.record import FINAL, RunRecord, read_all, read_record, without_garbage_collection
 from ..records.replay_verdict import ReplayVerdict, read_verdict
 from ..records.sidecar import Sidecar, read_sidecar
 from ..records.store import (
     board_folder,
     board_names,
     calibrations_folder,
-    outcomes_folder,
     replays_folder,
     sidecar_folder,
 )
@@ -155,7 +154,7 @@ class _BoardMerge:
                     read_record(ours / path.name)  # a damaged record here is reported, and stays
                 records.append(record)
             except UserError as error:
-                self.files.append(self._refusal("record", path, str(error)))
+                self._refuse("record", path, str(error))
         for record in sorted(records, key=lambda r: (r.attempt, r.file_name)):
             self._take_record(record)
         self._follow("sidecar", sidecar_folder, read_sidecar, self._sidecar_here)
@@ -165,9 +164,8 @@ class _BoardMerge:
     def _check(self, record: RunRecord, calibrated: list[Calibration]) -> None:
         """Refuse (UserError) a record without its outcomes, or with other steps than those of a calibration here."""
         if record.attempt > MOST_ATTEMPTS:
-            raise UserError(
-                f"{record.file_name}: attempt {record.attempt:,}, but at most {MOST_ATTEMPTS:,} are allowed"
-            )
+            most = f"attempt {record.attempt:,}, but at most {MOST_ATTEMPTS:,} are allowed"
+            raise UserError(f"{record.file_name}: {most}")
         if outcomes_path(self.folder, record) is not None:
             read_predictions(self.folder, record)
         seconds, spec = record.spec.budget.seconds, record.spec
@@ -188,7 +186,9 @@ class _BoardMerge:
         if same is None:
             state = "new"
             if any(r.attempt == record.attempt for r in there):
-                state, kept = "further attempt", _renumbered(record, max(r.attempt for r in there) + 1)
+                numbers = {"attempt": max(r.attempt for r in there) + 1}
+                numbers["first_attempt"] = record.first_attempt or record.attempt
+                state, kept = "further attempt", record.model_copy(update=numbers)
                 why = f"run {record.run_id} exists here with different content; kept as attempt {kept.attempt}"
             there.append(kept)
         weights = record.results.weights_sha256 if record.results else ""
@@ -204,11 +204,8 @@ class _BoardMerge:
 
     def _there(self, digest: str) -> list[RunRecord]:
         """The records of a spec in the results folder, with those added in this merge."""
-        if digest not in self.local:
-            found = self.local[digest] = []
-            for path in self.names.get(digest, ()):
-                with suppress(UserError):  # reading the board reports it
-                    found.append(read_record(path))
+        if digest not in self.local:  # reading the board reports refused files
+            self.local[digest], _ = read_all(self.names.get(digest, ()), read_record)
         return self.local[digest]
 
     def _write_outcomes(self, record: RunRecord, kept: RunRecord) -> None:
@@ -218,8 +215,7 @@ class _BoardMerge:
             return
         _copy(source, target)
         found, _ = read_distances(self.folder, record)
-        name = f"labels.{found.labels_sha256[:16]}.json"
-        _copy(outcomes_folder(self.folder, self.board) / name, outcomes_folder(self.root, self.board) / name)
+        _copy(labels_path(self.folder, self.board, found), labels_path(self.root, self.board, found))
 
     def _calibrations(self) -> list[Calibration]:
         """Add the calibrations that agree with those here; returns all calibrations.
@@ -236,20 +232,17 @@ class _BoardMerge:
             try:
                 theirs[path] = read_calibration(path)
             except UserError as error:
-                self.files.append(self._refusal("calibration", path, str(error)))
+                self._refuse("calibration", path, str(error))
         ours = latest(known)
         own = {c.canonical() for c in known}
         shared = {c.model for c in theirs.values() if c.model in ours and c == ours[c.model]}
         for path, calibration in theirs.items():
-            state: State = "known"
-            if calibration.canonical() in own:
-                pass
-            elif calibration.model in ours and calibration.model not in shared:
+            state: State = "known" if calibration.canonical() in own else "new"
+            if state == "new" and calibration.model in ours and calibration.model not in shared:
                 why = f"{path.name}: {calibration.model} has another calibration here, and its runs have used that one"
-                self.files.append(self._refusal("calibration", path, why))
+                self._refuse("calibration", path, why)
                 continue
-            else:
-                state = "new"
+            if state == "new":
                 known.append(calibration)
                 _copy(path, calibrations_folder(self.root, self.board) / path.name)
             self.files.append(MergedFile(self.board, "calibration", path.name, state))
@@ -266,7 +259,7 @@ class _BoardMerge:
                 content = read(path)
                 found = here(content)
             except UserError as error:
-                self.files.append(self._refusal(kind, path, str(error)))
+                self._refuse(kind, path, str(error))
                 continue
             for own in found:
                 name = path.name if own == content else own.file_name
@@ -292,14 +285,10 @@ class _BoardMerge:
         update = {"run": runs[0][0], "again": again[0][0] if again else ""}
         return [verdict.model_copy(update=update)]
 
-    def _refusal(self, kind: Kind, path: Path, why: str) -> MergedFile:
+    def _refuse(self, kind: Kind, path: Path, why: str) -> None:
         # Messages do not show the temporary folder of an unpacked archive.
-        return MergedFile(self.board, kind, visible(path.name), "refused", why.replace(f"{self.folder}/", ""))
-
-
-def _renumbered(record: RunRecord, attempt: int) -> RunRecord:
-    first = record.first_attempt or record.attempt
-    return record.model_copy(update={"attempt": attempt, "first_attempt": first})
+        shown = why.replace(f"{self.folder}/", "")
+        self.files.append(MergedFile(self.board, kind, visible(path.name), "refused", shown))
 
 
 def _copy(source: Path, target: Path) -> None:

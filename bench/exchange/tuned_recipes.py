@@ -23,16 +23,17 @@ def merge_tuned(folder: Path, root: Path) -> list[tuple[str, str, State, str]]:
     """
     found: list[tuple[str, str, State, str]] = []
     for path in sorted((folder / "tuned").glob("*.toml")):
+        why = ""
         try:
             board_folder(root, path.stem)  # refuses names that are not names of boards
-            state, why = _take(path, tuned_file(root, path.stem))
+            state = _take(path, tuned_file(root, path.stem))
         except UserError as error:
             state, why = "refused", str(error).replace(f"{folder}/", "")
         found.append((path.stem, path.name, state, why))
     return found
 
 
-def _take(path: Path, ours: Path) -> tuple[State, str]:
+def _take(path: Path, ours: Path) -> State:
     theirs, there = _recipes(path, parse_toml(read_text(path, link=False), str(path))), _recipes(ours, read_tuned(ours))
     new = {model: recipe for model, recipe in theirs.items() if model not in there}
     if new:
@@ -40,7 +41,7 @@ def _take(path: Path, ours: Path) -> tuple[State, str]:
     others = [model for model, recipe in theirs.items() if there.get(model, recipe) != recipe]
     if others:
         raise UserError(f"{path.name}: {', '.join(others[:5])} has another tuned recipe here, which is kept")
-    return ("new" if new else "known"), ""
+    return "new" if new else "known"
 
 
 def _recipes(path: Path, table: dict[str, Any]) -> dict[str, Any]:

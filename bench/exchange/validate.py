@@ -132,9 +132,8 @@ def record_problems(record: RunRecord, root: Path, known: dict[object, str] | No
     if spec.protocol != PROTOCOL:
         problems.append(f"it is of protocol {spec.protocol}, but new runs have protocol {PROTOCOL}")
     if not is_known(spec.model):
-        problems.append(
-            f"the source of {spec.model} is not available; add its file to models/, or give it with --include"
-        )
+        advice = "add its file to models/, or give it with --include"
+        problems.append(f"the source of {spec.model} is not available; {advice}")
     elif spec.dataset not in DATASETS.entries():
         problems.append(f"the data set {spec.dataset} is not registered here")
     elif changed := staleness(record, root, known):
@@ -166,13 +165,10 @@ def foreign(document: Strict) -> list[str]:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for key, own in value.items():
-            yield str(key)
-            yield from _texts(own)
-    elif isinstance(value, list):
-        for own in value:
-            yield from _texts(own)
+    elif isinstance(value, dict | list):
+        parts = [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
+        for part in parts:
+            yield from _texts(part)
 
 
 def _foreign_sidecars(found: Judgement, scratch: Path) -> Iterator[str]:
@@ -228,9 +224,8 @@ def _about_rows(before: Board, after: Board, new: list[RunRecord]) -> list[str]:
     for model in dict.fromkeys(r.spec.model for r in new):
         own = {r.spec.seed for r, _ in after.runs[model]}
         if not own & seeds:
-            warnings.append(
-                f"{model} has no seed in common with the other rows of `{before.name}`: no paired comparison"
-            )
+            rows = f"the other rows of `{before.name}`"
+            warnings.append(f"{model} has no seed in common with {rows}: no paired comparison")
     stale = [m for m, own in after.runs.items() if any(s for _, s in own)]
     was = [m for m, own in before.runs.items() if any(s for _, s in own)]
     return warnings + [f"the row of {m} on `{before.name}` becomes stale" for m in stale if m not in was]
@@ -252,10 +247,8 @@ def _judge_models(found: Judgement, check: Callable[[str, str, str], Verdict]) -
             bad = [f for f in verdict.findings if f.status in ("fail", "skip")]
             for finding in [f for f in bad if f.status == "fail"] or bad[:1]:
                 found.problems.append(f"{model} does not pass `equibench check`: {finding.check}: {finding.says}")
-            for source in sources_of([model]):
-                if not is_known_source(source):
-                    why = "has no entry in bench/publish/sources.toml; it is cited as plain text"
-                    found.warnings.append(f"{source} {why}")
+            why = "has no entry in bench/publish/sources.toml; it is cited as plain text"
+            found.warnings += [f"{source} {why}" for source in sources_of([model]) if not is_known_source(source)]
         verdict = found.verdicts[model, dataset]
         if verdict.source_hash and verdict.source_hash != record.provenance.source_hash:
             found.problems.append(f"`{record.file_name}`: {model} has another source here")
@@ -319,11 +312,10 @@ def _missing(folder: Path, published: Path) -> Iterator[str]:
     """Problems with published files that a contribution removes or changes."""
     patterns = ("*/*.json", *(f"*/{part}/*.json" for part in PARTS))
     for path in sorted(p for pattern in patterns for p in (published / "runs").glob(pattern)):
-        own = folder / path.relative_to(published)
         name = path.relative_to(published)
-        if not own.is_file():
+        if not (folder / name).is_file():
             yield f"`{name}` is published, but missing here; results are never removed"
-        elif read_text(own, link=False) != read_text(path):
+        elif not _same_file(folder / name, path):
             yield f"`{name}` is published with different content; records are never changed"
 
 

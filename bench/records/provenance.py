@@ -120,7 +120,7 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
 
 def code_facts(model: Resolved) -> dict[str, Any]:
     """``commit``, ``harness_hash``, ``origin`` and ``registered`` of a record's provenance."""
-    origins = dict.fromkeys(_origin(entry) for entry in (model.entry, *(w.entry for w in model.wrappers)))
+    origins = dict.fromkeys(_origin(entry) for entry in model.entries)
     return {
         "commit": _commit(_PACKAGE),
         "harness_hash": harness_hash(),

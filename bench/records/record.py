@@ -248,6 +248,11 @@ class RunRecord(Strict):
         return int(text) if _COUNT.fullmatch(text) else 1
 
     @property
+    def line(self) -> str:
+        """The run and how it ended, on one line."""
+        return f"{self.spec.model}  seed {self.spec.seed}  {self.status}  {self.reason}".rstrip()
+
+    @property
     def steps_done(self) -> int | None:
         """Number of trained optimiser steps; None if the record does not say, such as after an exception."""
         if self.status == "ok":

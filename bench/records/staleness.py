@@ -102,8 +102,7 @@ def included_files(model: str) -> list[Path]:
         found = MODELS.find(model)
     except UserError:
         return []
-    entries = (found.entry, *(wrapper.entry for wrapper in found.wrappers))
-    return [e.path for e in entries if e.origin != "equibench" and not e.is_plugin]
+    return [e.path for e in found.entries if e.origin != "equibench" and not e.is_plugin]
 
 
 def _training_setup(spec: RunSpec) -> tuple[int, Recipe]:

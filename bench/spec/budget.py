@@ -17,11 +17,8 @@ from ..tools.schema import NAME, Strict, Text, parse, parse_toml
 DRIFT = 0.03
 #: A T run is stopped when it has used this multiple of its budget.
 HARD_STOP = 1.05
-#: Upper limit of epochs and device-seconds.
-MOST = 1e7
-
-#: Upper limit of training examples.
-MOST_EXAMPLES = 10**12
+#: Upper limits of epochs and device-seconds, and of training examples.
+MOST, MOST_EXAMPLES = 1e7, 10**12
 
 #: Each amount has exactly one spelling (e5, not e5.0), because the budget's name is part of the board's name.
 _AMOUNT = re.compile(r"([et])((?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?)|(n)(0|[1-9][0-9]{0,12})")
@@ -58,8 +55,7 @@ class Budget(Strict):
                 "an E budget has only epochs or examples, a T budget only seconds, a smoke budget only steps"
             )
         # The name of the budget is part of the board's name, so both must agree.
-        found = _AMOUNT.fullmatch(self.name)
-        if found:
+        if found := _AMOUNT.fullmatch(self.name):
             what, amount = _KINDS[found[1] or found[3]], found[2] or found[4]
             if amounts[what] != float(amount):
                 raise ValueError(f"a budget called {self.name!r} is {amount} {what}")
@@ -107,38 +103,24 @@ def find_budget(name: str) -> Budget:
             f"{name[:40]!r} is not a budget; write e<epochs> (e20), n<examples> (n100000) or t<seconds> (t120), or"
             f" {nearest(name, named_budgets())}"
         )
-    if found[3]:
-        examples = int(found[4])
-        if not 0 < examples <= MOST_EXAMPLES:
-            what = "zero; give more" if examples == 0 else f"more than {MOST_EXAMPLES:,} examples"
-            raise UserError(f"budget {name!r} is {what}")
-        return Budget(name=name, kind="E", examples=examples)
-    amount = float(found[2])
-    if not 0 < amount <= MOST:
-        what = "zero; give more" if amount == 0 else f"more than {MOST:,.0f} epochs or seconds"
-        raise UserError(f"budget {name!r} is {what}")
-    if found[1] == "e":
-        return Budget(name=name, kind="E", epochs=amount)
-    return Budget(name=name, kind="T", seconds=amount)
+    what = _KINDS[found[1] or found[3]]
+    amount, most = (int(found[4]), MOST_EXAMPLES) if found[3] else (float(found[2]), MOST)
+    if not 0 < amount <= most:
+        units = what if found[3] else "epochs or seconds"
+        raise UserError(f"budget {name!r} is {'zero; give more' if amount == 0 else f'more than {most:,.0f} {units}'}")
+    return Budget(name=name, kind="T" if what == "seconds" else "E", **{what: amount})
 
 
 def exact(amount: float) -> Fraction:
-    """The exact decimal number behind a float: 9.12 becomes 228/25.
+    """The exact decimal number behind a float that was read from at most 15 digits: 9.12 becomes 228/25.
 
-    Python prints a float with the fewest digits that give the same float. If the float was read from at most 15 digits,
-    the printed digits are the same.
+    Python prints a float with the fewest digits that give the same float. These are the digits that were read.
     """
     return Fraction(repr(amount))
 
 
 def whole_batches(epochs: float, images: int, batch: int) -> int:
-    """floor(epochs · images / batch), computed without rounding: the optimiser steps of these epochs.
-
-    Args:
-        epochs: passes over the training set, at least 0; read as a decimal number, see `exact`.
-        images: number of training images.
-        batch: images per step.
-    """
+    """floor(epochs · images / batch), computed without rounding: the optimiser steps of these epochs, see `exact`."""
     return int(exact(epochs) * images // batch)
 
 

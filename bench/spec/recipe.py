@@ -12,7 +12,7 @@ import fnmatch
 from bisect import bisect_right
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -21,10 +21,8 @@ from ..tools.files import shipped, shipped_names
 from ..tools.schema import Amount, Strict, Text, parse, parse_toml, read_text
 from ..tools.text import follow_up_command
 
-#: The recipe of each network's authors.
-PAPER = "paper"
-#: Prefix of tuned recipes, and prefix of the recipes that they are derived from.
-TUNED, COMMON = "tuned", "common"
+#: The recipe of each network's authors; prefix of tuned recipes, and of the recipes that they are derived from.
+PAPER, TUNED, COMMON = "paper", "tuned", "common"
 
 
 class Schedule(Strict):
@@ -164,14 +162,10 @@ def _paper_recipe(model: str) -> Recipe:
 
 
 def _tuned_recipe(name: str, model: str, path: Path | None, tune: str) -> Recipe:
-    table: dict[str, Any] = {}
-    if path is not None and path.is_file():
-        table = parse_toml(read_text(path), str(path))
+    table = parse_toml(read_text(path), str(path)) if path is not None and path.is_file() else {}
     if model not in table:
-        raise UserError(
-            f"recipe {name!r}: no rate was tuned for model {model!r} on this board; choose one with"
-            f" {tune or follow_up_command('tune')}"
-        )
+        what = f"recipe {name!r}: no rate was tuned for model {model!r} on this board"
+        raise UserError(f"{what}; choose one with {tune or follow_up_command('tune')}")
     if not isinstance(table[model], dict):
         raise UserError(f"{path}: {model!r} must be a table, as [{model}]")
     return parse(Recipe, {"name": name, **table[model]}, f"{path} [{model}]")

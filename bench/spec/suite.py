@@ -25,13 +25,10 @@ PROTOCOL = 2
 
 #: Largest relative distance from the reference count in a matched suite.
 MATCHED = 0.05
-
 #: Keys of a suite file that may be lists: the axes of a family of boards.
 AXES = ("budget", "train_images")
-
 #: Prefix of the recipes of tuning trials, see `tune`.
 TUNING = "tuning"
-
 #: Largest length of a board's name, in characters. The name is also used for folders and files.
 LONGEST_BOARD = 180
 #: Upper limits of the numbers of models and seeds, against mistakes and attacks.
@@ -261,11 +258,10 @@ def parse_suite(name: str, text: str, where: str) -> Suite:
     values = parse_toml(text, where)
     if "name" in values:
         raise UserError(f"{where}: unknown key 'name'; the name of a suite is the name of its file")
-    several = next((key for key in AXES if isinstance(values.get(key), list)), None)
-    if several is not None:
-        raise UserError(
-            f"{where}: {several!r} is a list, so this is a family of boards, but this command needs one board"
-        )
+    for key in AXES:
+        if isinstance(values.get(key), list):
+            family = "is a list, so this is a family of boards, but this command needs one board"
+            raise UserError(f"{where}: {key!r} {family}")
     return parse(Suite, {"name": name, **values}, where)
 
 
@@ -297,14 +293,11 @@ def subset_of(suite: Suite) -> int | None:
     if suite.train_images is None:
         return None
     available, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]
-    where = f"suite {suite.name!r}: train_images {suite.train_images:,}"
+    has = f"suite {suite.name!r}: train_images {suite.train_images:,}: data set {suite.dataset!r} has"
     if suite.train_images > available:
-        has = f"data set {suite.dataset!r} has {available:,} training images (fit {suite.fit})"
-        raise UserError(f"{where}: {has}; use at most this number")
+        raise UserError(f"{has} {available:,} training images (fit {suite.fit}); use at most this number")
     if suite.train_images < classes:
-        raise UserError(
-            f"{where}: data set {suite.dataset!r} has {classes:,} classes; use at least one image per class"
-        )
+        raise UserError(f"{has} {classes:,} classes; use at least one image per class")
     return None if suite.train_images == available else suite.train_images
 
 
@@ -314,24 +307,13 @@ def tuned_file(root: Path, board: str) -> Path:
 
 
 def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: str | None = None) -> Recipe:
-    """The recipe that a suite trains a model with.
-
-    Args:
-        root: results folder with tuned recipes; None for the default.
-        hardware_key: for a T board.
-
-    Raises:
-        UserError: there is no such recipe for this model.
-    """
+    """The recipe that a suite trains a model with; arguments as for `plan`. Raises UserError if there is none."""
     tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
     return find_recipe(suite.recipe, model, tuned, follow_up_command("tune", suite_as_given(suite.name)))
 
 
 def examples_of(suite: Suite) -> int | None:
-    """Number of training examples of all runs of a suite together.
-
-    None if it depends on a calibration (T boards), or if the recipe has not been tuned yet.
-    """
+    """Training examples of all runs of a suite; None if a calibration (T board) or a tuned recipe is missing."""
     budget, images = find_budget(suite.budget), training_images(suite.dataset, suite.fit, subset_of(suite))
     if budget.kind == "T":
         return None

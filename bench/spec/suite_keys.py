@@ -47,7 +47,7 @@ def suite_keys() -> list[dict[str, str]]:
     Examples and defaults are written as TOML.
     """
     schema = suite_schema()
-    defaults = {key: "required" for key in schema["required"]}
+    defaults = dict.fromkeys(schema["required"], "required")
     return [
         {
             "key": key,

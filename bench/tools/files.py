@@ -58,9 +58,8 @@ def ensure_writable(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(
-            f"the results folder {folder} cannot be written ({error.strerror}); give another with --results DIR"
-        ) from error
+        what = f"the results folder {folder} cannot be written ({error.strerror})"
+        raise UserError(f"{what}; give another with --results DIR") from error
 
 
 def write_atomically(path: Path, data: Data) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -82,27 +82,22 @@ class Load:
 
 
 @cache
-def _nvml() -> tuple[ModuleType | None, str]:
-    """NVML, started once; None and the reason if that is not possible."""
+def _nvml() -> ModuleType | None:
+    """NVML, started once; None if that is not possible."""
     try:
         import pynvml
-    except ImportError:
-        return None, "the package nvidia-ml-py is not installed"
-    try:
+
         pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return None, str(error)
-    return pynvml, ""
-
-
-def nvml_error() -> str:
-    """Why NVML does not work; empty if it works."""
-    return _nvml()[1]
+    except ImportError:
+        return None
+    except pynvml.NVMLError:
+        return None
+    return pynvml
 
 
 def _ask(question: Callable[[Any], T]) -> T | None:
     """The answer of NVML to a query, which is called with NVML; None if there is none."""
-    nvml, _ = _nvml()
+    nvml = _nvml()
     if nvml is None:
         return None
     try:
@@ -114,12 +109,6 @@ def _ask(question: Callable[[Any], T]) -> T | None:
 def driver_version() -> str | None:
     """Version of the driver, such as ``580.65.06``."""
     return _ask(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
-
-
-def driver_cuda() -> str | None:
-    """The newest CUDA version that the driver supports, such as ``13.0``."""
-    found = _ask(lambda nvml: int(nvml.nvmlSystemGetCudaDriverVersion()))
-    return None if found is None else f"{found // 1000}.{found % 1000 // 10}"
 
 
 def _handle(uuid: str) -> Any:
@@ -145,14 +134,13 @@ def gpus() -> list[Gpu]:
 
 def _instances(uuid: str) -> list[str]:
     """UUIDs of the MIG instances of a GPU."""
+
+    def name(nvml: Any, gpu: Any, index: int) -> str:
+        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)))
+
     count = _ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))) or 0
-
-    def name(index: int) -> str | None:
-        return _ask_of(
-            uuid, lambda nvml, gpu: str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)))
-        )
-
-    return [found for found in map(name, range(count)) if found is not None]
+    names = (_ask_of(uuid, partial(name, index=index)) for index in range(count))
+    return [found for found in names if found is not None]
 
 
 def find_gpu(uuid: str) -> Gpu | None:
@@ -202,30 +190,22 @@ def process_name(pid: int) -> str:
 
 
 def memory_used_mib(uuid: str) -> float | None:
-    """Memory of a GPU that all contexts use, visible or not, in MiB.
-
-    The memory of the driver itself is not included.
-    """
+    """Memory of a GPU that all contexts use, visible or not, in MiB, without that of the driver itself."""
     return _ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu, nvml.nvmlMemory_v2).used / MIB)
 
 
 def load_of(uuid: str) -> Load:
     """Clocks, power, temperature and slowdowns of a GPU at this moment."""
-
-    def reasons(nvml: Any, gpu: Any) -> tuple[str, ...]:
-        bits = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
-        return tuple(words for bit, words in _REASONS.items() if bits & bit)
-
+    ask = partial(_ask_of, uuid)
+    bits = ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)))
     return Load(
-        sm_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))),
-        sm_max_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))),
-        memory_mhz=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))),
-        power_w=_ask_of(uuid, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
-        temperature_c=_ask_of(
-            uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
-        ),
-        busy_pct=_ask_of(uuid, lambda nvml, gpu: int(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)),
-        reasons=_ask_of(uuid, reasons),
+        sm_mhz=ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+        sm_max_mhz=ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM))),
+        memory_mhz=ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))),
+        power_w=ask(lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
+        temperature_c=ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))),
+        busy_pct=ask(lambda nvml, gpu: int(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)),
+        reasons=None if bits is None else tuple(words for bit, words in _REASONS.items() if bits & bit),
     )
 
 

@@ -9,6 +9,7 @@ memory. Otherwise it is unknown. The driver's utilisation does not help: it does
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -41,13 +42,9 @@ class OtherProcesses:
     @property
     def alone(self) -> str:
         """``yes``, or ``no: …`` or ``unknown: …`` with the reason."""
-        return (
-            f"no: {self.others.partition(': ')[2]}"
-            if self.others
-            else f"unknown: {self.unknown}"
-            if self.unknown
-            else "yes"
-        )
+        if self.others:
+            return f"no: {self.others.partition(': ')[2]}"
+        return f"unknown: {self.unknown}" if self.unknown else "yes"
 
 
 def judge(
@@ -75,47 +72,34 @@ def judge(
         others = []  # they have other numbers there: they are ours, if they account for all memory
     if others:
         names = [gpu_driver.process_name(p.pid) for p in others]
-        shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False)) + (
-            ", …" if len(others) > 3 else ""
-        )
+        shown = ", ".join(f"{name} ({p.pid})" for name, p in zip(names[:3], others, strict=False))
         servers = names.count(SERVER)
-        return OtherProcesses(
-            f"not alone on its GPU: {shown}", count=max(len(computing) - servers, 1 if servers == len(others) else 2)
-        )
+        count = max(len(computing) - servers, 1 if servers == len(others) else 2)
+        return _others(f"{shown}, …" if len(others) > 3 else shown, count)
     known = [p.memory_mib for p in processes or () if p.memory_mib is not None]
     if used_mib is None:
         return OtherProcesses(unknown="the driver does not say how much memory of the GPU is in use")
     if computing and processes is not None and len(known) == len(processes):
         hidden = used_mib - sum(known)
         if hidden >= MUCH_MIB:
-            return OtherProcesses(
-                f"not alone on its GPU: {hidden:.0f} MiB of it are held by processes that are not visible", count=2
-            )
-        if hidden > LITTLE_MIB:
-            return OtherProcesses(
-                unknown=f"{hidden:.0f} MiB of the GPU are not held by any process that the driver lists"
-            )
-        return OtherProcesses()
+            return _others(f"{hidden:.0f} MiB of it are held by processes that are not visible")
+        unlisted = f"{hidden:.0f} MiB of the GPU are not held by any process that the driver lists"
+        return OtherProcesses(unknown=unlisted if hidden > LITTLE_MIB else "")
     drawn = sum(p.memory_mib or 0.0 for p in processes or () if not p.computes)
     if before_mib is not None and before_mib - drawn >= MUCH_MIB:
-        return OtherProcesses(
-            f"not alone on its GPU: {before_mib:.0f} MiB of it were held before the run began", count=2
-        )
+        return _others(f"{before_mib:.0f} MiB of it were held before the run began")
     if grown_mib >= MUCH_MIB:
-        return OtherProcesses(
-            f"not alone on its GPU: {grown_mib:.0f} MiB of it were taken by another process during the run", count=2
-        )
-    return OtherProcesses(
-        unknown="the driver does not name the processes on the GPU, or does not say how much memory they hold"
-    )
+        return _others(f"{grown_mib:.0f} MiB of it were taken by another process during the run")
+    silent = "the driver does not name the processes on the GPU, or does not say how much memory they hold"
+    return OtherProcesses(unknown=silent)
+
+
+def _others(what: str, count: int = 2) -> OtherProcesses:
+    return OtherProcesses(f"not alone on its GPU: {what}", count=count)
 
 
 class GpuWatch:
-    """Monitors the processes on the GPU of this process, from before its first context to its end.
-
-    Args:
-        device: as torch names it.
-    """
+    """Monitors the processes on the GPU of this process, from before its first context to its end."""
 
     def __init__(self, device: str) -> None:
         import torch
@@ -125,7 +109,8 @@ class GpuWatch:
         # Once this process has a context, the memory that was in use before cannot be determined any more.
         begun = torch._C._cuda_hasPrimaryContext(self._device.index or 0)  # type: ignore[attr-defined]
         self._before = None if begun else gpu_driver.memory_used_mib(self._uuid)
-        self._outside_torch: float | None = None
+        #: The least memory in use outside of torch so far.
+        self._least_outside = math.inf
         #: The result so far. Of several looks, "others" takes precedence over "unknown", and "unknown" over "alone".
         self.found: OtherProcesses | None = None
 
@@ -136,11 +121,9 @@ class GpuWatch:
         processes, used = gpu_driver.processes_on(self._uuid), gpu_driver.memory_used_mib(self._uuid)
         grown = 0.0
         if used is not None:
-            outside_torch = used - torch.cuda.memory_reserved(self._device) / gpu_driver.MIB
-            self._outside_torch = (
-                outside_torch if self._outside_torch is None else min(self._outside_torch, outside_torch)
-            )
-            grown = outside_torch - self._outside_torch
+            outside = used - torch.cuda.memory_reserved(self._device) / gpu_driver.MIB
+            self._least_outside = min(self._least_outside, outside)
+            grown = outside - self._least_outside
         now = judge(processes, os.getpid(), used, self._before, grown)
         if self.found is None or now.others or (now.unknown and not self.found.others):
             self.found = now

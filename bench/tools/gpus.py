@@ -59,15 +59,12 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
     for name in dict.fromkeys(slot for slot in slots if slot != "cpu"):
         gpu = gpu_driver.find_gpu(here.uuids[int(name.partition(":")[2])])
         mode = gpu.compute_mode if gpu is not None else None
+        is_mode = f"--device {name}: the compute mode of this GPU is"
         if mode == "prohibited":
-            raise UserError(
-                f"--device {name}: the compute mode of this GPU is PROHIBITED, so nothing can compute on it; {_CHANGE}"
-            )
+            raise UserError(f"{is_mode} PROHIBITED, so nothing can compute on it; {_CHANGE}")
         if mode == "exclusive process" and slots.count(name) > 1:
-            raise UserError(
-                f"--device {name}: the compute mode of this GPU is EXCLUSIVE_PROCESS, so only one run at a time can"
-                f" use it; leave out --seeds-in-parallel and name it once; or: {_CHANGE}"
-            )
+            once = "leave out --seeds-in-parallel and name it once"
+            raise UserError(f"{is_mode} EXCLUSIVE_PROCESS, so only one run at a time can use it; {once}; or: {_CHANGE}")
 
 
 def refuse_for_seconds(name: str, uuid: str) -> None:

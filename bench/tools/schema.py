@@ -168,11 +168,10 @@ def read_text(path: Path, link: bool = True) -> str:
                 raise UserError(f"{path}: {facts.st_size:,} bytes; at most {LARGEST_FILE:,} are allowed")
             return file.read(LARGEST_FILE + 1).decode("utf-8-sig")
     except OSError as error:
+        why = f"cannot be read: {error.strerror or error}"
         if not link and path.is_symlink():
-            raise UserError(
-                f"{path}: this is a symbolic link, which is not allowed; put the file itself there"
-            ) from error
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+            why = "this is a symbolic link, which is not allowed; put the file itself there"
+        raise UserError(f"{path}: {why}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: this is not UTF-8, at byte {error.start:,}") from error
     except ValueError as error:

@@ -90,10 +90,7 @@ _WITHOUT_RESULTS = ("list", "verify", "data")
 
 
 def follow_up_command(*words: str) -> str:
-    """As `command`, for a hint that continues the current command: with the files and folders it was given.
-
-    From Python there is no command line, and nothing is added.
-    """
+    """As `command`, for a hint that continues the current command, if there is one: with its files and folders."""
     files = _given("includes") or ()
     results = None if words[0] in _WITHOUT_RESULTS else _given("results")
     places = [word for path in files for word in ("--include", str(path))]
