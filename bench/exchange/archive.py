@@ -75,8 +75,7 @@ def write_archive(path: Path, files: dict[str, bytes]) -> None:
 def opened(source: Path, limits: Limits = Limits()) -> Iterator[Path]:
     """A source as a results folder: the folder itself, or the temporary folder of an unpacked archive.
 
-    Raises:
-        UserError: the source is neither, or is an archive that is refused as a whole.
+    Raises UserError if the source is neither, or is an archive that is refused as a whole.
     """
     if source.is_dir():
         _look_at_folder(source, limits)

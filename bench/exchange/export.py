@@ -21,11 +21,7 @@ from .archive import write_archive
 
 
 def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int, list[RefusedFile]]:
-    """Pack boards of a results folder into an archive for `merge`. The same records give the same bytes.
-
-    Args:
-        boards: their names, with or without their version.
-        out: the archive, ``<name>.tar.gz``; an older one of this name is replaced.
+    """Pack boards of a results folder into the archive `out` for `merge`. The same records give the same bytes.
 
     Returns:
         Names of the boards, the number of files, and the files that were refused and are not in it.

@@ -85,11 +85,7 @@ class Merged:
 def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
     """Add the results of folders and archives to the results folder `root`, and rebuild the boards.
 
-    Args:
-        dry_run: write nothing to `root`; only report what would be done.
-
-    Raises:
-        UserError: a source is not one or is refused as a whole (then nothing is written), or `root` cannot be written.
+    Nothing is written to `root` in a `dry_run`, and if a source is refused as a whole (UserError).
     """
     done = Merged()
     with ExitStack() as stack:

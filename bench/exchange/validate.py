@@ -121,11 +121,7 @@ def validate(
 
 
 def record_problems(record: RunRecord, root: Path, known: dict[object, str] | None = None) -> list[str]:
-    """Reasons why a valid record may not be published.
-
-    Args:
-        root, known: see `staleness.staleness`.
-    """
+    """Reasons why a valid record may not be published; arguments as for `staleness.staleness`."""
     spec, made, problems = record.spec, record.provenance, []
     if spec.budget.kind == "smoke" or spec.is_trial:
         problems.append("smoke runs and trials of learning rates are not shown in tables")

@@ -27,13 +27,9 @@ def _files(beginning: str, root: Path) -> list[Path]:
 
 
 def find_run(beginning: str, root: Path) -> RunRecord:
-    """The valid record of the run whose id begins with this text.
+    """The valid record of the run whose id begins with this text; a whole id with its attempt selects that attempt.
 
     It is the first finished attempt that is current, else the first finished attempt, else the last attempt.
-
-    Args:
-        beginning: at least `FEWEST` characters. The whole id with its attempt, or the name of a file, selects that
-            attempt.
 
     Raises:
         UserError: the text is too short, no run or several runs match, or no file of the run can be read.

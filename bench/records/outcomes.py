@@ -114,8 +114,7 @@ def labels_path(root: Path, board: str, outcomes: Outcomes) -> Path:
 def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any]]:
     """The outcomes that a record names, and their distances from the labels, (images,): 0 is right.
 
-    Raises:
-        UserError: the record names no file, the file is missing, or a field of it is wrong.
+    Raises UserError if the record names no file, the file is missing, or a field of it is wrong.
     """
     path, results = outcomes_path(root, record), record.results
     if path is None or results is None:
@@ -139,8 +138,7 @@ def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any
 def read_predictions(root: Path, record: RunRecord) -> tuple[NDArray[Any], NDArray[Any], int]:
     """Predictions and labels of a run, (images,) each, and the number of classes, which is also "no prediction".
 
-    Raises:
-        UserError: as for `read_distances`, also for the labels.
+    Raises UserError as `read_distances`.
     """
     found, distances = read_distances(root, record)
     path = labels_path(root, record.spec.board, found)

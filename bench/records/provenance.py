@@ -303,8 +303,7 @@ def query_hardware_key(device: str) -> str:
 def query_devices(devices: list[str]) -> dict[str, tuple[str, str]]:
     """The hardware key and UUID of each device, from another process, so that this one does not import torch.
 
-    Raises:
-        UserError: torch cannot use one of them; with torch's explanation.
+    Raises UserError with torch's explanation if torch cannot use one of them.
     """
     told = "{d: (hardware(d)['hardware_key'], gpu_of(d)) for d in " + repr(devices) + "}"
     code = f"import json; from equibench.bench.records.provenance import gpu_of, hardware; print(json.dumps({told}))"

@@ -167,11 +167,7 @@ class Context(Strict):
 
 
 class RunRecord(Strict):
-    """One attempt at one run.
-
-    Attributes:
-        first_attempt: its original number, if a merge has changed the number; see `exchange.merge`.
-    """
+    """One attempt at one run; `first_attempt` is its original number, if a merge has changed the number."""
 
     schema_version: Version
     spec: RunSpec
@@ -271,7 +267,7 @@ _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 
 @dataclass(frozen=True)
 class RefusedFile:
-    """A file that was refused as a record, and the reason."""
+    """A file that was refused, and the reason."""
 
     path: Path
     reason: str

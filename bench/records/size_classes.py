@@ -21,11 +21,7 @@ def limits(reference: int) -> tuple[int, int]:
 
 
 def why_not_matched(reference: int, parameters: int | None = None, frozen: int = 0, learned_buffers: int = 0) -> str:
-    """Why a network is not matched to a reference count; empty if it is matched, or if nothing was counted.
-
-    Args:
-        parameters, frozen, learned_buffers: see `record.Size`.
-    """
+    """Why a network is not matched to a reference count; empty if it is matched, or if nothing was counted."""
     low, high = limits(reference)
     if parameters is not None and not low <= parameters <= high:
         return (

@@ -20,11 +20,7 @@ _CHECKPOINT = re.compile(r"[0-9a-f]{16}\.(\d+)\.(\d+)\.[0-9a-f]{16}\.pt")
 
 
 def board_folder(root: Path, board: str) -> Path:
-    """Folder of a board's records under the results folder.
-
-    Raises:
-        UserError: the name is not valid for a board, or the folder is a symbolic link, which could lead elsewhere.
-    """
+    """Folder of a board's records. Raises UserError for a name that no board can have, and for a symbolic link."""
     folder = root / "runs" / board
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
         raise UserError(f"{folder}: this is not the name of a board")

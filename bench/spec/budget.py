@@ -62,10 +62,8 @@ class Budget(Strict):
         return self
 
     def steps_for(self, images: int, batch: int, published: float | None = None) -> int:
-        """Number of optimiser steps of an E, P or smoke budget for `images` training images.
-
-        Args:
-            published: number of epochs in the authors' training (P).
+        """Optimiser steps of an E, P or smoke budget for this number of images; `published` epochs are those of the
+        authors (P).
 
         Raises:
             UserError: the budget is less than one step, or a P budget has no published epochs.

@@ -136,16 +136,13 @@ def is_tuned(name: str) -> bool:
 
 
 def find_recipe(name: str, model: str = "", tuned: Path | None = None, tune: str = "") -> Recipe:
-    """The recipe of this name for a model.
+    """The recipe of this name for a model. Raises UserError if there is none.
 
     Args:
-        model: name of the model; it matters if the recipe is ``paper`` or tuned. A wrapper (``+…``) is trained with
-            the recipe of the model that it wraps.
+        model: matters if the recipe is ``paper`` or tuned; a wrapper (``+…``) has the recipe of the model that it
+    wraps.
         tuned: file with the tuned recipes of the board.
         tune: the command that writes this file, for messages.
-
-    Raises:
-        UserError: there is none.
     """
     check_recipe(name)
     if name in named_recipes():

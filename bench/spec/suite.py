@@ -285,11 +285,7 @@ def training_images(dataset: str, fit: str, subset: int | None = None) -> int:
 
 
 def subset_of(suite: Suite) -> int | None:
-    """How many training images the runs of a suite use; None means all.
-
-    Raises:
-        UserError: the data set has fewer images, or there is less than one image per class.
-    """
+    """How many training images the runs of a suite use; None means all. Raises UserError for too many or too few."""
     if suite.train_images is None:
         return None
     available, classes = training_images(suite.dataset, suite.fit), DATASETS.find(suite.dataset).entry.fields["classes"]

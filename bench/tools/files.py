@@ -34,11 +34,7 @@ def results_root(explicit: str | Path | None = None) -> Path:
 
 
 class WriteError(UserError):
-    """A file cannot be written: no space, a quota, a folder that is read-only.
-
-    Attributes:
-        why: the system's message.
-    """
+    """A file cannot be written: no space, a quota, a folder that is read-only; `why` is the system's message."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.why = error.strerror or str(error)
@@ -63,22 +59,13 @@ def ensure_writable(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: Data) -> None:
-    """Replace `path` by `data`: write a temporary file in the same folder, sync it, and rename it.
-
-    Raises:
-        WriteError: this is not possible; `path` is unchanged.
-    """
+    """Replace `path` by `data`, through a synced temporary file. Raises WriteError and changes nothing if it cannot."""
     with _temporary(path, data) as temporary:
         os.replace(temporary, path)
 
 
 def write_exclusively(path: Path, data: Data) -> None:
-    """Create `path` with `data`; an existing file is never replaced.
-
-    Raises:
-        FileExistsError: `path` exists.
-        WriteError: it cannot be written; `path` does not exist.
-    """
+    """Create `path` with `data`. Raises FileExistsError if it exists already, WriteError if it cannot be written."""
     with _temporary(path, data) as temporary:
         os.link(temporary, path)  # a hard link fails if the name exists; a rename would replace it
 

@@ -10,12 +10,9 @@ from .schema import Strict
 
 
 class Gpus(Strict):
-    """The GPUs that torch can use.
+    """The GPUs that torch can use: UUIDs of ``cuda:0``, ``cuda:1``, …; `why` is torch's explanation if there is none.
 
-    Attributes:
-        uuids: those of ``cuda:0``, ``cuda:1``, …
-        why: torch's explanation if there is no usable GPU, else empty.
-        expected: whether a GPU was expected: the machine has one, and it is not hidden.
+    `expected` says whether a GPU was expected: the machine has one, and it is not hidden.
     """
 
     uuids: list[str] = []

@@ -47,10 +47,8 @@ class Machine:
         return [str(Path(path).resolve()) for path in self.includes]
 
     def slots(self, cuda_devices: int, why: str = "") -> list[str]:
-        """The device of each simultaneous process, of so many CUDA devices (`why` if there is none).
-
-        Raises:
-            UserError: a device does not exist.
+        """The device of each simultaneous process, of this number of CUDA devices. Raises UserError if one does not
+        exist.
         """
         names = ["cuda" if cuda_devices else "cpu"] if self.device == "auto" else self.device.split(",")
         if names == ["cuda"]:

@@ -23,12 +23,8 @@ class ProcessDied(RuntimeError):
 def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a separate process with one thread, and return its result.
 
-    Args:
-        function: from the top level of a module; its arguments and its result can be pickled.
-
-    Raises:
-        ProcessDied: the process ended without an answer.
-        UserError, RuntimeError: raised by the function; other errors become a RuntimeError with type and message.
+    The function is from the top level of a module; its arguments and its result can be pickled. Raises ProcessDied if
+    there was no answer, a UserError of the function, and RuntimeError with type and message for its other errors.
     """
     context: Any = multiprocessing.get_context(_START)  # the base class has no Process in its types
     receive, send = context.Pipe(duplex=False)

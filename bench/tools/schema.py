@@ -148,14 +148,10 @@ def _shown(value: Any) -> str:
 
 
 def read_text(path: Path, link: bool = True) -> str:
-    """The text of a small file, without the byte-order mark of editors on Windows (UTF-8 BOM).
+    """The text of a small file from anybody, without the byte-order mark of editors on Windows (UTF-8 BOM).
 
-    Args:
-        path: a file that may come from anybody.
-        link: whether it may be a symbolic link.
-
-    Raises:
-        UserError: it cannot be read, is not a regular file, is too large, or is not UTF-8.
+    Raises UserError if it cannot be read, is not a regular file, is too large, is not UTF-8, or is a symbolic link,
+    which only `link` allows.
     """
     try:
         # Non-blocking, because opening a pipe or a device could hang.

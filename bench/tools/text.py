@@ -141,12 +141,9 @@ def table_width(rows: Sequence[Mapping[str, object]]) -> int:
 
 
 def fitted_table(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
-    """A plain table with the columns that fit into a terminal; the last text of a row uses the rest of the line.
+    """A plain table with the columns that fit into a line of `width` characters (None: all); `first` are preferred.
 
-    Args:
-        rows: all with the same keys.
-        first: the most important columns, the first of them always shown.
-        width: characters of a line; None means all columns.
+    The first of `first` is always shown. The last text of a row uses the rest of the line.
     """
     from tabulate import tabulate
 
