@@ -15,13 +15,11 @@ from ...registry import UserError, include
 from .options import (
     COUNT,
     command_line,
+    common_options,
     data_root_option,
-    include_option,
-    json_option,
     models_option,
     print_refused,
     reference_option,
-    results_option,
     wide_option,
 )
 
@@ -61,14 +59,11 @@ def _check_options_of_across(board: str | None, options: dict[str, Any]) -> None
     """Refuse (UserError) options that a summary over boards does not support."""
     for name in ("sort", "columns", "all_pairs", "reported", "reference_parameters", "suite", "runs"):
         if options[name]:
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--across and --{option} do not go together: a summary over boards has one order and one table"
-            )
+            both = f"--across and --{name.replace('_', '-')}"
+            raise UserError(f"{both} do not go together: a summary over boards has one order and one table")
     if board:
-        raise UserError(
-            f"--across PATTERN selects the boards; leave out the name {board!r}, or give it as another --across"
-        )
+        advice = f"leave out the name {board!r}, or give it as another --across"
+        raise UserError(f"--across PATTERN selects the boards; {advice}")
 
 
 def _show_across(boards: list[Any], view: Any, style: str) -> None:
@@ -131,9 +126,7 @@ def _datasets(boards: list[Any]) -> list[str]:
 @wide_option
 @click.option("--reported", "with_reported", is_flag=True, help="Show figures reported in papers in a separate table.")
 @reference_option
-@results_option
-@include_option
-@json_option
+@common_options
 def leaderboard(
     board: str | None,
     suite: str | None,
@@ -236,9 +229,7 @@ def leaderboard(
 )
 @click.option("--jobs", type=COUNT, help="Boards at a time [one per core, at most 4].")
 @reference_option
-@results_option
-@include_option
-@json_option
+@common_options
 def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None, as_json: bool, **options: Any) -> None:
     """Publish BOARDS as tables, plots and a site.
 
@@ -277,9 +268,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 @click.option("--device", help="cpu or cuda:<i> [as recorded].")
 @click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
 @data_root_option
-@results_option
-@include_option
-@json_option
+@common_options
 def replay(run: str, as_json: bool, **options: Any) -> None:
     """Run a recorded RUN again and compare the results.
 
@@ -309,9 +298,7 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
 @click.argument("name")
 @click.option("--out", metavar="FILE.png", help="For a data set: draw some images of each class.")
 @data_root_option
-@results_option
-@include_option
-@json_option
+@common_options
 def show(
     name: str, out: str | None, data_root: str | None, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:

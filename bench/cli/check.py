@@ -12,9 +12,9 @@ import click
 
 from ..tools.text import plural
 from .options import (
+    common_options,
     data_root_option,
     deadline_option,
-    include_option,
     json_option,
     print_json,
     results_option,
@@ -33,9 +33,7 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 @click.option("--dataset", help="Data set of the board that it is to enter [the first with its declared input].")
 @click.option("--budget", default="e20", show_default=True, help="Budget of that board.")
 @deadline_option
-@results_option
-@include_option
-@json_option
+@common_options
 def check(
     model: str,
     dataset: str | None,
@@ -165,7 +163,5 @@ def _sentence(verdict: Verdict) -> str:
         return f"acceptable: {made}; {verdict.seconds:.0f} s"
     left = f", {counts['skip']} {'was' if counts['skip'] == 1 else 'were'} skipped" if counts["skip"] else ""
     fail = "fails" if counts["fail"] == 1 else "fail"
-    return (
-        f"NOT acceptable: {counts['fail']} of {len(verdict.findings)} checks {fail}{left}; {made};"
-        f" {verdict.seconds:.0f} s"
-    )
+    bad = f"{counts['fail']} of {len(verdict.findings)} checks {fail}{left}"
+    return f"NOT acceptable: {bad}; {made}; {verdict.seconds:.0f} s"

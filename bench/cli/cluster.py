@@ -11,7 +11,7 @@ import click
 
 from ...registry import UserError
 from ..tools.text import command, plural
-from .options import include_option, json_option, machine_of, print_json, print_runs, results_option, several
+from .options import common_options, json_option, machine_of, print_json, print_runs, results_option, several
 
 if TYPE_CHECKING:
     from ..runner.head_to_head import Outcome
@@ -198,9 +198,7 @@ def _print_silence(views: list[View], silence: str | None) -> None:
 
 @click.command()
 @click.argument("sweep", required=False)
-@results_option
-@include_option
-@json_option
+@common_options
 def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], as_json: bool) -> None:
     """Rebuild and show the boards of sweeps on a cluster.
 

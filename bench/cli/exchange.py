@@ -11,15 +11,21 @@ from typing import Any
 import click
 
 from ...registry import include
-from .options import deadline_option, include_option, json_option, print_refused, results_option, say_over
+from .options import (
+    common_options,
+    deadline_option,
+    include_option,
+    json_option,
+    print_refused,
+    results_option,
+    say_over,
+)
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--dry-run", is_flag=True, help="Write nothing; only show what would be added.")
-@results_option
-@include_option
-@json_option
+@common_options
 def merge(
     sources: tuple[str, ...], dry_run: bool, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:
@@ -60,13 +66,10 @@ def _table(done: Any) -> str:
     from tabulate import tabulate
 
     from ..exchange.merge import STATES, devices, versions
-    from ..tools.schema import visible
 
     rows = []
-    for board in dict.fromkeys(a.board for a in done.files):
-        own = [a for a in done.files if a.board == board]
-        states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
-        row: dict[str, Any] = {"board": visible(board), **{state: states[state] for state in STATES}}
+    for board, own, counts in done.by_board():
+        row = {"board": board, **dict(zip(STATES, counts, strict=True))}
         rows.append({**row, "devices": _counted(devices(own)), "versions": _counted(versions(own))})
     return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing to merge"
 

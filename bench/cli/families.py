@@ -42,9 +42,8 @@ def show_suite(
     refused += [r for p in family.measured if p.board is not None for r in p.board.refused]
     for pattern in patterns:
         if not fnmatch.filter(family.models, pattern):
-            raise UserError(
-                f"--model {pattern!r}: no model of suite {name!r} matches; {nearest(pattern, family.models)}"
-            )
+            close = nearest(pattern, family.models)
+            raise UserError(f"--model {pattern!r}: no model of suite {name!r} matches; {close}")
     if patterns:
         family.models = [m for m in family.models if any(fnmatch.fnmatchcase(m, p) for p in patterns)]
     if style == "json":

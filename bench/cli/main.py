@@ -27,16 +27,14 @@ from .measure import equivariance, verify
 from .options import (
     COUNT,
     SECONDS,
-    include_option,
-    json_option,
+    common_options,
     machine_of,
     machine_options,
     print_json,
     print_runs,
-    results_option,
     seeds_in_parallel_option,
     suite_options,
-)  # fmt: skip
+)
 from .plan import plan
 from .refresh import refresh
 
@@ -112,9 +110,7 @@ for _command in (
 )
 @click.option("--shard", metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
 @engine_options
-@results_option
-@include_option
-@json_option
+@common_options
 def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
     """Train the missing runs of a SUITE and show its table.
 
@@ -153,9 +149,7 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
 @suite_options
 @click.option("--recipe", help="Recipe to tune, instead of the suite's: common or one of its variants.")
 @machine_options
-@results_option
-@include_option
-@json_option
+@common_options
 def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     """Choose a learning rate for each model of a SUITE.
 

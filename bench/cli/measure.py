@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...registry import UserError, include
-from .options import COUNT, data_root_option, include_option, json_option, machine_of, results_option
+from .options import COUNT, common_options, data_root_option, json_option, machine_of
 
 
 @click.command()
@@ -60,9 +60,7 @@ def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) ->
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
 @data_root_option
-@results_option
-@include_option
-@json_option
+@common_options
 def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
     """Measure the equivariance error of a MODEL or of a run.
 

@@ -67,6 +67,8 @@ def several(*options: Decorator) -> Decorator:
     return add
 
 
+#: The last options of most commands.
+common_options = several(results_option, include_option, json_option)
 #: The options that replace values of a suite.
 suite_options = several(
     click.option("--models", help="Models instead of the suite's, separated by commas."),

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import click
 
 from ...registry import include
-from .options import Finite, include_option, json_option, print_json, results_option
+from .options import Finite, common_options, print_json
 
 
 @click.command()
@@ -22,9 +22,7 @@ from .options import Finite, include_option, json_option, print_json, results_op
 @click.option(
     "--device", default="auto", show_default=True, help="Device for the estimate of time: auto, cpu or cuda:<i>."
 )
-@results_option
-@include_option
-@json_option
+@common_options
 def plan(
     suite: str, difference: float, device: str, results: str | None, includes: tuple[str, ...], as_json: bool
 ) -> None:

@@ -69,11 +69,8 @@ class Lines(Quiet):
     def _done(self, job: Job, event: dict[str, Any]) -> None:
         self._ended += 1
         what = f"{job.spec.model} seed {job.spec.seed}: {event['status']}{_accuracy(event)}"
-        parts = [
-            f"{time.strftime('%H:%M:%S')}  {self._ended}/{self._count}  {what}",
-            event.get("reason"),
-            event.get("warning"),
-        ]
+        line = f"{time.strftime('%H:%M:%S')}  {self._ended}/{self._count}  {what}"
+        parts = [line, event.get("reason"), event.get("warning")]
         self._say("; ".join(part for part in parts if part))
 
 

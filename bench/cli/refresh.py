@@ -9,15 +9,7 @@ from typing import Any
 import click
 
 from ...registry import include
-from .options import (
-    include_option,
-    json_option,
-    machine_of,
-    machine_options,
-    models_option,
-    results_option,
-    seeds_in_parallel_option,
-)  # fmt: skip
+from .options import common_options, machine_of, machine_options, models_option, seeds_in_parallel_option
 
 
 @click.command()
@@ -26,9 +18,7 @@ from .options import (
 @click.option("--dry-run", is_flag=True, help="Run nothing; only show which runs are stale.")
 @machine_options
 @seeds_in_parallel_option
-@results_option
-@include_option
-@json_option
+@common_options
 def refresh(board: str, as_json: bool, **options: Any) -> None:
     """Run only the stale rows of a BOARD again; old records stay.
 

@@ -81,6 +81,13 @@ class Merged:
     def of(self, *states: State) -> list[MergedFile]:
         return [a for a in self.files if a.state in states]
 
+    def by_board(self) -> Iterator[tuple[str, list[MergedFile], list[int]]]:
+        """Each board, its files, and for each of `STATES` the number of records; refused files of every kind count."""
+        for board in dict.fromkeys(a.board for a in self.files):
+            own = [a for a in self.files if a.board == board]
+            states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
+            yield visible(board), own, [states[state] for state in STATES]
+
 
 def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
     """Add the results of folders and archives to the results folder `root`, and rebuild the boards.

@@ -63,11 +63,8 @@ def _shown(text: str) -> str:
 
 def _came(found: Judgement) -> list[str]:
     lines = [f"| board | {' | '.join(STATES)} |", "|---|---|---|---|---|"]
-    for board in dict.fromkeys(a.board for a in found.merged.files):
-        own = [a for a in found.merged.files if a.board == board]
-        states = Counter(a.state for a in own if a.kind == "record" or a.state == "refused")
-        cells = [markdown_text(visible(board)), *(str(states[s]) for s in STATES)]
-        lines.append(f"| {' | '.join(cells)} |")
+    for board, _, counts in found.merged.by_board():
+        lines.append(f"| {' | '.join([markdown_text(board), *map(str, counts)])} |")
     for (model, dataset), verdict in found.verdicts.items():
         counts = f"{plural(verdict.count('pass'), 'check')} passed, {plural(verdict.count('fail'), 'failure')}"
         lines += ["", f"`equibench check` of {markdown_text(model)} for {dataset}: {counts}."]

@@ -56,7 +56,6 @@ def find_finished(beginning: str, root: Path, option: str) -> RunRecord:
     except UserError as error:
         raise UserError(f"{option} {error}") from None
     if record.status != "ok":
-        raise UserError(
-            f"{option} {beginning!r}: this run has the status {record.status!r}; only finished runs have a network"
-        )
+        status = f"this run has the status {record.status!r}"
+        raise UserError(f"{option} {beginning!r}: {status}; only finished runs have a network")
     return record

@@ -58,8 +58,7 @@ def keep_verdict(root: Path, verdict: Verdict) -> Path:
         names = [f.check for f in verdict.findings if f.status == "skip"]
     kept = Checked(
         model=verdict.model, source_hash=verdict.source_hash, failed=names, input=verdict.input,
-        dataset=verdict.dataset,
-        budget=verdict.budget, protocol=PROTOCOL, harness_hash=harness_hash(),
+        dataset=verdict.dataset, budget=verdict.budget, protocol=PROTOCOL, harness_hash=harness_hash(),
     )  # fmt: skip
     path = verdict_path(root, verdict.model, verdict.source_hash)
     write_atomically(path, kept.canonical().encode() + b"\n")

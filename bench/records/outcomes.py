@@ -123,15 +123,13 @@ def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any
     if _sha256(text.removesuffix("\n")) != results.outcomes_sha256:
         raise UserError(f"{path}: the content does not match 'outcomes_sha256' of the run's record")
     if found.images != results.test_images:
-        raise UserError(
-            f"{path}: 'images': {found.images:,}, but the run's record has {results.test_images:,} test images"
-        )
+        recorded = f"the run's record has {results.test_images:,} test images"
+        raise UserError(f"{path}: 'images': {found.images:,}, but {recorded}")
     distances = _unpack(found.distances, found, "distances", found.classes, path)
     accuracy = 100 * float((distances == 0).mean())
     if abs(accuracy - results.test_acc_pct) > 1e-6:
-        raise UserError(
-            f"{path}: 'distances': {accuracy:.4f} % are right, but the run's record says {results.test_acc_pct:.4f} %"
-        )
+        recorded = f"the run's record says {results.test_acc_pct:.4f} %"
+        raise UserError(f"{path}: 'distances': {accuracy:.4f} % are right, but {recorded}")
     return found, distances
 
 
@@ -146,9 +144,8 @@ def read_predictions(root: Path, record: RunRecord) -> tuple[NDArray[Any], NDArr
     if _sha256(text.removesuffix("\n")) != found.labels_sha256:
         raise UserError(f"{path}: the content does not match 'labels_sha256' of the outcomes")
     if (known.images, known.classes) != (found.images, found.classes):
-        raise UserError(
-            f"{path}: 'images', 'classes': {known.images:,}, {known.classes}, not {found.images:,}, {found.classes}"
-        )
+        wanted = f"{found.images:,}, {found.classes}"
+        raise UserError(f"{path}: 'images', 'classes': {known.images:,}, {known.classes}, not {wanted}")
     labels = _unpack(known.labels, known, "labels", known.classes - 1, path)
     return (labels + distances.astype("int64")) % (found.classes + 1), labels.astype("int64"), found.classes
 

@@ -210,9 +210,8 @@ class RunRecord(Strict):
         if spec.protocol == 1:  # float rounding lost a step of some budgets: 1,424 for e9.12 of 10,000 images
             steps.add(int((budget.epochs or 0) * images // batch))
         if budget.kind == "E" and spec.steps not in steps:
-            raise ValueError(
-                f"budget {budget.name!r} of {images:,} images in batches of {batch:,} is not {spec.steps:,} steps"
-            )
+            what = f"budget {budget.name!r} of {images:,} images in batches of {batch:,}"
+            raise ValueError(f"{what} is not {spec.steps:,} steps")
         if budget.seconds is not None and self.status == "ok" and drifted(self.results.train_s, budget.seconds):
             raise ValueError(
                 f"{self.results.train_s:g} s differ too much from the budget {budget.name!r}; the status of such a run"

@@ -10,10 +10,9 @@ Status = Literal["pass", "fail", "note", "skip"]
 #: The checks in their order; the functions of these names are in `runner.CHECKS`.
 NAMES = (
     "citation", "build", "output", "parameter count", "state entries", "training", "repeatable", "gradients",
-    "accounted for", "seeds",
-    "deterministic", "train and eval", "batch independence", "memory", "fresh weights", "state dictionary", "deep copy",
-    "bfloat16",
-    "global state", "data files", "invariance", "other sizes", "other angles", "batch norm", "cost", "budget",
+    "accounted for", "seeds", "deterministic", "train and eval", "batch independence", "memory", "fresh weights",
+    "state dictionary", "deep copy", "bfloat16", "global state", "data files", "invariance", "other sizes",
+    "other angles", "batch norm", "cost", "budget",
 )  # fmt: skip
 #: `bench.check.session` makes this check in a second process, right after "seeds".
 OTHER_PROCESS = "another process"
