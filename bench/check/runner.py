@@ -14,8 +14,7 @@ from ...opened_files import watching
 from ...side_files import files_beside
 from ..measures.compiler import avoid_compiler
 from ..records.verdict import Finding, failed, skipped
-from ..tools.error_location import location_of
-from ..tools.text import clipped, error_line
+from ..tools.text import clipped, error_line, location_of
 from ..training.job import Check, Events
 from . import behaviour, costs, structure, symmetry, traces
 from .checked_model import FEW_EVAL_IMAGES, Subject, digest

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..spec.option_values import PROFILES, help_text
-from ..tools.schema import visible
 
 if TYPE_CHECKING:
     from ..tools.machine import Machine
@@ -135,6 +134,8 @@ def command_line(arguments: list[str] | None = None) -> str:
 
 def print_refused(reasons: Iterable[str]) -> None:
     """Print on standard error the reasons why files were refused."""
+    from ..tools.schema import visible  # pydantic, which takes long to import
+
     for why in reasons:
         click.echo(f"equibench: refused: {visible(why)}", err=True)
 

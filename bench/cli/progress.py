@@ -192,8 +192,7 @@ def listener_for(quiet: bool) -> Listener:
 def fetch_with_progress(name: str, root: str | None = None) -> str:
     """Download, verify and unpack a data set; returns its sizes, folder and digest as one sentence.
 
-    Raises:
-        UserError: the data set is unknown, the host is unreachable, or a file has the wrong digest or content.
+    Raises UserError if it is unknown, the host is unreachable, or a file has the wrong digest or content.
     """
     from ...datasets.fetch import fetch
     from ...datasets.images import data_root, load

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ...registry import UserError
 from ..boards.rows import write_board
@@ -34,12 +34,13 @@ from ..records.store import (
     replays_folder,
     sidecar_folder,
 )
+from ..runner.tune import add_tuned, read_tuned
 from ..spec.budget import steps_in
+from ..spec.recipe import TUNED, Recipe
 from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
-from ..tools.schema import read_text, visible
+from ..tools.schema import parse, parse_toml, read_text, visible
 from .archive import PARTS, opened
-from .tuned_recipes import merge_tuned
 
 Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]
@@ -51,12 +52,9 @@ MOST_ATTEMPTS = 10_000
 
 @dataclass(frozen=True)
 class MergedFile:
-    """A file of a source, and what was done with it.
+    """A file of a source (its name without folder), what was done with it, and why: a refusal, or another number.
 
-    Attributes:
-        name: of the file, without its folder.
-        why: the reason of a refusal, or the number of a further attempt.
-        record: the content of a record; None for other files and unreadable ones.
+    `record` is the content of a record; None for other files and unreadable ones.
     """
 
     board: str
@@ -107,9 +105,7 @@ def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
             with without_garbage_collection():
                 for board in board_names(folder):
                     done.files += _BoardMerge(folder, root, board).take()
-            done.files += [
-                MergedFile(board, "recipe", name, state, why) for board, name, state, why in merge_tuned(folder, root)
-            ]
+            done.files += _merge_tuned(folder, root)
     for board in done.boards if not dry_run else ():
         write_board(root, board)
     return done
@@ -314,3 +310,37 @@ def versions(files: Iterable[MergedFile]) -> Counter[str]:
     """The releases of equibench and torch of the records, and the number of records of each."""
     found = (a.record.provenance.versions for a in files if a.record is not None)
     return Counter(f"equibench {v.get('equibench', '?')}, torch {v.get('torch', '?')}" for v in found)
+
+
+def _merge_tuned(folder: Path, root: Path) -> Iterator[MergedFile]:
+    """Add the tuned recipes of models without a recipe to the files of their boards; existing recipes are kept."""
+    for path in sorted((folder / "tuned").glob("*.toml")):
+        state: State = "refused"
+        why = ""
+        try:
+            board_folder(root, path.stem)  # refuses names that are not names of boards
+            state = _take_tuned(path, tuned_file(root, path.stem))
+        except UserError as error:
+            why = str(error).replace(f"{folder}/", "")
+        yield MergedFile(path.stem, "recipe", path.name, state, why)
+
+
+def _take_tuned(path: Path, ours: Path) -> State:
+    theirs, there = _recipes(path, parse_toml(read_text(path, link=False), str(path))), _recipes(ours, read_tuned(ours))
+    new = {model: recipe for model, recipe in theirs.items() if model not in there}
+    if new:
+        add_tuned(ours, new)
+    others = [model for model, recipe in theirs.items() if there.get(model, recipe) != recipe]
+    if others:
+        raise UserError(f"{path.name}: {', '.join(others[:5])} has another tuned recipe here, which is kept")
+    return "new" if new else "known"
+
+
+def _recipes(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for model, values in table.items():
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {model!r:.100} must be a table, as [{model:.100}]")
+        recipe = parse(Recipe, {"name": TUNED, **values}, f"{path} [{model:.100}]")
+        found[model] = recipe.model_dump(exclude={"name"}, exclude_none=True)
+    return found

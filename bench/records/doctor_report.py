@@ -101,10 +101,9 @@ def read_report(path: Path) -> Report:
 
 
 def newest_report(root: Path, facts: Mapping[str, str]) -> Report | None:
-    """The newest report on the device of a run, if the hardware key is the same.
+    """The newest report on the device of a run (by `hardware` of its provenance), if the hardware key is the same.
 
-    Args:
-        facts: `hardware` of the run's provenance. A GPU is identified by its UUID if recorded, else by its number.
+    A GPU is identified by its UUID if recorded, else by its number.
     """
     folder, found = doctor_folder(root, facts.get("host", "")), []
     reports, _ = read_all(sorted(folder.glob("*.json")) if not folder.is_symlink() else [], read_report)

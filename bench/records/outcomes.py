@@ -64,17 +64,13 @@ class Labels(_Packed):
 def write_outcomes(
     root: Path, board: str, run: str, predicted: NDArray[Any], labels: NDArray[Any], classes: int
 ) -> str:
-    """Write the predictions of a run, and the labels if they do not exist yet.
+    """Write the predictions of a run, by its id, and the labels if they do not exist yet.
 
     Args:
-        run: the run's id.
         predicted, labels: (images,) of whole numbers; predictions from 0 to `classes`.
 
     Returns:
-        SHA-256 of the run's file, for its record.
-
-    Raises:
-        WriteError: they cannot be written.
+        SHA-256 of the run's file, for its record. Raises WriteError if it cannot be written.
     """
     import numpy as np
 

@@ -111,7 +111,7 @@ class Sidecar(Strict):
     warnings: list[Message] = Field(max_length=1000)
 
     @model_validator(mode="after")
-    def _a_value_an_angle(self) -> Sidecar:
+    def _is_complete(self) -> Sidecar:
         for name, angles, values in (
             ("curve", self.curve_degrees, self.init.curve),
             ("curve", self.curve_degrees, self.trained.curve),
@@ -119,10 +119,6 @@ class Sidecar(Strict):
         ):
             if len(angles) != len(values):
                 raise ValueError(f"{name!r} has {len(values)} values for {len(angles)} angles")
-        return self
-
-    @model_validator(mode="after")
-    def _says_its_time(self) -> Sidecar:
         if "equivariance_full_s" not in self.phases:
             raise ValueError("the key 'phases.equivariance_full_s' is missing")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -144,10 +145,9 @@ def _tuned(spec: RunSpec, root: Path | None) -> tuple[Path | None, int]:
 @cache
 def _current_recipe(name: str, model: str, tuned: Path | None, _written: int) -> Recipe | None:
     """Today's recipe of this name for a model; None if it is unknown here."""
-    try:
+    with suppress(UserError):
         return find_recipe(name, model, tuned)
-    except UserError:
-        return None
+    return None
 
 
 def _published_steps(spec: RunSpec, today: Recipe) -> int:
@@ -172,15 +172,13 @@ def _source_hash(model: str, *opened: str) -> str:
 
 def _data_hash(dataset: str, *opened: str) -> str:
     """As `_source_hash`, for the declarations and files of a data set."""
-    try:
+    with suppress(UserError):
         entry = DATASETS.find(dataset).entry
-    except UserError:
-        return ""
-    return data_hash(entry, lines_of(contents([entry.path], opened)))
+        return data_hash(entry, lines_of(contents([entry.path], opened)))
+    return ""
 
 
 def _data_digest(dataset: str) -> str:
-    try:
+    with suppress(UserError):
         return str(DATASETS.find(dataset).get("digest"))
-    except UserError:
-        return ""
+    return ""

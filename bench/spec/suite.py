@@ -330,8 +330,7 @@ def plan(
         hardware_key: the hardware of the calibration.
         root: results folder with tuned recipes; None for the default.
 
-    Raises:
-        UserError: a name is unknown, or the budget is too small.
+    Raises UserError if a name is unknown, or the budget is too small.
     """
     check_names(suite)
     # Notes are left out because they do not change a result.

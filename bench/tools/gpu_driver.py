@@ -48,12 +48,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Process:
-    """A process with a context on a GPU.
+    """A process with a context on a GPU; `computes` is false if it only uses graphics.
 
-    Attributes:
-        pid: as the driver counts; in a container this may differ from the number inside.
-        memory_mib: of the GPU, its context included; None if the driver does not say.
-        computes: whether it computes; otherwise it only uses graphics.
+    In a container, `pid` may differ from the number inside. `memory_mib` includes the context; None means unknown.
     """
 
     pid: int

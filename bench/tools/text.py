@@ -1,4 +1,4 @@
-"""Numbers with nouns, one-line error messages, commands to copy, and tables for terminals."""
+"""Numbers with nouns, one-line error messages and their places, commands to copy, and tables for terminals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ def error_line(error: BaseException) -> str:
     """An exception as one line, with its type: ``"KeyError: 'x'"``."""
     said = first_line(error)
     return f"{type(error).__name__}: {said if str(error).strip() else 'no message'}"
+
+
+def location_of(error: BaseException, files: Iterable[Path]) -> str:
+    """``" (my_net.py, line 21)"``: the innermost line of these files in the traceback; empty if there is none."""
+    own = {str(path) for path in files}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def last_line(text: str) -> str:

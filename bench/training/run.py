@@ -25,11 +25,10 @@ from ..records.record import CorePoint, Results, RunRecord, Status, write_record
 from ..records.store import board_folder, outcomes_folder, remove_checkpoints, weights_path
 from ..spec.budget import drifted
 from ..spec.seeds import derive
-from ..tools.error_location import location_of
 from ..tools.files import WriteError, remove_parts
 from ..tools.gpu_processes import GpuWatch
 from ..tools.out_of_memory import out_of_memory_message
-from ..tools.text import error_line
+from ..tools.text import error_line, location_of
 from .checkpoint import Checkpoints
 from .job import Events, Job
 from .ledger import Ledger
