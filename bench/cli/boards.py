@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from ...registry import UserError, include
+from ..tools.files import results_root
+from ..tools.text import terminal_width
 from .options import (
     COUNT,
     command_line,
@@ -156,8 +158,6 @@ def leaderboard(
     from ..boards.rows import csv_text
     from ..boards.terminal_table import FORMATS
     from ..publish.view import View, check_models, select_boards, select_columns, select_rows, view_text
-    from ..tools.files import results_root
-    from ..tools.text import terminal_width
 
     formats = [*FORMATS, *tabulate_formats]
     if style not in formats:
@@ -242,7 +242,6 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     Without BOARDS, all boards are published. The site opens from disk: DIR/index.html. Exit code 1: some record files
     were refused; standard error names each of them. The others are published.
     """
-    from ..tools.files import results_root
 
     include(options["includes"])
     root, target = results_root(options["results"]), Path(out)
@@ -277,7 +276,6 @@ def replay(run: str, as_json: bool, **options: Any) -> None:
     the recorded seeds. Boards keep the first attempt. Exit code 1: the results do not agree.
     """
     from ..runner.replay import replay as run_again
-    from ..tools.files import results_root
     from ..tools.machine import Machine
 
     machine = Machine(data_root=options["data_root"], includes=options["includes"], command=command_line())
@@ -314,8 +312,6 @@ def show(
     """
     from ..reports.name_cards import kind_of
     from ..reports.run_card import run_card, run_text
-    from ..tools.files import results_root
-    from ..tools.text import terminal_width
 
     include(includes)
     root, width = results_root(results), terminal_width()

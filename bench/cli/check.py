@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..tools.text import plural
+from ..tools.files import WriteError, ensure_writable, results_root
+from ..tools.text import plural, relative_path
 from .options import (
     common_options,
     data_root_option,
@@ -56,7 +57,6 @@ def check(
     """
     from ..check.session import check_model
     from ..records.kept_verdicts import keep_verdict
-    from ..tools.files import WriteError, results_root
 
     def listen(name: str) -> None:
         say_over(f"{name} …")
@@ -100,8 +100,6 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     """
     from ..check.doctor.examine import devices_of, examine
     from ..records.doctor_report import NO, report_text, write_report
-    from ..tools.files import ensure_writable, results_root
-    from ..tools.text import relative_path
 
     root = results_root(results)
     names, explanation = devices_of(device)

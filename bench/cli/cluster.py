@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...registry import UserError
-from ..tools.text import command, plural
+from ..tools.files import results_root
+from ..tools.text import command, plural, terminal_width
 from .options import common_options, json_option, machine_of, print_json, print_runs, results_option, several
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
     """Submit the missing runs of a suite, or of all boards of a family, and print the next commands."""
     from ..runner.slurm.scheduler import Request
     from ..runner.slurm.submit import SubmissionInput, submit_suite
-    from ..tools.files import results_root
 
     machine = machine_of(options)
     request = Request(
@@ -149,7 +149,6 @@ def status(sweep: str | None, every: bool, results: str | None, as_json: bool) -
     """
     from ..runner.slurm.status import sweep_states
     from ..runner.slurm.sweep import find_sweeps
-    from ..tools.files import results_root
 
     root = results_root(results)
     views, silence = sweep_states(root, find_sweeps(root, sweep))
@@ -207,7 +206,6 @@ def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], a
     """
     from ...registry import include
     from ..runner.slurm.status import collect as collect_sweeps
-    from ..tools.files import results_root
     from .boards import board_document
 
     include(includes)
@@ -224,7 +222,6 @@ def collect(sweep: str | None, results: str | None, includes: tuple[str, ...], a
 
 def _print_boards(views: list[View], outcomes: list[Outcome]) -> None:
     from ..boards.terminal_table import board_table
-    from ..tools.text import terminal_width
 
     for outcome in outcomes:
         if outcome.board.is_table:

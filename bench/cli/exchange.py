@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from ...registry import include
+from ..tools.files import results_root
+from ..tools.text import plural
 from .options import (
     common_options,
     deadline_option,
@@ -40,8 +42,6 @@ def merge(
     interruption, repeat the same command. Exit code 1: files were refused; standard error names each of them.
     """
     from ..exchange.merge import merge as merge_sources
-    from ..tools.files import results_root
-    from ..tools.text import plural
 
     include(includes)
     done = merge_sources([Path(source) for source in sources], results_root(results), dry_run)
@@ -131,8 +131,6 @@ def export(boards: tuple[str, ...], out: str, results: str | None, includes: tup
     The others are packed.
     """
     from ..exchange.export import export as pack
-    from ..tools.files import results_root
-    from ..tools.text import plural
 
     include(includes)
     names, count, refused = pack(boards, results_root(results), Path(out))

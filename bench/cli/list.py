@@ -11,6 +11,7 @@ import click
 
 from ...registry import DATASETS, MODELS, Entry, UserError, include
 from ..spec.option_values import PROFILES
+from ..tools.files import results_root
 from ..tools.text import fitted_table, terminal_width
 from .options import include_option, json_option, results_option, wide_option
 
@@ -183,7 +184,6 @@ def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> 
     """Print the cost of the runs of suites on this device, one table per board."""
     from ..boards.families import point_name
     from ..reports.estimate import cost_table, estimate, this_device
-    from ..tools.files import results_root
 
     key, root = this_device(), results_root(results)
     document = {}

@@ -16,7 +16,8 @@ import click
 
 from ...registry import PluginWarning, UserError, include
 from ..spec.option_values import CLASSES, FITS, RECIPES, VARIABLES, help_text
-from ..tools.text import PROGRESS
+from ..tools.files import results_root
+from ..tools.text import PROGRESS, relative_path, terminal_width
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check, doctor
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
@@ -182,7 +183,6 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
 def _check_family(points: list[Any], options: dict[str, Any]) -> None:
     """Check that every board of a family can be planned, before the first one is run. A single suite checks itself."""
     from ..boards.families import check_points
-    from ..tools.files import results_root
 
     if len(points) > 1:
         check_points(points, results_root(options["results"]))
@@ -276,7 +276,6 @@ def rows_shown(name: str, run: Any) -> Any:
 
 def _print_board(outcome: Any, as_json: bool) -> None:
     from ..boards.terminal_table import board_table
-    from ..tools.text import relative_path, terminal_width
 
     board, root = outcome.board, outcome.results
     if as_json:

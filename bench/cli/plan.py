@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import click
 
 from ...registry import include
+from ..tools.files import results_root
 from .options import Finite, common_options, print_json
 
 
@@ -38,7 +39,6 @@ def plan(
     from ..boards.families import find_points, point_name
     from ..reports.estimate import this_device
     from ..reports.planning import plan_seeds, plan_text
-    from ..tools.files import results_root
 
     key = this_device(device)
     points, root = find_points(suite), results_root(results)

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from ...registry import include
+from ..tools.files import results_root
+from ..tools.text import listed, plural, terminal_width
 from .options import common_options, machine_of, machine_options, models_option, seeds_in_parallel_option
 
 
@@ -30,7 +32,6 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
     count. Exit code 1: some of these runs failed or are still stale.
     """
     from ..runner.refresh import refresh as run_again
-    from ..tools.files import results_root
     from .progress import listener_for
 
     include(options["includes"])
@@ -56,7 +57,6 @@ def refresh(board: str, as_json: bool, **options: Any) -> None:
 def _say(done: Any, only_stale: bool) -> None:
     from ..boards.terminal_table import board_table
     from ..records.staleness import is_known
-    from ..tools.text import listed, plural, terminal_width
 
     unknown = [model for model in done.board.runs if not is_known(model)]
     if unknown:
