@@ -80,11 +80,15 @@ def datasets(patterns: tuple[str, ...], includes: tuple[str, ...], wide: bool, a
     _show(rows, as_json, patterns, "data set", wide)
 
 
+#: Fields of data sets that their registration may leave out.
+_DATASET: dict[str, Any] = {"task": "", "licence": "", "rotation": False, "citation": "", "digest": "", "note": ""}
+
+
 def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
     """One row per matching data set."""
     rows = []
     for entry in DATASETS.match(patterns):
-        fields = {"task": "", "licence": "", "rotation": False, "citation": "", "digest": "", "note": ""} | entry.fields
+        fields = {**_DATASET, **entry.fields}
         row = {"name": entry.name, "shape": "x".join(map(str, fields["shape"])), "classes": fields["classes"]}
         row |= dict(zip(("train", "val", "test"), fields["sizes"], strict=True))
         row |= {key: fields[key] for key in ("task", "licence", "rotation")} | {"missing": entry.missing}

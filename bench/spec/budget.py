@@ -106,7 +106,7 @@ def find_budget(name: str) -> Budget:
     if not 0 < amount <= most:
         units = what if found[3] else "epochs or seconds"
         raise UserError(f"budget {name!r} is {'zero; give more' if amount == 0 else f'more than {most:,.0f} {units}'}")
-    return Budget(name=name, kind="T" if what == "seconds" else "E", **{what: amount})
+    return Budget.model_validate({"name": name, "kind": "T" if what == "seconds" else "E", what: amount})
 
 
 def exact(amount: float) -> Fraction:
