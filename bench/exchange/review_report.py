@@ -66,6 +66,6 @@ def _came(found: Judgement) -> list[str]:
     for board, _, counts in found.merged.by_board():
         lines.append(f"| {' | '.join([markdown_text(board), *map(str, counts)])} |")
     for (model, dataset), verdict in found.verdicts.items():
-        counts = f"{plural(verdict.count('pass'), 'check')} passed, {plural(verdict.count('fail'), 'failure')}"
-        lines += ["", f"`equibench check` of {markdown_text(model)} for {dataset}: {counts}."]
+        checks = f"{plural(verdict.count('pass'), 'check')} passed, {plural(verdict.count('fail'), 'failure')}"
+        lines += ["", f"`equibench check` of {markdown_text(model)} for {dataset}: {checks}."]
     return lines
