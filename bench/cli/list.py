@@ -13,7 +13,10 @@ from ...registry import DATASETS, MODELS, Entry, UserError, include
 from ..spec.option_values import PROFILES
 from ..tools.files import results_root
 from ..tools.text import fitted_table, terminal_width
-from .options import include_option, json_option, results_option, wide_option
+from .options import include_option, json_option, results_option, several, wide_option
+
+#: The argument and options of most lists.
+_table_options = several(click.argument("patterns", nargs=-1), wide_option, json_option)
 
 
 @click.group(name="list")
@@ -97,9 +100,7 @@ def dataset_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
 
 
 @list_.command()
-@click.argument("patterns", nargs=-1)
-@wide_option
-@json_option
+@_table_options
 def budgets(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Named budgets. Any e<epochs>, n<examples> and t<seconds> is also a budget."""
     from ..spec.budget import named_budgets
@@ -202,9 +203,7 @@ def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> 
 
 
 @list_.command()
-@click.argument("patterns", nargs=-1)
-@wide_option
-@json_option
+@_table_options
 def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Figures reported in papers, by method or data set: equibench list reported mnist-rot 'PDO*'"""
     from ..boards.reported import reported_rows
@@ -238,9 +237,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
 
 
 @list_.command()
-@click.argument("patterns", nargs=-1)
-@wide_option
-@json_option
+@_table_options
 def recipes(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Recipes: models, optimiser, learning rate, batch size and augmentation."""
     from ..reports.name_cards import recipe_rows
