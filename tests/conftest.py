@@ -1,11 +1,13 @@
 """Shared by all tests: one torch thread, because two collapse as soon as another process holds a core; no leftovers."""
 
+import compileall
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -19,9 +21,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One process for tests on a GPU: beside each other they would not be alone on it."""
+    """One process for tests on a GPU: beside each other they would not be alone on it. Of the others one more than
+    there are cores: many of them wait, for a process, for a deadline or for the stand-in for CUDA.
+    """
     chosen = config.option.markexpr or ""
-    return 1 if "gpu" in chosen.replace("not gpu", "") else None
+    return 1 if "gpu" in chosen.replace("not gpu", "") else (os.cpu_count() or 1) + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: where Python may not write bytecode, each of hundreds of processes would do so."""
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        for folder in ("bench", "datasets", "models"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
+        compileall.compile_dir(ROOT, maxlevels=0, quiet=2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the tests as pytest has compiled them: this takes a third of the collection, in each process."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
 
 
 #: Files that take a quarter of a minute or more. They come first: a process that begins one last keeps all others
@@ -59,6 +81,14 @@ def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         del sys.modules[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_stacks_of_seeds() -> None:
+    """Where no GPU is in use, torch writes down the stack of every call of `manual_seed`, three times."""
+    torch = sys.modules.get("torch")
+    for device in (torch.cuda, torch.mtia, torch.xpu) if torch else ():
+        device.traceback = types.SimpleNamespace(format_stack=list)
+
+
 @pytest.fixture(scope="session")
 def fake_cuda() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Runs Python with these arguments, in the repository's folder, beside a stand-in for CUDA (`tests/fakecuda`).
@@ -74,8 +104,8 @@ def fake_cuda() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc to build the stand-in for CUDA")
 
-    from equibench.tests.fakecuda.copied import Interpreter
+    from equibench.tests.fakecuda.copied import Interpreter, beside_the_stand_in
 
-    interpreter = Interpreter()
+    interpreter = Interpreter(beside_the_stand_in())
     yield interpreter.run
     interpreter.close()
