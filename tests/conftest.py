@@ -1,12 +1,17 @@
 """Shared by all tests: one torch thread, because two collapse as soon as another process holds a core; no leftovers."""
 
+import compileall
+import functools
+import gc
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,9 +24,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One process for tests on a GPU: beside each other they would not be alone on it."""
+    """One process for tests on a GPU: beside each other they would not be alone on it. Of the others one more than
+    there are cores: many of them wait, for a process, for a deadline or for the stand-in for CUDA.
+    """
     chosen = config.option.markexpr or ""
-    return 1 if "gpu" in chosen.replace("not gpu", "") else None
+    return 1 if "gpu" in chosen.replace("not gpu", "") else (os.cpu_count() or 1) + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: where Python may not write bytecode, each of hundreds of processes would do so."""
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        for folder in ("bench", "datasets", "models"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
+        compileall.compile_dir(ROOT, maxlevels=0, quiet=2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the tests as pytest has compiled them: this takes a third of the collection, in each process."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
 
 
 #: Files that take a quarter of a minute or more. They come first: a process that begins one last keeps all others
@@ -45,6 +70,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def _leave_out_what_stays() -> None:
+    """Python's collections of garbage leave out what is there: half a million objects, of which nearly all stay."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    _leave_out_what_stays()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Files that a module of tests includes or imports from its temporary folders are forgotten after it."""
@@ -54,9 +89,33 @@ def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     yield
     for registry, included in kept:
         registry._included, registry._entries = included, None
+    if not gc.get_freeze_count():  # a check of a model takes all in again
+        _leave_out_what_stays()
     made = f"{tmp_path_factory.getbasetemp()}{os.sep}"
     for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", None)).startswith(made)]:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_of_ours_are_scanned_once() -> None:
+    """A registry scans all files again after each change of what is included; those of the repository are the same."""
+    from equibench import registry
+
+    scan = registry.scan_file
+    once = functools.cache(lambda *asked: tuple(scan(*asked)))
+
+    def scan_file(path: Path, *asked: str, **more: str) -> Iterable[Any]:
+        return once(path, *asked, *more.values()) if path.is_relative_to(ROOT) else scan(path, *asked, **more)
+
+    registry.scan_file = scan_file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_stacks_of_seeds() -> None:
+    """Where no GPU is in use, torch writes down the stack of every call of `manual_seed`, three times."""
+    torch = sys.modules.get("torch")
+    for device in (torch.cuda, torch.mtia, torch.xpu) if torch else ():
+        device.traceback = types.SimpleNamespace(format_stack=list)
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +133,8 @@ def fake_cuda() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc to build the stand-in for CUDA")
 
-    from equibench.tests.fakecuda.copied import Interpreter
+    from equibench.tests.fakecuda.copied import Interpreter, beside_the_stand_in
 
-    interpreter = Interpreter()
+    interpreter = Interpreter(beside_the_stand_in())
     yield interpreter.run
     interpreter.close()

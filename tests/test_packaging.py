@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,23 +59,58 @@ def test_the_metadata_hold_the_bounds_that_an_installer_needs(wheel: Path) -> No
     assert "Requires-Dist: numpy<2,>=1.26" in text and "Requires-Dist: lie-learn>=0.0.2" in text
 
 
-def test_a_smoke_suite_runs_from_the_wheel_beside_a_foreign_package(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def beside_a_foreign_package(wheel: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python with the wheel, in the folder `work`, where other people's packages have the names of our folders."""
     site, work = tmp_path / "site", tmp_path / "work"
     zipfile.ZipFile(wheel).extractall(site)
-    for foreign in ("datasets", "models", "bench"):  # other people's packages, which must not be met
+    for foreign in ("datasets", "models", "bench"):
         (work / foreign).mkdir(parents=True)
         (work / foreign / "__init__.py").write_text("raise ImportError('this is a stranger')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(work)])}
     environment |= {"EQUIBENCH_DATA": str(tmp_path / "data")}
-    code = "import equibench, sys; sys.stderr.write(equibench.__file__)"
-    where = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
-    assert where.stderr.startswith(str(site))
-    command = [sys.executable, "-m", "equibench.bench.cli", "run", "smoke", "--device", "cpu"]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return python
+
+
+SMOKE = ("equibench.bench.cli", "run", "smoke", "--device", "cpu")
+#: Takes a step of training with each model of the suite, as far as a network goes without its data.
+STEPS = """
+import equibench, torch
+from equibench.bench.spec.suite import find_suite
+print(equibench.__file__)
+for name in find_suite("smoke").models:
+    equibench.build_model(name, 1, 10, 28)(torch.randn(4, 1, 28, 28)).logsumexp(1).sum().backward()
+    print(name)
+"""
+
+
+def test_every_model_of_a_smoke_suite_takes_a_step_from_the_wheel_and_one_runs(
+    beside_a_foreign_package: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    where, *names = beside_a_foreign_package("-c", STEPS).stdout.splitlines()
+    assert where.startswith(str(tmp_path / "site")) and len(names) == 5
+    _holds_runs(beside_a_foreign_package("-m", *SMOKE, "--models", "z2cnn"), 1, tmp_path)
+
+
+@pytest.mark.slow  # half a minute; its sibling takes one step with each of these models, and runs one
+def test_a_smoke_suite_runs_from_the_wheel_beside_a_foreign_package(
+    beside_a_foreign_package: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    _holds_runs(beside_a_foreign_package("-m", *SMOKE), 5, tmp_path)
+
+
+def _holds_runs(done: subprocess.CompletedProcess[str], count: int, folder: Path) -> None:
     lines = done.stdout.strip().splitlines()
-    assert len(lines) == 5 and all(line.split()[3] == "ok" for line in lines)
-    assert (work / "leaderboards" / "runs").is_dir() and not (site / "equibench" / "leaderboards" / "runs").exists()
+    assert len(lines) == count and all(line.split()[3] == "ok" for line in lines)
+    assert (folder / "work" / "leaderboards" / "runs").is_dir()
+    assert not (folder / "site" / "equibench" / "leaderboards" / "runs").exists()
 
 
 def test_tests_pass_from_a_folder_of_any_name(tmp_path: Path) -> None:

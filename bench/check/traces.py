@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.machinery import all_suffixes
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .checked_model import Subject, listed_names, loss_of, same_bits
 #: Number of passes between two measurements of memory; each has a training pass and an evaluation pass.
 PASSES = 4
 _CONTAINERS = (list, dict, set, deque)
+_PLAIN = frozenset(_CONTAINERS)
 #: Folders without data.
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/")
 
@@ -40,7 +41,7 @@ def memory(subject: Subject) -> Finding:
                 loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
                 subject.evaluate(model)
             model.zero_grad(set_to_none=True)
-            entries[look], octets[look] = _kept(model, old)
+            entries[look], octets[look] = _kept(model, *old)
     for counts, what in ((entries, "entries of lists and dictionaries"), (octets, "bytes of tensors")):
         # Memory that torch allocates only in the first passes does not count.
         if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:
@@ -64,24 +65,29 @@ def memory(subject: Subject) -> Finding:
 
 
 @contextmanager
-def _without_older_objects() -> Iterator[list[Any]]:
-    """Yields the countable objects that exist already. Garbage collections inside skip them, which saves most time."""
+def _without_older_objects() -> Iterator[tuple[list[Any], list[Any]]]:
+    """Yields the countable objects that exist already: the plain containers, which are nearly all, and the others.
+
+    Garbage collections inside skip them, which saves most time.
+    """
     existing = gc.get_objects()
-    kinds = {kind for kind in set(map(type, existing)) if issubclass(kind, (*_CONTAINERS, torch.Tensor))}
-    old = [value for value in existing if type(value) in kinds]
-    del existing
+    types = list(map(type, existing))
+    kinds = {kind for kind in set(types) if issubclass(kind, (*_CONTAINERS, torch.Tensor))}
+    plain = list(compress(existing, map(_PLAIN.__contains__, types)))
+    others = list(compress(existing, map((kinds - _PLAIN).__contains__, types)))
+    del existing, types
     gc.freeze()
     try:
-        yield old
+        yield plain, others
     finally:
         gc.unfreeze()
 
 
-def _kept(model: nn.Module, old: list[Any]) -> tuple[int, int]:
+def _kept(model: nn.Module, plain: list[Any], others: list[Any]) -> tuple[int, int]:
     """Memory in use by this process: number of entries of containers, and bytes of tensors."""
     gc.collect()
-    entries, storages = 0, dict[int, int]()
-    for value in chain(old, gc.get_objects()):
+    entries, storages = sum(map(len, plain)), dict[int, int]()
+    for value in chain(others, gc.get_objects()):
         if value is storages:
             continue
         kind = type(value)

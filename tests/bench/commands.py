@@ -1,10 +1,12 @@
 """The command line in this process: what it imports is there, and runs are copied from interpreters that are there.
 
-It finds what a new process would: its own arguments, folder, environment and includes, and no terminal. A test of
-signals, of exit or of what is imported starts a process instead (`process`).
+It finds what a new process would: its own arguments, folder, environment and includes, and no terminal. The processes
+of a check are copies too; those that `check_model` starts by itself are new interpreters, as everywhere. A test of
+signals, of exit or of what is imported starts a process instead (`process`), or one for several commands (`several`).
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,10 +19,14 @@ from unittest import mock
 
 from equibench import opened_files
 from equibench.bench.cli.main import main
+from equibench.bench.runner import local
+from equibench.bench.runner.fork_server import ForkedProcess
 from equibench.bench.tools.text import PROGRESS
 from equibench.registry import DATASETS, MODELS, WRAPPERS
+from equibench.tests.fakecuda.copied import Interpreter
 
 COMMAND = (sys.executable, "-m", "equibench.bench.cli")
+_interpreters: list[Interpreter] = []  # one, from the first use to the end of this process
 
 
 def process(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +34,29 @@ def process(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(
         [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=900, env={**os.environ, **environment}
     )
+
+
+def begin(*arguments: str, cwd: Path, errors: IO[str], **environment: str) -> ForkedProcess:
+    """A command in a process of its own, that is a copy of an interpreter that has imported torch.
+
+    Args:
+        errors: gets what it writes to its standard error; the caller reads its standard output.
+    """
+    if not _interpreters:
+        _interpreters.append(Interpreter(os.environ))
+    return _interpreters[0].begin(*COMMAND[1:], *arguments, cwd=cwd, errors=errors, **environment)
+
+
+def several(*commands: tuple[str, ...], cwd: Path, **environment: str) -> list[subprocess.CompletedProcess[str]]:
+    """Commands one after the other in one process of their own, which imports torch once for all."""
+    code = "import json, sys; from equibench.tests.bench.commands import equibench as do; "
+    code += "print(json.dumps([vars(do(*words)) for words in json.loads(sys.argv[1])]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        cwd=cwd, capture_output=True, text=True, timeout=900, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [subprocess.CompletedProcess(**each) for each in json.loads(done.stdout)]
 
 
 def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +106,7 @@ def _as_new(folder: Path, arguments: tuple[str, ...], environment: Mapping[str, 
             mock.patch.dict(os.environ, environment),
             mock.patch.dict(opened_files._opened_by_key, clear=True),
             mock.patch.object(sys, "argv", ["equibench", *arguments]),
+            mock.patch.object(local, "Check", local.Examination),  # so that a check is copied, as a run is
             mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
             warnings.catch_warnings(),
         ):

@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from equibench.datasets.digits import digits_rot
-from equibench.datasets.images import ImageData, balanced_order
+from equibench.datasets.images import ImageData, balanced_order, load
 from equibench.datasets.mnist_rot import AMAT_FILES
 from equibench.registry import DATASETS
 
@@ -38,7 +37,7 @@ MADE = """
     return ImageData({name!r}, part({sizes}[0]), part({sizes}[1]), part({sizes}[2]), {classes}, {maximum})
 """
 READ = """
-    return read_archive({name!r}, Path(__file__).with_suffix(".zip"), {sizes}, load("digits-rot", root).train)
+    return read_archive({name!r}, Path(__file__).with_suffix(".zip"), {sizes}, load("digits-rot").train)
 """
 
 
@@ -56,7 +55,7 @@ def made_up(
 
 @cache
 def digits() -> ImageData:
-    return digits_rot(Path())
+    return load("digits-rot")
 
 
 def archive(path: Path, sizes: tuple[int, int, int]) -> None:

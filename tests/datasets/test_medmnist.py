@@ -19,6 +19,7 @@ from equibench.datasets.fetch import fetch
 from equibench.datasets.images import load
 from equibench.datasets.medmnist import Medical
 from equibench.registry import DATASETS, UserError, include
+from equibench.tests.bench.commands import several
 
 from .conftest import files_below
 
@@ -236,39 +237,36 @@ def test_without_the_package_listings_say_what_to_install_and_the_cache_serves(s
     root.mkdir()
     (root / "bloodmnist.npz").write_bytes(data)
 
-    def equibench(*words: str, path: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "equibench.bench.cli", *words, "--include", str(script)]
-        env = os.environ | {"PYTHONPATH": str(path), "EQUIBENCH_DATA": str(root)}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    def equibench(*commands: tuple[str, ...], path: Path) -> list[subprocess.CompletedProcess[str]]:
+        each = [(*words, "--include", str(script)) for words in commands]
+        return several(*each, cwd=tmp_path, PYTHONPATH=str(path), EQUIBENCH_DATA=str(root))
 
     before = files_below(root)
-    done = equibench("list", "datasets", "*mnist*", "small-cells", path=blocked)
-    assert done.returncode == 0 and done.stdout.count("needs the package medmnist, which is not installed") == 5, (
-        done.stdout
+    run = ("run", "--dataset", "small-cells", "--models", "z2cnn-22", "--budget", "smoke", "--seeds", "1", "--device",
+           "cpu")  # fmt: skip
+    listed, as_json, *refused = equibench(
+        ("list", "datasets", "*mnist*", "small-cells"), ("list", "datasets", "bloodmnist*", "--json"),
+        ("data", "fetch", "bloodmnist"), ("data", "fetch", "small-cells"), run, path=blocked,
+    )  # fmt: skip
+    assert listed.returncode == 0 and listed.stdout.count("needs the package medmnist, which is not installed") == 5, (
+        listed.stdout
     )
-    assert done.stdout.count("CC BY 4.0") == 4
-    rows = json.loads(equibench("list", "datasets", "bloodmnist*", "--json", path=blocked).stdout)
+    assert listed.stdout.count("CC BY 4.0") == 4
+    rows = json.loads(as_json.stdout)
     assert [(row["name"], row["licence"]) for row in rows] == [
         ("bloodmnist", "CC BY 4.0"),
         ("bloodmnist-64", "CC BY 4.0"),
     ]
     assert all("uv run --extra medmnist" in row["missing"] for row in rows)
-    for words in (
-        ["data", "fetch", "bloodmnist"], ["data", "fetch", "small-cells"],
-        ["run", "--dataset", "small-cells", "--models", "z2cnn-22", "--budget", "smoke", "--seeds", "1", "--device",
-        "cpu"],
-    ):  # fmt: skip
-        done = equibench(*words, path=blocked)
+    for done in refused:
         assert done.returncode == 2 and "needs the package medmnist, which is not installed: " in done.stderr, (
             done.stderr
         )
         assert "pip install medmnist" in done.stderr and files_below(root) == before
     assert not (tmp_path / "leaderboards").exists()
 
-    done = equibench("data", "fetch", "small-cells", path=packages)
-    assert done.returncode == 0, done.stderr
-    done = equibench("list", "datasets", "small-cells", path=packages)
-    assert done.returncode == 0 and "not installed" not in done.stdout
-    done = equibench("run", "--dataset", "small-cells", "--models", "z2cnn-22", "--budget", "smoke", "--seeds", "1",
-                     "--device", "cpu", path=blocked)  # fmt: skip
+    fetched, listed = equibench(("data", "fetch", "small-cells"), ("list", "datasets", "small-cells"), path=packages)
+    assert fetched.returncode == 0, fetched.stderr
+    assert listed.returncode == 0 and "not installed" not in listed.stdout
+    (done,) = equibench(run, path=blocked)
     assert done.returncode == 0 and "z2cnn-22  seed 0  ok" in done.stdout, (done.stdout, done.stderr)

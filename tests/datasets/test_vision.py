@@ -5,9 +5,7 @@ files.
 import errno
 import gzip
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from equibench.datasets.fetch import fetch
 from equibench.datasets.images import digest_of, load
 from equibench.datasets.vision import FASHION_MNIST, MNIST, Vision
 from equibench.registry import DATASETS, UserError, include
+from equibench.tests.bench import commands
 from torchvision import datasets as theirs
 
 from .conftest import files_below
@@ -284,21 +283,17 @@ def test_torchvision_is_imported_to_fetch_and_by_nothing_else(tmp_path: Path) ->
     put(root, unpacked(garments()))
     places, included = ["--data-root", str(root)], ["--include", str(script)]
 
-    def equibench(*words: str, trapped: bool = True) -> subprocess.CompletedProcess[str]:
-        path = {"PYTHONPATH": str(trap.parent)} if trapped else {}
-        command = [sys.executable, "-m", "equibench.bench.cli", *words]
-        return subprocess.run(command, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=300)
-
-    done = equibench("data", "fetch", "garments", *places, *included)
+    fetch = ("data", "fetch", "garments", *places, *included)
+    trapped = {"PYTHONPATH": str(trap.parent)}
+    done = commands.process(*fetch, cwd=tmp_path, **trapped)
     assert done.returncode == 2 and "torchvision cannot be imported (a trap)" in done.stderr and mark.exists()
     mark.unlink()
-    done = equibench("data", "fetch", "garments", *places, *included, trapped=False)
+    done = commands.equibench(*fetch, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     options = ["--dataset", "garments", "--models", "z2cnn-22", "--budget", "smoke", "--seeds", "1", "--device", "cpu"]
-    for words in (
-        ["--help"], ["data", "fetch", "--help"], ["list", "datasets", *included], ["list", "models", "z2*"],
-        ["run", *options, *places, *included, "--results", str(tmp_path / "results")],
-    ):  # fmt: skip
-        done = equibench(*words)
-        assert done.returncode == 0 and not mark.exists(), (words, done.stdout, done.stderr)
-    assert "z2cnn-22  seed 0  ok" in done.stdout
+    others = commands.several(
+        ("--help",), ("data", "fetch", "--help"), ("list", "datasets", *included), ("list", "models", "z2*"),
+        ("run", *options, *places, *included, "--results", str(tmp_path / "results")), cwd=tmp_path, **trapped,
+    )  # fmt: skip
+    assert not mark.exists() and {done.returncode for done in others} == {0}, others
+    assert "z2cnn-22  seed 0  ok" in others[-1].stdout

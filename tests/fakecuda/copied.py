@@ -1,4 +1,5 @@
-"""Python beside the stand-in for CUDA, as copies of one interpreter that has imported torch and done nothing else.
+"""Python as copies of one interpreter, for example beside the stand-in for CUDA. It has imported torch, and of the
+harness what runs and commands need, and done nothing else.
 
 The stand-in reads its variables when it is first asked, so that each copy can have others. Executed, this is the
 interpreter: each copy does what ``python -W ignore`` does with the arguments in the first line of its standard input.
@@ -17,33 +18,55 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from equibench.bench.runner.fork_server import ForkedProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Interpreter:
-    """The interpreter, for tests; it begins with the first command."""
+def beside_the_stand_in() -> dict[str, str]:
+    """The environment of a process that takes the stand-in for CUDA's runtime."""
+    ask = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-c"]
+    done = subprocess.run([*ask, "import json, os; print(json.dumps(dict(os.environ)))"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
 
-    def __init__(self) -> None:
+
+class Interpreter:
+    """The interpreter, for tests.
+
+    Args:
+        environment: its variables.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
         from equibench.bench.runner.fork_server import ForkServer
 
-        ask = [str(ROOT / "tests" / "fakecuda" / "run"), sys.executable, sys.executable, "-c"]
-        done = subprocess.run([*ask, "import json, os; print(json.dumps(dict(os.environ)))"], capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
-        self._server = ForkServer([__file__], json.loads(done.stdout), None)
+        self._server = ForkServer([__file__], environment, None)
+
+    def begin(self, *arguments: str, cwd: Path, errors: IO[str], **variables: str) -> ForkedProcess:
+        """Start Python with these arguments; the variables are of its environment, and `errors` gets its errors."""
+        with contextlib.chdir(cwd):
+            copy = self._server.fork(variables, errors)
+        assert copy.stdin is not None
+        copy.stdin.write(json.dumps(arguments) + "\n")
+        copy.stdin.flush()
+        return copy
 
     def run(self, *arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
         """Python with these arguments, in the repository's folder; the variables are of its environment."""
         contexts = tempfile.mkdtemp()
         read: list[str] = []
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as errors, contextlib.chdir(ROOT):
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
             late = {name: os.environ[name] for name in os.environ if name.startswith(("EQUIBENCH_", "PYTEST_"))}
-            copy = self._server.fork({**late, **variables, "FAKE_CUDA_CONTEXTS": contexts}, errors)
+            variables = {**late, **variables, "FAKE_CUDA_CONTEXTS": contexts}
+            copy = self.begin(*arguments, cwd=ROOT, errors=errors, **variables)
             assert copy.stdin is not None and copy.stdout is not None
             with copy.stdin, copy.stdout:
-                copy.stdin.write(json.dumps(arguments) + "\n")
-                copy.stdin.flush()
                 reader = threading.Thread(target=lambda: read.append(copy.stdout.read()))
                 reader.start()
                 try:
@@ -79,8 +102,9 @@ def execute(first: str, *rest: str) -> None:
 
 
 if __name__ == "__main__":
-    import numpy  # noqa: F401
-    import torch  # noqa: F401
+    import equibench.bench.cli.main
+    import equibench.bench.runner.head_to_head
+    import equibench.bench.training.run  # noqa: F401
     from equibench.bench.runner.fork_server import serve
 
     serve(int(sys.argv[-1]))

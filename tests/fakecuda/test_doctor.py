@@ -16,15 +16,17 @@ pytestmark = pytest.mark.fakecuda
 
 WITHOUT_VALUES = ("devices by UUID", "on its device only", "alone", "no waits")
 WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
-#: Takes a list of looks, each the names of checks and variables; prints the findings of each. In the first look the
-#: processes of the checks are new interpreters, as everywhere. Those of the others are copies, which take seconds less:
-#: the stand-in reads its variables when it is asked.
+#: Takes a list of looks, each the names of checks and variables; prints the findings of each. The processes of the
+#: checks are copies of one, which take seconds less than new interpreters: the stand-in reads its variables when it is
+#: asked. A whole examination, which is slow, has new interpreters, as everywhere.
 LOOK = """
 import json, os, sys
 from equibench.bench.check.doctor.checks import CHECKS, perform
 from equibench.bench.check.doctor.device import ExaminedDevice
 from equibench.bench.runner import fork_server, local
 found = []
+local.Examination = local.Check
+fork_server.LATE_VARIABLES = (*fork_server.LATE_VARIABLES, "FAKE_", "CUDA_VISIBLE_DEVICES")
 for names, variables in json.loads(sys.argv[1]):
     os.environ.update(variables)
     with ExaminedDevice("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
@@ -33,7 +35,6 @@ for names, variables in json.loads(sys.argv[1]):
         found.append({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in names})
     for name in variables:
         del os.environ[name]
-    local.Examination, fork_server.LATE_VARIABLES = local.Check, (*fork_server.LATE_VARIABLES, "FAKE_")
 print(json.dumps(found))
 """
 #: What the driver shows, the check that judges it, its state, and words of its finding.

@@ -1,7 +1,5 @@
 """The profile of a process stays valid if a model changes settings through any interface of torch."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from equibench.bench.measures.execution_profile import (
     set_profile,
 )
 from equibench.bench.records.record import read_record
+
+from .. import commands
 
 #: Statements that set the precision of float32 products, by both interfaces.
 PRECISIONS = [
@@ -194,18 +194,14 @@ def late(in_channels, num_classes, image_size):
 def test_runs_of_models_that_set_the_precision(tmp_path: Path) -> None:
     """At import and when it is built: without effect. In training: no figure, and none at the next attempt either."""
     (tmp_path / "theirs.py").write_text(MODELS)
-    command = [
-        sys.executable, "-m", "equibench.bench.cli", "run", "--dataset", "bars", "--models", "early,late", "--budget",
-        "e2",
-        "--seeds", "1", "--device", "cpu", "--include", "theirs.py", "--include",
-        str(Path(__file__).parents[1] / "tiny.py"),
-        "--results", "results",
-    ]  # fmt: skip
-    for attempt in (1, 2):
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-        found = [read_record(path) for path in sorted((tmp_path / "results" / "runs").glob("*/*.json"))]
-        (early,) = (r for r in found if r.spec.model == "early")
-        assert early.status == "ok", early.reason
-        late = [r for r in found if r.spec.model == "late"]
-        assert len(late) == attempt and all(r.status == "error" for r in late)
-        assert "float32 precision of cuda.matmul is tf32, not ieee" in late[-1].reason
+    command = (
+        "run", "--dataset", "bars", "--models", "early,late", "--budget", "e2", "--seeds", "1", "--device", "cpu",
+        "--include", "theirs.py", "--include", str(Path(__file__).parents[1] / "tiny.py"), "--results", "results",
+    )  # fmt: skip
+    commands.several(command, command, cwd=tmp_path)
+    found = [read_record(path) for path in (tmp_path / "results" / "runs").glob("*/*.json")]
+    (early,) = (r for r in found if r.spec.model == "early")
+    assert early.status == "ok", early.reason
+    late = [r for r in found if r.spec.model == "late"]
+    assert sorted(r.attempt for r in late) == [1, 2] and all(r.status == "error" for r in late)
+    assert all("float32 precision of cuda.matmul is tf32, not ieee" in r.reason for r in late)

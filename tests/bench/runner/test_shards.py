@@ -2,8 +2,6 @@
 
 import csv
 import io
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, write_calibration
 from equibench.bench.records.record import read_board
 from equibench.bench.runner import device_seconds, head_to_head
+from equibench.bench.runner.fork_server import ForkedProcess
 from equibench.bench.spec.shard import Shard
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.machine import Machine
@@ -32,10 +31,9 @@ def arguments(folder: Path) -> list[str]:
     return [*command, "--results", str(folder), "--data-root", str(folder.parent / "data")]
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen:
-    command = [*commands.COMMAND, *arguments(folder), *more]
-    environment = {**os.environ, "EQUIBENCH_HOST": folder.name}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+def start(folder: Path, *more: str) -> ForkedProcess:
+    with folder.with_suffix(".err").open("w") as errors:
+        return commands.begin(*arguments(folder), *more, cwd=folder.parent, errors=errors, EQUIBENCH_HOST=folder.name)
 
 
 def figures(root: Path, name: str) -> list[dict[str, str]]:
@@ -47,9 +45,10 @@ def figures(root: Path, name: str) -> list[dict[str, str]]:
 def test_four_processes_share_a_suite(tmp_path: Path) -> None:
     include([TINY])
     processes = [start(tmp_path / f"part-{n}", "--shard", f"{n}/4") for n in (1, 2, 3, 4)]
-    for process in processes:
-        out, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, out
+    for number, process in enumerate(processes, 1):
+        with process.stdin, process.stdout:
+            process.stdout.read()
+        assert process.wait(900) == 0, (tmp_path / f"part-{number}.err").read_text()
     alone = commands.equibench(*arguments(tmp_path / "alone"), EQUIBENCH_HOST="alone")
     assert alone.returncode == 0, alone.stderr
     parts = [tmp_path / f"part-{n}" for n in (1, 2, 3, 4)]
