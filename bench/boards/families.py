@@ -6,6 +6,7 @@ Every combination is a separate suite and board: a point of the family.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,18 +18,10 @@ from ...registry import UserError
 from ..records.record import read_board
 from ..records.store import board_names
 from ..spec.budget import find_budget
-from ..spec.suite import AXES as AXES
-from ..spec.suite import (
-    PROTOCOL,
-    Suite,
-    check_names,
-    find_suite,
-    plan,
-    suite_text,
-    training_images,
-)
+from ..spec.suite import AXES, PROTOCOL, Suite, check_names, find_suite, plan, suite_text, training_images
 from ..tools.schema import parse, parse_toml
 from ..tools.text import follow_up_command, suite_as_given
+from .notes import is_missing
 from .slopes import Slope, slope_of
 
 if TYPE_CHECKING:
@@ -136,17 +129,15 @@ class Point:
 
     def spent(self, model: str, what: str) -> float | None:
         """The effort of training: ``images``, ``examples``, ``flops`` (forward and backward) or ``seconds``."""
-        row = self.rows.get(model, {})
-        values = {
-            "images": self.images, "examples": row.get("examples"), "seconds": row.get("train_s_mean"),
-            "flops": _times(row.get("train_flops_per_image"), row.get("examples")),
-        }  # fmt: skip
-        value = values[what]
-        return None if value is None or value != value else float(value)
-
-
-def _times(one: Any, other: Any) -> float | None:
-    return None if one is None or other is None else one * other
+        if what == "images":
+            return float(self.images)
+        columns = {
+            "examples": ["examples"],
+            "seconds": ["train_s_mean"],
+            "flops": ["train_flops_per_image", "examples"],
+        }
+        values = [self.rows.get(model, {}).get(column) for column in columns[what]]
+        return None if any(map(is_missing, values)) else float(math.prod(values))
 
 
 @dataclass
@@ -167,6 +158,11 @@ class BoardFamily:
         """The points that have a board."""
         return [p for p in self.points if p.board is not None]
 
+    @property
+    def boards(self) -> list[Board]:
+        """The boards of the `measured` points."""
+        return [p.board for p in self.points if p.board is not None]
+
     @cached_property
     def axes(self) -> list[str]:
         """The differences between its points: ``images``, ``budget``."""
@@ -181,19 +177,16 @@ class BoardFamily:
 
     @cached_property
     def lines(self) -> list[tuple[str, list[Point]]]:
-        """Lines of points that differ only in one value, each with the name of its common value (empty if there is only
-        one line).
-        """
+        """Lines of points that differ in one value only, each with its common value (empty if there is one line)."""
         budgets = list(dict.fromkeys(p.suite.budget for p in self.points))
         if "images" in self.axes:
             return [(b if len(budgets) > 1 else "", [p for p in self.points if p.suite.budget == b]) for b in budgets]
         return [("", self.points)]
 
     def slope(self, model: str, what: str, points: Sequence[Point]) -> Slope | None:
-        """The slope of a model's error against the effort; None if the effort is the same at all points, except for
-        chance.
+        """The slope of a model's error against the effort, over seeds with a result at all measured points.
 
-        Only seeds with a result at all measured points count.
+        None if the effort is the same at all points, except for chance.
         """
         if what != "images" and len({p.spent(model, "examples") for p in points}) < 2:
             return None  # the device-seconds of equal work differ only by chance
@@ -216,23 +209,21 @@ def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str],
     Raises:
         UserError: no point is measured, or device-seconds were measured on several kinds of device.
     """
-    boards = board_names(root)
-    points = []
-    for suite in suites:
-        name = _board_of(suite, root, boards)
-        board = load(root, name).of_suite(suite) if name else None
-        points.append(Point(suite, _images(suite), board if board is not None and board.is_table else None))
-    family = BoardFamily(suites[0].name, suites[0].title, points, list(suites[0].models))
+    names = board_names(root)
+    boards = [load(root, name) if (name := _board_of(suite, root, names)) else None for suite in suites]
+    family = family_of_boards(list(zip(suites, boards, strict=True)))
     if not family.measured:
         measures = follow_up_command("run", suite_as_given(family.name))
         raise UserError(f"no board of suite {family.name!r} is in {root}; {measures} measures them")
     return family
 
 
-def family_of_boards(boards: Sequence[tuple[Suite, Board]]) -> BoardFamily:
-    """The family that has just been run, with the current boards of its suites."""
-    rows = [(suite, board.of_suite(suite)) for suite, board in boards]
-    points = [Point(suite, _images(suite), board if board.is_table else None) for suite, board in rows]
+def family_of_boards(boards: Sequence[tuple[Suite, Board | None]]) -> BoardFamily:
+    """The family of these suites, with their current boards; None for a suite without a board."""
+    points = []
+    for suite, board in boards:
+        rows = None if board is None else board.of_suite(suite)
+        points.append(Point(suite, _images(suite), rows if rows is not None and rows.is_table else None))
     suite = boards[0][0]
     return BoardFamily(suite.name, suite.title, points, list(suite.models))
 

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ...registry import UserError, nearest
 from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, short_names, summarise
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
-from ..boards.terminal_table import in_cell, in_text, ranks_text
+from ..boards.terminal_table import in_cell, in_text, rank_text
 from ..tools.markup import for_latex
 from ..tools.text import plural
 from .view import difference_text
@@ -52,7 +52,7 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
         row["improvability %"] = f"{summary.improvability(model):.1f}"
         for side in summary.sides:
             entry, name = side.entries[model], label[side.name]
-            row |= {name: _difference(summary, model, entry), f"{name} rank": ranks_text(entry.rank)}
+            row |= {name: _difference(summary, model, entry), f"{name} rank": rank_text(entry.rank)}
         rows.append({key: in_cell(cell, style) for key, cell in row.items()})
     notes = [in_text(note, style) for note in across_notes(summary, patterns)]
     if not rows:
@@ -79,11 +79,9 @@ def _mean(summary: BoardsSummary, model: str) -> str:
 
 
 def _difference(summary: BoardsSummary, model: str, entry: Entry) -> str:
-    return (
-        ""
-        if model == summary.reference or entry.difference is None
-        else difference_text(entry.difference, entry.interval)
-    )
+    if model == summary.reference or entry.difference is None:
+        return ""
+    return difference_text(entry.difference, entry.interval)
 
 
 def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
@@ -93,32 +91,28 @@ def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: boo
         bold: whether the table has ranks in bold.
     """
     sides, label = summary.sides, short_names([side.name for side in summary.sides])
+    count, shown = plural(len(sides), "board"), [m for m in summary.models if _shows(patterns, m)]
     notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
-    notes.append(
+    notes += [
         f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 %"
-        f" interval {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: mean over"
-        f" {plural(len(sides), 'board')} with equal weights"
-    )
-    notes.append(
-        f"improvability: 1 - error of the best model / error of the model, mean over the boards; the best model is the"
-        f" best of the {len(summary.models)} models that are on all boards; 0 means the best model on every board"
-    )
+        f" interval {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: mean over {count} with equal"
+        " weights",
+        "improvability: 1 - error of the best model / error of the model, mean over the boards; the best model is the"
+        f" best of the {len(summary.models)} models that are on all boards; 0 means the best model on every board",
+    ]
     if summary.perfect:
         where = ", ".join(label[side.name] for side in summary.perfect)
         notes.append(
             f"improvability: on {where} the best model has no error, so every other model has 100 %, even with a very"
             " small error"
         )
-    notes.append(
-        "rank: the possible ranks among all models of a board, with 95 % confidence for all of them together"
-        + ("; bold: rank 1 is possible" if bold else "")
-    )
-    notes.append(no_test_reason(len(sides)))
-    for model in (m for m in summary.models if _shows(patterns, m)):
+    ranks = "rank: the possible ranks among all models of a board, with 95 % confidence for all of them together"
+    notes += [ranks + ("; bold: rank 1 is possible" if bold else ""), no_test_reason(len(sides))]
+    for model in shown:
         remarks = [f"on {label[s.name]} {r}" for s in sides for r in s.entries[model].remarks]
         notes += [f"{model}: {'; '.join(remarks)}"] if remarks else []
     stale, missing = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-    for model in (m for m in summary.models if _shows(patterns, m)):
+    for model in shown:
         stale[", ".join(label[s.name] for s in sides if s.entries[model].stale)].append(model)
     for model in (m for m in summary.missing if _shows(patterns, m)):
         missing["; ".join(f"{label[name]}: {why}" for name, why in summary.missing[model].items())].append(model)
@@ -212,14 +206,16 @@ def _table(summary: BoardsSummary) -> dict[str, Any]:
         entries = [(side, side.entries[model]) for side in summary.sides]
         cells = [
             {
-                "difference": _difference(summary, model, entry), "rank": ranks_text(entry.rank),
+                "difference": _difference(summary, model, entry), "rank": rank_text(entry.rank),
                 "improvability": f"{summary.improvability(model, side):.1f}",
                 "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
             }
             for side, entry in entries
         ]  # fmt: skip
-        means = {"mean": _mean(summary, model), "improvability": f"{summary.improvability(model):.1f}"}
-        rows.append({"model": model, "is_reference": model == summary.reference, "cells": cells, **means})
+        rows.append({
+            "model": model, "is_reference": model == summary.reference, "cells": cells,
+            "mean": _mean(summary, model), "improvability": f"{summary.improvability(model):.1f}",
+        })  # fmt: skip
     return {
         "heading": heading(summary), "boards": [(side.name, label[side.name]) for side in summary.sides], "rows": rows,
         "notes": across_notes(summary, bold=True),

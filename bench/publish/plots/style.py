@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +58,12 @@ def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {family: FAMILIES.get(family) or marks[family] for family in names}
 
 
+def dashes_of(colours: Iterable[str]) -> list[Any]:
+    """The dashes of lines of these colours; lines of one colour have different dashes."""
+    rest: dict[str, Iterator[Any]] = defaultdict(lambda: cycle(DASHES))
+    return [next(rest[colour]) for colour in colours]
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Inside this context, matplotlib has the settings of this style; outside, nothing changes."""
@@ -65,11 +74,7 @@ def house_style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both: bool = True) -> list[Path]:
-    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. Equal figures give equal
-    bytes.
-    """
-    import io
-
+    """Write ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. Equal figures give equal bytes."""
     written = []
     for kind in formats:
         stream = io.BytesIO()
