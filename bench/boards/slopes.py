@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .statistics import SMALLEST_SAMPLE, Sample
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from .statistics import Sample
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
     """
     import numpy as np
 
-    from .statistics import SMALLEST_SAMPLE
-
     seeds = sorted(set.intersection(*(set(s.values) for s in samples)))
     void = next((s.void for s in samples if s.void), "")
     if void or not seeds:
@@ -56,11 +54,12 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
         return Slope(None, None, "", len(seeds), len(x), f"an error is 0 (at {zero:,.6g}), which has no logarithm")
     by_image = all(s.is_by_image and s.right for s in samples) and len({s.test_set for s in samples}) == 1
     wrong = np.stack([[1 - s.right[seed] for s in samples] for seed in seeds]) if by_image else None
-    each = exponents(np.asarray(x, dtype=float), errors)
+    effort = np.asarray(x, dtype=float)
+    exponent = float(exponents(effort, errors).mean())
     if len(seeds) < SMALLEST_SAMPLE:
-        return Slope(float(each.mean()), None, "", len(seeds), len(x))
-    half = half_width(np.asarray(x, dtype=float), errors, wrong, samples[0].images)
-    return Slope(float(each.mean()), half, "seeds and images" if by_image else "seeds", len(seeds), len(x))
+        return Slope(exponent, None, "", len(seeds), len(x))
+    half = half_width(effort, errors, wrong, samples[0].images)
+    return Slope(exponent, half, "seeds and images" if by_image else "seeds", len(seeds), len(x))
 
 
 def weights(x: NDArray[Any]) -> NDArray[Any]:
@@ -84,7 +83,7 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
     Over new seeds it is the t-interval. If outcomes by image are known, it also covers new images. α is a smooth
     function of the errors. So near these errors, an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (delta
     method; see van der Vaart, Asymptotic Statistics, 1998, chapter 3). The table of these terms by seeds and images is
-    treated as crossed random effects, like the table of an accuracy (`crossed.half_widths`).
+    treated as crossed random effects, like the table of an accuracy (`random_effects.half_widths`).
 
     Args:
         x: (k,).
