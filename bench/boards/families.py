@@ -22,10 +22,10 @@ from ..spec.suite import AXES, PROTOCOL, Suite, check_names, find_suite, plan, s
 from ..tools.schema import parse, parse_toml
 from ..tools.text import follow_up_command, suite_as_given
 from .notes import is_missing
-from .slopes import Slope, slope_of
 
 if TYPE_CHECKING:
     from .board import Board
+    from .slopes import Slope
     from .statistics import Sample
 
 #: A larger number of points is a mistake.
@@ -188,6 +188,8 @@ class BoardFamily:
 
         None if the effort is the same at all points, except for chance.
         """
+        from .slopes import slope_of  # imported here, because it imports numpy
+
         if what != "images" and len({p.spent(model, "examples") for p in points}) < 2:
             return None  # the device-seconds of equal work differ only by chance
         found = [(p.spent(model, what), sample) for p in points if (sample := p.sample(model)) is not None]

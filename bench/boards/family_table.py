@@ -15,12 +15,13 @@ from .families import BoardFamily, Point
 from .notes import seeds_text
 from .row_marks import marks_of
 from .rows import csv_text
-from .slopes import Slope
 from .statistics import SMALLEST_SAMPLE
 from .terminal_table import accuracy_text, in_cell, in_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .slopes import Slope
 
 #: Kinds of effort, and their names in plots and columns.
 SPENT = {

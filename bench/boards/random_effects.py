@@ -19,10 +19,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 #: Percent points of an entry 1 in a table.
 _POINTS = 100.0
@@ -68,8 +68,6 @@ def rounding(images: int) -> float:
 
 def spread_of_means(means: NDArray[Any], images: int) -> Spread:
     """The spread if only the means of the seeds are known, (…, n) in percent; `of_images` is 0."""
-    import numpy as np
-
     of_seeds = np.maximum(images * means.var(axis=-1, ddof=1), rounding(images))
     return Spread(means.shape[-1], images, of_seeds, np.zeros_like(of_seeds))
 
@@ -83,8 +81,6 @@ def spread_of_sums(by_seed: NDArray[Any], squares: NDArray[Any], by_image_square
         by_image_squares: Σ_j (Σ_i y_ij)², (…).
         images: m.
     """
-    import numpy as np
-
     seeds = by_seed.shape[-1]
     total = by_seed.sum(axis=-1)
     middle = total**2 / (seeds * images)
@@ -104,8 +100,6 @@ def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: 
         right: for each seed, whether each model is right on each image, (models, m) of 0 and 1.
         first, second: the pairs as row numbers of `right`, (pairs,).
     """
-    import numpy as np
-
     # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are matrix products.
     sums: list[NDArray[Any]] = []
     together: Any = 0.0
@@ -122,8 +116,6 @@ def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: 
 
 def _products(rows: NDArray[Any]) -> NDArray[Any]:
     """Exact rows @ rows.T of small whole numbers: sums over pieces that are exact in float32, added in float64."""
-    import numpy as np
-
     largest = float(rows.max(initial=0.0)) ** 2
     piece = max(1, int(2**24 // max(largest, 1.0)))
     total = np.zeros((len(rows), len(rows)))
@@ -135,8 +127,6 @@ def _products(rows: NDArray[Any]) -> NDArray[Any]:
 
 def spread_of_table(right: NDArray[Any]) -> Spread:
     """The spread of the table of one model, (n, m) of 0 and 1."""
-    import numpy as np
-
     by_seed, by_image = right.sum(axis=1, dtype=np.float64), right.sum(axis=0, dtype=np.float64)
     return spread_of_sums(by_seed, by_seed.sum(), (by_image**2).sum(), right.shape[1])
 
@@ -149,8 +139,6 @@ def half_widths(spread: Spread, level: float = 0.05) -> NDArray[Any]:
     never subtracted from MS_seeds, and no degrees of freedom are estimated. With few seeds, both would give wrong tail
     probabilities.
     """
-    import numpy as np
-
     t, z = _t(spread.seeds - 1, level), _z(level)
     return np.sqrt((t**2 * spread.of_seeds + z**2 * spread.of_images) / (spread.seeds * spread.images))
 
@@ -175,7 +163,6 @@ def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
     Args:
         differences: means of the tables, in percent points.
     """
-    import numpy as np
     from scipy.special import ndtri, stdtr
 
     freedom = spread.seeds - 1
@@ -201,8 +188,6 @@ def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
 
 def _density(t: NDArray[Any], freedom: int) -> NDArray[Any]:
     """Density of Student's t."""
-    import numpy as np
-
     log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
     return np.exp(log - (freedom + 1) / 2 * np.log1p(t**2 / freedom))
 
@@ -213,7 +198,6 @@ def power(differences: NDArray[Any] | float, spread: Spread, level: float = 0.05
     The mean is normal. MS_seeds is independent of the mean and has a chi-square distribution with n - 1 degrees of
     freedom. The power is averaged over `_QUANTILES` quantiles of this distribution.
     """
-    import numpy as np
     from scipy.special import ndtr
 
     shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
@@ -234,8 +218,6 @@ def _chi_square(freedom: int, shares: NDArray[Any]) -> NDArray[Any]:
 
 def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> NDArray[Any]:
     """The smallest true differences, in percent points, that are detected with power `wanted` (by bisection)."""
-    import numpy as np
-
     error = np.sqrt((spread.of_seeds + spread.of_images) / (spread.seeds * spread.images))
     low, high = np.zeros_like(error), error.copy()
     while np.any(short := power(high, spread, level) < wanted):

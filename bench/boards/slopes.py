@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .random_effects import Spread, half_widths
 from .statistics import SMALLEST_SAMPLE, Sample
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,6 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
         x: the effort at each point, above 0 and not all equal.
         samples: the runs at each point.
     """
-    import numpy as np
-
     seeds = sorted(set.intersection(*(set(s.values) for s in samples)))
     void = next((s.void for s in samples if s.void), "")
     if void or not seeds:
@@ -64,16 +63,12 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
 
 def weights(x: NDArray[Any]) -> NDArray[Any]:
     """Weights (k,) of the logarithms of the errors in the sum α: -(l - mean l) / Σ(l - mean l)², l = log x."""
-    import numpy as np
-
     centred = np.log(x) - np.log(x).mean()
     return np.asarray(-centred / (centred**2).sum())
 
 
 def exponents(x: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
     """α of each seed, (n,), from the efforts (k,) and the errors (n, k) above 0."""
-    import numpy as np
-
     return np.asarray(np.log(errors) @ weights(x))
 
 
@@ -91,10 +86,6 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
         wrong: (n, k, m) of 0 and 1; None if outcomes by image are not known.
         images: m.
     """
-    import numpy as np
-
-    from .random_effects import Spread, half_widths
-
     count, w = len(errors), weights(x)
     of_seeds = images * exponents(x, errors).var(ddof=1)
     # Errors are multiples of one image; seeds with equal errors may still differ by less than that.

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ...registry import UserError, nearest
@@ -68,17 +69,16 @@ def publish(
     if not names:
         raise UserError(no_boards_reason(root))
     ensure_writable(out)
-    tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
-    jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
+    publish_board = partial(_publish_board, root, out, formats, reference_parameters)
+    jobs = min(jobs or min(os.cpu_count() or 1, 4), len(names))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
         # Forked, so that the processes know files given with --include, and need not import slow libraries again.
-        import matplotlib.figure  # noqa: F401
         import pandas  # noqa: F401
 
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-            shown = list(pool.map(_publish_board, tasks))
+            shown = list(pool.map(publish_board, names))
     else:
-        shown = [_publish_board(task) for task in tasks]
+        shown = list(map(publish_board, names))
     done = {name: sources for name, (sources, _, _) in zip(names, shown, strict=True) if sources is not None}
     bad = [r for _, own, _ in shown for r in own]
     if not done:
@@ -120,17 +120,15 @@ def no_table_reason(what: str, refused: Sequence[RefusedFile]) -> str:
     return f"{what}: no record can be read: {visible(refused[0].reason)}{others}"
 
 
-#: For a board: the sources of its models, or None if it has no table; refused files; its data for a summary over
-#: boards.
-_Shown = tuple[list[str] | None, list[RefusedFile], Side | None]
+@without_garbage_collection()
+def _publish_board(
+    root: Path, out: Path, formats: Sequence[str], reference_parameters: int | None, name: str
+) -> tuple[list[str] | None, list[RefusedFile], Side | None]:
+    """Publish one board.
 
-
-def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) -> _Shown:
-    with without_garbage_collection():
-        return _publish(*task)
-
-
-def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None) -> _Shown:
+    Returns:
+        The sources of its models, or None if it has no table; refused files; its data for a summary over boards.
+    """
     PROGRESS.info("%s …", name)
     board = write_board(root, name, reference_parameters)
     if not board.chosen or not board.is_table:

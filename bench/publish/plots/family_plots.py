@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator
 
 from ...boards.families import BoardFamily, Point
 from ...boards.family_table import SPENT, cell, slope_text, slopes
 from .axes import SIZE, logarithmic, new_plot
 from .handles import in_words, name_point
 from .style import dashes_of, family_styles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: FLOPs are shown in units of 1e12.
 UNITS = {"flops": 1e-12}
@@ -62,8 +63,6 @@ def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
     """The plot against one of `SPENT`; None if it is equal at all points."""
-    from matplotlib.lines import Line2D
-
     found = curves(family, what)
     all_marks = [mark for marks in found.values() for mark in marks]
     if len({mark.x for mark in all_marks}) < 2:
@@ -98,8 +97,6 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
 
 
 def _scales(axes: Axes, marks: Sequence[Mark], ticks: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, LogLocator
-
     logarithmic(axes.xaxis, axes.set_xscale)
     logarithmic(axes.yaxis, axes.set_yscale)
     low, high = min(m.low for m in marks), min(max(m.error + m.half for m in marks), 100.0)

@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 
 from ...boards.board import Board
 from ...boards.notes import sources_of_variation
@@ -20,11 +23,6 @@ from . import lines
 from .axes import finish_plot, log_or_linear, new_plot, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
-    from matplotlib.figure import Figure
 
 #: Largest number of labelled models in a scatter plot, and of rows in the plot of differences.
 MOST_LABELS, MOST_ROWS = 14, 40

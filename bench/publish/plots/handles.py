@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
+from matplotlib.artist import Artist
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 _POINT = "point-"
 #: Separator before the number of a point, if a model has several; it occurs in no name of a model.
@@ -62,8 +63,6 @@ def handles(figure: Figure) -> list[Handle]:
 
 
 def _handles(figure: Figure) -> Iterator[Handle]:
-    from matplotlib.text import Text
-
     width, height = figure.bbox.size
     points = figure.findobj(lambda a: (a.get_gid() or "").startswith(_POINT))
     if any(isinstance(a, Text) for a in points):
@@ -77,8 +76,6 @@ def _handles(figure: Figure) -> Iterator[Handle]:
 
 def _extent(artist: Artist, pixels_a_point: float) -> tuple[float, float, float, float]:
     """The box of an artist in pixels of its figure: left, bottom, right, top."""
-    from matplotlib.collections import PathCollection
-
     if not isinstance(artist, PathCollection):
         left, bottom, right, top = artist.get_window_extent().extents
         return left, bottom, right, top

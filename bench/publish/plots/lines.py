@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ...boards.board import Board
 from ...records.record import RunRecord
@@ -13,10 +16,6 @@ from ...tools.text import plural
 from .axes import SIZE, finish_plot, logarithmic, new_plot
 from .handles import in_words, name_point
 from .style import dashes_of, family_styles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: Up to this number of curves, each has a label and a thick line.
 MOST_CURVES = 14
@@ -102,8 +101,6 @@ def _drawn(
     Args:
         says: returns the lines of text of a curve's name in the legend, from the values of the curve.
     """
-    from matplotlib.lines import Line2D
-
     shown = [(model, family) for model, family in models if model in curves]
     styles = family_styles(family for _, family in shown)
     if len(shown) > MOST_CURVES:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
 
 from ...tools.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Colour-blind-safe colours (Okabe and Ito, Color Universal Design, 2008), and marks for prints without colour.
 FAMILIES = {
@@ -67,8 +67,6 @@ def dashes_of(colours: Iterable[str]) -> list[Any]:
 @contextmanager
 def house_style() -> Iterator[None]:
     """Inside this context, matplotlib has the settings of this style; outside, nothing changes."""
-    import matplotlib
-
     with matplotlib.rc_context(_RC):
         yield
 
