@@ -235,14 +235,11 @@ def _board_of(suite: Suite, root: Path, boards: Sequence[str]) -> str | None:
     if find_budget(suite.budget).kind != "T":
         return own if own in boards else None
     start = own.rpartition("-v")[0] + "-"
-    fits = [n for n in boards if n.startswith(start) and n.endswith(f"-v{PROTOCOL}") and _is_of(suite, root, n)]
+    there = [n for n in boards if n.startswith(start) and n.endswith(f"-v{PROTOCOL}")]
+    keys = {n: record.spec.hardware_key for n in there for record in read_board(root, n)[0][:1]}
+    fits = [n for n, key in keys.items() if n == suite.board(key)]
     if len(fits) > 1:
         raise UserError(
             f"suite {suite.name!r} was measured on several kinds of device: {', '.join(fits)}; show them one by one"
         )
     return fits[0] if fits else None
-
-
-def _is_of(suite: Suite, root: Path, board: str) -> bool:
-    spec = next((r.spec for r in read_board(root, board)[0]), None)
-    return spec is not None and board == suite.board(spec.hardware_key)

@@ -198,22 +198,15 @@ def power(differences: NDArray[Any] | float, spread: Spread, level: float = 0.05
     The mean is normal. MS_seeds is independent of the mean and has a chi-square distribution with n - 1 degrees of
     freedom. The power is averaged over `_QUANTILES` quantiles of this distribution.
     """
-    from scipy.special import ndtr
+    from scipy.special import gammaincinv, ndtr
 
     shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    factor = _chi_square(spread.seeds - 1, shares) / (spread.seeds - 1)
+    factor = 2 * gammaincinv((spread.seeds - 1) / 2, shares) / (spread.seeds - 1)  # quantiles of chi-square
     seeds, images = np.asarray(spread.of_seeds)[..., None], np.asarray(spread.of_images)[..., None]
     cells = spread.seeds * spread.images
     half = np.sqrt((_t(spread.seeds - 1, level) ** 2 * seeds * factor + _z(level) ** 2 * images) / cells)
     error, difference = np.sqrt((seeds + images) / cells), np.asarray(differences, dtype=float)[..., None]
     return (ndtr((difference - half) / error) + ndtr((-difference - half) / error)).mean(axis=-1)
-
-
-def _chi_square(freedom: int, shares: NDArray[Any]) -> NDArray[Any]:
-    """Quantiles of chi-square."""
-    from scipy.special import gammaincinv
-
-    return 2 * gammaincinv(freedom / 2, shares)
 
 
 def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> NDArray[Any]:

@@ -48,8 +48,8 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
     label = short_names([side.name for side in summary.sides])
     rows = []
     for model in shown_models(summary, patterns):
-        row = {"model": model, "mean difference": _mean(summary, model)}
-        row["improvability %"] = f"{summary.improvability(model):.1f}"
+        mean, improvability = _means(summary, model)
+        row = {"model": model, "mean difference": mean, "improvability %": improvability}
         for side in summary.sides:
             entry, name = side.entries[model], label[side.name]
             row |= {name: _difference(summary, model, entry), f"{name} rank": rank_text(entry.rank)}
@@ -68,14 +68,14 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
 
 def heading(summary: BoardsSummary) -> str:
     """One line that describes the summary."""
-    return (
-        f"{plural(len(summary.sides), 'board')}, {plural(len(summary.models), 'model')} on all of them, against"
-        f" {summary.reference}"
-    )
+    boards, models = plural(len(summary.sides), "board"), plural(len(summary.models), "model")
+    return f"{boards}, {models} on all of them, against {summary.reference}"
 
 
-def _mean(summary: BoardsSummary, model: str) -> str:
-    return "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
+def _means(summary: BoardsSummary, model: str) -> tuple[str, str]:
+    """The mean difference and the mean improvability of a model as text."""
+    mean = "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
+    return mean, f"{summary.improvability(model):.1f}"
 
 
 def _difference(summary: BoardsSummary, model: str, entry: Entry) -> str:
@@ -125,27 +125,21 @@ def no_test_reason(boards: int) -> str:
     """The reason why there is no test over boards and no rating."""
     rule = "no test over boards and no Elo rating is made"
     if smallest_p(boards) > LEVEL:
-        return (
-            f"{rule}: they need at least six boards (even if a model wins on all {boards}, a sign test has p ="
-            f" {smallest_p(boards):.3g})"
-        )
+        even = f"even if a model wins on all {boards}, a sign test has p = {smallest_p(boards):.3g}"
+        return f"{rule}: they need at least six boards ({even})"
     return f"{rule}: boards share data sets and models, so they are not a random sample of tasks"
 
 
 def _over(summary: BoardsSummary) -> str:
     label = short_names([side.name for side in summary.sides])
-    known = [
-        (s.name, e.by_image) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None
-    ]
-    alone = [label[name] for name in dict.fromkeys(name for name, by_image in known if not by_image)]
+    known = [(s, e) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None]
+    alone = dict.fromkeys(label[side.name] for side, entry in known if not entry.by_image)
     if not alone:
         return "over new seeds and new test images"
-    if not any(by_image for _, by_image in known):
+    if not any(entry.by_image for _, entry in known):
         return "over new seeds"
-    return (
-        f"over new seeds and new test images (on {', '.join(alone)} over new seeds only, because outcomes by image are"
-        " missing)"
-    )
+    why = "because outcomes by image are missing"
+    return f"over new seeds and new test images (on {', '.join(alone)} over new seeds only, {why})"
 
 
 def across_frame(summary: BoardsSummary, patterns: Sequence[str] = ()) -> pd.DataFrame:
@@ -160,17 +154,14 @@ def across_frame(summary: BoardsSummary, patterns: Sequence[str] = ()) -> pd.Dat
             entry = side.entries.get(model, Entry(missing=NOT_THERE))
             low, high = entry.rank or (None, None)
             over = "" if entry.interval is None else "seeds and images" if entry.by_image else "seeds"
-            rows.append(
-                {
-                    "model": model, "boards": len(summary.sides), "reference_model": summary.reference,
-                    "mean_diff_pct": means[0], "mean_improvability_pct": means[1], "board": side.name,
-                    "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference,
-                    "diff_ci95_pct": entry.interval,
-                    "diff_ci95_over": over, "improvability_pct": summary.improvability(model, side) if whole else None,
-                    "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks),
-                    "stale": entry.stale,
-                }
-            )  # fmt: skip
+            rows.append({
+                "model": model, "boards": len(summary.sides), "reference_model": summary.reference,
+                "mean_diff_pct": means[0], "mean_improvability_pct": means[1], "board": side.name,
+                "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference, "diff_ci95_pct": entry.interval,
+                "diff_ci95_over": over, "improvability_pct": summary.improvability(model, side) if whole else None,
+                "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks),
+                "stale": entry.stale,
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -203,18 +194,18 @@ def _table(summary: BoardsSummary) -> dict[str, Any]:
     label = short_names([side.name for side in summary.sides])
     rows = []
     for model in summary.models:
-        entries = [(side, side.entries[model]) for side in summary.sides]
-        cells = [
-            {
+        mean, improvability = _means(summary, model)
+        cells = []
+        for side in summary.sides:
+            entry = side.entries[model]
+            cells.append({
                 "difference": _difference(summary, model, entry), "rank": rank_text(entry.rank),
                 "improvability": f"{summary.improvability(model, side):.1f}",
                 "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
-            }
-            for side, entry in entries
-        ]  # fmt: skip
+            })  # fmt: skip
+        reference = model == summary.reference
         rows.append({
-            "model": model, "is_reference": model == summary.reference, "cells": cells,
-            "mean": _mean(summary, model), "improvability": f"{summary.improvability(model):.1f}",
+            "model": model, "is_reference": reference, "cells": cells, "mean": mean, "improvability": improvability
         })  # fmt: skip
     return {
         "heading": heading(summary), "boards": [(side.name, label[side.name]) for side in summary.sides], "rows": rows,
