@@ -40,7 +40,8 @@ def _errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | Non
     def at(point: CorePoint) -> float | None:
         if same and point.eq_claimed is not None:
             return point.eq_claimed
-        return getattr(point, _ALWAYS.get(claim, ""), None)
+        always: float | None = getattr(point, _ALWAYS.get(claim, ""), None)
+        return always
 
     return at(record.results.init), at(record.results.trained)
 

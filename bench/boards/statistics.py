@@ -324,7 +324,9 @@ def significant_differences(samples: Samples) -> NDArray[Any]:
     couples = list(combinations(range(len(samples)), 2))
     names = list(samples)
     significance = np.full((len(names), len(names)), np.nan)
-    rows, means, p = list[int](), list[NDArray[Any]](), list[float]()
+    rows: list[int] = []
+    means: list[NDArray[Any]] = []
+    p: list[float] = []
     for g in _groups(samples, [(names[i], names[j]) for i, j in couples]):
         if g.spread is not None:
             rows += g.rows
