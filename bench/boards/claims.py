@@ -28,11 +28,7 @@ def exact_part(claim: str) -> str:
 
 
 def _errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | None]:
-    """Errors of a run under a claim, before and after training.
-
-    None if the run has not measured it: the model had another claim, its logits did not depend on the input, or the
-    record is of protocol 1, which measured only C4 and D4.
-    """
+    """Errors of a run under a claim, before and after training; None if the run has not measured it."""
     if record.results is None:
         return None, None
     same = record.provenance.registered.get("invariant", "") == claim

@@ -80,10 +80,7 @@ def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
 
 
 def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
-    """Check that all points can be planned, before the first one is run.
-
-    Args:
-        root: results folder with tuned recipes.
+    """Check that all points can be planned, before the first one is run; tuned recipes are below `root`.
 
     Raises:
         UserError: a point cannot be planned.
@@ -203,10 +200,7 @@ class BoardFamily:
 
 
 def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str], Board]) -> BoardFamily:
-    """A family, made from the records.
-
-    Args:
-        load: reads a board, such as `rows.write_board` and `board.load_board`.
+    """A family, made from the records; `load` reads a board, such as `board.load_board` or `rows.write_board`.
 
     Raises:
         UserError: no point is measured, or device-seconds were measured on several kinds of device.

@@ -61,11 +61,7 @@ def seeds_text(samples: Collection[Sample]) -> str:
 
 
 def sources_of_variation(by_image: Iterable[bool]) -> str:
-    """The sources of variation that some intervals cover.
-
-    Args:
-        by_image: for each interval, whether predictions are recorded.
-    """
+    """The sources of variation that some intervals cover; for each interval, whether predictions are recorded."""
     known = set(by_image)
     if True not in known:
         return "seeds"

@@ -50,10 +50,7 @@ class Spread:
         return Spread(self.seeds, self.images, self.of_seeds, 0 * self.of_images)
 
     def with_seeds(self, seeds: int) -> Spread:
-        """The expected mean squares for another number n of seeds.
-
-        E MS_seeds does not change; E (MS_images - MS_rest) is n σ²_image.
-        """
+        """Mean squares expected with n seeds: E MS_seeds does not change, E (MS_images - MS_rest) is n σ²_image."""
         return Spread(seeds, self.images, self.of_seeds, self.of_images * (seeds / self.seeds))
 
 

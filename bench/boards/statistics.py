@@ -211,18 +211,12 @@ def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
 
 @dataclass(frozen=True)
 class _Group:
-    """Pairs of models with the same common seeds, all with outcomes by image or all without.
+    """Pairs of models with the same common seeds, all with outcomes by image or all without."""
 
-    Attributes:
-        rows: their positions among the given pairs.
-        differences: (pairs, seeds).
-        spread: spread of the differences; None if there is no interval.
-    """
-
-    rows: list[int]
-    differences: NDArray[Any]
+    rows: list[int]  # positions among the given pairs
+    differences: NDArray[Any]  # (pairs, seeds)
     by_image: bool
-    spread: Spread | None
+    spread: Spread | None  # of the differences; None if there is no interval
 
 
 def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group]:
@@ -261,11 +255,7 @@ def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group
 
 
 def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = False) -> list[Comparison]:
-    """Comparisons of one family, in the order of the pairs; comparisons without p are not part of the correction.
-
-    Args:
-        plan: whether to compute `Comparison.detectable`, which takes a while for thousands of pairs.
-    """
+    """Comparisons of one family, in the order of the pairs; with `detectable`, which takes a while, only for a plan."""
     from .random_effects import detectable, half_widths, p_values
 
     groups = _groups(samples, couples)

@@ -85,11 +85,7 @@ _IMPORTANT = (
 
 
 def table_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
-    """The usual columns as text, with the marks of each row.
-
-    Args:
-        columns: show only these of the usual columns; marks of other columns are added to the status or the model.
-    """
+    """The usual columns as text, of them only `columns`, if given; marks of others are after the status or the name."""
     rows = board.rows_of(frame)
     unequal = board.chosen[0][0].spec.budget.kind != "E"
     left_out = ("group",) if unequal else ("group", "examples")
@@ -101,11 +97,7 @@ _WIDE = ("buffers", "examples", "step ms", "train s", "peak MiB", "runs")
 
 
 def narrow_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
-    """A narrow table for a README: errors only after training; claims and status only if they have a mark.
-
-    Args:
-        columns: as for `table_rows`.
-    """
+    """As `table_rows`, but narrow for a README: errors only after training; claims and status only with a mark."""
     rows = board.rows_of(frame)
     errors = [{heading: error_text(row[column]) for heading, column in _ERRORS.items()} for row in rows]
     texts = [_without(_row(row, board) | after, _WIDE) for row, after in zip(rows, errors, strict=True)]
@@ -132,11 +124,7 @@ def _marked(
 
 
 def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str, str]]:
-    """The usual columns that fit into a terminal, and at least the three most important ones.
-
-    Args:
-        width: characters of a line.
-    """
+    """The usual columns that fit into a line of `width` characters, and at least the three most important ones."""
     there = list(table_rows(board, frame)[0])
     order = sorted(there, key=lambda c: _IMPORTANT.index(c) if c in _IMPORTANT else len(_IMPORTANT))
     chosen, rest = order[:3], order[3:]

@@ -152,11 +152,7 @@ def _run_columns() -> dict[str, list[str]]:
 
 
 def column(name: str) -> dict[str, str]:
-    """A column of ``<board>.runs.csv`` as a field of a Frictionless Table Schema: name, type, unit, description.
-
-    Raises:
-        KeyError: ``run_columns.toml`` does not describe it.
-    """
+    """A column of ``<board>.runs.csv`` as a field of a Frictionless Table Schema; KeyError if it is not described."""
     base = name.removesuffix("_init")
     kind, unit, meaning = _run_columns()[
         "phase_*" if name.startswith("phase_") else base if base in _run_columns() else name

@@ -40,11 +40,7 @@ def write_page(
 
 
 def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
-    """Write ``across.html``, with a table for each group of boards; without groups there is no page.
-
-    Returns:
-        Whether the page was written.
-    """
+    """Write ``across.html`` with a table for each group of boards, if there are groups; whether it was written."""
     found = groups_document(sides)
     if found:
         write_from_template(out / "across.html", "across.html.j2", groups=found)

@@ -24,11 +24,7 @@ ACCURACY = "test acc %"
 
 
 def markdown_table(board: Board, texts: list[dict[str, str]] | None = None) -> str:
-    """The table alone in GitHub's Markdown; models for which rank 1 is possible are bold.
-
-    Args:
-        texts: the rows of the table, one for each row of the board; None means `table_rows`.
-    """
+    """The table alone in GitHub's Markdown, of `texts` or else `table_rows`; bold: rank 1 is possible."""
     rows, bold = [], board.best
     texts = table_rows(board, board.frame) if texts is None else texts
     for text, row in zip(texts, board.rows_of(board.frame), strict=True):

@@ -96,11 +96,7 @@ def _over_angles(
 def _drawn(
     axes: Axes, models: Named, curves: dict[str, Curve], note: str, says: Callable[[np.ndarray], list[str]]
 ) -> Figure:
-    """Draw curves in the colours of their families, with different dashes within a colour, and a legend at the right.
-
-    Args:
-        says: returns the lines of text of a curve's name in the legend, from the values of the curve.
-    """
+    """Draw curves with a legend at the right; `says` returns the text of a name there, from the curve's values."""
     shown = [(model, family) for model, family in models if model in curves]
     styles = family_styles(family for _, family in shown)
     if len(shown) > MOST_CURVES:
