@@ -5,14 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from ...registry import UserError, nearest
 from ..boards.across import Side, side_of
-from ..boards.board import find_board, load_board, no_boards_reason
+from ..boards.board import Board, find_board, load_board, no_boards_reason
 from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.rows import write_board
 from ..records.record import RefusedFile, without_garbage_collection
@@ -134,10 +134,11 @@ def _publish_board(
     if not board.chosen or not board.is_table:
         return None, board.refused, None
     html, downloads = "html" in formats, []
-    for kind, file, text in (("md", f"{name}.md", markdown_page), ("latex", f"{name}.tex", latex_page)):
+    pages: dict[str, tuple[str, Callable[[Board], str]]] = {"md": ("md", markdown_page), "latex": ("tex", latex_page)}
+    for kind, (ending, page) in pages.items():
         if html or kind in formats:
-            downloads.append(f"tables/{file}")
-            write_atomically(out / downloads[-1], text(board).encode())
+            downloads.append(f"tables/{name}.{ending}")
+            write_atomically(out / downloads[-1], page(board).encode())
     figures, missing = [], {}
     if html or "plots" in formats:
         kinds = PICTURES if "plots" in formats else PICTURES[:1]
