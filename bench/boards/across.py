@@ -7,7 +7,7 @@ missing models change no mean. The other models are listed with the missing resu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -16,7 +16,7 @@ from ...registry import UserError
 from ..records.record import FINAL
 from ..tools.text import follow_up_command, plural
 from .board import Board
-from .notes import board_heading
+from .notes import board_heading, listed
 from .statistics import compare
 
 #: Largest number of names of models or boards in one sentence.
@@ -88,23 +88,25 @@ def side_of(board: Board, against: str = "") -> Side:
     family = () if reference is None else board.against_reference if own else compare(board.samples, reference)
     compared = {c.model: c for c in family}
     entries = {}
-    for model in board.runs:
-        sample = board.samples.get(model)
+    for model, runs in board.runs.items():
+        sample, c = board.samples.get(model), compared.get(model)
         if sample is None:
             entries[model] = Entry(missing=_why_no_result(board, model))
             continue
-        c, accuracy = compared.get(model), fmean(sample.values.values())
         entry = Entry(
-            accuracy, rank=board.ranks.get(model), remarks=_remarks(board, model), stale=_is_stale(board, model)
+            fmean(sample.values.values()),
+            rank=board.ranks.get(model),
+            remarks=tuple(_remarks(board, model)),
+            stale=any(stale for _, stale in runs),
         )
         if model == reference:
-            entries[model] = replace(entry, difference=0.0)
-        elif c is None:
-            entries[model] = replace(
-                entry, missing=f"no seed in common with {reference}" if reference else "no reference"
-            )
+            entry = replace(entry, difference=0.0)
+        elif c is not None:
+            entry = replace(entry, difference=c.difference, interval=c.interval, by_image=c.by_image)
         else:
-            entries[model] = replace(entry, difference=c.difference, interval=c.interval, by_image=c.by_image)
+            why = f"no seed in common with {reference}" if reference else "no reference"
+            entry = replace(entry, missing=why)
+        entries[model] = entry
     fit = "trained on train+val" if spec.fit == "train+val" else ""
     kind = (spec.recipe.name, spec.profile, fit, spec.budget.kind, f"protocol {spec.protocol}")
     return Side(board.name, board_heading(board), reference, spec.protocol, kind, entries)
@@ -117,18 +119,12 @@ def _why_no_result(board: Board, model: str) -> str:
     return f"no result ({failed})" if failed else "no result"
 
 
-def _is_stale(board: Board, model: str) -> bool:
-    return any(stale for _, stale in board.runs[model])
-
-
-def _remarks(board: Board, model: str) -> tuple[str, ...]:
-    sample, counted = board.samples[model], board.counted[model]
-    found = [f"{sample.void}: there is no valid interval"] if sample.void else []
-    failed = [r.status for r in counted if r.status not in FINAL]
-    found += (
-        [f"{len(failed)} of {plural(len(counted), 'run')} failed ({', '.join(sorted(set(failed)))})"] if failed else []
-    )
-    return tuple(found)
+def _remarks(board: Board, model: str) -> Iterator[str]:
+    counted = board.counted[model]
+    if void := board.samples[model].void:
+        yield f"{void}: there is no valid interval"
+    if failed := [r.status for r in counted if r.status not in FINAL]:
+        yield f"{len(failed)} of {plural(len(counted), 'run')} failed ({', '.join(sorted(set(failed)))})"
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,8 @@ class BoardsSummary:
 
     def difference(self, model: str) -> float:
         """Mean over the boards of the difference to the reference, in points; each board has the same weight."""
-        return _mean_difference(self.sides, model)
+        # fmean rounds once, so the order of boards changes no digit.
+        return fmean(d for side in self.sides if (d := side.entries[model].difference) is not None)
 
     def improvability(self, model: str, side: Side | None = None) -> float:
         """1 - error of the best / error of the model, in %, where the best is one of `models`.
@@ -181,11 +178,6 @@ def _error(side: Side, model: str) -> float:
     return 100 - accuracy
 
 
-def _mean_difference(sides: Sequence[Side], model: str) -> float:
-    # fmean rounds once, so the order of boards changes no digit.
-    return fmean(d for side in sides if (d := side.entries[model].difference) is not None)
-
-
 def summarise(boards: Iterable[Side]) -> BoardsSummary:
     """The summary of some boards.
 
@@ -205,18 +197,18 @@ def summarise(boards: Iterable[Side]) -> BoardsSummary:
             f"boards of protocols {numbers} cannot be combined, because their figures have different definitions;"
             f" choose the boards of one protocol, such as '*-v{protocols[-1]}'"
         )
-    names = _listed(side.name for side in sides)
+    names = listed([side.name for side in sides], _NAMED)
     shared = set.intersection(*({m for m, e in side.entries.items() if e.accuracy is not None} for side in sides))
     if not shared:
         raise UserError(f"boards without a common model cannot be combined: no model has a result on all of {names}")
     references = {side.reference for side in sides}
     if len(references) > 1 or None in references:
         words = ["leaderboard", *(word for side in sides for word in ("--across", side.name))]
-        named = _listed(f"{side.name}: {side.reference or 'none'}" for side in sides)
+        named = listed([f"{side.name}: {side.reference or 'none'}" for side in sides], _NAMED)
         raise UserError(
             f"these boards have no common reference ({named});"
             f" {follow_up_command(*words, '--against', sorted(shared)[0])} chooses one; all of them have"
-            f" {_listed(sorted(shared))}"
+            f" {listed(sorted(shared), _NAMED)}"
         )
     reference = sides[0].reference or ""
     complete = [m for m in shared if not any(side.entries[m].missing for side in sides)]
@@ -226,18 +218,10 @@ def summarise(boards: Iterable[Side]) -> BoardsSummary:
             f" of {names}"
         )
     every = sorted({m for side in sides for m in side.entries} - set(complete))
-    lacks = {m: {side.name: _lacks(side, m) for side in sides if _lacks(side, m)} for m in every}
-    complete.sort(key=lambda m: (-_mean_difference(sides, m), m))
-    return BoardsSummary(sides, reference, tuple(complete), lacks)
-
-
-def _lacks(side: Side, model: str) -> str:
-    return side.entries[model].missing if model in side.entries else NOT_THERE
-
-
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:_NAMED]) + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
+    reasons = {m: {side.name: side.entries.get(m, Entry(missing=NOT_THERE)).missing for side in sides} for m in every}
+    missing = {model: {name: why for name, why in own.items() if why} for model, own in reasons.items()}
+    summary = BoardsSummary(sides, reference, tuple(complete), missing)
+    return replace(summary, models=tuple(sorted(complete, key=lambda m: (-summary.difference(m), m))))
 
 
 def groups(sides: Iterable[Side]) -> dict[tuple[str, ...], list[Side]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +21,7 @@ from ..records.store import board_names, calibrations_folder
 from ..spec.budget import steps_in
 from ..tools.text import follow_up_command, plural
 from .repeats import find_repeats
-from .statistics import (
-    Comparison,
-    Sample,
-    compare,
-    compare_all,
-    mean,
-    rank_sets,
-    significant_differences,
-)
+from .statistics import Comparison, Sample, compare, compare_all, mean, rank_sets, significant_differences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,10 +66,14 @@ class Board:
 
     def of_suite(self, suite: Suite) -> Board:
         """The board with only the rows of a suite: its models, seeds and reference, and comparisons over these rows."""
-        kept = [(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list]
-        parameters = self.asked_parameters or suite.reference_parameters
-        named = replace(self, chosen=kept, suite=suite.name, title=suite.title)
-        return replace(named, asked_parameters=parameters, asked_reference=suite.reference_model)
+        return replace(
+            self,
+            chosen=[(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list],
+            suite=suite.name,
+            title=suite.title,
+            asked_parameters=self.asked_parameters or suite.reference_parameters,
+            asked_reference=suite.reference_model,
+        )
 
     def without(self, patterns: Sequence[str]) -> Board:
         """The board without the models that match a shell pattern; the comparisons leave them out too."""
@@ -106,18 +102,13 @@ class Board:
         sets = {name for name, _ in known.values()}
         # Predictions on different test sets cannot be combined.
         right = {seed: (own == 0).view("u1") for seed, (_, own) in known.items()} if len(sets) == 1 else {}
-        diverged = sum(r.status == "diverged" for r in records)
-        collapsed = sum(r.trained.collapsed for r in results.values()) if not diverged else 0
-        void = f"{diverged} of {plural(len(records), 'run')} diverged, which counts as chance level" if diverged else ""
-        void = (
-            f"the logits of {collapsed} of {plural(len(records), 'run')} hardly depend on the image"
-            if collapsed
-            else void
-        )
-        return Sample(
-            {seed: r.test_acc_pct for seed, r in results.items()}, min(r.test_images for r in results.values()), right,
-            next(iter(sets)) if right else "", void,
-        )  # fmt: skip
+        test_set, images = next(iter(sets)) if right else "", min(r.test_images for r in results.values())
+        count, void = plural(len(records), "run"), ""
+        if diverged := sum(r.status == "diverged" for r in records):
+            void = f"{diverged} of {count} diverged, which counts as chance level"
+        elif collapsed := sum(r.trained.collapsed for r in results.values()):
+            void = f"the logits of {collapsed} of {count} hardly depend on the image"
+        return Sample({seed: r.test_acc_pct for seed, r in results.items()}, images, right, test_set, void)
 
     @cached_property
     def counted(self) -> dict[str, list[RunRecord]]:
@@ -198,8 +189,7 @@ class Board:
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.frame.to_dict("records")
-        return rows
+        return list(self.frame.to_dict("records"))
 
     def agreement(self, model: str, other: str) -> float | None:
         """Share of images, in %, for which two models predict the same class, right or wrong: mean over common seeds.
@@ -233,17 +223,14 @@ def _is_measured(record: RunRecord) -> bool:
     return record.status in FINAL and record.results is not None and not record.spec.is_trial
 
 
-#: The runs of a row must agree in these; training FLOPs may differ if layers are dropped at random.
-_SAME = {
-    "parameters": "parameters",
-    "frozen": "frozen numbers",
-    "buffers": "buffers",
-    "flops_per_image": "FLOPs per image",
-}
-
-
 def _how_they_differ(model: str, sizes: list[Size]) -> str:
-    found = {words: sorted({getattr(size, key, 0) for size in sizes}) for key, words in _SAME.items()}
+    # Training FLOPs may differ if layers are dropped at random.
+    found = {
+        "parameters": sorted({size.parameters for size in sizes}),
+        "frozen numbers": sorted({size.frozen for size in sizes}),
+        "buffers": sorted({size.buffers for size in sizes}),
+        "FLOPs per image": sorted({size.flops_per_image for size in sizes}),
+    }
     parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
     if not parts:
         return ""
@@ -259,13 +246,22 @@ def find_board(name: str, root: Path) -> str:
     names = board_names(root)
     fits = [n for n in names if n == name or n.rpartition("-v")[0] == name]
     if not fits:
-        known = (
-            nearest(name, names)
-            if names
-            else f"there are no boards yet; {follow_up_command('run', 'quickstart')} makes one"
-        )
-        raise UserError(f"there is no board {name!r} in {root}; {known}")
+        raise UserError(f"there is no board {name!r} in {root}; {nearest_board(name, names)}")
     return fits[-1]
+
+
+def nearest_board(name: str, names: Sequence[str]) -> str:
+    """The known names that are most similar to a name of a board; without any, how to make a board."""
+    return nearest(name, names) if names else f"there are no boards yet; {_how_to_make_one()}"
+
+
+def no_boards_reason(root: Path) -> str:
+    """A sentence if a results folder has no boards."""
+    return f"there are no boards in {root}; {_how_to_make_one()}"
+
+
+def _how_to_make_one() -> str:
+    return f"{follow_up_command('run', 'quickstart')} makes one"
 
 
 def load_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
@@ -282,25 +278,25 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
     board = Board(name, refused=refused, later=superseded, root=root, asked_parameters=reference_parameters)
     among = BoardStaleness(records, root)
     for attempts in _by_run(records).values():
-        board.chosen.append(_choose(attempts, among))
-        if repeats := find_repeats(board.chosen[-1][0], attempts):
-            board.repeats[board.chosen[-1][0].file_name] = repeats
+        chosen, stale = _choose(attempts, among)
+        board.chosen.append((chosen, stale))
+        if repeats := find_repeats(chosen, attempts):
+            board.repeats[chosen.file_name] = repeats
         board.later += len(attempts) - 1
     sidecars, more = read_sidecars(root, name)
-    board.refused += more
     by_run: dict[str, list[Sidecar]] = {}
     for sidecar in sidecars:
         by_run.setdefault(sidecar.run, []).append(sidecar)
-    if by_run:
-        found = ((r.run_id, sidecar_of(r, by_run.get(r.run_id, ()))) for r, _ in board.chosen)
-        board.sidecars = {run: sidecar for run, sidecar in found if sidecar is not None}
-    _read_outcomes(root, board)
+    for record, _ in board.chosen if by_run else ():
+        if found := sidecar_of(record, by_run.get(record.run_id, ())):
+            board.sidecars[record.run_id] = found
+    board.refused += [*more, *_read_outcomes(root, board)]
     return board
 
 
-def _read_outcomes(root: Path, board: Board) -> None:
-    """Add the recorded predictions of the runs whose figures are shown; missing files are ignored, wrong files are
-    refused.
+def _read_outcomes(root: Path, board: Board) -> Iterator[RefusedFile]:
+    """Add the recorded predictions of the runs whose figures are shown; wrong files are refused, missing files are
+    ignored.
     """
     for record in (r for own in board.counted.values() for r in own if _is_measured(r)):
         path = outcomes_path(root, record)
@@ -309,10 +305,10 @@ def _read_outcomes(root: Path, board: Board) -> None:
         try:
             found, distances = read_distances(root, record)
         except UserError as error:
-            board.refused.append(RefusedFile(path, str(error)))
-            continue
-        # The same labels may belong to other images.
-        board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
+            yield RefusedFile(path, str(error))
+        else:
+            # The same labels may belong to other images.
+            board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
 
 
 def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:
@@ -340,13 +336,13 @@ def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[R
 
 def _choose(attempts: list[RunRecord], staleness: BoardStaleness) -> tuple[RunRecord, str]:
     """The first finished attempt that is current; else the first of the newest code (stale); else the last failure."""
-    finished = [(r, staleness(r)) for r in attempts if r.status in FINAL]
+    finished = [r for r in attempts if r.status in FINAL]
     if not finished:
         return attempts[-1], staleness(attempts[-1])
-    current = [attempt for attempt in finished if not attempt[1]]
+    stale = [(r, staleness(r)) for r in finished]
     # A replaced run does not come back when the row becomes stale again.
-    newest = {id(record) for record in _newest([record for record, _ in finished])}
-    return (current or [attempt for attempt in finished if id(attempt[0]) in newest])[0]
+    newest = [id(record) for record in _newest(finished)]
+    return next((found for found in stale if not found[1]), None) or next(f for f in stale if id(f[0]) in newest)
 
 
 def _newest(records: list[RunRecord]) -> list[RunRecord]:
@@ -355,9 +351,5 @@ def _newest(records: list[RunRecord]) -> list[RunRecord]:
     if not measured:
         return records
     last = max(measured, key=start_order).provenance
-    return [
-        r
-        for r in records
-        if r.status not in FINAL
-        or (r.provenance.source_hash, r.provenance.data_digest) == (last.source_hash, last.data_digest)
-    ]
+    own = last.source_hash, last.data_digest
+    return [r for r in records if r.status not in FINAL or (r.provenance.source_hash, r.provenance.data_digest) == own]

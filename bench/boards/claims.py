@@ -27,19 +27,17 @@ def exact_part(claim: str) -> str:
     return f"{found[1]}{math.gcd(int(found[2]), 4)}" if found else claim
 
 
-def claim_errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | None]:
-    """Errors of a run under a claim, before and after training.
-
-    None if the run has not measured it: the model had another claim, its logits did not depend on the input, or the
-    record is of protocol 1, which measured only C4 and D4.
-    """
+def _errors_of(record: RunRecord, claim: str) -> tuple[float | None, float | None]:
+    """Errors of a run under a claim, before and after training; None if the run has not measured it."""
     if record.results is None:
         return None, None
     same = record.provenance.registered.get("invariant", "") == claim
 
     def at(point: CorePoint) -> float | None:
-        own = point.eq_claimed if same else None
-        return getattr(point, _ALWAYS.get(claim, ""), None) if own is None else own
+        if same and point.eq_claimed is not None:
+            return point.eq_claimed
+        always: float | None = getattr(point, _ALWAYS.get(claim, ""), None)
+        return always
 
     return at(record.results.init), at(record.results.trained)
 
@@ -56,16 +54,15 @@ def claim_columns(records: Iterable[RunRecord], claim: str) -> dict[str, Any]:
         all.
     """
     measured = [r for r in records if r.results is not None]
-    errors = [claim_errors_of(r, claim) for r in measured]
+    errors = [_errors_of(r, claim) for r in measured]
     worst, part = max((e for pair in errors for e in pair if e is not None), default=None), exact_part(claim)
+    said = claim
     if worst is not None and worst > EXACT:
-        said = f"{claim} (broken)"
+        said += " (broken)"
     elif part not in ("", "none", "C1") and measured and worst is None:
-        said = f"{claim} (not measured)"
+        said += " (not measured)"
     elif part != claim:
-        said = f"{claim} (only {part} checked)" if part != "C1" else f"{claim} (cannot be checked)"
-    else:
-        said = claim
+        said += f" (only {part} checked)" if part != "C1" else " (cannot be checked)"
     before, after = (mean([pair[i] for pair in errors]) for i in (0, 1))
     return {"claim": said, "eq_claimed_init": before, "eq_claimed": after, "eq_claimed_worst": worst}
 
@@ -81,17 +78,17 @@ def claim_notes(rows: list[dict[str, Any]]) -> list[str]:
 
     The quoted errors are those of tables: means over the runs, before and after training.
     """
-    notes = [
+    broken = [
         f"{row['model']} claims to be invariant under {row['invariant']}, but its runs contradict this: its logits"
         f" change by {_quoted(row)} of the distance between those of two images"
         for row in rows
         if is_broken(row)
     ]
-    off = [row for row in rows if exact_part(row["invariant"]) != row["invariant"]]
-    return notes + [
+    return broken + [
         f"{row['model']} claims {row['invariant']}, but some of its elements move pixels off the grid: no logits are"
         f" exactly invariant under them, so its runs are measured under {exact_part(row['invariant'])}"
-        for row in off
+        for row in rows
+        if exact_part(row["invariant"]) != row["invariant"]
     ]
 
 

@@ -6,6 +6,7 @@ Every combination is a separate suite and board: a point of the family.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,22 +18,14 @@ from ...registry import UserError
 from ..records.record import read_board
 from ..records.store import board_names
 from ..spec.budget import find_budget
-from ..spec.suite import AXES as AXES
-from ..spec.suite import (
-    PROTOCOL,
-    Suite,
-    check_names,
-    find_suite,
-    plan,
-    suite_text,
-    training_images,
-)
+from ..spec.suite import AXES, PROTOCOL, Suite, check_names, find_suite, plan, suite_text, training_images
 from ..tools.schema import parse, parse_toml
 from ..tools.text import follow_up_command, suite_as_given
-from .slopes import Slope, slope_of
+from .notes import is_missing
 
 if TYPE_CHECKING:
     from .board import Board
+    from .slopes import Slope
     from .statistics import Sample
 
 #: A larger number of points is a mistake.
@@ -87,10 +80,7 @@ def points_of(values: Mapping[str, Any], where: str) -> list[Suite]:
 
 
 def check_points(suites: Sequence[Suite], root: Path | None = None) -> None:
-    """Check that all points can be planned, before the first one is run.
-
-    Args:
-        root: results folder with tuned recipes.
+    """Check that all points can be planned, before the first one is run; tuned recipes are below `root`.
 
     Raises:
         UserError: a point cannot be planned.
@@ -136,17 +126,15 @@ class Point:
 
     def spent(self, model: str, what: str) -> float | None:
         """The effort of training: ``images``, ``examples``, ``flops`` (forward and backward) or ``seconds``."""
-        row = self.rows.get(model, {})
-        values = {
-            "images": self.images, "examples": row.get("examples"), "seconds": row.get("train_s_mean"),
-            "flops": _times(row.get("train_flops_per_image"), row.get("examples")),
-        }  # fmt: skip
-        value = values[what]
-        return None if value is None or value != value else float(value)
-
-
-def _times(one: Any, other: Any) -> float | None:
-    return None if one is None or other is None else one * other
+        if what == "images":
+            return float(self.images)
+        columns = {
+            "examples": ["examples"],
+            "seconds": ["train_s_mean"],
+            "flops": ["train_flops_per_image", "examples"],
+        }
+        values = [self.rows.get(model, {}).get(column) for column in columns[what]]
+        return None if any(map(is_missing, values)) else float(math.prod(values))
 
 
 @dataclass
@@ -167,6 +155,11 @@ class BoardFamily:
         """The points that have a board."""
         return [p for p in self.points if p.board is not None]
 
+    @property
+    def boards(self) -> list[Board]:
+        """The boards of the `measured` points."""
+        return [p.board for p in self.points if p.board is not None]
+
     @cached_property
     def axes(self) -> list[str]:
         """The differences between its points: ``images``, ``budget``."""
@@ -181,20 +174,19 @@ class BoardFamily:
 
     @cached_property
     def lines(self) -> list[tuple[str, list[Point]]]:
-        """Lines of points that differ only in one value, each with the name of its common value (empty if there is only
-        one line).
-        """
+        """Lines of points that differ in one value only, each with its common value (empty if there is one line)."""
         budgets = list(dict.fromkeys(p.suite.budget for p in self.points))
         if "images" in self.axes:
             return [(b if len(budgets) > 1 else "", [p for p in self.points if p.suite.budget == b]) for b in budgets]
         return [("", self.points)]
 
     def slope(self, model: str, what: str, points: Sequence[Point]) -> Slope | None:
-        """The slope of a model's error against the effort; None if the effort is the same at all points, except for
-        chance.
+        """The slope of a model's error against the effort, over seeds with a result at all measured points.
 
-        Only seeds with a result at all measured points count.
+        None if the effort is the same at all points, except for chance.
         """
+        from .slopes import slope_of  # imported here, because it imports numpy
+
         if what != "images" and len({p.spent(model, "examples") for p in points}) < 2:
             return None  # the device-seconds of equal work differ only by chance
         found = [(p.spent(model, what), sample) for p in points if (sample := p.sample(model)) is not None]
@@ -208,31 +200,26 @@ class BoardFamily:
 
 
 def load_family(root: Path, suites: Sequence[Suite], load: Callable[[Path, str], Board]) -> BoardFamily:
-    """A family, made from the records.
-
-    Args:
-        load: reads a board, such as `rows.write_board` and `board.load_board`.
+    """A family, made from the records; `load` reads a board, such as `board.load_board` or `rows.write_board`.
 
     Raises:
         UserError: no point is measured, or device-seconds were measured on several kinds of device.
     """
-    boards = board_names(root)
-    points = []
-    for suite in suites:
-        name = _board_of(suite, root, boards)
-        board = load(root, name).of_suite(suite) if name else None
-        points.append(Point(suite, _images(suite), board if board is not None and board.is_table else None))
-    family = BoardFamily(suites[0].name, suites[0].title, points, list(suites[0].models))
+    names = board_names(root)
+    boards = [load(root, name) if (name := _board_of(suite, root, names)) else None for suite in suites]
+    family = family_of_boards(list(zip(suites, boards, strict=True)))
     if not family.measured:
         measures = follow_up_command("run", suite_as_given(family.name))
         raise UserError(f"no board of suite {family.name!r} is in {root}; {measures} measures them")
     return family
 
 
-def family_of_boards(boards: Sequence[tuple[Suite, Board]]) -> BoardFamily:
-    """The family that has just been run, with the current boards of its suites."""
-    rows = [(suite, board.of_suite(suite)) for suite, board in boards]
-    points = [Point(suite, _images(suite), board if board.is_table else None) for suite, board in rows]
+def family_of_boards(boards: Sequence[tuple[Suite, Board | None]]) -> BoardFamily:
+    """The family of these suites, with their current boards; None for a suite without a board."""
+    points = []
+    for suite, board in boards:
+        rows = None if board is None else board.of_suite(suite)
+        points.append(Point(suite, _images(suite), rows if rows is not None and rows.is_table else None))
     suite = boards[0][0]
     return BoardFamily(suite.name, suite.title, points, list(suite.models))
 
@@ -242,14 +229,11 @@ def _board_of(suite: Suite, root: Path, boards: Sequence[str]) -> str | None:
     if find_budget(suite.budget).kind != "T":
         return own if own in boards else None
     start = own.rpartition("-v")[0] + "-"
-    fits = [n for n in boards if n.startswith(start) and n.endswith(f"-v{PROTOCOL}") and _is_of(suite, root, n)]
+    there = [n for n in boards if n.startswith(start) and n.endswith(f"-v{PROTOCOL}")]
+    keys = {n: record.spec.hardware_key for n in there for record in read_board(root, n)[0][:1]}
+    fits = [n for n, key in keys.items() if n == suite.board(key)]
     if len(fits) > 1:
         raise UserError(
             f"suite {suite.name!r} was measured on several kinds of device: {', '.join(fits)}; show them one by one"
         )
     return fits[0] if fits else None
-
-
-def _is_of(suite: Suite, root: Path, board: str) -> bool:
-    spec = next((r.spec for r in read_board(root, board)[0]), None)
-    return spec is not None and board == suite.board(spec.hardware_key)

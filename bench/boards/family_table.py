@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ..tools.markup import for_latex, latex, markdown_text
+from ..tools.markup import for_latex
 from ..tools.text import plural
 from .families import BoardFamily, Point
+from .notes import seeds_text
 from .row_marks import marks_of
 from .rows import csv_text
-from .slopes import Slope
 from .statistics import SMALLEST_SAMPLE
 from .terminal_table import accuracy_text, in_cell, in_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .slopes import Slope
 
 #: Kinds of effort, and their names in plots and columns.
 SPENT = {
@@ -27,8 +30,6 @@ SPENT = {
     "flops": "FLOPs of training",
     "seconds": "device-seconds",
 }
-#: Mark of a cell in formats without bold type.
-MARK = " *"
 
 
 def cell(point: Point, model: str) -> str:
@@ -91,133 +92,91 @@ def notes(family: BoardFamily, mark: str) -> list[str]:
     Args:
         mark: the mark of models for which rank 1 is possible, ``bold`` or ``*``.
     """
-    samples = [s for p in family.measured for m in family.models if (s := p.sample(m)) is not None]
+    subset = any(p.suite.train_images for p in family.points)
+    drawn = "each seed has its own training images: balanced by class, smaller sets are parts of larger sets, the same"
     return [
-        *_accuracy_notes(samples, mark, any(p.board.best for p in family.measured if p.board is not None)),
-        *(["each seed has its own training images: balanced by class, smaller sets are parts of larger sets, the same"
-            " for all models"]
-          if any(p.suite.train_images for p in family.points) else []),
+        _accuracy_note(family, mark),
+        *([f"{drawn} for all models"] if subset else []),
         *_slope_notes(family),
         *_gaps(family),
-    ]  # fmt: skip
-
-
-def _accuracy_notes(samples: list[Any], mark: str, ranked: bool) -> list[str]:
-    if not samples:
-        return ["no model has a result"]
-    shown = [s for s in samples if s.has_interval]
-    if not shown:
-        return ["cells: test accuracy in % of each seed"]
-    low, high = min(len(s.values) for s in shown), max(len(s.values) for s in shown)
-    over = "new seeds and new test images" if all(s.is_by_image for s in shown) else "new seeds"
-    if any(s.is_by_image for s in shown) and over == "new seeds":
-        over = "new seeds, and new test images if predictions are recorded"
-    seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
-    text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds})"
-    if len(shown) < len(samples):
-        text += f"; the value of each seed below {SMALLEST_SAMPLE} seeds, or if a run diverged"
-    return [
-        text
-        + (
-            f"; {mark}: rank 1 is possible on that board, with 95 % confidence for all of its models together"
-            if ranked
-            else ""
-        )
     ]
 
 
-def _slope_notes(family: BoardFamily) -> list[str]:
+def _accuracy_note(family: BoardFamily, mark: str) -> str:
+    samples = [s for p in family.measured for m in family.models if (s := p.sample(m)) is not None]
+    if not samples:
+        return "no model has a result"
+    shown = [s for s in samples if s.has_interval]
+    if not shown:
+        return "cells: test accuracy in % of each seed"
+    over = "new seeds"
+    if any(s.is_by_image for s in shown):
+        every = all(s.is_by_image for s in shown)
+        over += " and new test images" if every else ", and new test images if predictions are recorded"
+    text = f"cells: test accuracy in %, mean ± 95 % interval over {over} ({seeds_text(shown)})"
+    if len(shown) < len(samples):
+        text += f"; the value of each seed below {SMALLEST_SAMPLE} seeds, or if a run diverged"
+    if any(board.best for board in family.boards):
+        text += f"; {mark}: rank 1 is possible on that board, with 95 % confidence for all of its models together"
+    return text
+
+
+def _slope_notes(family: BoardFamily) -> Iterator[str]:
     found = slopes(family)
-    known = {key: s for key, s in found.items() if s is not None and s.exponent is not None}
-    lines = []
+    known = [s for s in found.values() if s is not None and s.exponent is not None]
     if known:
-        over = sorted({s.over for s in known.values() if s.over})
-        half = (
-            f", ± 95 % interval over new {' or new '.join(over)}"
-            if over
-            else f" (an interval needs {SMALLEST_SAMPLE} seeds)"
-        )
-        points = sorted({s.points for s in known.values()})
-        lines.append(
+        over = sorted({s.over for s in known if s.over})
+        half = f" (an interval needs {SMALLEST_SAMPLE} seeds)"
+        if over:
+            half = f", ± 95 % interval over new {' or new '.join(over)}"
+        points = " or ".join(map(str, sorted({s.points for s in known})))
+        yield (
             f"slope: α of error ∝ {family.own_axis}^-α, by least squares of the logarithms for each seed, mean over"
-            f" the seeds{half}; it assumes that the error is a power between the first and the last of"
-            f" {' or '.join(map(str, points))} points, and is not valid outside of them"
+            f" the seeds{half}; it assumes that the error is a power between the first and the last of {points}"
+            " points, and is not valid outside of them"
         )
     for (model, line), slope in found.items():
         if slope is not None and slope.why_not:
-            lines.append(f"{model}{f' ({line})' if line else ''}: no slope, because {slope.why_not}")
-    return lines
+            yield f"{model}{f' ({line})' if line else ''}: no slope, because {slope.why_not}"
 
 
-def _gaps(family: BoardFamily) -> list[str]:
+def _gaps(family: BoardFamily) -> Iterator[str]:
     missing = [family.label(p) for p in family.points if p.board is None]
-    found = [f"not measured yet: {'; '.join(missing)}"] if missing else []
-    for point in family.measured:
+    if missing:
+        yield f"not measured yet: {'; '.join(missing)}"
+    for point, board in zip(family.measured, family.boards, strict=True):
+        label, found = family.label(point), dict[str, list[str]]()
         for model in family.models:
             row = point.rows.get(model)
             if row is None:
-                found.append(f"{model} is not measured at {family.label(point)}")
-            elif row["reason"]:
-                found.append(f"{model} at {family.label(point)}: {row['reason']}")
+                yield f"{model} is not measured at {label}"
+                continue
+            if row["reason"]:
+                yield f"{model} at {label}: {row['reason']}"
+            for mark in marks_of(row):
+                if mark.name in _MARKS:
+                    found.setdefault(mark.words, []).append(model)
         stale = [m for m, row in point.rows.items() if row["stale"]]
-        if stale and point.board is not None:
-            found.append(f"stale (source, data or recipe changed since) on {point.board.name}: {', '.join(stale)}")
-        found += _marked(family, point)
-    boards = [p.board.name for p in family.measured if p.board is not None]
-    return [*found, f"{plural(len(boards), 'board')}: {', '.join(boards)}"]
+        if stale:
+            yield f"stale (source, data or recipe changed since) on {board.name}: {', '.join(stale)}"
+        yield from (f"{words} at {label}: {', '.join(models)}" for words, models in found.items())
+    yield f"{plural(len(family.boards), 'board')}: {', '.join(board.name for board in family.boards)}"
 
 
 #: Marks of rows without a column in a family's table. Stale rows and failures have separate sentences.
 _MARKS = ("incomplete", "diverged", "collapsed", "broken", "claim", "unchecked", "repeated")
 
 
-def _marked(family: BoardFamily, point: Point) -> list[str]:
-    """The marks of a point's rows, each with the models that have it."""
-    found: dict[str, list[str]] = {}
-    for model in family.models:
-        for mark in marks_of(point.rows[model]) if model in point.rows else ():
-            if mark.name in _MARKS:
-                found.setdefault(mark.words, []).append(model)
-    return [f"{words} at {family.label(point)}: {', '.join(models)}" for words, models in found.items()]
-
-
 def family_text(family: BoardFamily, style: str = "simple") -> str:
     """The table in a format of tabulate, with its heading and notes."""
     bold = {"github": lambda text: f"**{text}**", "pipe": lambda text: f"**{text}**"}.get(style)
-    rows = rows_of(family, bold or (lambda text: text + MARK))
+    rows = rows_of(family, bold or (lambda text: f"{text} *"))
     if not bold:
         rows = [{key: in_cell(text, style) for key, text in row.items()} for row in rows]
-    table = tabulate(
-        rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left"] + ["right"] * (len(rows[0]) - 1)
-    )
+    align = ["left"] + ["right"] * (len(rows[0]) - 1)
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=align)
     lines = [in_text(line, style) for line in (heading(family), *notes(family, "bold" if bold else "*"))]
     return "\n".join([lines[0], "", for_latex(table, style), "", *lines[1:]])
-
-
-def markdown_page(family: BoardFamily) -> str:
-    """The family as one Markdown page."""
-    head, table, *rest = family_text(family, "github").split("\n\n")
-    title = [markdown_text(family.title)] if family.title else []
-    listed = "\n".join(f"- {line}" for line in "\n\n".join(rest).splitlines())
-    return "\n\n".join([f"## {markdown_text(family.name)}", *title, head, table, listed]) + "\n"
-
-
-def latex_page(family: BoardFamily) -> str:
-    r"""The family as a LaTeX table (booktabs) for ``\input``."""
-    rows = rows_of(family, lambda text: f"\0{text}")
-    lines = [
-        " & ".join(rf"\textbf{{{latex(text[1:])}}}" if text.startswith("\0") else latex(text) for text in row.values())
-        + r" \\"
-        for row in rows
-    ]
-    said = [heading(family), *(text[:1].upper() + text[1:] for text in notes(family, "bold"))]
-    caption = latex(". ".join(said) + ".")
-    return "\n".join([
-        f"% {file_name(family)}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
-        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\toprule",
-        " & ".join(map(latex, rows[0])) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
-        f"\\caption{{{caption}}}", f"\\label{{tab:{file_name(family)}}}", r"\end{table}", "",
-    ])  # fmt: skip
 
 
 def file_name(family: BoardFamily) -> str:
@@ -225,29 +184,26 @@ def file_name(family: BoardFamily) -> str:
     return "family-" + re.sub(r"[^A-Za-z0-9._+-]", "-", family.name)
 
 
+#: Columns of `point_rows` that are those of the board.
+_KEPT = (
+    "runs", "runs_ok", "status", "test_acc_mean_pct", "test_acc_ci95_pct", "test_acc_ci95_over", "rank_low",
+    "rank_high", "stale",
+)  # fmt: skip
+
+
 def point_rows(family: BoardFamily) -> pd.DataFrame:
     """One row per model and point, in plain numbers."""
     import pandas as pd
 
-    kept = (
-        "runs",
-        "runs_ok",
-        "status",
-        "test_acc_mean_pct",
-        "test_acc_ci95_pct",
-        "test_acc_ci95_over",
-        "rank_low",
-        "rank_high",
-    )
     return pd.DataFrame([
         {
-            "family": family.name, "model": model, "board": point.board.name, "train_images": point.images,
+            "family": family.name, "model": model, "board": board.name, "train_images": point.images,
             "budget": point.suite.budget, "examples": row["examples"], "train_flops": point.spent(model, "flops"),
-            "train_s_mean": row["train_s_mean"], **{key: row[key] for key in kept}, "stale": row["stale"],
+            "train_s_mean": row["train_s_mean"], **{key: row[key] for key in _KEPT},
         }
         for model in family.models
-        for point in family.measured
-        if point.board is not None and (row := point.rows.get(model)) is not None
+        for point, board in zip(family.measured, family.boards, strict=True)
+        if (row := point.rows.get(model)) is not None
     ])  # fmt: skip
 
 
@@ -259,31 +215,27 @@ def slope_rows(family: BoardFamily) -> pd.DataFrame:
     """One row per model, line and kind of effort, if the effort differs between the points."""
     import pandas as pd
 
-    return pd.DataFrame([
-        {
-            "family": family.name, "model": model, "against": what, "line": line, "slope": s.exponent,
-            "slope_ci95": s.interval,
-            "slope_ci95_over": s.over, "seeds": s.seeds, "points": s.points, "reason": s.why_not,
-        }
+    rows = [
+        (family.name, model, what, line, s.exponent, s.interval, s.over, s.seeds, s.points, s.why_not)
         for what in SPENT
         for (model, line), s in slopes(family, what).items()
         if s is not None
-    ], columns=list(_SLOPES))  # fmt: skip
+    ]
+    return pd.DataFrame(rows, columns=list(_SLOPES))
 
 
 def family_document(family: BoardFamily) -> dict[str, Any]:
     """The family for programs."""
     tables = {"points": point_rows(family), "slopes": slope_rows(family)}
     rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
-    return {"family": family.name, "boards": [p.board.name for p in family.measured if p.board is not None], **rows}
+    return {"family": family.name, "boards": [board.name for board in family.boards], **rows}
 
 
 def family_csv(family: BoardFamily) -> str:
     """`point_rows` as CSV, with the slope against the family's own axis as the last columns."""
     frame, found = point_rows(family), slopes(family)
-    line_of = {id(p.board): line for line, points in family.lines for p in points}
-    names = {p.board.name: line_of[id(p.board)] for p in family.measured if p.board is not None}
-    own = [found[model, names[board]] for model, board in zip(frame["model"], frame["board"], strict=True)]
+    line_of = {p.board.name: line for line, points in family.lines for p in points if p.board is not None}
+    own = [found[model, line_of[board]] for model, board in zip(frame["model"], frame["board"], strict=True)]
     frame["slope_against"] = family.own_axis
     frame["slope"] = [s.exponent if s is not None else None for s in own]
     frame["slope_ci95"] = [s.interval if s is not None else None for s in own]

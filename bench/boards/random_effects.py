@@ -19,10 +19,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 #: Percent points of an entry 1 in a table.
 _POINTS = 100.0
@@ -50,10 +50,7 @@ class Spread:
         return Spread(self.seeds, self.images, self.of_seeds, 0 * self.of_images)
 
     def with_seeds(self, seeds: int) -> Spread:
-        """The expected mean squares for another number n of seeds.
-
-        E MS_seeds does not change; E (MS_images - MS_rest) is n σ²_image.
-        """
+        """Mean squares expected with n seeds: E MS_seeds does not change, E (MS_images - MS_rest) is n σ²_image."""
         return Spread(seeds, self.images, self.of_seeds, self.of_images * (seeds / self.seeds))
 
 
@@ -68,8 +65,6 @@ def rounding(images: int) -> float:
 
 def spread_of_means(means: NDArray[Any], images: int) -> Spread:
     """The spread if only the means of the seeds are known, (…, n) in percent; `of_images` is 0."""
-    import numpy as np
-
     of_seeds = np.maximum(images * means.var(axis=-1, ddof=1), rounding(images))
     return Spread(means.shape[-1], images, of_seeds, np.zeros_like(of_seeds))
 
@@ -83,8 +78,6 @@ def spread_of_sums(by_seed: NDArray[Any], squares: NDArray[Any], by_image_square
         by_image_squares: Σ_j (Σ_i y_ij)², (…).
         images: m.
     """
-    import numpy as np
-
     seeds = by_seed.shape[-1]
     total = by_seed.sum(axis=-1)
     middle = total**2 / (seeds * images)
@@ -104,8 +97,6 @@ def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: 
         right: for each seed, whether each model is right on each image, (models, m) of 0 and 1.
         first, second: the pairs as row numbers of `right`, (pairs,).
     """
-    import numpy as np
-
     # Σ_ij a_ij b_ij and Σ_j a_j b_j of all pairs are matrix products.
     sums: list[NDArray[Any]] = []
     together: Any = 0.0
@@ -122,8 +113,6 @@ def spread_of_pairs(right: Iterable[NDArray[Any]], first: NDArray[Any], second: 
 
 def _products(rows: NDArray[Any]) -> NDArray[Any]:
     """Exact rows @ rows.T of small whole numbers: sums over pieces that are exact in float32, added in float64."""
-    import numpy as np
-
     largest = float(rows.max(initial=0.0)) ** 2
     piece = max(1, int(2**24 // max(largest, 1.0)))
     total = np.zeros((len(rows), len(rows)))
@@ -135,8 +124,6 @@ def _products(rows: NDArray[Any]) -> NDArray[Any]:
 
 def spread_of_table(right: NDArray[Any]) -> Spread:
     """The spread of the table of one model, (n, m) of 0 and 1."""
-    import numpy as np
-
     by_seed, by_image = right.sum(axis=1, dtype=np.float64), right.sum(axis=0, dtype=np.float64)
     return spread_of_sums(by_seed, by_seed.sum(), (by_image**2).sum(), right.shape[1])
 
@@ -149,8 +136,6 @@ def half_widths(spread: Spread, level: float = 0.05) -> NDArray[Any]:
     never subtracted from MS_seeds, and no degrees of freedom are estimated. With few seeds, both would give wrong tail
     probabilities.
     """
-    import numpy as np
-
     t, z = _t(spread.seeds - 1, level), _z(level)
     return np.sqrt((t**2 * spread.of_seeds + z**2 * spread.of_images) / (spread.seeds * spread.images))
 
@@ -175,7 +160,6 @@ def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
     Args:
         differences: means of the tables, in percent points.
     """
-    import numpy as np
     from scipy.special import ndtri, stdtr
 
     freedom = spread.seeds - 1
@@ -201,8 +185,6 @@ def p_values(differences: NDArray[Any], spread: Spread) -> NDArray[Any]:
 
 def _density(t: NDArray[Any], freedom: int) -> NDArray[Any]:
     """Density of Student's t."""
-    import numpy as np
-
     log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
     return np.exp(log - (freedom + 1) / 2 * np.log1p(t**2 / freedom))
 
@@ -213,11 +195,10 @@ def power(differences: NDArray[Any] | float, spread: Spread, level: float = 0.05
     The mean is normal. MS_seeds is independent of the mean and has a chi-square distribution with n - 1 degrees of
     freedom. The power is averaged over `_QUANTILES` quantiles of this distribution.
     """
-    import numpy as np
-    from scipy.special import ndtr
+    from scipy.special import gammaincinv, ndtr
 
     shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    factor = _chi_square(spread.seeds - 1, shares) / (spread.seeds - 1)
+    factor = 2 * gammaincinv((spread.seeds - 1) / 2, shares) / (spread.seeds - 1)  # quantiles of chi-square
     seeds, images = np.asarray(spread.of_seeds)[..., None], np.asarray(spread.of_images)[..., None]
     cells = spread.seeds * spread.images
     half = np.sqrt((_t(spread.seeds - 1, level) ** 2 * seeds * factor + _z(level) ** 2 * images) / cells)
@@ -225,17 +206,8 @@ def power(differences: NDArray[Any] | float, spread: Spread, level: float = 0.05
     return (ndtr((difference - half) / error) + ndtr((-difference - half) / error)).mean(axis=-1)
 
 
-def _chi_square(freedom: int, shares: NDArray[Any]) -> NDArray[Any]:
-    """Quantiles of chi-square."""
-    from scipy.special import gammaincinv
-
-    return 2 * gammaincinv(freedom / 2, shares)
-
-
 def detectable(spread: Spread, level: float = 0.05, wanted: float = 0.8) -> NDArray[Any]:
     """The smallest true differences, in percent points, that are detected with power `wanted` (by bisection)."""
-    import numpy as np
-
     error = np.sqrt((spread.of_seeds + spread.of_images) / (spread.seeds * spread.images))
     low, high = np.zeros_like(error), error.copy()
     while np.any(short := power(high, spread, level) < wanted):

@@ -40,8 +40,7 @@ class Agreement:
 
 
 def differences(record: RunRecord, hardware: Mapping[str, str], threads: int, versions: Mapping[str, str]) -> list[str]:
-    """Why the bits of a run may differ if it is repeated with this hardware and these versions; empty if they must be
-    equal.
+    """Why the bits of a run may differ in a repeat with this hardware and these versions; empty if they must not.
 
     Args:
         hardware: ``device`` and ``cpu``, and ``instructions`` if known.
@@ -53,17 +52,16 @@ def differences(record: RunRecord, hardware: Mapping[str, str], threads: int, ve
     if now != "cpu" or before != "cpu":
         found.append(f"equal bits are guaranteed only on a CPU (then {before}, now {now})")
     elif then.hardware.get("cpu") != hardware.get("cpu"):
-        cpus = (then.hardware.get("cpu", "unknown"), hardware.get("cpu", "unknown"))
-        found.append(f"processor {cpus[0]} then, {cpus[1]} now")
+        cpu, cpu_now = then.hardware.get("cpu", "unknown"), hardware.get("cpu", "unknown")
+        found.append(f"processor {cpu} then, {cpu_now} now")
     elif then.hardware.get("instructions") != hardware.get("instructions", then.hardware.get("instructions")):
         found.append(f"instructions {then.hardware.get('instructions')} then, {hardware.get('instructions')} now")
     if threads != then.threads:
         found.append(f"{then.threads} threads then, {threads} now")
-    found += [
-        f"{name} {then.versions.get(name, 'absent')} then, {versions.get(name, 'absent')} now"
-        for name in sorted({*then.versions, *versions} - {"equibench"})
-        if then.versions.get(name, "absent") != versions.get(name, "absent")
-    ]
+    for name in sorted({*then.versions, *versions} - {"equibench"}):
+        was, is_now = then.versions.get(name, "absent"), versions.get(name, "absent")
+        if was != is_now:
+            found.append(f"{name} {was} then, {is_now} now")
     return found
 
 
@@ -81,17 +79,17 @@ def agreement(
     assert record.results is not None and again.results is not None
     before, after = record.results.test_acc_pct, again.results.test_acc_pct
     same = record.results.weights_sha256 == again.results.weights_sha256 and before == after
-    if same or not differ:
-        no = "no relevant fact differs, but the final weights do"
-        return Agreement(same, "bit-exact", "the final weights are the same to the bit" if same else no)
+    if same:
+        return Agreement(True, "bit-exact", "the final weights are the same to the bit")
+    if not differ:
+        return Agreement(False, "bit-exact", "no relevant fact differs, but the final weights do")
     expected = prediction_interval(values, 1 - LEVEL / repeats)
     if expected is None:
         return Agreement(None, "failed", "there are too few recorded seeds for a judgement")
     # The resolution of an accuracy is one test image.
     margin = 100 / record.results.test_images
     low, high = min(expected[0], expected[1] - margin), max(expected[1], expected[0] + margin)
-    inside = low <= after <= high
-    share = 100 * (1 - LEVEL / repeats)
+    inside, share = low <= after <= high, 100 * (1 - LEVEL / repeats)
     why = (
         f"{after:.2f} % lies {'within' if inside else 'outside'} {low:.2f} to {high:.2f} %, the {share:.4g} %"
         f" prediction interval from {len(values)} recorded seeds"
@@ -138,8 +136,13 @@ def judge_repeats(board: Board, model: str) -> RepeatsSummary:
     """
     counted = [r for r in board.counted[model] if r.status in FINAL]
     values = list(board.values.get(model, {}).values())
-    pairs = [(r, again, _differ(r, again)) for r in counted for again in board.repeats.get(r.file_name, ())]
-    family = sum(bool(differ) and not _same_bits(r, again) for r, again, differ in pairs)
+    pairs = [
+        (r, again, differences(r, again.provenance.hardware, again.provenance.threads, again.provenance.versions))
+        for r in counted
+        for again in board.repeats.get(r.file_name, ())
+    ]
+    # Only pairs with different bits are judged by an interval.
+    family = sum(bool(differ) and agreement(r, again, differ, ()).rule != "bit-exact" for r, again, differ in pairs)
     hosts: dict[int, set[str]] = {}
     unjudged, disagree, exact = set(), {}, True
     for record, again, differ in pairs:
@@ -156,15 +159,6 @@ def judge_repeats(board: Board, model: str) -> RepeatsSummary:
             unjudged.add(seed)
     elsewhere = {seed: len(found) for seed, found in hosts.items()}
     return RepeatsSummary(len(counted), elsewhere, exact, sorted(unjudged), disagree)
-
-
-def _differ(record: RunRecord, again: RunRecord) -> list[str]:
-    made = again.provenance
-    return differences(record, made.hardware, made.threads, made.versions)
-
-
-def _same_bits(record: RunRecord, again: RunRecord) -> bool:
-    return agreement(record, again, ["anything"], ()).rule == "bit-exact"
 
 
 def repeats_text(found: RepeatsSummary) -> str:

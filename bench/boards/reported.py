@@ -32,6 +32,10 @@ def _digits(cell: Any) -> Any:
     return cell or None
 
 
+def _cell(meaning: str) -> Any:
+    return Field(description=meaning)
+
+
 Cell = Annotated[str, AfterValidator(_trimmed)]
 Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Whole = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_digits)]
@@ -44,29 +48,23 @@ class Reported(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    method: Cell = Field(description="the name of the method in its source")
-    family: Cell = Field(
-        description="architecture family, as for registered models; 'other' if no such model is registered"
+    method: Cell = _cell("the name of the method in its source")
+    family: Cell = _cell("architecture family, as for registered models; 'other' if no such model is registered")
+    dataset: Cell = _cell("data set and split of the source")
+    metric: Literal["error", "accuracy"] = _cell("'error' or 'accuracy' on the test set")
+    value: Percentage = _cell("the reported value, in `unit`")
+    spread: Annotated[Percentage | None, BeforeValidator(lambda text: text or None)] = _cell(
+        "standard deviation over runs, in `unit`; empty if the source has none"
     )
-    dataset: Cell = Field(description="data set and split of the source")
-    metric: Literal["error", "accuracy"] = Field(description="'error' or 'accuracy' on the test set")
-    value: Percentage = Field(description="the reported value, in `unit`")
-    spread: Annotated[Percentage | None, BeforeValidator(lambda cell: cell or None)] = Field(
-        description="standard deviation over runs, in `unit`; empty if the source has none"
+    unit: Literal["%"] = _cell("'%'")
+    parameters: Whole = _cell("number of trainable parameters, rounded as in the source; empty if the source has none")
+    augmentation: Cell = _cell("augmentation of the training data; 'unknown' if the source does not state it")
+    epoch_selection: Literal["last", "best test", "unknown"] = _cell(
+        "how the reported epoch was chosen: 'last', 'best test' or 'unknown'"
     )
-    unit: Literal["%"] = Field(description="'%'")
-    parameters: Whole = Field(
-        description="number of trainable parameters, rounded as in the source; empty if the source has none"
-    )
-    augmentation: Cell = Field(
-        description="augmentation of the training data; 'unknown' if the source does not state it"
-    )
-    epoch_selection: Literal["last", "best test", "unknown"] = Field(
-        description="how the reported epoch was chosen: 'last', 'best test' or 'unknown'"
-    )
-    runs: Whole = Field(description="number of runs for the value; empty if the source does not state it")
-    source: Cell = Field(description="publication, and the place of the value in it")
-    status: Status = Field(description="'seen' in that source, or 'unverified'")
+    runs: Whole = _cell("number of runs for the value; empty if the source does not state it")
+    source: Cell = _cell("publication, and the place of the value in it")
+    status: Status = _cell("'seen' in that source, or 'unverified'")
 
 
 #: Meaning of the columns, in their order.
@@ -97,9 +95,8 @@ def read_reported(path: str | Path | None = None) -> pd.DataFrame:
     except ValueError as error:  # pandas' parser and decoding errors are among them
         raise UserError(f"{name} is not a table of reported figures: {error}") from error
     if list(frame.columns) != list(COLUMNS):
-        raise UserError(
-            f"{name}: the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, frame.columns)):.400}"
-        )
+        found = ", ".join(map(str, frame.columns))
+        raise UserError(f"{name}: the columns must be {', '.join(COLUMNS)}, not {found:.400}")
     rows = [row.model_dump() for row in _rows(frame.to_dict("records"), name)]
     numbers = {"value": "float", "spread": "float", "parameters": "Int64", "runs": "Int64"}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(numbers)
@@ -123,18 +120,12 @@ def _reported_row(row: dict[str, Any]) -> dict[str, str]:
     import pandas as pd
 
     spread = "" if pd.isna(row["spread"]) else f" ± {row['spread']:g}"
-    known = {key: "" if pd.isna(row[key]) else f"{int(row[key]):,}" for key in ("parameters", "runs")}
+    parameters, runs = ("" if pd.isna(row[key]) else f"{int(row[key]):,}" for key in ("parameters", "runs"))
     return {
-        "method": row["method"],
-        "data set": row["dataset"],
-        "test error %": f"{round(row['error'], 4):g}{spread}",
-        "parameters": known["parameters"],
-        "augmentation": row["augmentation"],
-        "epoch": row["epoch_selection"],
-        "runs": known["runs"],
-        "status": row["status"],
-        "source": row["source"],
-    }
+        "method": row["method"], "data set": row["dataset"], "test error %": f"{round(row['error'], 4):g}{spread}",
+        "parameters": parameters, "augmentation": row["augmentation"], "epoch": row["epoch_selection"], "runs": runs,
+        "status": row["status"], "source": row["source"],
+    }  # fmt: skip
 
 
 def reported_table(dataset: str, style: str = "simple") -> str:
@@ -148,7 +139,8 @@ def reported_table(dataset: str, style: str = "simple") -> str:
         f"Reported by papers for {dataset}, NOT measured here: training, preprocessing, splits and the choice of the"
         " epoch differ from row to row; the column 'status' says whether the source was seen"
     )
-    return f"{heading}\n\n{for_latex(tabulate(rows, headers='keys', tablefmt=style, disable_numparse=True), style)}"
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return f"{heading}\n\n{for_latex(table, style)}"
 
 
 def _rows(cells: list[dict[Any, Any]], name: str) -> list[Reported]:

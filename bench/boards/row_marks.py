@@ -24,9 +24,7 @@ class Mark:
     """A warning about a row, or about some of its values.
 
     Attributes:
-        name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``repeated``, ``diverged``,
-            ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``,
-            ``shared`` or ``launch bound``.
+        name: the kind, see `marks_of`.
         words: text of the mark.
         columns: columns of the CSV that it is about; empty if it is about the whole row.
         sign: text after the values of these columns; empty if the values need no sign.
@@ -66,12 +64,7 @@ def marks_of(row: dict[str, Any]) -> list[Mark]:
             found.append(Mark(name, f"{name} {row[name]}", (name,)))
     if row["frozen"] and row["frozen"] == row["frozen"]:
         found.append(Mark("frozen", f"{row['frozen']:,.0f} frozen", ("frozen",)))
-    return found + _of_times(row)
-
-
-def _of_times(row: dict[str, Any]) -> list[Mark]:
-    found, shared = [], row["runs_shared"]
-    if shared:
+    if shared := row["runs_shared"]:
         sign = "shared" if not row["runs_timed"] else f" ({shared} shared)"
         found.append(Mark("shared", f"{shared} shared a device", ("step_ms_mean", "train_s_mean"), sign, False))
     if row["runs_launch_bound"]:

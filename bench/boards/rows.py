@@ -42,61 +42,63 @@ def run_rows(board: Board) -> pd.DataFrame:
 
 def full_columns(sidecars: Sequence[Sidecar]) -> dict[str, float | None]:
     """The columns of the full profile, ``<metric>_init`` before and ``<metric>`` after training: means over runs."""
+    init, trained = [s.init for s in sidecars], [s.trained for s in sidecars]
     columns: dict[str, float | None] = {}
     for metric in FULL_ERRORS:
-        columns[f"{metric}_init"] = mean([getattr(s.init, metric) for s in sidecars])
-        columns[metric] = mean([getattr(s.trained, metric) for s in sidecars])
-    return columns | {metric: mean([getattr(s.trained, metric) for s in sidecars]) for metric in FULL_PREDICTIONS}
+        columns[f"{metric}_init"] = mean([getattr(point, metric) for point in init])
+        columns[metric] = mean([getattr(point, metric) for point in trained])
+    return columns | {metric: mean([getattr(point, metric) for point in trained]) for metric in FULL_PREDICTIONS}
 
 
 #: Columns of a model's size, as in `record.Size`.
 SIZES = tuple(Size.model_fields)
+#: Columns of a row without failures.
+_OK = {"status": "ok", "reason": ""}
 
 
 def _run_row(record: RunRecord, stale: str, sidecars: dict[str, Sidecar]) -> dict[str, Any]:
-    spec, results, cost, run = record.spec, record.results, record.cost, record.run_id
-    sidecar = sidecars.get(run)
+    spec, results, made, steps = record.spec, record.results, record.provenance, record.steps_done
+    sidecar, trained = sidecars.get(record.run_id), getattr(results, "trained", None)
+
+    def of_results(*names: str) -> dict[str, Any]:
+        return {name: getattr(results, name, None) for name in names}
+
     row: dict[str, Any] = {"model": spec.model, "seed": spec.seed, "status": record.status, "reason": record.reason}
-    row |= {name: getattr(results, name, None) for name in ("test_acc_pct", "val_acc_pct")}
+    row |= of_results("test_acc_pct", "val_acc_pct")
     row |= claim_columns([record], _model_facts(record)["invariant"])
     for name in CORE_ERRORS:
         row[f"{name}_init"] = getattr(getattr(results, "init", None), name, None)
-        row[name] = getattr(getattr(results, "trained", None), name, None)
+        row[name] = getattr(trained, name, None)
     row |= full_columns([sidecar] if sidecar else [])
-    row["collapsed"] = getattr(getattr(results, "trained", None), "collapsed", None)
+    row["collapsed"] = getattr(trained, "collapsed", None)
     row["equivariance_full_s"] = sidecar.phases["equivariance_full_s"] if sidecar else None
-    for name in SIZES:
-        row[name] = getattr(cost, name, None)
-    row |= {name: getattr(results, name, None) for name in ("train_s", "step_ms", "host_ms")}
+    row |= {name: getattr(record.cost, name, None) for name in SIZES}
+    row |= of_results("train_s", "step_ms", "host_ms")
     row["launch_bound"] = getattr(results, "is_launch_bound", None)
-    row |= {name: getattr(results, name, None) for name in ("peak_mib", "evaluation_peak_mib", "peak_kind")}
-    steps = record.steps_done
+    row |= of_results("peak_mib", "evaluation_peak_mib", "peak_kind")
     row |= {"steps": steps, "examples": None if steps is None else steps * spec.recipe.batch}
-    row |= {
-        "test_images": getattr(results, "test_images", None),
-        "train_images": getattr(results, "train_images", None),
-    }
-    row |= {"attempt": record.attempt, "stale": stale, "run": run}
+    row |= of_results("test_images", "train_images")
+    row |= {"attempt": record.attempt, "stale": stale, "run": record.run_id}
     # Wall-clock time of the process, unlike the device-seconds of training above.
     row |= {f"phase_{name}": seconds for name, seconds in record.phases.items()}
-    row |= {"source_hash": record.provenance.source_hash, "weights_sha256": getattr(results, "weights_sha256", None)}
-    row |= {"hardware_key": record.provenance.hardware.get("hardware_key", ""), "threads": record.provenance.threads}
-    row |= {"runs_on_device": record.runs_on_device, "checked": record.provenance.checked}
-    made = record.provenance
-    row |= {"commit": made.commit, "harness_hash": made.harness_hash, "machine": machine_of(made.hardware)}
-    row["processor"] = made.hardware.get("cpu", "")
-    row |= {"torch": made.versions.get("torch", ""), "started": made.started}
-    return row
+    row |= {"source_hash": made.source_hash, **of_results("weights_sha256")}
+    return row | {
+        "hardware_key": made.hardware.get("hardware_key", ""), "threads": made.threads,
+        "runs_on_device": record.runs_on_device, "checked": made.checked, "commit": made.commit,
+        "harness_hash": made.harness_hash, "machine": machine_of(made.hardware),
+        "processor": made.hardware.get("cpu", ""), "torch": made.versions.get("torch", ""), "started": made.started,
+    }  # fmt: skip
 
 
 def model_rows(board: Board) -> pd.DataFrame:
     """One row per model, best mean test accuracy first; failed models at the end, by name."""
     import pandas as pd
 
-    rows = [_model_row(name, counted, board) for name, counted in board.counted.items()]
     compared = {c.model: c for c in board.against_reference}
-    for row in rows:
-        row |= _comparison(row["model"], board, compared.get(row["model"]))
+    rows = [
+        _model_row(name, counted, board) | _comparison(name, board, compared.get(name))
+        for name, counted in board.counted.items()
+    ]
     rows.sort(key=lambda r: (r["test_acc_mean_pct"] is None, -(r["test_acc_mean_pct"] or 0), r["model"]))
     return pd.DataFrame(rows)
 
@@ -109,14 +111,14 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     # did not train for its whole budget.
     completed = [(r, r.results) for r in measured if r.status == "ok" and r.results is not None]
     accuracies = [r.test_acc_pct for r in results]
-    failures = [f"{r.status}: {r.reason}" for r in records if r.status != "ok"]
+    failed = next((r for r in records if r.status != "ok"), None)
     spec, unmatched = records[0].spec, board.why_not_matched(name)
     average = mean(accuracies)
     row: dict[str, Any] = {"model": name, **_model_facts(records[0])}
     row["parameter_class"] = None if unmatched is None else "not matched" if unmatched else "matched"
     row["reference_parameters"] = board.reference_parameters
     row |= {"runs": len(runs), "runs_ok": sum(r.status == "ok" for r in records)}
-    row |= {"status": _worst(records), "reason": failures[0] if failures else ""}
+    row |= {"status": failed.status, "reason": f"{failed.status}: {failed.reason}"} if failed else _OK
     if name in board.mixed:
         row |= {"status": "error", "reason": board.mixed[name]}
     row["repeated"] = repeats_text(judge_repeats(board, name))
@@ -126,12 +128,10 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     halves = accuracy_intervals(sample) if sample is not None else None
     row["test_acc_ci95_pct"], row["test_acc_ci95_seeds_pct"] = halves or (None, None)
     row["test_acc_ci95_over"] = _over(sample.is_by_image) if sample is not None and halves else ""
-    row["test_acc_min_pct"], row["test_acc_max_pct"] = (
-        (min(accuracies), max(accuracies)) if accuracies else (None, None)
-    )
+    row |= {"test_acc_min_pct": min(accuracies, default=None), "test_acc_max_pct": max(accuracies, default=None)}
     row["test_se_binomial_pct"] = binomial_error_pct(average, results[0].test_images) if average is not None else None
     row["val_acc_mean_pct"] = mean([r.val_acc_pct for r in results])
-    row |= claim_columns((r for r, _ in completed), row["invariant"])
+    row |= claim_columns([r for r, _ in completed], row["invariant"])
     for metric in CORE_ERRORS:
         row[f"{metric}_init"] = mean([getattr(r.init, metric) for r in results])
         row[metric] = mean([getattr(r.trained, metric) for _, r in completed])
@@ -149,10 +149,10 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_diverged"] = sum(r.status == "diverged" for r in records)
     row["train_s_mean"] = mean([r.train_s for r in alone])
     row["step_ms_mean"] = mean([r.step_ms for r in alone])
-    row["host_ms_mean"] = mean([r.host_ms for r in alone if r.host_ms is not None])
+    row["host_ms_mean"] = mean([r.host_ms for r in alone])
     row["runs_launch_bound"] = sum(r.is_launch_bound for r in alone)
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
-    apart = [r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None]
+    apart = (r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None)
     row["evaluation_peak_mib_max"] = max(apart, default=None)
     spent = next((r.spec for r, _ in completed), None)
     row |= {"steps": spent and spent.steps, "examples": spent and spent.steps * spent.recipe.batch}
@@ -184,9 +184,8 @@ COMPARED = {
 def compared_columns(against: Comparison | None) -> dict[str, Any]:
     """A comparison as columns; without a comparison, all of them are empty."""
     row = {column: getattr(against, attribute, None) for column, attribute in COMPARED.items()}
-    return row | {
-        "diff_ci95_over": _over(against.by_image) if against is not None and against.interval is not None else ""
-    }
+    over = _over(against.by_image) if against is not None and against.interval is not None else ""
+    return row | {"diff_ci95_over": over}
 
 
 def _over(by_image: bool) -> str:
@@ -197,11 +196,6 @@ def _over(by_image: bool) -> str:
 def _comparison(model: str, board: Board, against: Comparison | None) -> dict[str, Any]:
     low, high = board.ranks.get(model) or (None, None)
     return {"rank_low": low, "rank_high": high, "reference_model": board.reference, **compared_columns(against)}
-
-
-def _worst(records: list[RunRecord]) -> str:
-    failed = [r.status for r in records if r.status != "ok"]
-    return failed[0] if failed else "ok"
 
 
 def column_names() -> dict[str, list[str]]:
@@ -262,24 +256,20 @@ def csv_text(frame: pd.DataFrame) -> str:
     # Whole numbers stay whole if a value is missing.
     frame = frame.convert_dtypes()
     for column in frame.select_dtypes(include=["string", "object"]):
-        texts = frame[column].dropna().unique()
-        if any(_as_text(text) != text for text in texts):
+        if any(_as_text(text) != text for text in frame[column].dropna().unique()):
             frame[column] = frame[column].map(_as_text, na_action="ignore")
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _as_text(text: Any) -> Any:
-    special = isinstance(text, str) and (
-        text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) or text in _MISSING
-    )
-    return f"'{text}" if special else text
+    if not isinstance(text, str):
+        return text
+    return f"'{text}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) or text in _MISSING else text
 
 
 #: Texts that pandas reads as a missing value by default (without ``keep_default_na=False``), except the empty text.
 _MISSING = (
     "#N/A", "#N/A N/A", "#NA", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-
-
 #: First characters of texts that spreadsheets read as formulas, also after a line end or in full width; and "'".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    from .statistics import Sample
+from .random_effects import Spread, half_widths
+from .statistics import SMALLEST_SAMPLE, Sample
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,6 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
         x: the effort at each point, above 0 and not all equal.
         samples: the runs at each point.
     """
-    import numpy as np
-
-    from .statistics import SMALLEST_SAMPLE
-
     seeds = sorted(set.intersection(*(set(s.values) for s in samples)))
     void = next((s.void for s in samples if s.void), "")
     if void or not seeds:
@@ -56,25 +53,22 @@ def slope_of(x: Sequence[float], samples: Sequence[Sample]) -> Slope:
         return Slope(None, None, "", len(seeds), len(x), f"an error is 0 (at {zero:,.6g}), which has no logarithm")
     by_image = all(s.is_by_image and s.right for s in samples) and len({s.test_set for s in samples}) == 1
     wrong = np.stack([[1 - s.right[seed] for s in samples] for seed in seeds]) if by_image else None
-    each = exponents(np.asarray(x, dtype=float), errors)
+    effort = np.asarray(x, dtype=float)
+    exponent = float(exponents(effort, errors).mean())
     if len(seeds) < SMALLEST_SAMPLE:
-        return Slope(float(each.mean()), None, "", len(seeds), len(x))
-    half = half_width(np.asarray(x, dtype=float), errors, wrong, samples[0].images)
-    return Slope(float(each.mean()), half, "seeds and images" if by_image else "seeds", len(seeds), len(x))
+        return Slope(exponent, None, "", len(seeds), len(x))
+    half = half_width(effort, errors, wrong, samples[0].images)
+    return Slope(exponent, half, "seeds and images" if by_image else "seeds", len(seeds), len(x))
 
 
 def weights(x: NDArray[Any]) -> NDArray[Any]:
     """Weights (k,) of the logarithms of the errors in the sum α: -(l - mean l) / Σ(l - mean l)², l = log x."""
-    import numpy as np
-
     centred = np.log(x) - np.log(x).mean()
     return np.asarray(-centred / (centred**2).sum())
 
 
 def exponents(x: NDArray[Any], errors: NDArray[Any]) -> NDArray[Any]:
     """α of each seed, (n,), from the efforts (k,) and the errors (n, k) above 0."""
-    import numpy as np
-
     return np.asarray(np.log(errors) @ weights(x))
 
 
@@ -84,7 +78,7 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
     Over new seeds it is the t-interval. If outcomes by image are known, it also covers new images. α is a smooth
     function of the errors. So near these errors, an image adds Σ_k w_k · wrong_k / error_k to the α of its seed (delta
     method; see van der Vaart, Asymptotic Statistics, 1998, chapter 3). The table of these terms by seeds and images is
-    treated as crossed random effects, like the table of an accuracy (`crossed.half_widths`).
+    treated as crossed random effects, like the table of an accuracy (`random_effects.half_widths`).
 
     Args:
         x: (k,).
@@ -92,10 +86,6 @@ def half_width(x: NDArray[Any], errors: NDArray[Any], wrong: NDArray[Any] | None
         wrong: (n, k, m) of 0 and 1; None if outcomes by image are not known.
         images: m.
     """
-    import numpy as np
-
-    from .random_effects import Spread, half_widths
-
     count, w = len(errors), weights(x)
     of_seeds = images * exponents(x, errors).var(ddof=1)
     # Errors are multiples of one image; seeds with equal errors may still differ by less than that.

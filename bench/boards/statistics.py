@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -101,17 +100,6 @@ class Comparison:
     detectable: float | None
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
-    """Half-width of the t-interval of the mean, or None below `SMALLEST_SAMPLE` values.
-
-    t_{(1+c)/2, n-1} · s / √n, with the sample standard deviation s (Student 1908). It covers the randomness of training
-    (initial weights, order of examples), but not the choice of the test images.
-    """
-    if len(values) < SMALLEST_SAMPLE:
-        return None
-    return _t(len(values), confidence) * stdev(values) / math.sqrt(len(values))
-
-
 def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Prediction interval: it contains one further value with probability `confidence`. None below `SMALLEST_SAMPLE`
     values.
@@ -119,18 +107,13 @@ def prediction_interval(values: Sequence[float], confidence: float = 0.95) -> tu
     mean ± t_{(1+c)/2, n-1} · s · √(1 + 1/n), for normal values (Hahn and Meeker, Statistical Intervals, 1991,
     section 4.7).
     """
-    if len(values) < SMALLEST_SAMPLE:
-        return None
-    half = _t(len(values), confidence) * stdev(values) * math.sqrt(1 + 1 / len(values))
-    return fmean(values) - half, fmean(values) + half
-
-
-@cache
-def _t(count: int, confidence: float) -> float:
-    """Quantile of Student's t with `count` - 1 degrees of freedom."""
     from scipy.special import stdtrit  # only the quantile, because the import of scipy.stats takes a second
 
-    return float(stdtrit(count - 1, (1 + confidence) / 2))
+    count = len(values)
+    if count < SMALLEST_SAMPLE:
+        return None
+    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * stdev(values) * math.sqrt(1 + 1 / count)
+    return fmean(values) - half, fmean(values) + half
 
 
 def binomial_error_pct(accuracy_pct: float, images: int) -> float:
@@ -145,31 +128,27 @@ def mean(values: Sequence[float | None]) -> float | None:
     return fmean(there) if there else None
 
 
-def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p of the sign-flip test that paired differences are symmetric about zero.
+def sign_flip(differences: NDArray[Any]) -> NDArray[Any]:
+    """Two-sided p of the sign-flip test that paired differences are symmetric about zero, for each of some models.
 
     The share of all 2ⁿ choices of signs for which |Σ ±d| is at least |Σ d| (Fisher 1935, The Design of
     Experiments, section 21; Pitman 1937). Up to `EXACT_PAIRS` pairs, all choices are used. Above, `DRAWS` choices are
     drawn with a fixed seed, and p = (1 + hits) / (1 + draws), which is valid at every level (Phipson and Smyth 2010,
     equation 2).
 
-    Raises:
-        ValueError: there are no differences.
+    Args:
+        differences: (models, pairs), with at least one pair.
     """
-    import numpy as np
-
-    if not len(differences):
-        raise ValueError("the sign-flip test needs at least one difference, not 0")
-    return float(_sign_flips(np.asarray([differences], dtype=float))[0])
-
-
-def _sign_flips(differences: NDArray[Any]) -> NDArray[Any]:
-    """`sign_flip` of every row of (comparisons, pairs)."""
     import numpy as np
 
     rows, pairs = differences.shape
     exact = pairs <= EXACT_PAIRS
-    signs = _all_signs(pairs) if exact else _drawn_signs(pairs)
+    if exact:
+        # The first sign is +, because flipping all of them changes no absolute sum.
+        bits = (np.arange(2 ** (pairs - 1))[:, None] >> np.arange(pairs)) & 1
+        signs = np.roll(1.0 - 2.0 * bits, 1, axis=1)
+    else:
+        signs = 1.0 - 2.0 * np.random.RandomState(_DRAW_SEED).randint(0, 2, size=(DRAWS, pairs))
     # Sums that differ only by rounding count as equal.
     tolerance = 1e-9 * np.abs(differences).sum(axis=1) + 1e-12
     least = np.abs(differences.sum(axis=1)) - tolerance
@@ -180,20 +159,6 @@ def _sign_flips(differences: NDArray[Any]) -> NDArray[Any]:
         hits = (np.abs(differences[part] @ signs.T) >= least[part, None]).sum(axis=1)
         p[part] = hits / len(signs) if exact else (1 + hits) / (1 + len(signs))
     return p
-
-
-def _all_signs(pairs: int) -> NDArray[Any]:
-    """All signs, (2ⁿ⁻¹, n): the first is +, because flipping all of them changes no absolute sum."""
-    import numpy as np
-
-    bits = (np.arange(2 ** (pairs - 1))[:, None] >> np.arange(pairs)) & 1
-    return np.roll(1.0 - 2.0 * bits, 1, axis=1)
-
-
-def _drawn_signs(pairs: int) -> NDArray[Any]:
-    import numpy as np
-
-    return 1.0 - 2.0 * np.random.RandomState(_DRAW_SEED).randint(0, 2, size=(DRAWS, pairs))
 
 
 def smallest_p(pairs: int) -> float:
@@ -236,38 +201,29 @@ def spreads(samples: Samples, reference: str) -> dict[str, Spread]:
     from .random_effects import Spread
 
     couples = [(model, reference) for model in samples if model != reference]
-    found = {}
-    for g in _groups(samples, couples):
-        if (s := g.spread) is None:
-            continue
-        for place, index in enumerate(g.rows):
-            found[couples[index][0]] = Spread(s.seeds, s.images, s.of_seeds[place], s.of_images[place])
-    return found
+    return {
+        couples[index][0]: Spread(s.seeds, s.images, s.of_seeds[place], s.of_images[place])
+        for g in _groups(samples, couples)
+        if (s := g.spread) is not None
+        for place, index in enumerate(g.rows)
+    }
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Pairs of models with the same common seeds, all with outcomes by image or all without.
+    """Pairs of models with the same common seeds, all with outcomes by image or all without."""
 
-    Attributes:
-        rows: their positions among the given pairs.
-        differences: (pairs, seeds).
-        spread: spread of the differences; None if there is no interval.
-        p: (pairs,); None if there is no interval.
-    """
-
-    rows: list[int]
-    differences: NDArray[Any]
+    rows: list[int]  # positions among the given pairs
+    differences: NDArray[Any]  # (pairs, seeds)
     by_image: bool
-    spread: Spread | None
-    p: NDArray[Any] | None
+    spread: Spread | None  # of the differences; None if there is no interval
 
 
 def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group]:
     """The measured differences of pairs of models; pairs without a common seed are left out."""
     import numpy as np
 
-    from .random_effects import p_values, spread_of_means, spread_of_pairs
+    from .random_effects import spread_of_means, spread_of_pairs
 
     # Sorted, so that the result does not depend on the order of the records.
     kinds = {
@@ -289,37 +245,30 @@ def _groups(samples: Samples, couples: Sequence[tuple[str, str]]) -> list[_Group
         differences = table[first] - table[second]
         by_image = bool(own_set) and own_set == his_set and images == his_images
         if len(common) < SMALLEST_SAMPLE or own_void or his_void:
-            found.append(_Group(rows, differences, by_image, None, None))
-            continue
-        if by_image:
+            spread = None
+        elif by_image:
             spread = spread_of_pairs((np.stack([samples[m].right[s] for m in at]) for s in common), first, second)
         else:
             spread = spread_of_means(differences, min(images, his_images))
-        found.append(_Group(rows, differences, by_image, spread, p_values(differences.mean(axis=1), spread)))
+        found.append(_Group(rows, differences, by_image, spread))
     return found
 
 
 def _family(samples: Samples, couples: Sequence[tuple[str, str]], plan: bool = False) -> list[Comparison]:
-    """Comparisons of one family, in the order of the pairs; comparisons without p are not part of the correction.
-
-    Args:
-        plan: whether to compute `Comparison.detectable`, which takes a while for thousands of pairs.
-    """
-    from .random_effects import detectable, half_widths
+    """Comparisons of one family, in the order of the pairs; with `detectable`, which takes a while, only for a plan."""
+    from .random_effects import detectable, half_widths, p_values
 
     groups = _groups(samples, couples)
-    family = sum(len(g.rows) for g in groups if g.p is not None)
+    family = sum(len(g.rows) for g in groups if g.spread is not None)
     found: dict[int, dict[str, Any]] = {}
     for g in groups:
-        pairs = g.differences.shape[1]
-        columns: dict[str, list[Any]] = {
-            "difference": g.differences.mean(axis=1).tolist(), "p_sign_flip": _sign_flips(g.differences).tolist()
-        }  # fmt: skip
+        pairs, means = g.differences.shape[1], g.differences.mean(axis=1)
+        columns: dict[str, list[Any]] = {"difference": means.tolist(), "p_sign_flip": sign_flip(g.differences).tolist()}
         columns |= {key: [None] * len(g.rows) for key in ("interval", "interval_seeds", "p", "detectable")}
-        if g.spread is not None and g.p is not None:
+        if g.spread is not None:
             columns["interval"] = half_widths(g.spread, LEVEL).tolist()
             columns["interval_seeds"] = half_widths(g.spread.without_images(), LEVEL).tolist()
-            columns["p"] = g.p.tolist()
+            columns["p"] = p_values(means, g.spread).tolist()
             if plan:
                 columns["detectable"] = detectable(g.spread, LEVEL / family).tolist()
         for place, index in enumerate(g.rows):
@@ -360,15 +309,23 @@ def significant_differences(samples: Samples) -> NDArray[Any]:
     """
     import numpy as np
 
+    from .random_effects import p_values
+
     couples = list(combinations(range(len(samples)), 2))
     names = list(samples)
-    groups = [g for g in _groups(samples, [(names[i], names[j]) for i, j in couples]) if g.p is not None]
     significance = np.full((len(names), len(names)), np.nan)
-    if groups:
-        p = np.array(holm(np.concatenate([g.p for g in groups]).tolist()))
-        signs = np.sign(np.concatenate([g.differences.mean(axis=1) for g in groups]))
-        first, second = np.array([couples[index] for g in groups for index in g.rows]).T
-        significance[first, second] = np.where(p <= LEVEL, signs, 0.0)
+    rows: list[int] = []
+    means: list[NDArray[Any]] = []
+    p: list[float] = []
+    for g in _groups(samples, [(names[i], names[j]) for i, j in couples]):
+        if g.spread is not None:
+            rows += g.rows
+            means.append(g.differences.mean(axis=1))
+            p += p_values(means[-1], g.spread).tolist()
+    if rows:
+        first, second = np.array([couples[row] for row in rows]).T
+        found = np.array(holm(p)) <= LEVEL
+        significance[first, second] = np.where(found, np.sign(np.concatenate(means)), 0.0)
         significance[second, first] = -significance[first, second]
     return significance
 

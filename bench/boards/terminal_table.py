@@ -28,8 +28,6 @@ FORMATS = {
     "grid": "plain text with lines",
     "html": "a table for a page",
 }
-#: Floor below which an equivariance error is float32 rounding.
-ROUNDING = 1e-5
 #: Formats of tabulate that Markdown reads.
 _MARKDOWN = ("github", "pipe")
 
@@ -58,9 +56,9 @@ def board_table(
     if left_out:
         all_of_it = command("leaderboard", board.name, "--wide", root=board.root)
         notes.append(f"too wide for this terminal: {', '.join(left_out)}; {all_of_it} shows all columns")
-    lines = [in_text(board.title, style), heading] if board.title else [heading]
-    table = for_latex(table, style)
-    return "\n".join([*(wrapped(line, width) for line in lines), "", table, "", *(wrapped(n, width) for n in notes)])
+    lines = [*([in_text(board.title, style)] if board.title else []), heading]
+    lines, notes = ([wrapped(line, width) for line in part] for part in (lines, notes))
+    return "\n".join([*lines, "", for_latex(table, style), "", *notes])
 
 
 def in_text(text: str, style: str) -> str:
@@ -87,66 +85,46 @@ _IMPORTANT = (
 
 
 def table_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
-    """The usual columns as text, with the marks of each row.
-
-    Args:
-        columns: show only these of the usual columns; marks of other columns are added to the status or the model.
-    """
+    """The usual columns as text, of them only `columns`, if given; marks of others are after the status or the name."""
     rows = board.rows_of(frame)
-    return _marked([_row(row, board.samples.get(row["model"]), board) for row in rows], rows, columns)
+    unequal = board.chosen[0][0].spec.budget.kind != "E"
+    left_out = ("group",) if unequal else ("group", "examples")
+    return _marked([_without(_row(row, board), left_out) for row in rows], rows, columns)
+
+
+#: Columns that a narrow table does not have.
+_WIDE = ("buffers", "examples", "step ms", "train s", "peak MiB", "runs")
 
 
 def narrow_rows(board: Board, frame: pd.DataFrame, columns: Collection[str] | None = None) -> list[dict[str, str]]:
-    """A narrow table for a README: errors only after training; claims and status only if they have a mark.
-
-    Args:
-        columns: as for `table_rows`.
-    """
+    """As `table_rows`, but narrow for a README: errors only after training; claims and status only with a mark."""
     rows = board.rows_of(frame)
-    texts = [
-        {
-            "rank": rank_text(board, row["model"]),
-            "model": row["model"],
-            "treatment": row["treatment"],
-            "evaluation": row["evaluation"],
-            "group": row["group"],
-            "invariant": row["claim"],
-            "parameters": _number(row["parameters"], "{:,.0f}"),
-            "frozen": _count(row["frozen"]),
-            "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
-            "test acc %": accuracy_text(row, board.samples.get(row["model"])),
-            "C4 error": error_text(row["eq_exact_c4"]),
-            "rotation error": error_text(row["eq_rot_analytic"]),
-            "status": row["status"],
-        }
-        for row in rows
-    ]
+    errors = [{heading: error_text(row[column]) for heading, column in _ERRORS.items()} for row in rows]
+    texts = [_without(_row(row, board) | after, _WIDE) for row, after in zip(rows, errors, strict=True)]
     shown = _marked(texts, rows, columns)
     usual = [] if models_with_mark(rows, "broken", "claim") else ["invariant"]
     usual += ["status"] if all(row.get("status") == "ok" for row in shown) else []
     return [
-        {key: "" if (key, cell) == ("status", "ok") else cell for key, cell in row.items() if key not in usual}
+        {key: "" if (key, cell) == ("status", "ok") else cell for key, cell in _without(row, usual).items()}
         for row in shown
     ]
 
 
+def _without(row: dict[str, str], columns: Collection[str]) -> dict[str, str]:
+    return {key: cell for key, cell in row.items() if key not in columns}
+
+
 def _marked(
-    texts: list[dict[str, str]], rows: list[dict[str, Any]], columns: Collection[str] | None = None
+    texts: list[dict[str, str]], rows: list[dict[str, Any]], columns: Collection[str] | None
 ) -> list[dict[str, str]]:
-    empty = [key for key in _OPTIONAL if not any(text.get(key) for text in texts)]
-    kept = [
-        {key: cell for key, cell in text.items() if key not in empty and (columns is None or key in columns)}
-        for text in texts
-    ]
-    return [with_marks(text, row) for text, row in zip(kept, rows, strict=True)]
+    hidden = {key for key in _OPTIONAL if not any(text.get(key) for text in texts)}
+    if columns is not None and texts:
+        hidden |= texts[0].keys() - set(columns)
+    return [with_marks(_without(text, hidden), row) for text, row in zip(texts, rows, strict=True)]
 
 
 def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str, str]]:
-    """The usual columns that fit into a terminal, and at least the three most important ones.
-
-    Args:
-        width: characters of a line.
-    """
+    """The usual columns that fit into a line of `width` characters, and at least the three most important ones."""
     there = list(table_rows(board, frame)[0])
     order = sorted(there, key=lambda c: _IMPORTANT.index(c) if c in _IMPORTANT else len(_IMPORTANT))
     chosen, rest = order[:3], order[3:]
@@ -156,13 +134,8 @@ def fitting_rows(board: Board, frame: pd.DataFrame, width: int) -> list[dict[str
     return table_rows(board, frame, chosen)
 
 
-def rank_text(board: Board, model: str) -> str:
-    """The possible ranks, such as ``1–3`` or ``2``; empty if there are none."""
-    return ranks_text(board.ranks.get(model))
-
-
-def ranks_text(rank: tuple[int, int] | None) -> str:
-    """A set of ranks, see `rank_text`."""
+def rank_text(rank: tuple[int, int] | None) -> str:
+    """A set of possible ranks, such as ``1–3`` or ``2``; empty if there is none."""
     return "" if rank is None else str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
 
 
@@ -172,37 +145,28 @@ def alignment(rows: list[dict[str, str]]) -> list[str]:
     return ["left" if key in left else "right" for key in (rows[0] if rows else {})]
 
 
-def _row(row: dict[str, Any], sample: Sample | None, board: Board) -> dict[str, str]:
-    unequal = board.chosen[0][0].spec.budget.kind != "E"
+#: Headings and columns of the errors.
+_ERRORS = {"C4 error": "eq_exact_c4", "rotation error": "eq_rot_analytic"}
+
+
+def _row(row: dict[str, Any], board: Board) -> dict[str, str]:
+    """All columns of the usual and of the narrow table, in order."""
+    model = row["model"]
+    errors = {h: f"{error_text(row[f'{column}_init'])} → {error_text(row[column])}" for h, column in _ERRORS.items()}
     return {
-        "rank": rank_text(board, row["model"]),
-        "model": row["model"],
-        "treatment": row["treatment"],
-        "evaluation": row["evaluation"],
-        "invariant": row["claim"],
-        "parameters": _number(row["parameters"], "{:,.0f}"),
-        "frozen": _count(row["frozen"]),
-        "buffers": _number(row["buffers"], "{:,.0f}"),
-        "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
-        "test acc %": accuracy_text(row, sample),
-        "C4 error": _before_after(row, "eq_exact_c4"),
-        "rotation error": _before_after(row, "eq_rot_analytic"),
-        **({"examples": _number(row["examples"], "{:,.0f}")} if unequal else {}),
-        "step ms": _number(row["step_ms_mean"], "{:.1f}"),
-        "train s": _number(row["train_s_mean"], "{:.1f}"),
-        "peak MiB": _number(row["peak_mib_max"], "{:.0f}"),
-        "runs": f"{row['runs_ok']}/{row['runs']}",
-        "status": row["status"],
-    }
+        "rank": rank_text(board.ranks.get(model)), "model": model, "treatment": row["treatment"],
+        "evaluation": row["evaluation"], "group": row["group"], "invariant": row["claim"],
+        "parameters": _number(row["parameters"], "{:,.0f}"), "frozen": _number(row["frozen"] or None, "{:,.0f}"),
+        "buffers": _number(row["buffers"], "{:,.0f}"), "MFLOPs": _number(row["flops_per_image"], "{:.1f}", 1e-6),
+        "test acc %": accuracy_text(row, board.samples.get(model)), **errors,
+        "examples": _number(row["examples"], "{:,.0f}"), "step ms": _number(row["step_ms_mean"], "{:.1f}"),
+        "train s": _number(row["train_s_mean"], "{:.1f}"), "peak MiB": _number(row["peak_mib_max"], "{:.0f}"),
+        "runs": f"{row['runs_ok']}/{row['runs']}", "status": row["status"],
+    }  # fmt: skip
 
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return "" if is_missing(value) else form.format(value * scale)
-
-
-def _count(value: Any) -> str:
-    """A count; empty for zero."""
-    return _number(value or None, "{:,.0f}")
 
 
 def accuracy_text(row: dict[str, Any], sample: Sample | None) -> str:
@@ -211,10 +175,6 @@ def accuracy_text(row: dict[str, Any], sample: Sample | None) -> str:
     if not sample.has_interval:
         return ", ".join(f"{v:.2f}" for _, v in sorted(sample.values.items()))
     return f"{row['test_acc_mean_pct']:.2f} ± {row['test_acc_ci95_pct']:.2f}"
-
-
-def _before_after(row: dict[str, Any], metric: str) -> str:
-    return f"{error_text(row[f'{metric}_init'])} → {error_text(row[metric])}"
 
 
 def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str, float], edge: list[str]) -> str:

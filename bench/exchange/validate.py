@@ -319,9 +319,9 @@ def rank_changes(before: Board | None, after: Board) -> list[str]:
     """The changes of ranks on a board, by model."""
     changes = []
     for model in after.ranks:
-        now = rank_text(after, model) or "none"
+        now = rank_text(after.ranks.get(model)) or "none"
         if before is None or model not in before.runs:
             changes.append(f"{model} enters with rank {now}")
-        elif (was := rank_text(before, model) if model in before.ranks else "none") != now:
+        elif (was := rank_text(before.ranks.get(model)) if model in before.ranks else "none") != now:
             changes.append(f"{model}: rank {was or 'none'} → {now}")
     return changes

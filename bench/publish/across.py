@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ...registry import UserError, nearest
 from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, short_names, summarise
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
-from ..boards.terminal_table import in_cell, in_text, ranks_text
+from ..boards.terminal_table import in_cell, in_text, rank_text
 from ..tools.markup import for_latex
 from ..tools.text import plural
 from .view import difference_text
@@ -48,11 +48,11 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
     label = short_names([side.name for side in summary.sides])
     rows = []
     for model in shown_models(summary, patterns):
-        row = {"model": model, "mean difference": _mean(summary, model)}
-        row["improvability %"] = f"{summary.improvability(model):.1f}"
+        mean, improvability = _means(summary, model)
+        row = {"model": model, "mean difference": mean, "improvability %": improvability}
         for side in summary.sides:
             entry, name = side.entries[model], label[side.name]
-            row |= {name: _difference(summary, model, entry), f"{name} rank": ranks_text(entry.rank)}
+            row |= {name: _difference(summary, model, entry), f"{name} rank": rank_text(entry.rank)}
         rows.append({key: in_cell(cell, style) for key, cell in row.items()})
     notes = [in_text(note, style) for note in across_notes(summary, patterns)]
     if not rows:
@@ -68,22 +68,20 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
 
 def heading(summary: BoardsSummary) -> str:
     """One line that describes the summary."""
-    return (
-        f"{plural(len(summary.sides), 'board')}, {plural(len(summary.models), 'model')} on all of them, against"
-        f" {summary.reference}"
-    )
+    boards, models = plural(len(summary.sides), "board"), plural(len(summary.models), "model")
+    return f"{boards}, {models} on all of them, against {summary.reference}"
 
 
-def _mean(summary: BoardsSummary, model: str) -> str:
-    return "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
+def _means(summary: BoardsSummary, model: str) -> tuple[str, str]:
+    """The mean difference and the mean improvability of a model as text."""
+    mean = "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
+    return mean, f"{summary.improvability(model):.1f}"
 
 
 def _difference(summary: BoardsSummary, model: str, entry: Entry) -> str:
-    return (
-        ""
-        if model == summary.reference or entry.difference is None
-        else difference_text(entry.difference, entry.interval)
-    )
+    if model == summary.reference or entry.difference is None:
+        return ""
+    return difference_text(entry.difference, entry.interval)
 
 
 def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
@@ -93,32 +91,28 @@ def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: boo
         bold: whether the table has ranks in bold.
     """
     sides, label = summary.sides, short_names([side.name for side in summary.sides])
+    count, shown = plural(len(sides), "board"), [m for m in summary.models if _shows(patterns, m)]
     notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
-    notes.append(
+    notes += [
         f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 %"
-        f" interval {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: mean over"
-        f" {plural(len(sides), 'board')} with equal weights"
-    )
-    notes.append(
-        f"improvability: 1 - error of the best model / error of the model, mean over the boards; the best model is the"
-        f" best of the {len(summary.models)} models that are on all boards; 0 means the best model on every board"
-    )
+        f" interval {_over(summary)}, from {SMALLEST_SAMPLE} seeds on; mean difference: mean over {count} with equal"
+        " weights",
+        "improvability: 1 - error of the best model / error of the model, mean over the boards; the best model is the"
+        f" best of the {len(summary.models)} models that are on all boards; 0 means the best model on every board",
+    ]
     if summary.perfect:
         where = ", ".join(label[side.name] for side in summary.perfect)
         notes.append(
             f"improvability: on {where} the best model has no error, so every other model has 100 %, even with a very"
             " small error"
         )
-    notes.append(
-        "rank: the possible ranks among all models of a board, with 95 % confidence for all of them together"
-        + ("; bold: rank 1 is possible" if bold else "")
-    )
-    notes.append(no_test_reason(len(sides)))
-    for model in (m for m in summary.models if _shows(patterns, m)):
+    ranks = "rank: the possible ranks among all models of a board, with 95 % confidence for all of them together"
+    notes += [ranks + ("; bold: rank 1 is possible" if bold else ""), no_test_reason(len(sides))]
+    for model in shown:
         remarks = [f"on {label[s.name]} {r}" for s in sides for r in s.entries[model].remarks]
         notes += [f"{model}: {'; '.join(remarks)}"] if remarks else []
     stale, missing = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-    for model in (m for m in summary.models if _shows(patterns, m)):
+    for model in shown:
         stale[", ".join(label[s.name] for s in sides if s.entries[model].stale)].append(model)
     for model in (m for m in summary.missing if _shows(patterns, m)):
         missing["; ".join(f"{label[name]}: {why}" for name, why in summary.missing[model].items())].append(model)
@@ -131,27 +125,21 @@ def no_test_reason(boards: int) -> str:
     """The reason why there is no test over boards and no rating."""
     rule = "no test over boards and no Elo rating is made"
     if smallest_p(boards) > LEVEL:
-        return (
-            f"{rule}: they need at least six boards (even if a model wins on all {boards}, a sign test has p ="
-            f" {smallest_p(boards):.3g})"
-        )
+        even = f"even if a model wins on all {boards}, a sign test has p = {smallest_p(boards):.3g}"
+        return f"{rule}: they need at least six boards ({even})"
     return f"{rule}: boards share data sets and models, so they are not a random sample of tasks"
 
 
 def _over(summary: BoardsSummary) -> str:
     label = short_names([side.name for side in summary.sides])
-    known = [
-        (s.name, e.by_image) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None
-    ]
-    alone = [label[name] for name in dict.fromkeys(name for name, by_image in known if not by_image)]
+    known = [(s, e) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None]
+    alone = dict.fromkeys(label[side.name] for side, entry in known if not entry.by_image)
     if not alone:
         return "over new seeds and new test images"
-    if not any(by_image for _, by_image in known):
+    if not any(entry.by_image for _, entry in known):
         return "over new seeds"
-    return (
-        f"over new seeds and new test images (on {', '.join(alone)} over new seeds only, because outcomes by image are"
-        " missing)"
-    )
+    why = "because outcomes by image are missing"
+    return f"over new seeds and new test images (on {', '.join(alone)} over new seeds only, {why})"
 
 
 def across_frame(summary: BoardsSummary, patterns: Sequence[str] = ()) -> pd.DataFrame:
@@ -166,17 +154,14 @@ def across_frame(summary: BoardsSummary, patterns: Sequence[str] = ()) -> pd.Dat
             entry = side.entries.get(model, Entry(missing=NOT_THERE))
             low, high = entry.rank or (None, None)
             over = "" if entry.interval is None else "seeds and images" if entry.by_image else "seeds"
-            rows.append(
-                {
-                    "model": model, "boards": len(summary.sides), "reference_model": summary.reference,
-                    "mean_diff_pct": means[0], "mean_improvability_pct": means[1], "board": side.name,
-                    "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference,
-                    "diff_ci95_pct": entry.interval,
-                    "diff_ci95_over": over, "improvability_pct": summary.improvability(model, side) if whole else None,
-                    "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks),
-                    "stale": entry.stale,
-                }
-            )  # fmt: skip
+            rows.append({
+                "model": model, "boards": len(summary.sides), "reference_model": summary.reference,
+                "mean_diff_pct": means[0], "mean_improvability_pct": means[1], "board": side.name,
+                "test_acc_mean_pct": entry.accuracy, "diff_mean_pct": entry.difference, "diff_ci95_pct": entry.interval,
+                "diff_ci95_over": over, "improvability_pct": summary.improvability(model, side) if whole else None,
+                "rank_low": low, "rank_high": high, "missing": entry.missing, "remarks": "; ".join(entry.remarks),
+                "stale": entry.stale,
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -209,17 +194,19 @@ def _table(summary: BoardsSummary) -> dict[str, Any]:
     label = short_names([side.name for side in summary.sides])
     rows = []
     for model in summary.models:
-        entries = [(side, side.entries[model]) for side in summary.sides]
-        cells = [
-            {
-                "difference": _difference(summary, model, entry), "rank": ranks_text(entry.rank),
+        mean, improvability = _means(summary, model)
+        cells = []
+        for side in summary.sides:
+            entry = side.entries[model]
+            cells.append({
+                "difference": _difference(summary, model, entry), "rank": rank_text(entry.rank),
                 "improvability": f"{summary.improvability(model, side):.1f}",
                 "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
-            }
-            for side, entry in entries
-        ]  # fmt: skip
-        means = {"mean": _mean(summary, model), "improvability": f"{summary.improvability(model):.1f}"}
-        rows.append({"model": model, "is_reference": model == summary.reference, "cells": cells, **means})
+            })  # fmt: skip
+        reference = model == summary.reference
+        rows.append({
+            "model": model, "is_reference": reference, "cells": cells, "mean": mean, "improvability": improvability
+        })  # fmt: skip
     return {
         "heading": heading(summary), "boards": [(side.name, label[side.name]) for side in summary.sides], "rows": rows,
         "notes": across_notes(summary, bold=True),

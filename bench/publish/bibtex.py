@@ -46,19 +46,21 @@ def entry(source: str) -> str:
     known = _known().get(source)
     if known:
         return known.strip()
-    arxiv, doi = _ARXIV.fullmatch(source), _DOI.fullmatch(source)
-    key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower() or "source"
-    if arxiv:
-        body = (
-            f"  eprint = {{{arxiv[1]}}},\n  archiveprefix = {{arXiv}},\n  url = {{https://arxiv.org/abs/{arxiv[1]}}},"
-        )
-    elif doi:
-        body = f"  doi = {{{_plain(doi[1])}}},"
+    if arxiv := _ARXIV.fullmatch(source):
+        fields = {"eprint": arxiv[1], "archiveprefix": "arXiv", "url": f"https://arxiv.org/abs/{arxiv[1]}"}
+    elif doi := _DOI.fullmatch(source):
+        fields = {"doi": _plain(doi[1])}
     elif source.startswith(("http://", "https://")):
-        body = f"  url = {{{_plain(source)}}},"
+        fields = {"url": _plain(source)}
     else:
-        body = f"  note = {{{latex(source)}}},"
-    return f"@misc{{{key},\n{body}\n}}"
+        fields = {"note": latex(source)}
+    return _misc(re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower() or "source", fields)
+
+
+def _misc(key: str, fields: dict[str, str]) -> str:
+    # Months are macros of BibTeX, without braces.
+    lines = [f"  {name} = {value if name == 'month' else f'{{{value}}}'},\n" for name, value in fields.items()]
+    return f"@misc{{{key},\n{''.join(lines)}}}"
 
 
 def is_known_source(source: str) -> bool:
@@ -68,13 +70,9 @@ def is_known_source(source: str) -> bool:
 
 def own_entry() -> str:
     """The BibTeX entry of equibench itself, with its version and its protocol."""
-    body = (
-        "  title = {equibench: fair head-to-heads of equivariant image architectures},\n"
-        f"  author = {{{AUTHOR}}},\n"
-        "  year = {2026},\n"
-        f"  note = {{Version {versions()['equibench']}, protocol {PROTOCOL}}},"
-    )
-    return f"@misc{{equibench,\n{body}\n}}"
+    title = "equibench: fair head-to-heads of equivariant image architectures"
+    note = f"Version {versions()['equibench']}, protocol {PROTOCOL}"
+    return _misc("equibench", {"title": title, "author": AUTHOR, "year": "2026", "note": note})
 
 
 def board_entry(board: Board) -> str:
@@ -94,14 +92,10 @@ def board_entry(board: Board) -> str:
         f"records {short_hash(files)}",
     ]
     year, month, _ = days[-1].split("-")
-    body = (
-        f"  title = {{{{equibench board {latex(board.name)}}}}},\n"
-        f"  author = {{{AUTHOR}}},\n"
-        f"  year = {{{year}}},\n"
-        f"  month = {_MONTHS[int(month) - 1]},\n"
-        f"  note = {{{latex('; '.join(facts))}}},"
-    )
-    return f"@misc{{equibench-{board.name},\n{body}\n}}"
+    return _misc(f"equibench-{board.name}", {
+        "title": f"{{equibench board {latex(board.name)}}}", "author": AUTHOR, "year": year,
+        "month": _MONTHS[int(month) - 1], "note": latex("; ".join(facts)),
+    })  # fmt: skip
 
 
 def key_of(source: str) -> str:

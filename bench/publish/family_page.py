@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..boards.families import BoardFamily
-from ..boards.family_table import (
-    SPENT,
-    family_csv,
-    file_name,
-    heading,
-    latex_page,
-    markdown_page,
-    notes,
-    rows_of,
-    slope_rows,
-)  # fmt: skip
+from ..boards.family_table import SPENT, family_csv, family_text, file_name, heading, notes, rows_of, slope_rows
 from ..boards.rows import csv_text
 from ..tools.files import write_atomically
+from ..tools.markup import latex, markdown_text
 from .bibtex import board_entry
 from .plots.family_plots import draw
 from .plots.handles import for_page
 from .plots.style import FORMATS as PICTURES
 from .plots.style import house_style, save
 from .repeat_commands import commands, family_file
+from .site import write_from_template
+from .tables import latex_table
 
-#: Prefix of a cell that the page shows in bold.
+#: Prefix of a bold cell.
 _MARK = "\0"
 
 
@@ -42,56 +34,65 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
     """
     name, html, downloads = file_name(family), "html" in formats, []
     texts = {
-        ".md": markdown_page,
-        ".tex": latex_page,
-        ".csv": family_csv,
-        ".slopes.csv": lambda f: csv_text(slope_rows(f)),
+        ".md": ("md", markdown_page),
+        ".tex": ("latex", latex_page),
+        ".csv": ("html", family_csv),
+        ".slopes.csv": ("html", lambda f: csv_text(slope_rows(f))),
     }
-    wanted = {".md": "md" in formats, ".tex": "latex" in formats, ".csv": False, ".slopes.csv": False}
-    for ending, make in texts.items():
-        if html or wanted[ending]:
-            path = f"tables/{name}{ending}"
-            write_atomically(out / path, make(family).encode())
-            downloads.append(path)
+    for ending, (kind, make) in texts.items():
+        if html or kind in formats:
+            downloads.append(f"tables/{name}{ending}")
+            write_atomically(out / downloads[-1], make(family).encode())
     figures, same = [], []
     if html or "plots" in formats:
+        kinds = PICTURES if "plots" in formats else PICTURES[:1]
         with house_style():
             for what, title in SPENT.items():
                 figure = draw(family, what)
                 if figure is None:
                     same.append(title)
                     continue
-                kinds = PICTURES if "plots" in formats else PICTURES[:1]
+                base = f"figures/{name}/error-{what}"
                 save(figure, out / "figures" / name, f"error-{what}", kinds)
-                figures.append(
-                    {"title": f"Error against {title}", "base": f"figures/{name}/error-{what}", **for_page(figure)}
-                )
+                figures.append({"title": f"Error against {title}", "base": base, **for_page(figure)})
     if html:
-        downloads.append(f"suites/{name}.toml")
-        write_atomically(out / downloads[-1], family_file(family).encode())
-        _write_page(out, name, family, figures, same, downloads)
+        suite = f"suites/{name}.toml"
+        write_atomically(out / suite, family_file(family).encode())
+        left_out = f"Left out, because it is equal at all points: error against {' and '.join(same)}."
+        write_from_template(
+            out / f"{name}.html",
+            "family.html.j2",
+            ("page.js", "points.js"),
+            name=family.name,
+            title=family.title,
+            heading=heading(family),
+            rows=rows_of(family, lambda text: _MARK + text),
+            mark=_MARK,
+            notes=notes(family, "bold"),
+            figures=figures,
+            left_out=left_out if same else "",
+            downloads=[*downloads, suite],
+            suite=suite,
+            commands=commands([name], family.points[0].suite.recipe),
+            cite="\n\n".join(map(board_entry, family.boards)),
+        )
     return name
 
 
-def _write_page(
-    out: Path, name: str, family: BoardFamily, figures: list[dict[str, Any]], same: list[str], downloads: list[str]
-) -> None:
-    from .site import write_from_template
+def markdown_page(family: BoardFamily) -> str:
+    """The family as one Markdown page."""
+    head, table, *rest = family_text(family, "github").split("\n\n")
+    title = [markdown_text(family.title)] if family.title else []
+    listed = "\n".join(f"- {line}" for line in "\n\n".join(rest).splitlines())
+    return "\n\n".join([f"## {markdown_text(family.name)}", *title, head, table, listed]) + "\n"
 
-    write_from_template(
-        out / f"{name}.html",
-        "family.html.j2",
-        ("page.js", "points.js"),
-        name=family.name,
-        title=family.title,
-        heading=heading(family),
-        rows=rows_of(family, lambda text: _MARK + text),
-        mark=_MARK,
-        notes=notes(family, "bold"),
-        figures=figures,
-        left_out=f"Left out, because it is equal at all points: error against {' and '.join(same)}." if same else "",
-        downloads=downloads,
-        suite=downloads[-1],
-        commands=commands([name], family.points[0].suite.recipe),
-        cite="\n\n".join(board_entry(p.board) for p in family.measured if p.board is not None),
-    )
+
+def latex_page(family: BoardFamily) -> str:
+    r"""The family as a LaTeX table (booktabs) for ``\input``."""
+    rows, lines = rows_of(family, lambda text: _MARK + text), []
+    for row in rows:
+        cells = [rf"\textbf{{{latex(c[1:])}}}" if c.startswith(_MARK) else latex(c) for c in row.values()]
+        lines.append(" & ".join(cells) + r" \\")
+    heads = [latex(key) for key in rows[0]]
+    said = [heading(family), *(text[:1].upper() + text[1:] for text in notes(family, "bold"))]
+    return latex_table(file_name(family), "l" + "r" * (len(heads) - 1), heads, lines, ". ".join(said) + ".")

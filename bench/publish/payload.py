@@ -1,30 +1,35 @@
-"""The data for the page of a board, as one document."""
+"""The data for the page of a board, and the table of all its runs with a schema of its columns."""
 
 from __future__ import annotations
 
 import json
-import math
-from typing import Any
+import tomllib
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ..boards.board import Board
-from ..boards.notes import board_heading, board_notes
+from ..boards.notes import board_heading, board_notes, is_missing
 from ..boards.reported import reported_rows
 from ..boards.row_marks import marks_of
 from ..boards.rows import COMPARED
 from ..records.record import RunRecord
+from ..tools.files import shipped
 from .bibtex import board_entry
 from .repeat_commands import cautions, commands, suites_of
 from .view import comparison_note
 
-#: Columns that the page shows by default: column of the CSV, heading, digits after the point (None: as it is), scale.
-SHOWN: tuple[tuple[str, str, int | None, float], ...] = (
-    ("model", "model", None, 1), ("rank_low", "rank", 0, 1), ("test_acc_mean_pct", "test accuracy %", 2, 1),
-    ("parameters", "parameters", 0, 1), ("frozen", "frozen", 0, 1), ("buffers", "buffers", 0, 1),
-    ("flops_per_image", "MFLOPs", 1, 1e-6), ("eq_exact_c4", "C4 error", None, 1),
-    ("eq_rot_analytic", "rotation error", None, 1), ("train_s_mean", "train s", 1, 1), ("claim", "invariant", None, 1),
-    ("family", "family", None, 1), ("runs_ok", "runs ok", 0, 1), ("status", "status", None, 1),
-    ("marks", "marks", None, 1),
-)  # fmt: skip
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns that the page shows by default: heading, digits after the point (None: as it is), scale.
+SHOWN: dict[str, tuple[str, int | None, float]] = {
+    "model": ("model", None, 1), "rank_low": ("rank", 0, 1), "test_acc_mean_pct": ("test accuracy %", 2, 1),
+    "parameters": ("parameters", 0, 1), "frozen": ("frozen", 0, 1), "buffers": ("buffers", 0, 1),
+    "flops_per_image": ("MFLOPs", 1, 1e-6), "eq_exact_c4": ("C4 error", None, 1),
+    "eq_rot_analytic": ("rotation error", None, 1), "train_s_mean": ("train s", 1, 1), "claim": ("invariant", None, 1),
+    "family": ("family", None, 1), "runs_ok": ("runs ok", 0, 1), "status": ("status", None, 1),
+    "marks": ("marks", None, 1),
+}  # fmt: skip
 #: Columns that the page computes from the pairs, for the chosen reference.
 _COMPARED = ("reference_model", *COMPARED)
 
@@ -40,18 +45,19 @@ def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], l
     """
     frame = board.frame
     records = board.rows_of(frame)
-    shown = {key: (label, digits, scale) for key, label, digits, scale in SHOWN}
-    order = [*shown, *(c for c in frame.columns if c not in shown and c not in _COMPARED)]
-    columns = [
-        {"key": key, "label": shown[key][0] if key in shown else key, "on": key in shown,
-         "digits": shown[key][1] if key in shown else None, "scale": shown[key][2] if key in shown else 1}
-        for key in order
-    ]  # fmt: skip
-    models = [r["model"] for r in records]
+    order = [*SHOWN, *(c for c in frame.columns if c not in SHOWN and c not in _COMPARED)]
+    columns = []
+    for key in order:
+        label, digits, scale = SHOWN.get(key, (key, None, 1))
+        columns.append({"key": key, "label": label, "on": key in SHOWN, "digits": digits, "scale": scale})
+    models, spec = [r["model"] for r in records], board.chosen[0][0].spec
+    notes = board_notes(board, frame, bold=True)
+    if board.against_reference:
+        notes.append(comparison_note(board.against_reference, agree=False))
     return {
         "name": board.name,
         "heading": board_heading(board),
-        "notes": board_notes(board, frame, bold=True) + _comparing(board),
+        "notes": notes,
         "reference": board.reference or "",
         "columns": columns,
         "rows": [[cell(row[c]) for c in order] for row in records],
@@ -66,9 +72,9 @@ def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], l
         "provenance": [_provenance(board.counted[m]) for m in models],
         "figures": figures,
         "left_out": left_out,
-        "reported": reported_rows(board.chosen[0][0].spec.dataset),
+        "reported": reported_rows(spec.dataset),
         "downloads": downloads,
-        "commands": commands(suites_of(board), board.chosen[0][0].spec.recipe.name, board.name),
+        "commands": commands(suites_of(board), spec.recipe.name, board.name),
         "cautions": cautions(board),
         "cite": board_entry(board),
     }
@@ -85,13 +91,9 @@ def script(document: dict[str, Any], receiver: str = "equibench") -> str:
     return f"{receiver}({text.replace('<', chr(92) + 'u003c')});\n"
 
 
-def _comparing(board: Board) -> list[str]:
-    return [comparison_note(board.against_reference, agree=False)] if board.against_reference else []
-
-
 def cell(value: Any) -> Any:
     """A number of at most six significant digits, text, or None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_missing(value):
         return None
     if isinstance(value, str | bool):
         return value
@@ -103,26 +105,22 @@ def _pairs(board: Board, models: list[str]) -> dict[str, list[Any]]:
     """Difference, half-width, p, number of pairs and sign-flip p of (row i - row j), i < j, row by row; None if
     there is none.
     """
-    position = {m: i for i, m in enumerate(models)}
-    count = len(models)
-    found: list[Any] = [None] * (count * (count - 1) // 2)
+    position, count = {m: i for i, m in enumerate(models)}, len(models)
+    keys = ("difference", "half", "p", "signs", "n")
+    columns: dict[str, list[Any]] = {key: [None] * (count * (count - 1) // 2) for key in keys}
     for c in board.all_pairs:
         i, j, sign = position[c.model], position[c.reference], 1
         if i > j:
             i, j, sign = j, i, -1
-        found[i * (2 * count - i - 1) // 2 + j - i - 1] = (sign * c.difference, c.interval, c.p, c.pairs, c.p_sign_flip)
-    return {
-        "difference": [None if f is None else round(f[0], 3) + 0.0 for f in found],
-        "half": [None if f is None or f[1] is None else round(f[1], 3) for f in found],
-        "p": [None if f is None or f[2] is None else float(f"{f[2]:.4g}") for f in found],
-        "signs": [None if f is None else float(f"{f[4]:.3g}") for f in found],
-        "n": _same([None if f is None else f[3] for f in found]),
-    }
-
-
-def _same(values: list[Any]) -> list[Any]:
-    """Only one value if all are equal."""
-    return values[:1] if len(set(values)) == 1 else values
+        at = i * (2 * count - i - 1) // 2 + j - i - 1
+        columns["difference"][at] = round(sign * c.difference, 3) + 0.0
+        columns["half"][at] = None if c.interval is None else round(c.interval, 3)
+        columns["p"][at] = None if c.p is None else float(f"{c.p:.4g}")
+        columns["signs"][at] = float(f"{c.p_sign_flip:.3g}")
+        columns["n"][at] = c.pairs
+    if len(set(columns["n"])) == 1:  # the page reads one value as the value of all pairs
+        del columns["n"][1:]
+    return columns
 
 
 def _run(record: RunRecord, stale: str) -> list[Any]:
@@ -146,3 +144,37 @@ def _provenance(records: list[RunRecord]) -> dict[str, str]:
             if value:
                 facts.setdefault(key, {})[value] = None
     return {key: "; ".join(list(values)[:6]) + (" …" if len(values) > 6 else "") for key, values in facts.items()}
+
+
+@cache
+def _run_columns() -> dict[str, list[str]]:
+    return tomllib.loads(shipped("bench", "publish", "run_columns.toml"))
+
+
+def column(name: str) -> dict[str, str]:
+    """A column of ``<board>.runs.csv`` as a field of a Frictionless Table Schema; KeyError if it is not described."""
+    base = name.removesuffix("_init")
+    kind, unit, meaning = _run_columns()[
+        "phase_*" if name.startswith("phase_") else base if base in _run_columns() else name
+    ]
+    if base != name:
+        meaning = f"{base} before training"
+    return {"name": name, "type": kind, **({"unit": unit} if unit else {}), "description": meaning}
+
+
+def run_schema(board: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """The Frictionless Table Schema of the runs of a board: one field per column, in order."""
+    return {
+        "$schema": "https://datapackage.org/profiles/2.0/tableschema.json",
+        "title": f"{board}: one row per run",
+        "fields": [column(name) for name in frame.columns],
+        "primaryKey": ["run"],
+        "missingValues": [""],
+    }
+
+
+def run_table(board: Board, frame: pd.DataFrame) -> dict[str, Any]:
+    """The data of the table for the page: fields, rows, and the file of each row's record."""
+    rows = [[cell(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
+    files = [record.file_name for record, _ in board.chosen]
+    return {"name": board.name, "fields": run_schema(board.name, frame)["fields"], "rows": rows, "records": files}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ...registry import UserError, nearest
 from ..boards.across import Side, side_of
-from ..boards.board import find_board, load_board
+from ..boards.board import Board, find_board, load_board, no_boards_reason
 from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.rows import write_board
 from ..records.record import RefusedFile, without_garbage_collection
@@ -19,7 +20,7 @@ from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
-from ..tools.text import PROGRESS, follow_up_command
+from ..tools.text import PROGRESS
 from .bibtex import bibliography, sources_of_row
 from .plots.figures import PLOTS, PlotData
 from .plots.handles import for_page
@@ -64,21 +65,20 @@ def publish(
             raise UserError(f"--format {each!r}: {nearest(each, FORMATS)}")
     families = _families(root, suites, shipped=not boards and not suites)
     names = [find_board(b, root) for b in boards] if boards else [] if suites else board_names(root)
-    names += [b for f in families if suites for p in f.measured if p.board and (b := p.board.name) not in names]
+    names += [b.name for f in families if suites for b in f.boards if b.name not in names]
     if not names:
-        raise UserError(f"there are no boards in {root}; {follow_up_command('run', 'quickstart')} makes one")
+        raise UserError(no_boards_reason(root))
     ensure_writable(out)
-    tasks = [(root, out, name, tuple(formats), reference_parameters) for name in names]
-    jobs = min(jobs or min(os.cpu_count() or 1, 4), len(tasks))
+    publish_board = partial(_publish_board, root, out, formats, reference_parameters)
+    jobs = min(jobs or min(os.cpu_count() or 1, 4), len(names))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
         # Forked, so that the processes know files given with --include, and need not import slow libraries again.
-        import matplotlib.figure  # noqa: F401
         import pandas  # noqa: F401
 
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-            shown = list(pool.map(_publish_board, tasks))
+            shown = list(pool.map(publish_board, names))
     else:
-        shown = [_publish_board(task) for task in tasks]
+        shown = list(map(publish_board, names))
     done = {name: sources for name, (sources, _, _) in zip(names, shown, strict=True) if sources is not None}
     bad = [r for _, own, _ in shown for r in own]
     if not done:
@@ -120,61 +120,46 @@ def no_table_reason(what: str, refused: Sequence[RefusedFile]) -> str:
     return f"{what}: no record can be read: {visible(refused[0].reason)}{others}"
 
 
-#: For a board: the sources of its models, or None if it has no table; refused files; its data for a summary over
-#: boards.
-_Shown = tuple[list[str] | None, list[RefusedFile], Side | None]
+@without_garbage_collection()
+def _publish_board(
+    root: Path, out: Path, formats: Sequence[str], reference_parameters: int | None, name: str
+) -> tuple[list[str] | None, list[RefusedFile], Side | None]:
+    """Publish one board.
 
-
-def _publish_board(task: tuple[Path, Path, str, tuple[str, ...], int | None]) -> _Shown:
-    """Publish one board."""
-    with without_garbage_collection():
-        return _publish(*task)
-
-
-def _publish(root: Path, out: Path, name: str, formats: tuple[str, ...], reference_parameters: int | None) -> _Shown:
+    Returns:
+        The sources of its models, or None if it has no table; refused files; its data for a summary over boards.
+    """
     PROGRESS.info("%s …", name)
     board = write_board(root, name, reference_parameters)
     if not board.chosen or not board.is_table:
         return None, board.refused, None
     html, downloads = "html" in formats, []
-    if html or "md" in formats:
-        downloads.append(_write(out, f"tables/{name}.md", markdown_page(board)))
-    if html or "latex" in formats:
-        downloads.append(_write(out, f"tables/{name}.tex", latex_page(board)))
+    pages: dict[str, tuple[str, Callable[[Board], str]]] = {"md": ("md", markdown_page), "latex": ("tex", latex_page)}
+    for kind, (ending, page) in pages.items():
+        if html or kind in formats:
+            downloads.append(f"tables/{name}.{ending}")
+            write_atomically(out / downloads[-1], page(board).encode())
     figures, missing = [], {}
     if html or "plots" in formats:
+        kinds = PICTURES if "plots" in formats else PICTURES[:1]
         with house_style():
             drawn = PlotData(board)
             for plot in PLOTS:
                 figure = plot.draw(drawn)
                 if figure is not None:
-                    kinds = PICTURES if "plots" in formats else PICTURES[:1]
                     save(figure, out / "figures" / name, plot.stem, kinds)
-                    if html:
-                        about = {"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)}
-                        figures.append(about | for_page(figure))
+                    about = {"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)}
+                    figures.append(about | for_page(figure) if html else about)
                 elif plot.needs:
-                    missing[plot.title] = plot.needs
+                    missing[plot.title[0].lower() + plot.title[1:]] = plot.needs
     if html:
         from .site import write_board_data
 
         for file in (f"{name}.csv", f"{name}.runs.csv"):
             shutil.copyfile(root / file, out / "tables" / file)
             downloads.append(f"tables/{file}")
-        write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], _left_out(missing))
+        needed = next(iter(missing.values()), "")
+        left_out = f"Left out: {' and '.join(missing)}. Needed: {needed}." if missing else ""
+        write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], left_out)
     sources = [s for row in board.rows_of(board.frame) for s in sources_of_row(row)]
     return sources, board.refused, side_of(board) if html else None
-
-
-def _left_out(missing: dict[str, str]) -> str:
-    """A sentence on missing plots."""
-    return (
-        f"Left out: {' and '.join(t[0].lower() + t[1:] for t in missing)}. Needed: {next(iter(missing.values()))}."
-        if missing
-        else ""
-    )
-
-
-def _write(out: Path, path: str, text: str) -> str:
-    write_atomically(out / path, text.encode())
-    return path

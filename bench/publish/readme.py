@@ -44,6 +44,7 @@ _OPEN = re.compile(r"^[ \t]*<!-- equibench: (?P<board>\S+)(?P<options>[^\r\n]*?)
 _CLOSE = re.compile(r"^[ \t]*<!-- /equibench -->[ \t]*\r?$", re.MULTILINE)
 _OPTION = re.compile(r"(?:^|\s+)(\w+)(?:=((?:(?!\s+\w+=|\s+reported\b).)*))?")
 OPTIONS = ("columns", "plot", "reported", "reference_parameters", "suite")
+_PLOT = {plot.stem: plot for plot in PLOTS}
 
 
 def refresh(
@@ -68,31 +69,23 @@ def refresh(
     pictures: list[tuple[Board, str]] = []
     newline = "\r\n" if "\r\n" in text else "\n"
     for opening in _OPEN.finditer(text):
-        where = f"{path}, line {text.count(chr(10), 0, opening.start()) + 1}"
+        where, name = f"{path}, line {text.count(chr(10), 0, opening.start()) + 1}", opening["board"]
         closing = _CLOSE.search(text, opening.end())
         following = _OPEN.search(text, opening.end())
         if opening.start() < end or closing is None or (following and following.start() < closing.start()):
             raise UserError(f"{where}: this marker is not followed by <!-- /equibench -->")
         options = _options(opening["options"], where)
-        if opening["board"].startswith("family="):
-            family = _family(opening["board"].removeprefix("family="), root, where)
+        if name.startswith("family="):
+            family = _family(name.removeprefix("family="), root, where)
             block = _family_block(family, options, root, path, where)
-            parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
-            end = closing.start()
-            boards += [p.board.name for p in family.measured if p.board is not None]
-            continue
-        board = _board(opening["board"], root, where, _count(options, where) or reference_parameters)
-        if refused is not None:
-            refused += board.refused
-        if len(wanted := options.get("suite", ())) == 1:
-            board = _of_suite(board, wanted[0], where)
-        elif "suite" in options:
-            raise UserError(f"{where}: the option suite needs the name of one suite, such as suite=digits-pdo")
-        pictures += [(board, stem) for stem in options.get("plot", ())]
-        block = _block(board, options, root, path, where)
+            boards += [board.name for board in family.boards]
+        else:
+            board = _board(name, root, where, options, reference_parameters, refused)
+            pictures += [(board, stem) for stem in options.get("plot", ())]
+            block = _block(board, options, root, path, where)
+            boards.append(name)
         parts += [text[end : opening.end()], "\n", block.replace("\n", newline), newline]
         end = closing.start()
-        boards.append(opening["board"])
     if not boards:
         raise UserError(f"{path} has no marker; put <!-- equibench: BOARD --> and <!-- /equibench --> around a table")
     for board, stem in pictures:
@@ -106,28 +99,34 @@ def refresh(
 def _count(options: dict[str, tuple[str, ...]], where: str) -> int | None:
     values = options.get("reference_parameters", ())
     if any(not v.isdecimal() or not int(v) for v in values) or len(values) > 1:
-        raise UserError(
-            f"{where}: the option reference_parameters needs one number, such as reference_parameters=25700"
-        )
+        wanted = "one number, such as reference_parameters=25700"
+        raise UserError(f"{where}: the option reference_parameters needs {wanted}")
     return int(values[0]) if values else None
 
 
-def _board(name: str, root: Path, where: str, reference_parameters: int | None) -> Board:
-    board = load_board(root, find_board(name, root), reference_parameters)
+def _board(
+    name: str,
+    root: Path,
+    where: str,
+    options: dict[str, tuple[str, ...]],
+    reference_parameters: int | None,
+    refused: list[RefusedFile] | None,
+) -> Board:
+    """The board of a marker, with only the rows of the suite in its options."""
+    count = _count(options, where) or reference_parameters
+    board = load_board(root, find_board(name, root), count)
     if not board.chosen or not board.is_table:
         raise UserError(f"{where}: {no_table_reason(name, board.refused)}")
-    return board
-
-
-def _of_suite(board: Board, name: str, where: str) -> Board:
-    """The board with only the rows of the suite.
-
-    Raises:
-        UserError: the suite has no rows on this board.
-    """
-    narrowed = board.of_suite(find_suite(name))
+    if refused is not None:
+        refused += board.refused
+    if "suite" not in options:
+        return board
+    if len(options["suite"]) != 1:
+        raise UserError(f"{where}: the option suite needs the name of one suite, such as suite=digits-pdo")
+    (suite,) = options["suite"]
+    narrowed = board.of_suite(find_suite(suite))
     if not narrowed.is_table:
-        raise UserError(f"{where}: suite {name!r} has no rows on the board {board.name}")
+        raise UserError(f"{where}: suite {suite!r} has no rows on the board {board.name}")
     return narrowed
 
 
@@ -138,7 +137,7 @@ def _options(text: str, where: str) -> dict[str, tuple[str, ...]]:
         if name not in OPTIONS:
             raise UserError(f"{where}: a marker has no option {name!r}; {nearest(name, OPTIONS)}")
         found[name] = tuple(v.strip() for v in values.split(",") if v.strip())
-        known = [*SPENT, *(p.stem for p in PLOTS)]
+        known = [*SPENT, *_PLOT]
         for value in found[name] if name == "plot" else ():
             if value not in known:
                 raise UserError(f"{where}: there is no plot {value!r}; {nearest(value, known)}")
@@ -153,12 +152,15 @@ def _block(board: Board, options: dict[str, tuple[str, ...]], root: Path, readme
     rows = table_rows(board, board.frame, wanted) if wanted else narrow_rows(board, board.frame)
     is_bold = "model" in rows[0] or ACCURACY in rows[0]
     notes = board_notes(board, board.frame, bold=is_bold, columns=list(rows[0]), brief=True, after=not wanted)
-    parts = [markdown_text(board_heading(board)), *(_image(board, s, root, readme) for s in options.get("plot", ()))]
-    parts.append(markdown_table(board, rows))
+    images = [
+        _link(f"{_PLOT[stem].title}, {markdown_text(board.name)}", _picture(board, stem, root), readme)
+        for stem in options.get("plot", ())
+    ]
+    parts = [markdown_text(board_heading(board)), *images, markdown_table(board, rows)]
     parts.append(markdown_text(sentences(board, notes)))
     if "reported" in options:
         parts.append(reported_table(board.chosen[0][0].spec.dataset, "github"))
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def _family(name: str, root: Path, where: str) -> BoardFamily:
@@ -172,20 +174,17 @@ def _family_block(
     family: BoardFamily, options: dict[str, tuple[str, ...]], root: Path, readme: Path, where: str
 ) -> str:
     """Heading, pictures, table and notes of a family; this also draws the pictures."""
-    wrong = next((o for o in options if o != "plot"), None) or next(
-        (p for p in options.get("plot", ()) if p not in SPENT), None
-    )
-    if wrong is not None:
-        raise UserError(f"{where}: a family of boards accepts only plot={','.join(SPENT)}, not {wrong!r}")
+    wrong = [*(o for o in options if o != "plot"), *(p for p in options.get("plot", ()) if p not in SPENT)]
+    if wrong:
+        raise UserError(f"{where}: a family of boards accepts only plot={','.join(SPENT)}, not {wrong[0]!r}")
     head, table, *rest = family_text(family, "github").split("\n\n")
     images = []
     for what in options.get("plot", ()):
         with house_style():
             figure = draw(family, what)
             if figure is None:
-                raise UserError(
-                    f"{where}: {SPENT[what]} are equal at all points of {family.name}, so there is nothing to draw"
-                )
+                same = f"{SPENT[what]} are equal at all points of {family.name}"
+                raise UserError(f"{where}: {same}, so there is nothing to draw")
             path = root / "figures" / f"{file_name(family)}-{what}.svg"
             save(figure, path.parent, path.stem, ("svg",), both=False)
         images.append(_link(f"Error against {SPENT[what]}, {family.name}", path, readme))
@@ -197,19 +196,13 @@ def _picture(board: Board, stem: str, root: Path) -> Path:
     return root / "figures" / f"{'-'.join(filter(None, (board.name, board.suite, stem)))}.svg"
 
 
-def _image(board: Board, stem: str, root: Path, readme: Path) -> str:
-    """The picture as Markdown, with its path relative to the file's folder."""
-    title = next(p.title for p in PLOTS if p.stem == stem)
-    return _link(f"{title}, {markdown_text(board.name)}", _picture(board, stem, root), readme)
-
-
 def _link(title: str, picture: Path, readme: Path) -> str:
     path = PurePath(os.path.relpath(picture, readme.absolute().parent)).as_posix()
     return f"![{title}]({quote(path)})"
 
 
 def _draw(board: Board, stem: str, root: Path, where: str) -> None:
-    plot = next(p for p in PLOTS if p.stem == stem)
+    plot = _PLOT[stem]
     with house_style():
         figure = plot.draw(PlotData(board))
         if figure is None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from ...registry import MODELS, UserError
 from ..boards.board import Board
-from ..boards.families import AXES, BoardFamily
+from ..boards.families import BoardFamily
+from ..boards.notes import listed
 from ..records.record import RunRecord
 from ..spec.recipe import is_tuned
-from ..spec.suite import PROTOCOL, Suite
+from ..spec.suite import AXES, PROTOCOL, Suite
 
 #: Results folder of a repetition. In the original folder, the runs would count as finished.
 RESULTS = "repeated"
@@ -22,18 +23,12 @@ def suites_of(board: Board) -> dict[str, Suite]:
 
     There is one suite, unless models have different seeds, classes or equivariance profiles.
     """
-    own: dict[str, list[RunRecord]] = {}
-    for record, _ in board.chosen:
-        own.setdefault(record.spec.model, []).append(record)
     alike: dict[tuple[Any, ...], list[str]] = {}
-    for model, records in own.items():
-        alike.setdefault(_asked(records, board), []).append(model)
-    named = zip(_names(board.name, len(alike)), alike.items(), strict=True)
+    for model, runs in board.runs.items():
+        alike.setdefault(_asked([record for record, _ in runs], board), []).append(model)
+    names = [board.name] if len(alike) == 1 else [f"{board.name}-{i + 1}" for i in range(len(alike))]
+    named = zip(names, alike.items(), strict=True)
     return {name: _suite(name, board, models, *asked) for name, (asked, models) in named}
-
-
-def _names(board: str, count: int) -> list[str]:
-    return [board] if count == 1 else [f"{board}-{i}" for i in range(1, count + 1)]
 
 
 def _asked(records: list[RunRecord], board: Board) -> tuple[Any, ...]:
@@ -63,7 +58,7 @@ def suite_file(suite: Suite, several: Mapping[str, list[Any]] | None = None) -> 
     """The file of a suite; keys with default values are left out.
 
     Args:
-        several: for a family of boards, the values of `families.AXES`.
+        several: for a family of boards, the values of `suite.AXES`.
     """
     values = suite.model_dump(by_alias=True, exclude_defaults=True, exclude={"name"})
     values |= {"seeds": suite.seeds, **(several or {})}
@@ -91,8 +86,7 @@ def cautions(board: Board) -> list[str]:
     spec = board.chosen[0][0].spec
     found = []
     if unknown := [m for m in board.runs if not _is_registered(m)]:
-        names = ", ".join(unknown[:12]) + (f" and {len(unknown) - 12} more" if len(unknown) > 12 else "")
-        found.append(f"Not included in equibench: {names}. Give their files with --include FILE.")
+        found.append(f"Not included in equibench: {listed(unknown)}. Give their files with --include FILE.")
     if spec.budget.kind == "T":
         found.append("Step times are measured again: another kind of device gives a separate board.")
     if spec.protocol != PROTOCOL:

@@ -4,6 +4,7 @@ tables, records.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,11 +18,9 @@ from ..boards.rows import run_rows
 from ..records.store import board_folder
 from ..tools.files import shipped, write_atomically
 from .across import groups_document
-from .payload import payload, script
+from .payload import payload, run_schema, run_table, script
 from .plots.style import DARK, FAMILIES, OTHER
 from .repeat_commands import suite_file, suites_of
-from .run_table import document as run_table
-from .run_table import schema_text
 
 
 def write_page(
@@ -35,16 +34,13 @@ def write_page(
     """
     colours = {family: colour for family, (colour, _) in FAMILIES.items()} | {"": OTHER}
     families = {family: (colour, DARK.get(colour, colour)) for family, colour in colours.items()}
+    scripts = ("page.js", "points.js", "view.js", "site.js")
     content = {"boards": boards, "families": families, "board_families": board_families or {}, "across": across}
-    write_from_template(out / "index.html", "index.html.j2", ("page.js", "points.js", "view.js", "site.js"), **content)
+    write_from_template(out / "index.html", "index.html.j2", scripts, **content)
 
 
 def write_across_page(out: Path, sides: Iterable[Side]) -> bool:
-    """Write ``across.html``, with a table for each group of boards; without groups there is no page.
-
-    Returns:
-        Whether the page was written.
-    """
+    """Write ``across.html`` with a table for each group of boards, if there are groups; whether it was written."""
     found = groups_document(sides)
     if found:
         write_from_template(out / "across.html", "across.html.j2", groups=found)
@@ -71,7 +67,8 @@ def write_board_data(
     schema of the runs; and the suites that repeat the runs.
     """
     name, runs = board.name, run_rows(board)
-    files = {f"tables/{name}.runs.schema.json": schema_text(name, runs)}
+    schema = json.dumps(run_schema(name, runs), indent=1, ensure_ascii=False)
+    files = {f"tables/{name}.runs.schema.json": f"{schema}\n"}
     files |= {f"suites/{stem}.toml": suite_file(suite) for stem, suite in suites_of(board).items()}
     document = payload(board, figures, [*downloads, *files], left_out)
     files[f"boards/{name}.js"] = script(document)

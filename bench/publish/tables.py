@@ -24,11 +24,7 @@ ACCURACY = "test acc %"
 
 
 def markdown_table(board: Board, texts: list[dict[str, str]] | None = None) -> str:
-    """The table alone in GitHub's Markdown; models for which rank 1 is possible are bold.
-
-    Args:
-        texts: the rows of the table, one for each row of the board; None means `table_rows`.
-    """
+    """The table alone in GitHub's Markdown, of `texts` or else `table_rows`; bold: rank 1 is possible."""
     rows, bold = [], board.best
     texts = table_rows(board, board.frame) if texts is None else texts
     for text, row in zip(texts, board.rows_of(board.frame), strict=True):
@@ -77,12 +73,18 @@ def latex_page(board: Board, frame: pd.DataFrame | None = None) -> str:
     columns = list(texts[0])
     lines = [_latex_row(text, row, row["model"] in board.best) for text, row in zip(texts, rows, strict=True)]
     notes = board_notes(board, frame, bold=True, columns=columns, brief=True, after=True)
-    caption = latex(f"{board_heading(board)}. {sentences(board, notes)}")
+    caption = f"{board_heading(board)}. {sentences(board, notes)}"
+    heads, align = [_LATEX[c][0] for c in columns], "".join(_LATEX[c][1] for c in columns)
+    return latex_table(board.name, align, heads, lines, caption)
+
+
+def latex_table(name: str, align: str, heads: Iterable[str], lines: Iterable[str], caption: str) -> str:
+    """A table (booktabs) from its heads and rows, which are LaTeX, and its caption, which is plain text."""
     return "\n".join([
-        f"% {board.name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
-        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{{''.join(_LATEX[c][1] for c in columns)}}}", r"\toprule",
-        " & ".join(_LATEX[c][0] for c in columns) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
-        f"\\caption{{{caption}}}", f"\\label{{tab:{board.name}}}", r"\end{table}", "",
+        f"% {name}; needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}",
+        r"\begin{table}", r"\centering", f"\\begin{{tabular}}{{{align}}}", r"\toprule",
+        " & ".join(heads) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}",
+        f"\\caption{{{latex(caption)}}}", f"\\label{{tab:{name}}}", r"\end{table}", "",
     ])  # fmt: skip
 
 

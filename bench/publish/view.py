@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ...registry import UserError, nearest
-from ..boards.board import Board, find_board
+from ..boards.board import Board, find_board, nearest_board, no_boards_reason
 from ..boards.notes import board_heading
 from ..boards.row_marks import HEADINGS_OF
 from ..boards.rows import COMPARED, compared_columns, run_rows, write_board
@@ -20,7 +20,7 @@ from ..boards.terminal_table import board_table, in_cell, in_text
 from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..tools.markup import for_latex
-from ..tools.text import follow_up_command, plural, table_width
+from ..tools.text import plural, table_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def select_boards(
     names = [find_board(name, root)] if name else board_names(root)
     names = boards_that_fit(patterns, names) if patterns else names
     if not names:
-        raise UserError(f"there are no boards in {root}; {follow_up_command('run', 'quickstart')} makes one")
+        raise UserError(no_boards_reason(root))
     with without_garbage_collection():
         read = [write_board(root, n, reference_parameters) for n in names]
     if refused is not None:
@@ -86,11 +86,10 @@ def select_boards(
         ("--dataset", dataset, lambda b: b.chosen[0][0].spec.dataset),
         ("--budget", budget, lambda b: b.chosen[0][0].spec.budget.name),
     ):
-        fits = [b for b in boards if wanted is None or get(b) == wanted]
-        if not fits:
-            known = sorted({get(b) for b in boards})
-            raise UserError(f"{option} {wanted!r}: no board in {root} has it; {nearest(str(wanted), known)}")
-        boards = fits
+        known = sorted({get(b) for b in boards})
+        if wanted is not None and wanted not in known:
+            raise UserError(f"{option} {wanted!r}: no board in {root} has it; {nearest(wanted, known)}")
+        boards = [b for b in boards if wanted in (None, get(b))]
     return boards
 
 
@@ -104,9 +103,7 @@ def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     for pattern in patterns:
         fits = [n for n in names if any(fnmatch.fnmatchcase(text, pattern) for text in (n, n.rpartition("-v")[0]))]
         if not fits:
-            none = f"there are no boards yet; {follow_up_command('run', 'quickstart')} makes one"
-            known = nearest(pattern, names) if names else none
-            raise UserError(f"--across {pattern!r} matches no board; {known}")
+            raise UserError(f"--across {pattern!r} matches no board; {nearest_board(pattern, names)}")
         found += fits
     return sorted(set(found))
 
@@ -169,27 +166,23 @@ def _comparable(values: pd.Series) -> pd.Series:
 
 
 def _column(name: str, frame: pd.DataFrame, option: str) -> str:
-    if name not in frame.columns:
-        heading = next((column for column, shown in HEADINGS_OF.items() if shown == name and column in frame), None)
-        if heading is not None:
-            return heading
-        usual = [c for c in HEADINGS_OF if c in frame.columns]
-        close = nearest(name, [*frame.columns], "equibench list columns")
-        raise UserError(
-            f"{option} {name!r}: the table has no such column; {close}; the usual columns are {', '.join(usual)}"
-        )
-    return name
+    if name in frame.columns:
+        return name
+    usual = {column: heading for column, heading in HEADINGS_OF.items() if column in frame.columns}
+    for column, heading in usual.items():
+        if heading == name:
+            return column
+    close = nearest(name, [*frame.columns], "equibench list columns")
+    raise UserError(
+        f"{option} {name!r}: the table has no such column; {close}; the usual columns are {', '.join(usual)}"
+    )
 
 
 def _against(frame: pd.DataFrame, found: Sequence[Comparison], reference: str) -> pd.DataFrame:
     """The table with the columns of the comparison for another reference."""
     by_model = {c.model: c for c in found}
-    frame = frame.copy()
-    frame["reference_model"] = reference
     rows = [compared_columns(by_model.get(model)) for model in frame["model"]]
-    for column in COMPARED:
-        frame[column] = [row[column] for row in rows]
-    return frame
+    return frame.assign(reference_model=reference, **{column: [row[column] for row in rows] for column in COMPARED})
 
 
 def comparisons(board: Board, view: View) -> list[Comparison]:
@@ -211,7 +204,9 @@ def view_text(board: Board, view: View, style: str, width: int | None = None) ->
     frame = select_rows(board, view)
     if view.columns or view.runs:
         shown = select_columns(frame, view) if view.columns else _usual_of_runs(frame, width)
-        text = f"{in_text(board_heading(board), style)}\n\n{plain_table(shown, style)}"
+        rows = [[in_cell(text, style) for text in row] for row in _texts(shown)]
+        table = tabulate(rows, headers=list(shown.columns), tablefmt=style, disable_numparse=True)
+        text = f"{in_text(board_heading(board), style)}\n\n{for_latex(table, style)}"
         marks = [] if view.runs else [f"{r['model']}: {r['marks']}" for r in board.rows_of(frame) if r["marks"]]
         if marks and "marks" not in view.columns:
             text += "\n\n" + "\n".join(in_text(mark, style) for mark in marks)
@@ -232,26 +227,19 @@ _OF_RUNS = ("run", "model", "seed", "test_acc_pct", "status", "stale", "train_s"
 
 def _usual_of_runs(frame: pd.DataFrame, width: int | None) -> pd.DataFrame:
     columns = [c for c in _OF_RUNS if c != "stale" or (frame["stale"] != "").any()]
+    texts = [dict(zip(columns, row, strict=True)) for row in _texts(frame[columns])]
     while width is not None and len(columns) > 5:
-        texts = [{c: cell_text(v) for c, v in zip(columns, row, strict=True)} for row in _values(frame[columns])]
-        if table_width(texts) <= width:
+        if table_width([{c: text[c] for c in columns} for text in texts]) <= width:
             break
         columns.pop()
     return frame[columns]
 
 
-def _values(frame: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
-    rows: Iterable[tuple[Any, ...]] = frame.convert_dtypes().itertuples(index=False)
-    return rows
+def _texts(frame: pd.DataFrame) -> list[list[str]]:
+    return [[_cell_text(v) for v in row] for row in frame.convert_dtypes().itertuples(index=False)]
 
 
-def plain_table(frame: pd.DataFrame, style: str) -> str:
-    """A table with the columns of a frame."""
-    rows = [[in_cell(cell_text(v), style) for v in row] for row in _values(frame)]
-    return for_latex(tabulate(rows, headers=list(frame.columns), tablefmt=style, disable_numparse=True), style)
-
-
-def cell_text(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     """A cell as text: with thousands separators, floats with four significant digits; empty for a missing value."""
     import pandas as pd
 
@@ -270,20 +258,19 @@ def comparison_table(board: Board, view: View, style: str) -> str:
     ]
     if not shown:
         return f"{view.against or 'no model'} has no common seed with another model of {board.name}"
-    rows = [comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
-    table = tabulate(
-        rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 6
-    )
+    rows = [_comparison_row(c, board) for c in sorted(shown, key=lambda c: -c.difference)]
+    align = ["left", "left"] + ["right"] * 6
+    table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=align)
     return f"{for_latex(table, style)}\n\n{in_text(comparison_note(family), style)}"
 
 
-def comparison_row(c: Comparison, board: Board) -> dict[str, str]:
-    """A comparison as text."""
-    row = {"model": c.model, "against": c.reference, "difference": difference_text(c.difference, c.interval)}
-    row["seeds"] = str(c.pairs)
+def _comparison_row(c: Comparison, board: Board) -> dict[str, str]:
     same = board.agreement(c.model, c.reference)
-    row |= {"p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip)}
-    return row | {"agree %": "" if same is None else f"{same:.1f}"}
+    return {
+        "model": c.model, "against": c.reference, "difference": difference_text(c.difference, c.interval),
+        "seeds": str(c.pairs), "p": p_text(c.p), "p (Holm)": p_text(c.p_holm), "p (signs)": p_text(c.p_sign_flip),
+        "agree %": "" if same is None else f"{same:.1f}",
+    }  # fmt: skip
 
 
 def difference_text(difference: float, half: float | None) -> str:

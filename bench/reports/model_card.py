@@ -195,7 +195,7 @@ def _on_board(name: str, board: Board) -> dict[str, Any]:
         "runs_ok": sum(r.status == "ok" for r in counted),
         "runs": len(runs),
         "run_ids": {str(r.spec.seed): r.run_id for r, _ in runs},
-        "rank": rank_text(board, name),
+        "rank": rank_text(board.ranks.get(name)),
         **claim_columns((r for r in averaged if r.status == "ok"), str(MODELS.find(name).get("invariant", "none"))),
         "eq_exact_c4": mean([r.trained.eq_exact_c4 for r in completed]),
         "eq_rot_analytic": mean([r.trained.eq_rot_analytic for r in completed]),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .labels import place_labels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SIZE = (6.4, 4.2)  # inches
 #: Characters per inch of the note above a frame. There is room for two lines.
@@ -19,8 +20,6 @@ _NOTE_DENSITY = 17.5
 
 def new_plot(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tuple[Figure, Axes]:
     """A figure with one plot; `height` and `left` margin in inches."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(SIZE[0], height))
     # Fixed margins in inches, because matplotlib's automatic layout takes longer than drawing.
     figure.subplots_adjust(left=left / SIZE[0], right=1 - 0.25 / SIZE[0], top=1 - 0.35 / height, bottom=0.85 / height)
@@ -32,8 +31,6 @@ def new_plot(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tup
 
 def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
     """A logarithmic axis with plain numbers at 1, 2 and 5."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
     set_scale("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     axis.set_major_formatter(FuncFormatter(_short))
@@ -43,8 +40,6 @@ def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
 
 def log_or_linear(axis: Any, set_scale: Callable[[str], None], least: float, most: float) -> None:
     """A logarithmic axis over a wide range, but a linear axis below a factor of 5, to have enough ticks."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     if most >= 5 * least:
         logarithmic(axis, set_scale)
     else:
@@ -80,9 +75,6 @@ def finish_plot(
         styles: colour and mark of each family in the legend.
         lines: the legend shows lines instead of marks.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
     figure = axes.figure
     assert isinstance(figure, Figure)
     write_note(axes, note)

@@ -1,22 +1,21 @@
-"""Plots of a family of boards: error against training images, examples, FLOPs and device-seconds, on logarithmic
-axes.
-"""
+"""Plots of a family of boards: error against the effort of training, on logarithmic axes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator
 
 from ...boards.families import BoardFamily, Point
 from ...boards.family_table import SPENT, cell, slope_text, slopes
 from .axes import SIZE, logarithmic, new_plot
 from .handles import in_words, name_point
-from .style import DASHES, family_styles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .style import dashes_of, family_styles
 
 #: FLOPs are shown in units of 1e12.
 UNITS = {"flops": 1e-12}
@@ -64,8 +63,6 @@ def _curve(family: BoardFamily, model: str, points: Sequence[Point], what: str) 
 
 def draw(family: BoardFamily, what: str) -> Figure | None:
     """The plot against one of `SPENT`; None if it is equal at all points."""
-    from matplotlib.lines import Line2D
-
     found = curves(family, what)
     all_marks = [mark for marks in found.values() for mark in marks]
     if len({mark.x for mark in all_marks}) < 2:
@@ -75,20 +72,13 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
     names = {m: str(r["family"] or "other") for p in family.measured for m, r in p.rows.items()}
     styles, alpha = family_styles(names.get(m, "other") for m in family.models), slopes(family, what)
     handles: list[Line2D] = []
-    of_colour: dict[str, int] = {}
-    for (model, line), marks in found.items():
-        colour, shape = styles[names.get(model, "other")]
-        of_colour[colour] = of_colour.get(colour, -1) + 1
-        how: dict[str, Any] = {
-            "color": colour,
-            "ls": DASHES[of_colour[colour] % len(DASHES)],
-            "lw": 1.4,
-            "marker": shape,
-            "ms": 5,
-        }
+    looks = [styles[names.get(model, "other")] for model, _ in found]
+    dashes = dashes_of(colour for colour, _ in looks)
+    for ((model, line), marks), (colour, shape), dash in zip(found.items(), looks, dashes, strict=True):
+        how: dict[str, Any] = {"color": colour, "ls": dash, "lw": 1.4, "marker": shape, "ms": 5}
         axes.plot([m.x for m in marks], [m.error for m in marks], **{**how, "marker": ""})
-        sizes = [20 * 1.6**place for place in range(len(marks))]  # distinguishes points with the same effort
-        for number, (mark, size) in enumerate(zip(marks, sizes, strict=True)):
+        for number, mark in enumerate(marks):
+            size = 20 * 1.6**number  # distinguishes points with the same effort
             point = axes.scatter(mark.x, mark.error, size, color=colour, marker=shape, zorder=3)
             says = [mark.label, f"test accuracy: {mark.accuracy} %", f"{LABELS[what]}: {in_words(mark.x)}"]
             name_point(point, model, says, f"{line}.{number}")
@@ -107,19 +97,16 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
 
 
 def _scales(axes: Axes, marks: Sequence[Mark], ticks: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, LogLocator
-
     logarithmic(axes.xaxis, axes.set_xscale)
     logarithmic(axes.yaxis, axes.set_yscale)
     low, high = min(m.low for m in marks), min(max(m.error + m.half for m in marks), 100.0)
     axes.set_ylim(low / 1.1, high * 1.1)
-    if high < 10 * low:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=20))
     x = [m.x for m in marks]
+    for axis, is_narrow in ((axes.yaxis, high < 10 * low), (axes.xaxis, max(x) < 10 * min(x))):
+        if is_narrow:
+            axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=20))
     if ticks:
         axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    elif max(x) < 10 * min(x):
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=20))
 
 
 def _note(family: BoardFamily, found: dict[tuple[str, str], list[Mark]], what: str) -> str:

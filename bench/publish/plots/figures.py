@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ...boards.board import Board
 from ...boards.notes import sources_of_variation
@@ -20,11 +22,6 @@ from . import lines
 from .axes import finish_plot, log_or_linear, new_plot, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
-    from matplotlib.figure import Figure
 
 #: Largest number of labelled models in a scatter plot, and of rows in the plot of differences.
 MOST_LABELS, MOST_ROWS = 14, 40
@@ -131,27 +128,19 @@ def _scatter(
     log_or_linear(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     for i in np.flatnonzero(there):
-        style = drawn.styles[drawn.families[i]]
-        mark = _point(axes, (x[i], y[i], half[i]), bool(filled[i]), style, many)
+        colour, shape = drawn.styles[drawn.families[i]]
+        # Bars are plain lines, because matplotlib's error bars take several times as long.
+        axes.vlines(x[i], y[i] - half[i], y[i] + half[i], colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
+        mark = axes.scatter(
+            x[i], y[i], 18 if many else 42, marker=shape, facecolors=colour if filled[i] else PAPER, edgecolors=colour,
+            linewidths=1.0, zorder=3,
+        )  # fmt: skip
         name_point(mark, drawn.rows[i]["model"], [drawn.accuracy(i), f"{label}: {in_words(values[i])}"])
     shown = {f: style for f, style in drawn.styles.items() if f in {drawn.families[i] for i in np.flatnonzero(there)}}
     _limits(axes, y[there], half[there])
     named = np.flatnonzero(there & filled if many and (there & filled).any() else there)[:MOST_LABELS]
     labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
     return finish_plot(axes, shown, note, labels, [(x[i], y[i]) for i in np.flatnonzero(there)])
-
-
-def _point(
-    axes: Axes, at: tuple[float, float, float], filled: bool, style: tuple[str, str], many: bool
-) -> PathCollection:
-    """The mark of a point (x, y, half-width of its interval) with its bar."""
-    (x, y, half), (colour, mark) = at, style
-    # Bars are plain lines, because matplotlib's error bars take several times as long.
-    axes.vlines(x, y - half, y + half, colour, lw=0.8, alpha=0.35 if many else 0.9, zorder=2)
-    return axes.scatter(
-        x, y, 18 if many else 42, marker=mark, facecolors=colour if filled else PAPER, edgecolors=colour,
-        linewidths=1.0, zorder=3,
-    )  # fmt: skip
 
 
 def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
@@ -185,11 +174,9 @@ def _differences(drawn: PlotData) -> Figure | None:
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
-    count = len(drawn.board.against_reference)
     over = sources_of_variation(c.by_image for c in found if c.interval is not None)
-    note = (
-        f"paired, ± 95 % over new {over}; filled: p (Holm, {plural(found[0].family, 'comparison')}) at most {LEVEL:g}"
-    )
+    family, count = plural(found[0].family, "comparison"), len(drawn.board.against_reference)
+    note = f"paired, ± 95 % over new {over}; filled: p (Holm, {family}) at most {LEVEL:g}"
     write_note(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
     return figure
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
+from matplotlib.artist import Artist
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 _POINT = "point-"
 #: Separator before the number of a point, if a model has several; it occurs in no name of a model.
@@ -33,9 +34,7 @@ class Handle:
 
 
 def for_page(figure: Figure) -> dict[str, Any]:
-    """The data of a figure for pages: its width and height in pixels, and its points. Boxes have four digits, which is
-    a tenth of a pixel.
-    """
+    """The size of a figure in pixels, and its points, for pages. Boxes are rounded to a tenth of a pixel."""
     points = [{"model": h.model, "says": h.says, "box": [round(v, 4) + 0.0 for v in h.box]} for h in handles(figure)]
     return {"size": [round(v) for v in figure.bbox.size], "points": points}
 
@@ -58,13 +57,7 @@ def name_point(artist: Artist, model: str, says: Iterable[str], number: str = ""
 
 def handles(figure: Figure) -> list[Handle]:
     """The points of a finished figure from left to right, with their boxes in matplotlib's drawing."""
-    return sorted(_handles(figure), key=lambda h: (round(h.box[0], 3), h.box[1], h.id))
-
-
-def _handles(figure: Figure) -> Iterator[Handle]:
-    from matplotlib.text import Text
-
-    width, height = figure.bbox.size
+    (width, height), found = figure.bbox.size, []
     points = figure.findobj(lambda a: (a.get_gid() or "").startswith(_POINT))
     if any(isinstance(a, Text) for a in points):
         figure.draw_without_rendering()  # this computes the position of a legend; marks have a position already
@@ -72,13 +65,12 @@ def _handles(figure: Figure) -> Iterator[Handle]:
         left, bottom, right, top = _extent(artist, figure.dpi / 72)
         box = (left / width, 1 - top / height, (right - left) / width, (top - bottom) / height)
         id_, says = str(artist.get_gid()), str(artist.get_label()).split("\n")
-        yield Handle(id_, id_.removeprefix(_POINT).partition(_NUMBER)[0], tuple(says), box)
+        found.append(Handle(id_, id_.removeprefix(_POINT).partition(_NUMBER)[0], tuple(says), box))
+    return sorted(found, key=lambda h: (round(h.box[0], 3), h.box[1], h.id))
 
 
 def _extent(artist: Artist, pixels_a_point: float) -> tuple[float, float, float, float]:
     """The box of an artist in pixels of its figure: left, bottom, right, top."""
-    from matplotlib.collections import PathCollection
-
     if not isinstance(artist, PathCollection):
         left, bottom, right, top = artist.get_window_extent().extents
         return left, bottom, right, top

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
 
 _FONT = 7.5  # points
 #: Possible positions of a label: the offset, in points, of its near end from its point.
@@ -49,8 +47,9 @@ def place_labels(
             # The note is above the frame.
             if box[0] < left or box[2] > right + 20 or box[3] > top or any(_overlap(box, other) for other in taken):
                 continue
-            if not _is_nearest((px, py), (px + dx, py + dy), marks):
-                continue
+            end = (px + dx, py + dy)
+            if any(math.dist(mark, end) < math.dist((px, py), end) for mark in marks):
+                continue  # another point is nearer to the near end of the label
             taken.append(box)
             side = "left" if dx > 0 else "right"
             line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
@@ -59,12 +58,6 @@ def place_labels(
                 arrowprops=line if math.hypot(dx, dy) > _BESIDE else None,
             )  # fmt: skip
             break
-
-
-def _is_nearest(own: tuple[float, float], end: tuple[float, float], marks: Sequence[tuple[float, float]]) -> bool:
-    """Whether no other mark is nearer to the near end of a label than its own mark."""
-    distance = math.dist(own, end)
-    return all(math.dist(mark, end) >= distance for mark in marks)
 
 
 def _pixels(axes: Axes, x: float, y: float, scale: float) -> tuple[float, float]:

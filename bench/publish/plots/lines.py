@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ...boards.board import Board
 from ...records.record import RunRecord
-from ...records.sidecar import Sidecar
 from ...tools.text import plural
 from .axes import SIZE, finish_plot, logarithmic, new_plot
 from .handles import in_words, name_point
-from .style import DASHES, family_styles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .style import dashes_of, family_styles
 
 #: Up to this number of curves, each has a label and a thick line.
 MOST_CURVES = 14
@@ -29,11 +27,11 @@ Named = Sequence[tuple[str, str]]
 
 def learning_curves(board: Board, models: Named) -> Figure | None:
     """Training loss against progress."""
-    runs: dict[str, list[RunRecord]] = {}
-    for record in (r for counted in board.averaged.values() for r in counted):
-        if record.status == "ok":
-            runs.setdefault(record.spec.model, []).append(record)
-    curves = {model: curve for model, _ in models if (curve := _mean_loss(runs.get(model, []))) is not None}
+    curves = {}
+    for model, _ in models:
+        curve = _mean_loss([r for r in board.averaged[model] if r.status == "ok"])
+        if curve is not None:
+            curves[model] = curve
     if not curves:
         return None
     _, axes = new_plot("progress of training", "training loss (cross-entropy)")
@@ -54,52 +52,43 @@ def _mean_loss(runs: list[RunRecord]) -> Curve | None:
 
 def error_by_angle(board: Board, models: Named) -> Figure | None:
     """Error of the trained logits against the angle, from the runs with a full profile."""
-
-    def of(sidecar: Sidecar) -> tuple[list[float], list[Any]]:
-        return sidecar.curve_degrees, sidecar.trained.curve
-
-    return _over_angles(
-        board, models, of, "relative change of the logits", "after training; closed-form images: nothing is resampled"
-    )
+    found = {run: (s.curve_degrees, s.trained.curve) for run, s in board.sidecars.items()}
+    note = "after training; closed-form images: nothing is resampled"
+    return _over_angles(board, models, found, "relative change of the logits", note)
 
 
 def accuracy_by_angle(board: Board, models: Named) -> Figure | None:
     """Test accuracy against the rotation angle of the images, from the runs with a full profile."""
-
-    def of(sidecar: Sidecar) -> tuple[list[float], list[Any]]:
-        return sidecar.orbit_degrees, sidecar.trained.acc_by_angle_pct
-
+    found = {run: (s.orbit_degrees, s.trained.acc_by_angle_pct) for run, s in board.sidecars.items()}
     images = max((s.orbit_images for s in board.sidecars.values()), default=0)
-    return _over_angles(board, models, of, "test accuracy in %", f"after training; {images:,} rotated test images")
+    note = f"after training; {images:,} rotated test images"
+    return _over_angles(board, models, found, "test accuracy in %", note)
 
 
 def _over_angles(
-    board: Board, models: Named, of: Callable[[Sidecar], tuple[list[float], list[Any]]], label: str, note: str
+    board: Board, models: Named, by_run: Mapping[str, tuple[list[float], list[Any]]], label: str, note: str
 ) -> Figure | None:
-    found: dict[str, list[Sidecar]] = {}
-    for record in (r for counted in board.averaged.values() for r in counted) if board.sidecars else ():
-        sidecar = board.sidecars.get(record.run_id)
-        if sidecar is not None and of(sidecar)[1] and None not in of(sidecar)[1]:
-            found.setdefault(record.spec.model, []).append(sidecar)
-    curves = {}
-    for model, sidecars in found.items():
-        degrees = of(sidecars[0])[0]
-        same = [of(s)[1] for s in sidecars if of(s)[0] == degrees]
-        mean = np.mean(same, axis=0)
+    """Mean curves over the runs of each model, from the angles in degrees and the values of each run, by its id."""
+    curves, runs = {}, 0
+    for model, records in board.averaged.items():
+        measured = [by_run[r.run_id] for r in records if r.run_id in by_run]
+        measured = [(degrees, values) for degrees, values in measured if values and None not in values]
+        if not measured:
+            continue
+        runs += len(measured)
+        angles = measured[0][0]
+        mean = np.mean([values for degrees, values in measured if degrees == angles], axis=0)
         # The first angle is repeated at 360 degrees.
-        curves[model] = np.array([*degrees, degrees[0] + 360.0]), np.append(mean, mean[0])
+        curves[model] = np.array([*angles, angles[0] + 360.0]), np.append(mean, mean[0])
     if not curves:
         return None
     _, axes = new_plot("rotation of the image in degrees", label)
     axes.set_xlim(0, 360)
     axes.set_xticks(range(0, 361, 45))
-    runs = sum(len(s) for s in found.values())
 
     def says(y: np.ndarray) -> list[str]:
-        return [
-            f"{label}: {in_words(y[:-1].mean())}, mean over angles",
-            f"lowest {in_words(y.min())}, highest {in_words(y.max())}",
-        ]
+        of_all = f"{label}: {in_words(y[:-1].mean())}, mean over angles"
+        return [of_all, f"lowest {in_words(y.min())}, highest {in_words(y.max())}"]
 
     return _drawn(axes, models, curves, f"{note}; mean over seeds ({plural(runs, 'run')})", says)
 
@@ -107,25 +96,17 @@ def _over_angles(
 def _drawn(
     axes: Axes, models: Named, curves: dict[str, Curve], note: str, says: Callable[[np.ndarray], list[str]]
 ) -> Figure:
-    """Draw curves in the colours of their families, with different dashes within a colour, and a legend at the right.
-
-    Args:
-        says: returns the lines of text of a curve's name in the legend, from the values of the curve.
-    """
-    from matplotlib.lines import Line2D
-
+    """Draw curves with a legend at the right; `says` returns the text of a name there, from the curve's values."""
     shown = [(model, family) for model, family in models if model in curves]
     styles = family_styles(family for _, family in shown)
     if len(shown) > MOST_CURVES:
         for model, family in shown:
             axes.plot(*curves[model], color=styles[family][0], lw=0.7, alpha=0.5)
         return finish_plot(axes, styles, note, lines=True)
-    count: dict[str, int] = {}
     handles = []
-    for model, family in shown:
-        colour, _ = styles[family]
-        count[colour] = count.get(colour, -1) + 1
-        how: dict[str, Any] = {"color": colour, "ls": DASHES[count[colour] % len(DASHES)], "lw": 1.5}
+    colours = [styles[family][0] for _, family in shown]
+    for (model, _), colour, dash in zip(shown, colours, dashes_of(colours), strict=True):
+        how: dict[str, Any] = {"color": colour, "ls": dash, "lw": 1.5}
         axes.plot(*curves[model], **how)
         handles.append(Line2D([], [], label=model, **how))
     figure = finish_plot(axes, {}, note)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
 
 from ...tools.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Colour-blind-safe colours (Okabe and Ito, Color Universal Design, 2008), and marks for prints without colour.
 FAMILIES = {
@@ -55,21 +58,21 @@ def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {family: FAMILIES.get(family) or marks[family] for family in names}
 
 
+def dashes_of(colours: Iterable[str]) -> list[Any]:
+    """The dashes of lines of these colours; lines of one colour have different dashes."""
+    rest: dict[str, Iterator[Any]] = defaultdict(lambda: cycle(DASHES))
+    return [next(rest[colour]) for colour in colours]
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Inside this context, matplotlib has the settings of this style; outside, nothing changes."""
-    import matplotlib
-
     with matplotlib.rc_context(_RC):
         yield
 
 
 def save(figure: Figure, folder: Path, stem: str, formats: tuple[str, ...], both: bool = True) -> list[Path]:
-    """Write a figure as ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. Equal figures give equal
-    bytes.
-    """
-    import io
-
+    """Write ``<stem>.<format>``, for ``svg`` also ``<stem>.dark.svg`` if `both`. Equal figures give equal bytes."""
     written = []
     for kind in formats:
         stream = io.BytesIO()

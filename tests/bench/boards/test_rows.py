@@ -9,7 +9,6 @@ import pytest
 from equibench.bench.boards.board import Board, find_board, load_board
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows, write_board
-from equibench.bench.boards.statistics import interval
 from equibench.bench.boards.terminal_table import board_table, narrow_rows
 from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
@@ -21,6 +20,7 @@ from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.spec.suite import Suite, find_suite, plan, tuned_file
 from equibench.registry import UserError
+from scipy import stats
 
 from .. import made
 
@@ -38,8 +38,8 @@ def test_a_row_a_model_with_mean_and_interval(tmp_path: Path) -> None:
     put(tmp_path, *(made.record(95.0, seed=s, model="better") for s in range(3)))
     frame = model_rows(load_board(tmp_path, BOARD))
     assert frame["model"].tolist() == ["better", "made-up"]
-    row = frame.iloc[1]
-    assert row["test_acc_mean_pct"] == 91.0 and row["test_acc_ci95_pct"] == pytest.approx(interval(values))
+    row, half = frame.iloc[1], stats.t.ppf(0.975, 2) * stats.sem(values)
+    assert row["test_acc_mean_pct"] == 91.0 and row["test_acc_ci95_pct"] == pytest.approx(half)
     assert (row["runs"], row["runs_ok"], row["status"], row["parameters"]) == (3, 3, "ok", 25_000)
 
 

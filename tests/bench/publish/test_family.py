@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.families import BoardFamily, load_family, points_of
-from equibench.bench.boards.family_table import family_text, latex_page, markdown_page
-from equibench.bench.publish.family_page import publish_family
+from equibench.bench.boards.family_table import family_text
+from equibench.bench.publish.family_page import latex_page, markdown_page, publish_family
 from equibench.bench.publish.plots.family_plots import SHORTEST, curves, draw
 from equibench.bench.publish.plots.style import house_style
 from equibench.bench.publish.publish import publish

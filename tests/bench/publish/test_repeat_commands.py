@@ -13,8 +13,8 @@ from equibench.bench.boards.families import load_family, points_of
 from equibench.bench.boards.rows import csv_text, run_rows
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import board_entry
+from equibench.bench.publish.payload import run_schema
 from equibench.bench.publish.repeat_commands import cautions, commands, family_file, suite_file, suites_of
-from equibench.bench.publish.run_table import schema
 from equibench.bench.records.record import write_record
 from equibench.bench.records.store import board_names
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan, training_images
@@ -145,7 +145,7 @@ KINDS = {
 
 def check(text: str, board: str, frame: object) -> int:
     """See that a CSV is as its schema says; how many cells are filled."""
-    fields = json.loads(json.dumps(schema(board, frame)))["fields"]
+    fields = json.loads(json.dumps(run_schema(board, frame)))["fields"]
     rows = list(csv.DictReader(text.splitlines()))
     assert [f["name"] for f in fields] == list(rows[0]) and all(f["description"] for f in fields)
     filled_cells = [(f, row[f["name"]]) for f in fields for row in rows if row[f["name"]] != ""]
@@ -166,12 +166,12 @@ def test_the_schema_fits_failed_runs_and_other_phases(tmp_path: Path) -> None:
     write_record(tmp_path, made.record(None, status="error", reason="ValueError: no", model="z2cnn-22"))
     frame = run_rows(load_board(tmp_path, BOARD))
     assert check(csv_text(frame), BOARD, frame) > 30
-    units = {f["name"]: f.get("unit") for f in schema(BOARD, frame)["fields"]}
+    units = {f["name"]: f.get("unit") for f in run_schema(BOARD, frame)["fields"]}
     assert (
         units["phase_other_s"] == "s" and units["test_acc_pct"] == "%" and units["lee_rot_per_deg_init"] == "1/degree"
     )
     with pytest.raises(KeyError):
-        schema(BOARD, frame.assign(new_column=1))
+        run_schema(BOARD, frame.assign(new_column=1))
 
 
 def test_a_family_page_offers_its_suite_and_cites_its_boards(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ NASTY = "a_b & 100% <b>x</b> | $y$ #1 {z} ~^ \\end{table} → ± \u4e2d"
 def test_bold_is_what_rank_1_is_possible_for_and_each_page_says_so(tmp_path: Path) -> None:
     board = boards.board(tmp_path)
     assert board.best == {"p4cnn", "pdo-econv-p8"}
-    assert {m: rank_text(board, m) for m in board.values} == {
+    assert {m: rank_text(board.ranks.get(m)) for m in board.values} == {
         "p4cnn": "1–2",
         "pdo-econv-p8": "1–2",
         "wrn-10-b9": "4",
