@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, error_line, first_line
 from ..training.image_sizes import USUAL
-from .checked_model import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
+from .checked_model import Input, Subject, all_tensors, differing, listed_names, same_bits
 from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
 
 _SOURCE = re.compile(
@@ -26,6 +26,7 @@ _SOURCE = re.compile(
 )
 #: Attributes of every module that contain its registered parameters, buffers and modules.
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_ALONE = "auxiliary outputs and losses are not supported"
 
 
 def citation(subject: Subject) -> Finding:
@@ -52,10 +53,10 @@ def built(subject: Subject) -> Finding:
     counts = {str(of): count_parameters(subject.build(of=of)) for of in subject.inputs}
     said = subject.resolved.get("sizes")
     for size in said if isinstance(said, list) else [n for n in USUAL if said and allows(said, n)]:
-        of = replace(subject.input, size=size)
+        of, wrong = replace(subject.input, size=size), ""
         try:
-            found = wrong_output(subject.build(of=of).eval(), subject, 1, of)
-            wrong = found.says if found else ""
+            if found := wrong_output(subject.build(of=of).eval(), subject, 1, of):
+                wrong = found.says
         except Exception as error:  # a model may raise anything
             wrong = f"it cannot be built for {of}: {clipped(first_line(error))}"
         if wrong:
@@ -69,11 +70,10 @@ def output(subject: Subject) -> Finding:
     """The model maps any number of images to logits, also a single image."""
     for of in subject.inputs:
         model = subject.build(of=of).eval()
-        wrong = next((f for count in (2, 1, 5) if (f := wrong_output(model, subject, count, of))), None)
-        if wrong:
-            return wrong
-        shares = _softmax(model, subject, of)
-        if shares:
+        for count in (2, 1, 5):
+            if wrong := wrong_output(model, subject, count, of):
+                return wrong
+        if shares := _softmax(model, subject, of):
             return failed(
                 f"for every image of {of} it returns {shares}, not logits: cross entropy applies the softmax again,"
                 " which makes gradients small",
@@ -85,16 +85,15 @@ def output(subject: Subject) -> Finding:
 
 def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> Finding | None:
     """The problem with a model's output; None if there is none."""
-    images, before = subject.images(count, of), subject.images(count, of)
+    images, of_images, wanted = subject.images(count, of), f"for {count} images of {of}", (count, of.classes)
     with torch.no_grad():
         out = model(images)
-    if not torch.equal(images, before):
+    if not torch.equal(images, subject.images(count, of)):
         return failed(
-            f"for {count} images of {of} it changes its input images",
+            f"{of_images} it changes its input images",
             "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
             " write to a copy: x = x.clone()",
         )
-    of_images, wanted = f"for {count} images of {of}", (count, of.classes)
     if not isinstance(out, torch.Tensor):
         kind = type(out).__name__
         return failed(
@@ -116,21 +115,16 @@ def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> F
 
 def _where_logits_are(out: Any, wanted: tuple[int, int]) -> str:
     """Advice for an output that is not a tensor, with the position of the logits in it, if known."""
-
-    def fits(value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.shape == wanted
-
+    if isinstance(out, list | tuple):
+        out = dict(enumerate(out))
     if isinstance(out, Mapping):
-        places = [f"[{key!r}]" for key, value in out.items() if fits(value)]
-    elif isinstance(out, list | tuple):
-        places = [f"[{place}]" for place, value in enumerate(out) if fits(value)]
+        parts = {f"[{key!r}]": value for key, value in out.items()}
     else:
-        places = [f".{name}" for name, value in getattr(out, "__dict__", {}).items() if fits(value)]
-    if places:
-        return (
-            f"return only out{places[0]}, which has the shape of logits; auxiliary outputs and losses are not supported"
-        )
-    return "return one tensor of logits; auxiliary outputs and losses are not supported"
+        parts = {f".{name}": value for name, value in getattr(out, "__dict__", {}).items()}
+    for place, value in parts.items():
+        if isinstance(value, torch.Tensor) and value.shape == wanted:
+            return f"return only out{place}, which has the shape of logits; {_ALONE}"
+    return f"return one tensor of logits; {_ALONE}"
 
 
 def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
@@ -161,12 +155,13 @@ def _softmax(model: nn.Module, subject: Subject, of: Input) -> str:
 
 def parameter_count(subject: Subject) -> Finding:
     """The declared numbers of parameters are those of the built model."""
-    declared = {} if subject.resolved.wrappers else subject.resolved.get("params") or {}
+    if subject.resolved.wrappers:
+        return noted(f"{count_parameters(subject.build()):,} parameters; a name with a wrapper declares none")
+    declared = subject.resolved.get("params") or {}
     if not declared:
         count = count_parameters(subject.build())
-        literal = f'params={{"{subject.input}": {count:_}}}'
-        why = "a name with a wrapper declares none" if subject.resolved.wrappers else "the registration declares none"
-        return noted(f"{count:,} parameters; {why}", "" if subject.resolved.wrappers else f"add {literal} to it")
+        do = f'add params={{"{subject.input}": {count:_}}} to it'
+        return noted(f"{count:,} parameters; the registration declares none", do)
     for text, count in declared.items():
         found = count_parameters(subject.build(of=Input.of(text)))
         if found != count:
@@ -186,15 +181,26 @@ def accounted(subject: Subject) -> Finding:
         for name, (package, trains) in plain.items()
         if not trains and is_library_property("accounted for", [package])
     }
-    for problem in (_unregistered(plain, excused), _hidden_weights(subject, model)):
-        if problem is not None:
-            return problem
+    if plain.keys() - excused.keys():
+        name = next(name for name in plain if name not in excused)
+        return failed(
+            f"attribute {name!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
+            " moves to a GPU, and it is not counted",
+            "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
+            " self.register_buffer(name, tensor, persistent=False)",
+        )
+    known = {id(p) for p in model.parameters()}
+    leaves = _leaves(subject.training_loss(model).grad_fn)
+    if hidden := [str(tuple(leaf.shape)) for leaf in leaves if id(leaf) not in known]:
+        return failed(
+            "the logits depend on tensors that require a gradient but are not parameters, of shape"
+            f" {listed_names(hidden)}: they are neither trained nor counted",
+            "register them: nn.Parameter, nn.ParameterList, nn.ModuleList",
+        )
     notes = [library_text("accounted for", excused.values())] if excused else []
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    if frozen:
+    if frozen := sum(p.numel() for p in model.parameters() if not p.requires_grad):
         notes.append(f"{frozen:,} numbers in parameters are not trained")
     learnt = subject.trained.moved
-    numbers = bool(frozen or learnt)
     if learnt:
         notes.append(
             f"training changes {sum(learnt.values()):,} numbers in buffers that are not statistics of normalisation"
@@ -202,14 +208,12 @@ def accounted(subject: Subject) -> Finding:
         )
     if notes:
         do = "nothing to do for boards without a matched class; a matched class does not allow these numbers"
-        return noted("; ".join(notes), do if numbers else NOTHING)
+        return noted("; ".join(notes), do if frozen or learnt else NOTHING)
     return passed("all tensors are registered as parameters or buffers")
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
-    """Attributes with tensors that are neither parameters nor buffers: the package of the module's class, and whether
-    the tensors could be trained.
-    """
+    """Attributes with unregistered tensors: the package of the module's class, and whether they could be trained."""
     known = {_storage(t) for t in (*model.parameters(), *model.buffers())}
     found = {}
     for path, module in model.named_modules():
@@ -221,28 +225,13 @@ def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def _unregistered(plain: Collection[str], excused: Collection[str]) -> Finding | None:
-    where = next((name for name in plain if name not in excused), None)
-    if where is None:
-        return None
-    return failed(
-        f"attribute {where!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
-        " moves to a GPU, and it is not counted",
-        "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
-        " self.register_buffer(name, tensor, persistent=False)",
-    )
-
-
 def _tensors_in(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, nn.Module) and depth < 3:  # in a list or dictionary; a module itself is registered
         yield from (*value.parameters(), *value.buffers())
-    elif isinstance(value, dict) and depth:
-        for item in value.values():
-            yield from _tensors_in(item, depth - 1)
-    elif isinstance(value, list | tuple | set) and depth:
-        for item in value:
+    elif isinstance(value, dict | list | tuple | set) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors_in(item, depth - 1)
 
 
@@ -251,25 +240,8 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
-def _hidden_weights(subject: Subject, model: nn.Module) -> Finding | None:
-    """A finding if the graph of the gradient has leaves that are not parameters: weights in closures, in globals or in
-    other objects.
-    """
-    model.train()
-    loss = loss_of(model, subject.images(subject.batch), subject.labels(subject.batch))
-    known = {id(p) for p in model.parameters()}
-    hidden = [leaf for leaf in _leaves(loss.grad_fn) if id(leaf) not in known]
-    if not hidden:
-        return None
-    shapes = listed_names([str(tuple(leaf.shape)) for leaf in hidden])
-    return failed(
-        f"the logits depend on tensors that require a gradient but are not parameters, of shape {shapes}: they are"
-        " neither trained nor counted",
-        "register them: nn.Parameter, nn.ParameterList, nn.ModuleList",
-    )
-
-
 def _leaves(node: Any) -> list[torch.Tensor]:
+    """The leaves of the graph of a gradient: parameters, and weights in closures, in globals or in other objects."""
     found, seen, waiting = [], set(), [node]
     while waiting:
         node = waiting.pop()
@@ -286,22 +258,19 @@ def entries(subject: Subject) -> Finding:
     """The state dictionary has all parameters, the same entries in training and in evaluation, and tensors only."""
     model = subject.build()
     keys = set(model.state_dict())
-    missing = [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]
-    if missing:
+    if missing := [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]:
         return failed(
             f"the state dictionary does not contain the parameters {listed_names(missing)}",
             "do not override state_dict() and its hooks",
         )
     subject.evaluate(model)
-    changed = sorted(keys ^ set(model.state_dict()))
-    if changed:
+    if changed := sorted(keys ^ set(model.state_dict())):
         return failed(
             f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}",
             "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
             " clear, or do not keep them",
         )
-    other = [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]
-    if other:
+    if other := [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]:
         return failed(
             f"the state dictionary has entries that are not tensors: {listed_names(other)}",
             "runs save only tensors; use buffers",
@@ -315,9 +284,10 @@ def state_dict(subject: Subject) -> Finding:
     expected = subject.evaluate(model)
     again = subject.evaluate(subject.loaded({k: v.clone() for k, v in model.state_dict().items()}, seed=2))
     if not same_bits(expected, again):
+        same_shape = expected.shape == again.shape
+        gap = float((expected.double() - again.double()).abs().max()) if same_shape else float("inf")
         return failed(
-            f"a new model with the same state dictionary gives other logits (they differ by up to"
-            f" {_gap(expected, again):.1e})",
+            f"a new model with the same state dictionary gives other logits (they differ by up to {gap:.1e})",
             "the logits depend on a value that is drawn when the model is built, but is not saved: make it a buffer",
         )
     return passed("saved, loaded into a new model: the same logits, bit for bit")
@@ -326,7 +296,7 @@ def state_dict(subject: Subject) -> Finding:
 def deep_copy(subject: Subject) -> Finding:
     """`copy.deepcopy` works after use in either mode, and the copy shares nothing with the original."""
     model = subject.build()
-    loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
+    subject.training_loss(model).backward()
     model.eval()(subject.images(2))  # with gradients: a filter that is kept now has a graph
     kept = {package_of(module) for module in model.modules() if _keeps_a_graph(module)}
     if habit := is_library_property("deep copy", kept):
@@ -361,7 +331,3 @@ def _keeps_a_graph(module: nn.Module) -> bool:
     """Whether a module itself has a computed tensor, which `copy.deepcopy` refuses."""
     held = {**vars(module), "_modules": None}
     return any(not tensor.is_leaf for value in held.values() for tensor in _tensors_in(value))
-
-
-def _gap(one: torch.Tensor, two: torch.Tensor) -> float:
-    return float((one.double() - two.double()).abs().max()) if one.shape == two.shape else float("inf")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -36,13 +38,21 @@ def invariance(subject: Subject) -> Finding:
             "the logits hardly depend on the image, so their invariance cannot be measured",
             "check that the forward pass uses its input, and that no factor is zero",
         )
-    wrong = {where: e for where, e in errors.items() if e is not None and not e <= EXACT}
-    if wrong:
+    if wrong := {where: e for where, e in errors.items() if e is not None and not e <= EXACT}:
         where, error = next(iter(wrong.items()))
+        do = (
+            "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that"
+            " does not pool over orientations and positions; or claim invariant='none', which is a valid claim"
+        )
+        if where == after:  # only there
+            do = (
+                "training breaks the invariance: normalisation, scales and biases must be shared by all orientations of"
+                " a field (batch norm over fields, not over channels)"
+            )
         return failed(
             f"claimed {claim}, but its logits change by {error:.1e} at {where}; 1 means as much as for another image"
             f" (allowed {EXACT:g})",
-            _advice(where == after and len(wrong) == 1),
+            do,
         )
     return passed(f"{claim}: " + ", ".join(f"{_text(e)} at {where}" for where, e in errors.items()))
 
@@ -50,18 +60,6 @@ def invariance(subject: Subject) -> Finding:
 def _moved(subject: Subject) -> nn.Module:
     """The model after its few training steps, with an additional random change of every trainable number."""
     return move_weights(subject.loaded(subject.trained.state), subject.images(subject.batch))
-
-
-def _advice(only_after: bool) -> str:
-    if only_after:
-        return (
-            "training breaks the invariance: normalisation, scales and biases must be shared by all orientations of a"
-            " field (batch norm over fields, not over channels)"
-        )
-    return (
-        "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that does"
-        " not pool over orientations and positions; or claim invariant='none', which is a valid claim"
-    )
 
 
 def _unclaimed(subject: Subject) -> Finding:
@@ -87,7 +85,7 @@ def neighbours(subject: Subject) -> Finding:
     group = claim if claim in CLAIMS and claim != "none" else "C4"
     parts = []
     for size in (subject.input.size - 1, subject.input.size + 1):
-        of = Input(subject.input.channels, size, subject.input.classes)
+        of = replace(subject.input, size=size)
         try:
             error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
             parts.append(f"{size} px: {_text(error)}")

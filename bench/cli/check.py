@@ -101,7 +101,8 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     Takes at most five minutes per GPU, and one minute on a CPU. The results folder keeps the report, and boards with
     runs of the device show the verdict. Exit code 1: the verdict for a device is "no".
     """
-    from ..check.doctor.examine import devices_of, examine
+    from ..check.doctor.checks import devices_of, examine
+    from ..check.doctor.device import ExaminedDevice
     from ..records.doctor_report import NO, report_text, write_report
     from ..tools.files import ensure_writable, results_root
     from ..tools.text import relative_path
@@ -113,7 +114,7 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     for name in names:
         reports.append(
             examine(
-                name, names, quick, data_root, explanation,
+                ExaminedDevice(name, names, quick, data_root, explanation),
                 lambda f: None if as_json else click.echo(f"{f.check}: {f.state} ({f.seconds:.0f} s)", err=True),
             )
         )  # fmt: skip

@@ -101,8 +101,7 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
     """The modules with own parameters, grouped by class and kernel, in the order of first occurrence."""
     found: dict[str, dict[str, Any]] = {}
     for module in model.modules():
-        own = sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad)
-        if own:
+        if own := sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad):
             kernel = getattr(module, "kernel_size", None)
             kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
             label = type(module).__name__ + (" " + " x ".join(map(str, kernel)) if kernel else "")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...records.record import RunRecord, read_board
 from ...records.store import board_names
 from ...tools.gpu_driver import memory_used_mib
 from ...tools.gpu_processes import LITTLE_MIB
-from .process import NoAnswer, Process
+from ...training.job import Examination
+from ..process import NoAnswer, Process
 
 #: Seconds that the checks of one device may take together.
 BOUND_S = 300.0
@@ -36,7 +35,7 @@ class Failed(Exception):
     """A check failed; with the problem."""
 
 
-class ExaminedDevice:
+class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
     """One device of this machine, with the state that its checks share.
 
     Args:
@@ -49,38 +48,22 @@ class ExaminedDevice:
     """
 
     def __init__(
-        self,
-        device: str,
-        devices: list[str],
-        quick: bool = False,
-        data_root: str | None = None,
-        explanation: str = "",
-        bound_s: float = BOUND_S,
-        patience: float = 1.0,
-    ) -> None:
+        self, device: str, devices: list[str], quick: bool = False, data_root: str | None = None,
+        explanation: str = "", bound_s: float = BOUND_S, patience: float = 1.0,
+    ) -> None:  # fmt: skip
         self.device, self.devices, self.quick, self.data_root = device, devices, quick, data_root
         self.explanation, self._patience = explanation, patience
         self._until = time.monotonic() + bound_s
         self._kept: Process | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="equibench-doctor-"))
 
-    def __enter__(self) -> ExaminedDevice:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.leave()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def is_gpu(self) -> bool:
         return self.device != "cpu"
-
-    def need_gpu(self, why: str) -> None:
-        """Raise NotApplicable on a CPU."""
-        if not self.is_gpu:
-            raise NotApplicable(why)
 
     def left(self, limit_s: float) -> float:
         """The time limit of an operation that usually takes less than `limit_s`.
@@ -126,7 +109,7 @@ class ExaminedDevice:
 
     def fresh(self, also: dict[str, str] | None = None, device: str | None = None) -> Process:
         """A new process; the caller must end it."""
-        return Process(device or self.device, self.data_root, also)
+        return Process(Examination(device=device or self.device, threads=1, data_root=self.data_root), also)
 
     def leave(self) -> None:
         """End the shared process, so that the device is free."""
@@ -150,7 +133,7 @@ class ExaminedDevice:
         limit = self.left(limit_s)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env={**os.environ}, start_new_session=True,
+            start_new_session=True,
         )  # fmt: skip
         try:
             _, said = process.communicate(timeout=limit)

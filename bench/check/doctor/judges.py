@@ -50,8 +50,7 @@ def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
 
 def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
     """Judge the GPUs on which the driver names a process that holds memory of one of them."""
-    elsewhere = [name for name in named_on if name != uuid]
-    if elsewhere:
+    if elsewhere := [name for name in named_on if name != uuid]:
         raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
     if uuid not in named_on:
         raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
@@ -90,8 +89,7 @@ def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float)
 
 def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
     """Judge the errors of 1 + 2^-12 after a product and a convolution, by profile."""
-    wrong = [kind for kind, error in found["strict"].items() if not error < ROUNDED]
-    if wrong:
+    if wrong := [kind for kind, error in found["strict"].items() if not error < ROUNDED]:
         raise Failed(f"under strict, {' and '.join(wrong)} round like TF32 (error {max(found['strict'].values()):.1e})")
     largest = max(found["strict"].values())
     if not has_tf32:

@@ -202,9 +202,9 @@ def train_bits(
     """
     spec, loaded, network = here.prepared(model, steps, batch)
     keeper = _Halfway(keep, steps // 2, begin)
-    done = train(network, loaded.batches, spec.recipe, steps, clock_for(here.name), spec.profile, keeper=keeper)
+    train(network, loaded.batches, spec.recipe, steps, clock_for(here.name), spec.profile, keeper=keeper)
     numbers = all(bool(p.isfinite().all()) for p in network.parameters())
-    return {"digest": weights_digest(tensors_of(network)), "steps": done.steps, "finite": numbers}
+    return {"digest": weights_digest(tensors_of(network)), "finite": numbers}
 
 
 def compare_logits(here: Device, model: str, images: int) -> dict[str, Any]:
@@ -282,12 +282,7 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
         blocks.append(device_clock.seconds(*waiting))
         waiting = following
     here.wait()
-    return {
-        "blocks": blocks,
-        "samples": samples,
-        "flops": 2 * side**3 * count,
-        "finite": bool(product.isfinite().all()),
-    }
+    return {"blocks": blocks, "samples": samples, "flops": 2 * side**3 * count}
 
 
 #: The possible requests: functions of `here` and the arguments of the request.
