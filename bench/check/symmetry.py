@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..boards.claims import CLAIMS
-from ..measures.accuracy import logits
-from ..measures.equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
+from ..measures.angle_and_depth import Scene, angle_curve
+from ..measures.equivariance import ANGLES
 from ..measures.invariance import claim_error, claim_errors, move_weights
 from ..records.record import EXACT
 from ..records.verdict import Finding, failed, noted, passed
@@ -97,16 +97,9 @@ def neighbours(subject: Subject) -> Finding:
 
 def angles(subject: Subject) -> Finding:
     """Change of the logits under rotations of closed-form images by other angles. Reported, never failed."""
-    model = subject.build()
-    size, background = subject.input.size, [0.0] * subject.input.channels
-    blobs = draw_blobs(DRAWS, subject.input.channels, size)
-    with reference_arithmetic():
-        origin = zero_logits(model, subject.images(1))
-        plain, *turned = (
-            logits(model, blobs.sample(size, angle, background).to(torch.float32), lambda x: x)
-            for angle in (0.0, *ANGLES)
-        )
-    errors = [relative_error([plain, one], origin) for one in turned]
+    channels = subject.input.channels
+    scene = Scene(subject.input.size, lambda x: x, [0.0] * channels, 1, torch.device("cpu"))
+    errors = angle_curve(subject.build(), scene, ANGLES, DRAWS)
     return noted(
         "change of the logits under rotation at initialisation: "
         + ", ".join(f"{_text(e)} at {angle:g}°" for angle, e in zip(ANGLES, errors, strict=True))

@@ -12,6 +12,7 @@ from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, spreads
 from ..records.store import board_names
 from ..spec.budget import find_budget
 from ..spec.suite import Suite
+from ..tools.text import plain_table
 from .estimate import estimate
 
 #: The required power, and the largest number of seeds that is considered.
@@ -141,9 +142,8 @@ def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[s
     """
     own = suite.board(hardware_key if find_budget(suite.budget).kind == "T" else None)
     names = board_names(root)
-    for name in [own] if own in names else []:
-        if found := _spreads(board := load_board(root, name)):
-            return board, found
+    if own in names and (found := _spreads(board := load_board(root, own))):
+        return board, found
     best: tuple[Board, dict[str, dict[str, Spread]]] | None = None
     for name in (n for n in names if n.startswith(f"{suite.dataset}-")):
         board = load_board(root, name)
@@ -175,8 +175,6 @@ def _times(suite: Suite, root: Path, hardware_key: str) -> dict[str, float]:
 
 def plan_text(planned: SeedPlan, device: str) -> str:
     """A plan as a table, with its sum and its assumptions."""
-    from tabulate import tabulate
-
     rows = [
         {
             "model": n.model,
@@ -187,25 +185,21 @@ def plan_text(planned: SeedPlan, device: str) -> str:
         }
         for n in planned.needs
     ]
+    difference = f"{planned.difference:g} {'point' if planned.difference == 1 else 'points'}"
     lines = [
-        f"{planned.suite}: to detect a difference to {planned.reference} of {planned.difference:g}"
-        f" {'point' if planned.difference == 1 else 'points'}, on {device}",
-        "",
-    ]
-    lines += [tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True), ""]
+        f"{planned.suite}: to detect a difference to {planned.reference} of {difference}, on {device}",
+        "", plain_table(rows), "",
+    ]  # fmt: skip
     if planned.seeds is None:
         enough, floor = [n.seeds for n in planned.needs if n.seeds is not None], max(n.floor for n in planned.needs)
         lines.append(f"{MOST_SEEDS} seeds are not enough for all models: they detect differences of {floor:.2f} points")
         lines += [f"{max(enough)} seeds are enough for {len(enough)} of {len(planned.needs)} models"] if enough else []
     else:
-        hours = (
-            "the time is known after a first run on this device"
-            if planned.hours is None
-            else f"{planned.hours:.2f} device-hours"
-        )
-        lines.append(
-            f"{planned.seeds} seeds of all {len(planned.needs) + 1} models: {hours} of training, one run at a time"
-        )
+        hours = "the time is known after a first run on this device"
+        if planned.hours is not None:
+            hours = f"{planned.hours:.2f} device-hours"
+        models = len(planned.needs) + 1
+        lines.append(f"{planned.seeds} seeds of all {models} models: {hours} of training, one run at a time")
     lines.append(
         f"estimated from the spread of {planned.board}; detectable: with a power of 80 % and p at most"
         f" {planned.level:.2g}, the first step of Holm over {len(planned.needs)} comparisons; now: with the seeds of"

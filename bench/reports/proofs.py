@@ -1,11 +1,12 @@
 """Verification of claims: the numbers are computed again, and shown as tables and as a plot.
 
-A proof has two modules: one with ``PARTS`` and ``verify``, and a report with ``summary`` and ``plot``. Examples are
-`models.pdo.proof.verify` and `models.pdo.proof.report`.
+A proof has ``PARTS`` and ``verify`` in one module, ``summary`` and ``plot`` in the same or in another one. An example
+is `models.pdo.proof`.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,11 +15,12 @@ from typing import Any
 
 from ...registry import UserError, nearest
 from ..tools.files import write_atomically
+from ..tools.text import plain_table
 
 #: Names of the proofs and their modules, which are imported on demand.
 PROOFS = {
     "pdo-econv": ("equibench.models.pdo.proof.verify", "equibench.models.pdo.proof.report"),
-    "statistics": ("equibench.bench.reports.simulation", "equibench.bench.reports.simulation_report"),
+    "statistics": ("equibench.bench.reports.simulation",) * 2,
 }
 #: Proofs with a quick version.
 QUICK = ("statistics",)
@@ -90,25 +92,16 @@ def prove(
     image = report.plot(rows)
     if image is not None:
         _write(path, image)
-    return Proof(rows, [(title, _text(lines)) for title, lines in report.summary(rows)], path if image else None)
+    return Proof(rows, [(title, plain_table(lines)) for title, lines in report.summary(rows)], path if image else None)
 
 
 def _write(path: Path, image: bytes | None) -> None:
     """Write the plot; without an image, only check that its folder can be written."""
-    import tempfile
-
     try:
         if image is not None:
             write_atomically(path, image)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error
-
-
-def _text(lines: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    return tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True)
