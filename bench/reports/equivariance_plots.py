@@ -1,7 +1,4 @@
-"""Plots of equivariance errors by angle and by depth.
-
-Equal values give files with equal bytes: the files have no dates and no random identifiers.
-"""
+"""Plots of equivariance errors by angle and by depth. Equal values give files with equal bytes."""
 
 from __future__ import annotations
 

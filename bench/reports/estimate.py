@@ -36,11 +36,9 @@ class ModelCost:
     """The cost of all runs of one model of a suite.
 
     Attributes:
-        parameters: number of trainable parameters.
-        steps, batch: optimiser steps of a run, and images per step.
+        runs, steps, batch: number of runs, optimiser steps of a run, images of a step.
         step_flops: operations of a training step: forward, backward, expansion of filters.
         step_s: device-seconds of a step on this kind of hardware; None if it was never measured.
-        runs: number of seeds.
     """
 
     model: str
@@ -68,11 +66,7 @@ class ModelCost:
 
 
 def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int) -> tuple[int, int]:
-    """Operations of one training step, and the number of parameters.
-
-    Args:
-        shape: channels, height, width of an image.
-    """
+    """Operations of one training step on images of a shape (channels, height, width); the number of parameters."""
     torch.manual_seed(derive(0, "weights"))
     network = build_model(model, shape[0], classes, shape[1])
     check_output(network, shape[0], classes, shape[1])  # this also initialises lazy modules
@@ -85,7 +79,7 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
 
     Args:
         root: results folder with records, which have step times.
-        hardware_key: hardware key of the device for the time.
+        hardware_key: of the device for the time.
 
     Raises:
         UserError: a name is unknown, or the budget is given in device-seconds.
@@ -110,11 +104,7 @@ def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
 
 
 def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
-    """Seconds of a step from the records of a results folder, the shortest for each model.
-
-    Runs that shared their device and runs that ended early are ignored. Calibrations are not read, because their runs
-    have records.
-    """
+    """Seconds of a step from records, the shortest for each model; runs that shared their device do not count."""
     found: dict[tuple[str, ...], float] = {}
     for board in board_names(root):
         for record in read_board(root, board)[0]:
@@ -138,8 +128,8 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
     known = [c.train_s for c in costs if c.train_s is not None]
     total = f"{sum(c.runs for c in costs)} runs, {sum(c.examples for c in costs):,} examples"
     total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
-    time = ""
     if known:
-        time = f"; {duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
-    unknown = "" if len(known) == len(costs) else "; the time is known after a first run on this device (--seeds 1)"
-    return f"{name} on {device}\n\n{plain_table(rows)}\n\n{total}{time}{unknown}"
+        total += f"; {duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
+    if len(known) < len(costs):
+        total += "; the time is known after a first run on this device (--seeds 1)"
+    return f"{name} on {device}\n\n{plain_table(rows)}\n\n{total}"

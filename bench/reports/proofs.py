@@ -62,7 +62,6 @@ def prove(
 
     Args:
         name: one of `PROOFS`.
-        out: folder of the plot; it is created if needed.
         parts: the requested parts; empty means all.
         on_part: called with the name of each part before it is computed.
         quick: take only seconds and prove less; only for `QUICK`.
