@@ -1,6 +1,4 @@
-"""The model under test: built from seeds in the same way as for a run, evaluated on fixed random images, and trained
-for a few steps.
-"""
+"""The model under test: built as for a run, evaluated on fixed random images, and trained for a few steps."""
 
 from __future__ import annotations
 
@@ -58,11 +56,11 @@ class Input:
 
 @dataclass
 class Trained:
-    """A model after a few training steps, with the gradients during these steps.
+    """A model after a few training steps, with what happened during these steps.
 
     Attributes:
+        moved: the buffers that changed, without normalisation statistics, and their counts of numbers.
         gradients: of each trainable parameter, one of `GRADIENTS`.
-        moved: the buffers that these steps changed, without normalisation statistics, and their counts of numbers.
         state: parameters and buffers, with re-estimated batch-norm statistics.
         varies: whether single passes in evaluation differ, for a network that is declared random in evaluation.
         twice: logits of the fixed images in evaluation after training, computed twice.
@@ -81,11 +79,9 @@ class Subject:
 
     Attributes:
         inputs: declared inputs, the input of the board first.
-        import_changes: changes of the global state by the import of its file.
+        import_changes, build_changes: changes of the global state by importing its file, and by building it.
         import_draws: whether the import of its file used or seeded torch's generator.
-        build_changes: changes of the global state by building the model.
-        size: columns of a board about its cost, once they are measured.
-        step_s: seconds of a training step with the recipe's batch on this machine, once they are measured.
+        size, step_s: columns of a board about its cost, and seconds of a training step, once they are measured.
         batch, shown: numbers of images in training and in evaluation.
     """
 

@@ -140,10 +140,7 @@ def _figures(subject: Subject, name: str) -> dict[str, Any]:
 
 
 def _step_times(subject: Subject, networks: dict[str, nn.Module]) -> tuple[dict[str, float], int]:
-    """Median seconds of a step with the recipe's batch, and the number of images that were timed.
-
-    The models take turns, so that a slow moment of the machine affects all of them.
-    """
+    """Median seconds of a step, and the number of images that were timed. The models take turns, which is fair."""
     optimizers = {name: optimizer_for(network, subject.recipe) for name, network in networks.items()}
 
     def step(name: str, count: int) -> float:

@@ -1,6 +1,4 @@
-"""Known properties of libraries that a check would fail, although they change no measured value. The check then gives
-a note, and names a page.
-"""
+"""Known properties of libraries that change no measured value: a check gives a note instead of a failure."""
 
 from __future__ import annotations
 

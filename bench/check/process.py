@@ -21,11 +21,7 @@ class NoAnswer(RuntimeError):
 
 
 class Process(AbstractContextManager["Process"]):
-    """A new process that does a job.
-
-    Args:
-        also: additional environment variables.
-    """
+    """A new process that does a job; `also` are additional environment variables."""
 
     def __init__(self, job: Check | Examination, also: Mapping[str, str] | None = None) -> None:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  as long as the process
@@ -47,11 +43,7 @@ class Process(AbstractContextManager["Process"]):
         self._log.close()
 
     def event(self, limit_s: float) -> dict[str, Any] | None:
-        """The next event; None if the process has ended.
-
-        Raises:
-            NoAnswer: there is none within `limit_s` seconds. The process is ended.
-        """
+        """The next event; None if the process has ended. Without one in the limit, ends it and raises `NoAnswer`."""
         try:
             return self._events.get(timeout=limit_s)
         except queue.Empty:
@@ -70,11 +62,7 @@ class Process(AbstractContextManager["Process"]):
         return self._process.returncode, said
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        """The answer to a request, see `doctor.operations`.
-
-        Raises:
-            NoAnswer: the process raised an exception, has ended, or gives no answer within `limit_s` seconds.
-        """
+        """The answer to a request, see `doctor.operations`; `NoAnswer` if there is none."""
         assert self._process.stdin is not None
         with suppress(OSError, ValueError):  # it has ended; the missing answer shows it
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")

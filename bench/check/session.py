@@ -112,10 +112,7 @@ def _input(dataset: Entry) -> str:
 
 
 def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
-    """The shipped suite of a data set whose reference model has the most similar size.
-
-    Among suites within the 5 % of a matched class, it is the one with the most frequent reference.
-    """
+    """The shipped suite whose reference model has the most similar size; within 5 %, with the most frequent one."""
     own = (resolved.get("params") or {}).get(text)
     alone = (points[0] for points in map(find_points, suite_names()) if len(points) == 1)
     suites = [s for s in alone if s.dataset == dataset and s.recipe != PAPER]

@@ -1,7 +1,4 @@
-"""The checks of a device, and the report; the functions of `judges` judge the measurements.
-
-A check returns its measurement as text, or raises `Failed`, `NotApplicable` or `LeftOut`.
-"""
+"""The checks of a device: each returns its measurement as text, or raises as the functions of `judges` do."""
 
 from __future__ import annotations
 
@@ -50,12 +47,7 @@ LOAD_S, QUICK_LOAD_S = 90.0, 10.0
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table.
-
-    Attributes:
-        needed_for: see `Finding`.
-        not_on_cpu: why it is not applicable to a CPU; empty if it is.
-    """
+    """One row of the table; `not_on_cpu` says why it is not applicable to a CPU, and is empty if it is."""
 
     name: str
     needed_for: Literal["E", "T"]
@@ -284,10 +276,7 @@ def devices_of(device: str) -> tuple[list[str], str]:
 
 
 def examine(place: ExaminedDevice, told: Callable[[Finding], None] = lambda _: None) -> Report:
-    """Do all checks on a device.
-
-    Args:
-        told: called immediately with every finding.
+    """Do all checks on a device; `told` is called immediately with every finding.
 
     Raises:
         UserError: no process can use the device.

@@ -36,10 +36,9 @@ class Failed(Exception):
 
 
 class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
-    """One device of this machine, with the state that its checks share.
+    """One device of this machine (``cpu`` or ``cuda:<i>``), with the state that its checks share.
 
     Args:
-        device: ``cpu`` or ``cuda:<i>``.
         devices: all CUDA devices that should be busy at the same time.
         quick: whether long checks are shortened.
         explanation: torch's explanation if it sees no CUDA device.
@@ -66,11 +65,7 @@ class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
         return self.device != "cpu"
 
     def left(self, limit_s: float) -> float:
-        """The time limit of an operation that usually takes less than `limit_s`.
-
-        Raises:
-            LeftOut: the time of the whole examination is over.
-        """
+        """The time limit of an operation that usually takes less than `limit_s`; `LeftOut` if all time is over."""
         left = self._until - time.monotonic()
         if left < 1:
             raise LeftOut("the time of the examination was over")
@@ -92,12 +87,7 @@ class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
         return {**self.ask("other_processes", 60, before_mib=before), "before_mib": before}
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        """The answer of the process that the checks share; if it has failed, a new process is started.
-
-        Raises:
-            NoAnswer: there is no answer within the limit.
-            LeftOut: the time of the whole examination is over.
-        """
+        """The answer of the process that the checks share, or `NoAnswer`; a failed process is replaced next time."""
         if self._kept is None:
             self._kept = self.fresh()
         try:
@@ -118,9 +108,7 @@ class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
             self._kept = None
 
     def equibench(self, *arguments: str, limit_s: float) -> tuple[list[RunRecord], str]:
-        """Run a command in a new results folder; return the records and its standard error.
-
-        No other process of this program uses the device at that time.
+        """Run a command alone on the device, in a new results folder; return the records and its standard error.
 
         Raises:
             NoAnswer: the command exceeded its time limit.

@@ -1,4 +1,4 @@
-"""The doctor's judgements of measurements. The arguments are plain numbers, so tests can pass wrong ones.
+"""The doctor's judgements of measurements, which are plain numbers.
 
 A judge returns the measurement as text, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…`
 return the problem; empty if there is none.
@@ -29,10 +29,9 @@ POWER_CAP = "power cap"
 
 
 def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
-    """Why a build of torch has no kernels for a GPU; empty if it has.
+    """Why a build of torch has no kernels for a GPU.
 
-    Binary code runs on GPUs with the same major capability and the same or a higher minor one; ``compute_XY`` is
-    compiled for all newer GPUs.
+    ``sm_XY`` runs on GPUs with the same major capability and at least this minor one, ``compute_XY`` on all newer ones.
     """
     major, minor = capability
     for name in built_for:
@@ -58,7 +57,7 @@ def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
 
 
 def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
-    """Judge which other processes are on a GPU, by the same rule as for runs.
+    """Judge which other processes are on a GPU, by the rule for runs.
 
     Args:
         others, unknown: as in `gpu_processes.OtherProcesses`, while a process of ours holds memory there.
@@ -68,9 +67,8 @@ def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
         raise Failed(others)
     if unknown:
         raise LeftOut(f"it cannot be determined whether a run is alone: {unknown}")
-    return "the driver names only our process" + (
-        "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
-    )
+    used = "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
+    return f"the driver names only our process{used}"
 
 
 def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float) -> str:
@@ -100,9 +98,7 @@ def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
 
 
 def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[str, Any]) -> str:
-    """The problem of three trainings of one network; the last one continued from half of the first. Empty if there is
-    none.
-    """
+    """The problem of three trainings of one network; the last one continued from half of the first."""
     if not once["finite"]:
         return "the weights are not finite"
     if twice["digest"] != once["digest"]:
@@ -135,22 +131,20 @@ def judge_failures(wanted: dict[str, str], found: dict[str, tuple[str, str]], sa
 
 def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
     """Judge runs of `RUN_S` device-seconds, one on each device: all must be ok and close to their budget."""
-    parts = []
+    places, parts = [], []
     for record in sorted(records, key=lambda r: r.spec.seed):
         if record.status != "ok" or record.results is None:
             raise Failed(f"a run of {record.spec.model} has the status {record.status!r}: {record.reason}")
         off = record.results.train_s / RUN_S - 1
         where = record.provenance.hardware.get("device", "")
         if abs(off) > RUN_SHARE:
-            raise Failed(
-                f"{record.results.train_s:.3f} s instead of {RUN_S} s on {where} ({100 * off:+.2f} %, allowed ±1 %)"
-            )
-        parts.append((where, f"{where} {100 * off:+.2f} %"))
-    if {where for where, _ in parts} != set(names):
-        raise Failed(
-            f"the runs were on {', '.join(where for where, _ in parts)}, not one on each of {', '.join(names)}"
-        )
-    return f"{RUN_MODEL}, {RUN_S} s: " + ", ".join(words for _, words in parts)
+            took = f"{record.results.train_s:.3f} s instead of {RUN_S} s"
+            raise Failed(f"{took} on {where} ({100 * off:+.2f} %, allowed ±1 %)")
+        places.append(where)
+        parts.append(f"{where} {100 * off:+.2f} %")
+    if set(places) != set(names):
+        raise Failed(f"the runs were on {', '.join(places)}, not one on each of {', '.join(names)}")
+    return f"{RUN_MODEL}, {RUN_S} s: {', '.join(parts)}"
 
 
 def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]]) -> str:
