@@ -134,9 +134,8 @@ def cost(subject: Subject) -> Finding:
 
 def _figures(subject: Subject, name: str) -> dict[str, Any]:
     """Columns of the board about size, for a step with the recipe's batch."""
-    return measure_cost(
-        subject.build_named(name), subject.images(3), subject.labels(3), subject.recipe.batch
-    ).model_dump()
+    images, labels = subject.images(3), subject.labels(3)
+    return measure_cost(subject.build_named(name), images, labels, subject.recipe.batch).model_dump()
 
 
 def _step_times(subject: Subject, networks: dict[str, nn.Module]) -> tuple[dict[str, float], int]:
@@ -195,22 +194,18 @@ def budget(subject: Subject) -> Finding:
     """The time of a run with this budget on this machine."""
     job = subject.job
     if job.dataset is None:
-        return noted(
-            "no registered data set has this input, so the steps of the budget are unknown", "give one with --dataset"
-        )
-    if subject.step_s is None:
-        return noted("the time of a run is unknown, because its step could not be timed")
+        says = "no registered data set has this input, so the steps of the budget are unknown"
+        return noted(says, "give one with --dataset")
+    assert subject.step_s is not None  # "cost" is needed
     chosen = find_budget(job.budget)
     if chosen.kind == "T":
         assert chosen.seconds is not None
-        steps = steps_in(chosen.seconds, subject.step_s)
-        return noted(f"{job.budget}: {steps:,} steps on this CPU; T boards are for GPUs and are calibrated there")
+        count = steps_in(chosen.seconds, subject.step_s)
+        return noted(f"{job.budget}: {count:,} steps on this CPU; T boards are for GPUs and are calibrated there")
     assert job.steps is not None
     seconds = job.steps * subject.step_s
-    text = (
-        f"{job.budget} of {job.dataset}: {job.steps:,} steps of {subject.recipe.batch} images,"
-        f" {duration(seconds)} per run"
-    )
+    steps = f"{job.steps:,} steps of {subject.recipe.batch} images"
+    text = f"{job.budget} of {job.dataset}: {steps}, {duration(seconds)} per run"
     if seconds > LONG_RUN_S:
         return noted(f"not feasible here: {text} on one core", "use a GPU, a smaller budget or fewer channels")
     return passed(f"{text} on one core, {duration(3 * seconds)} for three seeds")

@@ -149,10 +149,7 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch's backends": (_flags, _set_flags),
     "torch's precision of float32": (_precisions, _set_precisions),
     "the treatment of denormal numbers as zero": (flushes_denormals, torch.set_flush_denormal),
-    "numpy's random generator": (
-        _numpy_state,
-        lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:])),
-    ),
+    "numpy's random generator": (_numpy_state, np.random.set_state),
     "numpy's error handling": (np.geterr, lambda value: np.seterr(**value)),
     "Python's random generator": (random.getstate, random.setstate),
     "Python's recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),

@@ -77,9 +77,6 @@ class Sample:
         ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
         return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
 
-    def scene(self, size: int) -> Scene:
-        return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
-
 
 def build_at_size(name: str, sample: Sample, size: int) -> nn.Module | str:
     """A newly initialised model for one image size, in evaluation mode; or the reason why it cannot be built."""
@@ -104,7 +101,7 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
         return AtSize(size, model)
     images = sample.at(size)
     core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
-    scene = sample.scene(size)
+    scene = Scene(size, sample.prepare, sample.background, sample.maximum, images.device)
     curve, layers = angle_curve(model, scene), feature_errors(model, scene)
     claims = len(claimed_elements(invariant)) > 1
     move_weights(model, sample.prepare(images))

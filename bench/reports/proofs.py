@@ -28,13 +28,7 @@ QUICK = ("statistics",)
 
 @dataclass(frozen=True)
 class Proof:
-    """The result of a proof.
-
-    Attributes:
-        rows: part -> rows of plain numbers and strings; ``ok`` in each row says whether the claim holds.
-        tables: titles and texts of the tables.
-        figure: the file of the plot; None if nothing was drawn.
-    """
+    """The result of a proof: rows by part (``ok`` says whether a claim holds), titles and tables, the plot's file."""
 
     rows: dict[str, list[dict[str, Any]]]
     tables: list[tuple[str, str]]
@@ -52,12 +46,9 @@ class Proof:
 
 
 def prove(
-    name: str,
-    out: str | Path,
-    parts: Sequence[str] = (),
-    on_part: Callable[[str], None] = lambda _: None,
+    name: str, out: str | Path, parts: Sequence[str] = (), on_part: Callable[[str], None] = lambda _: None,
     quick: bool = False,
-) -> Proof:
+) -> Proof:  # fmt: skip
     """Compute a proof on one thread and write its plot to ``<out>/verify-<name>.png``.
 
     Args:
@@ -80,7 +71,11 @@ def prove(
         if part not in module.PARTS:
             raise UserError(f"{name} has no part {part!r}; {nearest(part, module.PARTS)}")
     path = Path(out) / f"verify-{name}.png"
-    _write(path, None)  # check the folder before minutes of work
+    try:  # before minutes of work
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -90,17 +85,5 @@ def prove(
         torch.set_num_threads(threads)
     image = report.plot(rows)
     if image is not None:
-        _write(path, image)
+        write_atomically(path, image)
     return Proof(rows, [(title, plain_table(lines)) for title, lines in report.summary(rows)], path if image else None)
-
-
-def _write(path: Path, image: bytes | None) -> None:
-    """Write the plot; without an image, only check that its folder can be written."""
-    try:
-        if image is not None:
-            write_atomically(path, image)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error

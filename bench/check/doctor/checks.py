@@ -19,21 +19,8 @@ from ...tools.machine import Machine
 from ...tools.text import error_line, last_line
 from ...training.job import Examination
 from ..process import NoAnswer, Process
+from . import judges
 from .device import ExaminedDevice, Failed, LeftOut, NotApplicable
-from .judges import (
-    RUN_MODEL,
-    RUN_S,
-    judge_alone,
-    judge_clock,
-    judge_failures,
-    judge_load,
-    judge_pace,
-    judge_placement,
-    judge_rounding,
-    judge_runs,
-    why_not_built,
-    why_other_bits,
-)  # fmt: skip
 
 #: The check uses one model of each family of this suite.
 SUITE = "digits-25k"
@@ -104,14 +91,11 @@ def driver(place: ExaminedDevice) -> str:
     if not place.is_gpu:
         reason = f"; no GPU: {place.explanation}" if place.explanation else ""
         return f"torch {found['torch']} on the CPU{reason}"
-    if why := why_not_built(tuple(found["capability"]), found["built_for"]):
+    if why := judges.why_not_built(tuple(found["capability"]), found["built_for"]):
         raise Failed(why)
-    known = found["hardware"]
-    capability = ".".join(map(str, found["capability"]))
-    return (
-        f"driver {known.get('driver', 'unknown')}, capability {capability}, torch {found['torch']}, cuDNN"
-        f" {known.get('cudnn')}"
-    )
+    known, capability = found["hardware"], ".".join(map(str, found["capability"]))
+    text = f"driver {known.get('driver', 'unknown')}, capability {capability}, torch {found['torch']}"
+    return f"{text}, cuDNN {known.get('cudnn')}"
 
 
 def devices(place: ExaminedDevice) -> str:
@@ -133,23 +117,23 @@ def placement(place: ExaminedDevice) -> str:
     if place.facts["current"] != int(place.device.partition(":")[2]):
         raise Failed(f"the current device of a process on {place.device} is cuda:{place.facts['current']}")
     seen = place.other_processes
-    return judge_placement(seen["uuid"], seen["named_on"], seen["gpus"])
+    return judges.judge_placement(seen["uuid"], seen["named_on"], seen["gpus"])
 
 
 def alone(place: ExaminedDevice) -> str:
     """No other process computes on the device: all named processes are ours, and account for all memory."""
     seen = place.other_processes
-    return judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
+    return judges.judge_alone(seen["others"], seen["unknown"], seen["before_mib"])
 
 
 def clock(place: ExaminedDevice) -> str:
     """The device's clock and the host's clock agree on a kernel of one second."""
-    return judge_clock(**place.ask("clock", 60, seconds=1.0))
+    return judges.judge_clock(**place.ask("clock", 60, seconds=1.0))
 
 
 def tf32(place: ExaminedDevice) -> str:
     """No TF32 under ``strict``; the check detects TF32 under ``fast``, so it works."""
-    return judge_rounding(place.ask("rounding", 60), place.is_gpu and tuple(place.facts["capability"]) >= (8, 0))
+    return judges.judge_rounding(place.ask("rounding", 60), place.is_gpu and tuple(place.facts["capability"]) >= (8, 0))
 
 
 def waits(place: ExaminedDevice) -> str:
@@ -167,7 +151,7 @@ def bits(place: ExaminedDevice) -> str:
     for model, file in files.items():
         found[model].append(place.ask("train_bits", 60, model=model, **size))
         found[model].append(place.ask("train_bits", 60, model=model, begin=file, **size))
-    done = _each_family(lambda model: why_other_bits(*found[model]))
+    done = _each_family(lambda model: judges.why_other_bits(*found[model]))
     return f"{size['steps']} steps: {done}"
 
 
@@ -189,7 +173,7 @@ def launches(place: ExaminedDevice) -> str:
     parts = []
 
     def problem(model: str) -> str:
-        wrong, words = judge_pace(**place.ask("pace", 60, model=model, **_size(place)))
+        wrong, words = judges.judge_pace(**place.ask("pace", 60, model=model, **_size(place)))
         parts.append(f"{model} {words}")
         return wrong
 
@@ -205,7 +189,7 @@ def failures(place: ExaminedDevice) -> str:
         "run", "--include", include, "--dataset", "digits-rot", "--models", ",".join(wanted), "--budget", "smoke",
         "--seeds", "1", "--device", place.device, "--jobs", "1", limit_s=120,
     )  # fmt: skip
-    return judge_failures(wanted, {r.spec.model: (r.status, r.reason) for r in records}, said, place.is_gpu)
+    return judges.judge_failures(wanted, {r.spec.model: (r.status, r.reason) for r in records}, said, place.is_gpu)
 
 
 def calibrated(place: ExaminedDevice) -> str:
@@ -222,18 +206,18 @@ def busy(place: ExaminedDevice) -> str:
 
 def _timed_run(place: ExaminedDevice, names: list[str], limit_s: float) -> str:
     records, said = place.equibench(
-        "run", "--dataset", "digits-rot", "--models", RUN_MODEL, "--budget", f"t{RUN_S}", "--seeds", str(len(names)),
-        "--device", ",".join(names), limit_s=limit_s,
+        "run", "--dataset", "digits-rot", "--models", judges.RUN_MODEL, "--budget", f"t{judges.RUN_S}",
+        "--seeds", str(len(names)), "--device", ",".join(names), limit_s=limit_s,
     )  # fmt: skip
     if not records:
         raise Failed(last_line(said) or "the command wrote no record")
-    return judge_runs(records, names)
+    return judges.judge_runs(records, names)
 
 
 def load(place: ExaminedDevice) -> str:
     """The device keeps its speed under load; with clocks, power and temperature."""
     seconds = QUICK_LOAD_S if place.quick else LOAD_S
-    words = judge_load(**place.ask("load_on", seconds + 60, seconds=seconds, uuid=place.facts["uuid"]))
+    words = judges.judge_load(**place.ask("load_on", seconds + 60, seconds=seconds, uuid=place.facts["uuid"]))
     if place.quick:
         raise LeftOut(f"only {seconds:.0f} s (--quick): {words}")
     return words
