@@ -40,11 +40,9 @@ def batch_norm(subject: Subject) -> Finding:
         constant = 1 / own[name]
         text = f"{listed_names(sorted(own))}: own running statistics with momentum {own[name]:.2g}"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
-            return failed(
-                f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants,"
-                " and no recipe can re-estimate them",
-                "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1",
-            )
+            text += f"; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants"
+            do = "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1"
+            return failed(f"{text}, and no recipe can re-estimate them", do)
         return noted(f"{text}, which no recipe re-estimates")
     layers = [layer for layer in layers if layer.track_running_stats]
     if not layers:
@@ -71,16 +69,13 @@ def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     momentum = momentum if paper.batch_norm_momentum is None else paper.batch_norm_momentum
     steps = subject.job.steps * subject.recipe.batch // paper.batch
     spent = steps * momentum
-    text += (
-        f"; recipe 'paper' keeps running averages of momentum {momentum:g}: {steps} steps are {spent:.1f} time"
-        " constants"
-    )
+    text += f"; recipe 'paper' keeps running averages of momentum {momentum:g}"
+    text += f": {steps} steps are {spent:.1f} time constants"
     if spent >= TIME_CONSTANTS:
         return passed(text)
-    return noted(
-        f"{text}: too short, the accuracy would stay near chance",
-        f"with 'paper', use a budget of at least {TIME_CONSTANTS / momentum if momentum else float('inf'):,.0f} steps",
-    )
+    needed = TIME_CONSTANTS / momentum if momentum else float("inf")
+    do = f"with 'paper', use a budget of at least {needed:,.0f} steps"
+    return noted(f"{text}: too short, the accuracy would stay near chance", do)
 
 
 @torch.no_grad()
@@ -126,10 +121,8 @@ def cost(subject: Subject) -> Finding:
     other = names[1]
     flops = own["flops_per_image"] / max(_figures(subject, other)["flops_per_image"], 1)
     ratios = (step_s / seconds[other], mib[subject.name] / mib[other], flops)
-    return noted(
-        "; ".join(f"{part}, {ratio:.2g} ×" for part, ratio in zip(parts, ratios, strict=True))
-        + f" ({other} = 1; a step of it {1000 * seconds[other]:.0f} ms)"
-    )
+    says = "; ".join(f"{part}, {ratio:.2g} ×" for part, ratio in zip(parts, ratios, strict=True))
+    return noted(f"{says} ({other} = 1; a step of it {1000 * seconds[other]:.0f} ms)")
 
 
 def _figures(subject: Subject, name: str) -> dict[str, Any]:

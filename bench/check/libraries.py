@@ -28,7 +28,6 @@ LIBRARY_PROPERTIES: dict[str, dict[str, str]] = {
     },
     "torchvision": {},
 }
-#: The page on these libraries.
 PAGE = "docs/escnn-models.md"
 
 

@@ -95,10 +95,8 @@ def _advice(error: Exception, wanted: str) -> str:
     if "NVIDIA driver" in text or "not compiled with CUDA" in text or "cuda" in text.lower():
         return "create tensors on the device of the input (device=x.device) instead of .cuda() or a named device"
     if isinstance(error, TypeError) and "np.matrix is not supported" in text:
-        return (
-            "escnn cannot compute kernels of this group with the current scikit-learn; docs/escnn-models.md explains"
-            " how to build such networks"
-        )
+        why = "escnn cannot compute kernels of this group with the current scikit-learn"
+        return f"{why}; docs/escnn-models.md explains how to build such networks"
     if isinstance(error, IndexError) and "Dimension out of range" in text:
         return "flatten with x.flatten(1), not x.squeeze(), which also removes the batch dimension of a single image"
     return f"correct the code that raises it; expected: {wanted}"

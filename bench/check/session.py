@@ -33,8 +33,6 @@ BUDGET = "e20"
 #: Seconds that a single check may take.
 DEADLINE_S = 120.0
 
-Listener = Callable[[str], None]
-
 
 def check_model(
     name: str,
@@ -43,7 +41,7 @@ def check_model(
     budget: str = BUDGET,
     includes: Iterable[str | Path] = (),
     deadline_s: float = DEADLINE_S,
-    listen: Listener = lambda _: None,
+    listen: Callable[[str], None] = lambda _: None,
 ) -> Verdict:
     """Do all checks of a model on one CPU thread.
 
@@ -150,7 +148,7 @@ class _Found:
     current: str = ""
     done: bool = False
 
-    def take(self, event: dict[str, Any], listen: Listener) -> None:
+    def take(self, event: dict[str, Any], listen: Callable[[str], None]) -> None:
         kind = event.pop("event")
         if kind == "begin":
             self.current = event["check"]
@@ -173,12 +171,11 @@ class _Found:
         left = [name for name in NAMES if name not in made]
         current = self.current or (left[0] if left else NAMES[-1])
         self.findings.append(replace(failed(how, do), check=current))
-        self.findings += [
-            skipped(n, f"not checked, because {current!r} ended the process") for n in left if n != current
-        ]
+        why = f"not checked, because {current!r} ended the process"
+        self.findings += [skipped(name, why) for name in left if name != current]
 
 
-def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _Found:
+def _run(job: Check, deadline_s: float, listen: Callable[[str], None] = lambda _: None) -> _Found:
     """Start a process for a job and receive its events; each must arrive within the deadline."""
     found = _Found()
     with Process(job) as process:
@@ -206,16 +203,12 @@ def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
         how = "other initial weights from the same seed in another process"
         if not again.done:
             how = "cannot be built a second time"
-        do = (
-            "draw them from torch's global generator, in an order that does not depend on a set, hash, address, file or"
-            " clock"
-        )
+        do = "draw them from torch's global generator, in an order that does not depend on a set, hash, address, file"
+        do += " or clock"
     elif found.logits and found.logits != again.logits:
         how = "the same weights give other logits in a process that has evaluated other images before"
-        do = (
-            "keep no values of images in a global variable, a class or a closure; statistics of training images belong"
-            " in a buffer"
-        )
+        do = "keep no values of images in a global variable, a class or a closure; statistics of training images"
+        do += " belong in a buffer"
     else:
         return replace(passed("the same initial weights in another process, and the same logits"), check=OTHER_PROCESS)
     return replace(failed(how, do), check=OTHER_PROCESS)

@@ -158,21 +158,19 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the filter of warnings": (_broad_filters, _set_filters),
 }
 
-Snapshot = dict[str, Any]
 
-
-def snapshot() -> Snapshot:
+def snapshot() -> dict[str, Any]:
     """The current global state."""
     return {name: read() for name, (read, _) in SHARED.items()}
 
 
-def changes(before: Snapshot) -> list[str]:
+def changes(before: dict[str, Any]) -> list[str]:
     """The differences from `before`, each as a short text."""
     after = snapshot()
     return [_clause(name, before[name], after[name]) for name in SHARED if before[name] != after[name]]
 
 
-def restore(before: Snapshot) -> None:
+def restore(before: dict[str, Any]) -> None:
     """Restore everything that differs from `before`."""
     for name, (read, write) in SHARED.items():
         if read() != before[name]:
@@ -180,7 +178,7 @@ def restore(before: Snapshot) -> None:
 
 
 @contextmanager
-def state_restored() -> Iterator[Snapshot]:
+def state_restored() -> Iterator[dict[str, Any]]:
     """Restore the global state at the end, including torch's generator."""
     before, generator = snapshot(), torch.get_rng_state()
     try:

@@ -35,15 +35,12 @@ def citation(subject: Subject) -> Finding:
     sources = [str(e.fields["source"]) for e in entries]
     for entry, source in zip(entries, sources, strict=True):
         if not _SOURCE.fullmatch(source):
-            return failed(
-                f"source={source!r} of {entry.name!r} cannot be looked up",
-                "write arXiv:2007.10408, doi:10.1000/xyz or a URL; for your own design, the URL of its code",
-            )
+            says = f"source={source!r} of {entry.name!r} cannot be looked up"
+            do = "write arXiv:2007.10408, doi:10.1000/xyz or a URL; for your own design, the URL of its code"
+            return failed(says, do)
     if not subject.resolved.entry.doc:
-        return noted(
-            f"{', '.join(sources)}; the function has no docstring",
-            "describe the model in one sentence, because cards show it",
-        )
+        do = "describe the model in one sentence, because cards show it"
+        return noted(f"{', '.join(sources)}; the function has no docstring", do)
     return passed(", ".join(sources))
 
 
@@ -60,9 +57,8 @@ def built(subject: Subject) -> Finding:
         except Exception as error:  # a model may raise anything
             wrong = f"it cannot be built for {of}: {clipped(first_line(error))}"
         if wrong:
-            return failed(
-                f"sizes={said!r} is registered, but {wrong}", "register the sizes for which the model can be built"
-            )
+            do = "register the sizes for which the model can be built"
+            return failed(f"sizes={said!r} is registered, but {wrong}", do)
     return passed("; ".join(f"{of}: {count:,} parameters" for of, count in counts.items()))
 
 
@@ -74,11 +70,9 @@ def output(subject: Subject) -> Finding:
             if wrong := wrong_output(model, subject, count, of):
                 return wrong
         if shares := _softmax(model, subject, of):
-            return failed(
-                f"for every image of {of} it returns {shares}, not logits: cross entropy applies the softmax again,"
-                " which makes gradients small",
-                "return the input of the softmax",
-            )
+            says = f"for every image of {of} it returns {shares}, not logits: cross entropy applies the softmax again,"
+            says += " which makes gradients small"
+            return failed(says, "return the input of the softmax")
     subject.use_fewer_images_if_heavy(subject.build())
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
@@ -89,27 +83,21 @@ def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> F
     with torch.no_grad():
         out = model(images)
     if not torch.equal(images, subject.images(count, of)):
-        return failed(
-            f"{of_images} it changes its input images",
-            "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
-            " write to a copy: x = x.clone()",
-        )
+        says = f"{of_images} it changes its input images"
+        do = "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
+        do += " write to a copy: x = x.clone()"
+        return failed(says, do)
     if not isinstance(out, torch.Tensor):
-        kind = type(out).__name__
-        return failed(
-            f"{of_images} it returns a {kind}; it must return the logits alone", _where_logits_are(out, wanted)
-        )
+        says = f"{of_images} it returns a {type(out).__name__}; it must return the logits alone"
+        return failed(says, _where_logits_are(out, wanted))
     if out.shape != wanted:
-        return failed(
-            f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}",
-            _for_shape(out, wanted),
-        )
+        says = f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}"
+        return failed(says, _for_shape(out, wanted))
     if out.dtype != torch.float32:
-        return failed(
-            f"for float32 images it returns {out.dtype}; logits must be float32",
-            "look for a constant with another dtype: from numpy (float64 by default), .double(), .half() or complex"
-            " numbers; write dtype=torch.float32, or use the real part",
-        )
+        says = f"for float32 images it returns {out.dtype}; logits must be float32"
+        do = "look for a constant with another dtype: from numpy (float64 by default), .double(), .half() or complex"
+        do += " numbers; write dtype=torch.float32, or use the real part"
+        return failed(says, do)
     return None
 
 
@@ -133,10 +121,8 @@ def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
     if out.dim() > 2:
         return "pool over all positions and orientations before the head, and flatten with x.flatten(1)"
     if out.shape[0] != wanted[0]:
-        return (
-            "keep dimension 0 for the images: flatten with x.flatten(1), not x.view(-1, …) with a wrong number of"
-            " features"
-        )
+        shape = "not x.view(-1, …) with a wrong number of features"
+        return f"keep dimension 0 for the images: flatten with x.flatten(1), {shape}"
     return f"give the last layer num_classes outputs ({wanted[1]} here); it is an argument of the registered function"
 
 
@@ -165,10 +151,9 @@ def parameter_count(subject: Subject) -> Finding:
     for text, count in declared.items():
         found = count_parameters(subject.build(of=Input.of(text)))
         if found != count:
-            return failed(
-                f"{text}: {count:,} parameters are declared, {found:,} are built",
-                f'write params={{"{text}": {found:_}}} if the network is as published, else correct the network',
-            )
+            says = f"{text}: {count:,} parameters are declared, {found:,} are built"
+            do = f'write params={{"{text}": {found:_}}} if the network is as published, else correct the network'
+            return failed(says, do)
     return passed("; ".join(f"{text}: {count:,}, as declared" for text, count in declared.items()))
 
 
@@ -183,29 +168,23 @@ def accounted(subject: Subject) -> Finding:
     }
     if plain.keys() - excused.keys():
         name = next(name for name in plain if name not in excused)
-        return failed(
-            f"attribute {name!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
-            " moves to a GPU, and it is not counted",
-            "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
-            " self.register_buffer(name, tensor, persistent=False)",
-        )
+        says = f"attribute {name!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the"
+        says += " model moves to a GPU, and it is not counted"
+        do = "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
+        return failed(says, f"{do} self.register_buffer(name, tensor, persistent=False)")
     known = {id(p) for p in model.parameters()}
     leaves = _leaves(subject.training_loss(model).grad_fn)
     if hidden := [str(tuple(leaf.shape)) for leaf in leaves if id(leaf) not in known]:
-        return failed(
-            "the logits depend on tensors that require a gradient but are not parameters, of shape"
-            f" {listed_names(hidden)}: they are neither trained nor counted",
-            "register them: nn.Parameter, nn.ParameterList, nn.ModuleList",
-        )
+        says = "the logits depend on tensors that require a gradient but are not parameters, of shape"
+        says += f" {listed_names(hidden)}: they are neither trained nor counted"
+        return failed(says, "register them: nn.Parameter, nn.ParameterList, nn.ModuleList")
     notes = [library_text("accounted for", excused.values())] if excused else []
     if frozen := sum(p.numel() for p in model.parameters() if not p.requires_grad):
         notes.append(f"{frozen:,} numbers in parameters are not trained")
     learnt = subject.trained.moved
     if learnt:
-        notes.append(
-            f"training changes {sum(learnt.values()):,} numbers in buffers that are not statistics of normalisation"
-            f" layers of torch: {listed_names(list(learnt))}"
-        )
+        where = f"in buffers that are not statistics of normalisation layers of torch: {listed_names(list(learnt))}"
+        notes.append(f"training changes {sum(learnt.values()):,} numbers {where}")
     if notes:
         do = "nothing to do for boards without a matched class; a matched class does not allow these numbers"
         return noted("; ".join(notes), do if frozen or learnt else NOTHING)
@@ -259,22 +238,17 @@ def entries(subject: Subject) -> Finding:
     model = subject.build()
     keys = set(model.state_dict())
     if missing := [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]:
-        return failed(
-            f"the state dictionary does not contain the parameters {listed_names(missing)}",
-            "do not override state_dict() and its hooks",
-        )
+        says = f"the state dictionary does not contain the parameters {listed_names(missing)}"
+        return failed(says, "do not override state_dict() and its hooks")
     subject.evaluate(model)
     if changed := sorted(keys ^ set(model.state_dict())):
-        return failed(
-            f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}",
-            "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
-            " clear, or do not keep them",
-        )
+        says = f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}"
+        do = "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
+        do += " clear, or do not keep them"
+        return failed(says, do)
     if other := [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]:
-        return failed(
-            f"the state dictionary has entries that are not tensors: {listed_names(other)}",
-            "runs save only tensors; use buffers",
-        )
+        says = f"the state dictionary has entries that are not tensors: {listed_names(other)}"
+        return failed(says, "runs save only tensors; use buffers")
     return passed("it has all parameters, and the same entries in training and in evaluation")
 
 
@@ -286,10 +260,9 @@ def state_dict(subject: Subject) -> Finding:
     if not same_bits(expected, again):
         same_shape = expected.shape == again.shape
         gap = float((expected.double() - again.double()).abs().max()) if same_shape else float("inf")
-        return failed(
-            f"a new model with the same state dictionary gives other logits (they differ by up to {gap:.1e})",
-            "the logits depend on a value that is drawn when the model is built, but is not saved: make it a buffer",
-        )
+        says = f"a new model with the same state dictionary gives other logits (they differ by up to {gap:.1e})"
+        do = "the logits depend on a value that is drawn when the model is built, but is not saved: make it a buffer"
+        return failed(says, do)
     return passed("saved, loaded into a new model: the same logits, bit for bit")
 
 
@@ -304,26 +277,20 @@ def deep_copy(subject: Subject) -> Finding:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
-        return failed(
-            f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}",
-            "do not keep results of a forward pass in the model, or remove them in __getstate__",
-        )
+        says = f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}"
+        return failed(says, "do not keep results of a forward pass in the model, or remove them in __getstate__")
     expected = subject.evaluate(model)
     if not same_bits(expected, subject.evaluate(twin)):
-        return failed(
-            "a deep copy gives other logits than its original",
-            "a tensor or layer is not registered in the model, so it is not copied",
-        )
+        says = "a deep copy gives other logits than its original"
+        return failed(says, "a tensor or layer is not registered in the model, so it is not copied")
     model.train()  # drops what evaluation may have kept
     before = all_tensors(model)
     with torch.no_grad():
         for value in (*twin.parameters(), *twin.buffers()):
             value.zero_()
     if differing(before, all_tensors(model)) or not same_bits(expected, subject.evaluate(model)):
-        return failed(
-            "changing a deep copy changes the original",
-            "layers or tensors are outside the model (in a global, a closure): make them part of it",
-        )
+        says = "changing a deep copy changes the original"
+        return failed(says, "layers or tensors are outside the model (in a global, a closure): make them part of it")
     return library_note("deep copy", kept) if habit else passed("a deep copy agrees bit for bit, and is independent")
 
 

@@ -24,36 +24,26 @@ def invariance(subject: Subject) -> Finding:
     """The logits are invariant under the claimed group, at every declared input, also after a change of the weights."""
     claim = str(subject.resolved.get("invariant", "none"))
     if claim not in CLAIMS:
-        return failed(
-            f"invariant={claim!r}: the pixel grid is not invariant under this group, so the claim cannot be exact",
-            f"claim one of {', '.join(CLAIMS)}, the part of the group that only moves pixels; group={claim!r} can stay",
-        )
+        says = f"invariant={claim!r}: the pixel grid is not invariant under this group, so the claim cannot be exact"
+        do = f"claim one of {', '.join(CLAIMS)}, the part of the group that only moves pixels; group={claim!r} can stay"
+        return failed(says, do)
     if claim == "none":
         return _unclaimed(subject)
     errors = {f"{of.size} px": _error(subject, subject.build(of=of), of, claim) for of in subject.inputs}
     after = f"{subject.input.size} px after a change of the weights"
     errors[after] = _error(subject, _moved(subject), subject.input, claim)
     if errors[after] is None:
-        return failed(
-            "the logits hardly depend on the image, so their invariance cannot be measured",
-            "check that the forward pass uses its input, and that no factor is zero",
-        )
+        says = "the logits hardly depend on the image, so their invariance cannot be measured"
+        return failed(says, "check that the forward pass uses its input, and that no factor is zero")
     if wrong := {where: e for where, e in errors.items() if e is not None and not e <= EXACT}:
         where, error = next(iter(wrong.items()))
-        do = (
-            "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that"
-            " does not pool over orientations and positions; or claim invariant='none', which is a valid claim"
-        )
+        do = "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that"
+        do += " does not pool over orientations and positions; or claim invariant='none', which is a valid claim"
         if where == after:  # only there
-            do = (
-                "training breaks the invariance: normalisation, scales and biases must be shared by all orientations of"
-                " a field (batch norm over fields, not over channels)"
-            )
-        return failed(
-            f"claimed {claim}, but its logits change by {error:.1e} at {where}; 1 means as much as for another image"
-            f" (allowed {EXACT:g})",
-            do,
-        )
+            do = "training breaks the invariance: normalisation, scales and biases must be shared by all orientations"
+            do += " of a field (batch norm over fields, not over channels)"
+        says = f"claimed {claim}, but its logits change by {error:.1e} at {where}"
+        return failed(f"{says}; 1 means as much as for another image (allowed {EXACT:g})", do)
     return passed(f"{claim}: " + ", ".join(f"{_text(e)} at {where}" for where, e in errors.items()))
 
 
@@ -64,15 +54,12 @@ def _moved(subject: Subject) -> nn.Module:
 
 def _unclaimed(subject: Subject) -> Finding:
     errors = claim_errors(_moved(subject), subject.images(subject.shown), lambda x: x, ("D4", "C4", "D2", "C2", "D1"))
-    for group, error in errors.items():
-        if error is not None and error <= EXACT:
-            return noted(
-                f"no invariance is claimed, but the logits are invariant under {group} ({error:.0e})",
-                f"invariant={group!r} could be claimed",
-            )
-    return passed(
-        f"none claimed; quarter turns change the logits by {_text(errors['C4'])}; 1 means as much as for another image"
-    )
+    for group, size in errors.items():
+        if size is not None and size <= EXACT:
+            says = f"no invariance is claimed, but the logits are invariant under {group} ({size:.0e})"
+            return noted(says, f"invariant={group!r} could be claimed")
+    error = _text(errors["C4"])
+    return passed(f"none claimed; quarter turns change the logits by {error}; 1 means as much as for another image")
 
 
 def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float | None:
@@ -100,10 +87,8 @@ def angles(subject: Subject) -> Finding:
     channels = subject.input.channels
     scene = Scene(subject.input.size, lambda x: x, [0.0] * channels, 1, torch.device("cpu"))
     errors = angle_curve(subject.build(), scene, ANGLES, DRAWS)
-    return noted(
-        "change of the logits under rotation at initialisation: "
-        + ", ".join(f"{_text(e)} at {angle:g}°" for angle, e in zip(ANGLES, errors, strict=True))
-    )
+    texts = [f"{_text(error)} at {angle:g}°" for angle, error in zip(ANGLES, errors, strict=True)]
+    return noted(f"change of the logits under rotation at initialisation: {', '.join(texts)}")
 
 
 def _text(error: float | None) -> str:

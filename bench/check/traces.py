@@ -42,24 +42,21 @@ def memory(subject: Subject) -> Finding:
             model.zero_grad(set_to_none=True)
             entries[look], octets[look] = _kept(model, old)
     for counts, what in ((entries, "entries of lists and dictionaries"), (octets, "bytes of tensors")):
-        # Memory that torch allocates only in the first passes does not count.
-        if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:
+        if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:  # what only the first passes allocate
             continue
-        return failed(
-            f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so a"
-            " long run fills the memory",
-            "do not append to a list, dictionary, hook or tensor in forward(); keep at most the last value",
-        )
+        says = f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so a"
+        says += " long run fills the memory"
+        do = "do not append to a list, dictionary, hook or tensor in forward(); keep at most the last value"
+        return failed(says, do)
     first, second = subject.images(subject.shown), subject.images(subject.shown, seed=1)
     one, two = subject.loaded(subject.trained.state), subject.loaded(subject.trained.state)
     forwards = subject.evaluate(one, first), subject.evaluate(one, second)
     backwards = subject.evaluate(two, second), subject.evaluate(two, first)
     if not (same_bits(forwards[0], backwards[1]) and same_bits(forwards[1], backwards[0])):
-        return failed(
-            "in evaluation the logits depend on which images were evaluated before",
-            "keep no values of images in an attribute; statistics of training images belong in a buffer that only"
-            " training changes",
-        )
+        says = "in evaluation the logits depend on which images were evaluated before"
+        do = "keep no values of images in an attribute; statistics of training images belong in a buffer that only"
+        do += " training changes"
+        return failed(says, do)
     return passed("memory does not grow from pass to pass; the logits do not depend on earlier images")
 
 

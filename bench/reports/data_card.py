@@ -163,11 +163,7 @@ def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
 
 
 def draw(data: ImageData, path: Path) -> Path:
-    """Draw the `sheet` of a data set, with its name and classes; one pixel of the sheet is one pixel of the picture.
-
-    Raises:
-        WriteError: the file cannot be written.
-    """
+    """Draw the `sheet` of a data set in its own pixels, with its name and classes; WriteError if that is impossible."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 

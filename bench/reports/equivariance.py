@@ -37,8 +37,7 @@ class AtSize:
 
     Attributes:
         outcome: ``ok``, ``collapsed``, or why the model cannot be built.
-        judgement: errors under the claimed group (C4 if nothing is claimed), at initialisation and after a change of
-            the weights.
+        judgement: for the claimed group; C4 if nothing is claimed.
     """
 
     size: int
@@ -133,18 +132,16 @@ def initial_report(name: str, dataset: str, size: int | None, out: Path, machine
     outcomes = [at_size(name, sample, n, invariant) for n in (middle - 1, middle, middle + 1)]
     curves = {f"{o.size} px": o.curve for o in outcomes if o.built}
     pictures = _pictures(name, curves, {"at initialisation": outcomes[1].layers}, f"{name}, at initialisation", out)
-    rows = [_row(o, invariant) for o in outcomes]
+    claimed = ["eq_claimed"] if len(claimed_elements(invariant)) > 1 else []
+    rows = []
+    for o in outcomes:
+        errors = {e: getattr(o.core, e, None) for e in (*claimed, "eq_exact_c4", "eq_exact_d4", "eq_rot_analytic")}
+        rows.append({"size_px": o.size, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome})
     extra = {
         "model": name, "dataset": dataset, "invariant": invariant, "curve_degrees": list(CURVE_DEGREES),
         "curves": {o.size: o.curve for o in outcomes}, "layers": [la.model_dump() for la in outcomes[1].layers],
     }  # fmt: skip
     return Report(rows, conclusion(invariant, outcomes), pictures, extra)
-
-
-def _row(o: AtSize, invariant: str) -> dict[str, Any]:
-    claimed = ["eq_claimed"] if len(claimed_elements(invariant)) > 1 else []
-    errors = {key: getattr(o.core, key, None) for key in (*claimed, "eq_exact_c4", "eq_exact_d4", "eq_rot_analytic")}
-    return {"size_px": o.size, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome}
 
 
 def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
@@ -159,6 +156,7 @@ def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
     judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
     exact = [n for n, j in judged.items() if j.exact]
     broken = [n for n in judged if n not in exact]
+    invariant_under, rounding = f"The logits are invariant under {what}", f"up to rounding at {_sizes(exact)}"
     if judged[here.size].at_initialisation_only:
         return (
             f"At {here.size} pixels the logits are invariant under {what} at initialisation, but not after a change of"
@@ -166,17 +164,13 @@ def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
             " shared by all orientations of a field."
         )
     if here.size in exact and not broken:
-        return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
+        return f"{invariant_under} {rounding}."
     if here.size in exact:
-        return (
-            f"The logits are invariant under {what} up to rounding at {_sizes(exact)}, but not at {_sizes(broken)},"
-            " where a stride or a pooling is not symmetric on the grid; training does not change this."
-        )
+        why = "where a stride or a pooling is not symmetric on the grid; training does not change this."
+        return f"{invariant_under} {rounding}, but not at {_sizes(broken)}, {why}"
     if exact:
-        return (
-            f"At {here.size} pixels the logits are not invariant under {what}, but they are up to rounding at"
-            f" {_sizes(exact)}: a stride or a pooling is not symmetric on the grid of {here.size} pixels."
-        )
+        why = f"a stride or a pooling is not symmetric on the grid of {here.size} pixels."
+        return f"At {here.size} pixels the logits are not invariant under {what}, but they are {rounding}: {why}"
     hint = " although the model claims it" if claims else "; the model does not claim it"
     return f"The logits are not invariant under {what} at any of these sizes{hint}."
 

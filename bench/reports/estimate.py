@@ -51,7 +51,7 @@ class ModelCost:
 
     @property
     def examples(self) -> int:
-        """Number of images that all runs see together."""
+        """Images that all runs see together."""
         return self.runs * self.steps * self.batch
 
     @property

@@ -55,7 +55,9 @@ def model_card(name: str, root: Path) -> dict[str, Any]:
     wrappers = [(w.name, w.entry) for w in resolved.wrappers]
     card["wrappers"] = [{"name": n, "about": e.doc, "note": e.fields.get("note", "")} for n, e in wrappers]
     card |= {"file": f"{registered.path.name}:{registered.line}", "origin": registered.origin} | network(resolved)
-    card |= {"recipe": recipe_of(name), "bibtex": [entry(s) for s in sources_of([name])]}
+    card |= {"recipe": None, "bibtex": [entry(s) for s in sources_of([name])]}
+    with suppress(UserError):  # it has no published recipe
+        card["recipe"] = find_recipe(PAPER, name).model_dump(mode="json")
     return card | {"boards": boards_of(name, root)}
 
 
@@ -125,13 +127,6 @@ def _rotated(model: nn.Module, scene: Scene) -> float | None:
     with reference_arithmetic():
         orbit = [logits(model, image, scene.prepare) for image in images]
         return relative_error(orbit, zero_logits(model, images[0]))
-
-
-def recipe_of(name: str) -> dict[str, Any] | None:
-    """The published recipe of a model as data; None if none is known (it is trained with `common`)."""
-    with suppress(UserError):
-        return find_recipe(PAPER, name).model_dump(mode="json")
-    return None
 
 
 def boards_of(name: str, root: Path) -> list[dict[str, Any]]:

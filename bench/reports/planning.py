@@ -93,7 +93,10 @@ def plan_seeds(suite: Suite, root: Path, difference: float, hardware_key: str) -
     compared_with = next((m for m in (reference, board.reference) if m in known), most)
     found, others = known[compared_with or ""], [m for m in suite.models if m != reference]
     level, widest = LEVEL / len(others), max(found.values(), key=lambda s: float(detectable(s)))
-    times = _times(suite, root, hardware_key)
+    seconds = find_budget(suite.budget).seconds  # of a run
+    times = dict.fromkeys(suite.models, seconds)
+    if seconds is None:
+        times = {c.model: c.step_s and c.steps * c.step_s for c in estimate(suite, root, hardware_key)}
     needs = []
     for model in others:
         spread, now = found.get(model, widest), len(suite.seed_list)
@@ -126,24 +129,15 @@ def _earlier(suite: Suite, root: Path, hardware_key: str) -> tuple[Board, dict[s
     like = [board for board in boards if board.is_table and board.chosen[0][0].spec.dataset == suite.dataset]
     known = [(board, found) for board in like if (found := _spreads(board))]
     if not known:
-        raise UserError(
-            f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}, so the"
-            f" spread is unknown; run the suite with --seeds {SMALLEST_SAMPLE} first"
-        )
+        why = f"no records in {root} have {SMALLEST_SAMPLE} common seeds of two models on {suite.dataset!r}"
+        do = f"run the suite with --seeds {SMALLEST_SAMPLE} first"
+        raise UserError(f"{why}, so the spread is unknown; {do}")
     return max(reversed(known), key=lambda one: len(one[1]))  # of equal ones the last
 
 
 def _spreads(board: Board) -> dict[str, dict[str, Spread]]:
     found = {reference: spreads(board.samples, reference) for reference in board.samples}
     return {reference: own for reference, own in found.items() if own}
-
-
-def _times(suite: Suite, root: Path, hardware_key: str) -> dict[str, float]:
-    """Device-seconds of a run of each model, if known."""
-    budget = find_budget(suite.budget)
-    if budget.seconds is not None:
-        return dict.fromkeys(suite.models, budget.seconds)
-    return {c.model: c.steps * c.step_s for c in estimate(suite, root, hardware_key) if c.step_s is not None}
 
 
 def plan_text(planned: SeedPlan, device: str) -> str:
@@ -181,8 +175,6 @@ def plan_text(planned: SeedPlan, device: str) -> str:
     if any(not n.recorded for n in planned.needs):
         lines.append("for models without records, the largest spread of the other models is used")
     if not planned.by_image:
-        lines.append(
-            "some outcomes by image are unknown: for them the choice of the test images is ignored, so more seeds are"
-            " needed"
-        )
+        unknown = "some outcomes by image are unknown: for them the choice of the test images is ignored"
+        lines.append(f"{unknown}, so more seeds are needed")
     return "\n".join(lines)

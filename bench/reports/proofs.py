@@ -1,8 +1,4 @@
-"""Verification of claims: the numbers are computed again, and shown as tables and as a plot.
-
-A proof has ``PARTS`` and ``verify`` in one module, ``summary`` and ``plot`` in the same or in another one. An example
-is `models.pdo.proof`.
-"""
+"""Verification of claims: the numbers are computed again, and shown as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from ...registry import UserError, nearest
 from ..tools.files import write_atomically
 from ..tools.text import plain_table
 
-#: Names of the proofs and their modules, which are imported on demand.
+#: The proofs: a module with ``PARTS`` and ``verify``, and one with ``summary`` and ``plot``; both imported on demand.
 PROOFS = {
     "pdo-econv": ("equibench.models.pdo.proof.verify", "equibench.models.pdo.proof.report"),
     "statistics": ("equibench.bench.reports.simulation",) * 2,

@@ -62,8 +62,7 @@ def _further_facts(root: Path, record: RunRecord) -> dict[str, Any]:
     for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder)):
         paths = sorted(folder(root, board).glob(f"{run}.*.json"))
         kept |= {f"{what} {i}": path for i, path in enumerate(paths, 1)}
-    stale = staleness(record, root)
-    changed = stale.split(", ") if stale else []
+    changed = [part for part in staleness(record, root).split(", ") if part]
     if record.provenance.harness_hash not in ("", harness_hash()):
         changed.append("harness")
     files = {name: str(path) for name, path in kept.items() if path.is_file()}

@@ -149,8 +149,7 @@ def _cases(part: str, images: int) -> list[Case]:
 
 
 def coverage(case: Case, trials: int) -> Row:
-    """Coverage of 95 % intervals for an accuracy and for a paired difference, over new seeds and over new seeds and
-    images.
+    """Coverage of 95 % intervals for an accuracy and a paired difference, over new seeds, and new seeds and images.
 
     If all seeds make the same predictions, coverage over new seeds on the same images is not defined: None.
     """
@@ -176,7 +175,6 @@ def coverage(case: Case, trials: int) -> Row:
 
 
 def _two_standard_errors(share: float, trials: int) -> float:
-    """Two standard errors of a share."""
     return 2 * float(np.sqrt(share * (1 - share) / trials))
 
 
@@ -187,8 +185,8 @@ def _named(case: Case) -> Row:
 def family(case: Case, trials: int) -> Row:
     """How often any decision is wrong: equal models are declared different, or a worse model is declared better.
 
-    This is counted for p against the reference (the first model), corrected by Holm, and for the rank sets, which use
-    all pairs. For comparison, it is also counted for t-tests over the seeds only.
+    Counted for p against the first model, corrected by Holm, and for the rank sets (all pairs); and for comparison, for
+    t-tests over the seeds only.
     """
     world, models = Simulation(case), len(case.worse)
     first, second = np.triu_indices(models, 1)
@@ -280,11 +278,8 @@ def _table(rows: list[Row]) -> list[Row]:
         lines.setdefault(tuple(row.get(key) for key in named), []).append(row)
     table = []
     for key, own in lines.items():
-        line: Row = {
-            name: f"{value:,}" if name == "images" else value
-            for name, value in zip(named, key, strict=True)
-            if value is not None
-        }
+        line: Row = {name: value for name, value in zip(named, key, strict=True) if value is not None}
+        line["images"] = f"{line['images']:,}"
         if "power" in own[0]:
             line["planned"] = "" if key[-1] is None else f"{100 * key[-1]:g}"
         for name in own[0]:

@@ -41,10 +41,8 @@ def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
             own = divmod(int(number), 10)
             if (kind == "sm" and own[0] == major and own[1] <= minor) or (kind == "compute" and own <= (major, minor)):
                 return ""
-    return (
-        f"torch is built for {', '.join(built_for)}, but this GPU has capability {major}.{minor}; install a build of"
-        " torch for it"
-    )
+    here = f"this GPU has capability {major}.{minor}"
+    return f"torch is built for {', '.join(built_for)}, but {here}; install a build of torch for it"
 
 
 def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
@@ -79,10 +77,8 @@ def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float)
         raise Failed(f"the device's events give {device_s:.4f} s, but the host's clock gives {host_s:.4f} s")
     if submitted_s > 0.5 * host_s:
         raise Failed(f"submitting a kernel of {host_s:.3f} s took {submitted_s:.3f} s: the host waits for the device")
-    return (
-        f"{device_s:.4f} s by events, {host_s:.4f} s by the host ({100 * (device_s / host_s - 1):+.2f} %);"
-        f" {cycles / device_s / 1e6:,.0f} MHz"
-    )
+    both = f"{device_s:.4f} s by events, {host_s:.4f} s by the host"
+    return f"{both} ({100 * (device_s / host_s - 1):+.2f} %); {cycles / device_s / 1e6:,.0f} MHz"
 
 
 def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
@@ -154,21 +150,15 @@ def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]])
     third = len(blocks) // 3
     slower = median(blocks[-third:]) / median(blocks[:third]) - 1
     reasons = {reason for s in samples for reason in s["reasons"] or () if reason in SLOWDOWNS}
-    seen = _span(samples)
+    spans = []
+    for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
+        if known := [s[key] for s in samples if s[key] is not None]:
+            spans.append(f"{min(known):.0f}–{max(known):.0f} {unit}")
+    seen = "; " + (", ".join(spans) or "the driver does not report clock and power")
     if reasons - {POWER_CAP}:
         raise Failed(f"the clock was lowered: {', '.join(sorted(reasons - {POWER_CAP}))}{seen}")
     if slower > SLOWER:
         raise Failed(f"blocks took {100 * slower:.1f} % longer at the end than at the beginning{seen}")
     capped = "; the power cap lowered the clock" if reasons else ""
-    return (
-        f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the"
-        f" last{seen}{capped}"
-    )
-
-
-def _span(samples: list[dict[str, Any]]) -> str:
-    parts = []
-    for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
-        known = [s[key] for s in samples if s[key] is not None]
-        parts += [f"{min(known):.0f}–{max(known):.0f} {unit}"] if known else []
-    return "; " + (", ".join(parts) or "the driver does not report clock and power")
+    trend = f"{100 * slower:+.1f} % time from the first third to the last"
+    return f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {trend}{seen}{capped}"

@@ -271,7 +271,5 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
 
 
 #: The possible requests: functions of `here` and the arguments of the request.
-OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f
-    for f in (gpus, facts, other_processes, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
-}
+_ALL = (gpus, facts, other_processes, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {function.__name__: function for function in _ALL}
