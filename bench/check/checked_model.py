@@ -31,7 +31,7 @@ HEAVY_FLOPS, FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES = 10e9, 2, 3
 #: Number of training steps. If a parameter has no gradient after the first number, training continues up to the second.
 FEWEST_STEPS, MOST_STEPS = 3, 8
 
-#: What a gradient can be; of several steps, the last of these counts.
+#: What a gradient can be. Of several steps, the one is kept that stands last here.
 GRADIENTS = ("none", "zero", "ok", "not finite")
 
 State = dict[str, torch.Tensor]
