@@ -1,6 +1,4 @@
-"""The model under test: built from seeds in the same way as for a run, evaluated on fixed random images, and trained
-for a few steps.
-"""
+"""The model under test: built as for a run, evaluated on fixed random images, and trained for a few steps."""
 
 from __future__ import annotations
 
@@ -33,6 +31,9 @@ HEAVY_FLOPS, FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES = 10e9, 2, 3
 #: Number of training steps. If a parameter has no gradient after the first number, training continues up to the second.
 FEWEST_STEPS, MOST_STEPS = 3, 8
 
+#: What a gradient can be. Of several steps, the one is kept that stands last here.
+GRADIENTS = ("none", "zero", "ok", "not finite")
+
 State = dict[str, torch.Tensor]
 
 
@@ -55,12 +56,11 @@ class Input:
 
 @dataclass
 class Trained:
-    """A model after a few training steps, with the gradients during these steps.
+    """A model after a few training steps, with what happened during these steps.
 
     Attributes:
-        gradients: summary of the gradients of each trainable parameter: ``none``, ``zero``, ``not finite``, ``ok``; see
-            `_update_gradients`.
-        moved: the buffers that these steps changed, without normalisation statistics, and their counts of numbers.
+        moved: the buffers that changed, without normalisation statistics, and their counts of numbers.
+        gradients: of each trainable parameter, one of `GRADIENTS`.
         state: parameters and buffers, with re-estimated batch-norm statistics.
         varies: whether single passes in evaluation differ, for a network that is declared random in evaluation.
         twice: logits of the fixed images in evaluation after training, computed twice.
@@ -79,11 +79,9 @@ class Subject:
 
     Attributes:
         inputs: declared inputs, the input of the board first.
-        import_changes: changes of the global state by the import of its file.
+        import_changes, build_changes: changes of the global state by importing its file, and by building it.
         import_draws: whether the import of its file used or seeded torch's generator.
-        build_changes: changes of the global state by building the model.
-        size: columns of a board about its cost, once they are measured.
-        step_s: seconds of a training step with the recipe's batch on this machine, once they are measured.
+        size, step_s: columns of a board about its cost, and seconds of a training step, once they are measured.
         batch, shown: numbers of images in training and in evaluation.
     """
 
@@ -133,8 +131,10 @@ class Subject:
         if evaluation_operations(model, self.images(1)).flops_per_image > HEAVY_FLOPS:
             self.batch, self.shown = FEW_TRAIN_IMAGES, FEW_EVAL_IMAGES
 
-    def build_other(self, name: str) -> nn.Module:
-        """Another model, for the same input."""
+    def build_named(self, name: str) -> nn.Module:
+        """A new network of the model, or of another model for the same input."""
+        if name == self.name:
+            return self.build()
         torch.manual_seed(derive(0, "weights"))
         other: nn.Module = build_model(name, self.input.channels, self.input.classes, self.input.size)
         return other
@@ -148,6 +148,10 @@ class Subject:
     def labels(self, count: int) -> torch.Tensor:
         """Labels (count,): 0, 1, 2, …, repeated."""
         return torch.arange(count) % self.input.classes
+
+    def training_loss(self, model: nn.Module) -> torch.Tensor:
+        """Cross entropy of a training pass of the fixed images, as in the training loop."""
+        return F.cross_entropy(model.train()(self.images(self.batch)).float(), self.labels(self.batch))
 
     def evaluate(self, model: nn.Module, images: torch.Tensor | None = None, batch: int | None = None) -> torch.Tensor:
         """Logits in evaluation mode; by default of the fixed images, in one batch."""
@@ -172,7 +176,10 @@ class Subject:
             len(done.losses) < MOST_STEPS and any(seen != "ok" for seen in done.gradients.values())
         ):
             done.losses.append(float(train_step(model, optimizer, images, labels, "strict")))
-            _update_gradients(model, done.gradients)
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    seen = done.gradients.get(name, "none"), _gradient_of(parameter)
+                    done.gradients[name] = max(seen, key=GRADIENTS.index)
         now = buffers_to_learn(model)
         done.moved = {n: now[n].numel() for n in differing(before, now) if n in now}
         reestimate_batch_norm(model, lambda index: images if index == 0 else None)
@@ -183,22 +190,13 @@ class Subject:
         return done
 
 
-def _update_gradients(model: nn.Module, seen: dict[str, str]) -> None:
-    """Update the summary of each trainable parameter's gradient; ``ok`` and ``not finite`` are not overwritten by
-    ``none`` and ``zero``.
-    """
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or seen.get(name) == "not finite":
-            continue
-        gradient = parameter.grad
-        if gradient is None:
-            now = "none"
-        elif not gradient.isfinite().all():
-            now = "not finite"
-        else:
-            now = "ok" if gradient.count_nonzero() else "zero"
-        if now in ("ok", "not finite") or seen.get(name) in (None, "none"):
-            seen[name] = now
+def _gradient_of(parameter: nn.Parameter) -> str:
+    """One of `GRADIENTS`."""
+    if parameter.grad is None:
+        return "none"
+    if not parameter.grad.isfinite().all():
+        return "not finite"
+    return "ok" if parameter.grad.count_nonzero() else "zero"
 
 
 def tensors_of(model: nn.Module) -> State:
@@ -227,11 +225,6 @@ def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
 def digest(model: nn.Module) -> str:
     """SHA-256 of all parameters and buffers."""
     return weights_digest(all_tensors(model))
-
-
-def loss_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy, as in the training loop."""
-    return F.cross_entropy(model(images).float(), labels)
 
 
 def listed_names(found: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -33,20 +32,19 @@ LONG_RUN_S = 12 * 3600.0
 def batch_norm(subject: Subject) -> Finding:
     """Whether running statistics forget their initial values within the budget, if nothing re-estimates them."""
     model = subject.build()
-    known = _statistics(model)
-    own = {n: m for n, m in _momenta(subject, model).items() if n not in known}
-    if own:
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    reestimated = {id(buffer) for layer in layers for buffer in layer.buffers(recurse=False)}
+    known = {name for name, buffer in model.named_buffers() if id(buffer) in reestimated}
+    if own := {n: m for n, m in _momenta(subject, model).items() if n not in known}:
         name = min(own, key=lambda n: own[n])
         constant = 1 / own[name]
         text = f"{listed_names(sorted(own))}: own running statistics with momentum {own[name]:.2g}"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
-            return failed(
-                f"{text}; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants,"
-                " and no recipe can re-estimate them",
-                "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1",
-            )
+            text += f"; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants"
+            do = "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1"
+            return failed(f"{text}, and no recipe can re-estimate them", do)
         return noted(f"{text}, which no recipe re-estimates")
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    layers = [layer for layer in layers if layer.track_running_stats]
     if not layers:
         return passed("no running statistics")
     try:
@@ -58,48 +56,31 @@ def batch_norm(subject: Subject) -> Finding:
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
     """Batch normalisation that the harness knows: `common` re-estimates it, `paper` may not."""
-    text = (
-        f"{plural(layers, 'layer')}, momentum {momentum:g}; recipe {subject.recipe.name!r} re-estimates the statistics"
-    )
+    counted, recipe = plural(layers, "layer"), subject.recipe.name
+    text = f"{counted}, momentum {momentum:g}; recipe {recipe!r} re-estimates the statistics"
     try:
         paper = find_recipe(PAPER, subject.name)
     except UserError:
-        return (
-            passed(f"{text}; no published recipe is known") if momentum else noted(f"{text}; with 0, they never change")
-        )
+        if momentum:
+            return passed(f"{text}; no published recipe is known")
+        return noted(f"{text}; with 0, they never change")
     if paper.batch_norm != "running" or subject.job.steps is None:
         return passed(text)
     momentum = momentum if paper.batch_norm_momentum is None else paper.batch_norm_momentum
     steps = subject.job.steps * subject.recipe.batch // paper.batch
     spent = steps * momentum
-    text += (
-        f"; recipe 'paper' keeps running averages of momentum {momentum:g}: {steps} steps are {spent:.1f} time"
-        " constants"
-    )
+    text += f"; recipe 'paper' keeps running averages of momentum {momentum:g}"
+    text += f": {steps} steps are {spent:.1f} time constants"
     if spent >= TIME_CONSTANTS:
         return passed(text)
-    return noted(
-        f"{text}: too short, the accuracy would stay near chance",
-        f"with 'paper', use a budget of at least {TIME_CONSTANTS / momentum if momentum else float('inf'):,.0f} steps",
-    )
-
-
-def _statistics(model: nn.Module) -> set[str]:
-    """Names of the running statistics that the harness re-estimates."""
-    return {
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for name, _ in module.named_buffers(recurse=False)
-    }
+    needed = TIME_CONSTANTS / momentum if momentum else float("inf")
+    do = f"with 'paper', use a budget of at least {needed:,.0f} steps"
+    return noted(f"{text}: too short, the accuracy would stay near chance", do)
 
 
 @torch.no_grad()
 def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
-    """The momentum of each moving buffer: the share by which it approaches the batch's statistics in one pass.
-
-    For a repeated batch r ← r + m (b − r), so each change is 1 − m times the one before.
-    """
+    """The momentum m of each moving buffer: for a repeated batch, each change is 1 − m times the one before."""
     images, seen = subject.images(subject.batch), [all_tensors(model)]
     model.train()
     for _ in range(2):
@@ -117,62 +98,41 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class Step:
-    """The measurement of a training step.
-
-    Attributes:
-        images: number of images in the timed step.
-        seconds: time of a step with the recipe's batch; scaled up if fewer images were timed.
-        mib: memory of parameters, gradients, optimiser, and the activations kept for the backward pass.
-    """
-
-    images: int
-    seconds: float
-    mib: float
-
-
 def cost(subject: Subject) -> Finding:
     """Step time, memory and operations relative to the reference model of the board."""
-    own = _figures(subject, subject.name)
-    subject.size = own
-    rivals = {subject.name: subject.name}
-    reference = subject.job.reference
-    if reference and reference != subject.name:
-        rivals[reference] = reference
-    steps = _take_turns(subject, list(rivals))
-    subject.step_s = steps[subject.name].seconds
-    step = steps[subject.name]
-    scaled = "" if step.images == subject.recipe.batch else f", scaled from {step.images}"
+    subject.size = own = _figures(subject, subject.name)
+    reference, batch = subject.job.reference, subject.recipe.batch
+    names = [subject.name] + ([reference] if reference and reference != subject.name else [])
+    networks = {name: subject.build_named(name) for name in names}
+    seconds, timed = _step_times(subject, networks)
+    mib = {name: _step_mib(subject, network, min(subject.batch, batch)) for name, network in networks.items()}
+    subject.step_s = step_s = seconds[subject.name]
+    scaled = "" if timed == batch else f", scaled from {timed}"
     parts = [
-        f"step of {subject.recipe.batch} images {1000 * step.seconds:.0f} ms on one core of this CPU{scaled}",
-        f"{step.mib:.0f} MiB",
+        f"step of {batch} images {1000 * step_s:.0f} ms on one core of this CPU{scaled}",
+        f"{mib[subject.name]:.0f} MiB",
         f"{own['flops_per_image'] / 1e6:.1f} MFLOPs per image ({own['train_flops_per_image'] / 1e6:.1f} in training)",
     ]
     if own["uncounted"]:
         parts[-1] += f" without {own['uncounted']}, which are not counted"
-    if len(rivals) == 1:
+    if len(names) == 1:
         why = "is the reference" if reference else "no reference model has this input"
         return noted("; ".join([*parts, why]))
-    other, theirs = steps[str(reference)], _figures(subject, str(reference))
-    ratios = (
-        step.seconds / other.seconds, step.mib / other.mib, own["flops_per_image"] / max(theirs["flops_per_image"], 1),
-    )  # fmt: skip
-    return noted(
-        "; ".join(f"{part}, {ratio:.2g} ×" for part, ratio in zip(parts, ratios, strict=True))
-        + f" ({reference} = 1; a step of it {1000 * other.seconds:.0f} ms)"
-    )
+    other = names[1]
+    flops = own["flops_per_image"] / max(_figures(subject, other)["flops_per_image"], 1)
+    ratios = (step_s / seconds[other], mib[subject.name] / mib[other], flops)
+    says = "; ".join(f"{part}, {ratio:.2g} ×" for part, ratio in zip(parts, ratios, strict=True))
+    return noted(f"{says} ({other} = 1; a step of it {1000 * seconds[other]:.0f} ms)")
 
 
 def _figures(subject: Subject, name: str) -> dict[str, Any]:
     """Columns of the board about size, for a step with the recipe's batch."""
-    model = subject.build() if name == subject.name else subject.build_other(name)
-    return measure_cost(model, subject.images(3), subject.labels(3), subject.recipe.batch).model_dump()
+    images, labels = subject.images(3), subject.labels(3)
+    return measure_cost(subject.build_named(name), images, labels, subject.recipe.batch).model_dump()
 
 
-def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
-    """Median step times. The models take turns, so that a slow moment of the machine affects all of them."""
-    networks = {name: subject.build() if name == subject.name else subject.build_other(name) for name in models}
+def _step_times(subject: Subject, networks: dict[str, nn.Module]) -> tuple[dict[str, float], int]:
+    """Median seconds of a step, and the number of images that were timed. The models take turns, which is fair."""
     optimizers = {name: optimizer_for(network, subject.recipe) for name, network in networks.items()}
 
     def step(name: str, count: int) -> float:
@@ -184,28 +144,22 @@ def _take_turns(subject: Subject, models: list[str]) -> dict[str, Step]:
     few = min(subject.batch, batch)
     for network in networks.values():
         network.train()
-    first = max(min(step(name, few) for _ in range(2)) for name in models)
+    first = max(min(step(name, few) for _ in range(2)) for name in networks)
     count = batch if first * batch / few < LONG_STEP_S else few
     begun = time.perf_counter()
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[str, list[float]] = {name: [] for name in networks}
     for done in range(ROUNDS):
-        for name in models:
+        for name in networks:
             times[name].append(step(name, count))
         if time.perf_counter() - begun > ROUND_SECONDS * (done + 1) / (done + 2):
             break
-    return {
-        name: Step(count, median(times[name]) * batch / count, _step_mib(subject, networks[name], few))
-        for name in models
-    }
+    return {name: median(own) * batch / count for name, own in times.items()}, count
 
 
 def _step_mib(subject: Subject, model: nn.Module, count: int) -> float:
-    """Memory of a training step with the recipe's batch: weights, gradients, two moments, and kept activations.
-
-    A second, larger batch shows the memory per image; expanded filters and constants count once.
-    """
+    """Memory of a training step with the recipe's batch: weights, gradients, two moments, and kept activations."""
     fewer = max(2, count // 2)  # normalisation may have no variance for a single image
-    count = max(count, fewer + 1)
+    count = max(count, fewer + 1)  # the difference is the memory per image; filters and constants count once
     less, more = _kept_for_backward(subject, model, fewer), _kept_for_backward(subject, model, count)
     kept = more + (more - less) / (count - fewer) * (subject.recipe.batch - count)
     return (kept + 4 * sum(p.numel() * p.element_size() for p in model.parameters())) / 2**20
@@ -233,22 +187,18 @@ def budget(subject: Subject) -> Finding:
     """The time of a run with this budget on this machine."""
     job = subject.job
     if job.dataset is None:
-        return noted(
-            "no registered data set has this input, so the steps of the budget are unknown", "give one with --dataset"
-        )
-    if subject.step_s is None:
-        return noted("the time of a run is unknown, because its step could not be timed")
+        says = "no registered data set has this input, so the steps of the budget are unknown"
+        return noted(says, "give one with --dataset")
+    assert subject.step_s is not None  # "cost" is needed
     chosen = find_budget(job.budget)
     if chosen.kind == "T":
         assert chosen.seconds is not None
-        steps = steps_in(chosen.seconds, subject.step_s)
-        return noted(f"{job.budget}: {steps:,} steps on this CPU; T boards are for GPUs and are calibrated there")
+        count = steps_in(chosen.seconds, subject.step_s)
+        return noted(f"{job.budget}: {count:,} steps on this CPU; T boards are for GPUs and are calibrated there")
     assert job.steps is not None
     seconds = job.steps * subject.step_s
-    text = (
-        f"{job.budget} of {job.dataset}: {job.steps:,} steps of {subject.recipe.batch} images,"
-        f" {duration(seconds)} per run"
-    )
+    steps = f"{job.steps:,} steps of {subject.recipe.batch} images"
+    text = f"{job.budget} of {job.dataset}: {steps}, {duration(seconds)} per run"
     if seconds > LONG_RUN_S:
         return noted(f"not feasible here: {text} on one core", "use a GPU, a smaller budget or fewer channels")
     return passed(f"{text} on one core, {duration(3 * seconds)} for three seeds")

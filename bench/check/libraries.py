@@ -1,61 +1,33 @@
-"""Known properties of libraries that a check would fail, although they change no measured value. The check then gives
-a note, and names a page.
-"""
+"""Known properties of libraries that change no measured value: a check gives a note instead of a failure."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..records.verdict import Finding, noted
 
-
-@dataclass(frozen=True)
-class LibraryProperty:
-    """A property of a library that a check would fail in a model's own code.
-
-    Attributes:
-        does: a clause with the property.
-        therefore: a clause with the reason why no value of a board depends on it, or with the boards that are not
-            possible.
-    """
-
-    does: str
-    therefore: str
-
-
+_COPIES = "runs build a new model instead of a copy; call train() before you copy it"
 _ESCNN = {
-    "accounted for": LibraryProperty(
-        "keeps tables of indices in plain attributes",
-        "they are whole numbers that are not trained, and can index tensors on any device",
-    ),
-    "deep copy": LibraryProperty(
-        "keeps filters with their graph in evaluation, which copy.deepcopy refuses",
-        "runs build a new model instead of a copy; call train() before you copy it",
-    ),
-    "bfloat16": LibraryProperty(
-        "keeps filters of one type in evaluation, which autocast does not convert",
-        "boards of profile strict use float32; boards of profile fast are not possible",
-    ),
+    "accounted for": "keeps tables of indices in plain attributes: they are whole numbers that are not trained, and can"
+    " index tensors on any device",
+    "deep copy": f"keeps filters with their graph in evaluation, which copy.deepcopy refuses: {_COPIES}",
+    "bfloat16": "keeps filters of one type in evaluation, which autocast does not convert: boards of profile strict use"
+    " float32; boards of profile fast are not possible",
 }
-_TIMM = {
-    "deep copy": LibraryProperty(
-        "keeps attention biases with their graph in evaluation, which copy.deepcopy refuses",
-        "runs build a new model instead of a copy; call train() before you copy it",
-    ),
-}
-#: By the name of the package, then by the check. Packages that are not in this table count as the model's own code.
-#: Networks of torchvision pass without exceptions.
-LIBRARY_PROPERTIES: dict[str, dict[str, LibraryProperty]] = {
+#: Package -> check -> the property that the check would fail in a model's own code, and why no value of a board depends
+#: on it, or which boards are not possible. Packages that are not in this table count as the model's own code. Networks
+#: of torchvision pass without exceptions.
+LIBRARY_PROPERTIES: dict[str, dict[str, str]] = {
     "escnn": _ESCNN,
     "e2cnn": _ESCNN,
-    "timm": _TIMM,
+    "timm": {
+        "deep copy": f"keeps attention biases with their graph in evaluation, which copy.deepcopy refuses: {_COPIES}"
+    },
     "torchvision": {},
 }
-#: The page on these libraries.
 PAGE = "docs/escnn-models.md"
 
 
@@ -72,11 +44,7 @@ def is_library_property(check: str, packages: Iterable[str]) -> bool:
 
 def library_text(check: str, packages: Iterable[str]) -> str:
     """The properties of these packages, and why they are no failures."""
-    parts = [
-        f"{p} {LIBRARY_PROPERTIES[p][check].does}: {LIBRARY_PROPERTIES[p][check].therefore}"
-        for p in sorted(set(packages))
-    ]
-    return "; ".join(parts)
+    return "; ".join(f"{package} {LIBRARY_PROPERTIES[package][check]}" for package in sorted(set(packages)))
 
 
 #: Advice to authors about such properties.
@@ -85,8 +53,7 @@ NOTHING = f"nothing to do; see {PAGE}"
 
 def library_note(check: str, packages: Iterable[str]) -> Finding:
     """The note about the properties of these packages."""
-    found = set(packages)
-    return noted(library_text(check, found), NOTHING)
+    return noted(library_text(check, packages), NOTHING)
 
 
 def raised_in(error: BaseException) -> str:
@@ -95,13 +62,9 @@ def raised_in(error: BaseException) -> str:
         if frame.name.startswith("__torch_"):  # a hook on torch's calls, which raises nothing itself
             continue
         parts = Path(frame.filename).parts
-        place = next((i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")), None)
-        package = parts[place + 1] if place is not None and place + 1 < len(parts) else _known(parts)
+        place = next((i for i, part in enumerate(parts[:-1]) if part in ("site-packages", "dist-packages")), None)
+        known = (part for part in reversed(parts[:-1]) if part in LIBRARY_PROPERTIES)  # installed elsewhere
+        package = next(known, "") if place is None else parts[place + 1]
         if package != "torch":
             return package
     return ""
-
-
-def _known(parts: tuple[str, ...]) -> str:
-    """A known library that is not installed where packages usually are."""
-    return next((part for part in reversed(parts[:-1]) if part in LIBRARY_PROPERTIES), "")

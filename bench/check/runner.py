@@ -11,6 +11,7 @@ import torch
 
 from ...datasets.images import data_root
 from ...opened_files import watching
+from ...registry import include
 from ...side_files import files_beside
 from ..measures.compiler import avoid_compiler
 from ..records.verdict import Finding, failed, skipped
@@ -21,87 +22,57 @@ from .checked_model import FEW_EVAL_IMAGES, Subject, digest
 from .state import state_restored
 from .traces import opening_key
 
-#: The checks in their order, with the names that a verdict shows.
-CHECKS: dict[str, Callable[[Subject], Finding]] = {
-    "citation": structure.citation,
-    "build": structure.built,
-    "output": structure.output,
-    "parameter count": structure.parameter_count,
-    "state entries": structure.entries,
-    "training": behaviour.training,
-    "repeatable": behaviour.repeatable,
-    "gradients": behaviour.gradients,
-    "accounted for": structure.accounted,
-    "seeds": behaviour.seeds,
-    "deterministic": behaviour.deterministic,
-    "train and eval": behaviour.modes,
-    "batch independence": behaviour.batches,
-    "memory": traces.memory,
-    "fresh weights": behaviour.fresh_weights,
-    "state dictionary": structure.state_dict,
-    "deep copy": structure.deep_copy,
-    "bfloat16": behaviour.bfloat16,
-    "global state": behaviour.global_state,
-    "data files": traces.data_files,
-    "invariance": symmetry.invariance,
-    "other sizes": symmetry.neighbours,
-    "other angles": symmetry.angles,
-    "batch norm": costs.batch_norm,
-    "cost": costs.cost,
-    "budget": costs.budget,
+#: The checks in their order, by the names that a verdict shows: the function, and the checks that it needs. It is done
+#: only if these did not fail, so that one cause gives one failure.
+CHECKS: dict[str, tuple[Callable[[Subject], Finding], tuple[str, ...]]] = {
+    "citation": (structure.citation, ()),
+    "build": (structure.built, ()),
+    "output": (structure.output, ("build",)),
+    "parameter count": (structure.parameter_count, ("output",)),
+    "state entries": (structure.entries, ("output",)),
+    "training": (behaviour.training, ("output",)),
+    "repeatable": (behaviour.repeatable, ("training",)),
+    "gradients": (behaviour.gradients, ("training",)),
+    "accounted for": (structure.accounted, ("training",)),
+    "seeds": (behaviour.seeds, ("training",)),
+    "deterministic": (behaviour.deterministic, ("state entries", "training")),
+    "train and eval": (behaviour.modes, ("repeatable", "deterministic")),
+    "batch independence": (behaviour.batches, ("repeatable", "train and eval")),
+    "memory": (traces.memory, ("repeatable", "train and eval")),
+    "fresh weights": (behaviour.fresh_weights, ("repeatable", "train and eval")),
+    "state dictionary": (structure.state_dict, ("state entries", "repeatable")),
+    "deep copy": (structure.deep_copy, ("state entries", "repeatable", "memory")),
+    "bfloat16": (behaviour.bfloat16, ("state entries", "repeatable")),
+    "global state": (behaviour.global_state, ("training",)),
+    "data files": (traces.data_files, ("output",)),
+    "invariance": (symmetry.invariance, ("state entries", "repeatable")),
+    "other sizes": (symmetry.neighbours, ("repeatable",)),
+    "other angles": (symmetry.angles, ("repeatable",)),
+    "batch norm": (costs.batch_norm, ("repeatable",)),
+    "cost": (costs.cost, ("training",)),
+    "budget": (costs.budget, ("cost",)),
 }
 #: The checks in which the model is built and first called; a run opens files there too.
 OPENING = ("build", "output")
-#: Requirements of a check: it is done only if these did not fail, so that one cause gives one failure. The default
-#: requirement is logits.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "citation": (),
-    "build": (),
-    "output": ("build",),
-    "repeatable": ("training",),
-    "gradients": ("training",),
-    "accounted for": ("training",),
-    "seeds": ("training",),
-    "deterministic": ("state entries", "training"),
-    "train and eval": ("repeatable", "deterministic"),
-    "batch independence": ("repeatable", "train and eval"),
-    "memory": ("repeatable", "train and eval"),
-    "fresh weights": ("repeatable", "train and eval"),
-    "state dictionary": ("state entries", "repeatable"),
-    "deep copy": ("state entries", "repeatable", "memory"),
-    "bfloat16": ("state entries", "repeatable"),
-    "global state": ("training",),
-    "invariance": ("state entries", "repeatable"),
-    "other sizes": ("repeatable",),
-    "other angles": ("repeatable",),
-    "batch norm": ("repeatable",),
-    "cost": ("training",),
-    "budget": ("cost",),
-}
 
 
 def findings(subject: Subject, leave_out: tuple[str, ...] = ()) -> Iterator[tuple[str, Finding | None]]:
     """Make the checks: (name, None) before each, (name, finding) after it."""
-    with watching(opening_key(subject)):
-        yield from _findings(subject, leave_out)
-
-
-def _findings(subject: Subject, leave_out: tuple[str, ...]) -> Iterator[tuple[str, Finding | None]]:
     causes: dict[str, str] = {}  # for each failed or skipped check, the original failure
-    for name, check in CHECKS.items():
-        if name in leave_out:
-            continue
-        cause = next((causes[needed] for needed in NEEDS.get(name, ("output",)) if needed in causes), "")
-        if cause:
-            causes[name] = cause
-            yield name, skipped(name, f"not checked, because {cause!r} failed")
-            continue
-        yield name, None
-        with watching(subject.resolved.key) if name in OPENING else nullcontext():
-            finding = replace(_guarded(check, subject), check=name)
-        yield name, finding
-        if finding.status == "fail":
-            causes[name] = name
+    with watching(opening_key(subject)):
+        for name, (check, needs) in CHECKS.items():
+            if name in leave_out:
+                continue
+            if cause := next((causes[needed] for needed in needs if needed in causes), ""):
+                causes[name] = cause
+                yield name, skipped(name, f"not checked, because {cause!r} failed")
+                continue
+            yield name, None
+            with watching(subject.resolved.key) if name in OPENING else nullcontext():
+                finding = replace(_guarded(check, subject), check=name)
+            yield name, finding
+            if finding.status == "fail":
+                causes[name] = name
 
 
 def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
@@ -123,10 +94,8 @@ def _advice(error: Exception, wanted: str) -> str:
     if "NVIDIA driver" in text or "not compiled with CUDA" in text or "cuda" in text.lower():
         return "create tensors on the device of the input (device=x.device) instead of .cuda() or a named device"
     if isinstance(error, TypeError) and "np.matrix is not supported" in text:
-        return (
-            "escnn cannot compute kernels of this group with the current scikit-learn; docs/escnn-models.md explains"
-            " how to build such networks"
-        )
+        why = "escnn cannot compute kernels of this group with the current scikit-learn"
+        return f"{why}; docs/escnn-models.md explains how to build such networks"
     if isinstance(error, IndexError) and "Dimension out of range" in text:
         return "flatten with x.flatten(1), not x.squeeze(), which also removes the batch dimension of a single image"
     return f"correct the code that raises it; expected: {wanted}"
@@ -136,8 +105,6 @@ def perform(job: Check, events: Events) -> None:
     """Do the checks and send an event before and after each, then the digest of the initial weights."""
     torch.set_num_threads(job.threads)
     avoid_compiler()
-    from ...registry import include
-
     include(job.include)
     subject = Subject(job)
     if job.only_weights:
@@ -163,11 +130,7 @@ def perform(job: Check, events: Events) -> None:
 
 
 def _late_logits(subject: Subject) -> list[list[float]] | None:
-    """Logits of the fixed images with the initial weights, after all earlier work of this process.
-
-    A new process has seen one other image before, and the process of the checks has seen thousands. The logits must be
-    the same.
-    """
+    """Logits of the initial weights; they must not depend on how many images the process has seen before."""
     try:
         model = subject.build()
         subject.evaluate(model, subject.images(1, seed=2))

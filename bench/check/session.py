@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import queue
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +18,13 @@ from ..records.provenance import Provenance
 from ..records.record import Context, RunRecord, Size
 from ..records.size_classes import counts_of, why_not_in
 from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
-from ..runner.local import end, events_of, interrupt_on_signals, start
+from ..runner.local import interrupt_on_signals
 from ..spec.budget import find_budget
 from ..spec.recipe import PAPER
 from ..spec.suite import MATCHED, Suite, plan, recipe_of, subset_of, suite_names, training_images
-from ..tools.text import clipped, last_line
+from ..tools.text import clipped
 from ..training.job import Check
+from .process import NoAnswer, Process
 
 #: The data set for models that declare no input.
 DATASET = "digits-rot"
@@ -34,8 +32,6 @@ DATASET = "digits-rot"
 BUDGET = "e20"
 #: Seconds that a single check may take.
 DEADLINE_S = 120.0
-
-Listener = Callable[[str], None]
 
 
 def check_model(
@@ -45,7 +41,7 @@ def check_model(
     budget: str = BUDGET,
     includes: Iterable[str | Path] = (),
     deadline_s: float = DEADLINE_S,
-    listen: Listener = lambda _: None,
+    listen: Callable[[str], None] = lambda _: None,
 ) -> Verdict:
     """Do all checks of a model on one CPU thread.
 
@@ -64,26 +60,25 @@ def check_model(
     include(files)
     resolved = MODELS.find(name)
     board, inputs = _board_of(resolved, dataset, budget)
+    steps = None
+    if board is not None and find_budget(budget).kind != "T":  # only a calibration determines the steps of a T board
+        recipe = recipe_of(board, resolved.name)
+        images = training_images(board.dataset, board.fit, subset_of(board))
+        steps = find_budget(budget).steps_for(images, recipe.batch, recipe.epochs)
     job = Check(
-        model=name,
-        inputs=inputs,
-        dataset=board.dataset if board else None,
-        budget=budget,
-        steps=_steps(board),
-        recipe=board.recipe if board else "common",
-        reference=board.reference_model if board else None,
-        include=files,
-    )
+        model=name, inputs=inputs, dataset=board.dataset if board else None, budget=budget, steps=steps,
+        recipe=board.recipe if board else "common", reference=board.reference_model if board else None, include=files,
+    )  # fmt: skip
     with interrupt_on_signals():
         found = _run(job, deadline_s, listen)
         if found.digest:
             listen(OTHER_PROCESS)
             found.findings.insert(NAMES.index("seeds") + 1, _another_process(job, found, deadline_s))
-    if found.size and board:
-        _note_class(found.findings, _nearest_suite(board.dataset, inputs[0], resolved), found.size)
     source = source_hash(resolved, lines_of(found.opened))
     verdict = Verdict(name, inputs[0], job.dataset or "", budget, source, found.findings)
     if found.size and board:
+        if suite := _nearest_suite(board.dataset, inputs[0], resolved):
+            _note_class(found.findings, suite, found.size)
         verdict.row, verdict.cells = _row(board, job, resolved, found.size)
     verdict.seconds = time.perf_counter() - begun
     return verdict
@@ -93,29 +88,19 @@ def _board_of(resolved: Resolved, dataset: str | None, budget: str) -> tuple[Sui
     """A suite of only this model for the board, and the inputs, starting with the board's."""
     declared = list(resolved.get("params") or {})
     find_budget(budget)
-    if dataset is not None:
-        chosen: Entry | None = DATASETS.find(dataset).entry
+    if dataset is not None or not declared:
+        chosen = DATASETS.find(DATASET if dataset is None else dataset).entry
+    elif (fitting := next((e for e in DATASETS.match() if _input(e) == declared[0]), None)) is not None:
+        chosen = fitting
     else:
-        fitting = [e for e in DATASETS.match() if _input(e) in declared[:1]]
-        chosen = fitting[0] if fitting else None
-        if not declared:
-            chosen = DATASETS.find(DATASET).entry
-    if chosen is None:
         return None, declared
     first = _input(chosen)
     parse_shape(first, f"data set {chosen.name!r}")
     like = _nearest_suite(chosen.name, first, resolved)
-    board = Suite.model_validate(
-        {
-            "name": "check",
-            "dataset": chosen.name,
-            "budget": budget,
-            "recipe": like.recipe if like else "common",
-            "reference_model": like.reference_model if like else None,
-            "models": [resolved.name],
-            "seeds": 1,
-        }
-    )
+    board = Suite(
+        name="check", dataset=chosen.name, budget=budget, recipe=like.recipe if like else "common",
+        reference_model=like.reference_model if like else None, models=[resolved.name], seeds=1,
+    )  # fmt: skip
     return board, [first, *(text for text in declared if text != first)]
 
 
@@ -125,10 +110,7 @@ def _input(dataset: Entry) -> str:
 
 
 def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
-    """The shipped suite of a data set whose reference model has the most similar size.
-
-    Among suites within the 5 % of a matched class, it is the one with the most frequent reference.
-    """
+    """The shipped suite whose reference model has the most similar size; within 5 %, with the most frequent one."""
     own = (resolved.get("params") or {}).get(text)
     alone = (points[0] for points in map(find_points, suite_names()) if len(points) == 1)
     suites = [s for s in alone if s.dataset == dataset and s.recipe != PAPER]
@@ -143,42 +125,30 @@ def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
     return min(found, key=lambda f: f[:4])[-1] if found else None
 
 
-def _note_class(findings: list[Finding], suite: Suite | None, size: dict[str, Any]) -> None:
+def _note_class(findings: list[Finding], suite: Suite, size: dict[str, Any]) -> None:
     """Note at the parameter count that a suite of the matched class would refuse the model."""
-    why = why_not_in(suite, **counts_of(size)) if suite else ""
-    if suite and why:
+    if why := why_not_in(suite, **counts_of(size)):
         place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
-        says = f"{findings[place].says}; suite {suite.name!r} would refuse it: it {why}"
-        do = (
-            f"{findings[place].do}; ".removeprefix("; ")
-            + "change it for that suite, or enter it with --class as-published"
-        )
-        status = "note" if findings[place].status == "pass" else findings[place].status
-        findings[place] = replace(findings[place], status=status, says=says, do=do)
+        found = findings[place]
+        says = f"{found.says}; suite {suite.name!r} would refuse it: it {why}"
+        do = "change it for that suite, or enter it with --class as-published"
+        status = "note" if found.status == "pass" else found.status
+        findings[place] = replace(found, status=status, says=says, do=f"{found.do}; {do}" if found.do else do)
 
 
-def _steps(board: Suite | None) -> int | None:
-    """Optimiser steps of the board's budget; None if only a calibration determines them."""
-    if board is None or find_budget(board.budget).kind == "T":
-        return None
-    recipe = recipe_of(board, board.models[0])
-    images = training_images(board.dataset, board.fit, subset_of(board))
-    return find_budget(board.budget).steps_for(images, recipe.batch, recipe.epochs)
-
-
+@dataclass
 class _Found:
     """The events that the process of the checks has sent so far."""
 
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self.size: dict[str, Any] = {}
-        self.digest = ""
-        self.opened: dict[str, str] = {}
-        self.logits: list[list[float]] | None = None
-        self.current = ""
-        self.done = False
+    findings: list[Finding] = field(default_factory=list)
+    size: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    opened: dict[str, str] = field(default_factory=dict)
+    logits: list[list[float]] | None = None
+    current: str = ""
+    done: bool = False
 
-    def take(self, event: dict[str, Any], listen: Listener) -> None:
+    def take(self, event: dict[str, Any], listen: Callable[[str], None]) -> None:
         kind = event.pop("event")
         if kind == "begin":
             self.current = event["check"]
@@ -201,36 +171,24 @@ class _Found:
         left = [name for name in NAMES if name not in made]
         current = self.current or (left[0] if left else NAMES[-1])
         self.findings.append(replace(failed(how, do), check=current))
-        self.findings += [
-            skipped(n, f"not checked, because {current!r} ended the process") for n in left if n != current
-        ]
+        why = f"not checked, because {current!r} ended the process"
+        self.findings += [skipped(name, why) for name in left if name != current]
 
 
-def _run(job: Check, deadline_s: float, listen: Listener = lambda _: None) -> _Found:
+def _run(job: Check, deadline_s: float, listen: Callable[[str], None] = lambda _: None) -> _Found:
     """Start a process for a job and receive its events; each must arrive within the deadline."""
     found = _Found()
-    events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = start(job, log)
-
-        def read() -> None:
-            for event in events_of(process):
-                events.put(event)
-            events.put(None)
-
-        threading.Thread(target=read, daemon=True).start()
+    with Process(job) as process:
         try:
-            while (event := events.get(timeout=deadline_s)) is not None:
+            while (event := process.event(deadline_s)) is not None:
                 found.take(event, listen)
-            if not found.done:
-                log.seek(0)
-                said = last_line(log.read())
-                how = f"the process ended, exit code {process.wait()}" + (f" ({clipped(said)})" if said else "")
-                found.process_ended(how, _CRASH)
-        except queue.Empty:
+        except NoAnswer:
             found.process_ended(f"took longer than {deadline_s:g} s and was ended", _HANG)
-        finally:
-            end(process)
+            return found
+        if not found.done:
+            code, said = process.how_it_ended()
+            how = f"the process ended, exit code {code}" + (f" ({clipped(said)})" if said else "")
+            found.process_ended(how, _CRASH)
     return found
 
 
@@ -242,21 +200,15 @@ def _another_process(job: Check, found: _Found, deadline_s: float) -> Finding:
     """Whether a new process gets the same initial weights and logits, which a replay needs."""
     again = _run(job.model_copy(update={"only_weights": True}), deadline_s)
     if again.digest != found.digest:
-        how = (
-            "other initial weights from the same seed in another process"
-            if again.done
-            else "cannot be built a second time"
-        )
-        do = (
-            "draw them from torch's global generator, in an order that does not depend on a set, hash, address, file or"
-            " clock"
-        )
+        how = "other initial weights from the same seed in another process"
+        if not again.done:
+            how = "cannot be built a second time"
+        do = "draw them from torch's global generator, in an order that does not depend on a set, hash, address, file"
+        do += " or clock"
     elif found.logits and found.logits != again.logits:
         how = "the same weights give other logits in a process that has evaluated other images before"
-        do = (
-            "keep no values of images in a global variable, a class or a closure; statistics of training images belong"
-            " in a buffer"
-        )
+        do = "keep no values of images in a global variable, a class or a closure; statistics of training images"
+        do += " belong in a buffer"
     else:
         return replace(passed("the same initial weights in another process, and the same logits"), check=OTHER_PROCESS)
     return replace(failed(how, do), check=OTHER_PROCESS)
@@ -272,11 +224,10 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
     nothing = Provenance.of(resolved, source_hash=source_hash(resolved), hardware={}, threads=job.threads, command="")
     record = RunRecord(
         schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size),
-        curve=[],
-        phases={}, provenance=nothing, warnings=[],
+        curve=[], phases={}, provenance=nothing, warnings=[],
         context=Context(
             suite=board.name, parameter_class="as-published", reference_parameters=None,
-            reference_model=board.reference_model
+            reference_model=board.reference_model,
         ),
     )  # fmt: skip
     made = Board(spec.board, chosen=[(record, "")])
@@ -284,8 +235,5 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
     cells = {k: "" if v in ("- → -", "lost", "0/1") else v for k, v in table_rows(made, frame)[0].items()}
     blank = {"runs": 0, "status": "", "reason": "", "runs_collapsed": None, "parameter_class": None}
     blank |= {"steps": job.steps, "examples": None if job.steps is None else job.steps * spec.recipe.batch}
-    return {**_plain(frame.to_dict("records")[0]), **blank}, cells
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+    row = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in frame.to_dict("records")[0].items()}
+    return {**row, **blank}, cells

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,55 +16,39 @@ import torch
 
 from ..measures.execution_profile import flushes_denormals
 
-Getter = Callable[[], Any]
-Setter = Callable[[Any], Any]
+#: Parts of the names of torch's switches that select implementations and precision.
+_SWITCHES = (
+    "blas", "cpu_allow", "cudnn", "float32", "linalg", "mkldnn", "miopen", "nnpack", "onednn", "qengine", "sdp",
+)  # fmt: skip
 
 
-def _readable(names: list[str]) -> list[str]:
-    """The getters of torch that work in this build without an argument."""
+def _readable_getters() -> list[str]:
+    """The names of the switches' getters that work in this build without an argument."""
     found = []
-    for name in names:
-        try:
-            getattr(torch._C, name)()
-        except Exception:  # a build may lack the backend, or the getter may need an argument
-            continue
-        found.append(name)
+    for name in dir(torch._C):
+        if name.startswith("_get_") and any(part in name for part in _SWITCHES):
+            with suppress(Exception):  # a build may lack the backend, or the getter may need an argument
+                getattr(torch._C, name)()
+                found.append(name)
     return found
 
 
-#: Parts of the names of torch's switches that select implementations and precision.
-_SWITCHES = (
-    "blas",
-    "cpu_allow",
-    "cudnn",
-    "float32",
-    "linalg",
-    "mkldnn",
-    "miopen",
-    "nnpack",
-    "onednn",
-    "qengine",
-    "sdp",
-)
-_GETTERS = _readable([n for n in dir(torch._C) if n.startswith("_get_") and any(part in n for part in _SWITCHES)])
+_GETTERS = _readable_getters()
 #: Setters whose names differ from those of the getters.
 _SETTERS = {
     f"_get_{kind}_sdp_enabled": f"_set_sdp_use_{kind}"
     for kind in ("cudnn", "fa3", "flash", "math", "mem_efficient", "overrideable")
 }
-#: Backends and operations with their own float32 precision.
-_PRECISIONS = [(backend, "all") for backend in ("generic", "cuda", "mkldnn")] + [
-    (backend, operation) for backend in ("cuda", "mkldnn") for operation in ("matmul", "conv", "rnn")
-]
+#: Backends and operations with their own precision of float32.
+_PRECISIONS = [(backend, "all") for backend in ("generic", "cuda", "mkldnn")]
+_PRECISIONS += product(("cuda", "mkldnn"), ("matmul", "conv", "rnn"))
 _AUTOCAST = ("cpu", "cuda")
 
 
 def _flags() -> dict[str, Any]:
-    """The switches of all backends; a switch that cannot be read any more is ``mixed`` (old and new settings at
-    once).
-    """
-    found: dict[str, Any] = {"opt_einsum": (torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy)}
-    found["mha_fastpath"] = torch.backends.mha.get_fastpath_enabled()
+    """The switches of all backends; ``mixed`` if one cannot be read any more (old and new settings at once)."""
+    einsum = torch.backends.opt_einsum
+    found = {"opt_einsum": (einsum.enabled, einsum.strategy), "mha_fastpath": torch.backends.mha.get_fastpath_enabled()}
     for name in _GETTERS:
         try:
             found[name.removeprefix("_get_")] = getattr(torch._C, name)()
@@ -85,7 +70,6 @@ def _set_flags(values: dict[str, Any]) -> None:
 
 
 def _precisions() -> dict[str, str]:
-    """Precision of float32 in matrix products, convolutions and recurrent layers, by backend."""
     return {f"{b}.{operation}": torch._C._get_fp32_precision_getter(b, operation) for b, operation in _PRECISIONS}
 
 
@@ -95,9 +79,7 @@ def _set_precisions(values: dict[str, str]) -> None:
 
 
 def _autocast() -> dict[str, Any]:
-    found: dict[str, Any] = {
-        kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST
-    }
+    found = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST}
     return {**found, "cache": torch.is_autocast_cache_enabled()}
 
 
@@ -119,7 +101,7 @@ def _numpy_state() -> tuple[Any, ...]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment variables that affect computations. Libraries may set other variables when they are imported."""
+    """The environment variables that affect computations; libraries may set others."""
     return {k: v for k, v in os.environ.items() if k.startswith(_COMPUTING) and not k.endswith(_PLACES)}
 
 
@@ -130,10 +112,7 @@ def _set_environment(values: dict[str, str]) -> None:
 
 
 def _broad_filters() -> list[Any]:
-    """Warning filters without a message, a module or a library's own category: they hide warnings of all code.
-
-    Libraries may hide single messages, or a category that they define (scipy.special does so when it is imported).
-    """
+    """Warning filters without a message, a module or a library's own category: they hide warnings of all code."""
     return [f for f in warnings.filters if f[1] is None and f[3] is None and f[2].__module__ == "builtins"]
 
 
@@ -146,15 +125,14 @@ def _set_filters(values: list[Any]) -> None:
 #: Prefixes of variables that affect threads, precision, devices, Python or this harness.
 _COMPUTING = (
     "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "EQUIBENCH_", "MKL_", "NUMEXPR_", "NVIDIA_", "OMP_",
-    "ONEDNN_",
-    "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH",
+    "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH",
 )  # fmt: skip
 #: Suffixes of variables that name folders; computations do not depend on them.
 _PLACES = ("_CACHE", "_DIR", "_HOME", "_PATH")
 
 
 #: The global state: functions to read and to restore each part.
-SHARED: dict[str, tuple[Getter, Setter]] = {
+SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (lambda: str(torch.get_default_device()), torch.set_default_device),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
@@ -171,10 +149,7 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     "torch's backends": (_flags, _set_flags),
     "torch's precision of float32": (_precisions, _set_precisions),
     "the treatment of denormal numbers as zero": (flushes_denormals, torch.set_flush_denormal),
-    "numpy's random generator": (
-        _numpy_state,
-        lambda value: np.random.set_state((value[0], np.array(value[1]), *value[2:])),
-    ),
+    "numpy's random generator": (_numpy_state, np.random.set_state),
     "numpy's error handling": (np.geterr, lambda value: np.seterr(**value)),
     "Python's random generator": (random.getstate, random.setstate),
     "Python's recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
@@ -183,21 +158,19 @@ SHARED: dict[str, tuple[Getter, Setter]] = {
     "the filter of warnings": (_broad_filters, _set_filters),
 }
 
-Snapshot = dict[str, Any]
 
-
-def snapshot() -> Snapshot:
+def snapshot() -> dict[str, Any]:
     """The current global state."""
     return {name: read() for name, (read, _) in SHARED.items()}
 
 
-def changes(before: Snapshot) -> list[str]:
+def changes(before: dict[str, Any]) -> list[str]:
     """The differences from `before`, each as a short text."""
     after = snapshot()
     return [_clause(name, before[name], after[name]) for name in SHARED if before[name] != after[name]]
 
 
-def restore(before: Snapshot) -> None:
+def restore(before: dict[str, Any]) -> None:
     """Restore everything that differs from `before`."""
     for name, (read, write) in SHARED.items():
         if read() != before[name]:
@@ -205,7 +178,7 @@ def restore(before: Snapshot) -> None:
 
 
 @contextmanager
-def state_restored() -> Iterator[Snapshot]:
+def state_restored() -> Iterator[dict[str, Any]]:
     """Restore the global state at the end, including torch's generator."""
     before, generator = snapshot(), torch.get_rng_state()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, error_line, first_line
 from ..training.image_sizes import USUAL
-from .checked_model import Input, Subject, all_tensors, differing, listed_names, loss_of, same_bits
+from .checked_model import Input, Subject, all_tensors, differing, listed_names, same_bits
 from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
 
 _SOURCE = re.compile(
@@ -26,6 +26,7 @@ _SOURCE = re.compile(
 )
 #: Attributes of every module that contain its registered parameters, buffers and modules.
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_ALONE = "auxiliary outputs and losses are not supported"
 
 
 def citation(subject: Subject) -> Finding:
@@ -34,15 +35,12 @@ def citation(subject: Subject) -> Finding:
     sources = [str(e.fields["source"]) for e in entries]
     for entry, source in zip(entries, sources, strict=True):
         if not _SOURCE.fullmatch(source):
-            return failed(
-                f"source={source!r} of {entry.name!r} cannot be looked up",
-                "write arXiv:2007.10408, doi:10.1000/xyz or a URL; for your own design, the URL of its code",
-            )
+            says = f"source={source!r} of {entry.name!r} cannot be looked up"
+            do = "write arXiv:2007.10408, doi:10.1000/xyz or a URL; for your own design, the URL of its code"
+            return failed(says, do)
     if not subject.resolved.entry.doc:
-        return noted(
-            f"{', '.join(sources)}; the function has no docstring",
-            "describe the model in one sentence, because cards show it",
-        )
+        do = "describe the model in one sentence, because cards show it"
+        return noted(f"{', '.join(sources)}; the function has no docstring", do)
     return passed(", ".join(sources))
 
 
@@ -52,16 +50,15 @@ def built(subject: Subject) -> Finding:
     counts = {str(of): count_parameters(subject.build(of=of)) for of in subject.inputs}
     said = subject.resolved.get("sizes")
     for size in said if isinstance(said, list) else [n for n in USUAL if said and allows(said, n)]:
-        of = replace(subject.input, size=size)
+        of, wrong = replace(subject.input, size=size), ""
         try:
-            found = wrong_output(subject.build(of=of).eval(), subject, 1, of)
-            wrong = found.says if found else ""
+            if found := wrong_output(subject.build(of=of).eval(), subject, 1, of):
+                wrong = found.says
         except Exception as error:  # a model may raise anything
             wrong = f"it cannot be built for {of}: {clipped(first_line(error))}"
         if wrong:
-            return failed(
-                f"sizes={said!r} is registered, but {wrong}", "register the sizes for which the model can be built"
-            )
+            do = "register the sizes for which the model can be built"
+            return failed(f"sizes={said!r} is registered, but {wrong}", do)
     return passed("; ".join(f"{of}: {count:,} parameters" for of, count in counts.items()))
 
 
@@ -69,68 +66,53 @@ def output(subject: Subject) -> Finding:
     """The model maps any number of images to logits, also a single image."""
     for of in subject.inputs:
         model = subject.build(of=of).eval()
-        wrong = next((f for count in (2, 1, 5) if (f := wrong_output(model, subject, count, of))), None)
-        if wrong:
-            return wrong
-        shares = _softmax(model, subject, of)
-        if shares:
-            return failed(
-                f"for every image of {of} it returns {shares}, not logits: cross entropy applies the softmax again,"
-                " which makes gradients small",
-                "return the input of the softmax",
-            )
+        for count in (2, 1, 5):
+            if wrong := wrong_output(model, subject, count, of):
+                return wrong
+        if shares := _softmax(model, subject, of):
+            says = f"for every image of {of} it returns {shares}, not logits: cross entropy applies the softmax again,"
+            says += " which makes gradients small"
+            return failed(says, "return the input of the softmax")
     subject.use_fewer_images_if_heavy(subject.build())
     return passed(f"logits of shape (batch, {subject.input.classes}), float32")
 
 
 def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> Finding | None:
     """The problem with a model's output; None if there is none."""
-    images, before = subject.images(count, of), subject.images(count, of)
+    images, of_images, wanted = subject.images(count, of), f"for {count} images of {of}", (count, of.classes)
     with torch.no_grad():
         out = model(images)
-    if not torch.equal(images, before):
-        return failed(
-            f"for {count} images of {of} it changes its input images",
-            "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
-            " write to a copy: x = x.clone()",
-        )
-    of_images, wanted = f"for {count} images of {of}", (count, of.classes)
+    if not torch.equal(images, subject.images(count, of)):
+        says = f"{of_images} it changes its input images"
+        do = "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
+        do += " write to a copy: x = x.clone()"
+        return failed(says, do)
     if not isinstance(out, torch.Tensor):
-        kind = type(out).__name__
-        return failed(
-            f"{of_images} it returns a {kind}; it must return the logits alone", _where_logits_are(out, wanted)
-        )
+        says = f"{of_images} it returns a {type(out).__name__}; it must return the logits alone"
+        return failed(says, _where_logits_are(out, wanted))
     if out.shape != wanted:
-        return failed(
-            f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}",
-            _for_shape(out, wanted),
-        )
+        says = f"{of_images} it returns the shape {tuple(out.shape)}; it must return logits of shape {wanted}"
+        return failed(says, _for_shape(out, wanted))
     if out.dtype != torch.float32:
-        return failed(
-            f"for float32 images it returns {out.dtype}; logits must be float32",
-            "look for a constant with another dtype: from numpy (float64 by default), .double(), .half() or complex"
-            " numbers; write dtype=torch.float32, or use the real part",
-        )
+        says = f"for float32 images it returns {out.dtype}; logits must be float32"
+        do = "look for a constant with another dtype: from numpy (float64 by default), .double(), .half() or complex"
+        do += " numbers; write dtype=torch.float32, or use the real part"
+        return failed(says, do)
     return None
 
 
 def _where_logits_are(out: Any, wanted: tuple[int, int]) -> str:
     """Advice for an output that is not a tensor, with the position of the logits in it, if known."""
-
-    def fits(value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.shape == wanted
-
+    if isinstance(out, list | tuple):
+        out = dict(enumerate(out))
     if isinstance(out, Mapping):
-        places = [f"[{key!r}]" for key, value in out.items() if fits(value)]
-    elif isinstance(out, list | tuple):
-        places = [f"[{place}]" for place, value in enumerate(out) if fits(value)]
+        parts = {f"[{key!r}]": value for key, value in out.items()}
     else:
-        places = [f".{name}" for name, value in getattr(out, "__dict__", {}).items() if fits(value)]
-    if places:
-        return (
-            f"return only out{places[0]}, which has the shape of logits; auxiliary outputs and losses are not supported"
-        )
-    return "return one tensor of logits; auxiliary outputs and losses are not supported"
+        parts = {f".{name}": value for name, value in getattr(out, "__dict__", {}).items()}
+    for place, value in parts.items():
+        if isinstance(value, torch.Tensor) and value.shape == wanted:
+            return f"return only out{place}, which has the shape of logits; {_ALONE}"
+    return f"return one tensor of logits; {_ALONE}"
 
 
 def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
@@ -139,10 +121,8 @@ def _for_shape(out: torch.Tensor, wanted: tuple[int, int]) -> str:
     if out.dim() > 2:
         return "pool over all positions and orientations before the head, and flatten with x.flatten(1)"
     if out.shape[0] != wanted[0]:
-        return (
-            "keep dimension 0 for the images: flatten with x.flatten(1), not x.view(-1, …) with a wrong number of"
-            " features"
-        )
+        shape = "not x.view(-1, …) with a wrong number of features"
+        return f"keep dimension 0 for the images: flatten with x.flatten(1), {shape}"
     return f"give the last layer num_classes outputs ({wanted[1]} here); it is an argument of the registered function"
 
 
@@ -161,19 +141,19 @@ def _softmax(model: nn.Module, subject: Subject, of: Input) -> str:
 
 def parameter_count(subject: Subject) -> Finding:
     """The declared numbers of parameters are those of the built model."""
-    declared = {} if subject.resolved.wrappers else subject.resolved.get("params") or {}
+    if subject.resolved.wrappers:
+        return noted(f"{count_parameters(subject.build()):,} parameters; a name with a wrapper declares none")
+    declared = subject.resolved.get("params") or {}
     if not declared:
         count = count_parameters(subject.build())
-        literal = f'params={{"{subject.input}": {count:_}}}'
-        why = "a name with a wrapper declares none" if subject.resolved.wrappers else "the registration declares none"
-        return noted(f"{count:,} parameters; {why}", "" if subject.resolved.wrappers else f"add {literal} to it")
+        do = f'add params={{"{subject.input}": {count:_}}} to it'
+        return noted(f"{count:,} parameters; the registration declares none", do)
     for text, count in declared.items():
         found = count_parameters(subject.build(of=Input.of(text)))
         if found != count:
-            return failed(
-                f"{text}: {count:,} parameters are declared, {found:,} are built",
-                f'write params={{"{text}": {found:_}}} if the network is as published, else correct the network',
-            )
+            says = f"{text}: {count:,} parameters are declared, {found:,} are built"
+            do = f'write params={{"{text}": {found:_}}} if the network is as published, else correct the network'
+            return failed(says, do)
     return passed("; ".join(f"{text}: {count:,}, as declared" for text, count in declared.items()))
 
 
@@ -186,30 +166,33 @@ def accounted(subject: Subject) -> Finding:
         for name, (package, trains) in plain.items()
         if not trains and is_library_property("accounted for", [package])
     }
-    for problem in (_unregistered(plain, excused), _hidden_weights(subject, model)):
-        if problem is not None:
-            return problem
+    if plain.keys() - excused.keys():
+        name = next(name for name in plain if name not in excused)
+        says = f"attribute {name!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the"
+        says += " model moves to a GPU, and it is not counted"
+        do = "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
+        return failed(says, f"{do} self.register_buffer(name, tensor, persistent=False)")
+    known = {id(p) for p in model.parameters()}
+    leaves = _leaves(subject.training_loss(model).grad_fn)
+    if hidden := [str(tuple(leaf.shape)) for leaf in leaves if id(leaf) not in known]:
+        says = "the logits depend on tensors that require a gradient but are not parameters, of shape"
+        says += f" {listed_names(hidden)}: they are neither trained nor counted"
+        return failed(says, "register them: nn.Parameter, nn.ParameterList, nn.ModuleList")
     notes = [library_text("accounted for", excused.values())] if excused else []
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    if frozen:
+    if frozen := sum(p.numel() for p in model.parameters() if not p.requires_grad):
         notes.append(f"{frozen:,} numbers in parameters are not trained")
     learnt = subject.trained.moved
-    numbers = bool(frozen or learnt)
     if learnt:
-        notes.append(
-            f"training changes {sum(learnt.values()):,} numbers in buffers that are not statistics of normalisation"
-            f" layers of torch: {listed_names(list(learnt))}"
-        )
+        where = f"in buffers that are not statistics of normalisation layers of torch: {listed_names(list(learnt))}"
+        notes.append(f"training changes {sum(learnt.values()):,} numbers {where}")
     if notes:
         do = "nothing to do for boards without a matched class; a matched class does not allow these numbers"
-        return noted("; ".join(notes), do if numbers else NOTHING)
+        return noted("; ".join(notes), do if frozen or learnt else NOTHING)
     return passed("all tensors are registered as parameters or buffers")
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
-    """Attributes with tensors that are neither parameters nor buffers: the package of the module's class, and whether
-    the tensors could be trained.
-    """
+    """Attributes with unregistered tensors: the package of the module's class, and whether they could be trained."""
     known = {_storage(t) for t in (*model.parameters(), *model.buffers())}
     found = {}
     for path, module in model.named_modules():
@@ -221,28 +204,13 @@ def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def _unregistered(plain: Collection[str], excused: Collection[str]) -> Finding | None:
-    where = next((name for name in plain if name not in excused), None)
-    if where is None:
-        return None
-    return failed(
-        f"attribute {where!r} is a tensor that is neither parameter nor buffer: it stays on the CPU when the model"
-        " moves to a GPU, and it is not counted",
-        "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
-        " self.register_buffer(name, tensor, persistent=False)",
-    )
-
-
 def _tensors_in(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, nn.Module) and depth < 3:  # in a list or dictionary; a module itself is registered
         yield from (*value.parameters(), *value.buffers())
-    elif isinstance(value, dict) and depth:
-        for item in value.values():
-            yield from _tensors_in(item, depth - 1)
-    elif isinstance(value, list | tuple | set) and depth:
-        for item in value:
+    elif isinstance(value, dict | list | tuple | set) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors_in(item, depth - 1)
 
 
@@ -251,25 +219,8 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
-def _hidden_weights(subject: Subject, model: nn.Module) -> Finding | None:
-    """A finding if the graph of the gradient has leaves that are not parameters: weights in closures, in globals or in
-    other objects.
-    """
-    model.train()
-    loss = loss_of(model, subject.images(subject.batch), subject.labels(subject.batch))
-    known = {id(p) for p in model.parameters()}
-    hidden = [leaf for leaf in _leaves(loss.grad_fn) if id(leaf) not in known]
-    if not hidden:
-        return None
-    shapes = listed_names([str(tuple(leaf.shape)) for leaf in hidden])
-    return failed(
-        f"the logits depend on tensors that require a gradient but are not parameters, of shape {shapes}: they are"
-        " neither trained nor counted",
-        "register them: nn.Parameter, nn.ParameterList, nn.ModuleList",
-    )
-
-
 def _leaves(node: Any) -> list[torch.Tensor]:
+    """The leaves of the graph of a gradient: parameters, and weights in closures, in globals or in other objects."""
     found, seen, waiting = [], set(), [node]
     while waiting:
         node = waiting.pop()
@@ -286,26 +237,18 @@ def entries(subject: Subject) -> Finding:
     """The state dictionary has all parameters, the same entries in training and in evaluation, and tensors only."""
     model = subject.build()
     keys = set(model.state_dict())
-    missing = [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]
-    if missing:
-        return failed(
-            f"the state dictionary does not contain the parameters {listed_names(missing)}",
-            "do not override state_dict() and its hooks",
-        )
+    if missing := [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]:
+        says = f"the state dictionary does not contain the parameters {listed_names(missing)}"
+        return failed(says, "do not override state_dict() and its hooks")
     subject.evaluate(model)
-    changed = sorted(keys ^ set(model.state_dict()))
-    if changed:
-        return failed(
-            f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}",
-            "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
-            " clear, or do not keep them",
-        )
-    other = [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]
-    if other:
-        return failed(
-            f"the state dictionary has entries that are not tensors: {listed_names(other)}",
-            "runs save only tensors; use buffers",
-        )
+    if changed := sorted(keys ^ set(model.state_dict())):
+        says = f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}"
+        do = "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
+        do += " clear, or do not keep them"
+        return failed(says, do)
+    if other := [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]:
+        says = f"the state dictionary has entries that are not tensors: {listed_names(other)}"
+        return failed(says, "runs save only tensors; use buffers")
     return passed("it has all parameters, and the same entries in training and in evaluation")
 
 
@@ -315,18 +258,18 @@ def state_dict(subject: Subject) -> Finding:
     expected = subject.evaluate(model)
     again = subject.evaluate(subject.loaded({k: v.clone() for k, v in model.state_dict().items()}, seed=2))
     if not same_bits(expected, again):
-        return failed(
-            f"a new model with the same state dictionary gives other logits (they differ by up to"
-            f" {_gap(expected, again):.1e})",
-            "the logits depend on a value that is drawn when the model is built, but is not saved: make it a buffer",
-        )
+        same_shape = expected.shape == again.shape
+        gap = float((expected.double() - again.double()).abs().max()) if same_shape else float("inf")
+        says = f"a new model with the same state dictionary gives other logits (they differ by up to {gap:.1e})"
+        do = "the logits depend on a value that is drawn when the model is built, but is not saved: make it a buffer"
+        return failed(says, do)
     return passed("saved, loaded into a new model: the same logits, bit for bit")
 
 
 def deep_copy(subject: Subject) -> Finding:
     """`copy.deepcopy` works after use in either mode, and the copy shares nothing with the original."""
     model = subject.build()
-    loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
+    subject.training_loss(model).backward()
     model.eval()(subject.images(2))  # with gradients: a filter that is kept now has a graph
     kept = {package_of(module) for module in model.modules() if _keeps_a_graph(module)}
     if habit := is_library_property("deep copy", kept):
@@ -334,26 +277,20 @@ def deep_copy(subject: Subject) -> Finding:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
-        return failed(
-            f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}",
-            "do not keep results of a forward pass in the model, or remove them in __getstate__",
-        )
+        says = f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}"
+        return failed(says, "do not keep results of a forward pass in the model, or remove them in __getstate__")
     expected = subject.evaluate(model)
     if not same_bits(expected, subject.evaluate(twin)):
-        return failed(
-            "a deep copy gives other logits than its original",
-            "a tensor or layer is not registered in the model, so it is not copied",
-        )
+        says = "a deep copy gives other logits than its original"
+        return failed(says, "a tensor or layer is not registered in the model, so it is not copied")
     model.train()  # drops what evaluation may have kept
     before = all_tensors(model)
     with torch.no_grad():
         for value in (*twin.parameters(), *twin.buffers()):
             value.zero_()
     if differing(before, all_tensors(model)) or not same_bits(expected, subject.evaluate(model)):
-        return failed(
-            "changing a deep copy changes the original",
-            "layers or tensors are outside the model (in a global, a closure): make them part of it",
-        )
+        says = "changing a deep copy changes the original"
+        return failed(says, "layers or tensors are outside the model (in a global, a closure): make them part of it")
     return library_note("deep copy", kept) if habit else passed("a deep copy agrees bit for bit, and is independent")
 
 
@@ -361,7 +298,3 @@ def _keeps_a_graph(module: nn.Module) -> bool:
     """Whether a module itself has a computed tensor, which `copy.deepcopy` refuses."""
     held = {**vars(module), "_modules": None}
     return any(not tensor.is_leaf for value in held.values() for tensor in _tensors_in(value))
-
-
-def _gap(one: torch.Tensor, two: torch.Tensor) -> float:
-    return float((one.double() - two.double()).abs().max()) if one.shape == two.shape else float("inf")

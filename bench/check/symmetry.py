@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ..boards.claims import CLAIMS
-from ..measures.accuracy import logits
-from ..measures.equivariance import ANGLES, draw_blobs, reference_arithmetic, relative_error, zero_logits
+from ..measures.angle_and_depth import Scene, angle_curve
+from ..measures.equivariance import ANGLES
 from ..measures.invariance import claim_error, claim_errors, move_weights
 from ..records.record import EXACT
 from ..records.verdict import Finding, failed, noted, passed
@@ -22,28 +24,26 @@ def invariance(subject: Subject) -> Finding:
     """The logits are invariant under the claimed group, at every declared input, also after a change of the weights."""
     claim = str(subject.resolved.get("invariant", "none"))
     if claim not in CLAIMS:
-        return failed(
-            f"invariant={claim!r}: the pixel grid is not invariant under this group, so the claim cannot be exact",
-            f"claim one of {', '.join(CLAIMS)}, the part of the group that only moves pixels; group={claim!r} can stay",
-        )
+        says = f"invariant={claim!r}: the pixel grid is not invariant under this group, so the claim cannot be exact"
+        do = f"claim one of {', '.join(CLAIMS)}, the part of the group that only moves pixels; group={claim!r} can stay"
+        return failed(says, do)
     if claim == "none":
         return _unclaimed(subject)
     errors = {f"{of.size} px": _error(subject, subject.build(of=of), of, claim) for of in subject.inputs}
     after = f"{subject.input.size} px after a change of the weights"
     errors[after] = _error(subject, _moved(subject), subject.input, claim)
     if errors[after] is None:
-        return failed(
-            "the logits hardly depend on the image, so their invariance cannot be measured",
-            "check that the forward pass uses its input, and that no factor is zero",
-        )
-    wrong = {where: e for where, e in errors.items() if e is not None and not e <= EXACT}
-    if wrong:
+        says = "the logits hardly depend on the image, so their invariance cannot be measured"
+        return failed(says, "check that the forward pass uses its input, and that no factor is zero")
+    if wrong := {where: e for where, e in errors.items() if e is not None and not e <= EXACT}:
         where, error = next(iter(wrong.items()))
-        return failed(
-            f"claimed {claim}, but its logits change by {error:.1e} at {where}; 1 means as much as for another image"
-            f" (allowed {EXACT:g})",
-            _advice(where == after and len(wrong) == 1),
-        )
+        do = "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that"
+        do += " does not pool over orientations and positions; or claim invariant='none', which is a valid claim"
+        if where == after:  # only there
+            do = "training breaks the invariance: normalisation, scales and biases must be shared by all orientations"
+            do += " of a field (batch norm over fields, not over channels)"
+        says = f"claimed {claim}, but its logits change by {error:.1e} at {where}"
+        return failed(f"{says}; 1 means as much as for another image (allowed {EXACT:g})", do)
     return passed(f"{claim}: " + ", ".join(f"{_text(e)} at {where}" for where, e in errors.items()))
 
 
@@ -52,29 +52,14 @@ def _moved(subject: Subject) -> nn.Module:
     return move_weights(subject.loaded(subject.trained.state), subject.images(subject.batch))
 
 
-def _advice(only_after: bool) -> str:
-    if only_after:
-        return (
-            "training breaks the invariance: normalisation, scales and biases must be shared by all orientations of a"
-            " field (batch norm over fields, not over channels)"
-        )
-    return (
-        "usual causes: a stride or a pooling that is not centred at this size, padding on one side, a head that does"
-        " not pool over orientations and positions; or claim invariant='none', which is a valid claim"
-    )
-
-
 def _unclaimed(subject: Subject) -> Finding:
     errors = claim_errors(_moved(subject), subject.images(subject.shown), lambda x: x, ("D4", "C4", "D2", "C2", "D1"))
-    for group, error in errors.items():
-        if error is not None and error <= EXACT:
-            return noted(
-                f"no invariance is claimed, but the logits are invariant under {group} ({error:.0e})",
-                f"invariant={group!r} could be claimed",
-            )
-    return passed(
-        f"none claimed; quarter turns change the logits by {_text(errors['C4'])}; 1 means as much as for another image"
-    )
+    for group, size in errors.items():
+        if size is not None and size <= EXACT:
+            says = f"no invariance is claimed, but the logits are invariant under {group} ({size:.0e})"
+            return noted(says, f"invariant={group!r} could be claimed")
+    error = _text(errors["C4"])
+    return passed(f"none claimed; quarter turns change the logits by {error}; 1 means as much as for another image")
 
 
 def _error(subject: Subject, model: nn.Module, of: Input, group: str) -> float | None:
@@ -87,7 +72,7 @@ def neighbours(subject: Subject) -> Finding:
     group = claim if claim in CLAIMS and claim != "none" else "C4"
     parts = []
     for size in (subject.input.size - 1, subject.input.size + 1):
-        of = Input(subject.input.channels, size, subject.input.classes)
+        of = replace(subject.input, size=size)
         try:
             error = _error(subject, move_weights(subject.build(of=of), subject.images(subject.batch, of)), of, group)
             parts.append(f"{size} px: {_text(error)}")
@@ -99,20 +84,11 @@ def neighbours(subject: Subject) -> Finding:
 
 def angles(subject: Subject) -> Finding:
     """Change of the logits under rotations of closed-form images by other angles. Reported, never failed."""
-    model = subject.build()
-    size, background = subject.input.size, [0.0] * subject.input.channels
-    blobs = draw_blobs(DRAWS, subject.input.channels, size)
-    with reference_arithmetic():
-        origin = zero_logits(model, subject.images(1))
-        plain, *turned = (
-            logits(model, blobs.sample(size, angle, background).to(torch.float32), lambda x: x)
-            for angle in (0.0, *ANGLES)
-        )
-    errors = [relative_error([plain, one], origin) for one in turned]
-    return noted(
-        "change of the logits under rotation at initialisation: "
-        + ", ".join(f"{_text(e)} at {angle:g}°" for angle, e in zip(ANGLES, errors, strict=True))
-    )
+    channels = subject.input.channels
+    scene = Scene(subject.input.size, lambda x: x, [0.0] * channels, 1, torch.device("cpu"))
+    errors = angle_curve(subject.build(), scene, ANGLES, DRAWS)
+    texts = [f"{_text(error)} at {angle:g}°" for angle, error in zip(ANGLES, errors, strict=True)]
+    return noted(f"change of the logits under rotation at initialisation: {', '.join(texts)}")
 
 
 def _text(error: float | None) -> str:

@@ -21,7 +21,7 @@ from ...datasets.images import data_root
 from ...opened_files import opened_by, watching
 from ...registry import DATASETS
 from ..records.verdict import Finding, failed, passed
-from .checked_model import Subject, listed_names, loss_of, same_bits
+from .checked_model import Subject, listed_names, same_bits
 
 #: Number of passes between two measurements of memory; each has a training pass and an evaluation pass.
 PASSES = 4
@@ -38,29 +38,26 @@ def memory(subject: Subject) -> Finding:
     with _without_older_objects() as old:
         for look in range(3):
             for _ in range(PASSES):
-                loss_of(model.train(), subject.images(subject.batch), subject.labels(subject.batch)).backward()
+                subject.training_loss(model).backward()
                 subject.evaluate(model)
             model.zero_grad(set_to_none=True)
             entries[look], octets[look] = _kept(model, *old)
     for counts, what in ((entries, "entries of lists and dictionaries"), (octets, "bytes of tensors")):
-        # Memory that torch allocates only in the first passes does not count.
-        if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:
+        if min(counts[1] - counts[0], counts[2] - counts[1]) < PASSES:  # what only the first passes allocate
             continue
-        return failed(
-            f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so a"
-            " long run fills the memory",
-            "do not append to a list, dictionary, hook or tensor in forward(); keep at most the last value",
-        )
+        says = f"each training step with an evaluation leaves {(counts[2] - counts[1]) // PASSES:,} {what} behind, so a"
+        says += " long run fills the memory"
+        do = "do not append to a list, dictionary, hook or tensor in forward(); keep at most the last value"
+        return failed(says, do)
     first, second = subject.images(subject.shown), subject.images(subject.shown, seed=1)
     one, two = subject.loaded(subject.trained.state), subject.loaded(subject.trained.state)
     forwards = subject.evaluate(one, first), subject.evaluate(one, second)
     backwards = subject.evaluate(two, second), subject.evaluate(two, first)
     if not (same_bits(forwards[0], backwards[1]) and same_bits(forwards[1], backwards[0])):
-        return failed(
-            "in evaluation the logits depend on which images were evaluated before",
-            "keep no values of images in an attribute; statistics of training images belong in a buffer that only"
-            " training changes",
-        )
+        says = "in evaluation the logits depend on which images were evaluated before"
+        do = "keep no values of images in an attribute; statistics of training images belong in a buffer that only"
+        do += " training changes"
+        return failed(says, do)
     return passed("memory does not grow from pass to pass; the logits do not depend on earlier images")
 
 
@@ -98,15 +95,12 @@ def _kept(model: nn.Module, plain: list[Any], others: list[Any]) -> tuple[int, i
                 storage = value.untyped_storage()
                 storages[storage._cdata] = storage.nbytes()
     for module in model.modules():
-        entries += sum(map(_length, vars(module).values()))
+        for value in vars(module).values():  # texts and arrays, which the garbage collector does not track
+            if isinstance(value, str | bytes | bytearray):
+                entries += len(value)
+            elif type(value).__module__ == "numpy":
+                entries += int(getattr(value, "nbytes", 0))
     return entries, sum(storages.values())
-
-
-def _length(value: Any) -> int:
-    """Length of texts and arrays, which the garbage collector does not track."""
-    if isinstance(value, str | bytes | bytearray):
-        return len(value)
-    return int(getattr(value, "nbytes", 0)) if type(value).__module__ == "numpy" else 0
 
 
 def opening_key(subject: Subject) -> str:
@@ -118,12 +112,10 @@ def data_files(subject: Subject) -> Finding:
     """Importing, building and running the model opens no file of a data set."""
     opened = {path for path in map(str, opened_by(opening_key(subject)).read) if _may_be_data(path)}
     root = str(Path(data_root(None)).resolve())
-    cached = sorted(p for p in opened if Path(os.path.realpath(p)).is_relative_to(root))
-    if cached:
+    if cached := sorted(p for p in opened if Path(os.path.realpath(p)).is_relative_to(root)):
         return failed(f"the model's code opens {listed_names(cached)}, below the folder of the data sets", _BLIND)
     for name, files in _files_of_data_sets(subject) if opened else ():
-        theirs = sorted({os.path.realpath(p) for p in opened} & files)
-        if theirs:
+        if theirs := sorted({os.path.realpath(p) for p in opened} & files):
             return failed(f"the model's code opens {listed_names(theirs)}, which belongs to data set {name!r}", _BLIND)
     return passed("no file of a data set was opened when the model was imported, built and run")
 
@@ -145,9 +137,8 @@ def _files_of_data_sets(subject: Subject) -> Iterator[tuple[str, set[str]]]:
             continue
         key = f"the data set {entry.name} in a check"
         with _offline(), tempfile.TemporaryDirectory() as folder, watching(key), suppress(Exception):
-            entry.load()(
-                Path(folder), **entry.arguments
-            )  # it may fail without a connection; the files that it opened until then are known
+            # It may fail without a connection; the files that it opened until then are known.
+            entry.load()(Path(folder), **entry.arguments)
         seen = map(str, opened_by(key).read)
         yield entry.name, {os.path.realpath(p) for p in seen if _may_be_data(p) and not p.startswith(folder)}
 

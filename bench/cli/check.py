@@ -98,7 +98,8 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
     Takes at most five minutes per GPU, and one minute on a CPU. The results folder keeps the report, and boards with
     runs of the device show the verdict. Exit code 1: the verdict for a device is "no".
     """
-    from ..check.doctor.examine import devices_of, examine
+    from ..check.doctor.checks import devices_of, examine
+    from ..check.doctor.device import ExaminedDevice
     from ..records.doctor_report import NO, report_text, write_report
 
     root = results_root(results)
@@ -111,7 +112,7 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
             click.echo(f"{finding.check}: {finding.state} ({finding.seconds:.0f} s)", err=True)
 
     for name in names:
-        reports.append(examine(name, names, quick, data_root, explanation, listen))
+        reports.append(examine(ExaminedDevice(name, names, quick, data_root, explanation), listen))
         path = write_report(root, reports[-1])
         if not as_json:
             click.echo(f"{report_text(reports[-1])}\n\n{relative_path(path)}")

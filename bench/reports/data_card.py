@@ -17,8 +17,7 @@ from ..tools.files import results_root
 from ..tools.schema import visible
 from ..tools.text import command, plural
 
-#: Number of images of each class on a sheet, and the largest number of classes with separate rows. With more classes,
-#: one image of each class is shown.
+#: Number of images of each class on a sheet, and the largest number of classes with rows of their own.
 IMAGES, ROWS = 12, 20
 #: Approximate side of an image on a sheet in pixels. Images are enlarged by whole numbers, so nothing is resampled.
 SIDE = 56
@@ -28,13 +27,11 @@ def data_card(name: str, results: str | None = None, root: str | None = None, ou
     """Everything about a data set, ready for JSON. The data set is prepared if needed, but nothing is downloaded.
 
     Args:
-        results: results folder with the boards.
-        root: folder of the data sets.
-        out: file for the sheet, see `sheet`.
+        results, root: folders of the results and of the data sets.
+        out: file for the `sheet`.
 
     Raises:
-        UserError: there is no such data set, the data set or `out` cannot be written, or `out` is given but there are
-            no images.
+        UserError: there is no such data set, it or `out` cannot be written, or there are no images for `out`.
     """
     if out is not None and Path(out).suffix != ".png":
         raise UserError(f"--out {out}: the sheet is a PNG picture; the name must end in .png")
@@ -44,7 +41,12 @@ def data_card(name: str, results: str | None = None, root: str | None = None, ou
     card |= {"rotation": bool(card["rotation"]), "registered_digest": entry.fields.get("digest", "")}
     card |= {"file": f"{entry.path.name}:{entry.line}", "origin": entry.origin, "folder": str(folder)}
     found, card["problem"] = _images(name, folder)
-    card["images"] = found and _numbers(found)
+    card["images"] = None
+    if found is not None:
+        means, deviations = found.statistics()
+        counts = {p: np.bincount(getattr(found, p).labels, minlength=found.classes).tolist() for p in PARTS}
+        card["images"] = {"mean": means, "deviation": deviations, "counts": counts}
+        card["images"] |= {"bits": 8 if found.maximum < 256 else 16, "digest": found.digest()}
     card["boards"] = boards_on(name, results_root(results))
     if out is not None:
         if found is None:
@@ -64,22 +66,14 @@ def _images(name: str, folder: Path) -> tuple[ImageData | None, str]:
     return found or load(name, folder), ""
 
 
-def _numbers(data: ImageData) -> dict[str, Any]:
-    means, deviations = data.statistics()
-    counts = {part: np.bincount(getattr(data, part).labels, minlength=data.classes).tolist() for part in PARTS}
-    facts = {"bits": 8 if data.maximum < 256 else 16, "digest": data.digest()}
-    return {"mean": means, "deviation": deviations, "counts": counts, **facts}
-
-
 def boards_on(name: str, root: Path) -> list[dict[str, Any]]:
     """The boards of a data set: numbers of models and runs, the highest mean accuracy, and the possibly best models."""
     found = []
-    for board in (n for n in board_names(root) if n.startswith(f"{name}-")):
-        loaded = load_board(root, board)
+    for loaded in (load_board(root, board) for board in board_names(root) if board.startswith(f"{name}-")):
         if loaded.is_table and loaded.chosen[0][0].spec.dataset == name:
             means = {model: mean(list(own.values())) for model, own in loaded.values.items()}
             first = max(means, key=lambda model: means[model] or 0.0, default="")
-            row = {"board": board, "models": len(loaded.runs), "runs": len(loaded.chosen), "highest": first}
+            row = {"board": loaded.name, "models": len(loaded.runs), "runs": len(loaded.chosen), "highest": first}
             found.append(row | {"highest_acc_mean_pct": means.get(first), "may_be_best": sorted(loaded.best)})
     return found
 
@@ -93,14 +87,12 @@ def data_card_text(card: dict[str, Any]) -> str:
     if numbers is None:
         lines.append(f"- not available: {card['problem']}")
     else:
-        lines += [f"- {name}: {value}" for name, value in _figures(numbers)]
+        for key in ("mean", "deviation"):
+            lines.append(f"- {key} of the training images, 0 to 1: {', '.join(f'{v:.4f}' for v in numbers[key])}")
+        lines += [f"- bits: {numbers['bits']}", f"- digest: {numbers['digest']}"]
         lines += ["", *_counts(numbers["counts"])]
-    lines += [
-        "",
-        "## Boards",
-        "",
-        *(f"- {line}" for line in [_board_line(row) for row in card["boards"]] or ["none yet"]),
-    ]
+    lines += ["", "## Boards", "", *(f"- {_board_line(row)}" for row in card["boards"])]
+    lines += [] if card["boards"] else ["- none yet"]
     lines += ["", "## Citation", "", card["citation"] or "nothing is registered"]
     lines += ["", f"sheet: {card['sheet']}"] if "sheet" in card else []
     return "\n".join(visible(line) for line in lines)
@@ -121,29 +113,17 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _figures(numbers: dict[str, Any]) -> list[tuple[str, str]]:
-    shown = ("mean", "deviation")
-    return [
-        *((f"{key} of the training images, 0 to 1", ", ".join(f"{v:.4f}" for v in numbers[key])) for key in shown),
-        ("bits", str(numbers["bits"])),
-        ("digest", numbers["digest"]),
-    ]
-
-
 def _counts(counts: dict[str, list[int]]) -> list[str]:
     """A table of numbers of images by class and part; for many classes, the smallest and the largest number."""
     from tabulate import tabulate
 
     classes = len(counts[PARTS[0]])
     if classes > ROWS:
-        return [
-            f"- {part}: {min(own):,} to {max(own):,} images in each of {classes} classes"
-            for part, own in counts.items()
-        ]
-    rows = [[c, *(f"{counts[part][c]:,}" for part in PARTS)] for c in range(classes)]
-    return tabulate(
-        rows, headers=["class", *PARTS], tablefmt="simple", stralign="right", disable_numparse=True
-    ).splitlines()
+        each = f"images in each of {classes} classes"
+        return [f"- {part}: {min(own):,} to {max(own):,} {each}" for part, own in counts.items()]
+    rows = [{"class": c, **{part: f"{counts[part][c]:,}" for part in PARTS}} for c in range(classes)]
+    table = tabulate(rows, headers="keys", tablefmt="simple", stralign="right", disable_numparse=True)
+    return table.splitlines()
 
 
 def _board_line(row: dict[str, Any]) -> str:
@@ -156,30 +136,26 @@ def _board_line(row: dict[str, Any]) -> str:
 def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
     """A grid of training images in the order of the data, each enlarged by a whole number.
 
-    Up to `ROWS` classes have a row each, with the first `IMAGES` images. With more classes, the first image of each
-    class is shown.
+    Up to `ROWS` classes have a row each, with the first `IMAGES` images; of more classes, the first image is shown.
 
     Returns:
         uint8 (height, width, 3), and the label of each row.
     """
-    first = [
-        np.flatnonzero(data.train.labels == c)[: IMAGES if data.classes <= ROWS else 1] for c in range(data.classes)
-    ]
+    by_class = [np.flatnonzero(data.train.labels == c) for c in range(data.classes)]
     if data.classes <= ROWS:
-        rows, names = first, [f"class {c}" for c in range(data.classes)]
+        rows, names = [own[:IMAGES] for own in by_class], [f"class {c}" for c in range(data.classes)]
     else:
-        order, columns = np.concatenate(first), IMAGES
-        rows = [order[i : i + columns] for i in range(0, len(order), columns)]
-        names = [f"{i}…{i + len(row) - 1}" for i, row in zip(range(0, len(order), columns), rows, strict=True)]
+        order = np.concatenate([own[:1] for own in by_class])
+        rows = [order[i : i + IMAGES] for i in range(0, len(order), IMAGES)]
+        names = [f"{IMAGES * k}…{IMAGES * k + len(row) - 1}" for k, row in enumerate(rows)]
     channels, size = data.train.images.shape[1:3]
+    shown = [0, 1, 2] if channels >= 3 else [0, 0, 0]
     factor = max(1, round(SIDE / size))
     step, columns = size * factor + 2, max(map(len, rows))
     canvas = np.full((step * len(rows) - 2, step * columns - 2, 3), 255, np.uint8)
     for y, row in enumerate(rows):
         for x, index in enumerate(row):
-            image = (
-                data.train.images[index][:3] if channels >= 3 else np.repeat(data.train.images[index][:1], 3, axis=0)
-            )
+            image = data.train.images[index][shown]
             scaled = np.rint(image * (255 / data.maximum)).astype(np.uint8).transpose(1, 2, 0)
             tile = scaled.repeat(factor, axis=0).repeat(factor, axis=1)
             canvas[y * step : y * step + len(tile), x * step : x * step + len(tile)] = tile
@@ -187,11 +163,7 @@ def sheet(data: ImageData) -> tuple[np.ndarray, list[str]]:
 
 
 def draw(data: ImageData, path: Path) -> Path:
-    """Draw the `sheet` of a data set, with its name and classes; one pixel of the sheet is one pixel of the picture.
-
-    Raises:
-        WriteError: the file cannot be written.
-    """
+    """Draw the `sheet` of a data set in its own pixels, with its name and classes; WriteError if that is impossible."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 

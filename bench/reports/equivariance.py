@@ -13,37 +13,36 @@ from torch import nn
 from ...datasets.batches import Normalise, as_tensors
 from ...datasets.images import balanced_order, data_root, load
 from ...registry import MODELS, UserError, build_model
+from ..boards.rows import write_board
 from ..measures.angle_and_depth import CURVE_DEGREES, Scene, angle_curve, feature_errors
 from ..measures.equivariance import claimed_elements, measure_core
 from ..measures.execution_profile import begin, renew_profile
 from ..measures.invariance import Judgement, claim_error, move_weights
 from ..records.find import find_finished
-from ..records.sidecar import LayerPoint
+from ..records.record import CorePoint
+from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, read_sidecars, sidecar_of, write_sidecar
+from ..records.store import sidecar_folder
 from ..spec.seeds import derive
-from ..tools.files import ensure_writable
+from ..tools.files import ensure_writable, results_root
 from ..tools.machine import Machine
-from ..tools.text import PROGRESS, first_line
+from ..tools.text import PROGRESS, first_line, plain_table
+from ..training.full_profile import measure_sidecar
 from ..training.prepare import border_median, check_output
 from ..training.run import CORE_IMAGES
 
 
-@dataclass
+@dataclass(frozen=True)
 class AtSize:
-    """Errors of a model at initialisation for one image size.
+    """Errors of a model at initialisation for one image size; empty if it cannot be built.
 
     Attributes:
         outcome: ``ok``, ``collapsed``, or why the model cannot be built.
-        eq_claimed: error under the claimed group; None if nothing is claimed.
-        judgement: errors under the claimed group (C4 if nothing is claimed), at initialisation and after a change of
-            the weights.
+        judgement: for the claimed group; C4 if nothing is claimed.
     """
 
     size: int
     outcome: str
-    eq_claimed: float | None = None
-    eq_exact_c4: float | None = None
-    eq_exact_d4: float | None = None
-    eq_rot_analytic: float | None = None
+    core: CorePoint | None = None
     curve: list[float | None] = field(default_factory=list)
     layers: list[LayerPoint] = field(default_factory=list)
     judgement: Judgement = field(default_factory=lambda: Judgement(None, None))
@@ -77,9 +76,6 @@ class Sample:
         ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
         return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
 
-    def scene(self, size: int) -> Scene:
-        return Scene(size, self.prepare, self.background, self.maximum, self.images.device)
-
 
 def build_at_size(name: str, sample: Sample, size: int) -> nn.Module | str:
     """A newly initialised model for one image size, in evaluation mode; or the reason why it cannot be built."""
@@ -104,34 +100,18 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
         return AtSize(size, model)
     images = sample.at(size)
     core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
-    scene = sample.scene(size)
+    scene = Scene(size, sample.prepare, sample.background, sample.maximum, images.device)
     curve, layers = angle_curve(model, scene), feature_errors(model, scene)
     claims = len(claimed_elements(invariant)) > 1
     move_weights(model, sample.prepare(images))
     moved = claim_error(model, images, sample.prepare, invariant if claims else "C4")
-    return AtSize(
-        size,
-        "collapsed" if core.collapsed else "ok",
-        core.eq_claimed,
-        core.eq_exact_c4,
-        core.eq_exact_d4,
-        core.eq_rot_analytic,
-        curve,
-        layers,
-        Judgement(core.eq_claimed if claims else core.eq_exact_c4, moved),
-    )
+    judgement = Judgement(core.eq_claimed if claims else core.eq_exact_c4, moved)
+    return AtSize(size, "collapsed" if core.collapsed else "ok", core, curve, layers, judgement)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The output of the command.
-
-    Attributes:
-        rows: rows of the table.
-        sentence: the conclusion from the rows.
-        pictures: written files.
-        extra: further facts for the JSON document.
-    """
+    """The output of the command: the table, the conclusion from it, written files, and more facts for JSON."""
 
     rows: list[dict[str, Any]]
     sentence: str
@@ -152,22 +132,16 @@ def initial_report(name: str, dataset: str, size: int | None, out: Path, machine
     outcomes = [at_size(name, sample, n, invariant) for n in (middle - 1, middle, middle + 1)]
     curves = {f"{o.size} px": o.curve for o in outcomes if o.built}
     pictures = _pictures(name, curves, {"at initialisation": outcomes[1].layers}, f"{name}, at initialisation", out)
-    rows = [_row(o, invariant) for o in outcomes]
+    claimed = ["eq_claimed"] if len(claimed_elements(invariant)) > 1 else []
+    rows = []
+    for o in outcomes:
+        errors = {e: getattr(o.core, e, None) for e in (*claimed, "eq_exact_c4", "eq_exact_d4", "eq_rot_analytic")}
+        rows.append({"size_px": o.size, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome})
     extra = {
-        "model": name,
-        "dataset": dataset,
-        "invariant": invariant,
-        "curve_degrees": list(CURVE_DEGREES),
-        "curves": {o.size: o.curve for o in outcomes},
-        "layers": [la.model_dump() for la in outcomes[1].layers],
-    }
+        "model": name, "dataset": dataset, "invariant": invariant, "curve_degrees": list(CURVE_DEGREES),
+        "curves": {o.size: o.curve for o in outcomes}, "layers": [la.model_dump() for la in outcomes[1].layers],
+    }  # fmt: skip
     return Report(rows, conclusion(invariant, outcomes), pictures, extra)
-
-
-def _row(o: AtSize, invariant: str) -> dict[str, Any]:
-    claim = {"eq_claimed": o.eq_claimed} if len(claimed_elements(invariant)) > 1 else {}
-    errors = {"eq_exact_c4": o.eq_exact_c4, "eq_exact_d4": o.eq_exact_d4, "eq_rot_analytic": o.eq_rot_analytic}
-    return {"size_px": o.size, **claim, **errors, "eq_moved": o.judgement.moved, "outcome": o.outcome}
 
 
 def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
@@ -182,6 +156,7 @@ def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
     judged = {o.size: o.judgement for o in outcomes if o.outcome == "ok"}
     exact = [n for n, j in judged.items() if j.exact]
     broken = [n for n in judged if n not in exact]
+    invariant_under, rounding = f"The logits are invariant under {what}", f"up to rounding at {_sizes(exact)}"
     if judged[here.size].at_initialisation_only:
         return (
             f"At {here.size} pixels the logits are invariant under {what} at initialisation, but not after a change of"
@@ -189,17 +164,13 @@ def conclusion(invariant: str, outcomes: list[AtSize]) -> str:
             " shared by all orientations of a field."
         )
     if here.size in exact and not broken:
-        return f"The logits are invariant under {what} up to rounding at {_sizes(exact)}."
+        return f"{invariant_under} {rounding}."
     if here.size in exact:
-        return (
-            f"The logits are invariant under {what} up to rounding at {_sizes(exact)}, but not at {_sizes(broken)},"
-            " where a stride or a pooling is not symmetric on the grid; training does not change this."
-        )
+        why = "where a stride or a pooling is not symmetric on the grid; training does not change this."
+        return f"{invariant_under} {rounding}, but not at {_sizes(broken)}, {why}"
     if exact:
-        return (
-            f"At {here.size} pixels the logits are not invariant under {what}, but they are up to rounding at"
-            f" {_sizes(exact)}: a stride or a pooling is not symmetric on the grid of {here.size} pixels."
-        )
+        why = f"a stride or a pooling is not symmetric on the grid of {here.size} pixels."
+        return f"At {here.size} pixels the logits are not invariant under {what}, but they are {rounding}: {why}"
     hint = " although the model claims it" if claims else "; the model does not claim it"
     return f"The logits are not invariant under {what} at any of these sizes{hint}."
 
@@ -235,36 +206,22 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
     Raises:
         UserError: there is no such run, its weights are missing, or `out` cannot be written.
     """
-    from ..boards.rows import write_board
-    from ..records.sidecar import (
-        FULL_ERRORS,
-        FULL_PREDICTIONS,
-        read_sidecars,
-        sidecar_of,
-        write_sidecar,
-    )
-    from ..records.store import sidecar_folder
-    from ..tools.files import results_root
-    from ..training.full_profile import measure_sidecar
-
     root = results_root(results)
     record = find_finished(run, root, "--run")
     ensure_writable(out)
-    known = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
-    if known is None:
+    sidecar = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+    if sidecar is None:
         what = "%s seed %d: the full profile, before and after training …"
         PROGRESS.info(what, record.spec.model, record.spec.seed)
-    sidecar = known or measure_sidecar(root, record, machine)
-    if known is None:
+        sidecar = measure_sidecar(root, record, machine)
         write_sidecar(root, sidecar)
         write_board(root, record.spec.board)
-    name = record.spec.model
-    curves = {"at initialisation": sidecar.init.curve, "trained": sidecar.trained.curve}
-    layers = {"at initialisation": sidecar.init.layers, "trained": sidecar.trained.layers}
+    name, moments = record.spec.model, {"at initialisation": sidecar.init, "trained": sidecar.trained}
+    curves, layers = ({k: getattr(m, part) for k, m in moments.items()} for part in ("curve", "layers"))
     title = f"{name}, seed {record.spec.seed}, {record.spec.dataset} {record.spec.budget.name}"
     pictures = _pictures(f"{name}-{record.run_id}", curves, layers, title, out)
-    rows: list[dict[str, Any]] = [
-        {"figure": key, "at initialisation": getattr(sidecar.init, key), "trained": getattr(sidecar.trained, key)}
+    rows = [
+        {"figure": key, **{when: getattr(moment, key) for when, moment in moments.items()}}
         for key in (*FULL_ERRORS, *FULL_PREDICTIONS)
     ]
     path = sidecar_folder(root, record.spec.board) / sidecar.file_name
@@ -274,28 +231,22 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
 
 def trained_conclusion(point: Any, warnings: list[str]) -> str:
     """One sentence with the conclusion for a trained model."""
+    real = "On real images the rotation error is"
     if point.collapsed:
         said = "The model is collapsed: its logits hardly depend on the input, so no error is defined."
     elif point.eq_rot_data < 2 * point.eq_floor:
-        said = (
-            "On real images the rotation error is below twice the floor of resampling, so it cannot be resolved there;"
-            " use the errors on closed-form images."
-        )
+        said = f"{real} below twice the floor of resampling, so it cannot be resolved there; use the errors on"
+        said += " closed-form images."
     else:
-        said = (
-            f"On real images the rotation error is {point.eq_rot_data / max(point.eq_floor, 1e-12):.1f} times the"
-            " floor of resampling, so it is an error of the model."
-        )
+        times = point.eq_rot_data / max(point.eq_floor, 1e-12)
+        said = f"{real} {times:.1f} times the floor of resampling, so it is an error of the model."
     return " ".join([said, *warnings])
 
 
 def table(report: Report) -> str:
     """The rows as text, with the sentence below."""
-    from tabulate import tabulate
-
     rows = [{key: number_text(value) for key, value in row.items()} for row in report.rows]
-    text = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
-    return f"{text}\n\n{report.sentence}"
+    return f"{plain_table(rows)}\n\n{report.sentence}"
 
 
 def number_text(value: Any) -> str:

@@ -1,7 +1,4 @@
-"""Plots of equivariance errors by angle and by depth.
-
-Equal values give files with equal bytes: the files have no dates and no random identifiers.
-"""
+"""Plots of equivariance errors by angle and by depth. Equal values give files with equal bytes."""
 
 from __future__ import annotations
 
@@ -25,18 +22,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FLOOR = 1e-8
 
 STYLE: Any = {
-    "figure.dpi": 110,
-    "savefig.bbox": "tight",
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.hashsalt": "equibench",
-    "svg.fonttype": "none",
-}
+    "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.grid": True, "grid.color": "#dddddd",
+    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    "svg.hashsalt": "equibench", "svg.fonttype": "none",
+}  # fmt: skip
 
 
 def save(figure: Any, paths: Sequence[Path]) -> list[Path]:
@@ -66,9 +55,7 @@ def plot_angles(
         axes.set(xlim=(0, 360), xticks=range(0, 361, 45), xlabel="rotation of the input in degrees")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("relative change of the logits")
-        axes.set_title(title, loc="left", fontsize=10.5)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        return save(figure, [path])
+        return _finished(figure, axes, title, path)
 
 
 def plot_depth(series: Mapping[str, Mapping[str, float | None]], title: str, path: Path) -> list[Path]:
@@ -84,6 +71,10 @@ def plot_depth(series: Mapping[str, Mapping[str, float | None]], title: str, pat
         axes.set_ylim(FLOOR / 2, 4)
         axes.set_xticks(places, layers, rotation=40, ha="right", fontsize=8)
         axes.set(xlabel="layer, from input to output", ylabel="relative error of the features")
-        axes.set_title(title, loc="left", fontsize=10.5)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        return save(figure, [path])
+        return _finished(figure, axes, title, path)
+
+
+def _finished(figure: Any, axes: Any, title: str, path: Path) -> list[Path]:
+    axes.set_title(title, loc="left", fontsize=10.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return save(figure, [path])

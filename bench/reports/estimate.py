@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 
 from ...datasets.images import data_root
 from ...registry import DATASETS, MODELS, UserError, build_model
@@ -23,7 +22,7 @@ from ..spec.seeds import derive
 from ..spec.suite import RunSpec, Suite, plan
 from ..tools.gpus import one_device
 from ..tools.own_process import in_own_process
-from ..tools.text import duration
+from ..tools.text import duration, plain_table
 from ..training.prepare import check_output
 
 
@@ -37,11 +36,9 @@ class ModelCost:
     """The cost of all runs of one model of a suite.
 
     Attributes:
-        parameters: number of trainable parameters.
-        steps, batch: optimiser steps of a run, and images per step.
+        runs, steps, batch: number of runs, optimiser steps of a run, images of a step.
         step_flops: operations of a training step: forward, backward, expansion of filters.
         step_s: device-seconds of a step on this kind of hardware; None if it was never measured.
-        runs: number of seeds.
     """
 
     model: str
@@ -54,7 +51,7 @@ class ModelCost:
 
     @property
     def examples(self) -> int:
-        """Number of images that all runs see together."""
+        """Images that all runs see together."""
         return self.runs * self.steps * self.batch
 
     @property
@@ -69,11 +66,7 @@ class ModelCost:
 
 
 def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int) -> tuple[int, int]:
-    """Operations of one training step, and the number of parameters.
-
-    Args:
-        shape: channels, height, width of an image.
-    """
+    """Operations of one training step on images of a shape (channels, height, width); the number of parameters."""
     torch.manual_seed(derive(0, "weights"))
     network = build_model(model, shape[0], classes, shape[1])
     check_output(network, shape[0], classes, shape[1])  # this also initialises lazy modules
@@ -86,7 +79,7 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
 
     Args:
         root: results folder with records, which have step times.
-        hardware_key: hardware key of the device for the time.
+        hardware_key: of the device for the time.
 
     Raises:
         UserError: a name is unknown, or the budget is given in device-seconds.
@@ -97,13 +90,12 @@ def estimate(suite: Suite, root: Path, hardware_key: str) -> Iterator[ModelCost]
     measured = step_times(root, hardware_key)
     fields = DATASETS.find(suite.dataset).entry.fields
     for spec in plan(suite.model_copy(update={"seeds": suite.seed_list[:1]}), root=root):
-        flops, parameters = in_own_process(
-            step_flops, spec.model, fields["shape"], fields["classes"], spec.recipe.batch
-        )
+        shape, classes, batch = fields["shape"], fields["classes"], spec.recipe.batch
+        flops, parameters = in_own_process(step_flops, spec.model, shape, classes, batch)
         model = MODELS.find(spec.model)
         source = source_hash(model, lines_of(files_beside(model.files, model.opened, (root, data_root()))))
         seconds = measured.get(_key(spec, source))
-        yield ModelCost(spec.model, len(suite.seed_list), spec.steps, spec.recipe.batch, parameters, flops, seconds)
+        yield ModelCost(spec.model, len(suite.seed_list), spec.steps, batch, parameters, flops, seconds)
 
 
 def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
@@ -112,23 +104,13 @@ def _key(spec: RunSpec, source: str) -> tuple[str, ...]:
 
 
 def step_times(root: Path, hardware_key: str) -> dict[tuple[str, ...], float]:
-    """Seconds of a step from the records of a results folder, the shortest for each model.
-
-    Runs that shared their device and runs that ended early are ignored. Calibrations are not read, because their runs
-    have records.
-    """
+    """Seconds of a step from records, the shortest for each model; runs that shared their device do not count."""
     found: dict[tuple[str, ...], float] = {}
     for board in board_names(root):
         for record in read_board(root, board)[0]:
-            provenance = record.provenance
-            alone = record.runs_on_device == 1
-            if (
-                record.status == "ok"
-                and record.results
-                and alone
-                and provenance.hardware.get("hardware_key") == hardware_key
-            ):
-                key, seconds = _key(record.spec, provenance.source_hash), record.results.step_ms / 1000
+            here = record.provenance.hardware.get("hardware_key") == hardware_key
+            if here and record.status == "ok" and record.results and record.runs_on_device == 1:
+                key, seconds = _key(record.spec, record.provenance.source_hash), record.results.step_ms / 1000
                 found[key] = min(seconds, found.get(key, seconds))
     return found
 
@@ -137,23 +119,17 @@ def cost_table(name: str, costs: list[ModelCost], device: str) -> str:
     """The cost of a suite as a table, one row per model, and the sum."""
     rows = [
         {
-            "model": c.model,
-            "parameters": f"{c.parameters:,}",
-            "runs": c.runs,
-            "steps": f"{c.steps:,}",
-            "examples": f"{c.examples:,}",
-            "GFLOPs/step": f"{c.step_flops / 1e9:,.2f}",
-            "TFLOPs": f"{c.flops / 1e12:,.1f}",
-            "time": "unknown" if c.train_s is None else duration(c.train_s),
+            "model": c.model, "parameters": f"{c.parameters:,}", "runs": c.runs, "steps": f"{c.steps:,}",
+            "examples": f"{c.examples:,}", "GFLOPs/step": f"{c.step_flops / 1e9:,.2f}",
+            "TFLOPs": f"{c.flops / 1e12:,.1f}", "time": "unknown" if c.train_s is None else duration(c.train_s),
         }
         for c in costs
-    ]
+    ]  # fmt: skip
     known = [c.train_s for c in costs if c.train_s is not None]
     total = f"{sum(c.runs for c in costs)} runs, {sum(c.examples for c in costs):,} examples"
     total += f", {sum(c.flops for c in costs) / 1e12:,.1f} TFLOPs"
-    time = ""
     if known:
-        time = f"; {duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
-    unknown = "" if len(known) == len(costs) else "; the time is known after a first run on this device (--seeds 1)"
-    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
-    return f"{name} on {device}\n\n{table}\n\n{total}{time}{unknown}"
+        total += f"; {duration(sum(known))} of training for {len(known)} of {len(costs)} models, one run at a time"
+    if len(known) < len(costs):
+        total += "; the time is known after a first run on this device (--seeds 1)"
+    return f"{name} on {device}\n\n{plain_table(rows)}\n\n{total}"

@@ -1,8 +1,4 @@
-"""Model cards: the registration of a model, measurements of the built network, and its rows on boards.
-
-The network is built in the same way as for a run. Its parameters and operations are counted. Its invariance is measured
-at the declared size, and at one pixel less and one pixel more.
-"""
+"""Model cards: the registration of a model, measurements of its network, and its rows on boards."""
 
 from __future__ import annotations
 
@@ -21,23 +17,17 @@ from ..boards.notes import refresh_command
 from ..boards.statistics import mean
 from ..boards.terminal_table import rank_text
 from ..measures.accuracy import logits
+from ..measures.angle_and_depth import Scene
 from ..measures.compiler import avoid_compiler
 from ..measures.cost import count_numbers, evaluation_operations, learned_buffers
-from ..measures.equivariance import (
-    ANGLES,
-    Prepare,
-    draw_blobs,
-    reference_arithmetic,
-    relative_error,
-    zero_logits,
-)
+from ..measures.equivariance import ANGLES, reference_arithmetic, relative_error, zero_logits
 from ..measures.invariance import judge
 from ..measures.operations import real_numbers
 from ..publish.bibtex import entry, sources_of
 from ..records.record import FINAL
 from ..records.staleness import included_files
 from ..records.store import board_folder, board_names
-from ..spec.recipe import PAPER, Recipe, find_recipe
+from ..spec.recipe import PAPER, find_recipe
 from ..spec.seeds import derive
 from ..tools.schema import read_text, visible
 from ..tools.text import command, error_line, first_line
@@ -52,10 +42,7 @@ DRAWS = 4
 
 
 def model_card(name: str, root: Path) -> dict[str, Any]:
-    """Everything about a model, ready for JSON.
-
-    Args:
-        root: results folder with the boards.
+    """Everything about a model, ready for JSON; `root` is the results folder with the boards.
 
     Raises:
         UserError: there is no such model.
@@ -65,13 +52,13 @@ def model_card(name: str, root: Path) -> dict[str, Any]:
     keys = ("family", "group", "invariant", "status", "source", "note", "params", "evaluation")
     card: dict[str, Any] = {"model": name, "about": registered.doc, **{key: resolved.get(key) for key in keys}}
     card |= {"arguments": resolved.arguments, "treatments": resolved.treatments}
-    card["wrappers"] = [
-        {"name": w.name, "about": w.entry.doc, "note": w.entry.fields.get("note", "")} for w in resolved.wrappers
-    ]
-    card |= {"file": f"{registered.path.name}:{registered.line}", "origin": registered.origin}
-    return card | network(resolved) | {"recipe": recipe_of(name), "bibtex": [entry(s) for s in sources_of([name])]} | {
-        "boards": boards_of(name, root)
-    }  # fmt: skip
+    wrappers = [(w.name, w.entry) for w in resolved.wrappers]
+    card["wrappers"] = [{"name": n, "about": e.doc, "note": e.fields.get("note", "")} for n, e in wrappers]
+    card |= {"file": f"{registered.path.name}:{registered.line}", "origin": registered.origin} | network(resolved)
+    card |= {"recipe": None, "bibtex": [entry(s) for s in sources_of([name])]}
+    with suppress(UserError):  # it has no published recipe
+        card["recipe"] = find_recipe(PAPER, name).model_dump(mode="json")
+    return card | {"boards": boards_of(name, root)}
 
 
 def network(resolved: Resolved) -> dict[str, Any]:
@@ -101,8 +88,7 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
     """The modules with own parameters, grouped by class and kernel, in the order of first occurrence."""
     found: dict[str, dict[str, Any]] = {}
     for module in model.modules():
-        own = sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad)
-        if own:
+        if own := sum(real_numbers(p) for p in module.parameters(recurse=False) if p.requires_grad):
             kernel = getattr(module, "kernel_size", None)
             kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
             label = type(module).__name__ + (" " + " x ".join(map(str, kernel)) if kernel else "")
@@ -115,52 +101,32 @@ def layers(model: nn.Module) -> list[dict[str, Any]]:
 def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> dict[str, Any]:
     """Relative change of the logits on closed-form images.
 
-    Under the claimed group (C4 if none is claimed) it is measured at n − 1, n and n + 1 pixels, at initialisation and
-    after a change of the weights. Under 15 to 75 degrees it is measured at n pixels, at initialisation.
+    Under the claimed group (C4 if none is claimed): at n − 1, n and n + 1 pixels, at initialisation and after a change
+    of the weights. Under 15 to 75 degrees: at n pixels, at initialisation.
     """
     claim = str(resolved.get("invariant"))
     group = claim if claim != "none" else "C4"
     sizes, rotated = [], None
     for pixels in (size - 1, size, size + 1):
+        row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": "ok"}
+        scene = Scene(pixels, lambda images: images, [0.0] * channels, 1, torch.device("cpu"))
         try:
             torch.manual_seed(derive(0, "weights"))
             model = build_model(resolved.name, channels, classes, pixels).eval()
-            rotated = _rotated(model, channels, size) if pixels == size else rotated
-            found = judge(model, _images(channels, pixels), _as_it_is, group)
-            row = {
-                "size": pixels,
-                "error": found.built,
-                "error_moved": found.moved,
-                "exact": found.exact,
-                "outcome": "ok",
-            }
+            rotated = _rotated(model, scene) if pixels == size else rotated
+            found = judge(model, scene.image(scene.blobs(DRAWS), 0.0), scene.prepare, group)
+            row |= {"error": found.built, "error_moved": found.moved, "exact": found.exact}
         except Exception as error:  # an unsupported size
-            outcome = f"cannot be built: {first_line(error)}"
-            row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": outcome}
+            row["outcome"] = f"cannot be built: {first_line(error)}"
         sizes.append(row)
     return {"group": group, "sizes": sizes, "eq_rot_analytic": rotated}
 
 
-def _images(channels: int, size: int, angle: float = 0.0) -> torch.Tensor:
-    return draw_blobs(DRAWS, channels, size).sample(size, angle, [0.0] * channels).to(torch.float32)
-
-
-_as_it_is: Prepare = lambda images: images  # noqa: E731
-
-
-def _rotated(model: nn.Module, channels: int, size: int) -> float | None:
+def _rotated(model: nn.Module, scene: Scene) -> float | None:
+    images = [scene.image(scene.blobs(DRAWS), angle) for angle in (0.0, *ANGLES)]
     with reference_arithmetic():
-        orbit = [logits(model, _images(channels, size, angle), _as_it_is) for angle in (0.0, *ANGLES)]
-        return relative_error(orbit, zero_logits(model, _images(channels, size)))
-
-
-def recipe_of(name: str) -> dict[str, Any] | None:
-    """The published recipe of a model as data; None if none is known (it is trained with `common`)."""
-    try:
-        recipe: Recipe = find_recipe(PAPER, name)
-    except UserError:
-        return None
-    return recipe.model_dump(mode="json")
+        orbit = [logits(model, image, scene.prepare) for image in images]
+        return relative_error(orbit, zero_logits(model, images[0]))
 
 
 def boards_of(name: str, root: Path) -> list[dict[str, Any]]:
@@ -169,7 +135,7 @@ def boards_of(name: str, root: Path) -> list[dict[str, Any]]:
     for board in board_names(root):
         if _mentions(root, board, name):
             loaded = load_board(root, board)
-            if loaded.is_table and any(r.spec.model == name for r, _ in loaded.chosen):
+            if loaded.is_table and name in loaded.runs:
                 found.append(_on_board(name, loaded))
     return found
 
@@ -185,8 +151,7 @@ def _mentions(root: Path, board: str, name: str) -> bool:
 
 
 def _on_board(name: str, board: Board) -> dict[str, Any]:
-    runs, counted = board.runs[name], board.counted[name]
-    averaged = board.averaged[name]
+    runs, counted, averaged = board.runs[name], board.counted[name], board.averaged[name]
     results = [r.results for r in averaged if r.status in FINAL and r.results is not None]
     completed = [r.results for r in averaged if r.status == "ok" and r.results is not None]
     return {
@@ -209,30 +174,30 @@ def card_text(card: dict[str, Any]) -> str:
     lines = [f"# {card['model']}", "", *(t for t in (card["about"], card["note"]) if t), ""]
     lines += [f"- with {w['name']}: {w['about'] or w['note']}" for w in card["wrappers"]]
     lines += [f"- {name}: {value}" for name, value in _facts(card) if value]
-    lines += ["", *_section("Layers", _layer_lines(card)), *_section("Equivariance", _equivariance_lines(card))]
+    parts = [f"{la['count']} × {la['layer']}: {la['parameters']:,} parameters" for la in card.get("layers", [])]
+    lines += ["", *_section("Layers", parts), *_section("Equivariance", _equivariance_lines(card))]
     lines += _section("Boards", [_board_line(b) for b in card["boards"]] or ["none yet"])
     lines += ["## Citation", "", "```bibtex", *"\n\n".join(card["bibtex"] or ["% no source"]).splitlines(), "```"]
     return "\n".join(visible(line) for line in lines)
 
 
 def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
-    claim = card["invariant"]
-    arguments = ", ".join(f"{k} = {v}" for k, v in card["arguments"].items())
+    claim, buffers = card["invariant"], ""
+    if card.get("buffers"):
+        learned = card["learned_buffers"]
+        buffers = f"{card['buffers']:,} numbers" + (f", {learned:,} of them changed by training" if learned else "")
     return [
         ("group of its layers", card["group"]),
         ("logits claimed invariant", "no" if claim == "none" else f"under {claim}, exactly"),
         ("family", card["family"]),
         ("status", card["status"]),
         ("extra augmentation", ", ".join(card["treatments"])),
-        (
-            "evaluation",
-            f"{card['evaluation']}, the mean of the logits over several passes" if card["evaluation"] else "",
-        ),
-        ("arguments", arguments),
+        ("evaluation", card["evaluation"] and f"{card['evaluation']}, the mean of the logits over several passes"),
+        ("arguments", ", ".join(f"{k} = {v}" for k, v in card["arguments"].items())),
         ("input", card["input"]),
         ("parameters", f"{card['parameters']:,}" if "parameters" in card else card["problem"]),
         ("frozen parameters", f"{card['frozen']:,}" if card.get("frozen") else ""),
-        ("buffers", _buffers(card)),
+        ("buffers", buffers),
         ("declared", ", ".join(f"{count:,} ({shape})" for shape, count in (card["params"] or {}).items())),
         ("operations", f"{card['flops_per_image'] / 1e6:,.1f} MFLOPs per image" if "flops_per_image" in card else ""),
         ("some operations are not counted", card.get("uncounted", "")),
@@ -241,24 +206,12 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _buffers(card: dict[str, Any]) -> str:
-    if not card.get("buffers"):
-        return ""
-    learned = card["learned_buffers"]
-    return f"{card['buffers']:,} numbers" + (f", {learned:,} of them changed by training" if learned else "")
-
-
 def _recipe(recipe: dict[str, Any] | None) -> str:
     if recipe is None:
         return "none known; boards train it with `common`"
     epochs = f", {recipe['epochs']:g} epochs" if recipe.get("epochs") else ""
     augment = f", {', '.join(recipe['augment'])}" if recipe.get("augment") else ""
     return f"{recipe['name']}: {recipe['optimizer']}, rate {recipe['lr']:g}, batch {recipe['batch']}{epochs}{augment}"
-
-
-def _layer_lines(card: dict[str, Any]) -> list[str]:
-    rows = card.get("layers", [])
-    return [f"{row['count']} × {row['layer']}: {row['parameters']:,} parameters" for row in rows]
 
 
 def _equivariance_lines(card: dict[str, Any]) -> list[str]:
@@ -272,18 +225,14 @@ def _equivariance_lines(card: dict[str, Any]) -> list[str]:
     for row in found["sizes"]:
         what = row["outcome"] if row["outcome"] != "ok" else "undefined: the logits hardly depend on the image"
         if row["error"] is not None and row["error_moved"] is not None:
-            what = (
-                f"{'exact' if row['exact'] else 'not exact'}, relative change of the logits {row['error']:.1g} at"
-                " initialisation"
-            )
+            what = "exact" if row["exact"] else "not exact"
+            what += f", relative change of the logits {row['error']:.1g} at initialisation"
             what += f" and {row['error_moved']:.1g} after a change of the weights"
         lines.append(f"{found['group']} at {row['size']} pixels: {what}")
     if found["eq_rot_analytic"] is not None:
         lines.append(f"15 to 75 degrees at {found['sizes'][1]['size']} pixels: {found['eq_rot_analytic']:.2g}")
-    return [
-        *lines,
-        "measured on rotated images in closed form; 0 means invariant, 1 means a change as large as for another image",
-    ]
+    meaning = "0 means invariant, 1 means a change as large as for another image"
+    return [*lines, f"measured on rotated images in closed form; {meaning}"]
 
 
 def _board_line(row: dict[str, Any]) -> str:

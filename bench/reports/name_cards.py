@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, nearest
 from ..boards.families import find_points
 from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
-from ..spec.suite import suite_names
-from ..tools.text import fitted_table, follow_up_command, plural
-
-if TYPE_CHECKING:
-    from ..spec.suite import Suite
+from ..spec.suite import Suite, suite_names
+from ..tools.text import fitted_table, follow_up_command, plural, wrapped
 
 
 def kind_of(name: str, root: Path) -> str:
@@ -88,6 +85,4 @@ def recipe_text(name: str, width: int | None) -> str:
     """The recipes of this name for a terminal, one paragraph each."""
     rows = [row for row in recipe_rows() if row["name"] == name]
     paragraphs = [[f"{key.replace('_', ' ')}: {value}" for key, value in row.items() if value] for row in rows]
-    from ..tools.text import wrapped
-
     return "\n\n".join("\n".join(wrapped(line, width) for line in lines) for lines in paragraphs)

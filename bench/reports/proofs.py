@@ -1,11 +1,8 @@
-"""Verification of claims: the numbers are computed again, and shown as tables and as a plot.
-
-A proof has two modules: one with ``PARTS`` and ``verify``, and a report with ``summary`` and ``plot``. Examples are
-`models.pdo.proof.verify` and `models.pdo.proof.report`.
-"""
+"""Verification of claims: the numbers are computed again, and shown as tables and as a plot."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,11 +11,12 @@ from typing import Any
 
 from ...registry import UserError, nearest
 from ..tools.files import write_atomically
+from ..tools.text import plain_table
 
-#: Names of the proofs and their modules, which are imported on demand.
+#: The proofs: a module with ``PARTS`` and ``verify``, and one with ``summary`` and ``plot``; both imported on demand.
 PROOFS = {
     "pdo-econv": ("equibench.models.pdo.proof.verify", "equibench.models.pdo.proof.report"),
-    "statistics": ("equibench.bench.reports.simulation", "equibench.bench.reports.simulation_report"),
+    "statistics": ("equibench.bench.reports.simulation",) * 2,
 }
 #: Proofs with a quick version.
 QUICK = ("statistics",)
@@ -26,13 +24,7 @@ QUICK = ("statistics",)
 
 @dataclass(frozen=True)
 class Proof:
-    """The result of a proof.
-
-    Attributes:
-        rows: part -> rows of plain numbers and strings; ``ok`` in each row says whether the claim holds.
-        tables: titles and texts of the tables.
-        figure: the file of the plot; None if nothing was drawn.
-    """
+    """The result of a proof: rows by part (``ok`` says whether a claim holds), titles and tables, the plot's file."""
 
     rows: dict[str, list[dict[str, Any]]]
     tables: list[tuple[str, str]]
@@ -50,17 +42,13 @@ class Proof:
 
 
 def prove(
-    name: str,
-    out: str | Path,
-    parts: Sequence[str] = (),
-    on_part: Callable[[str], None] = lambda _: None,
+    name: str, out: str | Path, parts: Sequence[str] = (), on_part: Callable[[str], None] = lambda _: None,
     quick: bool = False,
-) -> Proof:
+) -> Proof:  # fmt: skip
     """Compute a proof on one thread and write its plot to ``<out>/verify-<name>.png``.
 
     Args:
         name: one of `PROOFS`.
-        out: folder of the plot; it is created if needed.
         parts: the requested parts; empty means all.
         on_part: called with the name of each part before it is computed.
         quick: take only seconds and prove less; only for `QUICK`.
@@ -79,7 +67,11 @@ def prove(
         if part not in module.PARTS:
             raise UserError(f"{name} has no part {part!r}; {nearest(part, module.PARTS)}")
     path = Path(out) / f"verify-{name}.png"
-    _write(path, None)  # check the folder before minutes of work
+    try:  # before minutes of work
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -89,26 +81,5 @@ def prove(
         torch.set_num_threads(threads)
     image = report.plot(rows)
     if image is not None:
-        _write(path, image)
-    return Proof(rows, [(title, _text(lines)) for title, lines in report.summary(rows)], path if image else None)
-
-
-def _write(path: Path, image: bytes | None) -> None:
-    """Write the plot; without an image, only check that its folder can be written."""
-    import tempfile
-
-    try:
-        if image is not None:
-            write_atomically(path, image)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error
-
-
-def _text(lines: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    return tabulate(lines, headers="keys", tablefmt="simple", disable_numparse=True)
+        write_atomically(path, image)
+    return Proof(rows, [(title, plain_table(lines)) for title, lines in report.summary(rows)], path if image else None)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...registry import UserError
 from ..boards.claims import claim_columns
 from ..records.find import find_run, matches_a_run
+from ..records.outcomes import outcomes_path, read_predictions
+from ..records.provenance import harness_hash
 from ..records.record import CORE_ERRORS, RunRecord
+from ..records.staleness import staleness
 from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
 from ..tools.files import results_root
 from ..tools.schema import visible
 
 
 def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run` (see `find_run`), with `_further_facts` and with its claim of
-    invariance, which is marked if the run contradicts it. None if no id begins with `run`.
+    """The record of the run whose id begins with `run`, with further facts; None if no id begins with `run`.
 
     Raises:
         UserError: several ids begin with `run`, or the record is refused.
@@ -35,58 +39,34 @@ MOST_SHOWN = 20
 
 
 def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
-    """Accuracy by class in % and the confusion matrix: images by label (rows) and by predicted class (columns).
-
-    An additional last column counts images with non-finite logits. ``missing`` says why there are no outcomes.
-    """
-    import numpy as np
-
-    from ..records.outcomes import read_predictions
-
+    """Accuracy by class in %, and images by label (rows) and predicted class; last column: non-finite logits."""
     try:
         predicted, labels, classes = read_predictions(root, record)
     except UserError as error:
         return {"missing": str(error)}
-    counts = np.bincount(labels * (classes + 1) + predicted, minlength=classes * (classes + 1)).reshape(
-        classes, classes + 1
-    )
+    shape = classes, classes + 1
+    counts = np.bincount(labels * (classes + 1) + predicted, minlength=np.prod(shape)).reshape(shape)
     counts = counts if counts[:, classes].any() else counts[:, :classes]
-    images = counts.sum(axis=1)
-    by_class = [
-        100 * int(own[c]) / int(n) if n else None for c, (own, n) in enumerate(zip(counts, images, strict=True))
-    ]
+    images = zip(counts.diagonal(), counts.sum(axis=1), strict=True)
+    by_class = [100 * int(right) / int(n) if n else None for right, n in images]
     return {"by_class_pct": by_class, "confusion": counts.tolist()}
 
 
 def _further_facts(root: Path, record: RunRecord) -> dict[str, Any]:
-    """Facts that are not in the record: ``run`` and ``board``, the paths of its ``files``, and ``changed``: which of
-    source, data, recipe and harness have changed since the run.
-    """
-    from ..records.outcomes import outcomes_path
-    from ..records.provenance import harness_hash
-    from ..records.staleness import staleness
-
-    kept = {
-        "record": board_folder(root, record.spec.board) / record.file_name,
-        "weights": weights_path(root, record.spec.board, record.run_id),
-        "log": log_path(root, record.spec.board, record.run_id),
-        **({"outcomes": found} if (found := outcomes_path(root, record)) else {}),
-        **{
-            f"{what} {i}": p
-            for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder))
-            for i, p in enumerate(sorted(folder(root, record.spec.board).glob(f"{record.run_id}.*.json")), 1)
-        },
-    }
-    stale = staleness(record, root)
-    changed = stale.split(", ") if stale else []
+    """Facts that are not in the record; ``changed`` names what differs now: source, data, recipe, harness."""
+    board, run = record.spec.board, record.run_id
+    kept = {"record": board_folder(root, board) / record.file_name, "weights": weights_path(root, board, run)}
+    kept["log"] = log_path(root, board, run)
+    if outcomes := outcomes_path(root, record):
+        kept["outcomes"] = outcomes
+    for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder)):
+        paths = sorted(folder(root, board).glob(f"{run}.*.json"))
+        kept |= {f"{what} {i}": path for i, path in enumerate(paths, 1)}
+    changed = [part for part in staleness(record, root).split(", ") if part]
     if record.provenance.harness_hash not in ("", harness_hash()):
         changed.append("harness")
-    return {
-        "run": record.run_id,
-        "board": record.spec.board,
-        "changed": changed,
-        "files": {name: str(p) for name, p in kept.items() if p.is_file()},
-    }
+    files = {name: str(path) for name, path in kept.items() if path.is_file()}
+    return {"run": run, "board": board, "changed": changed, "files": files}
 
 
 def run_text(card: dict[str, Any]) -> str:
@@ -102,13 +82,10 @@ def run_text(card: dict[str, Any]) -> str:
     width = max(len(name) for _, values in parts for name in values)
     paragraphs = []
     for title, values in parts:
-        lines = [
-            f"{visible(name):<{width}}  {visible(value)}"
-            for name, value in values.items()
-            if value not in (None, "", [])
-        ]
-        if lines:
-            paragraphs.append("\n".join([*([f"{title}:"] if title else []), *lines]))
+        shown = {name: value for name, value in values.items() if value not in (None, "", [])}
+        if shown:
+            lines = [f"{visible(name):<{width}}  {visible(value)}" for name, value in shown.items()]
+            paragraphs.append("\n".join([f"{title}:", *lines] if title else lines))
     return "\n\n".join(paragraphs)
 
 
@@ -118,9 +95,8 @@ def _outcome_parts(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     classes = list(enumerate(zip(found["by_class_pct"], found["confusion"], strict=True)))
     shares = {f"class {c}": "no image" if share is None else f"{share:.2f} %" for c, (share, _) in classes}
     if len(classes) > MOST_SHOWN:
-        return [
-            (f"Accuracy by class (the first {MOST_SHOWN} of {len(classes)})", dict(list(shares.items())[:MOST_SHOWN]))
-        ]
+        title = f"Accuracy by class (the first {MOST_SHOWN} of {len(classes)})"
+        return [(title, dict(list(shares.items())[:MOST_SHOWN]))]
     names = [*map(str, range(len(classes))), "none"][: len(found["confusion"][0])]
     width = max(len(str(n)) for n in [*names, *(n for row in found["confusion"] for n in row)])
     lines = {f"class {c}": " ".join(f"{n:>{width}}" for n in row) for c, (_, row) in classes}

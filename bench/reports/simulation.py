@@ -1,4 +1,4 @@
-"""Checks the claims about intervals, p and ranks on simulated networks: ``equibench verify statistics``.
+"""The proof of the claims about intervals, p and ranks, on simulated networks: ``equibench verify statistics``.
 
 A simulated network is right on an image with probability 1 / (1 + e^-x). x is the sum of its quality, the effect of the
 seed and the difficulty of the image. Both effects have a part that all networks share and a part of the single network.
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from ..boards.random_effects import Spread, detectable, half_widths, p_values, spread_of_pairs, spread_of_table
 from ..boards.statistics import holm
+
+Row = dict[str, Any]
 
 PARTS = ("coverage", "family", "power")
 SEEDS = (3, 5, 8)
@@ -61,8 +64,6 @@ class Simulation:
         self.case = case
         self.rng = np.random.Generator(np.random.PCG64(start))
         unequal = case.difficulty == UNEQUAL
-        self._shared: np.ndarray
-        self._own: np.ndarray
         self._shared, self._own = (_SHARED, _OWN) if unequal else (np.zeros(1), np.zeros(1))
         # x of every kind of image (ordered by shared part), without the quality and the seed effect.
         self._kinds = (self._shared[:, None] + self._own).ravel()
@@ -78,13 +79,12 @@ class Simulation:
         """Seed effects (seeds, networks): the sum of a shared part and a part of each network."""
         if self.case.effects in (NONE, ALIKE):
             return np.zeros((seeds, networks))
-        parts = []
-        for size in ((seeds, 1), (seeds, networks)):
-            # Skewed: most seeds are slightly above the mean, few are far below.
-            parts.append(
-                self.rng.normal(size=size) if self.case.effects == NORMAL else 1 - self.rng.exponential(size=size)
-            )
-        return _SEED_EFFECT * (parts[0] + parts[1])
+        sizes = ((seeds, 1), (seeds, networks))
+        if self.case.effects == NORMAL:
+            shared, own = (self.rng.normal(size=size) for size in sizes)
+        else:  # skewed: most seeds are slightly above the mean, few are far below
+            shared, own = (1 - self.rng.exponential(size=size) for size in sizes)
+        return _SEED_EFFECT * (shared + own)
 
     def experiment(self) -> tuple[list[np.ndarray], np.ndarray]:
         """For each seed the outcomes (networks, images) of 0 and 1, and the true accuracies on these images, in %."""
@@ -117,32 +117,39 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 def verify(
     parts: Sequence[str], on_part: Callable[[str], None] = lambda _: None, quick: bool = False
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Row]]:
     """Rows of the parts; ``ok`` in each row says whether the claim holds. Every call gives the same values.
 
     Args:
         quick: use `QUICK_TRIALS` experiments per row and only small test sets; this proves less.
     """
     trials = {min(TRIALS): QUICK_TRIALS} if quick else TRIALS
-    made = {"coverage": _coverage, "family": _family, "power": _power}
-    rows = {}
+    made = {"coverage": coverage, "family": family}
+    rows: dict[str, list[Row]] = {}
     for part in parts:
         on_part(part)
-        rows[part] = [row for m in trials for row in made[part](m, trials[m])]
+        cases = [(case, trials[images]) for images in trials for case in _cases(part, images)]
+        if part == "power":
+            rows[part] = [row for case in cases for row in observed_power(*case)]
+        else:
+            rows[part] = [made[part](*case) for case in cases]
     return rows
 
 
-def _coverage(images: int, trials: int) -> Iterator[dict[str, Any]]:
-    for effects, difficulty in (
-        *((e, d) for e in (NORMAL, NONE, SKEWED) for d in (EQUAL, UNEQUAL)), (ALIKE, UNEQUAL),
-    ):  # fmt: skip
-        for seeds in SEEDS:
-            yield coverage(Case(seeds, images, effects, difficulty), trials)
+def _cases(part: str, images: int) -> list[Case]:
+    kinds = [Case(0, images)]
+    if part == "coverage":
+        effects = [*product((NORMAL, NONE, SKEWED), (EQUAL, UNEQUAL)), (ALIKE, UNEQUAL)]
+        kinds = [Case(0, images, *kind) for kind in effects]
+    elif part == "family":
+        kinds = [Case(0, images, worse=(0.0,) * models) for models in MODELS[images]]
+        kinds.append(Case(0, images, NONE, EQUAL, worse=(0.0,) * MODELS[images][-1]))
+        kinds.append(Case(0, images, worse=(0.0,) * 4 + (0.15,) * 4))
+    return [replace(kind, seeds=seeds) for kind in kinds for seeds in SEEDS]
 
 
-def coverage(case: Case, trials: int) -> dict[str, Any]:
-    """Coverage of 95 % intervals for an accuracy and for a paired difference, over new seeds and over new seeds and
-    images.
+def coverage(case: Case, trials: int) -> Row:
+    """Coverage of 95 % intervals for an accuracy and a paired difference, over new seeds, and new seeds and images.
 
     If all seeds make the same predictions, coverage over new seeds on the same images is not defined: None.
     """
@@ -168,29 +175,18 @@ def coverage(case: Case, trials: int) -> dict[str, Any]:
 
 
 def _two_standard_errors(share: float, trials: int) -> float:
-    """Two standard errors of a share."""
     return 2 * float(np.sqrt(share * (1 - share) / trials))
 
 
-def _named(case: Case) -> dict[str, Any]:
+def _named(case: Case) -> Row:
     return {"images": case.images, "seeds": case.seeds, "seed effects": case.effects, "difficulty": case.difficulty}
 
 
-def _family(images: int, trials: int) -> Iterator[dict[str, Any]]:
-    largest = MODELS[images][-1]
-    for models in MODELS[images]:
-        for seeds in SEEDS:
-            yield family(Case(seeds, images, worse=(0.0,) * models), trials)
-    for more in (Case(0, images, NONE, EQUAL, (0.0,) * largest), Case(0, images, worse=(0.0,) * 4 + (0.15,) * 4)):
-        for seeds in SEEDS:
-            yield family(replace(more, seeds=seeds), trials)
-
-
-def family(case: Case, trials: int) -> dict[str, Any]:
+def family(case: Case, trials: int) -> Row:
     """How often any decision is wrong: equal models are declared different, or a worse model is declared better.
 
-    This is counted for p against the reference (the first model), corrected by Holm, and for the rank sets, which use
-    all pairs. For comparison, it is also counted for t-tests over the seeds only.
+    Counted for p against the first model, corrected by Holm, and for the rank sets (all pairs); and for comparison, for
+    t-tests over the seeds only.
     """
     world, models = Simulation(case), len(case.worse)
     first, second = np.triu_indices(models, 1)
@@ -210,20 +206,12 @@ def family(case: Case, trials: int) -> dict[str, Any]:
                 wrong[f"{what}{name}"] += bool((rejected & (np.sign(difference) != better)[chosen]).any())
     shares = {name: count / trials for name, count in wrong.items()}
     fits = max(shares["p"], shares["rank sets"]) <= WRONG + _two_standard_errors(WRONG, trials)
-    kind = (
-        f"{models} equal"
-        if not any(case.worse)
-        else f"{case.worse.count(0.0)} equal, {models - case.worse.count(0.0)} worse"
-    )
+    equal = case.worse.count(0.0)
+    kind = f"{equal} equal" + (f", {models - equal} worse" if equal < models else "")
     return {"models": kind, **_named(case), **shares, "trials": trials, "ok": fits}
 
 
-def _power(images: int, trials: int) -> Iterator[dict[str, Any]]:
-    for seeds in SEEDS:
-        yield from observed_power(Case(seeds, images), trials)
-
-
-def observed_power(case: Case, trials: int) -> Iterator[dict[str, Any]]:
+def observed_power(case: Case, trials: int) -> Iterator[Row]:
     """The observed power for a difference with a planned power of 80 %, and for a difference of half that size."""
     pair = np.array([0]), np.array([1])
     smallest = 0.0
@@ -241,14 +229,8 @@ def observed_power(case: Case, trials: int) -> Iterator[dict[str, Any]]:
             means = 100 * np.mean([r.mean(axis=1) for r in right], axis=0)
             found += bool(p_values(np.array([means[0] - means[1]]), spread_of_pairs(right, *pair))[0] <= 0.05)
         fits = said is None or abs(found / trials - said) <= 0.05 + _two_standard_errors(said, trials)
-        yield {
-            **_named(case),
-            "difference": difference,
-            "planned": said,
-            "power": found / trials,
-            "trials": trials,
-            "ok": fits,
-        }
+        figures = {"difference": difference, "planned": said, "power": found / trials}
+        yield {**_named(case), **figures, "trials": trials, "ok": fits}
 
 
 def _simulation_with_difference(case: Case, difference: float) -> Simulation:
@@ -259,3 +241,53 @@ def _simulation_with_difference(case: Case, difference: float) -> Simulation:
         world = Simulation(replace(case, worse=(0.0, middle)))
         low, high = (middle, high) if world.accuracy[0] - world.accuracy[1] < difference else (low, middle)
     return Simulation(replace(case, worse=(0.0, high)))
+
+
+_TITLES = {
+    "coverage": (
+        f"Coverage of 95 % intervals (claimed if seed effects are normal or none: {100 * LOWEST:g} to"
+        f" {100 * HIGHEST:g})\n"
+        "seeds: over new seeds on the same images; both: over new seeds and new images"
+    ),
+    "family": f"Experiments with any wrong decision (claimed: at most {100 * WRONG:g}); for comparison: t-tests over"
+    " the seeds only",
+    "power": "Power to detect a difference (one comparison); planned: the power in the board's note and in equibench"
+    " plan",
+}
+
+
+def summary(rows: dict[str, list[Row]]) -> list[tuple[str, list[Row]]]:
+    """Titles and tables (rows of strings and numbers) of the parts in `rows`."""
+    tables = []
+    for part, own in rows.items():
+        counts = ", ".join(dict.fromkeys(f"{row['trials']:,} ({row['images']:,} images)" for row in own))
+        about = f"in percent of {counts} experiments; in each cell with {', '.join(map(str, SEEDS))} seeds"
+        tables.append((f"{_TITLES[part]}\n{about}; claims hold within two standard errors", _table(own)))
+    return tables
+
+
+def plot(rows: dict[str, list[Row]]) -> None:
+    """There is nothing to draw."""
+
+
+def _table(rows: list[Row]) -> list[Row]:
+    """Rows that differ only in their number of seeds, combined into one row."""
+    named = ("models", "images", "seed effects", "difficulty", "planned")
+    lines: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        lines.setdefault(tuple(row.get(key) for key in named), []).append(row)
+    table = []
+    for key, own in lines.items():
+        line: Row = {name: value for name, value in zip(named, key, strict=True) if value is not None}
+        line["images"] = f"{line['images']:,}"
+        if "power" in own[0]:
+            line["planned"] = "" if key[-1] is None else f"{100 * key[-1]:g}"
+        for name in own[0]:
+            if name not in (*named, "seeds", "trials", "ok"):
+                line[name] = " / ".join(_cell(name, row[name]) for row in own)
+        table.append({**line, "ok": "yes" if all(row["ok"] for row in own) else "NO"})
+    return table
+
+
+def _cell(name: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}" if name == "difference" else f"{100 * value:.1f}"

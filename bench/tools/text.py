@@ -148,6 +148,13 @@ def table_width(rows: Sequence[Mapping[str, object]]) -> int:
     return sum(max(len(key) + 2, *(len(str(row[key])) for row in rows)) + 2 for key in rows[0]) - 2 if rows else 0
 
 
+def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A table without borders; the values are shown as they are."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
+
+
 def fitted_table(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
     """A plain table with the columns that fit into a line of `width` characters (None: all); `first` are preferred.
 

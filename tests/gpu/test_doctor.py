@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from equibench.bench.check.doctor.checks import CHECKS, Check, perform
+from equibench.bench.check.doctor.checks import CHECKS, Check, devices_of, perform
 from equibench.bench.check.doctor.device import ExaminedDevice
-from equibench.bench.check.doctor.examine import devices_of
 from equibench.bench.records.record import RunRecord, read_board
 from equibench.bench.records.store import board_names
 from equibench.registry import UserError

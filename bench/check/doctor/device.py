@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...records.record import RunRecord, read_board
 from ...records.store import board_names
 from ...tools.gpu_driver import memory_used_mib
 from ...tools.gpu_processes import LITTLE_MIB
-from .process import NoAnswer, Process
+from ...training.job import Examination
+from ..process import NoAnswer, Process
 
 #: Seconds that the checks of one device may take together.
 BOUND_S = 300.0
@@ -36,11 +35,10 @@ class Failed(Exception):
     """A check failed; with the problem."""
 
 
-class ExaminedDevice:
-    """One device of this machine, with the state that its checks share.
+class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
+    """One device of this machine (``cpu`` or ``cuda:<i>``), with the state that its checks share.
 
     Args:
-        device: ``cpu`` or ``cuda:<i>``.
         devices: all CUDA devices that should be busy at the same time.
         quick: whether long checks are shortened.
         explanation: torch's explanation if it sees no CUDA device.
@@ -49,27 +47,16 @@ class ExaminedDevice:
     """
 
     def __init__(
-        self,
-        device: str,
-        devices: list[str],
-        quick: bool = False,
-        data_root: str | None = None,
-        explanation: str = "",
-        bound_s: float = BOUND_S,
-        patience: float = 1.0,
-    ) -> None:
+        self, device: str, devices: list[str], quick: bool = False, data_root: str | None = None,
+        explanation: str = "", bound_s: float = BOUND_S, patience: float = 1.0,
+    ) -> None:  # fmt: skip
         self.device, self.devices, self.quick, self.data_root = device, devices, quick, data_root
         self.explanation, self._patience = explanation, patience
         self._until = time.monotonic() + bound_s
         self._kept: Process | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="equibench-doctor-"))
 
-    def __enter__(self) -> ExaminedDevice:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.leave()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -77,17 +64,8 @@ class ExaminedDevice:
     def is_gpu(self) -> bool:
         return self.device != "cpu"
 
-    def need_gpu(self, why: str) -> None:
-        """Raise NotApplicable on a CPU."""
-        if not self.is_gpu:
-            raise NotApplicable(why)
-
     def left(self, limit_s: float) -> float:
-        """The time limit of an operation that usually takes less than `limit_s`.
-
-        Raises:
-            LeftOut: the time of the whole examination is over.
-        """
+        """The time limit of an operation that usually takes less than `limit_s`; `LeftOut` if all time is over."""
         left = self._until - time.monotonic()
         if left < 1:
             raise LeftOut("the time of the examination was over")
@@ -109,12 +87,7 @@ class ExaminedDevice:
         return {**self.ask("other_processes", 60, before_mib=before), "before_mib": before}
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        """The answer of the process that the checks share; if it has failed, a new process is started.
-
-        Raises:
-            NoAnswer: there is no answer within the limit.
-            LeftOut: the time of the whole examination is over.
-        """
+        """The answer of the process that the checks share, or `NoAnswer`; a failed process is replaced next time."""
         if self._kept is None:
             self._kept = self.fresh()
         try:
@@ -126,7 +99,7 @@ class ExaminedDevice:
 
     def fresh(self, also: dict[str, str] | None = None, device: str | None = None) -> Process:
         """A new process; the caller must end it."""
-        return Process(device or self.device, self.data_root, also)
+        return Process(Examination(device=device or self.device, threads=1, data_root=self.data_root), also)
 
     def leave(self) -> None:
         """End the shared process, so that the device is free."""
@@ -135,9 +108,7 @@ class ExaminedDevice:
             self._kept = None
 
     def equibench(self, *arguments: str, limit_s: float) -> tuple[list[RunRecord], str]:
-        """Run a command in a new results folder; return the records and its standard error.
-
-        No other process of this program uses the device at that time.
+        """Run a command alone on the device, in a new results folder; return the records and its standard error.
 
         Raises:
             NoAnswer: the command exceeded its time limit.
@@ -150,7 +121,7 @@ class ExaminedDevice:
         limit = self.left(limit_s)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env={**os.environ}, start_new_session=True,
+            start_new_session=True,
         )  # fmt: skip
         try:
             _, said = process.communicate(timeout=limit)

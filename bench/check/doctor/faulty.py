@@ -17,24 +17,16 @@ class _Net(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         # Not during inspection with two images on the CPU.
         if self.training and len(images) > 3:
-            if self.how == "memory":
-                _fill_memory(images.device)
-            if self.how == "index":
-                _index_outside(images.device)
+            device = images.device
+            if self.how == "memory":  # more than the device has
+                cpu = device.type == "cpu"
+                size = 2**62 if cpu else 4 * torch.cuda.get_device_properties(device).total_memory
+                torch.empty(size, dtype=torch.uint8, device=device)
+            if self.how == "index":  # on a GPU this is an assertion, and the process cannot use the GPU any more
+                torch.arange(4, device=device)[torch.full((1,), 10**6, device=device)]
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
         return self.head(self.convolution(images).relu().amax((2, 3)))
-
-
-def _fill_memory(device: torch.device) -> None:
-    """Allocate more memory than the device has."""
-    size = 2**62 if device.type == "cpu" else 4 * torch.cuda.get_device_properties(device).total_memory
-    torch.empty(size, dtype=torch.uint8, device=device)
-
-
-def _index_outside(device: torch.device) -> None:
-    """Read beyond the end of a tensor. On a GPU this is an assertion, and the process cannot use the GPU any more."""
-    torch.arange(4, device=device)[torch.full((1,), 10**6, device=device)]
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # The wider networks have more operations, so they run before the healthy one.

@@ -1,4 +1,4 @@
-"""The doctor's judgements of measurements. The arguments are plain numbers, so tests can pass wrong ones.
+"""The doctor's judgements of measurements, which are plain numbers.
 
 A judge returns the measurement as text, or raises `Failed`, `NotApplicable` or `LeftOut`. Functions called `why_…`
 return the problem; empty if there is none.
@@ -29,10 +29,9 @@ POWER_CAP = "power cap"
 
 
 def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
-    """Why a build of torch has no kernels for a GPU; empty if it has.
+    """Why a build of torch has no kernels for a GPU.
 
-    Binary code runs on GPUs with the same major capability and the same or a higher minor one; ``compute_XY`` is
-    compiled for all newer GPUs.
+    ``sm_XY`` runs on GPUs with the same major capability and at least this minor one, ``compute_XY`` on all newer ones.
     """
     major, minor = capability
     for name in built_for:
@@ -42,16 +41,13 @@ def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
             own = divmod(int(number), 10)
             if (kind == "sm" and own[0] == major and own[1] <= minor) or (kind == "compute" and own <= (major, minor)):
                 return ""
-    return (
-        f"torch is built for {', '.join(built_for)}, but this GPU has capability {major}.{minor}; install a build of"
-        " torch for it"
-    )
+    here = f"this GPU has capability {major}.{minor}"
+    return f"torch is built for {', '.join(built_for)}, but {here}; install a build of torch for it"
 
 
 def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
     """Judge the GPUs on which the driver names a process that holds memory of one of them."""
-    elsewhere = [name for name in named_on if name != uuid]
-    if elsewhere:
+    if elsewhere := [name for name in named_on if name != uuid]:
         raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
     if uuid not in named_on:
         raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
@@ -59,7 +55,7 @@ def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
 
 
 def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
-    """Judge which other processes are on a GPU, by the same rule as for runs.
+    """Judge which other processes are on a GPU, by the rule for runs.
 
     Args:
         others, unknown: as in `gpu_processes.OtherProcesses`, while a process of ours holds memory there.
@@ -69,9 +65,8 @@ def judge_alone(others: str, unknown: str, before_mib: float | None) -> str:
         raise Failed(others)
     if unknown:
         raise LeftOut(f"it cannot be determined whether a run is alone: {unknown}")
-    return "the driver names only our process" + (
-        "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
-    )
+    used = "" if before_mib is None else f"; {before_mib:.0f} MiB in use without us"
+    return f"the driver names only our process{used}"
 
 
 def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float) -> str:
@@ -82,16 +77,13 @@ def judge_clock(device_s: float, host_s: float, cycles: int, submitted_s: float)
         raise Failed(f"the device's events give {device_s:.4f} s, but the host's clock gives {host_s:.4f} s")
     if submitted_s > 0.5 * host_s:
         raise Failed(f"submitting a kernel of {host_s:.3f} s took {submitted_s:.3f} s: the host waits for the device")
-    return (
-        f"{device_s:.4f} s by events, {host_s:.4f} s by the host ({100 * (device_s / host_s - 1):+.2f} %);"
-        f" {cycles / device_s / 1e6:,.0f} MHz"
-    )
+    both = f"{device_s:.4f} s by events, {host_s:.4f} s by the host"
+    return f"{both} ({100 * (device_s / host_s - 1):+.2f} %); {cycles / device_s / 1e6:,.0f} MHz"
 
 
 def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
     """Judge the errors of 1 + 2^-12 after a product and a convolution, by profile."""
-    wrong = [kind for kind, error in found["strict"].items() if not error < ROUNDED]
-    if wrong:
+    if wrong := [kind for kind, error in found["strict"].items() if not error < ROUNDED]:
         raise Failed(f"under strict, {' and '.join(wrong)} round like TF32 (error {max(found['strict'].values()):.1e})")
     largest = max(found["strict"].values())
     if not has_tf32:
@@ -102,9 +94,7 @@ def judge_rounding(found: dict[str, dict[str, float]], has_tf32: bool) -> str:
 
 
 def why_other_bits(once: dict[str, Any], twice: dict[str, Any], resumed: dict[str, Any]) -> str:
-    """The problem of three trainings of one network; the last one continued from half of the first. Empty if there is
-    none.
-    """
+    """The problem of three trainings of one network; the last one continued from half of the first."""
     if not once["finite"]:
         return "the weights are not finite"
     if twice["digest"] != once["digest"]:
@@ -137,22 +127,20 @@ def judge_failures(wanted: dict[str, str], found: dict[str, tuple[str, str]], sa
 
 def judge_runs(records: Sequence[RunRecord], names: list[str]) -> str:
     """Judge runs of `RUN_S` device-seconds, one on each device: all must be ok and close to their budget."""
-    parts = []
+    places, parts = [], []
     for record in sorted(records, key=lambda r: r.spec.seed):
         if record.status != "ok" or record.results is None:
             raise Failed(f"a run of {record.spec.model} has the status {record.status!r}: {record.reason}")
         off = record.results.train_s / RUN_S - 1
         where = record.provenance.hardware.get("device", "")
         if abs(off) > RUN_SHARE:
-            raise Failed(
-                f"{record.results.train_s:.3f} s instead of {RUN_S} s on {where} ({100 * off:+.2f} %, allowed ±1 %)"
-            )
-        parts.append((where, f"{where} {100 * off:+.2f} %"))
-    if {where for where, _ in parts} != set(names):
-        raise Failed(
-            f"the runs were on {', '.join(where for where, _ in parts)}, not one on each of {', '.join(names)}"
-        )
-    return f"{RUN_MODEL}, {RUN_S} s: " + ", ".join(words for _, words in parts)
+            took = f"{record.results.train_s:.3f} s instead of {RUN_S} s"
+            raise Failed(f"{took} on {where} ({100 * off:+.2f} %, allowed ±1 %)")
+        places.append(where)
+        parts.append(f"{where} {100 * off:+.2f} %")
+    if set(places) != set(names):
+        raise Failed(f"the runs were on {', '.join(places)}, not one on each of {', '.join(names)}")
+    return f"{RUN_MODEL}, {RUN_S} s: {', '.join(parts)}"
 
 
 def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]]) -> str:
@@ -162,21 +150,15 @@ def judge_load(blocks: list[float], flops: float, samples: list[dict[str, Any]])
     third = len(blocks) // 3
     slower = median(blocks[-third:]) / median(blocks[:third]) - 1
     reasons = {reason for s in samples for reason in s["reasons"] or () if reason in SLOWDOWNS}
-    seen = _span(samples)
+    spans = []
+    for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
+        if known := [s[key] for s in samples if s[key] is not None]:
+            spans.append(f"{min(known):.0f}–{max(known):.0f} {unit}")
+    seen = "; " + (", ".join(spans) or "the driver does not report clock and power")
     if reasons - {POWER_CAP}:
         raise Failed(f"the clock was lowered: {', '.join(sorted(reasons - {POWER_CAP}))}{seen}")
     if slower > SLOWER:
         raise Failed(f"blocks took {100 * slower:.1f} % longer at the end than at the beginning{seen}")
     capped = "; the power cap lowered the clock" if reasons else ""
-    return (
-        f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {100 * slower:+.1f} % time from the first third to the"
-        f" last{seen}{capped}"
-    )
-
-
-def _span(samples: list[dict[str, Any]]) -> str:
-    parts = []
-    for key, unit in (("sm_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "°C")):
-        known = [s[key] for s in samples if s[key] is not None]
-        parts += [f"{min(known):.0f}–{max(known):.0f} {unit}"] if known else []
-    return "; " + (", ".join(parts) or "the driver does not report clock and power")
+    trend = f"{100 * slower:+.1f} % time from the first third to the last"
+    return f"{flops / median(blocks) / 1e12:.1f} TFLOPS, {trend}{seen}{capped}"

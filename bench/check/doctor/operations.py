@@ -95,8 +95,7 @@ def facts(here: Device) -> dict[str, Any]:
 
 
 def other_processes(here: Device, before_mib: float | None = None) -> dict[str, Any]:
-    """The result of `gpu_processes.judge` while this process holds memory, and the UUIDs of the GPUs where the driver
-    lists it.
+    """The result of `gpu_processes.judge` while this process holds memory, and the GPUs where the driver lists it.
 
     Args:
         before_mib: memory in use there before this process began; None means unknown.
@@ -112,11 +111,7 @@ def other_processes(here: Device, before_mib: float | None = None) -> dict[str, 
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:
-    """A kernel that waits for a number of device cycles: its time by the device's clock and by the host's.
-
-    Args:
-        seconds: approximate duration.
-    """
+    """A kernel that waits for a number of cycles, about `seconds`: its time by the device's and by the host's clock."""
     device_clock = clock_for(here.name)
     cycles = 20_000_000
     for _ in range(3):  # the first one raises the clock rate
@@ -134,10 +129,7 @@ def clock(here: Device, seconds: float) -> dict[str, Any]:
 
 
 def rounding(here: Device) -> dict[str, Any]:
-    """Rounding errors of 1 + 2^-12 after a product and a convolution with one, under ``strict`` and ``fast``.
-
-    TF32 keeps 10 fraction bits, so it rounds this number to 1; float32 keeps 23.
-    """
+    """Errors of 1 + 2^-12 (TF32 rounds it to 1) after a product and a convolution with one, in each profile."""
     found = {}
     value = 1 + 2.0**-12
     for profile in ("strict", "fast"):
@@ -202,9 +194,9 @@ def train_bits(
     """
     spec, loaded, network = here.prepared(model, steps, batch)
     keeper = _Halfway(keep, steps // 2, begin)
-    done = train(network, loaded.batches, spec.recipe, steps, clock_for(here.name), spec.profile, keeper=keeper)
+    train(network, loaded.batches, spec.recipe, steps, clock_for(here.name), spec.profile, keeper=keeper)
     numbers = all(bool(p.isfinite().all()) for p in network.parameters())
-    return {"digest": weights_digest(tensors_of(network)), "steps": done.steps, "finite": numbers}
+    return {"digest": weights_digest(tensors_of(network)), "finite": numbers}
 
 
 def compare_logits(here: Device, model: str, images: int) -> dict[str, Any]:
@@ -237,12 +229,9 @@ def pace(here: Device, model: str, steps: int, batch: int | None = None) -> dict
 
 
 def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
-    """Kernels of each of three steps, by torch's profiler; empty if it sees none.
-
-    The first profile of a process may miss what is launched while the profiler starts, so it is not counted.
-    """
+    """Kernels of each of three steps, by torch's profiler; empty if it sees none."""
     found = []
-    for _ in range(4):
+    for _ in range(4):  # the first profile may miss what is launched while the profiler starts
         try:
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
                 step()
@@ -255,11 +244,7 @@ def _kernels(here: Device, step: Callable[[], None]) -> list[int]:
 
 
 def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
-    """Products of large matrices for a time: the device-seconds of each block of about a second, and the driver's
-    reports.
-
-    The driver is asked while the next block is queued, so the device is always busy.
-    """
+    """Products of large matrices: device-seconds of each block of about a second, and the driver's reports."""
     side, device_clock = LOAD_SIDE[here.device.type], clock_for(here.name)
     a, b = (torch.randn(side, side, device=here.device) / side**0.5 for _ in range(2))
     product = a @ b
@@ -276,22 +261,15 @@ def load_on(here: Device, seconds: float, uuid: str) -> dict[str, Any]:
     blocks, samples, until = [], [], time.monotonic() + seconds
     waiting = block()
     while time.monotonic() < until:
-        following = block()
+        following = block()  # queued while the driver is asked, so the device is always busy
         if uuid:
             samples.append(asdict(load_of(uuid)))
         blocks.append(device_clock.seconds(*waiting))
         waiting = following
     here.wait()
-    return {
-        "blocks": blocks,
-        "samples": samples,
-        "flops": 2 * side**3 * count,
-        "finite": bool(product.isfinite().all()),
-    }
+    return {"blocks": blocks, "samples": samples, "flops": 2 * side**3 * count}
 
 
 #: The possible requests: functions of `here` and the arguments of the request.
-OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f
-    for f in (gpus, facts, other_processes, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
-}
+_ALL = (gpus, facts, other_processes, clock, rounding, waits, train_bits, compare_logits, pace, load_on)
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {function.__name__: function for function in _ALL}

@@ -18,7 +18,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
 from equibench.bench.check.checked_model import Subject
 from equibench.bench.check.costs import _figures, _step_mib
-from equibench.bench.check.runner import CHECKS, NEEDS, findings, perform
+from equibench.bench.check.runner import CHECKS, findings, perform
 from equibench.bench.check.session import check_model
 from equibench.bench.check.state import changes, state_restored
 from equibench.bench.measures.cost import measure_cost
@@ -141,8 +141,7 @@ def test_a_fault_fails_its_check_and_no_other(model: str, check: str, says: str,
 
 def test_every_need_is_a_check_that_is_made_before() -> None:
     names = list(CHECKS)
-    assert set(NEEDS) <= set(names)
-    assert all(names.index(needed) < names.index(name) for name, needs in NEEDS.items() for needed in needs)
+    assert all(names.index(needed) < names.index(name) for name, (_, needs) in CHECKS.items() for needed in needs)
 
 
 #: Checks whose finding hangs on how many images are shown.
@@ -398,7 +397,7 @@ def test_the_published_momentum_is_held_against_the_budget() -> None:
         recipe="common",
         reference=None, include=[],
     )  # fmt: skip
-    found = CHECKS["batch norm"](Subject(job))
+    found = CHECKS["batch norm"][0](Subject(job))
     assert found.status == "note" and "near chance" in found.says and "at least 5,000 steps" in found.do
 
 
@@ -496,7 +495,7 @@ def test_what_a_forward_pass_imports_may_set_where_its_files_lie_and_no_switch(
     here = subject("sound")
     monkeypatch.setattr(here, "build", lambda *_, **__: Late(torch.nn.Flatten(), torch.nn.Linear(144, 2)))
     sys.modules.pop(module, None)
-    found = CHECKS["global state"](here)
+    found = CHECKS["global state"][0](here)
     os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
     assert (found.status == "fail") is fails
     if fails:
@@ -549,12 +548,12 @@ def test_the_memory_of_a_step_counts_images_and_weights_once_each() -> None:
 
 def test_the_cost_stands_beside_that_of_the_reference() -> None:
     here = subject("sound", reference="broken-shy")
-    found = CHECKS["cost"](here)
+    found = CHECKS["cost"][0](here)
     assert found.status == "note" and "(broken-shy = 1;" in found.says and "1 × (broken-shy" in found.says
     assert here.step_s is not None and 0 < here.step_s < 1
-    assert CHECKS["budget"](here).status == "pass"
+    assert CHECKS["budget"][0](here).status == "pass"
     here.step_s = 3600.0
-    found = CHECKS["budget"](here)
+    found = CHECKS["budget"][0](here)
     assert found.status == "note" and "not feasible here" in found.says and "75 steps" in found.says
 
 

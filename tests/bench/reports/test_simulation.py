@@ -9,8 +9,18 @@ import pytest
 from equibench.bench.boards.random_effects import spread_of_pairs
 from equibench.bench.reports import simulation
 from equibench.bench.reports.proofs import prove
-from equibench.bench.reports.simulation import ALIKE, EQUAL, NONE, SKEWED, UNEQUAL, Case, Simulation, coverage, family
-from equibench.bench.reports.simulation_report import summary
+from equibench.bench.reports.simulation import (
+    ALIKE,
+    EQUAL,
+    NONE,
+    SKEWED,
+    UNEQUAL,
+    Case,
+    Simulation,
+    coverage,
+    family,
+    summary,
+)
 from equibench.registry import UserError
 
 

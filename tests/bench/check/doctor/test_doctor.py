@@ -12,7 +12,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.check.doctor import checks, judges
 from equibench.bench.check.doctor.checks import CHECKS, Check, perform
 from equibench.bench.check.doctor.device import ExaminedDevice, Failed, LeftOut, NotApplicable
-from equibench.bench.check.doctor.process import NoAnswer, Process
+from equibench.bench.check.process import NoAnswer, Process
 from equibench.bench.records.doctor_report import (
     E_ONLY,
     NO,
@@ -26,6 +26,7 @@ from equibench.bench.records.doctor_report import (
 from equibench.bench.records.record import write_record
 from equibench.bench.tools import gpu_driver
 from equibench.bench.tools.gpu_processes import judge
+from equibench.bench.training.job import Examination
 from equibench.registry import UserError
 
 from ... import made
@@ -89,7 +90,7 @@ def test_the_time_of_an_examination_is_bounded() -> None:
 
 
 def test_a_process_that_raises_dies_or_is_silent_is_an_answer_too() -> None:
-    with Process("cpu") as process:
+    with Process(Examination(device="cpu", threads=1, data_root=None)) as process:
         with pytest.raises(NoAnswer, match="KeyError: 'nothing'"):
             process.ask("nothing", 60)
         assert process.ask("facts", 60)["product"] == 64, "it goes on"
