@@ -7,7 +7,6 @@ at the declared size, and at one pixel less and one pixel more.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
         model = build_model(resolved.name, channels, classes, size)
         check_output(model, channels, classes, size)
         images = torch.randn(2, channels, size, size)
-        found |= {**asdict(count_numbers(model)), "layers": layers(model)}
+        found |= {**count_numbers(model), "layers": layers(model)}
         found["learned_buffers"] = learned_buffers(model, images, torch.arange(2) % classes)
         forward = evaluation_operations(model, images)
         found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
