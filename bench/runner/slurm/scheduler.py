@@ -17,21 +17,10 @@ from ...tools.text import last_line
 #: Seconds that we wait for an answer of the scheduler.
 ANSWER_S = 60.0
 #: Options that a submission sets itself.
-_OWN = [
-    "--array",
-    "-a",
-    "--job-name",
-    "-J",
-    "--output",
-    "-o",
-    "--chdir",
-    "-D",
-    "--wrap",
-    "--parsable",
-    "--test-only",
-    "--wait",
-    "-W",
-]
+_OWN = (
+    "--array", "-a", "--job-name", "-J", "--output", "-o", "--chdir", "-D", "--wrap", "--parsable", "--test-only",
+    "--wait", "-W",
+)  # fmt: skip
 _LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
