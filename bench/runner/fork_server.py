@@ -33,7 +33,7 @@ class ForkedProcess:
     def __init__(self, stdin: IO[str], stdout: IO[str]) -> None:
         self.stdin: IO[str] | None = stdin
         self.stdout: IO[str] | None = stdout
-        self.returncode: int | None = None
+        self.returncode: Any = None  # an integer after the end
         self._pid, self._forked, self._ended = 0, threading.Event(), threading.Event()
 
     @property
