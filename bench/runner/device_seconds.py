@@ -139,14 +139,17 @@ class TimedBoard:
     def _measure(self, asked: Mapping[str, list[str]]) -> dict[str, Turns]:
         """Measure blocks of steps. All devices work at the same time, as in the runs. On each, models take turns."""
         with ThreadPoolExecutor(len(asked)) as pool, ExitStack() as stack:
-            sessions: dict[str, Mapping[str, Session]] = {}
-            for device, models in asked.items():
-                sessions[device] = opened = {model: self._open(device, model, stack) for model in models}
-                for session in opened.values():
-                    session.beside = opened
+            sessions = {device: self._open(device, models, stack) for device, models in asked.items()}
             return dict(zip(sessions, pool.map(take_turns, sessions.values()), strict=True))
 
-    def _open(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
+    def _open(self, device: str, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
+        """Start one process for each model on a device."""
+        sessions = {model: self._open_one(device, model, stack) for model in models}
+        for session in sessions.values():
+            session.beside = sessions
+        return sessions
+
+    def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
         here = self.machine
