@@ -13,7 +13,6 @@ import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
 
 from .training.job import Check, Events, Examination, Job, Probe, StepTiming  # noqa: E402
 from .training.stopping import Stop, Stopped, end_by  # noqa: E402
@@ -88,18 +87,14 @@ def _locked(job: Job, events: Events, stop: Stop) -> None:
 
 
 def _measure(job: Job, events: Events, stop: Stop) -> None:
-    begun: dict[str, Any] = {"start": STARTED, "until_import": time.perf_counter()}
+    until_import = time.perf_counter()
     from .training.run import execute
 
-    execute(job, events, **begun, stop=stop)
+    execute(job, events, STARTED, until_import, stop)
 
 
 def be_fork_server(control: int) -> None:
-    """Be a fork server. Returns in its forks, and restarts their clock.
-
-    Args:
-        control: descriptor of the socket to the parent.
-    """
+    """Be a fork server, see `fork_server.serve`. Returns in its forks, and restarts their clock."""
     global STARTED
     import numpy as np
     import torch

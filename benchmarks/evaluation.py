@@ -37,7 +37,7 @@ Parts = dict[str, Callable[[], object]]
 
 def parts(model: nn.Module, loaded: Loaded, batch: int) -> Parts:
     """What is done around the training of a run, by name."""
-    images = loaded.balanced_test_images(CORE_IMAGES)
+    images, sample = loaded.balanced_test_images(CORE_IMAGES), list(loaded.unaugmented())
     splits = {name: as_tensors(getattr(loaded.data, name), loaded.device)[0] for name in ("val", "test")}
 
     def core() -> None:
@@ -45,7 +45,7 @@ def parts(model: nn.Module, loaded: Loaded, batch: int) -> Parts:
             measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum)
 
     return {
-        "re-estimation": lambda: norms.reestimate_batch_norm(model, loaded.unaugmented),
+        "re-estimation": lambda: norms.reestimate_batch_norm(model, sample),
         "accuracy": lambda: [evaluate.logits(model, split, loaded.normalise, batch) for split in splits.values()],
         "equivariance": core,
     }
@@ -78,8 +78,7 @@ def main() -> None:
     now = parts(model, Loaded(data, spec, device), evaluate.EVAL_BATCH)
     with patch.object(prepare, "EVAL_BATCH", OLD_BATCH), patch.object(prepare, "BN_IMAGES", OLD_SAMPLE):
         loaded = Loaded(data, spec, device)
-        loaded.unaugmented(0)  # draws the sample, which is kept
-    before = parts(model, loaded, OLD_BATCH)
+        before = parts(model, loaded, OLD_BATCH)
     print(f"{hardware('cpu')}; {options.model}, {data.name}")
     rows = []
     for name, part in now.items():

@@ -52,7 +52,7 @@ def main() -> None:
             for draw in range(options.draws):
                 with patch.object(prepare, "BN_IMAGES", size):
                     sample = Loaded(data, spec.model_copy(update={"seed": draw}), device)
-                    reestimate_batch_norm(model, sample.unaugmented)
+                    reestimate_batch_norm(model, sample.unaugmented())
                 found.append(accuracy_pct(logits(model, images, loaded.normalise), labels))
             error = binomial_error_pct(fmean(found), len(labels))
             rows.append((spec.model, size, fmean(found), stdev(found), error))

@@ -133,7 +133,7 @@ class Point:
             "seconds": ["train_s_mean"],
             "flops": ["train_flops_per_image", "examples"],
         }
-        values = [self.rows.get(model, {}).get(column) for column in columns[what]]
+        values: list[Any] = [self.rows.get(model, {}).get(column) for column in columns[what]]
         return None if any(map(is_missing, values)) else float(math.prod(values))
 
 

@@ -185,7 +185,8 @@ def _batches_of_scoring(shape: Input) -> list[int]:
     """Sizes, rising, of all batches in which some registered data set of this input is scored."""
     scored = {BLOB_DRAWS, CORE_IMAGES, FULL_DRAWS, ORBIT_IMAGES}
     for entry in DATASETS.match():
-        if Input(*entry.fields["shape"][:2], entry.fields["classes"]) == shape:
+        channels, size, _ = entry.fields["shape"]
+        if Input(channels, size, entry.fields["classes"]) == shape:
             scored.update(entry.fields["sizes"][1:])
     return sorted({min(n, EVAL_BATCH) for n in scored} | {n % EVAL_BATCH for n in scored})
 

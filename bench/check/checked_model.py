@@ -182,7 +182,7 @@ class Subject:
                     done.gradients[name] = max(seen, key=GRADIENTS.index)
         now = buffers_to_learn(model)
         done.moved = {n: now[n].numel() for n in differing(before, now) if n in now}
-        reestimate_batch_norm(model, lambda index: images if index == 0 else None)
+        reestimate_batch_norm(model, [images])
         done.state = tensors_of(model)
         if isinstance(model, RandomEvaluation):
             done.varies = not same_bits(self.evaluate(model.model), self.evaluate(model.model))

@@ -15,7 +15,7 @@ from ...registry import allows
 from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
 from ..tools.text import clipped, error_line, first_line
-from ..training.image_sizes import USUAL
+from ..training.probe import USUAL
 from .checked_model import Input, Subject, all_tensors, differing, listed_names, same_bits
 from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
 

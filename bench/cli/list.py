@@ -53,7 +53,7 @@ def model_rows(patterns: Iterable[str], dataset: str | None = None) -> list[dict
     """One row per matching model; with `dataset`, only models that can be built for its images."""
     found = MODELS.match(patterns)
     if dataset is not None:
-        from ..training.image_sizes import fitting  # imports torch: a model may have to be built
+        from ..training.probe import fitting  # imports torch: a model may have to be built
 
         fields = DATASETS.find(dataset).entry.fields
         found = fitting(found, fields["shape"][0], fields["classes"], fields["shape"][1])

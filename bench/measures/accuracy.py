@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,10 +22,8 @@ class FastMaxPool(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (F.max_pool2d, torch.max_pool2d) and not torch.is_grad_enabled():
-            return _max_pool(func, *args, **kwargs)
-        return func(*args, **kwargs)
+        pools = func in (F.max_pool2d, torch.max_pool2d) and not torch.is_grad_enabled()
+        return _max_pool(func, *args, **(kwargs or {})) if pools else func(*args, **(kwargs or {}))
 
 
 def _max_pool(
@@ -33,10 +31,8 @@ def _max_pool(
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
     """Compare slices if the windows are 2x2 and do not overlap, without other options; else call `func`."""
-    usual = _pair(kernel_size) == _pair(stride or kernel_size) == (2, 2) and (_pair(padding), _pair(dilation)) == (
-        (0, 0),
-        (1, 1),
-    )
+    windows = [_pair(value) for value in (kernel_size, stride or kernel_size, padding, dilation)]
+    usual = windows == [(2, 2), (2, 2), (0, 0), (1, 1)]
     if not usual or ceil_mode or return_indices or type(input) is not torch.Tensor or input.device.type != "cpu":
         more = {"return_indices": return_indices} if func is F.max_pool2d else {}
         return func(input, kernel_size, stride, padding, dilation, ceil_mode, **more)
@@ -47,11 +43,6 @@ def _max_pool(
 
 def _pair(value: Any) -> tuple[Any, ...]:
     return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
-
-
-def chunks(images: torch.Tensor, size: int = EVAL_BATCH) -> Iterator[torch.Tensor]:
-    """The images in batches of `size`; the last batch may be smaller."""
-    return iter(images.split(size))
 
 
 @torch.no_grad()
@@ -66,7 +57,7 @@ def logits(
     """
     model.eval()
     with FastMaxPool():
-        return torch.cat([model(prepare(chunk)).float() for chunk in chunks(images, batch)])
+        return torch.cat([model(prepare(chunk)).float() for chunk in images.split(batch)])
 
 
 def accuracy_pct(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -76,7 +67,5 @@ def accuracy_pct(scores: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def predictions(scores: torch.Tensor) -> torch.Tensor:
-    """The class of the largest logit, (n,). For non-finite logits it is the number of classes, one more than the last
-    class.
-    """
+    """The class of the largest logit, (n,); for non-finite logits the number of classes, which is no class."""
     return scores.argmax(1).where(scores.isfinite().all(1), scores.shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -11,35 +11,12 @@ from torch import nn
 from ...models.features import FeatureLayer, feature_layers
 from ..records.sidecar import LayerPoint
 from .accuracy import logits
-from .equivariance import BLOB_DRAWS, Blobs, Prepare, draw_blobs, reference_arithmetic, relative_error, zero_logits
+from .equivariance import BLOB_DRAWS, Scene, reference_arithmetic, relative_error, zero_logits
 
 #: Angles of the angle curve in degrees.
 CURVE_DEGREES = tuple(range(0, 360, 5))
 #: Number of closed-form images for comparing features. It is small because the features of all layers are in memory.
 FEATURE_DRAWS = 16
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Closed-form images as inputs of a model.
-
-    Attributes:
-        size: height and width in pixels.
-        prepare, background, maximum: as in `equivariance.measure_core`.
-    """
-
-    size: int
-    prepare: Prepare
-    background: Sequence[float]
-    maximum: int
-    device: torch.device
-
-    def blobs(self, draws: int) -> Blobs:
-        return draw_blobs(draws, len(self.background), self.size)
-
-    def image(self, blobs: Blobs, degrees: float) -> torch.Tensor:
-        """The images, rotated by an angle, in units of the data's integers: float32 (draws, c, size, size)."""
-        return (blobs.sample(self.size, degrees, self.background) * self.maximum).to(self.device, torch.float32)
 
 
 def angle_curve(
@@ -92,10 +69,8 @@ def _error(orbit: list[torch.Tensor], origin: torch.Tensor) -> float | None:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, layers: Sequence[FeatureLayer], images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Outputs of the layers in the order of computation.
-
-    Layers that are called several times are left out, and layers that get another batch than the images (such as inside
-    a wrapper).
+    """Outputs of the layers in the order of computation, without layers that are called several times or get another
+    batch than the images (such as inside a wrapper).
     """
     seen: dict[str, list[torch.Tensor]] = {}
 
@@ -103,10 +78,9 @@ def _outputs(model: nn.Module, layers: Sequence[FeatureLayer], images: torch.Ten
         seen.setdefault(name, []).append(output.detach().clone())  # activations may work in place
 
     model.eval()
-    hooks = [la.module.register_forward_hook(lambda _m, _i, o, name=la.name: keep(name, o)) for la in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = layer.module.register_forward_hook(lambda _m, _i, o, name=layer.name: keep(name, o))
+            hooks.enter_context(hook)
         model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {n: o[0] for n, o in seen.items() if len(o) == 1 and o[0].dim() == 4 and len(o[0]) == len(images)}

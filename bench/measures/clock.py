@@ -5,40 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
-
-
-class Clock(Protocol):
-    """Time marks in the device's stream of work, and the seconds between them."""
-
-    def mark(self) -> Any:
-        """A mark after all work that was submitted so far."""
-
-    def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two marks; waits until the device has reached both."""
-
-    def host_seconds(self, start: Any, end: Any) -> float | None:
-        """Seconds of the host between the two marks, independent of the device; None if the host is the device."""
+from typing import Any
 
 
 class HostClock:
-    """The clock of a CPU: on a CPU, the work is finished when a call returns."""
+    """Time marks in the device's stream of work. On a CPU, the work is finished when a call returns."""
 
-    def mark(self) -> float:
+    def mark(self) -> Any:
+        """A mark after all work that was submitted so far."""
         return time.perf_counter()
 
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
+    def seconds(self, start: Any, end: Any) -> float:
+        """Seconds between two marks; waits until the device has reached both."""
+        return float(end - start)
 
-    def host_seconds(self, start: float, end: float) -> None:
+    def host_seconds(self, start: Any, end: Any) -> float | None:
+        """Seconds of the host between the two marks, independent of the device; None if the host is the device."""
         return None
 
 
-class CudaClock:
-    """The clock of a CUDA device. It uses events in the stream, so steps are timed without synchronisation.
-
-    A mark is an event and the host's time of its submission.
-    """
+class CudaClock(HostClock):
+    """The clock of a CUDA device: a mark is an event in the stream (no synchronisation), and the host's time."""
 
     def mark(self) -> Any:
         import torch
@@ -55,7 +42,7 @@ class CudaClock:
         return float(end[1] - start[1])
 
 
-def clock_for(device: str) -> Clock:
+def clock_for(device: str) -> HostClock:
     """The clock of a device, ``cpu`` or ``cuda[:i]``."""
     return CudaClock() if device.startswith("cuda") else HostClock()
 
@@ -77,11 +64,7 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to the phase `name`.
-
-        Raises:
-            RuntimeError: another phase is open; phases cannot be nested.
-        """
+        """Add the time of the block to the phase `name`; phases cannot be nested (RuntimeError)."""
         if self._open is not None:
             raise RuntimeError(f"phase {name!r} inside phase {self._open!r}")
         self._switch(name)

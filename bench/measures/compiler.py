@@ -1,8 +1,8 @@
 """Keep torch's compiler out of processes that compile nothing.
 
 torch imports its compiler (three seconds) when an optimiser or a dispatch mode is used for the first time, only to
-mark functions that must not be compiled. Under the ``strict`` profile nothing is compiled. This module changes no
-computation. If another release of torch works differently, this module has no effect.
+mark functions that must not be compiled. This module changes no computation. With another release of torch it may have
+no effect.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +28,31 @@ from .operations import (
     unfused,
 )
 
-
-@dataclass(frozen=True)
-class NumberCounts:
-    """Counts of the real numbers in a model; see `record.Size`."""
-
-    parameters: int
-    frozen: int
-    buffers: int
-
-
 #: Layers whose buffers are normalisation statistics.
 _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
 
 
-def count_numbers(model: nn.Module) -> NumberCounts:
-    """Count the numbers of a model; shared tensors count once."""
+def count_numbers(model: nn.Module) -> dict[str, int]:
+    """``parameters``, ``frozen`` and ``buffers`` of `record.Size`; shared tensors count once."""
     parameters, buffers = (
         {(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers())
     )
     trained, frozen = (
         sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False)
     )
-    return NumberCounts(trained, frozen, sum(map(real_numbers, buffers)))
+    return {"parameters": trained, "frozen": frozen, "buffers": sum(map(real_numbers, buffers))}
 
 
 def count_parameters(model: nn.Module) -> int:
     """The number of trainable parameters."""
-    return count_numbers(model).parameters
+    return count_numbers(model)["parameters"]
 
 
 def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int | None = None) -> Size:
     """Cost of a model. It changes gradients and running statistics, so give a copy of the model.
 
     Args:
-        images: normalised training images (b, c, size, size); a few are enough.
-        labels: (b,).
+        images: normalised training images (b, c, size, size) with labels (b,); a few are enough.
         batch: images per training step; None means b.
     """
     batch = len(images) if batch is None else batch
@@ -72,21 +61,15 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
     learned = changed_buffers(model, before)
     numbers, forward = count_numbers(model), evaluation_operations(model, images)
     return Size(
-        **asdict(numbers),
-        learned_buffers=learned,
-        dense_weights=forward.dense_weights,
-        flops_per_image=forward.flops_per_image,
-        train_flops_per_image=round(step / batch),
+        **numbers, learned_buffers=learned, dense_weights=forward.dense_weights,
+        flops_per_image=forward.flops_per_image, train_flops_per_image=round(step / batch),
         uncounted=", ".join(sorted({*forward.unknown, *unknown})),
-    )
+    )  # fmt: skip
 
 
 def step_operations(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int) -> tuple[int, set[str]]:
-    """Operations of a training step of a batch (forward and backward), and the names of uncounted operations.
-
-    The operations of a step have a fixed part, the expansion of filters, and a part for each image. Two small steps
-    determine both.
-    """
+    """Operations of a training step of a batch (forward and backward), and the names of uncounted operations."""
+    # A step has a fixed part, the expansion of filters, and a part for each image. Two small steps determine both.
     model.train()
     found, unknown = [], set[str]()
     for count in (2, 3):
@@ -108,13 +91,12 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
     """The count of real numbers in those of `buffers_to_learn` that are new or changed."""
+
+    def same(one: torch.Tensor, two: torch.Tensor) -> bool:  # NaN equals NaN
+        return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
+
     now = buffers_to_learn(model)
-    return sum(real_numbers(b) for n, b in now.items() if n not in before or not _same(b.cpu(), before[n].cpu()))
-
-
-def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Whether two buffers have equal values; NaN equals NaN."""
-    return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
+    return sum(real_numbers(b) for n, b in now.items() if n not in before or not same(b.cpu(), before[n].cpu()))
 
 
 def _first_images(values: torch.Tensor, count: int) -> torch.Tensor:
@@ -144,11 +126,7 @@ class ForwardOperations:
 
 @torch.no_grad()
 def evaluation_operations(model: nn.Module, images: torch.Tensor) -> ForwardOperations:
-    """Operations of a forward pass in evaluation.
-
-    Args:
-        images: normalised (b, c, size, size), b > 0.
-    """
+    """Operations of a forward pass in evaluation; `images` are normalised (b, c, size, size), b > 0."""
     model.eval()
     # A model that averages several passes is counted with one pass. Other models may expand their filters in this pass
     # and keep them.

@@ -36,13 +36,9 @@ BLOB_DRAWS = 32
 
 
 def measure_core(
-    model: nn.Module,
-    images: torch.Tensor,
-    prepare: Prepare,
-    background: Sequence[float],
-    maximum: int,
+    model: nn.Module, images: torch.Tensor, prepare: Prepare, background: Sequence[float], maximum: int,
     claim: str = "none",
-) -> CorePoint:
+) -> CorePoint:  # fmt: skip
     """The ``core`` profile of a model.
 
     Args:
@@ -52,40 +48,20 @@ def measure_core(
         maximum: integer that means 1.0.
         claim: the group under which the model's logits are claimed to be invariant.
     """
-    size, device = images.shape[-1], images.device
+    scene = Scene(images.shape[-1], prepare, background, maximum, images.device)
     with reference_arithmetic():
         origin = zero_logits(model, images)
         orbit = [logits(model, transform_image(images, GRID, g), prepare) for g in GRID.elements]
-        blobs = draw_blobs(BLOB_DRAWS, len(background), size)
-        analytic = [
-            logits(model, (blobs.sample(size, angle, background) * maximum).to(device, torch.float32), prepare)
-            for angle in (0.0, *ANGLES)
-        ]
-    return core_values(orbit, analytic, origin, claimed_elements(claim))
-
-
-def core_values(
-    orbit: Sequence[torch.Tensor], analytic: Sequence[torch.Tensor], origin: torch.Tensor, claimed: Sequence[int]
-) -> CorePoint:
-    """The values of the ``core`` profile.
-
-    Args:
-        orbit: logits (n, classes) of the images transformed by each element of `GRID`.
-        analytic: logits (draws, classes) of the closed-form images at 0 degrees and at each of `ANGLES`.
-        origin: logits (1, classes) of the zero image.
-        claimed: elements of `GRID`, the identity first.
-    """
+        blobs = scene.blobs(BLOB_DRAWS)
+        analytic = [logits(model, scene.image(blobs, angle), prepare) for angle in (0.0, *ANGLES)]
+    claimed = claimed_elements(claim)
     c4, d4 = relative_error(orbit[: GRID.rotations], origin), relative_error(orbit, origin)
     rotated = relative_error(analytic, origin)
     return CorePoint(
-        eq_exact_c4=c4,
-        eq_exact_d4=d4,
-        eq_rot_analytic=rotated,
-        collapsed=c4 is None or rotated is None,
-        scale=scale_of(orbit[0], origin),
-        scale_analytic=scale_of(analytic[0], origin),
+        eq_exact_c4=c4, eq_exact_d4=d4, eq_rot_analytic=rotated, collapsed=c4 is None or rotated is None,
+        scale=scale_of(orbit[0], origin), scale_analytic=scale_of(analytic[0], origin),
         eq_claimed=relative_error([orbit[g] for g in claimed], origin) if len(claimed) > 1 else None,
-    )
+    )  # fmt: skip
 
 
 @contextmanager
@@ -119,14 +95,9 @@ def claimed_elements(claim: str) -> list[int]:
 
 
 def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float | None:
-    """Mean over inputs and g ≠ e of ‖f(gx) − f(x)‖, divided by s.
+    """Mean over inputs and g ≠ e of ‖f(gx) − f(x)‖, divided by s; None if collapsed, or if logits are not finite.
 
-    Args:
-        orbit: logits (n, classes) of gx for each g, the identity first.
-        origin: logits (1, classes) of the zero image.
-
-    Returns:
-        The error, or None if the model is collapsed or its logits are not finite.
+    `orbit` has the logits (n, classes) of gx for each g, the identity first; `origin` those (1, classes) of zero.
     """
     plain = orbit[0].double()
     scale = scale_of(plain, origin)
@@ -135,15 +106,10 @@ def relative_error(orbit: Sequence[torch.Tensor], origin: torch.Tensor) -> float
 
 
 def scale_of(plain: torch.Tensor, origin: torch.Tensor) -> float | None:
-    """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs. Errors are divided by s.
+    """s = mean of ‖f(x) − f(x′)‖ over the pairs of different inputs, in units of the logits.
 
-    Args:
-        plain: logits (n, classes) of the inputs.
-        origin: logits (1, classes) of the zero image.
-
-    Returns:
-        s in units of the logits; None if it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), if it is not finite, or if
-        there is no pair.
+    None if it is below 1e-5 · max ‖f(x) − f(0)‖ (collapsed), if it is not finite, or if there is no pair. `plain` has
+    the logits (n, classes) of the inputs; `origin` those (1, classes) of the zero image.
     """
     plain = plain.double()
     # Computed from differences in float64: with scalar products, a large offset of the logits would cost precision.
@@ -169,9 +135,7 @@ class Blobs:
     def sample(self, size: int, degrees: float, background: Sequence[float]) -> torch.Tensor:
         """The images, rotated counter-clockwise about the centre and sampled at the centres of the pixels.
 
-        Returns:
-            float64 (draws, channels, size, size), the first row at the top. Nothing is resampled: the
-            rotated function is evaluated at the points of the grid.
+        float64 (draws, channels, size, size), the first row at the top. Nothing is resampled.
         """
         cosine, sine = _cos_sin(degrees)
         x, y = grid(size)
@@ -184,6 +148,28 @@ class Blobs:
         """Every blob with height 1, evaluated at `points` (h, w, 2): (draws, blobs, h, w)."""
         offsets = points[None, None] - self.centres[:, :, None, None]
         return torch.exp(-offsets.square().sum(-1) / (2 * self.widths[:, :, None, None] ** 2))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Closed-form images as inputs of a model: `size` pixels high and wide, the rest as in `measure_core`."""
+
+    size: int
+    prepare: Prepare
+    background: Sequence[float]
+    maximum: int
+    device: torch.device
+
+    def blobs(self, draws: int) -> Blobs:
+        return draw_blobs(draws, len(self.background), self.size)
+
+    def image(self, blobs: Blobs, degrees: float) -> torch.Tensor:
+        """The images, rotated by an angle, as `tensor`."""
+        return self.tensor(blobs.sample(self.size, degrees, self.background))
+
+    def tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """Values in 0…1 in units of the data's integers: float32 (draws, c, size, size)."""
+        return (values * self.maximum).to(self.device, torch.float32)
 
 
 def grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:

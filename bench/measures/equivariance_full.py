@@ -29,8 +29,8 @@ from ..records.sidecar import FullPoint
 from ..tools.out_of_memory import out_of_memory_message
 from ..tools.text import first_line
 from .accuracy import EVAL_BATCH, accuracy_pct, logits
-from .angle_and_depth import Scene, angle_curve, feature_errors
-from .equivariance import Prepare, draw_blobs, reference_arithmetic, relative_error, scale_of, zero_logits
+from .angle_and_depth import angle_curve, feature_errors
+from .equivariance import Prepare, Scene, reference_arithmetic, relative_error, scale_of, zero_logits
 from .lie_derivative import lie_errors
 from .rotation import ORBIT_DEGREES, ImageRotator
 
@@ -42,14 +42,10 @@ ORBIT_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of the full profile, on the device.
+    """Inputs of the full profile, on the device; see also `measure_core`.
 
     Attributes:
-        images: integers (n, c, size, size); any prefix is balanced by class.
-        labels: int64 (n,).
-        prepare: normalisation of such integers, or of real values in their units.
-        background: value per channel, in 0…1.
-        maximum: integer that means 1.0.
+        images: integers (n, c, size, size), with labels (n,); any prefix is balanced by class.
         rotation: whether a label stays correct under any rotation of its image.
     """
 
@@ -64,7 +60,7 @@ class Inputs:
 def measure_full(
     model: nn.Module, inputs: Inputs, predictions: bool = True, draws: int = FULL_DRAWS, batch: int = EVAL_BATCH
 ) -> tuple[FullPoint, str]:
-    """The ``full`` profile of a model.
+    """The ``full`` profile of a model, and the reason if a requested value could not be measured (else empty).
 
     Values are None if the model is collapsed, if they are not requested, or if they have no meaning.
 
@@ -72,29 +68,33 @@ def measure_full(
         predictions: whether consistency and accuracies are measured; they take most of the time.
         draws: number of closed-form images, and of real images, for the errors.
         batch: images per forward pass.
-
-    Returns:
-        The values, and the reason if a requested value could not be measured (else empty).
     """
+    scene = Scene(inputs.images.shape[-1], inputs.prepare, inputs.background, inputs.maximum, inputs.images.device)
+    note = ""
     with reference_arithmetic():
         origin = zero_logits(model, inputs.images)
         images = inputs.images if predictions else inputs.images[:draws]
         orbit = _orbit_logits(model, images, inputs, batch)
         floor = _floor(model, inputs, draws, batch)
-        lee, note = _lie(model, inputs, draws, origin)
+        try:
+            rotating, shifting = lie_errors(model, scene, draws, origin)
+        except RuntimeError as error:
+            if out_of_memory_message(error):
+                raise
+            # A layer of a user may have no forward-mode derivative; the other values are still valid.
+            rotating, shifting, note = None, None, f"no Lie derivative: {first_line(error)}"
     errors = orbit[:, :draws]
     scale = scale_of(errors[0], origin)
     rotated = relative_error(list(errors), origin)
-    collapsed = rotated is None or (lee[0] is None and not note)
-    scene = Scene(inputs.images.shape[-1], inputs.prepare, inputs.background, inputs.maximum, inputs.images.device)
+    collapsed = rotated is None or (rotating is None and not note)
     point = FullPoint(
         eq_rot_data=rotated,
         eq_floor=None if scale is None or not math.isfinite(floor) else floor / scale,
         eq_rot_data_abs=None if rotated is None or scale is None else rotated * scale,
         nv_rot_data=None if rotated is None else normalised_variance(errors),
         kl_rot_data_nats=None if rotated is None else divergence_nats(errors),
-        lee_rot_per_deg=lee[0],
-        lee_shift_per_px=lee[1],
+        lee_rot_per_deg=rotating,
+        lee_shift_per_px=shifting,
         consistency_pct=_consistency_pct(orbit) if predictions and not collapsed else None,
         **_accuracies(orbit, inputs, predictions),
         collapsed=collapsed,
@@ -110,15 +110,9 @@ def normalised_variance(orbit: torch.Tensor) -> float | None:
     For each logit, two numbers are divided. The numerator is the standard deviation over the transformations of an
     image, averaged over the images. The denominator is the standard deviation over the images under one transformation,
     averaged over the transformations. As in the authors' package ``tmeasures``, these are (unbiased) standard
-    deviations, not variances. The result is the mean over the logits. 0 means invariant; 1 means that a transformation
-    changes a logit as much as another image does.
-
-    Args:
-        orbit: logits (transformations, n, classes), the identity among them.
-
-    Returns:
-        The mean. A logit that never changes counts as 1, as in the package. None if a logit changes only with the
-        transformation.
+    deviations, not variances, and a logit that never changes counts as 1. The result is the mean over the logits. 0
+    means invariant; 1 means that a transformation changes a logit as much as another image does. None: a logit changes
+    only with the transformation. The logits are (transformations, n, classes), the identity among them.
     """
     orbit = orbit.double()
     by_transformation, by_image = orbit.std(0).mean(0), orbit.std(1).mean(0)
@@ -131,9 +125,7 @@ def divergence_nats(orbit: torch.Tensor) -> float | None:
     """Mean over images and g ≠ e of KL(p(x) ‖ p(gx)) in nats, p the softmax of the logits.
 
     Unlike the errors, it depends on the scale of the logits: it measures how much the predicted probabilities change.
-
-    Args:
-        orbit: logits (transformations, n, classes), the identity first.
+    The logits are (transformations, n, classes), the identity first.
     """
     logs = orbit.double().log_softmax(-1)
     divergences = (logs[0].exp() * (logs[0] - logs[1:])).sum(-1)
@@ -144,10 +136,9 @@ def divergence_nats(orbit: torch.Tensor) -> float | None:
 
 def _orbit_logits(model: nn.Module, images: torch.Tensor, inputs: Inputs, batch: int) -> torch.Tensor:
     """Logits (angles, n, classes) of the rotated images."""
-    ground = _ground(inputs)
     parts = []
     for chunk in images.split(batch):
-        table = ImageRotator(chunk, ground)
+        table = _rotator(chunk, inputs)
         parts.append(torch.stack([logits(model, table.rotated(t), inputs.prepare, batch) for t in ORBIT_DEGREES]))
     return torch.cat(parts, 1)
 
@@ -156,7 +147,7 @@ def _floor(model: nn.Module, inputs: Inputs, draws: int, batch: int) -> float:
     """Mean over images and angles ≠ 0 of ‖f(R₋θ R_θ x) − f(R₀ R₀ x)‖."""
     total, count = 0.0, 0
     for chunk in inputs.images[:draws].split(batch):
-        table = ImageRotator(chunk, _ground(inputs))
+        table = _rotator(chunk, inputs)
         plain = logits(model, table.back_and_forth(0), inputs.prepare, batch).double()
         # Quarter turns cancel: angles that differ by 90, 180 or 270 degrees have the same result.
         for angle in (t for t in ORBIT_DEGREES if 0 < t < 90):
@@ -166,23 +157,8 @@ def _floor(model: nn.Module, inputs: Inputs, draws: int, batch: int) -> float:
     return total / (count * (len(ORBIT_DEGREES) - 1))
 
 
-def _ground(inputs: Inputs) -> list[float]:
-    return [b * inputs.maximum for b in inputs.background]
-
-
-def _lie(
-    model: nn.Module, inputs: Inputs, draws: int, origin: torch.Tensor
-) -> tuple[tuple[float | None, float | None], str]:
-    channels, size = inputs.images.shape[1], inputs.images.shape[-1]
-    blobs = draw_blobs(draws, channels, size)
-    try:
-        device = inputs.images.device
-        return lie_errors(model, blobs, size, inputs.prepare, inputs.background, inputs.maximum, device, origin), ""
-    except (RuntimeError, NotImplementedError) as error:
-        if out_of_memory_message(error):
-            raise
-        # A layer of a user may have no forward-mode derivative; the other values are still valid.
-        return (None, None), f"no Lie derivative: {first_line(error)}"
+def _rotator(images: torch.Tensor, inputs: Inputs) -> ImageRotator:
+    return ImageRotator(images, [b * inputs.maximum for b in inputs.background])
 
 
 def _consistency_pct(orbit: torch.Tensor) -> float | None:

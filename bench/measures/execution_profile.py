@@ -52,11 +52,12 @@ def flushes_denormals() -> bool:
     return sys.float_info.min / 2 == 0
 
 
+#: Devices whose autocast setting is checked.
+_AUTOCAST = ("cpu", "cuda")
 #: Whether each library was enabled before any model was imported: yes, if torch has it.
 _LIBRARIES = {"mkldnn": _backends.mkldnn.enabled, "cudnn": _backends.cudnn.enabled}
-#: The profile and the number of threads of this process, once they are set.
+#: The profile and the number of threads of this process, once they are set, and its GPU, once `begin` was called.
 _held: tuple[str, int] | None = None
-#: The GPU of this process, once `begin` was called.
 _gpu: torch.device | None = None
 #: cuBLAS is deterministic only with buffers of a fixed size: here eight of 4 MiB. It reads this setting at its start.
 WORKSPACE = ":4096:8"
@@ -67,18 +68,10 @@ class ProfileChanged(RuntimeError):
 
 
 def begin(device: str, profile: str, threads: int) -> torch.device:
-    """Set up this process for measurements, in the same way for runs, calibrations, sidecars and benchmarks.
+    """Set up this process for measurements, before anything is computed. See `set_profile`.
 
-    First the device becomes the current device, so that contexts, events and launches without a named device are on
-    this device only. Call this function before anything is computed.
-
-    Args:
-        device: ``cpu``, ``cuda`` or ``cuda:<i>``.
-        profile: execution profile.
-        threads: number of torch's threads.
-
-    Raises:
-        ProfileChanged: a setting does not keep its value.
+    The device (``cpu``, ``cuda`` or ``cuda:<i>``) becomes the current device, so that contexts, events and launches
+    without a named device are on it.
     """
     global _gpu
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = WORKSPACE
@@ -89,11 +82,7 @@ def begin(device: str, profile: str, threads: int) -> torch.device:
 
 
 def set_profile(profile: str, threads: int) -> None:
-    """Set precision and determinism for the process (design: execution profiles).
-
-    Raises:
-        ProfileChanged: a setting does not keep its value.
-    """
+    """Set precision, determinism and the number of torch's threads for the process, and check them."""
     global _held
     if _gpu is not None:
         torch.cuda.set_device(_gpu)
@@ -126,25 +115,16 @@ def renew_profile() -> None:
 
 
 def check_profile() -> None:
-    """Check that the settings of the process still agree with its profile, if it has one.
-
-    Raises:
-        ProfileChanged: a setting has changed.
-    """
+    """Raise `ProfileChanged` if a setting of the process does not agree with its profile (if it has one)."""
     if _held is None:
         return
-    profile, threads = _held
-    settings = _settings(profile, threads).items()
+    settings = _settings(*_held).items()
     wrong = [f"{name} is {now}, not {wanted}" for name, (now, wanted) in settings if now != wanted]
     if wrong:
         raise ProfileChanged(
-            f"the model changed settings that profile {profile!r} fixes for all models ({'; '.join(wrong)}); a model"
+            f"the model changed settings that profile {_held[0]!r} fixes for all models ({'; '.join(wrong)}); a model"
             " must not change these settings"
         )
-
-
-#: Devices whose autocast setting is checked.
-_AUTOCAST = ("cpu", "cuda")
 
 
 def _settings(profile: str, threads: int) -> dict[str, tuple[Any, Any]]:

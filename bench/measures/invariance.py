@@ -33,25 +33,20 @@ def claim_errors(
 ) -> dict[str, float | None]:
     """The relative error for each of several groups; transformed images that several groups need are computed once."""
     elements = {claim: claimed_elements(claim) for claim in claims}
+    groups = {claim: found for claim, found in elements.items() if len(found) > 1}
     with reference_arithmetic():
-        seen = {
-            g: logits(model, transform_image(images, GRID, g), prepare)
-            for g in dict.fromkeys(g for found in elements.values() if len(found) > 1 for g in found)
-        }
+        needed = dict.fromkeys(g for found in groups.values() for g in found)
+        seen = {g: logits(model, transform_image(images, GRID, g), prepare) for g in needed}
         zero = zero_logits(model, images)
-    return {
-        claim: relative_error([seen[g] for g in found], zero) if len(found) > 1 else None
-        for claim, found in elements.items()
-    }
+    errors = {claim: relative_error([seen[g] for g in found], zero) for claim, found in groups.items()}
+    return {claim: errors.get(claim) for claim in claims}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Relative errors under a group; None if the group has no grid symmetries, or if collapsed.
+    """Relative errors under a group, at initialisation (`built`) and after all weights were changed (`moved`).
 
-    Attributes:
-        built: error at initialisation.
-        moved: error after all weights were changed.
+    None if the group has no grid symmetries, or if the model is collapsed.
     """
 
     built: float | None
@@ -69,11 +64,7 @@ class Judgement:
 
 
 def judge(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) -> Judgement:
-    """Judge whether the logits of a newly built model are invariant under a group. This changes the weights.
-
-    Args:
-        images: (n, c, size, size), in the form that `prepare` accepts.
-    """
+    """Judge whether the logits of a newly built model are invariant under a group. This changes the weights."""
     built = claim_error(model, images, prepare, claim)
     move_weights(model, prepare(images))
     return Judgement(built, claim_error(model, images, prepare, claim))
@@ -82,8 +73,7 @@ def judge(model: nn.Module, images: torch.Tensor, prepare: Prepare, claim: str) 
 def move_weights(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """Change every trainable number independently by a small amount, as training does; returns the model.
 
-    Args:
-        images: normalised (n, c, size, size); batch-norm statistics are re-estimated from them.
+    Batch-norm statistics are re-estimated from the normalised images (n, c, size, size).
     """
     generator = torch.Generator().manual_seed(0)
     model.train()  # as for a training step: this discards filters that were kept for evaluation
@@ -93,5 +83,5 @@ def move_weights(model: nn.Module, images: torch.Tensor) -> nn.Module:
                 size = float(weights.abs().square().mean().sqrt()) or 1.0
                 noise = torch.randn(weights.shape, generator=generator, dtype=weights.dtype)
                 weights.add_(noise.to(weights.device), alpha=MOVE * size)
-    reestimate_batch_norm(model, lambda index: images if index == 0 else None)
+    reestimate_batch_norm(model, [images])
     return model

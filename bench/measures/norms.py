@@ -7,8 +7,8 @@ become the statistics of the batch. This also holds if a derived layer changes i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from .accuracy import FastMaxPool
 
 #: Largest relative difference between statistics that differ only in the order of a sum.
 STATISTICS_TOLERANCE = 1e-3
+
+#: Running mean and variance.
+Statistics = tuple[torch.Tensor, torch.Tensor]
 
 
 class UnknownStatistics(ValueError):
@@ -34,17 +37,15 @@ class _PooledStatistics:
     images, as in torch.
     """
 
-    def __init__(self, layer: _NormBase) -> None:
-        self.instances = isinstance(layer, _InstanceNorm)
+    def __init__(self) -> None:
         self.count = 0.0
         self.mean: torch.Tensor | float = 0.0
         self.variance: torch.Tensor | float = 0.0
 
     def add(self, layer: _NormBase, values: torch.Tensor) -> None:
         """Add the statistics that the layer has after a call on `values`."""
-        assert layer.running_mean is not None and layer.running_var is not None
-        mean, variance = layer.running_mean.double(), layer.running_var.double()
-        if self.instances:
+        mean, variance = (t.double() for t in _tensors(layer))
+        if isinstance(layer, _InstanceNorm):
             count = float(len(values))
             share = count / (self.count + count)
             self.variance = self.variance + share * (variance - self.variance)
@@ -67,38 +68,39 @@ def running_layers(model: nn.Module) -> dict[str, _NormBase]:
     }
 
 
-def _state(layer: _NormBase) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _tensors(layer: _NormBase) -> Statistics:
+    return layer.running_mean, layer.running_var  # type: ignore[return-value]
+
+
+def _state(layer: _NormBase) -> Statistics | None:
     """Copies of the running mean and variance; None if they do not exist (yet)."""
-    tensors = layer.running_mean, layer.running_var
-    if any(t is None or isinstance(t, nn.UninitializedBuffer) for t in tensors):
+    if any(t is None or isinstance(t, nn.UninitializedBuffer) for t in _tensors(layer)):
         return None
-    return layer.running_mean.clone(), layer.running_var.clone()  # type: ignore[union-attr]
+    mean, variance = _tensors(layer)
+    return mean.clone(), variance.clone()
 
 
-def _same(one: tuple[torch.Tensor, torch.Tensor] | None, two: tuple[torch.Tensor, torch.Tensor] | None) -> bool:
-    return one is not None and two is not None and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+def _same(one: Statistics | None, two: Statistics | None) -> bool:
+    return one is not None and two is not None and all(map(torch.equal, one, two))
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor | None]) -> None:
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Replace the running statistics of normalisation layers by the statistics of all given images together.
 
     All other layers are in evaluation mode (dropout off, filters expanded once). Each batch is normalised by its own
     statistics, as in training. The statistics of all batches are combined, weighted by their numbers of values. Layers
     that are never called keep their statistics, and so do layers whose statistics do not change in training.
 
-    Args:
-        images: returns batch number i, or None after the last batch.
-
     Raises:
         UnknownStatistics: the statistics of a layer change although the layer is not called.
     """
     layers = running_layers(model)
-    pools = {name: _PooledStatistics(layer) for name, layer in layers.items()}
+    pools = {name: _PooledStatistics() for name in layers}
     momenta = {name: layer.momentum for name, layer in layers.items()}
     model.eval()
     for layer in layers.values():
-        if not all(t.isfinite().all() for t in _state(layer) or ()):
+        if not all(t.isfinite().all() for t in _tensors(layer)):
             layer.reset_running_stats()  # 0 times infinity is NaN
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.zero_()
@@ -110,22 +112,18 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
         pools[name].add(layer, next(value for value in given if isinstance(value, torch.Tensor)))
         moved[name] = moved[name] or not _same(before[name], _state(layer))
 
-    hooks = [
-        layer.register_forward_hook(
-            lambda module, args, named, out, name=name: seen(name, module, *args, *named.values(), out),
-            with_kwargs=True,
-        )
-        for name, layer in layers.items()
-    ]
     try:
-        index = 0
-        while layers and (batch := images(index)) is not None:
-            with FastMaxPool():
-                model(batch)
-            index += 1
+        with ExitStack() as hooks:
+            for name, layer in layers.items():
+                hook = layer.register_forward_hook(
+                    lambda module, args, named, out, name=name: seen(name, module, *args, *named.values(), out),
+                    with_kwargs=True,
+                )
+                hooks.enter_context(hook)
+            for batch in batches if layers else ():
+                with FastMaxPool():
+                    model(batch)
     finally:
-        for hook in hooks:
-            hook.remove()
         for name, layer in layers.items():
             layer.momentum, layer.training = momenta[name], False
     for name, layer in layers.items():
@@ -133,16 +131,13 @@ def reestimate_batch_norm(model: nn.Module, images: Callable[[int], torch.Tensor
         if not pool.count and not _same(before[name], _state(layer)):
             raise _uncalled_error(name, layer)
         if moved[name]:
-            assert layer.running_mean is not None and layer.running_var is not None
-            layer.running_mean.copy_(torch.as_tensor(pool.mean))
-            layer.running_var.copy_(torch.as_tensor(pool.variance))
+            for statistic, pooled in zip(_tensors(layer), (pool.mean, pool.variance), strict=True):
+                statistic.copy_(torch.as_tensor(pooled))
 
 
 @contextmanager
 def _one_seed(images: torch.Tensor) -> Iterator[None]:
-    """Inside this context torch's random generators have a fixed seed, because a network may be random in evaluation;
-    afterwards they are restored.
-    """
+    """Inside, torch's random generators have a fixed seed, because a network may be random in evaluation."""
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(0)
         yield
@@ -159,11 +154,8 @@ def _uncalled_error(name: str, layer: _NormBase) -> UnknownStatistics:
 def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
     """Check that the running statistics of a model can be re-estimated. Do not use the model afterwards.
 
-    With momentum 1 the statistics after a batch must be those of the batch, for any initial values; frozen statistics
-    must not change. A derived layer with another update rule fails this check.
-
-    Args:
-        images: one batch, at least two images.
+    With momentum 1 the statistics after a batch (of at least two images) must be those of the batch, for any initial
+    values; frozen statistics must not change.
 
     Raises:
         UnknownStatistics: the statistics of a layer follow another rule.
@@ -171,21 +163,21 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
     layers = running_layers(model)
     with _one_seed(images):
         _check_calls(model, layers, images)
-    ends: dict[str, list[tuple[bool, tuple[torch.Tensor, torch.Tensor] | None]]] = {name: [] for name in layers}
+    ends: dict[str, list[tuple[bool, Statistics | None]]] = {name: [] for name in layers}
     for start in (0.0, 1.0):
         for layer in layers.values():
-            assert layer.running_mean is not None and layer.running_var is not None
-            layer.running_mean.fill_(start)
-            layer.running_var.fill_(1 + start)
+            mean, variance = _tensors(layer)
+            mean.fill_(start)
+            variance.fill_(1 + start)
         begun = {name: _state(layer) for name, layer in layers.items()}
         with _one_seed(images):
-            reestimate_batch_norm(model, lambda index: images if index == 0 else None)
+            reestimate_batch_norm(model, [images])
         for name, layer in layers.items():
             ends[name].append((_same(begun[name], _state(layer)), _state(layer)))
     for name, ((still, one), (still_too, two)) in ends.items():
         assert one is not None and two is not None
-        pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.isfinite().all() and b.isfinite().all()]
         # Non-finite statistics are not compared: a network that diverges is a row of a board, not an error.
+        pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.isfinite().all() and b.isfinite().all()]
         if not (still and still_too) and not all(
             torch.allclose(a, b, rtol=STATISTICS_TOLERANCE, atol=STATISTICS_TOLERANCE * float(b.abs().mean()))
             for a, b in pairs
@@ -200,13 +192,11 @@ def _check_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.T
     """Check that training changes the statistics of no layer that is not called."""
     model.train()
     called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
-    hooks = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_hook(lambda *_, name=name: called.add(name)))
         if layers:
             model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     for name, layer in layers.items():
         if name not in called and not _same(before[name], _state(layer)):
             raise _uncalled_error(name, layer)

@@ -48,14 +48,8 @@ def _convolution_flops(images: Any, weight: Any, *more: Any, out_val: torch.Tens
 
 
 def _convolution_backward_flops(gradient: Any, images: Any, weight: Any, sizes: Any, *more: Any, out_val: Any) -> int:
-    """The gradients of the images and of the weights each cost as much as the convolution; torch's own formula ignores
-    groups.
-    """
+    """The gradients of images and of weights each cost as much as the convolution (torch's formula ignores groups)."""
     return sum(more[-1][:2]) * _convolution_flops(images, weight, sizes, *more, out_val=gradient)
-
-
-def _of_matrix(place: int) -> Callable[..., int]:
-    return lambda *args, out_val: 2 * args[place].numel()
 
 
 #: Formulas for products that torch's table lacks or counts wrongly. Their arguments are those of the operation, and its
@@ -63,10 +57,8 @@ def _of_matrix(place: int) -> Callable[..., int]:
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution: _convolution_flops,
     aten.convolution_backward: _convolution_backward_flops,
-    aten.mv: _of_matrix(0),
-    aten.addmv: _of_matrix(1),
-    aten.dot: _of_matrix(0),
-    aten.vdot: _of_matrix(0),
+    **dict.fromkeys((aten.mv, aten.dot, aten.vdot), lambda *args, out_val: 2 * args[0].numel()),
+    aten.addmv: lambda *args, out_val: 2 * args[1].numel(),
     aten.addr: lambda *args, out_val: 2 * out_val.numel(),
     aten.addbmm: lambda *args, out_val: 2 * args[1].numel() * args[2].shape[-1],
     aten.linear: lambda *args, out_val: 2 * out_val.numel() * args[1].shape[-1],
@@ -83,27 +75,23 @@ _FACTORS = {
 _SUMS = re.compile(r"(nan)?sum|mean|cumsum|index_add|scatter_add|segment_reduce|(adaptive_)?avg_pool[123]d")
 #: Operations that cost about one operation per element, in addition to those that torch marks as elementwise, view or
 #: reduction.
-_CHEAP = re.compile(
-    "|".join(
-        (
-            # Creation, copies, rearrangement.
-            "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?",
-            "complex|polar|arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
-            "rand.*|bernoulli|normal|uniform|exponential|multinomial|native_dropout|fused_dropout|poisson|random",
-            "copy|to|to_copy|clone|cat|stack|repeat|repeat_interleave|roll|flip|rot90|fill|zero|set|resize|pin_memory|.*_pad.*|.*_scatter",
-            "(unsafe_)?(index|index_put|masked_index).*|gather|scatter.*|masked_.*|where|take|put|im2col|col2im|unfold|diag.*|trace",
-            "pixel_(un)?shuffle|channel_shuffle|embedding(_dense)?|unsafe_view|reshape_alias|view_copy|(slice|select|as_strided)|unsafe_(split|chunk).*|affine_grid_generator",
-            "nonzero.*|local_scalar_dense|item|equal|is_.*|unique.*|bincount|searchsorted|bucketize|detach|alias|block_diag|cartesian_prod",
-            # Reductions, sorting.
-            "sum|mean|a?min|a?max|aminmax|any|all|argmax|argmin|prod|(var|std)(_mean)?|norm|linalg_vector_norm|logsumexp|count_nonzero",
-            "(log)?cum.*|median|nanmedian|mode|kthvalue|topk|sort|argsort|histc",
-            # Normalisation, activations, losses, pooling, interpolation.
-            "(native_|cudnn_|miopen_)?(batch|layer|group|instance|rms)_norm.*|native_batch_norm_legit.*|fused_rms_norm|weight_norm_interface|renorm",
-            "(safe_|masked_|log_)*softmax|glu|.*relu6?|prelu_kernel|rrelu_with_noise|c?elu|selu|gelu|silu|mish|(log_|hard)?sigmoid|hard.*|softplus|softshrink|(hard)?tanh|threshold|thnn_fused_(lstm|gru)_cell.*|fused_sdp_choice",
-            ".*_loss(2d)?|nll_loss.*|binary_cross_entropy.*|.*(max|avg|lp)_pool.*|max_unpool.*|upsample_.*|amp_.*|assert_.*|linalg_cross|linalg_check_errors|functional_assert.*",
-        )
-    )
-)  # fmt: skip
+_CHEAP = re.compile("|".join((
+    # Creation, copies, rearrangement.
+    "(new_)?(empty|zeros|ones|full)(_like|_strided|_permuted)?",
+    "complex|polar|arange|eye|linspace|logspace|scalar_tensor|lift_fresh|(tril|triu)(_indices)?",
+    "rand.*|bernoulli|normal|uniform|exponential|multinomial|native_dropout|fused_dropout|poisson|random",
+    "copy|to|to_copy|clone|cat|stack|repeat|repeat_interleave|roll|flip|rot90|fill|zero|set|resize|pin_memory|.*_pad.*|.*_scatter",
+    "(unsafe_)?(index|index_put|masked_index).*|gather|scatter.*|masked_.*|where|take|put|im2col|col2im|unfold|diag.*|trace",
+    "pixel_(un)?shuffle|channel_shuffle|embedding(_dense)?|unsafe_view|reshape_alias|view_copy|(slice|select|as_strided)|unsafe_(split|chunk).*|affine_grid_generator",
+    "nonzero.*|local_scalar_dense|item|equal|is_.*|unique.*|bincount|searchsorted|bucketize|detach|alias|block_diag|cartesian_prod",
+    # Reductions, sorting.
+    "sum|mean|a?min|a?max|aminmax|any|all|argmax|argmin|prod|(var|std)(_mean)?|norm|linalg_vector_norm|logsumexp|count_nonzero",
+    "(log)?cum.*|median|nanmedian|mode|kthvalue|topk|sort|argsort|histc",
+    # Normalisation, activations, losses, pooling, interpolation.
+    "(native_|cudnn_|miopen_)?(batch|layer|group|instance|rms)_norm.*|native_batch_norm_legit.*|fused_rms_norm|weight_norm_interface|renorm",
+    "(safe_|masked_|log_)*softmax|glu|.*relu6?|prelu_kernel|rrelu_with_noise|c?elu|selu|gelu|silu|mish|(log_|hard)?sigmoid|hard.*|softplus|softshrink|(hard)?tanh|threshold|thnn_fused_(lstm|gru)_cell.*|fused_sdp_choice",
+    ".*_loss(2d)?|nll_loss.*|binary_cross_entropy.*|.*(max|avg|lp)_pool.*|max_unpool.*|upsample_.*|amp_.*|assert_.*|linalg_cross|linalg_check_errors|functional_assert.*",
+)))  # fmt: skip
 
 #: Torch's tags of operations that are equally cheap.
 _SMALL = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.inplace_view, torch.Tag.view_copy}
@@ -167,8 +155,11 @@ class Operations(TorchDispatchMode):
                 amount, factors, _ = self._products.pop(key)
                 self.flops, self.unsummed = self.flops + 2 * amount, self.unsummed - amount
                 self._record_weights(factors)
-        elif not (func.is_view or _SMALL.intersection(func.tags) or _cheap(func, name)):
-            self.unknown.add(_plain(name))
+        elif func.is_view or _SMALL.intersection(func.tags):
+            pass
+        elif func.namespace not in ("aten", "prim") or not _CHEAP.fullmatch(name):
+            # The common name of an operation: `fft` for `fft_r2c`, `grid_sampler` for `grid_sampler_2d`.
+            self.unknown.add(re.sub(r"_(r2c|c2r|c2c|[123]d)$|^linalg_|_ex$", "", name))
 
     def _elementwise(self, name: str, given: list[torch.Tensor], out: Any) -> None:
         factors, products = [t for t in given if t.dim()], tensors(out)
@@ -185,11 +176,7 @@ class Operations(TorchDispatchMode):
             self.unsummed += amount
 
     def _record_weights(self, factors: tuple[torch.Tensor, ...]) -> None:
-        """Record the factors that do not depend on the images, if another factor does.
-
-        If no factor depends on the images, the product expands filters. If all factors do, the product compares images
-        with each other. In both cases there is nothing to record.
-        """
+        """Record the factors that do not depend on the images, if another factor does: these filters are applied."""
         if self._from_image is None:
             return
         weights = [t for t in factors if not self.comes_from_image(t)]
@@ -207,10 +194,7 @@ class Operations(TorchDispatchMode):
 
 
 class OtherLibraries(TorchFunctionMode):
-    """Detects that a network passes numbers that depend on an image to another library, such as numpy.
-
-    A dispatch mode cannot see the operations of that library, even if a part of the logits comes from torch.
-    """
+    """Detects that a network passes numbers that depend on an image to another library, such as numpy."""
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
@@ -228,15 +212,6 @@ class OtherLibraries(TorchFunctionMode):
 _WHOLE = {
     getattr(packet, name) for packet in (*_FORMULAS, *flop_registry) for name in getattr(packet, "overloads", list)()
 }
-
-
-def _cheap(func: Any, name: str) -> bool:
-    return func.namespace in ("aten", "prim") and _CHEAP.fullmatch(name) is not None
-
-
-def _plain(name: str) -> str:
-    """The common name of an operation: ``fft`` for ``fft_r2c``, ``grid_sampler`` for ``grid_sampler_2d``."""
-    return re.sub(r"_(r2c|c2r|c2c|[123]d)$|^linalg_|_ex$", "", name)
 
 
 def _own(tensor: torch.Tensor) -> int:
@@ -262,9 +237,7 @@ def real_numbers(tensor: torch.Tensor) -> int:
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """Inside this context, no library fuses operations so that a dispatch mode cannot see them. So counts are the same
-    on every device.
-    """
+    """Inside this context, no library fuses operations, so a dispatch mode sees the same ones on every device."""
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
@@ -276,13 +249,8 @@ def unfused() -> Iterator[None]:
 
 @contextmanager
 def fusing_libraries(enabled: bool) -> Iterator[None]:
-    """Enable or disable oneDNN and cuDNN: they fuse recurrent layers. Convolutions are never fused, and are faster with
-    them.
-    """
+    """Enable or disable oneDNN and cuDNN: they fuse recurrent layers, but never convolutions, which they speed up."""
     before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
-    if before == (enabled, enabled):
-        yield
-        return
     try:
         torch._C._set_mkldnn_enabled(enabled)
         torch._C._set_cudnn_enabled(enabled)

@@ -20,8 +20,7 @@ ENLARGED = 3
 #: In pixels: the disc ends one pixel inside the image, and fades over two pixels.
 MARGIN, EDGE = 1.0, 2.0
 #: The rotations of an orbit: multiples of 15 degrees.
-STEP_DEGREES = 15
-ORBIT_DEGREES = tuple(range(0, 360, STEP_DEGREES))
+ORBIT_DEGREES = tuple(range(0, 360, 15))
 
 
 def soft_disc(size: int, device: torch.device | None = None) -> torch.Tensor:
@@ -33,11 +32,9 @@ def soft_disc(size: int, device: torch.device | None = None) -> torch.Tensor:
 
 
 class ImageRotator:
-    """Images on a soft disc, which can be rotated by any angle about their centre.
+    """Images (n, c, size, size) of any real type on a soft disc, which can be rotated by any angle about their centre.
 
-    Args:
-        images: (n, c, size, size) of any real type, square.
-        background: value per channel outside the disc, in units of the images.
+    `background` is the value per channel outside the disc, in units of the images.
     """
 
     def __init__(self, images: torch.Tensor, background: Sequence[float]) -> None:
@@ -48,20 +45,15 @@ class ImageRotator:
         self._turned: dict[float, torch.Tensor] = {}
 
     def rotated(self, degrees: float) -> torch.Tensor:
-        """The images rotated counter-clockwise: float32 (n, c, size, size).
-
-        The part of the angle that is a multiple of 90 degrees only moves pixels, so it is exact.
-        """
+        """The images rotated counter-clockwise: float32 (n, c, size, size). Quarter turns are exact."""
         turns, rest = divmod(degrees % 360, 90)
         if rest not in self._turned:
             self._turned[rest] = reduce(rotate(self._fine, rest) if rest else self._fine, self._size)
         return torch.rot90(self._turned[rest], int(turns), (-2, -1)) + self._ground
 
     def back_and_forth(self, degrees: float) -> torch.Tensor:
-        """R₋θ Rθ of the images. The difference to ``back_and_forth(0)`` is the resampling error.
-
-        Quarter turns cancel, so only θ modulo 90 degrees matters.
-        """
+        """R₋θ Rθ of the images. The difference to ``back_and_forth(0)`` is the resampling error."""
+        # Quarter turns cancel.
         rest = degrees % 90
         there = enlarge(self.rotated(rest) - self._ground)
         return reduce(rotate(there, -rest) if rest else there, self._size) + self._ground
@@ -78,11 +70,7 @@ def reduce(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def rotate(images: torch.Tensor, degrees: float, mode: str = "bicubic") -> torch.Tensor:
-    """Counter-clockwise rotation by interpolation on the images' own grid; zero outside.
-
-    Args:
-        mode: ``"bilinear"`` or ``"bicubic"``.
-    """
+    """Counter-clockwise rotation by interpolation (``bilinear`` or ``bicubic``) on the images' grid; zero outside."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # The source point of each pixel; y points down here.
     matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]], device=images.device, dtype=images.dtype)

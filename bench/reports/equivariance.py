@@ -14,8 +14,8 @@ from ...datasets.batches import Normalise, as_tensors
 from ...datasets.images import balanced_order, data_root, load
 from ...registry import MODELS, UserError, build_model
 from ..boards.rows import write_board
-from ..measures.angle_and_depth import CURVE_DEGREES, Scene, angle_curve, feature_errors
-from ..measures.equivariance import claimed_elements, measure_core
+from ..measures.angle_and_depth import CURVE_DEGREES, angle_curve, feature_errors
+from ..measures.equivariance import Scene, claimed_elements, measure_core
 from ..measures.execution_profile import begin, renew_profile
 from ..measures.invariance import Judgement, claim_error, move_weights
 from ..records.find import find_finished

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
         model = build_model(resolved.name, channels, classes, size)
         check_output(model, channels, classes, size)
         images = torch.randn(2, channels, size, size)
-        found |= {**asdict(count_numbers(model)), "layers": layers(model)}
+        found |= {**count_numbers(model), "layers": layers(model)}
         found["learned_buffers"] = learned_buffers(model, images, torch.arange(2) % classes)
         forward = evaluation_operations(model, images)
         found |= {"flops_per_image": forward.flops_per_image, "uncounted": ", ".join(sorted(forward.unknown))}
@@ -108,7 +107,7 @@ def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> 
     group = claim if claim != "none" else "C4"
     sizes, rotated = [], None
     for pixels in (size - 1, size, size + 1):
-        row = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": "ok"}
+        row: dict[str, Any] = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": "ok"}
         scene = Scene(pixels, lambda images: images, [0.0] * channels, 1, torch.device("cpu"))
         try:
             torch.manual_seed(derive(0, "weights"))

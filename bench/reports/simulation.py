@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..boards.random_effects import Spread, detectable, half_widths, p_values, spread_of_pairs, spread_of_table
 from ..boards.statistics import holm
@@ -64,7 +65,8 @@ class Simulation:
         self.case = case
         self.rng = np.random.Generator(np.random.PCG64(start))
         unequal = case.difficulty == UNEQUAL
-        self._shared, self._own = (_SHARED, _OWN) if unequal else (np.zeros(1), np.zeros(1))
+        self._shared: NDArray[np.float64] = _SHARED if unequal else np.zeros(1)
+        self._own: NDArray[np.float64] = _OWN if unequal else np.zeros(1)
         # x of every kind of image (ordered by shared part), without the quality and the seed effect.
         self._kinds = (self._shared[:, None] + self._own).ravel()
         effects = self._effects(_DRAWS, 1)[:, 0]

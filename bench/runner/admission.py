@@ -1,4 +1,4 @@
-"""All checks before a run: they refuse what cannot be run here, or would not give a fair figure."""
+"""All checks before a run. They refuse what cannot be run here, or would not give a fair figure, by a `UserError`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,9 @@ from ..tools.text import follow_up_command
 from ..training.job import Probe
 from .local import end, events_of, start
 
-#: The reason for "no GPU" if the process that looks for GPUs has died.
-_DIED = "the process that looks for GPUs ended without an answer"
-
 
 def refuse_names(suite: Suite, machine: Machine) -> None:
-    """Include the files that register models and data sets, and check all names of a suite.
-
-    Raises:
-        UserError: a name is not registered, or a model is not for the images of the data set.
-    """
+    """Include the files that register models and data sets, and check all names of a suite (see `check_names`)."""
     include(machine.files)
     check_names(suite)
 
@@ -42,15 +35,7 @@ def counts_seconds(budget: str) -> bool:
 
 
 def refuse_cpu(budget: str, device: str, instead: str = "--device cuda") -> None:
-    """Refuse budgets of device-seconds on a CPU.
-
-    Args:
-        device: as torch names it.
-        instead: the option that the message recommends.
-
-    Raises:
-        UserError: the budget counts device-seconds, and the device is a CPU.
-    """
+    """Refuse budgets of device-seconds on a CPU; the message recommends the option `instead`."""
     if device == "cpu" and counts_seconds(budget):
         raise UserError(
             f"budget {budget!r} counts device-seconds, which on a CPU depend on the other programs that run; use an"
@@ -59,14 +44,7 @@ def refuse_cpu(budget: str, device: str, instead: str = "--device cuda") -> None
 
 
 def refuse_sharing(budget: str, runs: int) -> None:
-    """Refuse several runs at a time on one device if the budget counts its seconds.
-
-    Args:
-        runs: number of runs at a time on one device.
-
-    Raises:
-        UserError: there are several.
-    """
+    """Refuse several `runs` at a time on one device if the budget counts its seconds."""
     if runs > 1 and counts_seconds(budget):
         raise UserError(
             f"budget {budget!r} counts device-seconds, and runs on one device slow each other down: use one run per GPU"
@@ -74,29 +52,8 @@ def refuse_sharing(budget: str, runs: int) -> None:
         )
 
 
-def refuse_uncalibrated(budget: str, missing: list[str]) -> None:
-    """Refuse a share of a suite whose number of steps is not known yet: all machines must train the same steps.
-
-    Args:
-        missing: models whose step time is not calibrated in the results folder.
-
-    Raises:
-        UserError: there is such a model.
-    """
-    if missing:
-        raise UserError(
-            f"budget {budget!r} counts device-seconds, and all shards must train the same steps, but the step time of"
-            f" {', '.join(missing[:5])} is not calibrated here; run one seed of the suite on one machine, export its"
-            " board, and merge the archive into the results folder of each shard"
-        )
-
-
 def common_hardware_key(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The common hardware key of devices, and their UUIDs. Step times are valid for one kind of device only.
-
-    Raises:
-        UserError: the devices are of several kinds, or one of them is not fit for a budget of device-seconds.
-    """
+    """The common hardware key of devices, and their UUIDs. Refuses devices that are not fit for device-seconds."""
     found = query_devices(list(dict.fromkeys(devices)))
     keys = {device: key for device, (key, _) in found.items()}
     if len(set(keys.values())) > 1:
@@ -104,35 +61,25 @@ def common_hardware_key(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
         raise UserError(
             f"a board of device-seconds needs devices of one kind: {shown}; choose devices of one kind with --device"
         )
-    for device, (_, gpu) in found.items():
+    gpus = {device: gpu for device, (_, gpu) in found.items()}
+    for device, gpu in gpus.items():
         refuse_for_seconds(device, gpu)
-    return next(iter(keys.values())), {device: gpu for device, (_, gpu) in found.items()}
+    return next(iter(keys.values())), gpus
 
 
 @dataclass(frozen=True)
 class Admission:
-    """The result of `admit`.
+    """The result of `admit`."""
 
-    Attributes:
-        slots: the device of each process that may run at the same time.
-        work: FLOPs per image of each model, if known.
-        note: a note about the devices for the user; may be empty.
-    """
-
-    slots: list[str]
-    work: dict[str, float]
-    note: str
+    slots: list[str]  #: The device of each process that may run at the same time.
+    work: dict[str, float]  #: FLOPs per image of each model, if known.
+    note: str  #: About the devices, for the user; may be empty.
 
 
 def probe_models(
     models: list[str], dataset: str, files: list[str], meanwhile: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
-    """Run `training.probe` in a process of its own; returns its events about models and devices.
-
-    Args:
-        files: Python files that register the models.
-        meanwhile: called here while the other process works.
-    """
+    """Run `training.probe` in a process of its own, and `meanwhile` here; returns the events of the process."""
     fields = DATASETS.find(dataset).entry.fields
     channels, size = fields["shape"][:2]
     probe = Probe(models=models, channels=channels, size=size, classes=fields["classes"], include=files)
@@ -145,12 +92,9 @@ def probe_models(
 
 
 def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admission:
-    """Decide from the events of a probe on which devices the runs of a suite may go.
-
-    Raises:
-        UserError: a device is missing or unsuitable, or a model may not be in the suite.
-    """
-    here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), Gpus(why=_DIED, expected=True))
+    """Decide from the events of a probe on which devices the runs of a suite may go, and refuse unsuitable models."""
+    unknown = Gpus(why="the process that looks for GPUs ended without an answer", expected=True)
+    here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), unknown)
     slots = machine.slots(len(here.uuids), here.why)
     refuse_modes(slots, here)
     note = unused_gpu_warning(here, machine.device, slots)
@@ -177,31 +121,17 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admis
 
 
 def refuse_declared(suite: Suite) -> None:
-    """Refuse models whose declared number of parameters is outside the matched class of a suite.
-
-    Raises:
-        UserError: there is such a model.
-    """
+    """Refuse models whose declared number of parameters is outside the matched class of a suite."""
+    fields = DATASETS.find(suite.dataset).entry.fields
+    inputs = f"{'x'.join(map(str, fields['shape']))}->{fields['classes']}"
     for model in suite.models:
-        refuse_unmatched(suite, model, **counts_of({"parameters": declared_parameters(model, suite.dataset)}))
-
-
-def declared_parameters(model: str, dataset: str) -> int | None:
-    """Number of parameters that a model declares for the images of a data set; None if it declares none."""
-    fields = DATASETS.find(dataset).entry.fields
-    channels, height, width = fields["shape"]
-    found = MODELS.find(model)
-    declared = {} if found.wrappers else found.get("params") or {}
-    count = declared.get(f"{channels}x{height}x{width}->{fields['classes']}")
-    return None if count is None else int(count)
+        found = MODELS.find(model)
+        declared = {} if found.wrappers else found.get("params") or {}
+        refuse_unmatched(suite, model, **counts_of({"parameters": declared.get(inputs)}))
 
 
 def base_recipe(suite: Suite) -> Recipe:
-    """The recipe whose rate is tuned, the same for every model.
-
-    Raises:
-        UserError: the suite's recipe cannot be tuned.
-    """
+    """The recipe whose rate is tuned, the same for every model. Refuses a suite whose recipe cannot be tuned."""
     name = COMMON + suite.recipe.removeprefix(TUNED) if is_tuned(suite.recipe) else suite.recipe
     if not name.startswith(COMMON) or name not in named_recipes():
         raise UserError(f"recipe {suite.recipe!r} cannot be tuned, only {COMMON!r} and its variants can; use --recipe")
@@ -209,11 +139,7 @@ def base_recipe(suite: Suite) -> Recipe:
 
 
 def refuse_tuning(suite: Suite) -> None:
-    """Refuse to tune without separate validation images.
-
-    Raises:
-        UserError: the data set has no validation images, or the suite trains on them.
-    """
+    """Refuse to tune without separate validation images."""
     if suite.fit != "train":
         raise UserError("tuning needs validation images that are not used for training; use --fit train")
     if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
@@ -221,11 +147,7 @@ def refuse_tuning(suite: Suite) -> None:
 
 
 def refuse_joining(record: RunRecord, device: str) -> None:
-    """Refuse new runs that cannot join the board of a record, before anything is calibrated or trained.
-
-    Raises:
-        UserError: the board holds trials, or belongs to another protocol or kind of device.
-    """
+    """Refuse new runs that cannot join the board of a record: that of trials, another protocol or kind of device."""
     spec = record.spec
     if spec.is_trial:
         tune = follow_up_command("tune", record.context.suite)
@@ -239,11 +161,7 @@ def refuse_joining(record: RunRecord, device: str) -> None:
 
 
 def refuse_replay(record: RunRecord) -> None:
-    """Refuse to replay a record without a result, or one whose source, data, recipe or protocol has changed.
-
-    Raises:
-        UserError: the record is one of these.
-    """
+    """Refuse to replay a record without a result, or one whose source, data, recipe or protocol has changed."""
     if record.status != "ok":
         raise UserError(f"run {record.run_id} ended as {record.status!r}; only a finished run can be replayed")
     stale = staleness(record) or ("" if record.spec.protocol == PROTOCOL else f"protocol (now {PROTOCOL})")

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...registry import UserError
 from ..records.record import FINAL, Context, RunRecord, read_board
 from ..records.sidecar import has_sidecar
 from ..records.size_classes import counts_of, refuse_unmatched
 from ..records.staleness import BoardStaleness
 from ..records.store import board_folder, remove_checkpoints
-from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
-from ..tools.text import plural
 from ..training.job import Job
 
 
@@ -25,8 +22,7 @@ class Agenda:
 
     Attributes:
         pending: runs to be executed, as jobs whose device is chosen later.
-        skipped: number of runs that were finished before.
-        stale: finished runs whose source, data or recipe has changed since, and which of these changed.
+        skipped, stale: as in `head_to_head.Outcome`.
     """
 
     pending: list[Job] = field(default_factory=list)
@@ -40,9 +36,6 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
     Args:
         specs: planned runs, all of one board.
         refresh: also run stale runs again, as further attempts.
-
-    Raises:
-        UserError: a finished run does not belong to the parameter class of the suite.
     """
     board_folder(root, specs[0].board)  # refuses a symbolic link
     found, records = Agenda(), read_board(root, specs[0].board)[0]
@@ -72,38 +65,18 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
     return found
 
 
-def share_of(specs: list[RunSpec], shard: Shard | None) -> list[RunSpec]:
-    """The planned runs of a shard; all runs if `shard` is None.
-
-    Raises:
-        UserError: the shard has no run.
-    """
-    share = shard.of(specs) if shard else specs
-    if shard and not share:
-        raise UserError(f"--shard {shard} has no run of {plural(len(specs), 'run')}; use at most {len(specs)} shares")
-    return share
-
-
 def job_of(suite: Suite, root: Path, machine: Machine, spec: RunSpec, attempt: int) -> Job:
     """The job of one attempt at a run, on the device of `machine`."""
-    context = Context(
-        suite=suite.name,
-        parameter_class=suite.parameter_class,
-        reference_parameters=suite.reference_parameters,
-        reference_model=suite.reference_model,
-    )
-    return Job.on(machine, root, spec, attempt, context).model_copy(update={"equivariance": suite.equivariance})
+    same = suite.model_dump(include={"parameter_class", "reference_parameters", "reference_model"})
+    context = Context(suite=suite.name, **same)
+    return Job.on(machine, root, spec, attempt, context, equivariance=suite.equivariance)
 
 
 def in_order(jobs: list[Job], sharing: int, work: Mapping[str, float]) -> list[Job]:
-    """Jobs in the order of execution: seed by seed, or groups of seeds that share a GPU.
+    """Jobs in the order of execution: in groups of `sharing` seeds that share a GPU.
 
-    Within a group, the jobs of a model stay together, and the longest runs come first. The last runs are then short,
-    and no core waits for long.
-
-    Args:
-        sharing: number of seeds in a group.
-        work: FLOPs of each model, if known.
+    Within a group, the jobs of a model stay together, and the longest runs (by `work`, the FLOPs of a model) come
+    first. The last runs are then short, and no core waits for long.
     """
     seeds = sorted({job.spec.seed for job in jobs})
     models = list(dict.fromkeys(job.spec.model for job in jobs))

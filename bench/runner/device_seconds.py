@@ -33,7 +33,7 @@ from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.machine import Machine
 from ..training.job import StepTiming
 from .fork_server import Process
-from .local import GRACE_S, end, ending, events_of, last_log_line, start
+from .local import GRACE_S, ask, end, ending, events_of, last_log_line, start
 
 
 def _is_unchanged(calibration: Calibration) -> bool:
@@ -56,7 +56,6 @@ class TimedBoard:
     Args:
         devices: names of the devices in torch, with their UUIDs (see `calibration.calibrate`); empty if nothing can
             be measured.
-        hardware_key: of the devices.
 
     Attributes:
         forgotten: models that are measured again although their step time is known.
@@ -65,16 +64,10 @@ class TimedBoard:
     """
 
     def __init__(
-        self,
-        suite: Suite,
-        root: Path,
-        devices: Mapping[str, str],
-        machine: Machine,
-        hardware_key: str,
+        self, suite: Suite, root: Path, devices: Mapping[str, str], machine: Machine, hardware_key: str
     ) -> None:
-        self.suite, self.root, self.devices = suite, root, devices
-        self.machine, self.hardware_key = machine, hardware_key
-        self.board = suite.board(self.hardware_key)
+        self.suite, self.root, self.devices, self.machine = suite, root, devices, machine
+        self.hardware_key, self.board = hardware_key, suite.board(hardware_key)
         self.forgotten: set[str] = set()
         self.failed: dict[str, TrainingFailed] = {}
         self._opened: dict[str, dict[str, str]] = {}
@@ -91,10 +84,11 @@ class TimedBoard:
         kept = [c for m, c in current.items() if m not in missing and m not in self.failed]
         subjects = [self._subject(m) for m in missing]
         done = calibrate(subjects, known, self._measure, self.devices, _is_unchanged, kept)
-        for calibration in done.calibrations:
-            write_calibration(
-                self.root, self.board, calibration if calibration.confirms else self._with_files(calibration)
-            )
+        for found in done.calibrations:
+            if not found.confirms:  # with the files that the model opened during the measurement
+                opened = self._opened.get(found.model, {})
+                found = found.model_copy(update={"opened": opened, "source_hash": _hash_now(found.model, opened)})
+            write_calibration(self.root, self.board, found)
         self.failed |= done.failed
         self.forgotten.clear()
         times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
@@ -124,11 +118,6 @@ class TimedBoard:
         known_models = {m: newest[m] for m in self.suite.models if m in newest}
         return known, {m: c for m, c in known_models.items() if c.same_subject(self._subject(m, c.opened))}
 
-    def _with_files(self, calibration: Calibration) -> Calibration:
-        """A new calibration together with the files that the model opened during the measurement."""
-        opened = self._opened.get(calibration.model, {})
-        return calibration.model_copy(update={"opened": opened, "source_hash": _hash_now(calibration.model, opened)})
-
     def forget_drifted(self, board: Board) -> bool:
         """Mark the models of the suite that have a drifted run: they are calibrated again. Whether there are any."""
         drifted = {
@@ -141,18 +130,11 @@ class TimedBoard:
 
     def _subject(self, model: str, opened: Iterable[str] = ()) -> Calibration:
         files = contents(MODELS.find(model).files, opened)
+        batch = recipe_of(self.suite, model, self.root, self.hardware_key).batch
         return Calibration(
-            model=model,
-            source_hash=_hash_now(model, files),
-            opened=files,
-            dataset=self.suite.dataset,
-            batch=recipe_of(self.suite, model, self.root, self.hardware_key).batch,
-            profile=self.suite.profile,
-            hardware_key=self.hardware_key,
-            sequence=1,
-            blocks=[],
-            beside=[],
-        )
+            model=model, source_hash=_hash_now(model, files), opened=files, dataset=self.suite.dataset, batch=batch,
+            profile=self.suite.profile, hardware_key=self.hardware_key, sequence=1, blocks=[], beside=[],
+        )  # fmt: skip
 
     def _measure(self, asked: Mapping[str, list[str]]) -> dict[str, Turns]:
         """Measure blocks of steps. All devices work at the same time, as in the runs. On each, models take turns."""
@@ -184,11 +166,7 @@ class TimedBoard:
 
 
 class _ProcessSession:
-    """A process that measures one block of steps per request.
-
-    Args:
-        log: its log file.
-        opened: gets the files that the model opened.
+    """A process that measures one block of steps per request; `opened` gets the files that the model opened.
 
     Attributes:
         beside: all sessions on the same device, this one included.
@@ -203,13 +181,8 @@ class _ProcessSession:
         self._opened.update(self._next("ready")["opened"])
 
     def block(self) -> Block:
-        assert self._process.stdin is not None
         running = [s._process.pid for s in self.beside.values() if s._process.poll() is None]
-        try:
-            self._process.stdin.write(json.dumps({"processes": running}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the process died; its exit code gives the reason
+        ask(self._process, json.dumps({"processes": running}))
         event = self._next("block")
         return Block(steps=event["steps"], seconds=event["seconds"], gpu=event["gpu"])
 

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 #: Prefixes of environment variables that nothing reads before a fork: they may differ from fork to fork.
 LATE_VARIABLES = ("EQUIBENCH_", "PYTEST_")
@@ -27,32 +27,13 @@ KEPT = 2
 _MESSAGE = 1 << 20
 
 
-class Process(Protocol):
-    """The part of `subprocess.Popen` that the parent uses."""
-
-    stdin: IO[str] | None
-    stdout: IO[str] | None
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def returncode(self) -> Any: ...  # an integer after the end
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float | None = None) -> int: ...
-
-
 class ForkedProcess:
-    """A process forked from a `ForkServer`, from the time of the request; a `Process`.
-
-    Attributes:
-        stdin, stdout: our ends of its pipes.
-        returncode: its exit code, or minus the number of the signal that ended it; None while it runs.
-    """
+    """A process forked from a `ForkServer`, from the time of the request; used as a `subprocess.Popen`."""
 
     def __init__(self, stdin: IO[str], stdout: IO[str]) -> None:
         self.stdin: IO[str] | None = stdin
         self.stdout: IO[str] | None = stdout
-        self.returncode: int | None = None
+        self.returncode: Any = None  # an integer after the end
         self._pid, self._forked, self._ended = 0, threading.Event(), threading.Event()
 
     @property
@@ -69,12 +50,6 @@ class ForkedProcess:
             raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
         assert self.returncode is not None
         return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless the process has ended."""
-        if self.returncode is None and self.pid:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
 
     def forked(self, pid: int) -> None:
         """Note that the fork server has forked it."""
@@ -94,29 +69,23 @@ class ForkedProcess:
         self.end(-signal.SIGKILL)
 
 
-class ForkServer:
-    """A fork server: an interpreter that has imported torch.
+Process = subprocess.Popen[str] | ForkedProcess
 
-    Args:
-        arguments: command-line arguments of Python; the program must call `serve`.
-        environment: its environment variables.
-        log: gets its error output if it cannot start.
-    """
+
+class ForkServer:
+    """A fork server: an interpreter that has imported torch. Its `arguments` start a program that calls `serve`."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: IO[str] | None) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for side in (self._control, theirs):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE)
+        nothing = subprocess.DEVNULL
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if log is None else log,
-                env=dict(environment),
-                pass_fds=[theirs.fileno()],
+                [sys.executable, *arguments, str(theirs.fileno())], stdin=nothing, stdout=nothing,
+                stderr=nothing if log is None else log, env=dict(environment), pass_fds=[theirs.fileno()],
                 start_new_session=True,
-            )
+            )  # fmt: skip
         self._lock = threading.Lock()
         self._asked: list[ForkedProcess] = []  # in the order of their requests
         self._alive: dict[int, ForkedProcess] = {}
@@ -132,16 +101,14 @@ class ForkServer:
         """Whether the fork server has ended."""
         return self._process.poll() is not None
 
-    def fork(self, late: Mapping[str, str], log: IO[str] | None) -> ForkedProcess:
-        """Request a fork. If this fork server has ended, the returned process has ended too.
+    def fork(self, late: dict[str, str], log: IO[str] | None) -> ForkedProcess:
+        """Request a fork with more environment variables (`late`); its standard error goes to `log`.
 
-        Args:
-            late: environment variables of the fork, in addition to those of the fork server.
-            log: gets its standard error.
+        If this fork server has ended, the returned process has ended too.
         """
         inner_in, ours_in = os.pipe()
         ours_out, inner_out = os.pipe()
-        request = json.dumps({"folder": os.getcwd(), "environment": dict(late)}).encode()
+        request = json.dumps({"folder": os.getcwd(), "environment": late}).encode()
         copy = ForkedProcess(os.fdopen(ours_in, "w", encoding="utf-8"), os.fdopen(ours_out, encoding="utf-8"))
         with os.fdopen(inner_in), os.fdopen(inner_out, "w"), open(os.devnull, "w") as nowhere, self._lock:
             errors = log or nowhere
@@ -189,13 +156,7 @@ _choosing = threading.Lock()
 
 
 def start_forked(arguments: list[str], environment: Mapping[str, str], log: IO[str] | None) -> ForkedProcess:
-    """Start a process as a fork; starts a fork server if there is none with this environment.
-
-    Args:
-        arguments: of Python, see `ForkServer`.
-        environment: environment variables of the process.
-        log: gets its standard error.
-    """
+    """Start a process as a fork; starts a fork server if there is none with this environment. See `ForkServer`."""
     late = {name: value for name, value in environment.items() if name.startswith(LATE_VARIABLES)}
     early = {name: value for name, value in environment.items() if name not in late}
     key = (sys.executable, *arguments, *sorted(early.items()))
@@ -212,10 +173,8 @@ def start_forked(arguments: list[str], environment: Mapping[str, str], log: IO[s
 def serve(control: int) -> None:
     """In a fork server: fork on request. Returns in each fork, and never in the fork server.
 
-    A fork has its own pipes, current folder, late environment variables, and process group.
-
-    Args:
-        control: descriptor of the socket to the parent.
+    A fork has its own pipes, current folder, late environment variables, and process group. `control` is the descriptor
+    of the socket to the parent.
     """
     parent = socket.socket(fileno=control)
     woken, wake = os.pipe()

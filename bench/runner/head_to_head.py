@@ -19,17 +19,8 @@ from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import plural
 from ..training.job import Job
-from .admission import (
-    admit,
-    common_hardware_key,
-    counts_seconds,
-    probe_models,
-    refuse_cpu,
-    refuse_names,
-    refuse_sharing,
-    refuse_uncalibrated,
-)
-from .agenda import agenda_of, in_order, share_of
+from . import admission
+from .agenda import agenda_of, in_order
 from .local import LocalEngine
 from .no_result import write_unmeasured, write_without_result
 
@@ -38,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Gets messages about the progress of a head-to-head. Most methods of this base class do nothing."""
+    """Gets messages about the progress of a head-to-head. This base class only shows notes, as warnings."""
 
     def preparing(self, what: str) -> None:
         """A preparation that takes seconds has started."""
@@ -86,17 +77,13 @@ class Outcome:
         ]
 
     def failures(self, tries_again: str) -> list[str]:
-        """Sentences about the runs in `failed`.
-
-        Args:
-            tries_again: a clause about the command that repeats runs without a result. A diverged run has a result.
-        """
+        """Sentences about the runs in `failed`. `tries_again` is a clause about runs without a result."""
         measured = sum(r.status in FINAL for r, _ in self.failed)
         missing = len(self.failed) - measured
         found = [f"{plural(missing, 'run')} failed; {tries_again}"] if missing else []
-        return found + (
-            [f"{plural(measured, 'run')} diverged; this is a result and is not run again"] if measured else []
-        )
+        if measured:
+            found.append(f"{plural(measured, 'run')} diverged; this is a result and is not run again")
+        return found
 
 
 def run(
@@ -111,7 +98,7 @@ def run(
     refresh: bool = False,
     shard: Shard | None = None,
 ) -> Outcome:
-    """Train the missing runs of a suite and rebuild its board.
+    """Train the missing runs of a suite and rebuild its board. A failed run is a row of the board too.
 
     Args:
         suite: name of a shipped suite, path of a suite file, or a `Suite`.
@@ -122,9 +109,6 @@ def run(
         refresh: also run stale runs again, as further attempts.
         shard: execute only this share of the runs.
 
-    Returns:
-        The board, and what was done. A failed run is a row of the board, and is in `Outcome.failed`.
-
     Raises:
         UserError: the input is wrong; nothing was trained.
     """
@@ -133,7 +117,7 @@ def run(
         machine, data_root=data_root or machine.data_root, includes=tuple(dict.fromkeys([*machine.includes, *includes]))
     )
     suite = find_suite(suite) if isinstance(suite, str) else suite
-    refuse_names(suite, machine)
+    admission.refuse_names(suite, machine)
     root = results_root(results)
     is_new = not root.exists()
     ensure_writable(root)
@@ -155,29 +139,25 @@ def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFr
     return model_rows(load_board(results_root(results), find_board(board, results_root(results))))
 
 
+@dataclass
 class HeadToHead:
-    """One call of `run`: executes the missing runs of a suite."""
+    """One call of `run`: executes the missing runs of a suite. `slots` and `work` are as in `Admission`."""
 
-    def __init__(
-        self,
-        suite: Suite,
-        root: Path,
-        machine: Machine,
-        listener: Listener,
-        trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
-        refresh: bool = False,
-        shard: Shard | None = None,
-    ) -> None:
-        self.suite, self.root, self.machine, self.listener = suite, root, machine, listener
-        self.trials, self.refresh, self.shard = trials, refresh, shard
-        self.slots: list[str] = []
-        self.work: dict[str, float] = {}
+    suite: Suite
+    root: Path
+    machine: Machine
+    listener: Listener
+    trials: Callable[[list[RunSpec]], list[RunSpec]] = list
+    refresh: bool = False
+    shard: Shard | None = None
+    slots: list[str] = field(default_factory=list)
+    work: dict[str, float] = field(default_factory=dict)
 
     def execute(self) -> Outcome:
         try:
-            refuse_cpu(self.suite.budget, self.machine.device)
-            refuse_sharing(self.suite.budget, self.machine.seeds_in_parallel)
-            if counts_seconds(self.suite.budget):
+            admission.refuse_cpu(self.suite.budget, self.machine.device)
+            admission.refuse_sharing(self.suite.budget, self.machine.seeds_in_parallel)
+            if admission.counts_seconds(self.suite.budget):
                 return self._execute_timed()
             outcome, pending = self._plan(plan(self.suite, root=self.root))
             if pending:
@@ -192,15 +172,18 @@ class HeadToHead:
         from .device_seconds import TimedBoard
 
         self._prepare()
-        key, devices = common_hardware_key(self.slots)
+        key, devices = admission.common_hardware_key(self.slots)
         timed = TimedBoard(self.suite, self.root, devices, self.machine, key)
-        if self.shard:
-            refuse_uncalibrated(self.suite.budget, timed.missing())
+        if self.shard and (missing := timed.missing()):
+            raise UserError(
+                f"budget {self.suite.budget!r} counts device-seconds, and all shards must train the same steps, but the"
+                f" step time of {', '.join(missing[:5])} is not calibrated here; run one seed of the suite on one"
+                " machine, export its board, and merge the archive into the results folder of each shard"
+            )
         self.listener.preparing("calibration: the step time of every model is measured, and the models take turns")
         told: set[str] = set()
         first: Outcome | None = None
-        # A second round calibrates models with drifted runs again and repeats all their seeds. A shard lacks some
-        # seeds.
+        # A second round calibrates models with drifted runs again and repeats all their seeds; a shard lacks some.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())
             untold = [job for job in pending if job.spec.model not in told]
@@ -219,7 +202,11 @@ class HeadToHead:
 
     def _plan(self, specs: list[RunSpec]) -> tuple[Outcome, list[Job]]:
         """The outcome so far, and the runs that are still to be executed."""
-        specs = share_of(self.trials(specs), self.shard)
+        specs = self.trials(specs)
+        if self.shard and not (share := self.shard.of(specs)):
+            count = len(specs)
+            raise UserError(f"--shard {self.shard} has no run of {plural(count, 'run')}; use at most {count} shares")
+        specs = share if self.shard else specs
         agenda = agenda_of(self.suite, self.root, self.machine, specs, self.refresh)
         board = Board(specs[0].board)
         return Outcome(self.suite, board, self.root, skipped=agenda.skipped, stale=agenda.stale), agenda.pending
@@ -227,8 +214,8 @@ class HeadToHead:
     def _prepare(self) -> None:
         """Load the data once and check every model, before anything is trained."""
         self.listener.preparing(f"data set {self.suite.dataset} and {plural(len(self.suite.models), 'model')}")
-        seen = probe_models(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
-        admitted = admit(self.suite, self.machine, seen)
+        seen = admission.probe_models(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
+        admitted = admission.admit(self.suite, self.machine, seen)
         self.slots, self.work = admitted.slots, admitted.work
         if admitted.note:
             self.listener.note(admitted.note)

@@ -41,10 +41,9 @@ LAST_BYTES = 65_536
 #: does not get them, so its figures do not depend on the shell.
 CHANGE_FIGURES = (
     "ATEN_CPU_CAPABILITY", "BLIS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE",
-    "CUDA_LAUNCH_BLOCKING",
-    "DISABLE_ADDMM_CUDA_LT", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "GOTO_NUM_THREADS", "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "OMP_NUM_THREADS",
+    "CUDA_LAUNCH_BLOCKING", "DISABLE_ADDMM_CUDA_LT", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA",
+    "GOTO_NUM_THREADS", "MKL_CBWR", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "OMP_NUM_THREADS",
     "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED",
     "PYTHONOPTIMIZE", "PYTORCH_TUNABLEOP_ENABLED", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT",
     "TORCH_CUDNN_V8_API_DISABLED", "TORCH_LINALG_PREFER_CUSOLVER",
@@ -59,7 +58,7 @@ class _Running:
     log: Path
     started: float
     #: Length of the log at the start: an earlier process of the same run may have written to it.
-    logged: int = 0
+    logged: int
     reported: bool = False
     overdue: bool = False
 
@@ -70,35 +69,31 @@ def start(
     """Start a process for a job. It writes its events to standard output, and everything else to `log`.
 
     It has its own session: Ctrl-C reaches only the parent, which then ends its children in order. A `Check` and an
-    `Examination` get a new interpreter instead of a fork, so they do not even share memory addresses with others.
-
-    Args:
-        also: environment variables in addition to those of `environment`.
+    `Examination` get a new interpreter instead of a fork, so they do not even share memory addresses with others. The
+    variables `also` are added to those of `environment`.
     """
     arguments = ["-P", "-m", "equibench.bench.worker", "--attached"]  # -P: no module from the current folder
     variables = {**environment(getattr(job, "threads", 1)), **(also or {})}
     process: Process
     if sys.platform == "linux" and not isinstance(job, Check | Examination):
-        process = fork_server.start_forked(
-            [*arguments, "--fork-server"], variables, None if isinstance(log, int) else log
-        )
+        errors = None if isinstance(log, int) else log
+        process = fork_server.start_forked([*arguments, "--fork-server"], variables, errors)
     else:
+        pipe = subprocess.PIPE
         process = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=variables,
+            [sys.executable, *arguments], stdin=pipe, stdout=pipe, stderr=log, text=True, env=variables,
             start_new_session=True,
-        )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(job.model_dump_json() + "\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # the process died immediately; its exit code gives the reason
+        )  # fmt: skip
+    ask(process, job.model_dump_json())
     return process
+
+
+def ask(process: Process, line: str) -> None:
+    """Write a line to the standard input of a process. If the process has died, its exit code gives the reason."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -150,10 +145,9 @@ def end(*processes: Process) -> None:
 
 
 def _close(process: Process) -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with suppress(BrokenPipeError):
-                stream.close()
+    for stream in filter(None, (process.stdin, process.stdout)):
+        with suppress(BrokenPipeError):
+            stream.close()
 
 
 def _signal(process: Process, number: int) -> None:
@@ -164,8 +158,8 @@ def _signal(process: Process, number: int) -> None:
 
 
 @contextmanager
-def interrupt_on_signals(signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP)) -> Iterator[None]:
-    """Inside, signals raise KeyboardInterrupt, as Ctrl-C does. So children are ended too."""
+def interrupt_on_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does. So children are ended too."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -173,7 +167,7 @@ def interrupt_on_signals(signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGH
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in signals}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -281,7 +275,7 @@ class LocalEngine:
 
 
 def ending(code: int, said: str) -> tuple[Status, str]:
-    """Status and reason for a process that ended without a report, from its exit code and the last line of its log."""
+    """Status and reason for a process that ended without a report, from its exit code and its last words."""
     if code < 0:
         memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return "lost", f"killed by {signal.Signals(-code).name}{memory}"

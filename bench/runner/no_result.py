@@ -43,11 +43,7 @@ def record_without_result(job: Job, provenance: Provenance, status: Status, reas
 def write_without_result(job: Job, status: Status, reason: str, provenance: Provenance | None = None) -> bool:
     """Write the record of an attempt without a result; returns False if the attempt already has a record.
 
-    Args:
-        provenance: from the start of the attempt; None to determine it now.
-
-    Raises:
-        WriteError: the record cannot be written.
+    `provenance` is from the start of the attempt, or None to determine it now. Raises `WriteError`.
     """
     root = Path(job.results)
     if any(r.attempt == job.attempt for r in attempts_of(root, job.spec)):
@@ -64,8 +60,7 @@ def write_unmeasured(
 ) -> tuple[list[Job], dict[str, tuple[str, str]]]:
     """Write the records of runs whose model failed in calibration.
 
-    Returns:
-        The other jobs, and (status, reason) of the written records by run id.
+    Returns the other jobs, and (status, reason) of the written records by run id.
     """
     ended: dict[str, tuple[str, str]] = {}
     for job in jobs:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ...registry import UserError, nearest
 from ..boards.board import Board, find_board, load_board
-from ..records.record import Context, RunRecord
+from ..records.record import RunRecord
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
 from ..tools.schema import parse
@@ -20,12 +21,11 @@ from .head_to_head import run as run_suite
 
 @dataclass
 class Refreshed:
-    """The result of a refresh.
+    """The board after a refresh.
 
     Attributes:
         stale: the stale runs, as (model, seed, what had changed).
         ran: (status, reason) of the new attempts, by run id.
-        board: the board afterwards.
     """
 
     board: Board
@@ -36,36 +36,21 @@ class Refreshed:
     def left(self) -> list[tuple[str, int, str]]:
         """Runs of `stale` that are still stale, or have no result."""
         wanted = {(model, seed) for model, seed, _ in self.stale}
-        rows = [
-            (r.spec.model, r.spec.seed, stale or r.status)
-            for r, stale in self.board.chosen
-            if stale or r.status != "ok"
-        ]
-        return [row for row in rows if row[:2] in wanted]
+        rows = [(r.spec.model, r.spec.seed, stale or r.status) for r, stale in self.board.chosen]
+        return [row for row in rows if row[:2] in wanted and row[2] != "ok"]
 
 
 def stale_runs(board: Board, patterns: Iterable[str] = ()) -> list[tuple[RunRecord, str]]:
-    """The stale runs of a board, and what has changed.
-
-    Args:
-        patterns: shell patterns of models; empty for all models.
-    """
+    """The stale runs of a board, and what has changed; only of models that fit a shell pattern, if there are any."""
     patterns = list(patterns) or ["*"]
     return [(r, why) for r, why in board.chosen if why and any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
 
 
 def refresh(
-    name: str,
-    root: Path,
-    *,
-    patterns: Iterable[str] = (),
-    machine: Machine | None = None,
-    listener: Listener | None = None,
-    only_say: bool = False,
-) -> Refreshed:
+    name: str, root: Path, *, patterns: Iterable[str] = (), machine: Machine | None = None,
+    listener: Listener | None = None, only_say: bool = False,
+) -> Refreshed:  # fmt: skip
     """Run the stale rows of a board again, each as a further attempt with the current recipe.
-
-    Included files must have been registered before.
 
     Args:
         name: the board, with or without its version.
@@ -87,14 +72,8 @@ def refresh(
     if found and not only_say:
         refuse_joining(found[0][0], machine.device)
         for suite, wanted in _suites(found, board):
-            outcome = run_suite(
-                suite,
-                results=root,
-                machine=machine,
-                listener=listener,
-                trials=lambda specs, wanted=wanted: _only(specs, wanted, name),  # type: ignore[misc]
-                refresh=True,
-            )
+            chosen = partial(_only, wanted=wanted, board=name)
+            outcome = run_suite(suite, results=root, machine=machine, listener=listener, trials=chosen, refresh=True)
             done.ran |= outcome.ran
         done.board = load_board(root, name)
     return done
@@ -107,29 +86,21 @@ def _suites(found: list[tuple[RunRecord, str]], board: Board) -> list[tuple[Suit
         by_context.setdefault(record.context.model_dump_json(), []).append(record)
     suites = []
     for records in by_context.values():
-        full = any(r.run_id in board.sidecars for r in records)
-        suites.append((_suite(records, records[0].context, full), {(r.spec.model, r.spec.seed) for r in records}))
+        spec, context = records[0].spec, records[0].context
+        values = {
+            **spec.model_dump(include={"dataset", "profile", "fit", "train_images"}),
+            **context.model_dump(include={"reference_parameters", "reference_model"}),
+            "name": context.suite,
+            "budget": spec.budget.name,
+            "recipe": spec.recipe.name,
+            "seeds": sorted({r.spec.seed for r in records}),
+            "class": context.parameter_class,
+            "equivariance": "full" if any(r.run_id in board.sidecars for r in records) else "core",
+            "models": list(dict.fromkeys(r.spec.model for r in records)),
+        }
+        suite = parse(Suite, values, f"the records of board {spec.board}")
+        suites.append((suite, {(r.spec.model, r.spec.seed) for r in records}))
     return suites
-
-
-def _suite(records: list[RunRecord], context: Context, full: bool) -> Suite:
-    spec = records[0].spec
-    values = {
-        "name": context.suite,
-        "dataset": spec.dataset,
-        "budget": spec.budget.name,
-        "recipe": spec.recipe.name,
-        "profile": spec.profile,
-        "fit": spec.fit,
-        "train_images": spec.train_images,
-        "seeds": sorted({r.spec.seed for r in records}),
-        "class": context.parameter_class,
-        "reference_parameters": context.reference_parameters,
-        "reference_model": context.reference_model,
-        "equivariance": "full" if full else "core",
-        "models": list(dict.fromkeys(r.spec.model for r in records)),
-    }
-    return parse(Suite, values, f"the records of board {spec.board}")
 
 
 def _only(specs: list[RunSpec], wanted: set[tuple[str, int]], board: str) -> list[RunSpec]:

@@ -24,21 +24,13 @@ from .local import LocalEngine
 
 
 def replay(
-    run: str,
-    root: Path,
-    *,
-    device: str | None = None,
-    threads: int | None = None,
-    machine: Machine | None = None,
+    run: str, root: Path, *, device: str | None = None, threads: int | None = None, machine: Machine | None = None
 ) -> ReplayVerdict:
-    """Run a recorded run again as a later attempt, and compare the results. The verdict is written to the results.
-
-    Boards do not show the new attempt.
+    """Run a recorded run again as a later attempt, which boards do not show; write the verdict to the results.
 
     Args:
         run: the beginning of its id.
         device, threads: None for the recorded ones; those of `machine` are ignored.
-        machine: all other settings of the execution.
 
     Raises:
         UserError: there is no such run, it has no result, it is stale, or different bits could not be judged; nothing
@@ -89,12 +81,7 @@ def _run_again(record: RunRecord, root: Path, machine: Machine) -> tuple[RunReco
 def judge(
     record: RunRecord, again: RunRecord | None, reason: str, differ: list[str], values: list[float]
 ) -> ReplayVerdict:
-    """The verdict on a new attempt.
-
-    Args:
-        differ: differences between then and now that may change bits.
-        values: test accuracies of the model's recorded seeds, in %.
-    """
+    """The verdict on a new attempt. `values` are the test accuracies of the model's recorded seeds, in %."""
     assert record.results is not None
     finished = again if again is not None and again.status in FINAL else None
     was, now = record.provenance, finished.provenance if finished else record.provenance
@@ -106,17 +93,8 @@ def judge(
     else:
         found = agreement(record, finished, differ, values)
     return ReplayVerdict(
-        board=record.spec.board,
-        run=record.run_id,
-        again=again.run_id if again else "",
-        agrees=bool(found.agrees),
-        rule=found.rule,
-        why=found.why,
-        differences=differ,
-        recorded=record.results.test_acc_pct,
+        board=record.spec.board, run=record.run_id, again=again.run_id if again else "", agrees=bool(found.agrees),
+        rule=found.rule, why=found.why, differences=differ, recorded=record.results.test_acc_pct,
         replayed=finished.results.test_acc_pct if finished and finished.results else None,
-        low=found.low,
-        high=found.high,
-        judged=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=host_id(),
-    )
+        low=found.low, high=found.high, judged=datetime.now(UTC).isoformat(timespec="seconds"), host=host_id(),
+    )  # fmt: skip

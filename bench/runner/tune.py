@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..spec.recipe import COMMON, TUNED, Recipe
 from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
 from ..tools.files import results_root, write_atomically
 from ..tools.machine import Machine
+from ..tools.schema import parse_toml, read_text
 from .admission import base_recipe, refuse_tuning
 from .head_to_head import Listener, Outcome, run
 
@@ -64,17 +66,12 @@ def trials(suite: Suite, specs: list[RunSpec]) -> list[RunSpec]:
 
 
 def tune(
-    suite: Suite,
-    *,
-    results: str | Path | None = None,
-    machine: Machine | None = None,
-    listener: Listener | None = None,
+    suite: Suite, *, results: str | Path | None = None, machine: Machine | None = None, listener: Listener | None = None
 ) -> Tuning:
     """Try `GRID` with every model of a suite and write the file of the tuned recipes.
 
-    Finished trials are kept. Trials whose source, data or recipe has changed are repeated.
-
-    The arguments are those of `head_to_head.run`.
+    Finished trials are kept. Trials whose source, data or recipe has changed are repeated. The arguments are those of
+    `head_to_head.run`.
 
     Raises:
         UserError: the suite's recipe cannot be tuned, or no trial of a model has a validation accuracy.
@@ -84,13 +81,9 @@ def tune(
     refuse_tuning(suite)
     values = {**suite.model_dump(by_alias=True), "recipe": base.name, "seeds": [SEED]}
     outcome = run(
-        Suite.model_validate(values),
-        results=results,
-        machine=machine,
-        listener=listener,
-        trials=lambda specs: trials(suite, specs),
-        refresh=True,
-    )
+        Suite.model_validate(values), results=results, machine=machine, listener=listener,
+        trials=partial(trials, suite), refresh=True,
+    )  # fmt: skip
     scores = validation_scores(outcome.board, suite.models)
     chosen = {model: best_rate(model, scores[model]) for model in suite.models}
     hardware_key = outcome.board.chosen[0][0].spec.hardware_key
@@ -104,24 +97,14 @@ def validation_scores(board: Board, models: list[str]) -> dict[str, dict[float, 
     """Validation accuracy of each model at each rate, from the records of a tuning board that are not stale."""
     scores: dict[str, dict[float, float | None]] = {m: dict.fromkeys(GRID) for m in models}
     for record, stale in board.chosen:
-        rates = scores.get(record.spec.model)
-        if (
-            rates is not None
-            and not stale
-            and record.spec.recipe.lr in rates
-            and record.status in FINAL
-            and record.results
-        ):
-            rates[record.spec.recipe.lr] = record.results.val_acc_pct
+        rates, rate = scores.get(record.spec.model, {}), record.spec.recipe.lr
+        if not stale and rate in rates and record.status in FINAL and record.results:
+            rates[rate] = record.results.val_acc_pct
     return scores
 
 
 def best_rate(model: str, scores: dict[float, float | None]) -> float:
-    """The rate with the highest validation accuracy; the smallest rate if there are several.
-
-    Raises:
-        UserError: no trial has a validation accuracy.
-    """
+    """The rate with the highest validation accuracy, the smallest if there are several; UserError if there is none."""
     known = {rate: score for rate, score in scores.items() if score is not None}
     if not known:
         raise UserError(f"no trial of model {model!r} was finished, so no rate can be chosen; try it with `run`")
@@ -152,13 +135,7 @@ def add_tuned(path: Path, own: dict[str, Any]) -> None:
 
 
 def read_tuned(path: Path) -> dict[str, Any]:
-    """The tables of a file of tuned recipes, by model; empty if there is no file.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    from ..tools.schema import parse_toml, read_text
-
+    """The tables of a file of tuned recipes, by model; empty if there is no file. Raises `UserError`."""
     return parse_toml(read_text(path), str(path)) if path.is_file() else {}
 
 

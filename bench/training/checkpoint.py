@@ -2,10 +2,9 @@
 
 A checkpoint is the file ``runs/<board>/checkpoints/<spec hash>.<attempt>.<step>.<content hash>.pt``. `torch.save` wrote
 it, with tensors, numbers and one JSON text. It is read with ``weights_only``, so no code in it is executed. It also
-holds the plain Python attributes of modules; if training changed other attributes, the checkpoint is not used. A
-truncated or changed file does not match the hash in its name; then the previous checkpoint is used. A checkpoint also
-records its origin. After a change of source, data, versions, processor or threads it is not used, because the record
-could not describe the origin of such weights.
+holds the plain Python attributes of modules; if training changed other attributes, the checkpoint is not used. If a
+file does not match the hash in its name, the previous checkpoint is used. After a change of its `Origin`, a checkpoint
+is not used, because the record could not describe the origin of such weights.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from ..records.record import CorePoint, CurvePoint, Size
 from ..records.store import checkpoint_folder, checkpoints_of
 from ..tools.files import WriteError, remove_parts, write_atomically
 from ..tools.schema import Strict, short_hash
-from .module_attributes import changed, contents, fit_attributes, plain_attributes, put_attributes
+from .module_attributes import changed, contents, plain_attributes, put_attributes
+from .prepare import outline
 from .stopping import Stop
 from .train import Training
 
@@ -65,8 +65,6 @@ class Facts(Strict):
         finished: whether the training has ended and only the evaluation is missing.
         phases: seconds of all processes of this run so far, as in `clock.Phases.total`.
         resumed: the steps after which processes of this run continued from a checkpoint.
-        init, cost: measurements from before the training.
-        peak_mib: peak memory of the training so far.
         started: start time of the first process of this run.
         sharing: the largest number of runs that shared the GPU with this one, itself included.
         unkept: attributes of modules that training changed and that the checkpoint does not hold.
@@ -93,7 +91,7 @@ class Facts(Strict):
 
 @dataclass
 class Saved:
-    """A checkpoint that was read. `tensors` holds the state of the model, optimiser and random generators."""
+    """A checkpoint that was read. `tensors` is the result of `state_of`."""
 
     facts: Facts
     tensors: dict[str, Any]
@@ -111,11 +109,7 @@ def to_bytes(facts: Facts, tensors: dict[str, Any]) -> memoryview:
 
 
 def read_checkpoint(path: Path) -> Saved:
-    """Read a checkpoint and check it against its name.
-
-    Raises:
-        Unusable: it is not a checkpoint, or it is damaged; with the reason.
-    """
+    """Read a checkpoint and check it against its name. Raises Unusable: with the reason."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -125,14 +119,12 @@ def read_checkpoint(path: Path) -> Saved:
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         facts = Facts.model_validate_json(tensors.pop("facts"))
-        if set(tensors) != {"model", "loose", "attributes", "optimizer", "rng", "losses"}:
-            raise Unusable("its parts are not those of a checkpoint")
-    except Unusable:
-        raise
     except ValidationError as error:
         raise Unusable(f"its fields are not those of a checkpoint ({error.errors()[0]['msg']})") from error
     except Exception as error:  # a foreign file may make torch raise any exception
         raise Unusable(f"it is not a checkpoint ({type(error).__name__})") from error
+    if set(tensors) != {"model", "loose", "attributes", "optimizer", "rng", "losses"}:
+        raise Unusable("its parts are not those of a checkpoint")
     return Saved(facts, tensors)
 
 
@@ -140,14 +132,11 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Tr
     """Everything that the rest of a training depends on.
 
     A state dictionary leaves out non-persistent buffers, such as the sampled bases of steerable kernels. They are kept
-    as ``loose``, so that a resumed model computes with the same numbers as before. Plain attributes of modules and the
-    names of trained parameters are kept too.
+    as ``loose``. Plain attributes of modules and the names of trained parameters are kept too.
     """
-    state = model.state_dict()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device_of(model)
     return {
-        "model": state,
-        "loose": {name: buffer for name, buffer in model.named_buffers() if name not in state},
+        **_tensors_of(model),
         "attributes": {
             "modules": plain_attributes(model),
             "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
@@ -175,7 +164,7 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
         parameter.requires_grad_(name in tensors["attributes"]["trained"])
     if tensors["optimizer"] is not None:
         optimizer.load_state_dict(tensors["optimizer"])
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device_of(model)
     random.setstate(tensors["rng"]["python"])
     np.random.set_state(tensors["rng"]["numpy"])
     torch.set_rng_state(tensors["rng"]["cpu"])
@@ -186,14 +175,17 @@ def put_back(tensors: dict[str, Any], model: nn.Module, optimizer: torch.optim.O
 
 def fits(tensors: dict[str, Any], model: nn.Module) -> bool:
     """Whether the tensors have the names and shapes of the model's tensors."""
+    shapes = all(outline(own) == outline(tensors[part]) for part, own in _tensors_of(model).items())
+    return shapes and [name for name, _ in model.named_modules()] == list(tensors["attributes"]["modules"])
+
+
+def _tensors_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     state = model.state_dict()
-    own = [state, {name: b for name, b in model.named_buffers() if name not in state}]
-    shapes = [_shapes(s) for s in own] == [_shapes(tensors[part]) for part in ("model", "loose")]
-    return shapes and fit_attributes(model, tensors["attributes"]["modules"])
+    return {"model": state, "loose": {name: b for name, b in model.named_buffers() if name not in state}}
 
 
-def _shapes(state: dict[str, Any]) -> dict[str, Any]:
-    return {n: (tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else type(v) for n, v in state.items()}
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 class Checkpoints:
@@ -201,7 +193,7 @@ class Checkpoints:
 
     Args:
         root: results folder.
-        every_s: seconds between two checkpoints, of a monotonic clock.
+        every_s: seconds between two checkpoints.
         facts: returns the content without the tensors, from the training and whether it is finished.
         writing: returns a context manager that is active while a checkpoint is written.
 
@@ -213,18 +205,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        root: Path,
-        board: str,
-        origin: Origin,
-        attempt: int,
-        every_s: float,
-        stop: Stop,
-        facts: Callable[[Training, bool], Facts],
-        writing: Callable[[], Any],
-    ) -> None:
-        self._folder, self._origin, self._attempt = checkpoint_folder(root, board), origin, attempt
-        self._root, self._board = root, board
+        self, root: Path, board: str, origin: Origin, attempt: int, every_s: float, stop: Stop,
+        facts: Callable[[Training, bool], Facts], writing: Callable[[], Any],
+    ) -> None:  # fmt: skip
+        self._root, self._board, self._origin, self._attempt = root, board, origin, attempt
+        self._folder = checkpoint_folder(root, board)
         self._every_s, self._stop, self._facts, self._writing = every_s, stop, facts, writing
         self._next = time.monotonic() + every_s
         self.saved: Saved | None = None
@@ -239,32 +224,27 @@ class Checkpoints:
         remove_parts(self._folder, self._origin.spec)
         paths = checkpoints_of(self._root, self._board, self._origin.spec)
         while paths:
-            path = paths[-1]
-            step = path.name.split(".")[2]
             try:
-                saved = read_checkpoint(path)
+                saved = self._read(paths[-1])
             except Unusable as error:
-                self.notes.append(f"the checkpoint of step {step} was not used: {error}")
-                paths.pop()
-                continue
-            changed = self._origin.changed(saved.facts.origin)
-            if changed:
-                self.notes.append(f"the checkpoint of step {step} was not used: its {changed} changed since")
-                paths.pop()
-                continue
-            if saved.facts.unkept:
-                self.notes.append(
-                    f"the checkpoint of step {step} was not used: training changes"
-                    f" {', '.join(saved.facts.unkept[:5])}, which"
-                    " no checkpoint keeps; make it a buffer, a number, a text, or a list of these"
-                )
-                paths.pop()
+                self.notes.append(f"the checkpoint of step {paths.pop().name.split('.')[2]} was not used: {error}")
                 continue
             self.saved, self.safe = saved, saved.facts.finished
             self.kept = paths  # a process may have been killed before it removed the older ones
             self._drop_all_but(KEPT)
             self.notes = list(dict.fromkeys([*saved.facts.warnings, *self.notes]))
             return
+
+    def _read(self, path: Path) -> Saved:
+        saved = read_checkpoint(path)
+        if changed := self._origin.changed(saved.facts.origin):
+            raise Unusable(f"its {changed} changed since")
+        if unkept := ", ".join(saved.facts.unkept[:5]):
+            raise Unusable(
+                f"training changes {unkept}, which no checkpoint keeps; make it a buffer, a number, a text, or a list"
+                " of these"
+            )
+        return saved
 
     @property
     def finished(self) -> bool:
@@ -289,11 +269,7 @@ class Checkpoints:
         return Training(facts.step, facts.device_s, facts.stopped, list(facts.curve), losses)
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
-        """Write a checkpoint. A full disk gives a note for the record, and the training continues.
-
-        Raises:
-            Stopped: the process was asked to end, and this was its last checkpoint.
-        """
+        """Write a checkpoint, or a note for the record if the disk is full; then end if it was asked (`Stopped`)."""
         finished = optimizer is None
         with self._writing():
             facts = self._facts(done, finished).model_copy(update={"unkept": changed(self._before, model)})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...datasets.batches import as_tensors
-from ...datasets.images import ImageData, balanced_order, data_root, load
+from ...datasets.images import balanced_order, data_root, load
 from ...registry import DATASETS, MODELS, UserError
 from ...side_files import contents, lines_of
 from ...source import source_hash
@@ -25,7 +25,7 @@ from ..records.store import weights_path
 from ..spec.suite import PROTOCOL
 from ..tools.machine import Machine
 from .job import Job
-from .prepare import Loaded, build_from_seed, weights_digest
+from .prepare import Loaded, build_from_seed, outline, tensors_of, weights_digest
 
 
 def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
@@ -42,24 +42,15 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
     except Exception as error:  # a damaged or hostile file may make torch raise any exception
         raise UserError(f"{path} is not a file of weights, so it is not loaded ({type(error).__name__})") from error
     # Names and shapes first: a tensor with one stored number can have a huge shape.
-    wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
-    if not isinstance(state, dict) or _outline(state) != _outline(wanted):
+    if not isinstance(state, dict) or outline(state) != outline(tensors_of(model)):
         raise UserError(f"{path} does not hold the weights of run {record.run_id}: names or shapes differ")
     if record.results is None or weights_digest(state) != record.results.weights_sha256:
         raise UserError(f"{path} does not hold the weights of run {record.run_id}: their hash differs")
     model.load_state_dict(state, strict=False)
 
 
-def _outline(state: dict[str, torch.Tensor]) -> dict[str, object]:
-    return {k: (v.shape, v.dtype, v.layout) if isinstance(v, torch.Tensor) else type(v) for k, v in state.items()}
-
-
 def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Path | None) -> Loaded:
-    """The data of a finished run, on a device.
-
-    Raises:
-        UserError: the source or the data have changed since the run.
-    """
+    """The data of a finished run, on a device. Raises UserError: the source or the data have changed since the run."""
     resolved, made = MODELS.find(record.spec.model), record.provenance
     if source_hash(resolved, lines_of(contents(resolved.files, made.opened))) != made.source_hash:
         raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
@@ -70,13 +61,8 @@ def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Pat
 
 
 def measure_sidecar(root: Path, record: RunRecord, machine: Machine) -> Sidecar:
-    """The full profile of a finished run, at its initial and its stored final weights.
-
-    Raises:
-        UserError: the weights are missing, or the source or the data have changed since the run.
-    """
-    phases = Phases()
-    device = begin(machine.device, "strict", machine.threads)
+    """The full profile of a finished run, at its initial and its stored final weights; see `load_weights`."""
+    phases, device = Phases(), begin(machine.device, "strict", machine.threads)
     with phases.phase("data"):
         loaded = loaded_again(record, device, machine.data_folder)
     return _profile(root, record, loaded, None, phases, machine)
@@ -85,15 +71,11 @@ def measure_sidecar(root: Path, record: RunRecord, machine: Machine) -> Sidecar:
 def _profile(
     root: Path, record: RunRecord, loaded: Loaded, trained: nn.Module | None, phases: Phases, machine: Machine
 ) -> Sidecar:
-    """The full profile of a run, in a process with the arithmetic of the profile ``strict``.
-
-    Args:
-        trained: the model with its final weights; None to read the stored ones.
-    """
+    """The full profile of a run under the profile ``strict``; `trained` is None to read the stored weights."""
     spec, made = record.spec, record.provenance
     assert record.results is not None
     with phases.phase("data"):
-        inputs = inputs_of(loaded, loaded.data)
+        inputs = inputs_of(loaded)
     with phases.phase("build"):
         model = build_from_seed(spec, loaded.data, loaded.device)
     with phases.phase("equivariance_full"):
@@ -105,35 +87,22 @@ def _profile(
     with phases.phase("equivariance_full"):
         after, more = measure_full(trained, inputs, predictions=True)
     kept = ("source_hash", "opened", "data_digest", "data_source", "data_opened")
+    provenance = Provenance.of(
+        MODELS.find(spec.model), **{name: getattr(made, name) for name in kept}, hardware=hardware(machine.device),
+        threads=torch.get_num_threads(), command=machine.command,
+    )  # fmt: skip
     return Sidecar(
-        schema_version=1,
-        kind="equivariance",
-        protocol=PROTOCOL,
-        board=spec.board,
-        run=record.run_id,
-        model=spec.model,
-        dataset=spec.dataset,
-        weights_sha256=record.results.weights_sha256,
-        draws=FULL_DRAWS,
-        orbit_images=len(inputs.images),
-        curve_degrees=[float(d) for d in CURVE_DEGREES],
-        orbit_degrees=[float(d) for d in ORBIT_DEGREES],
-        init=before,
-        trained=after,
-        phases=phases.total(),
-        provenance=Provenance.of(
-            MODELS.find(spec.model),
-            **{name: getattr(made, name) for name in kept},
-            hardware=hardware(machine.device),
-            threads=torch.get_num_threads(),
-            command=machine.command,
-        ),
-        warnings=sorted({note, more} - {""}),
-    )
+        schema_version=1, kind="equivariance", protocol=PROTOCOL, board=spec.board, run=record.run_id,
+        model=spec.model, dataset=spec.dataset, weights_sha256=record.results.weights_sha256, draws=FULL_DRAWS,
+        orbit_images=len(inputs.images), curve_degrees=[float(d) for d in CURVE_DEGREES],
+        orbit_degrees=[float(d) for d in ORBIT_DEGREES], init=before, trained=after, phases=phases.total(),
+        provenance=provenance, warnings=sorted({note, more} - {""}),
+    )  # fmt: skip
 
 
-def inputs_of(loaded: Loaded, data: ImageData) -> Inputs:
+def inputs_of(loaded: Loaded) -> Inputs:
     """The images of the full profile, on the device, in balanced order."""
+    data = loaded.data
     order = balanced_order(data.test.labels, data.classes, ORBIT_IMAGES)
     images, labels = as_tensors(data.test, loaded.device, order)
     rotation = bool(DATASETS.find(data.name).get("rotation", False))
@@ -141,9 +110,7 @@ def inputs_of(loaded: Loaded, data: ImageData) -> Inputs:
 
 
 def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, trained: nn.Module | None = None) -> str:
-    """Measure and write the sidecar of a run in the run's own process; returns an error message, or an empty text.
-
-    The run stays finished even if this fails.
+    """Measure and write the sidecar of a run, which stays finished if this fails; returns an error message, or "".
 
     Args:
         loaded, trained: data and model, if this process has trained; None to read them.

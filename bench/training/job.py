@@ -19,12 +19,8 @@ class Job(Strict):
     """The job of a worker process that executes one attempt at one run.
 
     Attributes:
-        results: results folder.
-        data_root: folder of the data sets, None for the default.
-        include: files that register models or data sets.
-        command: the command line of the user, for the record.
+        data_root, include, command, checkpoint_s: as in `Machine`.
         equivariance: ``full`` also writes the sidecar of the full equivariance profile.
-        checkpoint_s: seconds between two checkpoints.
         sharing: the largest number of runs on the GPU at a time, this one included.
     """
 
@@ -43,12 +39,12 @@ class Job(Strict):
     sharing: int = Field(default=1, ge=1)
 
     @classmethod
-    def on(cls, machine: Machine, root: Path, spec: RunSpec, attempt: int, context: Context) -> Job:
+    def on(cls, machine: Machine, root: Path, spec: RunSpec, attempt: int, context: Context, **more: Any) -> Job:
         """The job of an attempt, on the device of `machine`."""
         return cls(
             spec=spec, attempt=attempt, context=context, device=machine.device, threads=machine.threads,
             results=str(root), data_root=machine.data_folder, include=machine.files, command=machine.command,
-            checkpoint_s=machine.checkpoint_s,
+            checkpoint_s=machine.checkpoint_s, **more,
         )  # fmt: skip
 
     @property
@@ -58,11 +54,7 @@ class Job(Strict):
 
 
 class Probe(Strict):
-    """Build models and inspect them, without training.
-
-    Attributes:
-        models: names of models.
-    """
+    """Build models and inspect them, without training."""
 
     kind: Literal["probe"] = "probe"
     models: list[str]
@@ -119,9 +111,6 @@ class Examination(Strict):
 class Events:
     """Sends lines of JSON from a worker process to its parent.
 
-    Args:
-        stream: of the output.
-
     Attributes:
         needed: whether the process ends if its parent is gone. A run continues: its record is the result.
     """
@@ -130,7 +119,7 @@ class Events:
         self._stream, self.needed = stream, True
 
     def send(self, event: str, **values: Any) -> None:
-        """Send one event. If the parent is gone and `needed` is true, the process ends."""
+        """Send one event."""
         try:
             self._stream.write(json.dumps({"event": event, **values}) + "\n")
             self._stream.flush()

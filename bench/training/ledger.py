@@ -12,17 +12,8 @@ from ...registry import MODELS
 from ...source import libraries
 from ..measures.clock import Phases
 from ..measures.cost import peak_memory_mib
+from ..records import provenance
 from ..records.kept_verdicts import kept_verdict
-from ..records.provenance import (
-    ALONE,
-    Provenance,
-    file_facts,
-    hardware,
-    host_facts,
-    sharing_fact,
-    timestamp,
-    versions,
-)
 from ..records.record import CorePoint, CurvePoint, Results, RunRecord, Size, Status
 from ..tools.gpu_processes import OtherProcesses
 from .checkpoint import Checkpoints, Facts, Origin
@@ -35,23 +26,19 @@ OTHER_SHARE, OTHER_S = 0.02, 0.2
 
 
 class Ledger:
-    """All facts of a run so far. A record can be made from it after any failure.
+    """All facts of a run so far; None where they are not known yet. A record can be made from it after any failure.
 
     Attributes:
-        data: the data set; None until it is loaded.
-        origin: for checkpoints; None until the model is built.
-        checkpoints: None until they have been searched.
-        init, size, results, curve: measurements so far, as in the record.
-        resumed: the steps after which processes of this run continued from a checkpoint.
-        peak_mib: peak memory of the training, in this process or earlier ones.
-        company: other processes that were found on the device; None if it was not checked.
-        sharing: the largest number of runs on the device at a time.
+        made: see `made_from`.
+        init, size, results, curve, resumed, peak_mib, sharing: as in the record and in `checkpoint.Facts`.
+        company: other processes that were found on the device.
         notes: sentences for the record.
     """
 
     def __init__(self, job: Job, phases: Phases) -> None:
         self.job, self.spec, self.phases, self.root = job, job.spec, phases, Path(job.results)
-        self.model, self.device, self.started = MODELS.find(job.spec.model), torch.device(job.device), timestamp()
+        self.model, self.device = MODELS.find(job.spec.model), torch.device(job.device)
+        self.started = provenance.timestamp()
         self.data: ImageData | None = None
         self.made: dict[str, Any] = {}
         self.origin: Origin | None = None
@@ -70,20 +57,17 @@ class Ledger:
         """The fields of the provenance about the files of model and data, as far as they are known."""
         if not self.made:
             places = (self.root, data_root(self.job.data_root))
-            self.made = file_facts(self.model, self.spec.dataset, self.data, places)
+            self.made = provenance.file_facts(self.model, self.spec.dataset, self.data, places)
         return self.made
 
     def note_origin(self) -> Origin:
         """Determine the origin of this run's checkpoints."""
         assert self.data is not None
         self.origin = Origin(
-            spec=self.spec.digest(),
-            source_hash=self.made_from()["source_hash"],
-            data_digest=self.data.digest(),
-            versions=versions(libraries(self.model)),
-            hardware_key=hardware(self.job.device)["hardware_key"],
-            threads=torch.get_num_threads(),
-        )
+            spec=self.spec.digest(), source_hash=self.made_from()["source_hash"], data_digest=self.data.digest(),
+            versions=provenance.versions(libraries(self.model)),
+            hardware_key=provenance.hardware(self.job.device)["hardware_key"], threads=torch.get_num_threads(),
+        )  # fmt: skip
         return self.origin
 
     def take_over(self, facts: Facts) -> None:
@@ -107,13 +91,11 @@ class Ledger:
         return max(self.peak_mib, peak_memory_mib(self.device))
 
     def note_company(self, company: OtherProcesses) -> str:
-        """Note other processes on the device; returns them in words if the run counts its device-seconds.
-
-        For other budgets they are only recorded: the times are then invalid, but all other figures are valid.
-        """
+        """Note other processes on the device; returns them in words if the run counts its device-seconds."""
         self.company = company
         if self.spec.budget.seconds is not None:
             return company.others
+        # For other budgets, the times are then invalid, but all other figures are valid.
         self.sharing = max(self.sharing, company.count)
         return ""
 
@@ -130,36 +112,28 @@ class Ledger:
     def record(self, status: Status, reason: str) -> RunRecord:
         """The record of the run in its present state."""
         made, seconds = self.made_from(), self.phases.total()
-        provenance = Provenance.of(
-            self.model,
-            self.started,
-            self.origin.versions if self.origin else None,
-            **made,
+        origin = provenance.Provenance.of(
+            self.model, self.started, self.origin.versions if self.origin else None, **made,
             checked=kept_verdict(self.root, self.spec.model, made["source_hash"]),
-            data_digest=self.data.digest() if self.data else "",
-            hardware=self._hardware(),
-            threads=torch.get_num_threads(),
-            command=self.job.command,
-        )
+            data_digest=self.data.digest() if self.data else "", hardware=self._hardware(),
+            threads=torch.get_num_threads(), command=self.job.command,
+        )  # fmt: skip
         return RunRecord(
             schema_version=1, spec=self.spec, attempt=self.job.attempt, status=status, reason=reason,
-            results=self.results, cost=self.size, curve=self.curve, phases=seconds, provenance=provenance,
+            results=self.results, cost=self.size, curve=self.curve, phases=seconds, provenance=origin,
             context=self.job.context, warnings=self.warnings(seconds),
         )  # fmt: skip
 
     def _hardware(self) -> dict[str, str]:
         try:
-            known = hardware(self.job.device)
+            known = provenance.hardware(self.job.device)
         except RuntimeError:  # the run failed because torch cannot use the device
-            known = host_facts(self.job.device)
-        return {**known, **sharing_fact(self.sharing), **({ALONE: self.company.alone} if self.company else {})}
+            known = provenance.host_facts(self.job.device)
+        alone = {provenance.ALONE: self.company.alone} if self.company else {}
+        return {**known, **provenance.sharing_fact(self.sharing), **alone}
 
     def warnings(self, seconds: dict[str, float]) -> list[str]:
-        """Warnings for readers of the record.
-
-        Args:
-            seconds: of all phases.
-        """
+        """Warnings for readers of the record; `seconds` are those of all phases."""
         found = [*(self.checkpoints.notes if self.checkpoints else []), *self.notes]
         if self.resumed:
             steps = ", ".join(map(str, self.resumed))

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import types
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,9 @@ def put_attributes(model: nn.Module, values: Plain) -> None:
     """Set the plain attributes of all modules to the result of `plain_attributes`; equal values are not replaced."""
     for name, module in model.named_modules():
         for attribute, value in values[name].items():
-            # An unchanged list may be shared with other objects. `repr` also distinguishes 0.0 from -0.0, and 1 from
-            # True.
+            # An unchanged list may be shared with other objects. `repr` distinguishes 0.0 from -0.0, and 1 from True.
             if attribute not in module.__dict__ or repr(module.__dict__[attribute]) != repr(value):
                 module.__dict__[attribute] = value
-
-
-def fit_attributes(model: nn.Module, values: Plain) -> bool:
-    """Whether the model has modules with the names in `values`."""
-    return [name for name, _ in model.named_modules()] == list(values)
 
 
 def contents(model: nn.Module) -> dict[str, str]:
@@ -70,11 +65,7 @@ def contents(model: nn.Module) -> dict[str, str]:
 
 
 def changed(before: dict[str, str], model: nn.Module) -> list[str]:
-    """Names of the attributes that are not plain and whose content has changed.
-
-    Args:
-        before: earlier result of `contents`.
-    """
+    """Names of the attributes that are not plain and whose content has changed since `contents` returned `before`."""
     now = contents(model)
     return [name for name in {**before, **now} if now.get(name) != "" and now.get(name) != before.get(name)]
 
@@ -92,12 +83,10 @@ def _state(one: Any) -> dict[str, Any]:
         told = one.__getstate__()
     except Exception:  # torch's parametrised modules raise here
         return attributes
+    if not isinstance(told, dict):
+        return {"": told}
     # `__getstate__` may set omitted attributes to None, and may return copies of others.
-    return (
-        {k: v for k, v in attributes.items() if told.get(k) is not None or v is None}
-        if isinstance(told, dict)
-        else {"": told}
-    )
+    return {k: v for k, v in attributes.items() if told.get(k) is not None or v is None}
 
 
 def _content(value: Any, registered: set[int]) -> str:
@@ -125,15 +114,13 @@ def _look(one: Any) -> tuple[bytes, list[Any]]:
     if isinstance(one, torch.Tensor):
         return repr((one.dtype, tuple(one.shape), one.requires_grad)).encode() + _bytes(one), []
     if isinstance(one, np.ndarray):
-        return repr((one.dtype, one.shape)).encode() + (b"" if one.dtype.hasobject else one.tobytes()), (
-            one.ravel().tolist() if one.dtype.hasobject else []
-        )
+        kind = repr((one.dtype, one.shape)).encode()
+        return (kind, one.ravel().tolist()) if one.dtype.hasobject else (kind + one.tobytes(), [])
     if isinstance(one, torch.Generator):
         return _bytes(one.get_state()), []
-    if isinstance(one, (*_ATOMS, bytearray, torch.dtype, torch.device)):
+    named = (type, types.ModuleType, types.BuiltinFunctionType)
+    if isinstance(one, (*_ATOMS, bytearray, torch.dtype, torch.device, *named)):
         return repr(one).encode("utf-8", "surrogatepass"), []
-    if isinstance(one, (type, types.ModuleType, types.BuiltinFunctionType)):
-        return repr(one).encode(), []
     if isinstance(one, types.MethodType):
         return b"", [one.__self__, one.__func__]
     if isinstance(one, types.FunctionType):
@@ -144,15 +131,12 @@ def _look(one: Any) -> tuple[bytes, list[Any]]:
 
 def _look_into(one: Any) -> tuple[bytes, list[Any]]:
     """The parts of containers and of objects with attributes; for others what pickle would save, or the address."""
-    parts: list[Any] = []
-    found = False
+    found, parts = False, list[Any]()
     if isinstance(one, dict):
         found, parts = True, [p for item in one.items() for p in item]
     elif isinstance(one, Iterable) and hasattr(one, "__len__"):  # not iterators: reading would change them
-        try:
-            found, parts = True, list(one)
-        except Exception:  # some objects with a length cannot be iterated
-            found = False
+        with suppress(Exception):  # some objects with a length cannot be iterated
+            parts, found = list(one), True
     attributes = {**_slots(one), **_state(one)}
     # A cached property that is computed later is not a change of state.
     parts += [
@@ -171,12 +155,9 @@ def _look_into(one: Any) -> tuple[bytes, list[Any]]:
 
 
 def _slots(one: Any) -> dict[str, Any]:
-    names = [n for c in type(one).__mro__ for n in _listed(getattr(c, "__slots__", ()))]
+    slots = [getattr(c, "__slots__", ()) for c in type(one).__mro__]
+    names = [n for some in slots for n in ([some] if isinstance(some, str) else some)]
     return {n: getattr(one, n) for n in names if n not in ("__dict__", "__weakref__") and hasattr(one, n)}
-
-
-def _listed(slots: Any) -> list[str]:
-    return [slots] if isinstance(slots, str) else list(slots)
 
 
 def _is_filled(cell: types.CellType) -> bool:

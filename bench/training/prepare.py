@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,27 +63,22 @@ class Loaded:
             images, labels = images[rows], labels[rows]
             # A run on a subset must not use any other image.
             known = replace(data, train=Split(images, labels))
-            _refuse_constant(known)
+            for channel, deviation in enumerate(known.statistics()[1]):
+                if deviation == 0:  # it cannot be normalised
+                    raise UserError(
+                        f"channel {channel} of the {len(labels):,} training images that this seed selects from"
+                        f" {data.name!r} is constant; use more images"
+                    )
         self.images, self.labels = as_tensors(Split(images, labels), device)
         self.normalise = Normalise.of(known, device)
+        batch, augment, treatments = spec.recipe.batch, spec.recipe.augment, MODELS.find(spec.model).treatments
         self.batches = Batches(
-            self.images,
-            self.labels,
-            self.normalise,
-            spec.recipe.batch,
-            lambda purpose, epoch: derive(spec.seed, purpose, epoch),
-            spec.recipe.augment,
-            MODELS.find(spec.model).treatments,
+            self.images, self.labels, self.normalise, batch, partial(derive, spec.seed), augment, treatments
         )
         self.background = border_median(known)
 
-    def unaugmented(self, index: int) -> torch.Tensor | None:
-        """Batch `index` of the sample for re-estimating batch-norm statistics; None after the last."""
-        return self.normalise(self.images[self._sample[index]]) if index < len(self._sample) else None
-
-    @cached_property
-    def _sample(self) -> list[torch.Tensor]:
-        """Indices of `BN_IMAGES` training images (all, if there are fewer), batch by batch.
+    def unaugmented(self) -> Iterator[torch.Tensor]:
+        """Batches of `BN_IMAGES` training images (all, if there are fewer) for re-estimating batch-norm statistics.
 
         The sample is stratified by class, in a random order that depends on the run's seed. The sizes of batches differ
         by at most one image, so no batch has a single image.
@@ -89,8 +86,8 @@ class Loaded:
         count = min(BN_IMAGES, len(self.labels))
         random = np.random.RandomState(derive(self.spec.seed, "statistics") % 2**32)
         rows = split_stratified(self.labels.cpu().numpy(), (count,), random)[0]
-        parts = np.array_split(rows, math.ceil(count / EVAL_BATCH))
-        return [torch.from_numpy(part).to(self.device) for part in parts]
+        for part in np.array_split(rows, math.ceil(count / EVAL_BATCH)):
+            yield self.normalise(self.images[torch.from_numpy(part).to(self.device)])
 
     def balanced_test_images(self, count: int) -> torch.Tensor:
         """`count` images of the test set (all, if there are fewer), balanced by class."""
@@ -98,36 +95,15 @@ class Loaded:
         return as_tensors(self.data.test, self.device, order)[0]
 
 
-def _refuse_constant(data: ImageData) -> None:
-    """Refuse training images with a constant channel, because they cannot be normalised.
-
-    Raises:
-        UserError: a channel is constant.
-    """
-    for channel, deviation in enumerate(data.statistics()[1]):
-        if deviation == 0:
-            raise UserError(
-                f"channel {channel} of the {len(data.train.labels):,} training images that this seed selects from"
-                f" {data.name!r} is constant; use more images"
-            )
-
-
 def border_median(data: ImageData) -> list[float]:
     """Median of the border pixels of the training images, per channel, in 0…1."""
     images = data.train.images
-    edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
-    return [
-        float(np.median(np.concatenate([e[:, c].ravel() for e in edges]))) / data.maximum
-        for c in range(images.shape[1])
-    ]
+    edges = np.concatenate([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], axis=-1)
+    return [float(np.median(edges[:, c])) / data.maximum for c in range(images.shape[1])]
 
 
 def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.Module:
-    """The model of a spec with the initial weights of its seed. Afterwards the process's profile is set again.
-
-    Raises:
-        ValueError: the model does not map images to logits of the right shape.
-    """
+    """The model of a spec with the initial weights of its seed, or `WrongShape`. Sets the process's profile again."""
     channels, size = data.train.images.shape[1], data.train.images.shape[-1]
     torch.manual_seed(derive(spec.seed, "weights"))
     with watching(MODELS.find(spec.model).key):  # some models open files in their first call
@@ -138,11 +114,7 @@ def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.
 
 
 def check_output(model: nn.Module, channels: int, classes: int, size: int) -> None:
-    """Check that a model maps two images to logits of shape (2, classes).
-
-    Raises:
-        WrongShape: it does not.
-    """
+    """Check that a model maps two images to logits of shape (2, classes); raises `WrongShape`."""
     model.eval()
     with torch.no_grad():
         out = model(torch.zeros(2, channels, size, size))
@@ -159,13 +131,10 @@ class WrongShape(ValueError):
 
 
 def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
-    """Train a twin of the model on random images and labels; returns the seconds per step of the last steps.
+    """Train a second model of the spec on random images and labels; returns the seconds per step of the last steps.
 
     On a GPU this takes at least `WARM_S`, so that the following steps run at the normal clock rate. After ten steps the
     learning rate is zero, because the step time of a diverged network can differ.
-
-    Args:
-        twin: a second model of the same spec; it is discarded afterwards.
     """
     steps, least = (10, WARM_S) if loaded.device.type == "cuda" else (1, 0.0)
     optimizer, clock, total = optimizer_for(twin, spec.recipe), clock_for(str(loaded.device)), 0.0
@@ -185,15 +154,11 @@ def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
 
 
 def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
-    """Try all operations that follow the training on few images, so that errors occur before the training.
-
-    Args:
-        twin: a second model of the same spec, trained for a few steps; it is discarded afterwards.
-    """
+    """Try all operations that follow the training with a second model, so that errors occur before the training."""
     few = loaded.normalise(loaded.images[:REHEARSED])
     if spec.recipe.batch_norm == "reestimate":
         check_statistics(twin, few)
-        reestimate_batch_norm(twin, lambda index: few if index == 0 else None)
+        reestimate_batch_norm(twin, [few])
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
         # Each batch size of the evaluation once.
@@ -204,11 +169,7 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> str:
-    """Save parameters and buffers in a file; returns the SHA-256 of all their bytes.
-
-    Raises:
-        WriteError: the file cannot be written.
-    """
+    """Save parameters and buffers in a file; returns the SHA-256 of all their bytes, or raises `WriteError`."""
     content, digest = weights_bytes(model)
     write_atomically(path, content)
     return digest
@@ -224,6 +185,11 @@ def weights_bytes(model: nn.Module) -> tuple[memoryview, str]:
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers of the state dictionary, on the CPU."""
     return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+
+
+def outline(state: dict[str, Any]) -> dict[str, Any]:
+    """Shape, type and layout of each tensor of a state dictionary, and the types of other values."""
+    return {k: (v.shape, v.dtype, v.layout) if isinstance(v, torch.Tensor) else type(v) for k, v in state.items()}
 
 
 def weights_digest(state: dict[str, torch.Tensor]) -> str:

@@ -21,7 +21,7 @@ from ..measures.equivariance import measure_core
 from ..measures.execution_profile import begin, check_profile
 from ..measures.norms import reestimate_batch_norm
 from ..records.outcomes import write_outcomes
-from ..records.record import CorePoint, Results, RunRecord, Status, write_record
+from ..records.record import CorePoint, Results, Status, write_record
 from ..records.store import board_folder, outcomes_folder, remove_checkpoints, weights_path
 from ..spec.budget import drifted
 from ..spec.seeds import derive
@@ -65,7 +65,12 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
     try:
         path = write_record(ledger.root, record)
     except WriteError as error:
-        events.send("done", status="error", reason=_unwritten(record, error, ledger.safe), unwritten=True)
+        reason = f"the record of a run that ended as {status!r} could not be written ({error.why}); "
+        if ledger.safe and record.results is not None:
+            reason += "a checkpoint keeps its final weights: the next start only evaluates them"
+        else:
+            reason += "the next start continues from its last checkpoint, if there is one"
+        events.send("done", status="error", reason=reason, unwritten=True)
         return
     if status in CLOSED:
         remove_checkpoints(ledger.root, job.spec.board, job.spec.digest(), job.attempt)
@@ -75,14 +80,6 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
 
         warning = add_sidecar(job, record, run.loaded, run.model)
     events.send("done", status=status, reason=reason, record=str(path), warning=warning)
-
-
-def _unwritten(record: RunRecord, error: WriteError, safe: bool) -> str:
-    """The message about a run whose record cannot be written."""
-    what = f"the record of a run that ended as {record.status!r} could not be written ({error.why})"
-    if safe and record.results is not None:
-        return f"{what}; a checkpoint keeps its final weights: the next start only evaluates them"
-    return f"{what}; the next start continues from its last checkpoint, if there is one"
 
 
 def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status, str]:
@@ -95,17 +92,11 @@ def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status
             return "oom", short
         with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
-        where = location_of(error, MODELS.find(model).files)
-        return "error", f"{error_line(error)}{where}"
+        return "error", f"{error_line(error)}{location_of(error, MODELS.find(model).files)}"
 
 
 class Run:
-    """The phases of a run. Their figures go into its ledger.
-
-    Attributes:
-        loaded: the data on the device; None before they are loaded.
-        model: the trained model; None before the end of the training.
-    """
+    """The phases of a run. Their figures go into its ledger. `model` is None before the end of the training."""
 
     def __init__(self, job: Job, events: Events, phases: Phases, stop: Stop) -> None:
         self.job, self.spec, self.events, self.phases, self.stop = job, job.spec, events, phases, stop
@@ -187,7 +178,7 @@ class Run:
         assert ledger.init is not None
         if spec.recipe.batch_norm == "reestimate":
             with phase("bn"):
-                reestimate_batch_norm(model, loaded.unaugmented)
+                reestimate_batch_norm(model, loaded.unaugmented())
         with phase("evaluate"):
             nan = done.stopped == "diverged"
             test, lost, predicted = self._accuracy(model, loaded, loaded.data.test, nan)
@@ -203,21 +194,13 @@ class Run:
             outcomes = self._keep_outcomes(predicted, loaded)
         launches = [p.host_s for p in ledger.curve if p.host_s is not None]
         ledger.results = Results(
-            test_acc_pct=test,
-            val_acc_pct=val,
-            test_images=images,
-            train_images=len(loaded.labels),
-            train_s=done.device_s,
-            step_ms=1000 * done.device_s / max(done.steps, 1),
+            test_acc_pct=test, val_acc_pct=val, test_images=images, train_images=len(loaded.labels),
+            train_s=done.device_s, step_ms=1000 * done.device_s / max(done.steps, 1),
             host_ms=1000 * median(launches) if launches else None,
-            peak_mib=ledger.peak_mib,
-            evaluation_peak_mib=peak_memory_mib(self.device),
+            peak_mib=ledger.peak_mib, evaluation_peak_mib=peak_memory_mib(self.device),
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",
-            init=ledger.init,
-            trained=trained,
-            weights_sha256=digest,
-            outcomes_sha256=outcomes,
-        )
+            init=ledger.init, trained=trained, weights_sha256=digest, outcomes_sha256=outcomes,
+        )  # fmt: skip
         if done.stopped == "diverged":
             return "diverged", f"the loss was not finite at step {done.steps} of {spec.steps}; counted as chance level"
         if lost == images:
@@ -234,18 +217,12 @@ class Run:
     def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
         reset_peak_memory(self.device)
         torch.manual_seed(derive(self.spec.seed, "training"))  # dropout
+        spec, clock = self.spec, clock_for(self.job.device)
         with self.stop.patient():
             done = train(
-                model,
-                loaded.batches,
-                self.spec.recipe,
-                self.spec.steps,
-                clock_for(self.job.device),
-                self.spec.profile,
-                self.spec.budget.seconds,
-                self._report,
+                model, loaded.batches, spec.recipe, spec.steps, clock, spec.profile, spec.budget.seconds, self._report,
                 checkpoints,
-            )
+            )  # fmt: skip
         self.ledger.curve = done.curve
         if not checkpoints.finished:  # otherwise nothing was trained here, and the peak comes from the checkpoint
             self.ledger.peak_mib = self.ledger.peak()
@@ -257,17 +234,13 @@ class Run:
         if self.spec.budget.seconds is not None:
             self._company()  # another process may come and go
         point = done.curve[-1]
-        self.events.send(
-            "step", step=point.step, steps=self.spec.steps, loss=point.loss, lr=point.lr, seconds=point.device_s
-        )
+        progress = {"loss": point.loss, "lr": point.lr, "seconds": point.device_s}
+        self.events.send("step", step=point.step, steps=self.spec.steps, **progress)
 
     def _accuracy(
         self, model: nn.Module, loaded: Loaded, split: Split, nan: bool
     ) -> tuple[float, int, torch.Tensor | None]:
-        """Accuracy in percent, the number of images with non-finite logits, and the predictions.
-
-        If no logits are finite: chance level and no predictions.
-        """
+        """Accuracy in percent (chance if no logits are finite), number of non-finite logits, predictions."""
         if nan:
             return 100.0 / loaded.data.classes, 0, None
         images, labels = as_tensors(split, self.device)
@@ -281,11 +254,9 @@ class Run:
         """Write the predictions before the record; returns their digest, or an empty text if there are none."""
         if predicted is None:
             return ""
-        root, board, data = self.ledger.root, self.spec.board, loaded.data
+        root, board, data, found = self.ledger.root, self.spec.board, loaded.data, predicted.cpu().numpy()
         try:
-            return write_outcomes(
-                root, board, self.job.key, predicted.cpu().numpy(), data.test.labels, data.classes
-            )  # fmt: skip
+            return write_outcomes(root, board, self.job.key, found, data.test.labels, data.classes)
         except WriteError as error:
             self.ledger.notes.append(f"the outcomes of each image could not be written: {error.why}")
             return ""

@@ -22,11 +22,7 @@ REPEAT_S = 2.0
 
 
 class Stopped(BaseException):
-    """The run was asked to end. Not an `Exception`: it is not an error of the model and does not become a row.
-
-    Args:
-        number: the number of the signal; ``SIGHUP`` if the parent process is gone.
-    """
+    """The run was asked to end, by a signal or by the end of its parent (``SIGHUP``); this does not become a row."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -38,8 +34,7 @@ class Stop:
 
     Attributes:
         signal: number of the signal that asked the run to end, or 0.
-        orphaned: whether the parent is gone. A training then ends after its current step, with a checkpoint. The
-            phases after training take seconds and are finished.
+        orphaned: whether the parent is gone. Then a training ends after its step; later phases are short, and finish.
     """
 
     def __init__(self) -> None:
@@ -71,14 +66,7 @@ class Stop:
             self._patient = False
 
     def check(self, finished: bool) -> None:
-        """End the run here if there was a request.
-
-        Args:
-            finished: whether the training has ended.
-
-        Raises:
-            Stopped: there was a request.
-        """
+        """Raise `Stopped` if there was a request; `finished` is whether the training has ended."""
         if self.signal or (self.orphaned and not finished):
             raise Stopped(self.signal or signal.SIGHUP)
 

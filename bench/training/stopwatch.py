@@ -30,11 +30,7 @@ HORIZON = 10**9
 
 
 def time_block(advance: Callable[[int], float], piece: int) -> Block:
-    """Train at least `BLOCK_STEPS` steps and `BLOCK_SECONDS` device-seconds, `piece` steps at a time.
-
-    Args:
-        advance: trains a number of steps and returns their device-seconds.
-    """
+    """Train at least `BLOCK_STEPS` steps and `BLOCK_SECONDS` device-seconds, `piece` steps at a time (by `advance`)."""
     steps, seconds = 0, 0.0
     while steps < BLOCK_STEPS or seconds < BLOCK_SECONDS:
         seconds += advance(piece)
@@ -81,8 +77,7 @@ def _measure(job: StepTiming, events: Events, requests: TextIO) -> None:
     gpu = gpu_of(job.device)
 
     def advance(steps: int) -> float:
-        before = done.device_s
-        border = done.steps + steps
+        before, border = done.device_s, done.steps + steps
         timed_steps(model, optimizer, loaded.batches, spec.recipe, HORIZON, clock, spec.profile, done, border)
         take_loss(done)
         return done.device_s - before
@@ -90,9 +85,8 @@ def _measure(job: StepTiming, events: Events, requests: TextIO) -> None:
     def others(partners: list[int]) -> str:
         if device.type != "cuda":
             return ""
-        return judge(
-            gpu_driver.processes_on(gpu), os.getpid(), gpu_driver.memory_used_mib(gpu), partners=partners
-        ).others
+        used_mib = gpu_driver.memory_used_mib(gpu)
+        return judge(gpu_driver.processes_on(gpu), os.getpid(), used_mib, partners=partners).others
 
     built = MODELS.find(spec.model)
     events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))

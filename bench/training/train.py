@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..measures.clock import Clock
+from ..measures.clock import HostClock
 from ..measures.compiler import plain_step
 from ..records.record import CurvePoint
 from ..spec.budget import must_stop
@@ -47,7 +47,7 @@ class Keeper(Protocol):
     """Saves the state of a training, so that another process can continue it; see `checkpoint`."""
 
     def due(self) -> bool:
-        """Whether it is time to save. It is called after every step, so it must be fast."""
+        """Whether it is time to save; called after every step."""
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
         """Save everything that the rest of the training depends on. Without an optimiser, the training has ended."""
@@ -78,42 +78,32 @@ def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.decayed == "all":
         decayed, free = decayed + free, []
     groups: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay, "l1": l1}
-        for group, decay, l1 in ((decayed, recipe.weight_decay, recipe.l1), (free, 0.0, 0.0))
-        if group
+        {"params": decayed, "weight_decay": recipe.weight_decay, "l1": recipe.l1},
+        {"params": free, "weight_decay": 0.0, "l1": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=recipe.lr)
 
 
-def autocast(profile: str, device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 for the profile ``fast``; no effect for others."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if profile == "fast" else nullcontext()
-
-
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor, profile: str
 ) -> torch.Tensor:
     """One training step; returns the loss, on the device."""
-    with autocast(profile, images.device):
+    with torch.autocast(images.device.type, dtype=torch.bfloat16) if profile == "fast" else nullcontext():
         loss = F.cross_entropy(model(images).float(), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     for group in optimizer.param_groups:
         if group.get("l1"):
-            _add_signs(group["params"], group["l1"])
+            with torch.no_grad():
+                for parameter in group["params"]:
+                    if parameter.grad is not None:  # add the gradient of l1 * sum |w|
+                        parameter.grad.add_(parameter.sign(), alpha=group["l1"])
     plain_step(optimizer)
     return loss.detach()
-
-
-@torch.no_grad()
-def _add_signs(parameters: list[nn.Parameter], factor: float) -> None:
-    """Add the gradient of ``factor * sum |w|``."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter.sign(), alpha=factor)
 
 
 def set_batch_norm(model: nn.Module, momentum: float | None) -> None:
@@ -124,20 +114,13 @@ def set_batch_norm(model: nn.Module, momentum: float | None) -> None:
 
 
 def train(
-    model: nn.Module,
-    batches: Source,
-    recipe: Recipe,
-    steps: int,
-    clock: Clock,
-    profile: str = "strict",
-    seconds: float | None = None,
-    on_block: Callable[[Training], None] = lambda _: None,
-    keeper: Keeper | None = None,
-) -> Training:
+    model: nn.Module, batches: Source, recipe: Recipe, steps: int, clock: HostClock, profile: str = "strict",
+    seconds: float | None = None, on_block: Callable[[Training], None] = lambda _: None, keeper: Keeper | None = None,
+) -> Training:  # fmt: skip
     """Train for exactly `steps` steps; the schedule ends with the last step.
 
-    The measured time contains batch selection, augmentation, forward pass, loss, backward pass, optimiser and schedule.
-    It does not contain reading the losses, `on_block` (between blocks) and checkpoints.
+    The measured time contains batch selection, augmentation, forward pass, loss, backward pass, optimiser and schedule,
+    but not reading the losses, `on_block` (between blocks) and checkpoints.
 
     Args:
         batches: returns images and labels of a step.
@@ -164,17 +147,9 @@ def train(
 
 
 def timed_steps(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Source,
-    recipe: Recipe,
-    steps: int,
-    clock: Clock,
-    profile: str,
-    done: Training,
-    border: int,
-    keeper: Keeper | None = None,
-) -> float | None:
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Source, recipe: Recipe, steps: int, clock: HostClock,
+    profile: str, done: Training, border: int, keeper: Keeper | None = None,
+) -> float | None:  # fmt: skip
     """Train up to step `border` of `steps`, between two marks of the clock: the timed part of runs and calibrations.
 
     Returns the seconds that the host took for the first of these steps, as `CurvePoint.host_s`.

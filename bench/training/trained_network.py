@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..measures.accuracy import EVAL_BATCH, logits
+from ...datasets.batches import as_tensors
+from ..measures.accuracy import accuracy_pct, logits
 from ..records.record import RunRecord
 from .full_profile import load_weights, loaded_again
 from .prepare import Loaded, build_from_seed
@@ -33,12 +34,8 @@ class TrainedModel(nn.Module):
 
     def test_accuracy_pct(self) -> float:
         """Test accuracy in %, computed as in the run."""
-        from ...datasets.batches import as_tensors
-        from ..measures.accuracy import accuracy_pct
-
-        device = next(self.network.parameters()).device
-        images, labels = as_tensors(self.data.test, device)
-        return accuracy_pct(logits(self.network, images, self.normalise, EVAL_BATCH), labels)
+        images, labels = as_tensors(self.data.test, next(self.network.parameters()).device)
+        return accuracy_pct(logits(self.network, images, self.normalise), labels)
 
 
 def trained_model(root: Path, record: RunRecord, device: str, data_folder: str | Path | None) -> TrainedModel:

@@ -76,7 +76,7 @@ def test_sixteen_bits_give_what_eight_give(data) -> None:
     eight, sixteen = (Loaded(d, spec, CPU) for d in (data("digits-rot"), twin_of(data("digits-rot"))))
     for one, two in (
         (eight.batches(0)[0], sixteen.batches(0)[0]),
-        (eight.unaugmented(0), sixteen.unaugmented(0)),
+        (next(eight.unaugmented()), next(sixteen.unaugmented())),
         (eight.normalise(eight.balanced_test_images(7)), sixteen.normalise(sixteen.balanced_test_images(7))),
     ):
         assert torch.allclose(one, two, atol=1e-5)
@@ -88,7 +88,7 @@ def test_sixteen_bits_give_what_eight_give(data) -> None:
     ]
     assert cores[0].eq_exact_d4 == pytest.approx(cores[1].eq_exact_d4, rel=1e-3)
     assert cores[0].eq_rot_analytic == pytest.approx(cores[1].eq_rot_analytic, rel=1e-3)
-    fulls = [measure_full(model, inputs_of(x, x.data), draws=20)[0] for x in (eight, sixteen)]
+    fulls = [measure_full(model, inputs_of(x), draws=20)[0] for x in (eight, sixteen)]
     assert fulls[0].eq_rot_data == pytest.approx(fulls[1].eq_rot_data, rel=1e-3)
     assert fulls[0].acc_by_angle_pct == fulls[1].acc_by_angle_pct
 
@@ -118,7 +118,7 @@ def test_every_instrument_takes_every_type(dataset: str, data, folder: Path, mon
         model, loaded.balanced_test_images(50), loaded.normalise, loaded.background, loaded.data.maximum
     )
     assert core.eq_exact_c4 is not None and core.eq_rot_analytic is not None
-    assert measure_full(model, inputs_of(loaded, loaded.data), draws=8)[0].eq_rot_data is not None
+    assert measure_full(model, inputs_of(loaded), draws=8)[0].eq_rot_data is not None
     sample = Sample.of(spec.dataset, str(folder / "data"), CPU)
     size = loaded.data.train.images.shape[-1]
     for pixels in (size - 1, size, size + 1):

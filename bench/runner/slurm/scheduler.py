@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,9 @@ ANSWER_S = 60.0
 #: Options that a submission sets itself.
 _OWN = (
     "--array", "-a", "--job-name", "-J", "--output", "-o", "--chdir", "-D", "--wrap", "--parsable", "--test-only",
-    "--wait",
-    "-W",
+    "--wait", "-W",
 )  # fmt: skip
-_LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?|(?P<parts>\d+(?::\d+){0,2}))")
+_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Request:
 
     Attributes:
         gpus: of each run, 0 or 1.
-        time_limit: in Slurm's format: minutes, ``hours:minutes:seconds`` or ``days-hours``; None for the partition's.
-        at_once: number of tasks that may run at the same time; None for no limit.
+        time_limit: see `parse_time_limit`; None for the partition's.
+        at_once: largest number of tasks at a time.
         extra: further options of sbatch. They come last, so they override others.
     """
 
@@ -69,30 +69,21 @@ class Request:
 
 
 def parse_time_limit(text: str) -> float:
-    """A time limit in Slurm's format, in seconds.
-
-    Raises:
-        UserError: the text has another format.
-    """
-    found = _LIMIT.fullmatch(text)
-    if found and found["days"]:
-        days, hours, minutes, seconds = (int(found[k] or 0) for k in ("days", "dh", "dm", "ds"))
-    elif found:
-        parts = [int(p) for p in found["parts"].split(":")]
-        days, hours, minutes, seconds = 0, 0, parts[0], parts[1] if len(parts) > 1 else 0
-        if len(parts) == 3:
-            hours, minutes, seconds = parts
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds if found else 0
+    """A time limit in Slurm's format (minutes, ``hours:minutes:seconds`` or ``days-hours``), in seconds."""
+    total = 0
+    if found := _LIMIT.fullmatch(text):
+        parts = [int(part) for part in found["parts"].split(":")]
+        # After days, the first number is hours; otherwise, one or two numbers are minutes and seconds.
+        units = (3600, 60, 1) if found["days"] or len(parts) == 3 else (60, 1)
+        total = 86_400 * int(found["days"] or 0) + sum(part * unit for part, unit in zip(parts, units, strict=False))
     if not total:
         raise UserError(f"--time-limit {text!r}: write minutes, hours:minutes:seconds or days-hours, above zero")
     return float(total)
 
 
 def script(folder: Path, calibrate: bool = False) -> str:
-    """The batch script. It is the same for all tasks; they get their number from the scheduler.
-
-    It sets the relevant environment variables itself, because some clusters pass none of them to jobs.
-    """
+    """The batch script, the same for all tasks: they get their number from the scheduler."""
+    # Some clusters pass no environment variables to jobs.
     known = {k: v for k, v in sorted(os.environ.items()) if k.startswith("EQUIBENCH_") or k == "PYTHONPATH"}
     lines = ["#!/bin/sh", *(f"export {name}={shlex.quote(value)}" for name, value in known.items())]
     command = [sys.executable, "-P", "-m", "equibench.bench.runner.slurm.task", str(folder)]
@@ -101,14 +92,9 @@ def script(folder: Path, calibrate: bool = False) -> str:
 
 
 def submit(options: list[str], file: Path) -> str:
-    """Submit a batch script; returns the number of the job.
-
-    Raises:
-        UserError: there is no sbatch here, or it refuses; the message quotes it.
-    """
-    command = ["sbatch", "--parsable", *options, str(file)]
+    """Submit a batch script; returns the number of the job, or raises a `UserError` that quotes sbatch."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL)
+        done = _call(["sbatch", "--parsable", *options, str(file)])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"sbatch does not answer: {error}") from error
     number = last_line(done.stdout).split(";")[0]
@@ -119,10 +105,16 @@ def submit(options: list[str], file: Path) -> str:
 
 def cancel(job: str) -> None:
     """Remove a job from the queue; errors are ignored."""
-    try:
-        subprocess.run(["scancel", job], capture_output=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return
+    with suppress(OSError, subprocess.TimeoutExpired):
+        _call(["scancel", job])
+
+
+def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Call a command of Slurm, without variables that may hold filters of the user which hide jobs."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL, env=environment
+    )
 
 
 def _words(stderr: str) -> str:
@@ -161,19 +153,15 @@ def ask_queue(job_names: list[str]) -> Queue:
     if not job_names:
         return Queue({})
     command = ["squeue", "--noheader", "--array", "--format=%j|%K|%T|%r", f"--name={','.join(job_names)}"]
-    # These variables may hold filters of the user that hide jobs.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL, env=environment
-        )
+        done = _call(command)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Queue({}, "there is no squeue here" if isinstance(error, FileNotFoundError) else str(error))
     if done.returncode:
         return Queue({}, _words(done.stderr) or f"squeue ended with exit code {done.returncode}")
-    return Queue(dict(_entry(line) for line in done.stdout.splitlines() if line.count("|") >= 3))
-
-
-def _entry(line: str) -> tuple[tuple[str, int | None], QueuedTask]:
-    name, index, state, reason = line.strip().split("|", 3)
-    return (name, int(index) if index.isdecimal() else None), QueuedTask(state, reason)
+    tasks: dict[tuple[str, int | None], QueuedTask] = {}
+    for line in done.stdout.splitlines():
+        if line.count("|") >= 3:
+            name, index, state, reason = line.strip().split("|", 3)
+            tasks[name, int(index) if index.isdecimal() else None] = QueuedTask(state, reason)
+    return Queue(tasks)

@@ -7,19 +7,14 @@ and the files are read again after its answer: a task that had left the queue ha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ....registry import UserError, include
 from ...boards.rows import write_board
-from ...records.record import (
-    FINAL,
-    RunRecord,
-    Status,
-    attempts_of,
-    read_board,
-)
+from ...records.record import FINAL, RunRecord, attempts_of, read_board
 from ...records.store import last_step
 from ...training.job import Job
 from ..head_to_head import Outcome
@@ -46,7 +41,7 @@ class State:
         kind: status of its record; else ``queued``, ``running``, ``ending`` (its record may follow), ``lost``,
             ``timeout``, ``cancelled`` (never started), ``finished`` (before the sweep), or ``unknown``.
         detail: further information for the user.
-        heartbeat: the last heartbeat of the task; None if it has not started.
+        heartbeat: the last one; None if the task has not started.
         recorded: whether `kind` comes from a record.
     """
 
@@ -74,14 +69,17 @@ class View:
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by state."""
-        kinds = [s.kind for s in self.states]
-        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+        return Counter(s.kind for s in self.states)
 
 
 def sweep_states(root: Path, folders: list[Folder]) -> tuple[list[View], str | None]:
     """The states of sweeps, and the reason why the scheduler does not answer (None if it answers)."""
     jobs = {f.name: _jobs(f) for f in folders}
-    final = _finals(root, {j.spec.board for own in jobs.values() for j in own if j is not None})
+    final: dict[str, RunRecord] = {}  # the finished runs, by the hash of their spec
+    for board in sorted({j.spec.board for own in jobs.values() for j in own if j is not None}):
+        for record in read_board(root, board)[0]:
+            if record.status in FINAL:
+                final.setdefault(record.spec.digest(), record)
     unsettled = [f for f in folders if any(j is None or j.spec.digest() not in final for j in jobs[f.name])]
     queue = ask_queue([f.sweep.job_name for f in unsettled])
     # In the meantime, the calibration of a sweep may have ended and written jobs.
@@ -96,16 +94,6 @@ def sweep_states(root: Path, folders: list[Folder]) -> tuple[list[View], str | N
 
 def _jobs(folder: Folder) -> list[Job | None]:
     return [folder.job(index) for index in range(len(folder.sweep.tasks))]
-
-
-def _finals(root: Path, boards: Iterable[str]) -> dict[str, RunRecord]:
-    """The finished runs of boards, by the hash of their spec."""
-    found: dict[str, RunRecord] = {}
-    for board in sorted(boards):
-        for record in read_board(root, board)[0]:
-            if record.status in FINAL:
-                found.setdefault(record.spec.digest(), record)
-    return found
 
 
 def _state(root: Path, folder: Folder, index: int, job: Job | None, final: dict[str, RunRecord], queue: Queue) -> State:
@@ -123,11 +111,8 @@ def _state(root: Path, folder: Folder, index: int, job: Job | None, final: dict[
         return State("queued", "" if listed.reason in ("None", "") else listed.reason, heartbeat)
     if listed is not None:
         return State("running", _progress(heartbeat, listed.state), heartbeat)
-    state = (
-        _state_from_files(folder, heartbeat)
-        if queue.silence is not None
-        else _state_after_queue(folder, heartbeat, seen)
-    )
+    silent = queue.silence is not None
+    state = _state_from_files(folder, heartbeat) if silent else _state_after_queue(folder, heartbeat, seen)
     step = last_step(root, job.spec.board, job.spec.digest()) if state.kind in ("lost", "timeout") else None
     return state if step is None else replace(state, detail=f"{state.detail}; a checkpoint of step {step:,} is kept")
 
@@ -159,9 +144,8 @@ def _state_from_files(folder: Folder, heartbeat: Heartbeat | None) -> State:
         return State("unknown", "stopped, perhaps put back into the queue; squeue does not answer", heartbeat)
     limit = folder.sweep.limit_s
     if limit is not None and now() > heartbeat.started + limit + GRACE_S:
-        return State(
-            "lost", f"no heartbeat since {_where(heartbeat)}, and its time limit of {limit:g} s is over", heartbeat
-        )
+        over = f"and its time limit of {limit:g} s is over"
+        return State("lost", f"no heartbeat since {_where(heartbeat)}, {over}", heartbeat)
     return State("unknown", f"{_where(heartbeat)} at its last heartbeat; squeue does not answer", heartbeat)
 
 
@@ -181,11 +165,8 @@ def _state_after_queue(folder: Folder, heartbeat: Heartbeat | None, seen: float)
     if time.time() - seen < SETTLE_S:
         return State("ending", f"left the queue {_where(heartbeat)}; its record may follow", heartbeat)
     if heartbeat.ended:
-        return State(
-            "cancelled",
-            f"ended as {heartbeat.ended}, but there is no record: {heartbeat.reason}".rstrip(": "),
-            heartbeat,
-        )
+        detail = f"ended as {heartbeat.ended}, but there is no record: {heartbeat.reason}".rstrip(": ")
+        return State("cancelled", detail, heartbeat)
     return State("lost", f"left the queue without a report, {_where(heartbeat)}", heartbeat)
 
 
@@ -209,43 +190,29 @@ def record_killed_tasks(views: list[View]) -> int:
     count = 0
     for view in views:
         for job, state in zip(view.jobs, view.states, strict=True):
-            if (
-                state.kind in ("lost", "timeout")
-                and not state.recorded
-                and job is not None
-                and state.heartbeat is not None
-            ):
-                status: Status = "lost" if state.kind == "lost" else "timeout"
+            killed = state.kind in ("lost", "timeout") and not state.recorded
+            if killed and job is not None and state.heartbeat is not None:
                 reason = state.detail.replace(_on(state.heartbeat), "")  # records do not contain names of machines
-                count += write_without_result(job, status, reason, state.heartbeat.provenance)
+                count += write_without_result(job, state.kind, reason, state.heartbeat.provenance)  # type: ignore[arg-type]
     return count
 
 
 def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], str | None]:
-    """Write records of killed tasks, and rebuild the boards of sweeps.
+    """Write records of killed tasks, and rebuild the boards of the sweeps of `find_sweeps`.
 
-    Args:
-        name: see `find_sweeps`.
-
-    Returns:
-        The sweeps, their boards, and the reason why the scheduler does not answer (None if it answers).
-
-    Raises:
-        UserError: there is no such sweep.
+    Returns the sweeps, their boards, and the reason why the scheduler does not answer (None if it answers).
     """
     folders = find_sweeps(root, name)
     for path in dict.fromkeys(p for f in folders for p in f.sweep.include):
-        try:
+        with suppress(UserError):  # without its file, a model cannot be compared: it counts as unchanged
             include([path])
-        except UserError:
-            continue  # without its file, a model cannot be compared: it counts as unchanged
     views, silence = sweep_states(root, folders)
     record_killed_tasks(views)
     boards: dict[str, Folder] = {}
     for view in views:
         boards |= {job.spec.board: view.folder for job in view.jobs if job is not None}
-    outcomes = [
-        Outcome(f.sweep.suite, write_board(root, board, f.sweep.suite.reference_parameters), root)
-        for board, f in boards.items()
-    ]
+    outcomes = []
+    for name_of_board, folder in boards.items():
+        suite = folder.sweep.suite
+        outcomes.append(Outcome(suite, write_board(root, name_of_board, suite.reference_parameters), root))
     return views, [o for o in outcomes if o.board.chosen], silence

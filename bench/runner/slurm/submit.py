@@ -6,6 +6,7 @@ Nothing here loads torch or data, so the login node does no heavy work.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ...boards.board import load_board
 from ...records.calibration import TrainingFailed, read_calibrations
 from ...records.store import board_names, sweeps_folder
 from ...spec.suite import RunSpec, Suite, plan
-from ...tools.files import ensure_writable, write_atomically
+from ...tools.files import ensure_writable
 from ...tools.machine import Machine
 from ...training.job import Job
 from ..admission import common_hardware_key, counts_seconds, refuse_cpu, refuse_declared, refuse_names
@@ -24,16 +25,7 @@ from ..device_seconds import TimedBoard
 from ..no_result import write_unmeasured
 from .scheduler import Request, cancel, script, submit
 from .status import ACTIVE, record_killed_tasks, sweep_states
-from .sweep import (
-    Folder,
-    Submitted,
-    Sweep,
-    Task,
-    all_sweeps,
-    create,
-    new_name,
-    now,
-)
+from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name, now
 
 
 @dataclass
@@ -42,10 +34,9 @@ class Submission:
 
     Attributes:
         folder: the new sweep; None if nothing had to be submitted.
-        finished: number of runs that were finished before.
+        finished: number of runs that were finished before; `stale` is as in `head_to_head.Outcome`.
         active: number of queued or running runs, by sweep.
         settled: number of runs of earlier sweeps that turned out to be killed.
-        stale: as in `head_to_head.Outcome`.
         note: a note for the user; may be empty.
     """
 
@@ -65,7 +56,7 @@ class SubmissionInput:
     Attributes:
         asked: how runs are executed; `request` replaces its device and number of threads.
         hardware: part of the hardware key that selects one of several boards (T budgets).
-        calibrate: calibrate on the partition's nodes although there are calibrations.
+        calibrate: calibrate although there are calibrations.
     """
 
     suite: Suite
@@ -91,9 +82,8 @@ def submit_suite(given: SubmissionInput, root: Path) -> Submission:
     refuse_names(given.suite, given.machine)
     refuse_declared(given.suite)
     if not shutil.which("sbatch"):
-        raise UserError(
-            "there is no sbatch on this machine's PATH; --engine slurm works on the login node of a cluster"
-        )
+        where = "works on the login node of a cluster"
+        raise UserError(f"there is no sbatch on this machine's PATH; --engine slurm {where}")
     refuse_cpu(given.suite.budget, given.machine.device, "--gpus-per-run 1")
     timed = counts_seconds(given.suite.budget)
     ensure_writable(root)
@@ -120,15 +110,13 @@ def _submit(
         for job, state in zip(view.jobs, view.states, strict=True)
         if job is not None and state.kind in ACTIVE
     }
-    names = [busy[job.spec.digest()] for job in pending if job.spec.digest() in busy]
-    done.active = {name: names.count(name) for name in dict.fromkeys(names)}
+    done.active = Counter(busy[job.spec.digest()] for job in pending if job.spec.digest() in busy)
     jobs = [job for job in pending if job.spec.digest() not in busy]
     if silence and done.active:
         unknown = f"it is unknown whether they still run, because squeue does not answer ({silence})"
         done.note = f"{done.note}; {unknown}" if done.note else unknown
     if jobs:
-        sweep = _sweep(given, root, [Task(model=j.spec.model, seed=j.spec.seed) for j in jobs])
-        _send(root, done, sweep, jobs, given.request)
+        _send(given, root, done, [Task(model=j.spec.model, seed=j.spec.seed) for j in jobs], jobs)
     return done
 
 
@@ -137,26 +125,20 @@ def _submit_timed(given: SubmissionInput, root: Path) -> Submission:
     for board in board_names(root):
         for key in dict.fromkeys(c.hardware_key for c in read_calibrations(root, board)):
             if given.suite.board(key) == board and given.hardware.lower() in key.lower():
-                fitting.append(_timed(given, root, key))
+                # Without devices: nothing is measured on this node.
+                fitting.append(TimedBoard(given.suite, root, {}, given.machine, key))
     if len(fitting) > 1 and not given.calibrate:
         keys = " or ".join(repr(t.hardware_key) for t in fitting)
         raise UserError(f"the budget was calibrated on several kinds of device: {keys}; choose with --hardware TEXT")
     if given.hardware and not fitting:
-        raise UserError(
-            f"--hardware {given.hardware!r}: this suite is not calibrated on such a device; omit the option"
-        )
-    if not given.calibrate and fitting:
-        known = fitting[0]
-        drifted = known.forget_drifted(load_board(root, known.board))
-        if not drifted and not known.missing():
-            return _submit(given, root, known.plan(), known.failed)
+        text = given.hardware
+        raise UserError(f"--hardware {text!r}: this suite is not calibrated on such a device; omit the option")
+    if given.calibrate or not fitting:
+        return _submit_with_calibration(given, root, [])
+    known = fitting[0]
+    if known.forget_drifted(load_board(root, known.board)) or known.missing():
         return _submit_with_calibration(given, root, sorted(known.forgotten))
-    return _submit_with_calibration(given, root, [])
-
-
-def _timed(given: SubmissionInput, root: Path, key: str) -> TimedBoard:
-    # Nothing is measured on this node.
-    return TimedBoard(given.suite, root, {}, given.machine, key)
+    return _submit(given, root, known.plan(), known.failed)
 
 
 def _submit_with_calibration(given: SubmissionInput, root: Path, forgotten: list[str]) -> Submission:
@@ -169,26 +151,23 @@ def _submit_with_calibration(given: SubmissionInput, root: Path, forgotten: list
             done.note = "its calibration comes first; submit the remaining runs when it has ended"
             return done
     tasks = [Task(model=model, seed=seed) for seed in given.suite.seed_list for model in given.suite.models]
-    sweep = _sweep(given, root, tasks, calibrates=True, forgotten=forgotten)
-    _send(root, done, sweep, [], given.request)
+    _send(given, root, done, tasks, [], forgotten)
     return done
 
 
-def _sweep(
-    given: SubmissionInput, root: Path, tasks: list[Task], calibrates: bool = False, forgotten: list[str] | None = None
-) -> Sweep:
+def _send(
+    given: SubmissionInput, root: Path, done: Submission, tasks: list[Task], jobs: list[Job],
+    forgotten: list[str] | None = None,
+) -> None:  # fmt: skip
+    """Write a sweep and hand it to the scheduler; nothing is left of one that it refuses. No jobs: it calibrates."""
     name, job_name = new_name(root, given.suite.name)
-    node = given.machine
-    return Sweep(
+    node, request = given.machine, given.request
+    sweep = Sweep(
         name=name, job_name=job_name, created=now(), suite=given.suite, tasks=tasks,
         device=node.device, threads=node.threads, deadline_s=node.deadline_s, checkpoint_s=node.checkpoint_s,  # type: ignore[arg-type]
-        limit_s=given.request.limit_s, calibrates=calibrates, forgotten=forgotten or [], data_root=node.data_folder,
-        include=node.files, command=node.command, sbatch=given.request.options(),
+        limit_s=request.limit_s, calibrates=not jobs, forgotten=forgotten or [], data_root=node.data_folder,
+        include=node.files, command=node.command, sbatch=request.options(),
     )  # fmt: skip
-
-
-def _send(root: Path, done: Submission, sweep: Sweep, jobs: list[Job], request: Request) -> None:
-    """Write a sweep and hand it to the scheduler; nothing is left of one that it refuses."""
     folder = create(root, sweep, jobs)
     calibration = None
     # In names of logs, the scheduler replaces a per cent sign and the letter after it.
@@ -197,24 +176,18 @@ def _send(root: Path, done: Submission, sweep: Sweep, jobs: list[Job], request: 
         options = [*sweep.sbatch, f"--chdir={Path.cwd()}"]
         if sweep.calibrates:
             own = [f"--job-name={sweep.job_name}-calibration", f"--output={logs}/calibration.log"]
-            calibration = submit([*options, *own], _write_script(folder, "calibrate.sh", True))
+            calibration = submit([*options, *own], folder.write("calibrate.sh", script(folder.path, True)))
             options += [f"--dependency=afterok:{calibration}", "--kill-on-invalid-dep=yes"]
         array = f"--array=0-{len(sweep.tasks) - 1}" + (f"%{request.at_once}" if request.at_once else "")
         own = [f"--job-name={sweep.job_name}", f"--output={logs}/%a.log", array]
-        number = submit([*options, *own], _write_script(folder, "task.sh", False))
+        number = submit([*options, *own], folder.write("task.sh", script(folder.path)))
     except BaseException:
         if calibration is not None:
             cancel(calibration)
         folder.remove()
         raise
     done.folder, done.submitted = folder, Submitted(array=number, calibration=calibration)
-    folder.write_submitted(done.submitted)
-
-
-def _write_script(folder: Folder, name: str, calibrate: bool) -> Path:
-    path = folder.path / name
-    write_atomically(path, script(folder.path, calibrate).encode())
-    return path
+    folder.write("submitted.json", done.submitted.canonical() + "\n")
 
 
 def write_timed_jobs(folder: Folder) -> None:
@@ -229,4 +202,4 @@ def write_timed_jobs(folder: Folder) -> None:
     pending = agenda_of(sweep.suite, root, sweep.machine, specs).pending
     for job in write_unmeasured(pending, timed.failed)[0]:
         folder.write_job(numbers[job.spec.model, job.spec.seed], job)
-    folder.write_calibrated()
+    folder.write("calibrated", "")

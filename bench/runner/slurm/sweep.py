@@ -41,9 +41,7 @@ class Sweep(Strict):
         name: ``<suite>-<number>``.
         job_name: name of the job in the scheduler; unique, because other users' jobs are in the same queue.
         created: seconds since 1970.
-        tasks: one for each element of the job array.
-        deadline_s: seconds after which a task ends its run as ``timeout``.
-        checkpoint_s: seconds between two checkpoints.
+        deadline_s, checkpoint_s: as in `Machine`.
         limit_s: the scheduler's time limit of a task in seconds; None for the partition's.
         calibrates: whether a job before the array measures step times and writes the jobs (T budgets).
         forgotten: models that this job calibrates again, because a run drifted.
@@ -89,7 +87,6 @@ class Heartbeat(Strict):
     Attributes:
         provenance: of its run; used for the record if the task is killed.
         started: time of this start in seconds since 1970. A task that is put back into the queue starts again.
-        restarts: number of restarts.
         ended: status of the run, or ``stopped`` if the task was stopped before; empty while it runs.
         node: name of the node, for the user only. Records do not contain it.
     """
@@ -118,27 +115,16 @@ class Folder:
     def name(self) -> str:
         return self.sweep.name
 
-    def job_file(self, index: int) -> Path:
-        return self.path / "jobs" / f"{index}.json"
-
     def job(self, index: int) -> Job | None:
-        """The job of a task; None if it waits for a calibration, or its run was finished before.
-
-        Raises:
-            UserError: the file is wrong.
-        """
-        path = self.job_file(index)
+        """The job of a task; None if it waits for a calibration, or its run was finished before."""
+        path = self.path / "jobs" / f"{index}.json"
         return parse_json(Job, read_text(path), str(path)) if path.exists() else None
 
     def heartbeat_file(self, index: int) -> Path:
         return self.path / "tasks" / f"{index}.json"
 
     def heartbeat(self, index: int) -> tuple[Heartbeat, float] | None:
-        """The last heartbeat of a task and its time (seconds since 1970); None before its start.
-
-        Raises:
-            UserError: the file is wrong.
-        """
+        """The last heartbeat of a task and its time (seconds since 1970); None before its start."""
         path = self.heartbeat_file(index)
         try:
             seen = path.stat().st_mtime
@@ -157,17 +143,16 @@ class Folder:
         """Whether the jobs of a sweep that calibrates have been written."""
         return (self.path / "calibrated").exists()
 
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the sweep; returns its path."""
+        write_atomically(self.path / name, text.encode())
+        return self.path / name
+
     def write_job(self, index: int, job: Job) -> None:
-        write_atomically(self.job_file(index), job.canonical().encode() + b"\n")
+        self.write(f"jobs/{index}.json", job.canonical() + "\n")
 
     def write_heartbeat(self, index: int, heartbeat: Heartbeat) -> None:
-        write_atomically(self.heartbeat_file(index), heartbeat.canonical().encode() + b"\n")
-
-    def write_submitted(self, submitted: Submitted) -> None:
-        write_exclusively(self.path / "submitted.json", submitted.canonical().encode() + b"\n")
-
-    def write_calibrated(self) -> None:
-        write_atomically(self.path / "calibrated", b"")
+        self.write(f"tasks/{index}.json", heartbeat.canonical() + "\n")
 
     def remove(self) -> None:
         """Remove a sweep that the scheduler refused."""
@@ -177,14 +162,10 @@ class Folder:
 def new_name(root: Path, suite: str) -> tuple[str, str]:
     """The next free name of a sweep of `suite`, and a name for its jobs in the queue."""
     stem = re.sub(r"[^a-z0-9._+-]+", "-", suite.lower()).strip("-.+_")[:60] or "sweep"
-    taken = [_number(p.name, stem) for p in sweeps_folder(root).glob(f"{stem}-*")]
+    tails = [path.name.removeprefix(f"{stem}-") for path in sweeps_folder(root).glob(f"{stem}-*")]
+    taken = [int(tail) for tail in tails if tail.isdecimal() and len(tail) < 10]
     name = f"{stem}-{max(taken, default=0) + 1}"
     return name, f"equibench-{name}-{secrets.token_hex(3)}"
-
-
-def _number(name: str, stem: str) -> int:
-    tail = name.removeprefix(f"{stem}-")
-    return int(tail) if tail.isdecimal() and len(tail) < 10 else 0
 
 
 def create(root: Path, sweep: Sweep, jobs: list[Job]) -> Folder:
@@ -204,11 +185,7 @@ def create(root: Path, sweep: Sweep, jobs: list[Job]) -> Folder:
 
 
 def read_sweep(path: Path) -> Folder:
-    """The sweep in a folder.
-
-    Raises:
-        UserError: there is none, or a field is wrong.
-    """
+    """The sweep in a folder; a `UserError` if there is none, or a field is wrong."""
     file = path / "sweep.json"
     sweep = parse_json(Sweep, read_text(file), str(file))
     if sweep.name != path.name or not _NAME.fullmatch(sweep.name):
@@ -228,11 +205,7 @@ def all_sweeps(root: Path) -> tuple[list[Folder], list[str]]:
 
 
 def find_sweeps(root: Path, name: str | None) -> list[Folder]:
-    """The sweep of this name, or all sweeps of the suite of this name; all sweeps if `name` is None.
-
-    Raises:
-        UserError: there is no such sweep.
-    """
+    """The sweep of this name, or all sweeps of the suite of this name; all sweeps if `name` is None."""
     sweeps, refused = all_sweeps(root)
     if name is None:
         if not sweeps:

@@ -14,14 +14,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ....registry import UserError, include
-from ...records.provenance import Provenance, query_hardware_key
+from ...records.provenance import query_hardware_key
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
 from ...training.job import Job
@@ -39,25 +38,18 @@ STOPPED_CODE = 143
 
 
 class HeartbeatWriter:
-    """Writes heartbeats of a task, with its progress, to the files of the sweep.
-
-    Args:
-        folder: the sweep.
-        index: number of the task.
-    """
+    """Writes heartbeats of task `index`, with its progress, to the files of the sweep."""
 
     def __init__(self, folder: Folder, index: int, job: Job) -> None:
         self._folder, self._index, self.job = folder, index, job
         self._over, self._lock = threading.Event(), threading.Lock()
+        with suppress(UserError, OSError):  # the run itself will report the error
+            include(job.include)
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         self.heartbeat = Heartbeat(
-            provenance=_provenance(job),
-            job=os.environ.get("SLURM_JOB_ID", ""),
-            pid=os.getpid(),
-            started=now(),
-            restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
-            steps=job.spec.steps,
-            node=socket.gethostname(),
-        )
+            provenance=provenance_of(job), job=os.environ.get("SLURM_JOB_ID", ""), pid=os.getpid(), started=now(),
+            restarts=restarts, steps=job.spec.steps, node=socket.gethostname(),
+        )  # fmt: skip
 
     def __enter__(self) -> HeartbeatWriter:
         self._write()
@@ -86,6 +78,15 @@ class HeartbeatWriter:
         elif event["event"] == "done":
             self.change(ended=event["status"], reason=str(event.get("reason", ""))[:1000])
 
+    def crashed(self, job: Job, status: str, reason: str) -> None:
+        """Write the record of a run whose process has died."""
+        if status == "lost":
+            time.sleep(_PATIENCE_S)
+        try:
+            write_without_result(job, status, reason, self.heartbeat.provenance)  # type: ignore[arg-type]
+        except WriteError as error:  # the run stays without a record and can be submitted again
+            print(f"equibench: {error}", file=sys.stderr)
+
     def _write_regularly(self) -> None:
         while not self._over.wait(HEARTBEAT_S):
             self._write()
@@ -112,32 +113,12 @@ def run_task(folder: Folder, index: int) -> int:
                 write_without_result(job, "invalid", obstacle, writer.heartbeat.provenance)
                 writer.listen(job, {"event": "done", "status": "invalid", "reason": obstacle})
             else:
-                crashed = _crashed(writer)
-                LocalEngine([job.device], folder.sweep.deadline_s, crashed).run([job], writer.listen)
+                LocalEngine([job.device], folder.sweep.deadline_s, writer.crashed).run([job], writer.listen)
     except KeyboardInterrupt:
         print("asked to end", file=sys.stderr)
         return STOPPED_CODE
     # The record holds the result, also of a failed run. For the scheduler, the task has succeeded.
     return 0
-
-
-def _crashed(writer: HeartbeatWriter) -> Callable[[Job, str, str], None]:
-    def crashed(job: Job, status: str, reason: str) -> None:
-        if status == "lost":
-            time.sleep(_PATIENCE_S)
-        try:
-            write_without_result(job, status, reason, writer.heartbeat.provenance)  # type: ignore[arg-type]
-        except WriteError as error:  # the run stays without a record and can be submitted again
-            print(f"equibench: {error}", file=sys.stderr)
-
-    return crashed
-
-
-def _provenance(job: Job) -> Provenance:
-    """The provenance of a run, as far as it is known before the start."""
-    with suppress(UserError, OSError):  # the run itself will report the error
-        include(job.include)
-    return provenance_of(job)
 
 
 def _obstacle(folder: Folder, job: Job) -> str:
@@ -148,15 +129,12 @@ def _obstacle(folder: Folder, job: Job) -> str:
             f"this node has {here}, but the board belongs to {key}; request nodes of that kind with --partition or"
             " --sbatch-option=--constraint=…, or calibrate for this kind with --calibrate"
         )
-    suite = folder.sweep.suite
-    why = why_not_in(suite, **_counts(job)) if suite.parameter_class == "matched" else ""
-    return f"the model {why}" if why else ""
-
-
-def _counts(job: Job) -> dict[str, int]:
-    """The counts that decide the parameter class of the model; empty if it cannot be built (its run reports this)."""
+    if folder.sweep.suite.parameter_class != "matched":
+        return ""
     seen = probe_models([job.spec.model], job.spec.dataset, job.include)
-    return next((counts_of(e) for e in seen if e["event"] == "model"), {})
+    counts = next((counts_of(e) for e in seen if e["event"] == "model"), {})  # its run reports if it cannot be built
+    why = why_not_in(folder.sweep.suite, **counts)
+    return f"the model {why}" if why else ""
 
 
 def calibrate(folder: Folder) -> int:

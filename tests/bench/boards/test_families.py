@@ -190,9 +190,7 @@ def test_everything_that_looks_at_training_images_looks_at_those_alone() -> None
     assert loaded.background == border_median(known)
     shown = torch.cat([loaded.batches(step)[1] for step in range(15)])
     assert len(shown) == 15 * loaded.spec.recipe.batch and loaded.batches(0)[0].shape[1:] == (1, 12, 12)
-    sample, index = 0, 0
-    while (batch := loaded.unaugmented(index)) is not None:
-        sample, index = sample + len(batch), index + 1
+    sample = sum(map(len, loaded.unaugmented()))
     assert (
         sample == min(31, BN_IMAGES) and len(loaded.data.test.labels) == 300 and loaded.data.digest() == data.digest()
     )

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from equibench.bench.measures.angle_and_depth import Scene, angle_curve, feature_errors
+from equibench.bench.measures.angle_and_depth import angle_curve, feature_errors
+from equibench.bench.measures.equivariance import Scene
 from equibench.models.features import action_of, feature_layers
 from equibench.registry import build_model
 from torch import nn

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from equibench.bench.measures.equivariance import Blobs, draw_blobs
+from equibench.bench.measures.equivariance import Blobs, Scene, draw_blobs
 from equibench.bench.measures.lie_derivative import derivative, lie_errors, rotation_tangent, shift_tangent
 from equibench.registry import build_model
 from torch import nn
@@ -70,10 +70,8 @@ def measure(function, **options) -> tuple[float | None, float | None]:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return function(images)
 
-    blobs = draw_blobs(16, 1, 29)
-    return lie_errors(
-        Function(), blobs, 29, lambda x: x.double() / 255, [0.0], 255, torch.device("cpu"), torch.zeros(1, 2).double()
-    )
+    scene = Scene(29, lambda x: x.double() / 255, [0.0], 255, torch.device("cpu"))
+    return lie_errors(Function(), scene, 16, torch.zeros(1, 2).double())
 
 
 def test_known_derivatives_come_out_as_computed_by_hand() -> None:

@@ -19,10 +19,6 @@ def batches(*shape: int, dtype: torch.dtype = torch.float64) -> list[torch.Tenso
     return [torch.randn(n, *shape, generator=generator, dtype=dtype) * (1 + k) + 5 * k for k, n in enumerate(SIZES)]
 
 
-def given(parts: list[torch.Tensor]) -> Callable[[int], torch.Tensor | None]:
-    return lambda index: parts[index] if index < len(parts) else None
-
-
 def moments(values: torch.Tensor, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased variance of each channel (the second axis) of a whole sample, the obvious way."""
     array = np.moveaxis(values.detach().numpy(), 1, 0).reshape(channels, -1)
@@ -63,7 +59,7 @@ def test_the_statistics_are_those_of_the_pooled_sample(name: str) -> None:
     model = nn.Sequential(nn.Dropout(0.5), build()).double()
     model.eval()(parts[0])  # lazy layers get their numbers here, as in a run
     momentum = model[1].momentum
-    reestimate_batch_norm(model, given(parts))
+    reestimate_batch_norm(model, parts)
     assert_are(model[1], moments(seen(torch.cat(parts)), 3))
     assert model[1].momentum == momentum and not any(m.training for m in model.modules())
 
@@ -71,8 +67,8 @@ def test_the_statistics_are_those_of_the_pooled_sample(name: str) -> None:
 def test_the_cut_into_batches_does_not_matter_to_a_first_layer() -> None:
     whole, cut = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
     parts = batches(3, 4, 4)
-    reestimate_batch_norm(whole, given([torch.cat(parts)]))
-    reestimate_batch_norm(cut, given(parts))
+    reestimate_batch_norm(whole, [torch.cat(parts)])
+    reestimate_batch_norm(cut, parts)
     assert torch.allclose(whole.running_mean, cut.running_mean) and torch.allclose(whole.running_var, cut.running_var)
 
 
@@ -83,7 +79,7 @@ def test_deeper_layers_see_batches_normalised_by_their_own_statistics() -> None:
         nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4)
     ).double()
     parts = batches(3, 6, 6)
-    reestimate_batch_norm(model, given(parts))
+    reestimate_batch_norm(model, parts)
     with torch.no_grad():
         first, second = [model[0](part) for part in parts], []
         for values in first:
@@ -103,7 +99,7 @@ def test_a_layer_that_is_called_twice_pools_both_calls() -> None:
             return self.norm(x[..., ::2, ::2]).sum() + self.norm(input=7 * x).sum()
 
     model, parts = Twice().double(), batches(3, 4, 4)
-    reestimate_batch_norm(model, given(parts))
+    reestimate_batch_norm(model, parts)
     values = [
         np.concatenate(
             [
@@ -119,7 +115,7 @@ def test_a_layer_that_is_called_twice_pools_both_calls() -> None:
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_instance_normalisation_gets_the_means_over_images_and_is_not_frozen(momentum: float | None) -> None:
     layer, parts = nn.InstanceNorm2d(3, track_running_stats=True, momentum=momentum).double(), batches(3, 4, 4)
-    reestimate_batch_norm(layer, given(parts))
+    reestimate_batch_norm(layer, parts)
     images = torch.cat(parts)
     assert_are(layer, (images.mean((0, 2, 3)).numpy(), images.var((2, 3)).mean(0).numpy()))
 
@@ -128,7 +124,7 @@ def test_statistics_that_are_no_numbers_any_more_are_replaced() -> None:
     layer, parts = nn.BatchNorm2d(3).double(), batches(3, 4, 4)
     layer.running_mean.fill_(torch.nan)
     layer.running_var.fill_(torch.inf)
-    reestimate_batch_norm(layer, given(parts))
+    reestimate_batch_norm(layer, parts)
     assert_are(layer, moments(torch.cat(parts), 3))
 
 
@@ -170,7 +166,7 @@ def test_frozen_and_unused_layers_keep_what_they_have() -> None:
         layer.running_mean.fill_(2.0)
         layer.running_var.fill_(4.0)
     parts = batches(3, 4, 4)
-    reestimate_batch_norm(model, given(parts))
+    reestimate_batch_norm(model, parts)
     for layer in (model[0], model.unused):
         assert (layer.running_mean == 2).all() and (layer.running_var == 4).all()
     assert_are(model[1], moments((torch.cat(parts) - 2) / (4 + model[0].eps) ** 0.5, 3))
@@ -218,10 +214,10 @@ def test_a_network_that_diverged_is_no_error() -> None:
     with torch.no_grad():
         model[0].weight.fill_(torch.nan)
     check_statistics(model, torch.randn(6, 3, 4, 4))
-    reestimate_batch_norm(model, given([torch.randn(6, 3, 4, 4)]))
+    reestimate_batch_norm(model, [torch.randn(6, 3, 4, 4)])
 
 
 def test_without_running_statistics_nothing_is_asked_for() -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.GroupNorm(1, 2))
     assert not running_layers(model)
-    reestimate_batch_norm(model, lambda index: pytest.fail("no batch is needed"))
+    reestimate_batch_norm(model, map(pytest.fail, ["no batch is needed"]))

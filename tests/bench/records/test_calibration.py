@@ -278,7 +278,7 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
         if len(rounds) == 1:
             timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
 
-    monkeypatch.setattr(running, "common_hardware_key", lambda slots: (KEY, ONE))
+    monkeypatch.setattr(running.admission, "common_hardware_key", lambda slots: (KEY, ONE))
     monkeypatch.setattr(head, "_prepare", prepare)
     monkeypatch.setattr(head, "_execute_pending", execute)
     outcome = head.execute()

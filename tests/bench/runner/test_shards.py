@@ -92,7 +92,7 @@ def test_shards_of_device_seconds_need_the_calibration_of_one_machine(
     """On a stand-in for a GPU: where nothing is calibrated a shard is refused, else it trains the steps that are."""
     include([TINY])
     key = "Some GPU; 80 GiB; torch 2.12; CUDA 13.0"
-    monkeypatch.setattr(head_to_head, "common_hardware_key", lambda slots: (key, {"cuda:0": ""}))
+    monkeypatch.setattr(head_to_head.admission, "common_hardware_key", lambda slots: (key, {"cuda:0": ""}))
     head = head_to_head.HeadToHead
     monkeypatch.setattr(head, "_prepare", lambda self: setattr(self, "slots", ["cuda:0"]))
     trained: list[Any] = []  # in their place, of what would be

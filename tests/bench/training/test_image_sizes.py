@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from equibench.bench.cli.main import main
 from equibench.bench.spec.suite import Suite, check_names
-from equibench.bench.training.image_sizes import fitting, size_that_builds, why_not
+from equibench.bench.training.probe import fitting, size_that_builds, why_not
 from equibench.registry import DATASETS, MODELS, Entry, UserError, allows, include
 
 NETWORKS = """

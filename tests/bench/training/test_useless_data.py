@@ -126,17 +126,9 @@ def test_images_sorted_by_class_are_scored_as_if_they_were_not() -> None:
     model.train()
     for step in range(300):
         train_step(model, optimizer, *loaded.batches(step), "strict")
-    reestimate_batch_norm(model, loaded.unaugmented)
+    reestimate_batch_norm(model, loaded.unaugmented())
     images, labels = as_tensors(data.test, CPU)
     assert accuracy_pct(logits(model, images, loaded.normalise), labels) >= 99.0
-
-
-def sample_of(loaded: Loaded) -> list[torch.Tensor]:
-    found, index = [], 0
-    while (batch := loaded.unaugmented(index)) is not None:
-        found.append(batch)
-        index += 1
-    return found
 
 
 @pytest.mark.parametrize("count", [2, 3, 249, 250, 251, 501, 999, 1001, 1251])
@@ -144,7 +136,7 @@ def test_no_batch_of_the_sample_is_of_one_image(count: int) -> None:
     images = np.random.RandomState(0).randint(0, 256, (count, *SHAPE)).astype(np.uint8)
     split = Split(images, np.arange(count) % 2)
     loaded = Loaded(ImageData("x", split, split, split, 2, 255), spec_of(), CPU)
-    sample = sample_of(loaded)
+    sample = list(loaded.unaugmented())
     sizes = [len(batch) for batch in sample]
     assert sum(sizes) == min(count, BN_IMAGES) and max(sizes) <= EVAL_BATCH and min(sizes) >= 2
     drawn = {batch.numpy().tobytes() for part in sample for batch in part}
@@ -157,7 +149,7 @@ def test_the_sample_has_each_class_in_its_share_and_follows_the_seed() -> None:
     images[:, 0, 0, 0], images[:, 0, 0, 1] = labels * 100, np.arange(len(labels)) % 256
     split = Split(images, labels)
     data = ImageData("x", split, split, split, 3, 255)
-    one, same, other = (sample_of(Loaded(data, spec_of(seeds=[seed]), CPU)) for seed in (0, 0, 1))
+    one, same, other = (list(Loaded(data, spec_of(seeds=[seed]), CPU).unaugmented()) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     _, counts = np.unique(torch.cat(one)[:, 0, 0, 0].numpy(), return_counts=True)

@@ -17,9 +17,10 @@ import pytest
 from equibench.bench.records.calibration import Block, write_calibration
 from equibench.bench.records.record import attempts_of, read_board
 from equibench.bench.runner import admission
+from equibench.bench.runner.device_seconds import TimedBoard
 from equibench.bench.runner.no_result import write_without_result
 from equibench.bench.runner.slurm import status as cluster
-from equibench.bench.runner.slurm import submit, sweep
+from equibench.bench.runner.slurm import sweep
 from equibench.bench.runner.slurm import task as slurm_task
 from equibench.bench.runner.slurm.scheduler import Request, ask_queue, parse_time_limit
 from equibench.bench.runner.slurm.status import GRACE_S, SETTLE_S, sweep_states
@@ -407,7 +408,7 @@ def timed_given(**changes: Any) -> SubmissionInput:
 def calibrated(root: Path, key: str = KEY, step_s: float = 0.01, models: str = "tiny tiny-dropout") -> None:
     """Write calibrations of both models for a device."""
     include([TINY])
-    board = submit._timed(timed_given(), root, key)
+    board = TimedBoard(timed_given().suite, root, {}, timed_given().machine, key)
     for model in models.split():
         subject = board._subject(model).model_copy(update={"blocks": [Block(steps=100, seconds=100 * step_s)]})
         write_calibration(root, board.board, subject)
@@ -455,7 +456,7 @@ def test_a_step_known_to_be_too_long_is_a_row_and_is_not_submitted(fake: Fake, t
     done = submit_suite(timed_given(), tmp_path)
     assert done.folder and [task.model for task in done.folder.sweep.tasks] == ["tiny", "tiny"]
     assert done.note.startswith("not submitted: tiny-dropout: a budget of 10 s holds 1 steps of 6 s, which are 60.0 %")
-    board = submit._timed(timed_given(), tmp_path, KEY).board
+    board = timed_given().suite.board(KEY)
     rows = {r.spec.seed: r for r in read_board(tmp_path, board)[0]}
     assert set(rows) == {0, 1} and {(r.spec.model, r.status) for r in rows.values()} == {("tiny-dropout", "invalid")}
     assert all("use a longer budget" in r.reason for r in rows.values())
