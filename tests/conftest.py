@@ -99,15 +99,15 @@ def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session", autouse=True)
 def _files_of_ours_are_scanned_once() -> None:
     """A registry scans all files again after each change of what is included; those of the repository are the same."""
-    from equibench import registry
+    from equibench import scan
 
-    scan = registry.scan_file
-    once = functools.cache(lambda *asked: tuple(scan(*asked)))
+    read = scan.scan_file
+    once = functools.cache(lambda *asked: tuple(read(*asked)))
 
     def scan_file(path: Path, *asked: str, **more: str) -> Iterable[Any]:
-        return once(path, *asked, *more.values()) if path.is_relative_to(ROOT) else scan(path, *asked, **more)
+        return once(path, *asked, *more.values()) if path.is_relative_to(ROOT) else read(path, *asked, **more)
 
-    registry.scan_file = scan_file
+    scan.scan_file = scan_file
 
 
 @pytest.fixture(scope="session", autouse=True)
