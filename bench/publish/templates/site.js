@@ -292,5 +292,6 @@ $("family").addEventListener("change", (event) => { state.family = event.target.
 $("reference").addEventListener("change", (event) => { state.reference = event.target.value; compare(boards[state.board]); draw(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") $("columns").open = false; });
 $("runs").addEventListener("toggle", loadRuns);
+addEventListener("popstate", () => clearTimeout(waiting)); // comes with the new address, before any timer
 addEventListener("hashchange", readView);
 readView();

@@ -172,6 +172,17 @@ def test_the_history_has_a_page_for_each_board(open_page: Open) -> None:
     assert page.input_value("#board") == OTHER
 
 
+def test_back_goes_back_on_a_slow_machine(open_page: Open) -> None:
+    """The address of the view is kept 0.15 s after a change; this must not overwrite the entry that Back has reached."""
+    page = open_page(f"#board={OTHER}")  # noqa: F811
+    page.select_option("#board", BOARD)
+    page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 5")
+    busy = "() => { const end = Date.now() + 300; while (Date.now() < end); }"
+    page.evaluate(f"() => {{ addEventListener('popstate', {busy}); draw(); history.back(); }}")
+    page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 2")
+    assert f"board={OTHER}" in page.url
+
+
 @pytest.mark.parametrize(
     "fragment", ["#board=gone-e2-v2", "#board=%", "#sort=nothing&family=none&row=none&reference=no"]
 )
