@@ -28,7 +28,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     there are cores: many of them wait, for a process, for a deadline or for the stand-in for CUDA.
     """
     chosen = config.option.markexpr or ""
-    return 1 if "gpu" in chosen.replace("not gpu", "") else (os.cpu_count() or 1) + 1
+    if "gpu" in chosen.replace("not gpu", ""):
+        return 1
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -97,15 +101,16 @@ def _only_what_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _files_of_ours_are_scanned_once() -> None:
+def _files_of_ours_are_scanned_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A registry scans all files again after each change of what is included; those of the repository are the same."""
     from equibench import scan
 
-    read = scan.scan_file
+    read, temporary = scan.scan_file, tmp_path_factory.getbasetemp()
     once = functools.cache(lambda *asked: tuple(read(*asked)))
 
     def scan_file(path: Path, *asked: str, **more: str) -> Iterable[Any]:
-        return once(path, *asked, *more.values()) if path.is_relative_to(ROOT) else read(path, *asked, **more)
+        ours = path.is_relative_to(ROOT) and not path.is_relative_to(temporary)
+        return once(path, *asked, *more.values()) if ours else read(path, *asked, **more)
 
     scan.scan_file = scan_file
 

@@ -24,7 +24,9 @@ class Mark:
     """A warning about a row, or about some of its values.
 
     Attributes:
-        name: the kind, see `marks_of`.
+        name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``repeated``, ``diverged``,
+            ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``,
+            ``shared`` or ``launch bound``.
         words: text of the mark.
         columns: columns of the CSV that it is about; empty if it is about the whole row.
         sign: text after the values of these columns; empty if the values need no sign.

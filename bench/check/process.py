@@ -57,7 +57,7 @@ class Process(AbstractContextManager["Process"]):
         said = ""
         if not self._log.closed:
             self._log.seek(0)
-            said = last_line(self._log.read()[-4000:])
+            said = last_line(self._log.read())
         self.end()
         return self._process.returncode, said
 

@@ -79,10 +79,11 @@ def output(subject: Subject) -> Finding:
 
 def wrong_output(model: nn.Module, subject: Subject, count: int, of: Input) -> Finding | None:
     """The problem with a model's output; None if there is none."""
-    images, of_images, wanted = subject.images(count, of), f"for {count} images of {of}", (count, of.classes)
+    images, before = subject.images(count, of), subject.images(count, of)
+    of_images, wanted = f"for {count} images of {of}", (count, of.classes)
     with torch.no_grad():
         out = model(images)
-    if not torch.equal(images, subject.images(count, of)):
+    if not torch.equal(images, before):
         says = f"{of_images} it changes its input images"
         do = "look for inplace=True in the first layer and for operations such as +=, mul_() or x[…] = on the input;"
         do += " write to a copy: x = x.clone()"
@@ -172,8 +173,8 @@ def accounted(subject: Subject) -> Finding:
         says += " model moves to a GPU, and it is not counted"
         do = "use nn.Parameter or nn.ParameterList if it is trained, nn.ModuleList for layers, else"
         return failed(says, f"{do} self.register_buffer(name, tensor, persistent=False)")
-    known = {id(p) for p in model.parameters()}
     leaves = _leaves(subject.training_loss(model).grad_fn)
+    known = {id(p) for p in model.parameters()}  # those of now: some models replace parameters while they compute
     if hidden := [str(tuple(leaf.shape)) for leaf in leaves if id(leaf) not in known]:
         says = "the logits depend on tensors that require a gradient but are not parameters, of shape"
         says += f" {listed_names(hidden)}: they are neither trained nor counted"

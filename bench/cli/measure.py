@@ -77,10 +77,10 @@ def equivariance(model: str | None, as_json: bool, **options: Any) -> None:
         raise UserError("give one of MODEL and --run ID")
     if model is None and (options["dataset"] is not None or options["size"] is not None):
         raise UserError("--dataset and --size are for a MODEL; a run has its own data set and size")
+    include(options["includes"])
     from ..reports.equivariance import initial_report, run_report, table
     from ..tools.gpus import one_device
 
-    include(options["includes"])
     out, machine = Path(options["out"]), machine_of({**options, "device": one_device(options["device"])})
     if model is not None:
         report = initial_report(model, options["dataset"] or "digits-rot", options["size"], out, machine)

@@ -11,12 +11,7 @@ from ..boards.rows import csv_text
 from ..tools.files import write_atomically
 from ..tools.markup import latex, markdown_text
 from .bibtex import board_entry
-from .plots.family_plots import draw
-from .plots.handles import for_page
-from .plots.style import FORMATS as PICTURES
-from .plots.style import house_style, save
 from .repeat_commands import commands, family_file
-from .site import write_from_template
 from .tables import latex_table
 
 #: Prefix of a bold cell.
@@ -45,6 +40,11 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
             write_atomically(out / downloads[-1], make(family).encode())
     figures, same = [], []
     if html or "plots" in formats:
+        from .plots.family_plots import draw
+        from .plots.handles import for_page
+        from .plots.style import FORMATS as PICTURES
+        from .plots.style import house_style, save
+
         kinds = PICTURES if "plots" in formats else PICTURES[:1]
         with house_style():
             for what, title in SPENT.items():
@@ -56,6 +56,8 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
                 save(figure, out / "figures" / name, f"error-{what}", kinds)
                 figures.append({"title": f"Error against {title}", "base": base, **for_page(figure)})
     if html:
+        from .site import write_from_template
+
         suite = f"suites/{name}.toml"
         write_atomically(out / suite, family_file(family).encode())
         left_out = f"Left out, because it is equal at all points: error against {' and '.join(same)}."

@@ -22,10 +22,6 @@ from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
 from ..tools.text import PROGRESS
 from .bibtex import bibliography, sources_of_row
-from .plots.figures import PLOTS, PlotData
-from .plots.handles import for_page
-from .plots.style import FORMATS as PICTURES
-from .plots.style import house_style, save
 from .tables import latex_page, markdown_page
 
 FORMATS = ("html", "md", "latex", "plots")
@@ -74,6 +70,9 @@ def publish(
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
         # Forked, so that the processes know files given with --include, and need not import slow libraries again.
         import pandas  # noqa: F401
+
+        if "html" in formats or "plots" in formats:
+            import matplotlib.figure  # noqa: F401
 
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
             shown = list(pool.map(publish_board, names))
@@ -141,6 +140,12 @@ def _publish_board(
             write_atomically(out / downloads[-1], page(board).encode())
     figures, missing = [], {}
     if html or "plots" in formats:
+        # Pages without pictures need no matplotlib.
+        from .plots.figures import PLOTS, PlotData
+        from .plots.handles import for_page
+        from .plots.style import FORMATS as PICTURES
+        from .plots.style import house_style, save
+
         kinds = PICTURES if "plots" in formats else PICTURES[:1]
         with house_style():
             drawn = PlotData(board)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...registry import UserError
 from ..boards.claims import claim_columns
 from ..records.find import find_run, matches_a_run
@@ -40,6 +38,8 @@ MOST_SHOWN = 20
 
 def _outcomes(root: Path, record: RunRecord) -> dict[str, Any]:
     """Accuracy by class in %, and images by label (rows) and predicted class; last column: non-finite logits."""
+    import numpy as np
+
     try:
         predicted, labels, classes = read_predictions(root, record)
     except UserError as error:

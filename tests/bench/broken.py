@@ -559,6 +559,17 @@ class Ends(Sound):
         return super().forward(images)
 
 
+class ReplacesParameter(Sound):
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes)
+        self.scale = nn.Parameter(torch.ones(6))
+        self.doubled = nn.Parameter(2 * self.scale.detach())
+
+    def features(self, images):
+        self.doubled = nn.Parameter(2 * self.scale)
+        return super().features(images) * self.doubled
+
+
 class Hangs(Sound):
     def forward(self, images):
         if self.training:
@@ -584,6 +595,7 @@ NETWORKS = {
     "mapping": Mapping, "tupleintraining": TupleInTraining, "double": Double, "maps": Maps,
     "pacedstatistics": PacedStatistics,
     "clock": Clock, "raises": RaisesInTraining, "ends": Ends, "hangs": Hangs,
+    "replacesparameter": ReplacesParameter,
 }  # fmt: skip
 
 

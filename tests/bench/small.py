@@ -37,7 +37,7 @@ MADE = """
     return ImageData({name!r}, part({sizes}[0]), part({sizes}[1]), part({sizes}[2]), {classes}, {maximum})
 """
 READ = """
-    return read_archive({name!r}, Path(__file__).with_suffix(".zip"), {sizes}, load("digits-rot").train)
+    return read_archive({name!r}, Path(__file__).with_suffix(".zip"), {sizes}, load("digits-rot", root).train)
 """
 
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
-from equibench.bench.check.checked_model import Subject
+from equibench.bench.check.checked_model import Input, Subject
 from equibench.bench.check.costs import _figures, _step_mib
 from equibench.bench.check.runner import CHECKS, findings, perform
 from equibench.bench.check.session import check_model
 from equibench.bench.check.state import changes, state_restored
+from equibench.bench.check.structure import wrong_output
 from equibench.bench.measures.cost import measure_cost
 from equibench.bench.records.record import write_record
 from equibench.bench.records.verdict import NAMES, Finding
@@ -80,6 +81,7 @@ ONE_FAULT = [
     ("sound+cited-badly", "citation", "'somewhere'", "arXiv:"),
     ("bad-count", "parameter count", "999 parameters are declared, 86 are built", '"1x12x12->2": 86'),
     ("broken-unused", "gradients", "spare.weight, spare.bias: has no gradient", "remove it"),
+    ("broken-replacesparameter", "gradients", "scale: has no gradient", "remove it"),
     ("broken-detached", "gradients", "scale: the gradient is exactly zero", "detach()"),
     ("broken-inalist", "accounted for", "'scales' is a tensor that is neither", "nn.ParameterList"),
     ("broken-inaglobal", "accounted for", "not parameters, of shape (6,)", "nn.Parameter"),
@@ -137,6 +139,16 @@ def test_a_fault_fails_its_check_and_no_other(model: str, check: str, says: str,
     found = failures(look_at(model))
     assert list(found) == [check], found
     assert says in found[check].says and do in found[check].do
+
+
+def test_another_default_dtype_is_not_taken_for_changed_images() -> None:
+    here = subject("sound")
+    model = here.build()
+    model.register_forward_hook(lambda *_: torch.set_default_dtype(torch.float64))
+    try:
+        assert wrong_output(model, here, 2, Input.of("1x12x12->2")) is None
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_every_need_is_a_check_that_is_made_before() -> None:

@@ -173,7 +173,7 @@ def test_the_history_has_a_page_for_each_board(open_page: Open) -> None:
 
 
 def test_back_goes_back_on_a_slow_machine(open_page: Open) -> None:
-    """The address of the view is kept 0.15 s after a change; this must not overwrite the entry that Back has reached."""
+    """The address is kept 0.15 s after a change of the view; this must not overwrite what Back has reached."""
     page = open_page(f"#board={OTHER}")  # noqa: F811
     page.select_option("#board", BOARD)
     page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 5")
