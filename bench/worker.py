@@ -98,7 +98,6 @@ def be_fork_server(control: int) -> None:
     global STARTED
     import numpy as np
     import torch
-    import torch.utils.flop_counter  # every run needs it, and with it Triton
 
     from .runner.fork_server import serve
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ def _max_pool(
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
     """Compare slices if the windows are 2x2 and do not overlap, without other options; else call `func`."""
-    windows = [_pair(value) for value in (kernel_size, stride or kernel_size, padding, dilation)]
-    usual = windows == [(2, 2), (2, 2), (0, 0), (1, 1)]
+    usual = _pair(kernel_size) == _pair(stride or kernel_size) == (2, 2)
+    usual = usual and (_pair(padding), _pair(dilation)) == ((0, 0), (1, 1))
     if not usual or ceil_mode or return_indices or type(input) is not torch.Tensor or input.device.type != "cpu":
         more = {"return_indices": return_indices} if func is F.max_pool2d else {}
         return func(input, kernel_size, stride, padding, dilation, ceil_mode, **more)
@@ -42,7 +42,7 @@ def _max_pool(
 
 
 def _pair(value: Any) -> tuple[Any, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+    return tuple(value) * (2 // len(value)) if isinstance(value, Sequence) else (value, value)
 
 
 @torch.no_grad()

@@ -140,7 +140,7 @@ def find_recipe(name: str, model: str = "", tuned: Path | None = None, tune: str
 
     Args:
         model: matters if the recipe is ``paper`` or tuned; a wrapper (``+…``) has the recipe of the model that it
-    wraps.
+            wraps.
         tuned: file with the tuned recipes of the board.
         tune: the command that writes this file, for messages.
     """

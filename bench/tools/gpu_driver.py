@@ -83,10 +83,10 @@ def _nvml() -> ModuleType | None:
     """NVML, started once; None if that is not possible."""
     try:
         import pynvml
-
-        pynvml.nvmlInit()
     except ImportError:
         return None
+    try:
+        pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
     return pynvml

@@ -239,11 +239,9 @@ class Checkpoints:
         saved = read_checkpoint(path)
         if changed := self._origin.changed(saved.facts.origin):
             raise Unusable(f"its {changed} changed since")
-        if unkept := ", ".join(saved.facts.unkept[:5]):
-            raise Unusable(
-                f"training changes {unkept}, which no checkpoint keeps; make it a buffer, a number, a text, or a list"
-                " of these"
-            )
+        if unkept := saved.facts.unkept[:5]:
+            says = f"training changes {', '.join(unkept)}, which no checkpoint keeps"
+            raise Unusable(f"{says}; make it a buffer, a number, a text, or a list of these")
         return saved
 
     @property

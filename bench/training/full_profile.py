@@ -86,6 +86,7 @@ def _profile(
             trained = model
     with phases.phase("equivariance_full"):
         after, more = measure_full(trained, inputs, predictions=True)
+    times = phases.total()
     kept = ("source_hash", "opened", "data_digest", "data_source", "data_opened")
     provenance = Provenance.of(
         MODELS.find(spec.model), **{name: getattr(made, name) for name in kept}, hardware=hardware(machine.device),
@@ -95,7 +96,7 @@ def _profile(
         schema_version=1, kind="equivariance", protocol=PROTOCOL, board=spec.board, run=record.run_id,
         model=spec.model, dataset=spec.dataset, weights_sha256=record.results.weights_sha256, draws=FULL_DRAWS,
         orbit_images=len(inputs.images), curve_degrees=[float(d) for d in CURVE_DEGREES],
-        orbit_degrees=[float(d) for d in ORBIT_DEGREES], init=before, trained=after, phases=phases.total(),
+        orbit_degrees=[float(d) for d in ORBIT_DEGREES], init=before, trained=after, phases=times,
         provenance=provenance, warnings=sorted({note, more} - {""}),
     )  # fmt: skip
 

@@ -84,7 +84,8 @@ def _state(one: Any) -> dict[str, Any]:
     except Exception:  # torch's parametrised modules raise here
         return attributes
     if not isinstance(told, dict):
-        return {"": told}
+        # A checkpoint puts attributes of modules back, so it must look at the attributes themselves.
+        return attributes if isinstance(one, nn.Module) else {"": told}
     # `__getstate__` may set omitted attributes to None, and may return copies of others.
     return {k: v for k, v in attributes.items() if told.get(k) is not None or v is None}
 

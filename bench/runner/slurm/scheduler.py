@@ -113,8 +113,9 @@ def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Call a command of Slurm, without variables that may hold filters of the user which hide jobs."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=ANSWER_S, stdin=subprocess.DEVNULL, env=environment
-    )
+        command, capture_output=True, text=True, errors="replace", timeout=ANSWER_S, stdin=subprocess.DEVNULL,
+        env=environment,
+    )  # fmt: skip
 
 
 def _words(stderr: str) -> str:

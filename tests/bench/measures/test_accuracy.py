@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,14 @@ def test_pooling_by_comparing_has_the_maxima_of_torch(data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize(
-    "pool", [lambda x: nn.MaxPool2d(2)(x), lambda x: torch.max_pool2d(x, 2), lambda x: torch.max_pool2d(x, 3, 2, 1)]
+    "pool",
+    [
+        lambda x: nn.MaxPool2d(2)(x),
+        lambda x: torch.max_pool2d(x, 2),
+        lambda x: torch.max_pool2d(x, 3, 2, 1),
+        lambda x: F.max_pool2d(x, 3, 2, np.int64(1)),
+        lambda x: F.max_pool2d(x, np.int64(2), (2, 2), np.int64(0)),
+    ],
 )
 def test_every_way_to_pool_is_the_same(pool) -> None:
     x = torch.randn(2, 3, 7, 8)

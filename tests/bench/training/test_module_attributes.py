@@ -77,6 +77,28 @@ class Forgets:
         return {}
 
 
+class Packed(nn.Module):
+    """Its state is no dictionary, so pickle alone would know how to put it back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.seen = 0, collections.deque()
+
+    def __getstate__(self) -> tuple:
+        return self.steps, tuple(self.seen)
+
+
+def test_attributes_of_a_module_with_a_state_of_its_own_are_kept_or_named() -> None:
+    model, other = Packed(), Packed()
+    before = contents(model)
+    model.steps = 3
+    assert not changed(before, model), "a plain attribute is kept"
+    put_attributes(other, plain_attributes(model))
+    assert other.steps == 3
+    model.seen.append(3)
+    assert changed(before, model) == ["seen"]
+
+
 def counting() -> Callable[[], None]:
     count = [0]
 
