@@ -22,7 +22,7 @@ from .groups import PlanarGroup
 
 #: Where the Gram matrix of the functions has an eigenvalue below this, they are not independent.
 _SMALLEST = 1e-4
-#: Relative spread of a function's energy over the group up to which it is not damped.
+#: Relative spread of a direction over the group up to which it is not damped.
 _STEADY = 0.04
 
 
@@ -68,8 +68,9 @@ def fourier_basis(frames: np.ndarray, *, rotations: int, kernel_size: int, frequ
     """The functions, made orthonormal and damped, in each frame: (frames, r, k, k), float64.
 
     They are vectors over all pixels and all elements of C_N; their principal directions are made orthonormal.
-    Directions whose energy depends on the orientation, which the grid does not resolve, are damped: by 0.04 over the
-    relative standard deviation of the energy, where that is larger. Over C4, which needs no interpolation, there are
+    Directions that depend on the orientation, which the grid does not resolve, are damped: by 0.04 over their relative
+    spread, where that is larger. The spread is the standard deviation over the group of a direction's squared sum of
+    pixels, plus that of k² times its energy, over the mean of both. Over C4, which needs no interpolation, there are
     neither window nor damping. Principal directions are not unique where several have the same size. So the basis is
     not they themselves but the sums of them that lie nearest to the functions: a saved weight means the same filter on
     every machine, and independent weights of equal variance make the same random filters. The mean square of the norms
@@ -99,8 +100,10 @@ def fourier_basis(frames: np.ndarray, *, rotations: int, kernel_size: int, frequ
             " apart; take an odd number of frequencies, or fewer"
         )
     white = vectors / np.sqrt(values)
-    energy = (np.einsum("ar,gayx->gryx", white, of_group) ** 2).sum((-2, -1))
-    damping = _STEADY / np.maximum(energy.std(0) / energy.mean(0), _STEADY)
+    directions = np.einsum("ar,gayx->gryx", white, of_group)
+    sums, energy = directions.sum((-2, -1)) ** 2, kernel_size**2 * (directions**2).sum((-2, -1))
+    spread = (sums.std(0) + energy.std(0)) / (sums + energy).mean(0)
+    damping = _STEADY / np.maximum(spread, _STEADY)
     nearest = (white * damping) @ vectors.T * math.sqrt(rotations / (damping**2).mean())
     return np.einsum("ar,gayx->gryx", nearest, functions(frames))
 
@@ -122,8 +125,7 @@ def f_conv(
     """F-Conv over eight rotations for MNIST-rot: filters are Fourier series of `frequencies` wave numbers a direction.
 
     As published: functions, folding, window, number of weights, layers. Ours: depth and geometry, those of P4CNN;
-    widths; the head; He initialisation; damping by the energy of a direction alone, where the authors' code also looks
-    at its sum.
+    widths; the head; He initialisation, where the authors' code for MNIST damps the initial weights a second time.
 
     Args:
         frequencies: q, 1 to `size`.

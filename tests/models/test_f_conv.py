@@ -97,8 +97,10 @@ def test_random_filters_are_those_of_the_published_construction(rotations: int, 
             columns.append(np.stack([wave(v * (k * a + l * b)) * window for a, b in turned]).ravel())
     left, singular, _ = np.linalg.svd(np.stack(columns, 1), full_matrices=False)
     left = left[:, singular**2 > 1e-4]
-    energy = (left.reshape(rotations, -1, left.shape[1]) ** 2).sum(1)
-    damping = 1 / (25 * np.maximum(energy.std(0) / energy.mean(0), 0.04))
+    pixels = left.reshape(rotations, size * size, left.shape[1])
+    sums, energy = pixels.sum(1) ** 2, (size * size * pixels**2).sum(1)
+    spread = (sums.std(0) + energy.std(0)) / (sums + energy).mean(0)
+    damping = 1 / (25 * np.maximum(spread, 0.04))
     wanted = (left * damping**2) @ left.T
     basis = fourier_basis(PlanarGroup(rotations).frames(), rotations=rotations, kernel_size=size, frequencies=q)
     flat = basis.transpose(1, 0, 2, 3).reshape(basis.shape[1], -1)
