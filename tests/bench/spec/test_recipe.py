@@ -17,7 +17,7 @@ from torch import nn
 #: Networks for data sets that are not here.
 WITHOUT = {"e2wrn-16-8-d8d4d1", "e2wrn-16-8-d1d1d1"}
 #: Families and networks of ours, after papers whose networks were trained otherwise, or on other images.
-UNPUBLISHED = {"f-conv", "steerable-pdo", "relaxed-p4cnn", "vit", "tv-resnet18-small"}
+UNPUBLISHED = {"f-conv", "steerable-kernel-c8", "steerable-pdo", "relaxed-p4cnn", "vit", "tv-resnet18-small"}
 SOURCE = re.compile(r"#.*(\[[\w-]+\]|unverified)")
 
 
