@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +84,11 @@ def build_model(
 
     Raises:
         UserError: the name is unknown.
+        ValueError: with a seed, if its logits do not have the shape (batch, classes).
     """
     import torch
 
-    from ..spec.seeds import derive
+    from ..training.prepare import initial_model
 
     include_cells(None, [name])
     resolved = MODELS.find(name)
@@ -97,11 +97,12 @@ def build_model(
         channels, size, classes = fields["shape"][0], fields["shape"][1], fields["classes"]
     else:
         channels, size, classes = parse_shape(next(iter(resolved.get("params") or {}), _INPUT), resolved.entry.where)
-    with torch.random.fork_rng([]) if seed is not None else nullcontext():
-        if seed is not None:
-            torch.manual_seed(derive(seed, "weights"))
-        model: nn.Module = build(name, in_channels or channels, num_classes or classes, image_size or size)
-    return model
+    images = in_channels or channels, num_classes or classes, image_size or size
+    if seed is None:
+        model: nn.Module = build(name, *images)
+        return model
+    with torch.random.fork_rng([]):
+        return initial_model(name, *images, seed)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...models.random_evaluation import RandomEvaluation
-from ...registry import MODELS, build_model, parse_shape
+from ...registry import MODELS, parse_shape
 from ..measures.accuracy import logits
 from ..measures.cost import buffers_to_learn, evaluation_operations
 from ..measures.norms import reestimate_batch_norm
 from ..spec.recipe import find_recipe
 from ..spec.seeds import derive
 from ..training.job import Check
-from ..training.prepare import weights_digest
+from ..training.prepare import initial_model, weights_digest
 from ..training.train import optimizer_for, train_step
 from .state import changes, restore, snapshot
 
@@ -112,19 +112,14 @@ class Subject:
         """A newly built model; the global state is restored."""
         of = of or self.input
         before = snapshot()
-        torch.manual_seed(derive(seed, "weights"))
         try:
-            model: nn.Module = build_model(self.name, of.channels, of.classes, of.size)
-            if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
-                with torch.no_grad():  # this initialises lazy modules, as in a run
-                    model.eval()(torch.zeros(2, of.channels, of.size, of.size))
-                model.train()
+            # The output, and changes of the global state, are findings.
+            return initial_model(self.name, of.channels, of.classes, of.size, seed, check=False)
         finally:
             for change in changes(before):
                 if change not in self.build_changes:
                     self.build_changes.append(change)
             restore(before)
-        return model
 
     def use_fewer_images_if_heavy(self, model: nn.Module) -> None:
         """Use fewer images if the model has many operations per image."""
@@ -135,9 +130,7 @@ class Subject:
         """A new network of the model, or of another model for the same input."""
         if name == self.name:
             return self.build()
-        torch.manual_seed(derive(0, "weights"))
-        other: nn.Module = build_model(name, self.input.channels, self.input.classes, self.input.size)
-        return other
+        return initial_model(name, self.input.channels, self.input.classes, self.input.size)
 
     def images(self, count: int, of: Input | None = None, seed: int = 0) -> torch.Tensor:
         """Normalised noise (count, channels, size, size); the checked properties must hold for any image."""

@@ -12,22 +12,21 @@ from torch import nn
 
 from ...datasets.batches import Normalise, as_tensors
 from ...datasets.images import balanced_order, data_root, load
-from ...registry import MODELS, UserError, build_model
+from ...registry import MODELS, UserError
 from ..boards.rows import write_board
 from ..measures.angle_and_depth import CURVE_DEGREES, angle_curve, feature_errors
 from ..measures.equivariance import Scene, claimed_elements, measure_core
-from ..measures.execution_profile import begin, renew_profile
+from ..measures.execution_profile import begin
 from ..measures.invariance import Judgement, claim_error, move_weights
 from ..records.find import find_finished
 from ..records.record import CorePoint
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, read_sidecars, sidecar_of, write_sidecar
 from ..records.store import sidecar_folder
-from ..spec.seeds import derive
 from ..tools.files import ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import PROGRESS, first_line, plain_table
 from ..training.full_profile import measure_sidecar
-from ..training.prepare import border_median, check_output
+from ..training.prepare import border_median, initial_model
 from ..training.run import CORE_IMAGES
 
 
@@ -80,11 +79,7 @@ class Sample:
 def build_at_size(name: str, sample: Sample, size: int) -> nn.Module | str:
     """A newly initialised model for one image size, in evaluation mode; or the reason why it cannot be built."""
     try:
-        torch.manual_seed(derive(0, "weights"))
-        channels = sample.images.shape[1]
-        model: nn.Module = build_model(name, channels, sample.classes, size)
-        check_output(model, channels, sample.classes, size)
-        renew_profile()
+        model = initial_model(name, sample.images.shape[1], sample.classes, size)
     except UserError:
         raise
     except Exception as error:  # a model may raise any error for an unsupported size

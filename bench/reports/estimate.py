@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...datasets.images import data_root
-from ...registry import DATASETS, MODELS, UserError, build_model
+from ...registry import DATASETS, MODELS, UserError
 from ...side_files import files_beside, lines_of
 from ...source import source_hash
 from ..measures.compiler import avoid_compiler
@@ -18,12 +18,11 @@ from ..records.provenance import hardware
 from ..records.record import read_board
 from ..records.store import board_names
 from ..spec.budget import find_budget
-from ..spec.seeds import derive
 from ..spec.suite import RunSpec, Suite, plan
 from ..tools.gpus import one_device
 from ..tools.own_process import in_own_process
 from ..tools.text import duration, plain_table
-from ..training.prepare import check_output
+from ..training.prepare import initial_model
 
 
 def this_device(device: str = "auto") -> str:
@@ -67,9 +66,7 @@ class ModelCost:
 
 def step_flops(model: str, shape: tuple[int, int, int], classes: int, batch: int) -> tuple[int, int]:
     """Operations of one training step on images of a shape (channels, height, width); the number of parameters."""
-    torch.manual_seed(derive(0, "weights"))
-    network = build_model(model, shape[0], classes, shape[1])
-    check_output(network, shape[0], classes, shape[1])  # this also initialises lazy modules
+    network = initial_model(model, shape[0], classes, shape[1])
     flops, _ = step_operations(network, torch.randn(3, *shape), torch.arange(3) % classes, batch)
     return flops, count_parameters(network)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...registry import MODELS, Resolved, UserError, build_model, parse_shape
+from ...registry import MODELS, Resolved, UserError, parse_shape
 from ..boards.board import Board, load_board
 from ..boards.claims import claim_columns
 from ..boards.notes import refresh_command
@@ -27,10 +27,9 @@ from ..records.record import FINAL
 from ..records.staleness import included_files
 from ..records.store import board_folder, board_names
 from ..spec.recipe import PAPER, find_recipe
-from ..spec.seeds import derive
 from ..tools.schema import read_text, visible
 from ..tools.text import command, error_line, first_line
-from ..training.prepare import check_output
+from ..training.prepare import initial_model
 
 #: Input of models that declare none.
 DEFAULT_INPUT = "1x28x28->10"
@@ -67,9 +66,7 @@ def network(resolved: Resolved) -> dict[str, Any]:
     found: dict[str, Any] = {"input": text, "problem": ""}
     avoid_compiler()
     try:
-        torch.manual_seed(derive(0, "weights"))
-        model = build_model(resolved.name, channels, classes, size)
-        check_output(model, channels, classes, size)
+        model = initial_model(resolved.name, channels, classes, size)
         images = torch.randn(2, channels, size, size)
         found |= {**count_numbers(model), "layers": layers(model)}
         found["learned_buffers"] = learned_buffers(model, images, torch.arange(2) % classes)
@@ -110,8 +107,7 @@ def equivariance(resolved: Resolved, channels: int, classes: int, size: int) -> 
         row: dict[str, Any] = {"size": pixels, "error": None, "error_moved": None, "exact": False, "outcome": "ok"}
         scene = Scene(pixels, lambda images: images, [0.0] * channels, 1, torch.device("cpu"))
         try:
-            torch.manual_seed(derive(0, "weights"))
-            model = build_model(resolved.name, channels, classes, pixels).eval()
+            model = initial_model(resolved.name, channels, classes, pixels).eval()
             rotated = _rotated(model, scene) if pixels == size else rotated
             found = judge(model, scene.image(scene.blobs(DRAWS), 0.0), scene.prepare, group)
             row |= {"error": found.built, "error_moved": found.moved, "exact": found.exact}
