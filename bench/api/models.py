@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import DATASETS, MODELS, UserError, include, parse_shape
 from ...registry import build_model as build
 from ..tools.files import results_root
-from .notebook_cells import SOURCES, include_cells
+from .notebook_cells import include_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,6 +187,7 @@ def load_model(
         UserError: there is no such run, its weights do not exist here, or its source or data have changed.
     """
     from ..records.find import find_finished
+    from ..records.store import SOURCES
     from ..training.trained_network import trained_model
 
     root = results_root(results)

@@ -26,10 +26,9 @@ from typing import Any
 
 from ...registry import UserError, forget, include
 from ...source import program_hash
+from ..records.store import SOURCES
 from ..tools.files import write_exclusively
 
-#: Folder of these files below the results folder.
-SOURCES = "sources"
 _ADVICE = "or put the model into a file of its own and give it as includes=[…]"
 _FUTURE = "from __future__ import annotations\n"
 #: Statements that give their names the same values in each execution. For others (loops) the value is ambiguous.
@@ -84,7 +83,7 @@ def _include(function: str, program: Program, folder: Path | None) -> Path:
     before = _files.get(function)
     if before is not None and before.name == name and folder in (None, before.parent.parent) and before.is_file():
         return before
-    path = ((folder / SOURCES) if folder is not None else Path(_temporary().name)) / name
+    path = (folder / SOURCES if folder is not None else Path(_temporary().name)) / name
     with suppress(FileExistsError):
         write_exclusively(path, text.encode())
     if program_hash(path.read_text(encoding="utf-8")) != program_hash(text):

@@ -12,7 +12,7 @@ from ..records.kept_verdicts import NO, kept_verdict, worst_verdict
 from ..records.provenance import REGISTERED, Provenance, machine_of, registration
 from ..records.record import CORE_ERRORS, FINAL, Context, RunRecord, Size, without_garbage_collection
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
-from ..records.store import board_folder, sidecar_folder
+from ..records.store import board_folder, csv_files, sidecar_folder
 from ..spec.suite import find_suite, plan
 from ..tools.files import write_atomically
 from .board import Board, load_board
@@ -201,15 +201,9 @@ def _comparison(model: str, board: Board, against: Comparison | None) -> dict[st
 def column_names() -> dict[str, list[str]]:
     """The columns of the two CSVs: ``models`` with one row per model, and ``runs`` with one row per run."""
     spec = plan(find_suite("smoke"))[0]
-    nothing = Provenance(
-        source_hash="", data_digest="", started="2000-01-01T00:00:00+00:00", versions={}, hardware={}, threads=1,
-        command="",
-    )  # fmt: skip
+    nothing = Provenance.of(None, also={}, source_hash="", hardware={}, threads=1, command="")
     context = Context(suite="", parameter_class="as-published", reference_parameters=None, reference_model=None)
-    record = RunRecord(
-        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=None, curve=[],
-        phases={}, provenance=nothing, context=context, warnings=[],
-    )  # fmt: skip
+    record = RunRecord.without_result(spec, context, nothing)
     board = Board(spec.board, chosen=[(record, "")])
     models = {**_model_row(spec.model, [record], board), **_comparison(spec.model, board, None)}
     return {"models": list(models), "runs": list(_run_row(record, "", {}))}
@@ -226,8 +220,8 @@ def write_board(root: Path, name: str, reference_parameters: int | None = None) 
         with without_garbage_collection():
             board = load_board(root, name)
             if board.chosen and board.is_table:
-                write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())
-                write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
+                for path, rows in zip(csv_files(root, name), (board.frame, run_rows(board)), strict=True):
+                    write_atomically(path, csv_text(rows).encode())
         if _files(root, name) == files:
             break
     # The classes in the files are always relative to the reference model.

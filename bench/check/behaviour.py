@@ -16,10 +16,10 @@ from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.equivariance import BLOB_DRAWS, scale_of, zero_logits
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES
 from ..records.verdict import Finding, failed, noted, passed
-from ..tools.text import clipped, error_line
+from ..tools.text import clipped, error_line, listed
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
-from .checked_model import Input, Subject, all_tensors, differing, listed_names, same_bits, tensors_of
+from .checked_model import Input, Subject, all_tensors, differing, same_bits, tensors_of
 from .libraries import is_library_property, library_note, raised_in
 from .state import changes, state_restored
 from .structure import wrong_output
@@ -44,7 +44,7 @@ def training(subject: Subject) -> Finding:
     steps = f"{len(done.losses)} steps of recipe {subject.recipe.name!r}"
     bad = [n for n, seen in done.gradients.items() if seen == "not finite"]
     if bad or not all(map(math.isfinite, done.losses)):
-        of = f" of {listed_names(bad)}" if bad else ""
+        of = f" of {listed(bad, 3)}" if bad else ""
         says = f"within {steps} the loss or the gradients{of} are not finite"
         do = "look for a division by zero, the square root or norm of zero, a logarithm; start with smaller weights"
         return failed(says, do)
@@ -73,10 +73,10 @@ def gradients(subject: Subject) -> Finding:
     done = subject.trained
     bad = {how: [n for n, seen in done.gradients.items() if seen == how] for how in ("none", "zero")}
     if bad["none"]:
-        says = f"{listed_names(bad['none'])}: has no gradient, so it is counted but never trained"
+        says = f"{listed(bad['none'], 3)}: has no gradient, so it is counted but never trained"
         return failed(says, "use it in forward(), or remove it; make weights that are fixed on purpose a buffer")
     if bad["zero"]:
-        says = f"{listed_names(bad['zero'])}: the gradient is exactly zero in each of {len(done.losses)} steps"
+        says = f"{listed(bad['zero'], 3)}: the gradient is exactly zero in each of {len(done.losses)} steps"
         do = "look for detach(), no_grad(), argmax or rounding after it, or a factor of zero that never changes"
         return failed(says, do)
     return passed(f"all {len(done.gradients)} parameter tensors have a nonzero gradient")
@@ -86,7 +86,7 @@ def seeds(subject: Subject) -> Finding:
     """One seed gives one set of initial weights, another seed another; the model does not set torch's seed."""
     first, twin = all_tensors(subject.build(0)), all_tensors(subject.build(0))
     if changed := differing(first, twin):
-        says = f"built twice from one seed, {listed_names(changed)} differ"
+        says = f"built twice from one seed, {listed(changed, 3)} differ"
         return failed(says, "draw initial weights from torch's global generator only: no numpy, no random, no clock")
     subject.build(0)
     after = torch.get_rng_state()
@@ -101,7 +101,7 @@ def seeds(subject: Subject) -> Finding:
     if fixed := {n: v.numel() for n, v in first.items() if _random(v) and torch.equal(v, other[n])}:
         says = f"{sum(fixed.values()):,} numbers that look random are the same for all seeds"
         do = "if they are a fixed random basis on purpose, state this in note=; else draw them from torch's generator"
-        return noted(f"{says}: {listed_names(list(fixed))}", do)
+        return noted(f"{says}: {listed(list(fixed), 3)}", do)
     return passed("one seed gives the same initial weights, another gives others")
 
 
@@ -136,7 +136,7 @@ def deterministic(subject: Subject) -> Finding:
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         passes.append({"the logits": out.detach(), **gradients})
     if changed := differing(*passes):
-        says = f"two training passes from the same weights, images and seed differ in {listed_names(changed)}"
+        says = f"two training passes from the same weights, images and seed differ in {listed(changed, 3)}"
         do = "take random numbers in forward() from torch only; avoid operations that are not deterministic"
         return failed(says, do)
     return passed("two training passes agree in logits and gradients, bit for bit")
@@ -211,12 +211,12 @@ def modes(subject: Subject) -> Finding:
     model.train().eval()
     if left := [n or "the model" for n, m in model.named_modules() if m.training]:
         do = "leave train() to torch, or call super().train(mode)"
-        return failed(f"eval() leaves {listed_names(left)} in training mode", do)
+        return failed(f"eval() leaves {listed(left, 3)} in training mode", do)
     before = all_tensors(model)
     subject.evaluate(model)
     if changed := differing(before, all_tensors(model)):
         do = "update running statistics only `if self.training`"
-        return failed(f"evaluation changes {listed_names(changed)}", do)
+        return failed(f"evaluation changes {listed(changed, 3)}", do)
     passes = []
     for network in (model, twin):
         torch.manual_seed(11)

@@ -218,8 +218,3 @@ def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
 def digest(model: nn.Module) -> str:
     """SHA-256 of all parameters and buffers."""
     return weights_digest(all_tensors(model))
-
-
-def listed_names(found: list[str]) -> str:
-    """The first three names, and the number of further ones."""
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -15,9 +15,9 @@ from ..measures.norms import UnknownStatistics, check_statistics
 from ..records.verdict import Finding, failed, noted, passed
 from ..spec.budget import find_budget, steps_in
 from ..spec.recipe import PAPER, find_recipe
-from ..tools.text import duration, plural
+from ..tools.text import duration, listed, plural
 from ..training.train import optimizer_for, train_step
-from .checked_model import Subject, all_tensors, listed_names
+from .checked_model import Subject, all_tensors
 
 #: After this many time constants, running statistics have forgotten their initial values (to 0.7 %).
 TIME_CONSTANTS = 5
@@ -38,7 +38,7 @@ def batch_norm(subject: Subject) -> Finding:
     if own := {n: m for n, m in _momenta(subject, model).items() if n not in known}:
         name = min(own, key=lambda n: own[n])
         constant = 1 / own[name]
-        text = f"{listed_names(sorted(own))}: own running statistics with momentum {own[name]:.2g}"
+        text = f"{listed(sorted(own), 3)}: own running statistics with momentum {own[name]:.2g}"
         if subject.job.steps is not None and subject.job.steps < TIME_CONSTANTS * constant:
             text += f"; a budget of {subject.job.steps} steps is {subject.job.steps / constant:.1f} time constants"
             do = "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1"

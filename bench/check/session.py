@@ -222,14 +222,11 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
 
     spec = plan(board, {resolved.name: job.steps or 1})[0]
     nothing = Provenance.of(resolved, source_hash=source_hash(resolved), hardware={}, threads=job.threads, command="")
-    record = RunRecord(
-        schema_version=1, spec=spec, attempt=1, status="lost", reason="not run", results=None, cost=Size(**size),
-        curve=[], phases={}, provenance=nothing, warnings=[],
-        context=Context(
-            suite=board.name, parameter_class="as-published", reference_parameters=None,
-            reference_model=board.reference_model,
-        ),
+    context = Context(
+        suite=board.name, parameter_class="as-published", reference_parameters=None,
+        reference_model=board.reference_model,
     )  # fmt: skip
+    record = RunRecord.without_result(spec, context, nothing, cost=Size(**size))
     made = Board(spec.board, chosen=[(record, "")])
     frame = model_rows(made)
     cells = {k: "" if v in ("- → -", "lost", "0/1") else v for k, v in table_rows(made, frame)[0].items()}

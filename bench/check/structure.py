@@ -14,9 +14,9 @@ from torch import nn
 from ...registry import allows
 from ..measures.cost import count_parameters
 from ..records.verdict import Finding, failed, noted, passed
-from ..tools.text import clipped, error_line, first_line
+from ..tools.text import clipped, error_line, first_line, listed
 from ..training.probe import USUAL
-from .checked_model import Input, Subject, all_tensors, differing, listed_names, same_bits
+from .checked_model import Input, Subject, all_tensors, differing, same_bits
 from .libraries import NOTHING, is_library_property, library_note, library_text, package_of
 
 _SOURCE = re.compile(
@@ -177,14 +177,14 @@ def accounted(subject: Subject) -> Finding:
     known = {id(p) for p in model.parameters()}  # those of now: some models replace parameters while they compute
     if hidden := [str(tuple(leaf.shape)) for leaf in leaves if id(leaf) not in known]:
         says = "the logits depend on tensors that require a gradient but are not parameters, of shape"
-        says += f" {listed_names(hidden)}: they are neither trained nor counted"
+        says += f" {listed(hidden, 3)}: they are neither trained nor counted"
         return failed(says, "register them: nn.Parameter, nn.ParameterList, nn.ModuleList")
     notes = [library_text("accounted for", excused.values())] if excused else []
     if frozen := sum(p.numel() for p in model.parameters() if not p.requires_grad):
         notes.append(f"{frozen:,} numbers in parameters are not trained")
     learnt = subject.trained.moved
     if learnt:
-        where = f"in buffers that are not statistics of normalisation layers of torch: {listed_names(list(learnt))}"
+        where = f"in buffers that are not statistics of normalisation layers of torch: {listed(list(learnt), 3)}"
         notes.append(f"training changes {sum(learnt.values()):,} numbers {where}")
     if notes:
         do = "nothing to do for boards without a matched class; a matched class does not allow these numbers"
@@ -239,16 +239,16 @@ def entries(subject: Subject) -> Finding:
     model = subject.build()
     keys = set(model.state_dict())
     if missing := [n for n, _ in model.named_parameters(remove_duplicate=False) if n not in keys]:
-        says = f"the state dictionary does not contain the parameters {listed_names(missing)}"
+        says = f"the state dictionary does not contain the parameters {listed(missing, 3)}"
         return failed(says, "do not override state_dict() and its hooks")
     subject.evaluate(model)
     if changed := sorted(keys ^ set(model.state_dict())):
-        says = f"the state dictionary has other entries in evaluation than in training: {listed_names(changed)}"
+        says = f"the state dictionary has other entries in evaluation than in training: {listed(changed, 3)}"
         do = "keep values that are computed from the weights in a plain attribute that train() and load_state_dict()"
         do += " clear, or do not keep them"
         return failed(says, do)
     if other := [k for k, v in model.state_dict().items() if not isinstance(v, torch.Tensor)]:
-        says = f"the state dictionary has entries that are not tensors: {listed_names(other)}"
+        says = f"the state dictionary has entries that are not tensors: {listed(other, 3)}"
         return failed(says, "runs save only tensors; use buffers")
     return passed("it has all parameters, and the same entries in training and in evaluation")
 

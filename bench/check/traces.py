@@ -21,7 +21,8 @@ from ...datasets.images import data_root
 from ...opened_files import opened_by, watching
 from ...registry import DATASETS
 from ..records.verdict import Finding, failed, passed
-from .checked_model import Subject, listed_names, same_bits
+from ..tools.text import listed
+from .checked_model import Subject, same_bits
 
 #: Number of passes between two measurements of memory; each has a training pass and an evaluation pass.
 PASSES = 4
@@ -113,10 +114,10 @@ def data_files(subject: Subject) -> Finding:
     opened = {path for path in map(str, opened_by(opening_key(subject)).read) if _may_be_data(path)}
     root = str(Path(data_root(None)).resolve())
     if cached := sorted(p for p in opened if Path(os.path.realpath(p)).is_relative_to(root)):
-        return failed(f"the model's code opens {listed_names(cached)}, below the folder of the data sets", _BLIND)
+        return failed(f"the model's code opens {listed(cached, 3)}, below the folder of the data sets", _BLIND)
     for name, files in _files_of_data_sets(subject) if opened else ():
         if theirs := sorted({os.path.realpath(p) for p in opened} & files):
-            return failed(f"the model's code opens {listed_names(theirs)}, which belongs to data set {name!r}", _BLIND)
+            return failed(f"the model's code opens {listed(theirs, 3)}, which belongs to data set {name!r}", _BLIND)
     return passed("no file of a data set was opened when the model was imported, built and run")
 
 

@@ -30,6 +30,7 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     """A board of the results folder `root` as a JSON document: all, or the rows and columns of `publish.view.View`."""
     from ..boards.rows import model_rows, run_rows
     from ..publish.view import includes_model, select_columns, select_rows
+    from ..records.store import csv_files
 
     runs = run_rows(board)
     if view is None:
@@ -40,7 +41,7 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
             "runs": runs[[includes_model(view, m) for m in runs["model"]]],
         }
     rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
-    csv = str(root / f"{board.name}.csv") if board.is_table else None
+    csv = str(csv_files(root, board.name)[0]) if board.is_table else None
     return {"board": board.name, "csv": csv, **rows, "refused": [r.reason for r in board.refused]}
 
 

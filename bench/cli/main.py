@@ -276,14 +276,15 @@ def rows_shown(name: str, run: Any) -> Any:
 
 def _print_board(outcome: Any, as_json: bool) -> None:
     from ..boards.terminal_table import board_table
+    from ..records.store import csv_files
 
     board, root = outcome.board, outcome.results
     if as_json:
         click.echo(json.dumps(board_document(board, root)))
     elif board.is_table:
         click.echo(board_table(board, width=terminal_width()))
-        where = f"{relative_path(root)}/{board.name}"
-        click.echo(f"\n{where}.csv  (one row per model; {board.name}.runs.csv has one row per run)")
+        models, runs = csv_files(root, board.name)
+        click.echo(f"\n{relative_path(models)}  (one row per model; {runs.name} has one row per run)")
     else:
         print_runs(board)
 

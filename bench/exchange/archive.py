@@ -14,11 +14,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...registry import UserError
+from ..records.store import EXCHANGED, RUNS, board_names, exchanged_files
+from ..spec.suite import TUNED_FOLDER
 from ..tools.files import WriteError, write_atomically
 from ..tools.schema import LARGEST_FILE, visible
 from ..tools.text import plural
@@ -26,14 +28,9 @@ from ..tools.text import plural
 _BLOCK = 512
 #: File name extensions of archives.
 SUFFIXES = (".tar.gz", ".tgz")
-#: Subfolders of a board's folder that are exchanged together with its records.
-PARTS = ("outcomes", "equivariance", "calibrations", "replays")
-_FILE = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
-#: Paths below the results folder that are read from an archive.
-_WANTED = re.compile(
-    rf"runs/{_FILE}/{_FILE}\.json|runs/{_FILE}/({'|'.join(PARTS)})/{_FILE}\.json|tuned/{_FILE}\.toml|{_FILE}\.csv"
-)
-_TOP = ("runs", "tuned", "suites", "recipes")
+#: The folders of an archive: two of a results folder, and two that say how to repeat the runs.
+SUITES, RECIPES = "suites", "recipes"
+_TOP = (RUNS, TUNED_FOLDER, SUITES, RECIPES)
 #: Types of members: files, folders, and headers that give the next member a longer name.
 _FILES, _FOLDER, _LONG_NAME, _EXTENDED = b"0\0", b"5", b"L", (b"x", b"g")
 #: Largest header with a name, in bytes: paths of results have up to 300 characters.
@@ -92,12 +89,10 @@ def opened(source: Path, limits: Limits = Limits()) -> Iterator[Path]:
 
 def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:
     """Refuse (UserError) a folder without runs, or with too many files."""
-    runs = folder / "runs"
-    if not runs.is_dir():
+    if not (folder / RUNS).is_dir():
         what = "a results folder has 'runs' in it, with one folder per board"
         raise UserError(f"{name or folder} has no records: {what}")
-    files = chain.from_iterable(runs.glob(pattern) for pattern in ("*/*", *(f"*/{part}/*" for part in PARTS)))
-    if next(islice(files, limits.members, None), None) is not None:
+    if next(islice(exchanged_files(folder, board_names(folder), ""), limits.members, None), None) is not None:
         raise UserError(f"{name or folder} has more than {plural(limits.members, 'file')}; merge it in parts")
 
 
@@ -140,7 +135,7 @@ def _place(name: str, where: str) -> str | None:
     if len(parts) > 1 and parts[0] not in _TOP:
         parts = parts[1:]
     place = "/".join(parts)
-    return place if _WANTED.fullmatch(place) else None
+    return place if EXCHANGED.fullmatch(place) else None
 
 
 def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[str, int | None]]:

@@ -17,7 +17,7 @@ from ..records.store import board_folder, calibrations_folder, replays_folder, s
 from ..runner.tune import tables_text
 from ..spec.suite import tuned_file
 from ..tools.schema import read_text
-from .archive import write_archive
+from .archive import RECIPES, SUITES, write_archive
 
 
 def export(boards: Sequence[str], root: Path, out: Path) -> tuple[list[str], int, list[RefusedFile]]:
@@ -73,5 +73,5 @@ def _how_to_repeat(root: Path, board: str) -> dict[str, str]:
     """The suites of the runs on a board, and the recipe of each model."""
     loaded = load_board(root, board)
     recipes = {r.spec.model: r.spec.recipe.model_dump(exclude_none=True) for r, _ in loaded.chosen}
-    texts = {f"suites/{name}.toml": suite_file(suite) for name, suite in suites_of(loaded).items()}
-    return {f"recipes/{board}.toml": tables_text(recipes), **texts}
+    texts = {f"{SUITES}/{name}.toml": suite_file(suite) for name, suite in suites_of(loaded).items()}
+    return {f"{RECIPES}/{board}.toml": tables_text(recipes), **texts}

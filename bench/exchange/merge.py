@@ -31,16 +31,17 @@ from ..records.store import (
     board_folder,
     board_names,
     calibrations_folder,
+    exchanged_files,
     replays_folder,
     sidecar_folder,
 )
 from ..runner.tune import add_tuned, read_tuned
 from ..spec.budget import steps_in
 from ..spec.recipe import TUNED, Recipe
-from ..spec.suite import tuned_file
+from ..spec.suite import TUNED_FOLDER, tuned_file
 from ..tools.files import ensure_writable, write_exclusively
 from ..tools.schema import parse, parse_toml, read_text, visible
-from .archive import PARTS, opened
+from .archive import opened
 
 Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
 State = Literal["new", "known", "further attempt", "refused"]
@@ -117,8 +118,7 @@ def copied(root: Path, boards: Iterable[str]) -> Iterator[Path]:
     with TemporaryDirectory(prefix="equibench-") as folder:
         copy = Path(folder) / "results"
         for board in sorted(boards):
-            paths = [p for part in ("", *PARTS) for p in (root / "runs" / board / part).glob("*.json")]
-            for path in [*paths, tuned_file(root, board)]:
+            for path in [*exchanged_files(root, [board]), tuned_file(root, board)]:
                 if path.is_file() and not path.is_symlink():
                     target = copy / path.relative_to(root)
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +314,7 @@ def versions(files: Iterable[MergedFile]) -> Counter[str]:
 
 def _merge_tuned(folder: Path, root: Path) -> Iterator[MergedFile]:
     """Add the tuned recipes of models without a recipe to the files of their boards; existing recipes are kept."""
-    for path in sorted((folder / "tuned").glob("*.toml")):
+    for path in sorted((folder / TUNED_FOLDER).glob("*.toml")):
         state: State = "refused"
         why = ""
         try:

@@ -24,13 +24,13 @@ from ..records.outcomes import outcomes_path, read_distances
 from ..records.record import FINAL, RunRecord
 from ..records.sidecar import read_sidecars
 from ..records.staleness import is_known, staleness
-from ..records.store import board_names
+from ..records.store import board_names, csv_files, exchanged_files
 from ..records.verdict import Verdict
 from ..spec.suite import PROTOCOL
 from ..tools.files import results_root
 from ..tools.schema import Strict, read_text
 from ..tools.text import plural
-from .archive import PARTS, opened
+from .archive import opened
 from .merge import Merged, copied, merge
 
 #: Paths of a machine: absolute paths with at least two parts, paths in a home folder, paths of Windows.
@@ -257,21 +257,23 @@ def _judge_models(found: Judgement, check: Callable[[str, str, str], Verdict]) -
 
 def _edited_tables(folder: Path, published: Path, complete: bool) -> Iterator[str]:
     """Problems with CSVs that differ from their records."""
+    owners = {path: board for board in board_names(folder) for path in csv_files(folder, board)}
     for path in sorted(folder.glob("*.csv")):
         if path.name == "reported.csv" or _same_file(path, published / path.name):
             continue
-        name = path.name.removesuffix(".csv").removesuffix(".runs")
-        if name not in board_names(folder):
+        name = owners.get(path)
+        if name is None:
             yield f"`{path.name}`: there are no records of this board; tables are made from records only"
             continue
         board = load_board(folder, name)
-        made = csv_text(run_rows(board) if path.name.endswith(".runs.csv") else board.frame)
+        made = csv_text(run_rows(board) if path == csv_files(folder, name)[1] else board.frame)
         if not board.is_table or (why := _difference(read_text(path, link=False), made)):
             why = why if board.is_table else "smoke runs and trials have no table"
             yield f"`{path.name}` is not what the records say ({why}); `equibench leaderboard {name}` makes it"
     for name in board_names(folder) if complete else ():
-        if not (folder / f"{name}.csv").exists() and load_board(folder, name).is_table:
-            yield f"`{name}.csv` is missing; `equibench leaderboard {name}` makes it"
+        path, _ = csv_files(folder, name)
+        if not path.exists() and load_board(folder, name).is_table:
+            yield f"`{path.name}` is missing; `equibench leaderboard {name}` makes it"
 
 
 def _same_file(path: Path, other: Path) -> bool:
@@ -306,8 +308,7 @@ def _close(a: str, b: str) -> bool:
 
 def _missing(folder: Path, published: Path) -> Iterator[str]:
     """Problems with published files that a contribution removes or changes."""
-    patterns = ("*/*.json", *(f"*/{part}/*.json" for part in PARTS))
-    for path in sorted(p for pattern in patterns for p in (published / "runs").glob(pattern)):
+    for path in sorted(exchanged_files(published, board_names(published))):
         name = path.relative_to(published)
         if not (folder / name).is_file():
             yield f"`{name}` is published, but missing here; results are never removed"

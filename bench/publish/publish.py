@@ -16,7 +16,7 @@ from ..boards.board import Board, find_board, load_board, no_boards_reason
 from ..boards.families import BoardFamily, find_points, load_family
 from ..boards.rows import write_board
 from ..records.record import RefusedFile, without_garbage_collection
-from ..records.store import board_names
+from ..records.store import board_names, csv_files
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
@@ -160,9 +160,9 @@ def _publish_board(
     if html:
         from .site import write_board_data
 
-        for file in (f"{name}.csv", f"{name}.runs.csv"):
-            shutil.copyfile(root / file, out / "tables" / file)
-            downloads.append(f"tables/{file}")
+        for file in csv_files(root, name):
+            shutil.copyfile(file, out / "tables" / file.name)
+            downloads.append(f"tables/{file.name}")
         needed = next(iter(missing.values()), "")
         left_out = f"Left out: {' and '.join(missing)}. Needed: {needed}." if missing else ""
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], left_out)

@@ -31,6 +31,7 @@ from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
 from ..boards.terminal_table import narrow_rows, table_rows
 from ..records.record import RefusedFile
+from ..records.store import FIGURES
 from ..spec.suite import find_suite
 from ..tools.files import write_atomically
 from ..tools.markup import markdown_text
@@ -185,7 +186,7 @@ def _family_block(
             if figure is None:
                 same = f"{SPENT[what]} are equal at all points of {family.name}"
                 raise UserError(f"{where}: {same}, so there is nothing to draw")
-            path = root / "figures" / f"{file_name(family)}-{what}.svg"
+            path = root / FIGURES / f"{file_name(family)}-{what}.svg"
             save(figure, path.parent, path.stem, ("svg",), both=False)
         images.append(_link(f"Error against {SPENT[what]}, {family.name}", path, readme))
     said = ". ".join(line[:1].upper() + line[1:] for line in "\n".join(rest).splitlines() if line.strip())
@@ -193,7 +194,7 @@ def _family_block(
 
 
 def _picture(board: Board, stem: str, root: Path) -> Path:
-    return root / "figures" / f"{'-'.join(filter(None, (board.name, board.suite, stem)))}.svg"
+    return root / FIGURES / f"{'-'.join(filter(None, (board.name, board.suite, stem)))}.svg"
 
 
 def _link(title: str, picture: Path, readme: Path) -> str:

@@ -2,26 +2,36 @@
 
 <board>.csv, <board>.runs.csv         derived from the records
 runs/<board>/                         records; its subfolders: weights, logs, locks, checkpoints, sidecars, …
-tuned/, checks/, doctor/, .sweeps/    tuned recipes, verdicts, reports, submissions to a cluster
+tuned/, checks/, doctor/, .sweeps/    tuned recipes (`spec.suite.tuned_file`), verdicts, reports, sweeps on a cluster
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ...registry import UserError
-from ..spec.suite import LONGEST_BOARD
+from ..spec.suite import LONGEST_BOARD, TUNED_FOLDER
 from ..tools.schema import NAME
 
 _BOARD = re.compile(NAME.replace("0,99", f"0,{LONGEST_BOARD}"))
 _CHECKPOINT = re.compile(r"[0-9a-f]{16}\.(\d+)\.(\d+)\.[0-9a-f]{16}\.pt")
+#: Folders of the records, of the pictures of READMEs, and of the models from cells of notebooks.
+RUNS, FIGURES, SOURCES = "runs", "figures", "sources"
+#: Subfolders of a board's folder that are exchanged together with its records.
+_OUTCOMES, _SIDECARS, _CALIBRATIONS, _REPLAYS = _PARTS = ("outcomes", "equivariance", "calibrations", "replays")
+_FILE = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
+#: Paths below the results folder that are read from an archive.
+EXCHANGED = re.compile(
+    rf"{RUNS}/{_FILE}/(({'|'.join(_PARTS)})/)?{_FILE}\.json|{TUNED_FOLDER}/{_FILE}\.toml|{_FILE}\.csv"
+)
 
 
 def board_folder(root: Path, board: str) -> Path:
     """Folder of a board's records. Raises UserError for a name that no board can have, and for a symbolic link."""
-    folder = root / "runs" / board
+    folder = unchecked_folder(root, board)
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
         raise UserError(f"{folder}: this is not the name of a board")
     if folder.is_symlink():
@@ -29,10 +39,27 @@ def board_folder(root: Path, board: str) -> Path:
     return folder
 
 
+def unchecked_folder(root: Path, board: str) -> Path:
+    """As `board_folder`, for any name, such as that of a folder in a contribution."""
+    return root / RUNS / board
+
+
 def board_names(root: Path) -> list[str]:
     """The names of all boards with a folder of records."""
-    folder = root / "runs"
+    folder = root / RUNS
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def csv_files(root: Path, board: str) -> tuple[Path, Path]:
+    """The CSVs of a board: with one row per model, and with one row per run."""
+    return root / f"{board}.csv", root / f"{board}.runs.csv"
+
+
+def exchanged_files(root: Path, boards: Iterable[str], suffix: str = ".json") -> Iterator[Path]:
+    """The records of these boards, and the files that are exchanged together with them."""
+    for board in boards:
+        for part in ("", *_PARTS):
+            yield from (unchecked_folder(root, board) / part).glob(f"*{suffix}")
 
 
 def weights_path(root: Path, board: str, run: str) -> Path:
@@ -53,22 +80,22 @@ def lock_path(folder: Path, name: str) -> Path:
 
 def sidecar_folder(root: Path, board: str) -> Path:
     """Folder of a board's sidecars."""
-    return board_folder(root, board) / "equivariance"
+    return board_folder(root, board) / _SIDECARS
 
 
 def outcomes_folder(root: Path, board: str) -> Path:
     """Folder of a board's outcomes."""
-    return board_folder(root, board) / "outcomes"
+    return board_folder(root, board) / _OUTCOMES
 
 
 def replays_folder(root: Path, board: str) -> Path:
     """Folder of the verdicts on a board's replays."""
-    return board_folder(root, board) / "replays"
+    return board_folder(root, board) / _REPLAYS
 
 
 def calibrations_folder(root: Path, board: str) -> Path:
     """Folder of a board's calibrations. The name is not checked, because this is also called for unknown folders."""
-    return root / "runs" / board / "calibrations"
+    return unchecked_folder(root, board) / _CALIBRATIONS
 
 
 def verdict_path(root: Path, model: str, source: str) -> Path:

@@ -32,14 +32,6 @@ def provenance_of(job: Job) -> Provenance:
     )
 
 
-def record_without_result(job: Job, provenance: Provenance, status: Status, reason: str) -> RunRecord:
-    """The record of an attempt without a result."""
-    return RunRecord(
-        schema_version=1, spec=job.spec, attempt=job.attempt, status=status, reason=reason, results=None, cost=None,
-        curve=[], phases={}, provenance=provenance, context=job.context, warnings=[],
-    )  # fmt: skip
-
-
 def write_without_result(job: Job, status: Status, reason: str, provenance: Provenance | None = None) -> bool:
     """Write the record of an attempt without a result; returns False if the attempt already has a record.
 
@@ -49,7 +41,8 @@ def write_without_result(job: Job, status: Status, reason: str, provenance: Prov
     if any(r.attempt == job.attempt for r in attempts_of(root, job.spec)):
         return False
     try:
-        write_record(root, record_without_result(job, provenance or provenance_of(job), status, reason))
+        made = provenance or provenance_of(job)
+        write_record(root, RunRecord.without_result(job.spec, job.context, made, job.attempt, status, reason))
     except FileExistsError:  # another process wrote it at the same time
         return False
     return True

@@ -29,6 +29,8 @@ MATCHED = 0.05
 AXES = ("budget", "train_images")
 #: Prefix of the recipes of tuning trials, see `tune`.
 TUNING = "tuning"
+#: Folder of the tuned recipes below the results folder; `records.store` names all others.
+TUNED_FOLDER = "tuned"
 #: Largest length of a board's name, in characters. The name is also used for folders and files.
 LONGEST_BOARD = 180
 #: Upper limits of the numbers of models and seeds, against mistakes and attacks.
@@ -299,7 +301,7 @@ def subset_of(suite: Suite) -> int | None:
 
 def tuned_file(root: Path, board: str) -> Path:
     """The file with the tuned recipes of a board."""
-    return root / "tuned" / f"{board}.toml"
+    return root / TUNED_FOLDER / f"{board}.toml"
 
 
 def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: str | None = None) -> Recipe:

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from ...registry import DATASETS, MODELS, WRAPPERS, UserError, include
+from .text import error_line
 
 T = TypeVar("T")
 
@@ -55,4 +56,4 @@ def _answer(send: Connection, files: list[str], function: Callable[..., Any], ar
     except UserError as error:
         send.send(("user", str(error)))
     except Exception as error:  # a model may raise anything
-        send.send(("error", f"{type(error).__name__}: {error}"))
+        send.send(("error", error_line(error)))

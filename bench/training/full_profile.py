@@ -24,6 +24,7 @@ from ..records.sidecar import Sidecar, has_sidecar, write_sidecar
 from ..records.store import weights_path
 from ..spec.suite import PROTOCOL
 from ..tools.machine import Machine
+from ..tools.text import error_line
 from .job import Job
 from .prepare import Loaded, build_from_seed, outline, tensors_of, weights_digest
 
@@ -128,5 +129,5 @@ def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, train
             write_sidecar(root, _profile(root, record, loaded, trained, Phases(), machine))
     except Exception as error:  # a model may raise any exception
         traceback.print_exc()
-        return f"the full equivariance profile failed: {type(error).__name__}: {error}"
+        return f"the full equivariance profile failed: {error_line(error)}"
     return ""

@@ -13,8 +13,9 @@ from ..measures.compiler import avoid_compiler
 from ..measures.cost import count_numbers, evaluation_operations, learned_buffers
 from ..tools.gpus import usable_gpus
 from ..tools.own_process import ProcessDied, in_own_process
+from ..tools.text import error_line
 from .job import Events, Probe
-from .prepare import WrongShape, check_output
+from .prepare import WrongShape, check_output, initial_model
 
 #: Other image sizes that are tried if a model cannot be built: those of our data sets.
 USUAL = (28, 32, 64)
@@ -47,13 +48,10 @@ def probe(job: Probe, events: Events) -> None:
 
 
 def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
-    torch.manual_seed(0)
     try:
-        model = build_model(name, channels, classes, size)
+        model = initial_model(name, channels, classes, size)
     except UserError as error:  # the model itself refuses this input
         return {"refused": str(error), "error": str(error)}
-    try:
-        check_output(model, channels, classes, size)
     except WrongShape as error:
         return {"wrong_shape": str(error)}
     images, labels = torch.randn(2, channels, size, size), torch.arange(2) % classes
@@ -62,7 +60,7 @@ def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:
     try:
         learned = learned_buffers(model, images, labels)
     except Exception as error:  # its runs will raise this too; the counts are valid
-        return {**numbers, "flops": flops, "error": f"{type(error).__name__}: {error}"}
+        return {**numbers, "flops": flops, "error": error_line(error)}
     return {**numbers, "flops": flops, "learned_buffers": learned}
 
 
@@ -101,7 +99,7 @@ def _why_not(names: Iterable[str], channels: int, classes: int, size: int) -> di
                 found[name] = ""
                 break
             except Exception as error:  # a model may raise any exception
-                found[name] = f"{type(error).__name__}: {error}"
+                found[name] = error_line(error)
     return found
 
 

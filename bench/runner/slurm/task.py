@@ -23,6 +23,7 @@ from ....registry import UserError, include
 from ...records.provenance import query_hardware_key
 from ...records.size_classes import counts_of, why_not_in
 from ...tools.files import WriteError
+from ...tools.text import error_line
 from ...training.job import Job
 from ..admission import probe_models
 from ..local import LocalEngine, interrupt_on_signals
@@ -57,14 +58,14 @@ class HeartbeatWriter:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
         if not self.heartbeat.ended:
             if isinstance(error, KeyboardInterrupt):
                 self.change(ended="stopped", reason="asked to end")
             else:
-                self.change(ended="error", reason=f"{kind.__name__}: {error}"[:1000] if kind else "")
+                self.change(ended="error", reason=error_line(error)[:1000] if error else "")
         self._write()
 
     def change(self, **values: Any) -> None:

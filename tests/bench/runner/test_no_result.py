@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from equibench.bench.records.record import attempts_of, read_record, write_record
-from equibench.bench.runner.no_result import provenance_of, record_without_result, write_without_result
+from equibench.bench.records.record import RunRecord, attempts_of, read_record, write_record
+from equibench.bench.runner.no_result import provenance_of, write_without_result
 from equibench.bench.training.job import Job
 from equibench.registry import MODELS
 from equibench.source import source_hash
@@ -29,7 +29,7 @@ def test_it_says_what_the_check_said_and_who_shared(tmp_path: Path) -> None:
 
 def test_a_model_that_is_gone_leaves_its_record_whole(tmp_path: Path) -> None:
     job = _job(tmp_path, "nowhere-registered")
-    record = record_without_result(job, provenance_of(job), "lost", "its process was killed")
+    record = RunRecord.without_result(job.spec, job.context, provenance_of(job))
     path = write_record(tmp_path, record)
     assert read_record(path) == record and record.results is None and record.provenance.source_hash == ""
 
