@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from equibench.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", "runs", ".*_cache")
@@ -137,6 +138,13 @@ def test_every_dependency_beyond_the_core_has_a_reason() -> None:
     for name in set(names) - core:
         line = next(row for row in text.splitlines() if row.strip().startswith(f'"{name}'))
         assert "#" in line, f"{name} has no reason beside it"
+
+
+def test_the_only_address_is_that_of_the_paper() -> None:
+    """The project has no public address yet: an invented one would lead a reader to strangers."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    source = str(MODELS.find("pdo-econv-p8").get("source"))
+    assert urls == {"Paper": f"https://arxiv.org/abs/{source.removeprefix('arXiv:')}"}
 
 
 def test_uv_leaves_out_what_needs_a_fortran_compiler() -> None:
