@@ -64,11 +64,7 @@ def heading(summary: BoardsSummary) -> str:
 
 
 def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
-    """The notes below the table.
-
-    Args:
-        bold: whether the table has ranks in bold.
-    """
+    """The notes below the table; `bold` says whether the table has ranks in bold."""
     sides, label = summary.sides, summary.labels
     count, shown = plural(len(sides), "board"), [m for m in summary.models if is_selected(m, patterns)]
     notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
