@@ -176,10 +176,12 @@ def _row(summary: BoardsSummary, model: str) -> dict[str, Any]:
     is_reference, cells = model == summary.reference, []
     for side in summary.sides:
         entry = side.entries[model]
-        shows_none = is_reference or entry.difference is None
+        difference = ""
+        if not is_reference and entry.difference is not None:
+            difference = difference_text(entry.difference, entry.interval)
         cells.append({
-            "difference": "" if shows_none else difference_text(entry.difference, entry.interval),
-            "rank": rank_text(entry.rank), "improvability": f"{summary.improvability(model, side):.1f}",
+            "difference": difference, "rank": rank_text(entry.rank),
+            "improvability": f"{summary.improvability(model, side):.1f}",
             "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
         })  # fmt: skip
     mean = "reference" if is_reference else f"{summary.difference(model):+.2f}"
