@@ -31,13 +31,8 @@ FLOOR = 1e-7
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot that is drawn on demand.
-
-    Attributes:
-        stem: name of its file without the suffix.
-        title: title of the plot.
-        draw: draws it; returns None if the board has no data for it.
-        needs: the data that it needs, if not every board has them.
+    """A plot that is drawn on demand, in a file named `stem`; `draw` returns None if the board has no data for it, and
+    `needs` names the data that not every board has.
     """
 
     stem: str
