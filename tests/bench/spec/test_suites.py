@@ -1,6 +1,7 @@
 """Every shipped suite plans; its models build; matched classes match; the compute-matched suite matches compute."""
 
 from fnmatch import fnmatch
+from functools import cache
 
 import pytest
 import torch
@@ -70,9 +71,15 @@ def models_of(*, heavy: bool) -> list[tuple[str, str]]:
 
 
 def on_meta(model: str, dataset: str) -> nn.Module:
+    """The network without numbers: two tests look at each."""
     fields = DATASETS.find(dataset).entry.fields
+    return _on_meta(model, fields["shape"][0], fields["classes"], fields["shape"][1])
+
+
+@cache
+def _on_meta(model: str, channels: int, classes: int, size: int) -> nn.Module:
     with torch.device("meta"):
-        return build_model(model, fields["shape"][0], fields["classes"], fields["shape"][1])
+        return build_model(model, channels, classes, size)
 
 
 @pytest.mark.parametrize(("model", "dataset"), models_of(heavy=False))
