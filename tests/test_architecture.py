@@ -33,7 +33,6 @@ ONCE = {
     r"\bresults=None\b": "records/record.py",  # a record without a result
     r'\broot / f?"': "records/store.py",  # a path below the results folder
     r'= \(?"(outcomes|runs)"': "records/store.py",  # the folders there
-    r'= "tuned"': "spec/suite.py",  # the same, for a room that does not import records
 }
 #: A folder with more modules than this is searched, not looked through.
 MOST_MODULES = 14

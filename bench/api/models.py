@@ -99,8 +99,7 @@ def build_model(
         channels, size, classes = parse_shape(next(iter(resolved.get("params") or {}), _INPUT), resolved.entry.where)
     images = in_channels or channels, num_classes or classes, image_size or size
     if seed is None:
-        model: nn.Module = build(name, *images)
-        return model
+        return build(name, *images)
     with torch.random.fork_rng([]):
         return initial_model(name, *images, seed)
 

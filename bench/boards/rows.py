@@ -203,7 +203,7 @@ def column_names() -> dict[str, list[str]]:
     spec = plan(find_suite("smoke"))[0]
     nothing = Provenance.of(None, also={}, source_hash="", hardware={}, threads=1, command="")
     context = Context(suite="", parameter_class="as-published", reference_parameters=None, reference_model=None)
-    record = RunRecord.without_result(spec, context, nothing)
+    record = RunRecord.without_result(spec=spec, context=context, provenance=nothing)
     board = Board(spec.board, chosen=[(record, "")])
     models = {**_model_row(spec.model, [record], board), **_comparison(spec.model, board, None)}
     return {"models": list(models), "runs": list(_run_row(record, "", {}))}

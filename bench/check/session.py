@@ -226,7 +226,7 @@ def _row(board: Suite, job: Check, resolved: Resolved, size: dict[str, Any]) -> 
         suite=board.name, parameter_class="as-published", reference_parameters=None,
         reference_model=board.reference_model,
     )  # fmt: skip
-    record = RunRecord.without_result(spec, context, nothing, cost=Size(**size))
+    record = RunRecord.without_result(spec=spec, context=context, provenance=nothing, cost=Size(**size))
     made = Board(spec.board, chosen=[(record, "")])
     frame = model_rows(made)
     cells = {k: "" if v in ("- → -", "lost", "0/1") else v for k, v in table_rows(made, frame)[0].items()}

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from ...registry import UserError
 from ..records.store import EXCHANGED, RUNS, board_names, exchanged_files
-from ..spec.suite import TUNED_FOLDER
+from ..spec.recipe import TUNED
 from ..tools.files import WriteError, write_atomically
 from ..tools.schema import LARGEST_FILE, visible
 from ..tools.text import plural
@@ -30,7 +30,7 @@ _BLOCK = 512
 SUFFIXES = (".tar.gz", ".tgz")
 #: The folders of an archive: two of a results folder, and two that say how to repeat the runs.
 SUITES, RECIPES = "suites", "recipes"
-_TOP = (RUNS, TUNED_FOLDER, SUITES, RECIPES)
+_TOP = (RUNS, TUNED, SUITES, RECIPES)
 #: Types of members: files, folders, and headers that give the next member a longer name.
 _FILES, _FOLDER, _LONG_NAME, _EXTENDED = b"0\0", b"5", b"L", (b"x", b"g")
 #: Largest header with a name, in bytes: paths of results have up to 300 characters.

@@ -38,7 +38,7 @@ from ..records.store import (
 from ..runner.tune import add_tuned, read_tuned
 from ..spec.budget import steps_in
 from ..spec.recipe import TUNED, Recipe
-from ..spec.suite import TUNED_FOLDER, tuned_file
+from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
 from ..tools.schema import parse, parse_toml, read_text, visible
 from .archive import opened
@@ -314,7 +314,7 @@ def versions(files: Iterable[MergedFile]) -> Counter[str]:
 
 def _merge_tuned(folder: Path, root: Path) -> Iterator[MergedFile]:
     """Add the tuned recipes of models without a recipe to the files of their boards; existing recipes are kept."""
-    for path in sorted((folder / TUNED_FOLDER).glob("*.toml")):
+    for path in sorted((folder / TUNED).glob("*.toml")):
         state: State = "refused"
         why = ""
         try:

@@ -261,8 +261,7 @@ def _edited_tables(folder: Path, published: Path, complete: bool) -> Iterator[st
     for path in sorted(folder.glob("*.csv")):
         if path.name == "reported.csv" or _same_file(path, published / path.name):
             continue
-        name = owners.get(path)
-        if name is None:
+        if (name := owners.get(path)) is None:
             yield f"`{path.name}`: there are no records of this board; tables are made from records only"
             continue
         board = load_board(folder, name)

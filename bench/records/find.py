@@ -7,7 +7,7 @@ from pathlib import Path
 from ...registry import UserError
 from .record import FINAL, RunRecord, read_all, read_record
 from .staleness import staleness
-from .store import board_names, unchecked_folder
+from .store import RUNS, board_names
 
 #: The fewest characters of an id that are accepted; with fewer, too many runs match.
 FEWEST = 2
@@ -20,7 +20,7 @@ def matches_a_run(beginning: str, root: Path) -> bool:
 
 def _files(beginning: str, root: Path) -> list[Path]:
     """Record files of the runs whose id begins with this text."""
-    folders = [unchecked_folder(root, board) for board in board_names(root)]
+    folders = [root / RUNS / board for board in board_names(root)]
     files = [path for folder in folders if not folder.is_symlink() for path in folder.glob("*.json")]
     end = "." if "." in beginning else ""  # the number of an attempt must be complete
     return [path for path in files if f"{path.name}{end}".startswith(f"{beginning}{end}")]

@@ -19,7 +19,7 @@ from ..spec.suite import RunSpec
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
 from .provenance import SHARED, Provenance, Sha256
-from .store import board_folder, unchecked_folder
+from .store import RUNS, board_folder
 
 M = TypeVar("M", bound=Strict)
 
@@ -220,15 +220,10 @@ class RunRecord(Strict):
         return self
 
     @classmethod
-    def without_result(
-        cls, spec: RunSpec, context: Context, provenance: Provenance, attempt: int = 1, status: Status = "lost",
-        reason: str = "not run", cost: Size | None = None,
-    ) -> RunRecord:  # fmt: skip
-        """The record of an attempt without a result, or of a run that was not made."""
-        return cls(
-            schema_version=1, spec=spec, attempt=attempt, status=status, reason=reason, results=None, cost=cost,
-            curve=[], phases={}, provenance=provenance, context=context, warnings=[],
-        )  # fmt: skip
+    def without_result(cls, **known: Any) -> RunRecord:
+        """The record of an attempt without a result. `known` has its other fields; by default the run was not made."""
+        unmade = {"attempt": 1, "status": "lost", "reason": "not run", "cost": None}
+        return cls(schema_version=1, results=None, curve=[], phases={}, warnings=[], **{**unmade, **known})
 
     @cached_property
     def file_name(self) -> str:
@@ -348,7 +343,7 @@ def read_folder(
     try:
         paths = sorted(folder(root, board).glob(f"{run}*.json"))
     except UserError as error:
-        return [], [RefusedFile(unchecked_folder(root, board), str(error))]
+        return [], [RefusedFile(root / RUNS / board, str(error))]
     return read_all(paths, read)
 
 

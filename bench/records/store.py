@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...registry import UserError
-from ..spec.suite import LONGEST_BOARD, TUNED_FOLDER
+from ..spec.recipe import TUNED
+from ..spec.suite import LONGEST_BOARD
 from ..tools.schema import NAME
 
 _BOARD = re.compile(NAME.replace("0,99", f"0,{LONGEST_BOARD}"))
@@ -24,24 +25,17 @@ RUNS, FIGURES, SOURCES = "runs", "figures", "sources"
 _OUTCOMES, _SIDECARS, _CALIBRATIONS, _REPLAYS = _PARTS = ("outcomes", "equivariance", "calibrations", "replays")
 _FILE = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
 #: Paths below the results folder that are read from an archive.
-EXCHANGED = re.compile(
-    rf"{RUNS}/{_FILE}/(({'|'.join(_PARTS)})/)?{_FILE}\.json|{TUNED_FOLDER}/{_FILE}\.toml|{_FILE}\.csv"
-)
+EXCHANGED = re.compile(rf"{RUNS}/{_FILE}/(({'|'.join(_PARTS)})/)?{_FILE}\.json|{TUNED}/{_FILE}\.toml|{_FILE}\.csv")
 
 
 def board_folder(root: Path, board: str) -> Path:
     """Folder of a board's records. Raises UserError for a name that no board can have, and for a symbolic link."""
-    folder = unchecked_folder(root, board)
+    folder = root / RUNS / board
     if len(board) > LONGEST_BOARD or not _BOARD.fullmatch(board):
         raise UserError(f"{folder}: this is not the name of a board")
     if folder.is_symlink():
         raise UserError(f"{folder}: this is a symbolic link, which is not allowed; put the folder itself there")
     return folder
-
-
-def unchecked_folder(root: Path, board: str) -> Path:
-    """As `board_folder`, for any name, such as that of a folder in a contribution."""
-    return root / RUNS / board
 
 
 def board_names(root: Path) -> list[str]:
@@ -59,7 +53,7 @@ def exchanged_files(root: Path, boards: Iterable[str], suffix: str = ".json") ->
     """The records of these boards, and the files that are exchanged together with them."""
     for board in boards:
         for part in ("", *_PARTS):
-            yield from (unchecked_folder(root, board) / part).glob(f"*{suffix}")
+            yield from (root / RUNS / board / part).glob(f"*{suffix}")
 
 
 def weights_path(root: Path, board: str, run: str) -> Path:
@@ -95,7 +89,7 @@ def replays_folder(root: Path, board: str) -> Path:
 
 def calibrations_folder(root: Path, board: str) -> Path:
     """Folder of a board's calibrations. The name is not checked, because this is also called for unknown folders."""
-    return unchecked_folder(root, board) / _CALIBRATIONS
+    return root / RUNS / board / _CALIBRATIONS
 
 
 def verdict_path(root: Path, model: str, source: str) -> Path:

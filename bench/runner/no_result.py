@@ -41,8 +41,8 @@ def write_without_result(job: Job, status: Status, reason: str, provenance: Prov
     if any(r.attempt == job.attempt for r in attempts_of(root, job.spec)):
         return False
     try:
-        made = provenance or provenance_of(job)
-        write_record(root, RunRecord.without_result(job.spec, job.context, made, job.attempt, status, reason))
+        known = {"spec": job.spec, "context": job.context, "provenance": provenance or provenance_of(job)}
+        write_record(root, RunRecord.without_result(**known, attempt=job.attempt, status=status, reason=reason))
     except FileExistsError:  # another process wrote it at the same time
         return False
     return True

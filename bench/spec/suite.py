@@ -17,7 +17,7 @@ from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_te
 from ..tools.text import follow_up_command, suite_as_given
 from .accepted_sizes import check_sizes
 from .budget import Budget, find_budget
-from .recipe import PAPER, Recipe, check_recipe, find_recipe, is_tuned
+from .recipe import PAPER, TUNED, Recipe, check_recipe, find_recipe, is_tuned
 
 #: Version of the training loop, the schedule, the augmentation and the definitions of the metrics. It increases when a
 #: change of one of them changes a figure. Then new boards start.
@@ -29,8 +29,6 @@ MATCHED = 0.05
 AXES = ("budget", "train_images")
 #: Prefix of the recipes of tuning trials, see `tune`.
 TUNING = "tuning"
-#: Folder of the tuned recipes below the results folder; `records.store` names all others.
-TUNED_FOLDER = "tuned"
 #: Largest length of a board's name, in characters. The name is also used for folders and files.
 LONGEST_BOARD = 180
 #: Upper limits of the numbers of models and seeds, against mistakes and attacks.
@@ -301,7 +299,7 @@ def subset_of(suite: Suite) -> int | None:
 
 def tuned_file(root: Path, board: str) -> Path:
     """The file with the tuned recipes of a board."""
-    return root / TUNED_FOLDER / f"{board}.toml"
+    return root / TUNED / f"{board}.toml"
 
 
 def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: str | None = None) -> Recipe:

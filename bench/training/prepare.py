@@ -111,33 +111,26 @@ def build_from_seed(spec: RunSpec, data: ImageData, device: torch.device) -> nn.
 def initial_model(name: str, channels: int, classes: int, size: int, seed: int = 0, check: bool = True) -> nn.Module:
     """A model with the initial weights of a run's seed, on the CPU. Sets the process's profile again, if it has one.
 
-    torch's global generator then continues after the draws of the weights. Without `check`, the output and the settings
-    of the process are left to the caller's judgement. Raises UserError for an unknown name, and `WrongShape`.
+    torch's global generator continues after the draws of the weights. Without `check`, output and settings are left to
+    the caller's judgement. Raises UserError for an unknown name, and `WrongShape`.
     """
     torch.manual_seed(derive(seed, "weights"))
     with watching(MODELS.find(name).key):  # some models open files in their first call
         model: nn.Module = build_model(name, channels, classes, size)
-        if check:
+        # The first call also initialises lazy modules.
+        if check or any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
             check_output(model, channels, classes, size)
-        elif any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
-            _first_output(model, channels, size)
     if check:
         renew_profile()
     return model
 
 
-def _first_output(model: nn.Module, channels: int, size: int) -> Any:
-    """The output for two black images in evaluation mode. The first call initialises lazy modules."""
+def check_output(model: nn.Module, channels: int, classes: int, size: int) -> None:
+    """Check that a model maps two images to logits of shape (2, classes); raises `WrongShape`."""
     model.eval()
     with torch.no_grad():
         out = model(torch.zeros(2, channels, size, size))
     model.train()
-    return out
-
-
-def check_output(model: nn.Module, channels: int, classes: int, size: int) -> None:
-    """Check that a model maps two images to logits of shape (2, classes); raises `WrongShape`."""
-    out = _first_output(model, channels, size)
     if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
         got = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
         raise WrongShape(

@@ -30,7 +30,7 @@ def test_it_says_what_the_check_said_and_who_shared(tmp_path: Path) -> None:
 
 def test_a_model_that_is_gone_leaves_its_record_whole(tmp_path: Path) -> None:
     job = _job(tmp_path, "nowhere-registered")
-    record = RunRecord.without_result(job.spec, job.context, provenance_of(job))
+    record = RunRecord.without_result(spec=job.spec, context=job.context, provenance=provenance_of(job))
     path = write_record(tmp_path, record)
     assert read_record(path) == record and record.results is None and record.provenance.source_hash == ""
 
