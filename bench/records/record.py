@@ -222,7 +222,7 @@ class RunRecord(Strict):
     @classmethod
     def without_result(cls, **known: Any) -> RunRecord:
         """The record of an attempt without a result. `known` has its other fields; by default the run was not made."""
-        unmade = {"attempt": 1, "status": "lost", "reason": "not run", "cost": None}
+        unmade: dict[str, Any] = {"attempt": 1, "status": "lost", "reason": "not run", "cost": None}
         return cls(schema_version=1, results=None, curve=[], phases={}, warnings=[], **{**unmade, **known})
 
     @cached_property
