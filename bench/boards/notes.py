@@ -244,7 +244,8 @@ def _mixture(board: Board) -> Iterator[str]:
     known = {noun: sorted(found - {"", "unknown"}) for noun, found in kinds.items()}
     parts = [f"{len(names)} {noun} ({listed(names, 3)})" for noun, names in known.items() if len(names) > 1]
     if parts:
-        yield f"the runs have {', '.join(parts)}: last digits and times may depend on them"
+        times = "; do not compare times of different processors" if len(known["processors"]) > 1 else ""
+        yield f"the runs have {', '.join(parts)}: last digits and times may depend on them{times}"
 
 
 def _launch_bound(board: Board, rows: list[dict[str, Any]], times: str) -> Iterator[str]:

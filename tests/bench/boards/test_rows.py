@@ -204,6 +204,7 @@ def test_a_board_names_what_its_runs_mix_and_nothing_else(tmp_path: Path) -> Non
     put(tmp_path, with_provenance(made.record(seed=3), **{**two, "hardware": gpu}))
     board = load_board(tmp_path, BOARD)
     assert "2 processors (H100; 80 GiB, Xeon)" in board_table(board)
+    assert "do not compare times of different processors" in board_table(board)
     runs = run_rows(board).set_index("seed")
     assert runs.loc[3, ["commit", "harness_hash", "machine", "torch"]].tolist() == [
         "b" * 40,
