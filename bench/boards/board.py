@@ -77,6 +77,8 @@ class Board:
 
     def without(self, patterns: Sequence[str]) -> Board:
         """The board without the models that match a shell pattern; the comparisons leave them out too."""
+        if not patterns:
+            return self
         kept = [(r, s) for r, s in self.chosen if not any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
         return replace(self, chosen=kept)
 

@@ -226,12 +226,19 @@ def write_board(root: Path, name: str, reference_parameters: int | None = None) 
         with without_garbage_collection():
             board = load_board(root, name)
             if board.chosen and board.is_table:
-                write_atomically(root / f"{name}.csv", csv_text(board.frame).encode())
-                write_atomically(root / f"{name}.runs.csv", csv_text(run_rows(board)).encode())
+                write_tables(root, board)
         if _files(root, name) == files:
             break
     # The classes in the files are always relative to the reference model.
     return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
+
+
+def write_tables(folder: Path, board: Board) -> list[Path]:
+    """Write the two CSVs of the rows of a board; returns their paths."""
+    tables = {folder / f"{board.name}.csv": board.frame, folder / f"{board.name}.runs.csv": run_rows(board)}
+    for path, frame in tables.items():
+        write_atomically(path, csv_text(frame).encode())
+    return list(tables)
 
 
 #: Largest number of rebuilds. If new records still appear, their writers rebuild the CSVs again.

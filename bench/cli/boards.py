@@ -19,6 +19,7 @@ from .options import (
     command_line,
     common_options,
     data_root_option,
+    exclude_option,
     models_option,
     print_refused,
     reference_option,
@@ -93,12 +94,7 @@ def _datasets(boards: list[Any]) -> list[str]:
 @click.option("--dataset", help="Boards of this data set only.")
 @click.option("--budget", help="Boards of this budget only.")
 @models_option
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave out matching models, also from comparisons; may be repeated.",
-)
+@exclude_option
 @click.option(
     "--sort", default="", metavar="COLUMN", help="Sort by a column (equibench list columns); -COLUMN: largest first."
 )
@@ -157,7 +153,8 @@ def leaderboard(
     from ..boards.reported import reported_rows, reported_table
     from ..boards.rows import csv_text
     from ..boards.terminal_table import FORMATS
-    from ..publish.view import View, check_models, select_boards, select_columns, select_rows, view_text
+    from ..publish import view as views
+    from ..publish.view import View, select_columns, select_rows
 
     formats = [*FORMATS, *tabulate_formats]
     if style not in formats:
@@ -187,13 +184,12 @@ def leaderboard(
         boards = [replace(shown, asked_parameters=count or shown.asked_parameters)]
         refused += shown.refused
     else:
-        boards = select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
-    check_models(boards, View(options["exclude"]), "--exclude")
-    boards = [b.without(options["exclude"]) for b in boards]
+        boards = views.select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
+    boards = views.without_models(boards, options["exclude"])
     if across:
         _show_across(boards, view, style)
         _end_with(refused)
-    check_models(boards, view)
+    views.check_models(boards, view)
     print_refused(one.reason for one in refused)
     if style == "json":
         documents = [board_document(b, root, view) for b in boards]
@@ -206,7 +202,7 @@ def leaderboard(
         if style == "csv":
             click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
-            click.echo(view_text(built, view, style, None if wide else terminal_width()) + "\n")
+            click.echo(views.view_text(built, view, style, None if wide else terminal_width()) + "\n")
     _print_boards_without_table(boards)
     for dataset in _datasets(boards) if with_reported and style != "csv" else ():
         click.echo((reported_table(dataset, style) or f"no paper reports a figure for {dataset}") + "\n")
@@ -227,6 +223,7 @@ def leaderboard(
 @click.option(
     "--suite", "suites", multiple=True, metavar="SUITE", help="Publish the boards of a suite together; may be repeated."
 )
+@exclude_option
 @click.option("--jobs", type=COUNT, help="Boards at a time [one per core, at most 4].")
 @reference_option
 @common_options
@@ -247,6 +244,8 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     root, target = results_root(options["results"]), Path(out)
     refused: list[Any] = []
     count = options["reference_parameters"]
+    if readme and options["exclude"]:
+        raise UserError("--exclude does not go with --readme: the markers in the file select the rows (suite=NAME)")
     if readme:
         from ..publish.readme import refresh
 
@@ -255,7 +254,9 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         from ..publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, options["jobs"], refused, count, options["suites"])
+        done = write(
+            root, target, boards, kinds, options["jobs"], refused, count, options["suites"], options["exclude"]
+        )
         where = str(target / "index.html") if "html" in kinds else out
     print_refused(one.reason for one in refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")

@@ -36,6 +36,10 @@ include_option = click.option(
 models_option = click.option(
     "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
 )
+exclude_option = click.option(
+    "--exclude", multiple=True, metavar="PATTERN",
+    help="Leave out matching models, also from comparisons; may be repeated.",
+)  # fmt: skip
 reference_option = click.option(
     "--reference-parameters", type=COUNT, metavar="N",
     help="Models within 5 % of N parameters count as matched [N of the reference model].",

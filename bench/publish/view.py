@@ -20,7 +20,7 @@ from ..boards.terminal_table import board_table, in_cell, in_text
 from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..tools.markup import for_latex
-from ..tools.text import plural, table_width
+from ..tools.text import listed, plural, table_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +123,20 @@ def check_models(boards: Iterable[Board], view: View, option: str = "--model") -
         raise UserError(
             f"--against {view.against!r}: no such model has results here; {nearest(view.against, measured)}"
         )
+
+
+def without_models(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
+    """The boards without the models that match a shell pattern; boards on which no model is left are omitted.
+
+    Raises:
+        UserError: a pattern matches no model, or no model is left on any board.
+    """
+    check_models(boards, View(tuple(patterns)), "--exclude")
+    left = [kept for board in boards if (kept := board.without(patterns)).chosen]
+    if boards and not left:
+        excluded = " ".join(f"--exclude {pattern!r}" for pattern in patterns)
+        raise UserError(f"{excluded} leaves no model of {listed([b.name for b in boards], 3)}; give other patterns")
+    return left
 
 
 def includes_model(view: View, model: str) -> bool:

@@ -93,13 +93,51 @@ def test_excluded_rows_leave_the_table_and_the_comparisons(tmp_path: Path, board
     assert refused.exit_code != 0 and "--exclude 'tria'" in str(refused.exception)
 
 
+@pytest.mark.parametrize("patterns", [["*"], ["quick", "[st]*"]])
+@pytest.mark.parametrize("command", [["leaderboard"], ["leaderboard", "--across", "*"], ["publish", "--out", "site"]])
+def test_to_exclude_all_models_is_one_sentence(
+    command: list[str], patterns: list[str], tmp_path: Path, board: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [word for pattern in patterns for word in ("--exclude", pattern)]
+    result = CliRunner().invoke(cli, [*command, *options, "--results", str(tmp_path)])
+    assert isinstance(result.exception, UserError) and not (tmp_path / "site").exists()
+    assert f"--exclude {patterns[0]!r}" in str(result.exception) and "leaves no model of" in str(result.exception)
+    assert board in str(result.exception)
+
+
+def test_a_board_without_rows_leaves_the_view_and_others_stay(tmp_path: Path, board: str) -> None:
+    write_record(tmp_path, other := made.record(70.0, model="other", dataset="cifar10-rot"))
+    arguments = ["leaderboard", "--results", str(tmp_path), "--exclude", "other", "--json"]
+    shown = json.loads(CliRunner().invoke(cli, arguments).stdout)
+    assert [document["board"] for document in shown] == [board] != [other.spec.board]
+
+
+def test_excluded_rows_are_not_published(tmp_path: Path, board: str) -> None:
+    write_record(tmp_path, made.record(70.0, model="left-aside"))
+    out = tmp_path / "site"
+    arguments = ["publish", "--out", str(out), "--format", "html,md,latex", "--results", str(tmp_path), "--jobs", "1"]
+    done = CliRunner().invoke(cli, [*arguments, "--exclude", "left*"])
+    assert done.exit_code == 0, done.exception
+    written = {path: path.read_text("utf-8") for path in out.rglob("*") if path.is_file()}
+    assert not [path for path, text in written.items() if "left-aside" in text or "left-aside" in path.name]
+    assert sum("quick" in text for text in written.values()) > 5
+    assert "left-aside" in (tmp_path / f"{board}.csv").read_text("utf-8"), (
+        "the CSV of the results folder has the whole board"
+    )
+    whole = CliRunner().invoke(cli, [*arguments[:-2], "--jobs", "1"])
+    assert whole.exit_code == 0 and "left-aside" in (out / "tables" / f"{board}.csv").read_text("utf-8")
+    readme = CliRunner().invoke(cli, [*arguments, "--readme", "README.md", "--exclude", "left*"])
+    assert "--exclude does not go with --readme" in str(readme.exception)
+
+
 def test_a_marker_takes_a_suite(tmp_path: Path, board: str) -> None:
     suite = _write_suite(tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text(f"<!-- equibench: {board} suite={suite} -->\n<!-- /equibench -->\n", "utf-8")
     refresh(readme, tmp_path)
     text = readme.read_text("utf-8")
-    assert "quick" in text and "trial" not in text
+    assert "quick" in text and "left-aside" not in text
     readme.write_text(text.replace(str(suite), "digits-pdo"), "utf-8")
     with pytest.raises(UserError, match="'digits-pdo' has no rows on the board"):
         refresh(readme, tmp_path)
