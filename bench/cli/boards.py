@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 
 import click
 
-from ...registry import UserError, include
+from ...registry import UserError, include, nearest
 from ..tools.files import results_root
 from ..tools.text import terminal_width
 from .options import (
     COUNT,
+    DEVICE,
+    Checked,
     command_line,
     common_options,
     data_root_option,
@@ -89,6 +91,20 @@ def _datasets(boards: list[Any]) -> list[str]:
     return list(dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen))
 
 
+def _style(name: str) -> str:
+    """The style of tabulate for a name of ``--format``. Raises UserError for an unknown name."""
+    from tabulate import tabulate_formats
+
+    from ..boards.terminal_table import FORMATS
+
+    formats = [*FORMATS, *tabulate_formats]
+    if name not in formats:
+        close = nearest(name, formats, "equibench list formats")
+        raise UserError(f"--format {name!r}: {close}; common formats are {', '.join(FORMATS)}")
+    # Papers use the style of the LaTeX package booktabs.
+    return {"md": "github", "latex": "latex_booktabs"}.get(name, name)
+
+
 @click.command()
 @click.argument("board", required=False)
 @click.option("--dataset", help="Boards of this data set only.")
@@ -111,6 +127,7 @@ def _datasets(boards: list[Any]) -> list[str]:
 @click.option(
     "--format",
     "style",
+    type=Checked("format", _style),
     default="simple",
     show_default=True,
     help="simple, md, latex, csv, json, grid, html, or another of equibench list formats.",
@@ -147,21 +164,12 @@ def leaderboard(
     The CSVs are rebuilt from the run records. Exit code 1: some record files were refused; standard error names each of
     them. The boards show the others.
     """
-    from tabulate import tabulate_formats
-
-    from ...registry import nearest
     from ..boards.reported import reported_rows, reported_table
     from ..boards.rows import csv_text
-    from ..boards.terminal_table import FORMATS
     from ..publish import view as views
     from ..publish.view import View, select_columns, select_rows
 
-    formats = [*FORMATS, *tabulate_formats]
-    if style not in formats:
-        close = nearest(style, formats, "equibench list formats")
-        raise UserError(f"--format {style!r}: {close}; common formats are {', '.join(FORMATS)}")
-    # Papers use the style of the LaTeX package booktabs.
-    style = "json" if as_json else {"md": "github", "latex": "latex_booktabs"}.get(style, style)
+    style = "json" if as_json else style
     include(options["includes"])
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"], with_runs)
@@ -265,7 +273,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 
 @click.command()
 @click.argument("run")
-@click.option("--device", help="cpu or cuda:<i> [as recorded].")
+@click.option("--device", type=DEVICE, help="cpu or cuda:<i> [as recorded].")
 @click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
 @data_root_option
 @common_options

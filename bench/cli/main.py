@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -28,6 +29,8 @@ from .measure import equivariance, verify
 from .options import (
     COUNT,
     SECONDS,
+    SEEDS,
+    SHARD,
     common_options,
     machine_of,
     machine_options,
@@ -83,7 +86,7 @@ for _command in (
     metavar="NAME",
     help=help_text("Images to train on, instead of the suite's choice.", FITS),
 )
-@click.option("--seeds", help="Number of seeds (3), or a list of seeds (0,4,7).")
+@click.option("--seeds", type=SEEDS, help="Number of seeds (3), or a list of seeds (0,4,7).")
 @click.option(
     "--class",
     "parameter_class",
@@ -109,10 +112,10 @@ for _command in (
     metavar="SECONDS",
     help="Time between two checkpoints of a run. An interrupted run continues from its last checkpoint.",
 )
-@click.option("--shard", metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
+@click.option("--shard", type=SHARD, metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
 @engine_options
 @common_options
-def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
+def run(suite: str | None, shard: Any, as_json: bool, **options: Any) -> None:
     """Train the missing runs of a SUITE and show its table.
 
     \b
@@ -125,10 +128,9 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
     some runs failed; their rows say why.
     """
     from ..runner.head_to_head import run as run_suite
-    from ..spec.shard import Shard
     from .progress import listener_for
 
-    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), Shard.parse(shard) if shard else None
+    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), shard
     _check_family(chosen, options)
     if share and on_cluster:
         raise UserError("--shard goes with --engine local: on a cluster, the job array distributes the runs")
@@ -194,53 +196,22 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
 
     include(options["includes"])
     values: dict[str, Any] = {"name": "ad-hoc"} if name is None else values_of(name)
-    for key, read in _READ.items():
-        if options.get(key) is not None:
-            values["class" if key == "parameter_class" else key] = read(options[key])
+    given = {key: options[key] for key in _REPLACE if options.get(key) is not None}
+    values |= {"class" if key == "parameter_class" else key: value for key, value in given.items()}
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
     if missing:
         raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
-    changed = any(options.get(key) is not None for key in _READ if key not in _CLASS)
+    changed = any(key not in _CLASS for key in given)
     where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
     return points_of(values, where)
 
 
-def _budgets(text: str) -> str | list[str]:
-    return [b.strip() for b in text.split(",") if b.strip()] if "," in text else text
-
-
-def _numbers(text: str, option: str, what: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} {text[:40]!r}: give {what}") from None
-
-
-def _images(text: str) -> list[int]:
-    return _numbers(text, "--train-images", "a number of images (500), or several (500,2000)")
-
-
-def _seeds(text: str) -> int | list[int]:
-    numbers = _numbers(text, "--seeds", "a number of seeds (3), or the seeds themselves (0,4,7)")
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
 #: The options that say which networks are matched in size.
 _CLASS = ("parameter_class", "reference_parameters")
-#: The options that replace values of a suite, each with the function that reads its value.
-_READ: dict[str, Callable[[Any], Any]] = {
-    "dataset": str,
-    "budget": _budgets,
-    "recipe": str,
-    "profile": str,
-    "fit": str,
-    "train_images": _images,
-    "models": lambda text: [m for m in text.split(",") if m],
-    "seeds": _seeds,
-    **dict.fromkeys(_CLASS, lambda value: value),
-}
+#: The options that replace values of a suite.
+_REPLACE = ("dataset", "budget", "recipe", "profile", "fit", "train_images", "models", "seeds", *_CLASS)
 
 
 def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
@@ -305,6 +276,8 @@ def main() -> NoReturn:
     if not PROGRESS.handlers:
         PROGRESS.addHandler(_OnStandardError())
         PROGRESS.setLevel(logging.INFO)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)  # type: ignore[assignment]
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -317,10 +290,37 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         kept = "; finished runs are kept, and the same command continues with the rest"
         _end("interrupted" + (kept if sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh") else ""), 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has ended
-        sys.exit(0)
+    finally:
+        sys.stdout, sys.stderr = streams
     sys.exit(0)
+
+
+class _Output:
+    """A standard stream whose reader may end before the command, as in ``equibench list models | head -1``.
+
+    The rest of the output is then dropped. The command is completed, and its exit code is the usual one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._sent(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._sent(self._stream.flush)
+
+    def _sent(self, send: Callable[..., Any], *text: str) -> Any:
+        try:
+            return send(*text)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            return send(*text)
 
 
 class _OnStandardError(logging.Handler):

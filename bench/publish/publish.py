@@ -72,7 +72,7 @@ def publish(
     if exclude:  # nothing is written before all patterns are checked
         whole = [Board(name, [(record, "") for record in read_board(root, name)[0]]) for name in names]
         names = [board.name for board in without_models(whole, exclude)]
-    ensure_writable(out)
+    ensure_writable(out, "out")
     publish_board = partial(_publish_board, root, out, formats, reference_parameters, exclude)
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(names))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ...registry import DATASETS, MODELS, UserError, nearest
+from ...registry import DATASETS, MODELS, UserError, nearest, option
 from ..tools.files import results_root, shipped, shipped_names
 from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
 from ..tools.text import follow_up_command, suite_as_given
@@ -207,7 +207,7 @@ class Suite(Strict):
             raise ValueError(f"a seed is listed twice: {twice}")
         if self.parameter_class == "matched" and self.reference_parameters is None:
             raise ValueError(
-                "the class 'matched' needs a number of parameters: --reference-parameters N, or"
+                f"the class 'matched' needs a number of parameters: {option('reference-parameters', 'N')}, or"
                 " reference_parameters = N in the suite file"
             )
         return self

@@ -4,6 +4,7 @@ import io
 import re
 from pathlib import Path
 
+import equibench
 import pandas as pd
 import pytest
 from equibench.bench.boards.board import Board, find_board, load_board
@@ -14,7 +15,7 @@ from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
 from equibench.bench.records.record import CurvePoint, write_record
 from equibench.bench.records.store import board_folder
-from equibench.bench.runner.head_to_head import Outcome, load_leaderboard
+from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.runner.tune import GRID, write_tuned
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.recipe import find_recipe
@@ -321,7 +322,7 @@ def test_smoke_runs_are_barred_from_tables(tmp_path: Path) -> None:
 def test_boards_are_found_without_their_version(tmp_path: Path) -> None:
     put(tmp_path, made.record(90.0))
     assert find_board(BOARD.rpartition("-v")[0], tmp_path) == BOARD
-    assert load_leaderboard(BOARD, tmp_path)["model"].tolist() == ["made-up"]
+    assert equibench.load_board(BOARD, tmp_path).table()["model"].tolist() == ["made-up"]
     with pytest.raises(UserError, match="did you mean"):
         find_board(BOARD[:-4] + "x", tmp_path)
 
