@@ -25,7 +25,8 @@ from .opened_files import Opened, opened_by, watching
 from .scan import STATUSES, Entry, UserError, allows, nearest, parse_shape
 
 __all__ = [
-    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
+    "DATASETS", "IN_PYTHON", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved",
+    "UnknownName", "UserError",
     "allows", "build_model", "forget", "include", "nearest", "option", "parse_shape", "register_dataset",
     "register_model", "register_wrapper",
 ]  # fmt: skip
@@ -49,6 +50,10 @@ def option(name: str, value: object = "") -> str:
     text = "…" if value == "" or str(value).isupper() else str(value)
     text = text if text[0] in "'\"…" or isinstance(value, int) else repr(text)
     return f"includes=[{text}]" if name == "include" else f"{name.replace('-', '_')}={text}"
+
+
+class UnknownName(UserError):
+    """Nothing is registered under a name."""
 
 
 class PluginWarning(UserWarning):
@@ -309,9 +314,12 @@ class Registry:
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
-        adds = f"; {option('include', 'FILE')} adds the {kind}s that a file of your own registers"
-        own = "" if self._included else adds
-        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries, f'equibench list {self.kind}s')}{own}")
+        close = nearest(name, entries, f"equibench list {self.kind}s")
+        raise UnknownName(f"there is no {kind} {name!r}{self.include_hint(kind)}; {close}")
+
+    def include_hint(self, kind: str) -> str:
+        """A clause on files that register more of a kind; empty if such a file is included already."""
+        return "" if self._included else f" ({option('include', 'FILE')} adds {kind}s of your own)"
 
     def _scan(self) -> Iterable[Entry]:
         for path in sorted((_ROOT / self.package).rglob("*.py")):

@@ -56,8 +56,7 @@ def _end_with(refused: list[Any]) -> NoReturn:
 def _print_boards_without_table(boards: list[Any]) -> None:
     """Print the names of boards without a table on standard error."""
     for board in (b for b in boards if not b.is_table):
-        what = "trials of learning rates" if board.chosen[0][0].spec.is_trial else "smoke runs"
-        click.echo(f"{board.name}: {what}, which are not shown in tables", err=True)
+        click.echo(board.why_no_table, err=True)
 
 
 def _check_options_of_across(board: str | None, options: dict[str, Any]) -> None:
@@ -100,7 +99,7 @@ def _style(name: str) -> str:
     formats = [*FORMATS, *tabulate_formats]
     if name not in formats:
         close = nearest(name, formats, "equibench list formats")
-        raise UserError(f"--format {name!r}: {close}; common formats are {', '.join(FORMATS)}")
+        raise UserError(f"--format {name!r}: common formats are {', '.join(FORMATS)}; {close}")
     # Papers use the style of the LaTeX package booktabs.
     return {"md": "github", "latex": "latex_booktabs"}.get(name, name)
 

@@ -18,7 +18,7 @@ import click
 from ...registry import PluginWarning, UserError, include
 from ..spec.option_values import CLASSES, FITS, RECIPES, VARIABLES, help_text
 from ..tools.files import results_root
-from ..tools.text import PROGRESS, relative_path, terminal_width
+from ..tools.text import PROGRESS, listed, relative_path, terminal_width
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check, doctor
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
@@ -193,9 +193,10 @@ def _check_family(points: list[Any], options: dict[str, Any]) -> None:
 def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     """The suite, or the points (boards) of the family, with the values that the options replace."""
     from ..boards.families import points_of, values_of
+    from ..spec.suite import AD_HOC
 
     include(options["includes"])
-    values: dict[str, Any] = {"name": "ad-hoc"} if name is None else values_of(name)
+    values: dict[str, Any] = {"name": AD_HOC} if name is None else values_of(name)
     given = {key: options[key] for key in _REPLACE if options.get(key) is not None}
     values |= {"class" if key == "parameter_class" else key: value for key, value in given.items()}
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
@@ -215,16 +216,20 @@ _REPLACE = ("dataset", "budget", "recipe", "profile", "fit", "train_images", "mo
 
 
 def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
-    """Print the results of the suite of this name with what the options add; None shows the whole board."""
+    """Print the results of the suite of this name, see `rows_shown`; without a name, the whole board."""
     if len(outcomes) == 1:
         if name is not None:
             outcomes[0].board = outcomes[0].board.of_suite(rows_shown(name, outcomes[0].suite))
         _print_board(outcomes[0], as_json)
     else:
-        from ..boards.families import family_of_boards
+        from ..boards.families import family_of_boards, find_points
         from ..boards.family_table import family_document, family_text
 
-        family = family_of_boards([(o.suite, o.board) for o in outcomes])
+        # The title of a suite belongs to its own models and boards.
+        own = find_points(name) if name is not None else []
+        is_own = [(p.models, p.board()) for p in own] == [(o.suite.models, o.suite.board()) for o in outcomes]
+        title = outcomes[0].suite.title if is_own else ""
+        family = family_of_boards([(o.suite.model_copy(update={"title": title}), o.board) for o in outcomes])
         if as_json:
             click.echo(json.dumps(family_document(family)))
         elif family.measured:
@@ -237,12 +242,20 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
 
 
 def rows_shown(name: str, run: Any) -> Any:
-    """The suite that was run, together with the models and seeds of the suite of this name."""
-    from ..boards.families import find_points
+    """The rows that a run shows: those that were requested. On the board of the suite of this name, also its own rows.
 
-    own = find_points(name)[0]
-    models = list(dict.fromkeys([*own.models, *run.models]))
-    return run.model_copy(update={"models": models, "seeds": sorted({*own.seed_list, *run.seed_list})})
+    The title of the suite belongs to its own models on its own board.
+    """
+    from ..boards.families import find_points
+    from ..spec.suite import AD_HOC
+
+    own = next((point for point in find_points(name) if point.board() == run.board()), None)
+    if own is None:
+        return run.model_copy(update={"name": AD_HOC, "title": ""})
+    added = [model for model in run.models if model not in own.models]
+    rows = {"models": [*own.models, *added], "seeds": sorted({*own.seed_list, *run.seed_list})}
+    names = {"name": f"{own.name} with {listed(added, 3)}", "title": ""} if added else {}
+    return run.model_copy(update=rows | names)
 
 
 def _print_board(outcome: Any, as_json: bool) -> None:

@@ -46,8 +46,7 @@ class Checked(click.ParamType):
 def _device(text: str) -> str:
     from ..tools.machine import device_names
 
-    device_names(text)
-    return text
+    return ",".join(device_names(text))
 
 
 def _budget(text: str) -> str:
@@ -219,9 +218,11 @@ def print_json(documents: list[Any]) -> None:
 
 
 def print_runs(board: Any) -> None:
-    """Print the runs of a board that has no table."""
+    """Print the runs of a board that has no table, and the reason on standard error."""
     for record, _ in board.chosen:
         click.echo(record.line)
+    if board.chosen:
+        click.echo(board.why_no_table, err=True)
 
 
 def say_over(text: str) -> None:

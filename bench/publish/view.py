@@ -188,7 +188,7 @@ def _column(name: str, frame: pd.DataFrame, option: str) -> str:
             return column
     close = nearest(name, [*frame.columns], "equibench list columns")
     raise UserError(
-        f"{option} {name!r}: the table has no such column; {close}; the usual columns are {', '.join(usual)}"
+        f"{option} {name!r}: the table has no such column; the usual columns are {', '.join(usual)}; {close}"
     )
 
 

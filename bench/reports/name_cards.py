@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, MODELS, UserError, nearest
+from ...registry import DATASETS, MODELS, UnknownName, UserError, nearest
 from ..boards.families import find_points
 from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
@@ -23,8 +23,9 @@ def kind_of(name: str, root: Path) -> str:
     try:
         MODELS.find(name)
         return "model"
-    except UserError as error:
-        why = error
+    except UnknownName:
+        if "+" in name:  # a model with wrappers
+            raise
     boards = board_names(root)
     known = {
         "data set": list(DATASETS.entries()),
@@ -35,9 +36,11 @@ def kind_of(name: str, root: Path) -> str:
     found = next((kind for kind, names in known.items() if name in names), "")
     if found or name.endswith(".toml"):
         return found or "suite"
-    close = [f"{kind}: {text}" for kind, names in known.items() if (text := nearest(name, names)).startswith("did")]
+    kinds = {n: kind for kind, names in reversed([("model", [*MODELS.entries()]), *known.items()]) for n in names}
     run = f"no run's id begins with {name!r}, and " if all(c in "0123456789abcdef." for c in name) else ""
-    raise UserError("; ".join([f"{run}{why}", *close]))
+    none = f"there is no model, data set, suite, board or recipe {name[:80]!r}{MODELS.include_hint('model')}"
+    listing = "equibench list models, datasets, suites or recipes"
+    raise UserError(f"{run}{none}; {nearest(name, kinds, listing, kinds)}")
 
 
 def suite_card(points: Sequence[Suite]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ PROTOCOL = 2
 MATCHED = 0.05
 #: Keys of a suite file that may be lists: the axes of a family of boards.
 AXES = ("budget", "train_images")
+#: Name of the values of a command or a call that is not about a suite.
+AD_HOC = "ad-hoc"
 #: Prefix of the recipes of tuning trials, see `tune`.
 TUNING = "tuning"
 #: Largest length of a board's name, in characters. The name is also used for folders and files.
@@ -248,7 +250,7 @@ def suite_text(name: str) -> tuple[str, str]:
         return name, read_text(Path(name))
     if name not in suite_names():
         raise UserError(
-            f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file"
+            f"there is no suite {name[:80]!r} (the path of a suite file ends in .toml); {nearest(name, suite_names())}"
         )
     return f"suite {name!r}", shipped("bench", "spec", "suites", f"{name}.toml")
 

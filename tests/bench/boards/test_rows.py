@@ -11,6 +11,7 @@ from equibench.bench.boards.board import Board, find_board, load_board
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows, write_board
 from equibench.bench.boards.terminal_table import board_table, narrow_rows
+from equibench.bench.cli.options import print_runs
 from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
 from equibench.bench.records.record import CurvePoint, write_record
@@ -313,10 +314,14 @@ def test_a_refused_record_does_not_stop_the_board(tmp_path: Path) -> None:
     assert len(board.chosen) == 1 and "not-a-record.json" in board_table(board)
 
 
-def test_smoke_runs_are_barred_from_tables(tmp_path: Path) -> None:
+def test_smoke_runs_are_barred_from_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = made.record(90.0, budget=find_budget("smoke"))
     put(tmp_path, record)
-    assert not write_board(tmp_path, record.spec.board).is_table and not list(tmp_path.glob("*.csv"))
+    board = write_board(tmp_path, record.spec.board)
+    assert not board.is_table and not list(tmp_path.glob("*.csv"))
+    print_runs(board)
+    printed = capsys.readouterr()
+    assert printed.out == f"{record.line}\n" and "smoke runs, which are not shown in tables" in printed.err
 
 
 def test_boards_are_found_without_their_version(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
+from equibench.bench.boards.notes import board_heading
 from equibench.bench.cli.main import cli, rows_shown
 from equibench.bench.publish.readme import refresh
 from equibench.bench.records.record import write_record
@@ -82,7 +83,23 @@ def test_a_run_shows_the_rows_of_its_suite_and_those_that_its_options_add() -> N
     run = suite.model_copy(update={"models": ["my-net", "p4cnn"], "seeds": [7]})
     shown = rows_shown("quickstart", run)
     assert shown.models == [*suite.models, "my-net"] and shown.seed_list == [*suite.seed_list, 7]
-    assert (shown.name, shown.title, shown.reference_model) == (suite.name, suite.title, suite.reference_model)
+    assert (shown.name, shown.title) == ("quickstart with my-net", ""), "the title is about the suite's own models"
+    fewer = rows_shown("quickstart", suite.model_copy(update={"models": ["p4cnn"]}))
+    assert (fewer.name, fewer.title, fewer.models) == (suite.name, suite.title, suite.models)
+    assert shown.reference_model == fewer.reference_model == suite.reference_model
+
+
+@pytest.mark.parametrize("change", [{"budget": "e0.1"}, {"dataset": "cifar10-rot"}, {"recipe": "common-rotate"}])
+def test_on_another_board_a_run_shows_what_was_requested(change: dict[str, str], tmp_path: Path) -> None:
+    requested = {"models": ["z2cnn-22"], "seeds": 2, **change}
+    run = find_suite("quickstart").model_copy(update=requested)
+    shown = rows_shown("quickstart", run)
+    assert shown.models == ["z2cnn-22"] and shown.seed_list == [0, 1] and shown.title == ""
+    for model, seed in (("z2cnn-22", 0), ("z2cnn-22", 1), ("z2cnn-22", 2), ("wrn-10-b9", 0)):
+        write_record(tmp_path, made.record(90.0 + seed, model=model, seed=seed))
+    board = load_board(tmp_path, made.spec().board).of_suite(shown)
+    assert {(r.spec.model, r.spec.seed) for r, _ in board.chosen} == {("z2cnn-22", 0), ("z2cnn-22", 1)}
+    assert "suite" not in board_heading(board), "it is not the board of the suite"
 
 
 def test_excluded_rows_leave_the_table_and_the_comparisons(tmp_path: Path, board: str) -> None:
