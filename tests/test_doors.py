@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from equibench.tests.bench import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCE = shutil.ignore_patterns(
@@ -141,7 +142,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def equibench(cwd: Path, path: Path | None, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "EQUIBENCH_DATA": str(cwd / "data")} | ({"PYTHONPATH": str(path)} if path else {})
+    """A command in a process of its own, if it has a path of its own."""
+    if path is None:
+        return commands.equibench(*arguments, cwd=cwd, EQUIBENCH_DATA=str(cwd / "data"))
+    environment = {**os.environ, "EQUIBENCH_DATA": str(cwd / "data"), "PYTHONPATH": str(path)}
     command = [sys.executable, "-m", "equibench.bench.cli", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -1,7 +1,8 @@
-"""Nothing is registered that has no test, no source or no card."""
+"""Nothing is registered that has no test, no source or no card; no test is left to `whole` without a faster sibling."""
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 from equibench.bench.publish.bibtex import entry as cite
 from equibench.registry import DATASETS, MODELS, Entry
+from equibench.tests.marks import marked_tests
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -108,3 +110,32 @@ def test_every_model_has_a_card() -> None:
 def test_every_data_set_is_on_the_page_about_data() -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert [e.name for e in DATASETS.match() if f"`{e.name}`" not in text] == []
+
+
+#: Marks of tests that are not in the default run.
+LEFT_OUT = ("slow", "whole", "gpu", "slurm")
+
+
+def without_sibling(paths: Iterable[Path]) -> list[str]:
+    """Tests marked ``whole`` whose decorators and docstring name no test of the default run."""
+    here, whole = set[str](), dict[str, str]()
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        if not any(f"mark.{mark}" in text for mark in LEFT_OUT):
+            here |= set(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+            continue
+        for name, (marks, words) in marked_tests(path).items():
+            if "whole" in marks:
+                whole[name] = words
+            elif not marks & set(LEFT_OUT):
+                here.add(name)
+    return [name for name, words in whole.items() if not here & set(re.findall(r"test_\w+", words))]
+
+
+def test_whole_tests_name_their_siblings_of_the_default_run(tmp_path: Path) -> None:
+    assert without_sibling(TESTS.rglob("test_*.py")) == []
+    (tmp_path / "test_it.py").write_text(
+        "@pytest.mark.slow\ndef test_a(): pass\n\n@pytest.mark.whole\n"
+        'def test_b():\n    """`test_a` is its sibling, which is slow."""\n'
+    )
+    assert without_sibling([tmp_path / "test_it.py"]) == ["test_b"]

@@ -91,36 +91,40 @@ for name in find_suite("smoke").models:
 """
 
 
-def test_every_model_of_a_smoke_suite_takes_a_step_from_the_wheel_and_one_runs(
+def test_every_model_of_a_smoke_suite_takes_a_step_from_the_wheel(
     beside_a_foreign_package: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     where, *names = beside_a_foreign_package("-c", STEPS).stdout.splitlines()
     assert where.startswith(str(tmp_path / "site")) and len(names) == 5
-    _holds_runs(beside_a_foreign_package("-m", *SMOKE, "--models", "z2cnn"), 1, tmp_path)
 
 
-@pytest.mark.slow  # half a minute; its sibling takes one step with each of these models, and runs one
+@pytest.mark.whole
 def test_a_smoke_suite_runs_from_the_wheel_beside_a_foreign_package(
     beside_a_foreign_package: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    _holds_runs(beside_a_foreign_package("-m", *SMOKE), 5, tmp_path)
+    """`test_every_model_of_a_smoke_suite_takes_a_step_from_the_wheel` has the models, and
+    `test_the_wheel_carries_what_runs_need` what else a run takes from the wheel.
+    """
+    lines = beside_a_foreign_package("-m", *SMOKE).stdout.strip().splitlines()
+    assert len(lines) == 5 and all(line.split()[3] == "ok" for line in lines)
+    assert (tmp_path / "work" / "leaderboards" / "runs").is_dir()
+    assert not (tmp_path / "site" / "equibench" / "leaderboards" / "runs").exists()
 
 
-def _holds_runs(done: subprocess.CompletedProcess[str], count: int, folder: Path) -> None:
-    lines = done.stdout.strip().splitlines()
-    assert len(lines) == count and all(line.split()[3] == "ok" for line in lines)
-    assert (folder / "work" / "leaderboards" / "runs").is_dir()
-    assert not (folder / "site" / "equibench" / "leaderboards" / "runs").exists()
-
-
-def test_tests_pass_from_a_folder_of_any_name(tmp_path: Path) -> None:
+#: One test of the root and one of a room, and all of these files.
+@pytest.mark.parametrize(
+    "words",
+    [("-k", "test_listing_models_loads_no_torch or test_below_three_seeds"), pytest.param((), marks=pytest.mark.whole)],
+    ids=["few", "files"],
+)
+def test_tests_pass_from_a_folder_of_any_name(tmp_path: Path, words: tuple[str, ...]) -> None:
     # A clone may be called anything, also what is no name of a Python package.
     source = shutil.copytree(ROOT, tmp_path / "equi-bench.1", ignore=NOT_SOURCE)
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "equibench").symlink_to(source)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "path")}
     files = ["tests/test_registry.py", "tests/bench/boards/test_rows.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *files, *words]
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -1,4 +1,6 @@
-"""What docs/python.md shows, and the notebook beside it, is executed as it stands, with a smaller budget."""
+"""What docs/python.md shows, and the notebook beside it, is executed as it stands: beside made-up runs, and with runs
+of a smaller budget.
+"""
 
 import json
 import os
@@ -8,12 +10,25 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import equibench
 import nbformat
+import numpy as np
 import pytest
-from equibench.bench.records.record import read_board
+import torch
+from equibench.bench.boards.board import load_board
+from equibench.bench.records.record import RunRecord, read_board
+from equibench.bench.records.verdict import Verdict
+from equibench.bench.runner.head_to_head import Outcome
+from equibench.bench.spec.suite import Suite
+from equibench.bench.training.prepare import Loaded, build_from_seed
+from equibench.bench.training.trained_network import TrainedModel
+from equibench.datasets.images import load
+from equibench.registry import MODELS
+from equibench.tests.bench.api.test_notebook_cells import execute, main  # noqa: F401  a fixture
+from equibench.tests.bench.records.test_outcomes import drawn, put
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,13 +67,83 @@ WITHOUT_SOURCE = (
 FAILS = {"tags": ["raises-exception"]}
 
 
-def cells() -> list[str]:
-    """The code of the notebook, with a smaller budget."""
+def cells(whole: bool = False) -> list[str]:
+    """The code of the notebook, with a smaller budget unless it is wanted whole."""
     book = nbformat.read(NOTEBOOK, as_version=4)
     text = [cell.source for cell in book.cells if cell.cell_type == "code"]
     assert sum('budget="e2"' in cell for cell in text) == 1
     assert sum("seeds=3" in cell for cell in text) == 1
+    if whole:
+        return text
     return [cell.replace('budget="e2"', 'budget="e0.1"').replace("seeds=3", "seeds=2") for cell in text]
+
+
+def untrained(root: Path, record: RunRecord, device: str, data_root: Path | None) -> TrainedModel:
+    """The network of a run with its initial weights, which the record then is of."""
+    here = torch.device(device)
+    data = load(record.spec.dataset)
+    found = TrainedModel(build_from_seed(record.spec, data, here), Loaded(data, record.spec, here), record).eval()
+    results = record.results.model_copy(update={"test_acc_pct": found.test_accuracy_pct()})
+    found.record = record.model_copy(update={"results": results})
+    return found
+
+
+def made_up_runs(root: Path, *models: str) -> None:
+    for model in models:
+        for seed in range(3):
+            put(root, drawn(np.random.RandomState(seed), 0.9), model=model, seed=seed)
+
+
+@pytest.fixture
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Suite]:
+    """Head-to-heads end at once, with made-up records; networks are not trained, and nothing is checked.
+
+    Returns:
+        the suites that would have run.
+    """
+    root, asked = tmp_path / "leaderboards", list[Suite]()
+    made_up_runs(root, "p4cnn", "z2cnn-22")
+
+    def run(suite: Suite, **options: Any) -> Outcome:
+        assert all(MODELS.find(model) for model in suite.models)
+        asked.append(suite)
+        return Outcome(suite, load_board(root, suite.board()), root)
+
+    monkeypatch.setattr("equibench.bench.api.run.run_suite", run)
+    monkeypatch.setattr("equibench.bench.training.trained_network.trained_model", untrained)
+    said = Verdict("blur-net", "1x28x28->10", "digits-rot", "e20")
+    monkeypatch.setattr("equibench.bench.check.session.check_model", lambda model, **_: said)
+    monkeypatch.setattr("equibench.bench.cli.check.text_of", repr)
+    monkeypatch.delenv("EQUIBENCH_RESULTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_every_statement_of_the_page_works_beside_made_up_runs(nothing_runs: list[Suite], main: ModuleType) -> None:  # noqa: F811
+    for name in ("run", "board", "model", "own"):
+        execute(main, block(name))
+    head_to_head, own = nothing_runs
+    assert head_to_head.board() == own.board() == "digits-rot-e2-common-v2" and own.models[0] == "blur-net"
+    assert head_to_head.models == ["p4cnn", "z2cnn-22"] and head_to_head.seed_list == [0, 1, 2]
+    assert Path("accuracy.pdf").stat().st_size > 1000
+    (source,) = Path("leaderboards", "sources").iterdir()
+    assert "equibench.run" not in source.read_text() and "blur-net" in source.read_text()
+
+
+def test_every_cell_of_the_notebook_works_beside_made_up_runs(
+    nothing_runs: list[Suite],
+    main: ModuleType,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made_up_runs(Path("leaderboards"), "orbit-cnn")
+    for text in cells(whole=True):
+        execute(main, re.sub(r"(?m)^( *)!.*", r"\1pass", text))
+    ((suite,), shown) = nothing_runs, capsys.readouterr().out
+    assert suite.models == ["orbit-cnn", "p4cnn", "z2cnn-22"] and suite.board() == "digits-rot-e2-common-v2"
+    change, scale = (float(n) for n in re.findall(r"logit: ([0-9.e+-]+?)[,\n]", shown))
+    assert 0 <= change < 1e-4 * scale, "it claims that quarter turns change nothing"
+    (source,) = Path("leaderboards", "sources").glob("orbit-cnn-*.py")
+    assert "class OrbitCNN" in source.read_text() and "find_spec" not in source.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +164,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]
     return folder, [cell.outputs for cell in book.cells]
 
 
+@pytest.mark.whole
 def test_the_page_is_executed_in_its_order(executed: tuple[Path, list[Any]], tmp_path: Path) -> None:
-    """All of it is one script: what its models need is found in it.
+    """`test_every_statement_of_the_page_works_beside_made_up_runs`, with runs and as a process of its own.
+
+    All of it is one script: what its models need is found in it.
 
     It begins with the runs of the notebook that it asks for too; its own model is run and checked.
     """
@@ -107,7 +195,9 @@ def test_the_page_is_executed_in_its_order(executed: tuple[Path, list[Any]], tmp
     assert found == {"p4cnn": 2, "z2cnn-22": 2, "blur-net": 1}
 
 
+@pytest.mark.whole
 def test_the_notebook_is_executed(executed: tuple[Path, list[Any]]) -> None:
+    """`test_every_cell_of_the_notebook_works_beside_made_up_runs`, with runs and in a kernel."""
     book = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(book)
     assert not any(cell.get("outputs") for cell in book.cells), "outputs of one machine belong to it alone"
@@ -125,12 +215,14 @@ def test_the_notebook_is_executed(executed: tuple[Path, list[Any]]) -> None:
     assert "class OrbitCNN" in source.read_text() and "find_spec" not in source.read_text()
 
 
+@pytest.mark.whole
 def test_a_cell_that_has_no_source_is_an_error_in_the_notebook(executed: tuple[Path, list[Any]]) -> None:
+    """`test_what_has_no_source_is_said` has more such cells, and no kernel."""
     (error,) = [each for each in executed[1][-1] if each.output_type == "error"]
     assert "loop_net() needs 'WIDTH', which cells change after they set it" in error.evalue
 
 
-@pytest.mark.parametrize("prefix", ["equibench/", "equibench-main/"])
+@pytest.mark.parametrize("prefix", ["equibench/", pytest.param("equibench-main/", marks=pytest.mark.whole)])
 def test_the_archive_is_installed_as_colab_does(prefix: str, tmp_path: Path) -> None:
     uv = os.environ.get("UV") or shutil.which("uv")
     if not uv or not shutil.which("unzip") or not (ROOT / ".git").exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.spec.suite import find_suite
-from equibench.tests.bench.commands import equibench
+from equibench.tests.bench.commands import equibench, read
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -32,15 +32,10 @@ def test_it_starts_with_the_two_commands() -> None:
     assert fenced[:2] == ["pip install uv && uv run equibench run quickstart", "pip install uv && uv run pytest"]
 
 
-def test_the_example_model_enters_a_head_to_head(tmp_path: Path) -> None:
-    """The file and the command as they stand, with a few steps instead of the whole budget."""
+def test_the_example_model_is_what_the_page_says(tmp_path: Path) -> None:
     (tmp_path / "my_net.py").write_text(block("my_net.py"))
-    (command,) = [c for c in commands("run") if "my_net.py" in c]
-    done = run(command, tmp_path, "--budget", "smoke", "--seeds", "1")
-    assert done.returncode == 0, done.stderr
-    assert "orbit-cnn" in done.stdout
     shown = run("equibench list models orbit-cnn --json --include my_net.py", tmp_path)
-    assert shown.returncode == 0, shown.stderr
+    assert shown.returncode == 0 and "orbit-cnn" in shown.stdout, shown.stderr
     import torch
     from equibench.registry import build_model, include
 
@@ -50,6 +45,27 @@ def test_the_example_model_enters_a_head_to_head(tmp_path: Path) -> None:
     images = torch.randn(3, 1, 28, 28)
     with torch.no_grad():
         assert (model(images.rot90(1, (2, 3))) - model(images)).abs().max() < 1e-5
+
+
+@pytest.mark.whole
+def test_the_example_model_enters_a_head_to_head(tmp_path: Path) -> None:
+    """The file and the command as they stand, with a few steps instead of the whole budget.
+
+    `test_the_example_model_is_what_the_page_says` has the file, `test_commands_have_these_options` the command.
+    """
+    (tmp_path / "my_net.py").write_text(block("my_net.py"))
+    (command,) = [c for c in commands("run") if "my_net.py" in c]
+    done = run(command, tmp_path, "--budget", "smoke", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "orbit-cnn" in done.stdout
+
+
+@pytest.mark.parametrize("command", commands(""))
+def test_commands_have_these_options(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_net.py", "stencils.toml"):
+        (tmp_path / name).write_text(block(name))
+    read(command)
 
 
 def test_the_example_suite_is_one(tmp_path: Path) -> None:

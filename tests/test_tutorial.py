@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from equibench.bench.check.checked_model import Subject
+from equibench.bench.check.runner import findings
 from equibench.bench.records.size_classes import limits
+from equibench.bench.records.verdict import NAMES
 from equibench.bench.spec.suite import find_suite
+from equibench.bench.training.job import Check
 from equibench.registry import build_model, include
 from equibench.tests.bench import commands
 
@@ -56,15 +60,46 @@ def test_the_network_is_what_the_page_says(tmp_path: Path) -> None:
     assert suite.models[0] == "ring-net" and suite.reference_model in suite.models
 
 
-def test_the_network_of_escnn_kernels_passes_the_check(tmp_path: Path) -> None:
+def steer(folder: Path) -> Path:
+    """The file of the network of escnn's kernels."""
     found = re.search(r"<!-- steer.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)
     assert found
-    (tmp_path / "steer.py").write_text(found[1])
+    (folder / "steer.py").write_text(found[1])
+    return folder / "steer.py"
+
+
+def test_the_network_of_escnn_kernels_is_what_the_page_says(tmp_path: Path) -> None:
+    """With the checks of what it stores, and of what it claims at one size."""
+    include([steer(tmp_path)])
+    job = Check(
+        model="steer-d4", inputs=["1x28x28->10"], dataset="digits-rot", budget="e20", steps=937, recipe="common",
+        reference=None, include=[],
+    )  # fmt: skip
+    wanted = ("citation", "build", "output", "parameter count", "accounted for", "state entries", "deep copy")
+    found = dict(findings(Subject(job), tuple(name for name in NAMES if name not in (*wanted, "invariance"))))
+    assert {name: f.says for name, f in found.items() if f is not None and f.status == "fail"} == {}
+    assert {found[name].status for name in (*wanted, "invariance")} <= {"pass", "note"}
+    assert found["invariance"].status == "pass" and found["parameter count"].status == "pass"
+
+
+@pytest.mark.whole
+def test_the_network_of_escnn_kernels_passes_the_check(tmp_path: Path) -> None:
+    """All checks; `test_the_network_of_escnn_kernels_is_what_the_page_says` has those of what it stores and claims."""
+    steer(tmp_path)
     (command,) = re.findall(r"`(equibench check steer-d4 [^`]*)`", PAGE)
     assert "acceptable: " in equibench(command, tmp_path).stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_have_these_options(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files(tmp_path)
+    commands.read(command)
+
+
+@pytest.mark.whole
 def test_the_pasted_network_enters_a_head_to_head_and_its_row_is_shown(tmp_path: Path) -> None:
+    """`test_the_network_is_what_the_page_says` has the network, `test_commands_have_these_options` the commands."""
     files(tmp_path)
     quick = ("--budget", "e0.1", "--seeds", "1", "--device", "cpu", "--jobs", "1", "--quiet")
     first, second = the("run")
@@ -77,8 +112,9 @@ def test_the_pasted_network_enters_a_head_to_head_and_its_row_is_shown(tmp_path:
     assert "no run on" in equibench(the("refresh")[0], tmp_path).stdout
 
 
-@pytest.mark.slow  # half a minute
+@pytest.mark.whole
 def test_check_show_and_publish(tmp_path: Path) -> None:
+    """`test_the_network_is_what_the_page_says` has the network, `test_commands_have_these_options` the commands."""
     files(tmp_path)
     assert "acceptable" in equibench(the("check")[0], tmp_path, "--budget", "e0.1").stdout
     card = equibench(the("show")[0], tmp_path).stdout

@@ -75,6 +75,7 @@ def run(
     is_text = isinstance(models, str) or not isinstance(models, Iterable)  # the schema refuses it in its own words
     given = {"dataset": dataset, "models": models if is_text else list(models), "budget": budget, "seeds": seeds}
     given = {key: value for key, value in (given | keys).items() if value is not None}
+    machine = replace(machine or Machine(device, jobs), command=_command(suite, given))
     root, includes = results_root(results), list(includes)
     include(includes)
     points = _points(suite, given)
@@ -86,7 +87,7 @@ def run(
         run_suite(
             point,
             results=root,
-            machine=replace(machine or Machine(device, jobs), command=_command(suite, given)),
+            machine=machine,
             data_root=data_root,
             includes=includes,
             listener=listener or watcher(progress),

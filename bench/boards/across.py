@@ -14,9 +14,9 @@ from statistics import fmean
 
 from ...registry import UserError
 from ..records.record import FINAL
-from ..tools.text import follow_up_command, plural
+from ..tools.text import follow_up_command, listed, plural
 from .board import Board
-from .notes import board_heading, listed
+from .notes import board_heading
 from .statistics import compare
 
 #: Largest number of names of models or boards in one sentence.
@@ -165,6 +165,11 @@ class BoardsSummary:
     @cached_property
     def _least(self) -> dict[str, float]:
         return {side.name: min(_error(side, m) for m in self.models) for side in self.sides}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Short names of the boards, by name."""
+        return short_names([side.name for side in self.sides])
 
     @cached_property
     def perfect(self) -> tuple[Side, ...]:

@@ -274,11 +274,7 @@ def _how_to_make_one() -> str:
 
 
 def load_board(root: Path, name: str, reference_parameters: int | None = None) -> Board:
-    """Read all records of a board and choose those that count.
-
-    Args:
-        reference_parameters: see `Board.asked_parameters`.
-    """
+    """Read all records of a board and choose those that count; `reference_parameters` is `Board.asked_parameters`."""
     records, refused = read_board(root, name)
     try:
         records, superseded = _current_steps(root, name, records)

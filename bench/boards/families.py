@@ -102,12 +102,7 @@ def _images(suite: Suite) -> int:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a family, measured or not.
-
-    Attributes:
-        images: number of training images.
-        board: None if it has no records yet.
-    """
+    """A point of a family: a suite with a number of training images, and its board; None if it has no records yet."""
 
     suite: Suite
     images: int
@@ -139,11 +134,7 @@ class Point:
 
 @dataclass
 class BoardFamily:
-    """Boards that differ only in training images or budget.
-
-    Attributes:
-        points: in the order of budgets, then of numbers of images.
-    """
+    """Boards that differ only in training images or budget: `points` in the order of budgets, then of images."""
 
     name: str
     title: str

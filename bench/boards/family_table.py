@@ -59,11 +59,7 @@ def slopes(family: BoardFamily, what: str | None = None) -> dict[tuple[str, str]
 
 
 def rows_of(family: BoardFamily, mark: Any = None) -> list[dict[str, str]]:
-    """The table as text, one row per model.
-
-    Args:
-        mark: marks a cell if rank 1 is possible for the model on the point's board.
-    """
+    """The table as text, one row per model; `mark` marks a cell if rank 1 is possible for the model at that point."""
     found, rows = slopes(family), []
     for model in family.models:
         row = {"model": model}
@@ -87,11 +83,7 @@ def heading(family: BoardFamily) -> str:
 
 
 def notes(family: BoardFamily, mark: str) -> list[str]:
-    """The sentences under the table.
-
-    Args:
-        mark: the mark of models for which rank 1 is possible, ``bold`` or ``*``.
-    """
+    """The sentences under the table; `mark` (``bold`` or ``*``) is the mark of models for which rank 1 is possible."""
     subset = any(p.suite.train_images for p in family.points)
     drawn = "each seed has its own training images: balanced by class, smaller sets are parts of larger sets, the same"
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ..records.record import FINAL
 from ..records.staleness import included_files
 from ..spec.suite import PROTOCOL
 from ..tools.schema import visible
-from ..tools.text import command, plural
+from ..tools.text import command, listed, plural
 from .board import Board
 from .claims import claim_notes
 from .repeats import repeat_notes
@@ -71,11 +71,6 @@ def sources_of_variation(by_image: Iterable[bool]) -> str:
 def _range(values: list[float]) -> str:
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return low if low == high else f"{low} to {high}"
-
-
-def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names as a list in a sentence; only the number of the names after the first `most`."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _rank_notes(board: Board, bold: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..tools.markup import for_latex, latex, markdown_text
-from ..tools.text import command, error_text, plural, table_width, wrapped
+from ..tools.text import command, error_text, plain_table, plural, table_width, wrapped
 from .board import Board
 from .notes import board_heading, board_notes, is_missing
 from .row_marks import models_with_mark, with_marks
@@ -189,5 +189,4 @@ def tuning_table(scores: dict[str, dict[float, float | None]], chosen: dict[str,
     notes = [f"validation accuracy in % by learning rate; {trials} per model, one seed"]
     if edge:
         notes.append(f"best at the edge of the grid, so a better rate may lie outside: {', '.join(edge)}")
-    table = tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True)
-    return "\n".join([table, "", *notes])
+    return "\n".join([plain_table(rows), "", *notes])

@@ -13,7 +13,7 @@ import click
 
 from ...registry import UserError, include, nearest
 from ..tools.files import results_root
-from ..tools.text import terminal_width
+from ..tools.text import is_selected, terminal_width
 from .options import (
     COUNT,
     DEVICE,
@@ -32,7 +32,7 @@ from .options import (
 def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     """A board of the results folder `root` as a JSON document: all, or the rows and columns of `publish.view.View`."""
     from ..boards.rows import model_rows, run_rows
-    from ..publish.view import includes_model, select_columns, select_rows
+    from ..publish.view import select_columns, select_rows
 
     runs = run_rows(board)
     if view is None:
@@ -40,7 +40,7 @@ def board_document(board: Any, root: Any, view: Any = None) -> dict[str, Any]:
     else:
         tables = {
             "models": select_columns(select_rows(board, view), view),
-            "runs": runs[[includes_model(view, m) for m in runs["model"]]],
+            "runs": runs[[is_selected(m, view.models) for m in runs["model"]]],
         }
     rows = {key: json.loads(frame.to_json(orient="records")) for key, frame in tables.items()}
     csv = str(root / f"{board.name}.csv") if board.is_table else None

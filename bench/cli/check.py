@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..tools.files import WriteError, ensure_writable, results_root
-from ..tools.text import plural, relative_path
+from ..tools.text import plain_table, plural, relative_path
 from .options import (
     BUDGET,
     DEVICE,
@@ -151,11 +151,8 @@ def _wrapped(first: str, text: str, columns: int) -> list[str]:
 def _row(verdict: Verdict) -> list[str]:
     if not verdict.cells:
         return []
-    from tabulate import tabulate
-
     board = f"{verdict.row['dataset']}-{verdict.row['budget']}-{verdict.row['recipe']}"
-    table = tabulate([verdict.cells], headers="keys", tablefmt="simple", disable_numparse=True)
-    return [f"the row that the model would add to the board {board}:", "", table, ""]
+    return [f"the row that the model would add to the board {board}:", "", plain_table([verdict.cells]), ""]
 
 
 def _sentence(verdict: Verdict) -> str:

@@ -12,7 +12,7 @@ import click
 
 from ...registry import include
 from ..tools.files import results_root
-from ..tools.text import plural
+from ..tools.text import plain_table, plural
 from .options import (
     common_options,
     deadline_option,
@@ -63,15 +63,13 @@ def merge(
 
 def _table(done: Any) -> str:
     """The arrived files with one row per board: records, and refused files of every kind."""
-    from tabulate import tabulate
-
     from ..exchange.merge import STATES, devices, versions
 
     rows = []
     for board, own, counts in done.by_board():
         row = {"board": board, **dict(zip(STATES, counts, strict=True))}
         rows.append({**row, "devices": _counted(devices(own)), "versions": _counted(versions(own))})
-    return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True) or "nothing to merge"
+    return plain_table(rows) or "nothing to merge"
 
 
 def _counted(found: Counter[str]) -> str:

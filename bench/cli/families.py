@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...registry import UserError, nearest
+from ..tools.text import is_selected
 
 if TYPE_CHECKING:
     from ..boards.board import Board
@@ -44,8 +45,7 @@ def show_suite(
         if not fnmatch.filter(family.models, pattern):
             close = nearest(pattern, family.models)
             raise UserError(f"--model {pattern!r}: no model of suite {name!r} matches; {close}")
-    if patterns:
-        family.models = [m for m in family.models if any(fnmatch.fnmatchcase(m, p) for p in patterns)]
+    family.models = [m for m in family.models if is_selected(m, patterns)]
     if style == "json":
         click.echo(json.dumps(family_document(family)))
     elif style == "csv":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +11,7 @@ import click
 from ...registry import DATASETS, MODELS, Entry, UserError, include, nearest
 from ..spec.option_values import PROFILES
 from ..tools.files import results_root
-from ..tools.text import fitted_table, terminal_width
+from ..tools.text import fitted_table, is_selected, terminal_width
 from .options import include_option, json_option, results_option, several, wide_option
 
 #: The argument and options of most lists.
@@ -106,7 +105,7 @@ def budgets(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     from ..spec.budget import named_budgets
 
     keys = ("name", "kind", "epochs", "seconds", "steps", "note")
-    rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if _fits(b.name, patterns)]
+    rows = [{key: getattr(b, key) for key in keys} for b in named_budgets().values() if is_selected(b.name, patterns)]
     _show(rows, as_json, patterns, "budget", wide)
 
 
@@ -129,7 +128,7 @@ def suites(patterns: tuple[str, ...], cost: bool, results: str | None, wide: boo
     from ..boards.families import find_points
     from ..spec.suite import suite_names
 
-    found = [find_points(n) for n in suite_names() if _fits(n, patterns)]
+    found = [find_points(n) for n in suite_names() if is_selected(n, patterns)]
     if cost and found:
         _show_costs(found, results, as_json)
         return
@@ -151,7 +150,7 @@ def suite_rows(patterns: Iterable[str]) -> list[dict[str, Any]]:
     from ..spec.suite import examples_of, suite_names
 
     rows = []
-    for points in (find_points(n) for n in suite_names() if _fits(n, tuple(patterns))):
+    for points in (find_points(n) for n in suite_names() if is_selected(n, tuple(patterns))):
         suite, budgets = points[0], ", ".join(dict.fromkeys(p.budget for p in points))
         row: dict[str, Any] = {"name": suite.name, "dataset": suite.dataset, "budget": budgets, "recipe": suite.recipe}
         row |= {"models": len(suite.models), "seeds": len(suite.seed_list), "boards": len(points)}
@@ -182,7 +181,7 @@ def suite_keys(patterns: tuple[str, ...], schema: bool, markdown: bool, wide: bo
     if schema or markdown:
         click.echo(reference.schema_text().rstrip() if schema else reference.markdown_table())
         return
-    _show([row for row in reference.suite_keys() if _fits(row["key"], patterns)], as_json, patterns, "key", wide)
+    _show([row for row in reference.suite_keys() if is_selected(row["key"], patterns)], as_json, patterns, "key", wide)
 
 
 def _show_costs(suites: list[list[Any]], results: str | None, as_json: bool) -> None:
@@ -208,12 +207,8 @@ def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Figures reported in papers, by method or data set: equibench list reported mnist-rot 'PDO*'"""
     from ..boards.reported import reported_rows
 
-    rows = [r for r in reported_rows() if _fits(r["method"], patterns) or _fits(r["data set"], patterns)]
+    rows = [r for r in reported_rows() if is_selected(r["method"], patterns) or is_selected(r["data set"], patterns)]
     _show(rows, as_json, patterns, "reported figure", wide)
-
-
-def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 
 def refuse_no_match(rows: list[dict[str, Any]], kind: str, patterns: Iterable[str]) -> None:
@@ -261,7 +256,7 @@ def recipes(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     """Recipes: models, optimiser, learning rate, batch size and augmentation."""
     from ..reports.name_cards import recipe_rows
 
-    rows = [row for row in recipe_rows() if _fits(row["name"], patterns)]
+    rows = [row for row in recipe_rows() if is_selected(row["name"], patterns)]
     _show(rows, as_json, patterns, "recipe", wide)
 
 
@@ -298,4 +293,4 @@ def columns(patterns: tuple[str, ...], as_json: bool) -> None:
         row = {"name": name, "heading": HEADINGS_OF.get(name, "") if name in found["models"] else ""}
         row |= {table: "yes" if name in found[table] else "" for table in ("models", "runs")}
         rows.append(row)
-    _show([row for row in rows if _fits(row["name"], patterns)], as_json, patterns, "column")
+    _show([row for row in rows if is_selected(row["name"], patterns)], as_json, patterns, "column")

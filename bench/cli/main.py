@@ -304,6 +304,7 @@ def main() -> NoReturn:
         kept = "; finished runs are kept, and the same command continues with the rest"
         _end("interrupted" + (kept if sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh") else ""), 130)
     finally:
+        sys.stdout.flush()
         sys.stdout, sys.stderr = streams
     sys.exit(0)
 

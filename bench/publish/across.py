@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ...registry import UserError, nearest
-from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, short_names, summarise
+from ...registry import UserError
+from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, summarise
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
 from ..boards.terminal_table import in_cell, in_text, rank_text
 from ..tools.markup import for_latex
-from ..tools.text import plural
-from .view import difference_text
+from ..tools.text import is_selected, plural
+from .view import check_patterns, difference_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,15 +27,8 @@ def shown_models(summary: BoardsSummary, patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: a pattern matches no model of these boards.
     """
-    for pattern in patterns:
-        known = [*summary.models, *summary.missing]
-        if not fnmatch.filter(known, pattern):
-            raise UserError(f"--model {pattern!r} matches no model of these boards; {nearest(pattern, known)}")
-    return [m for m in summary.models if _shows(patterns, m)]
-
-
-def _shows(patterns: Sequence[str], model: str) -> bool:
-    return not patterns or any(fnmatch.fnmatchcase(model, p) for p in patterns)
+    check_patterns(patterns, [*summary.models, *summary.missing])
+    return [m for m in summary.models if is_selected(m, patterns)]
 
 
 def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()) -> str:
@@ -45,14 +37,13 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
     Args:
         patterns: show only models that match one of them; this changes no value.
     """
-    label = short_names([side.name for side in summary.sides])
     rows = []
     for model in shown_models(summary, patterns):
-        mean, improvability = _means(summary, model)
-        row = {"model": model, "mean difference": mean, "improvability %": improvability}
-        for side in summary.sides:
-            entry, name = side.entries[model], label[side.name]
-            row |= {name: _difference(summary, model, entry), f"{name} rank": rank_text(entry.rank)}
+        found = _row(summary, model)
+        row = {"model": model, "mean difference": found["mean"], "improvability %": found["improvability"]}
+        for side, shown in zip(summary.sides, found["cells"], strict=True):
+            name = summary.labels[side.name]
+            row |= {name: shown["difference"], f"{name} rank": shown["rank"]}
         rows.append({key: in_cell(cell, style) for key, cell in row.items()})
     notes = [in_text(note, style) for note in across_notes(summary, patterns)]
     if not rows:
@@ -72,26 +63,10 @@ def heading(summary: BoardsSummary) -> str:
     return f"{boards}, {models} on all of them, against {summary.reference}"
 
 
-def _means(summary: BoardsSummary, model: str) -> tuple[str, str]:
-    """The mean difference and the mean improvability of a model as text."""
-    mean = "reference" if model == summary.reference else f"{summary.difference(model):+.2f}"
-    return mean, f"{summary.improvability(model):.1f}"
-
-
-def _difference(summary: BoardsSummary, model: str, entry: Entry) -> str:
-    if model == summary.reference or entry.difference is None:
-        return ""
-    return difference_text(entry.difference, entry.interval)
-
-
 def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: bool = False) -> list[str]:
-    """The notes below the table.
-
-    Args:
-        bold: whether the table has ranks in bold.
-    """
-    sides, label = summary.sides, short_names([side.name for side in summary.sides])
-    count, shown = plural(len(sides), "board"), [m for m in summary.models if _shows(patterns, m)]
+    """The notes below the table; `bold` says whether the table has ranks in bold."""
+    sides, label = summary.sides, summary.labels
+    count, shown = plural(len(sides), "board"), [m for m in summary.models if is_selected(m, patterns)]
     notes = [f"{label[side.name]}: the board {side.heading}" for side in sides]
     notes += [
         f"difference: mean of the paired differences to {summary.reference} in test accuracy, in points, ± 95 %"
@@ -114,7 +89,7 @@ def across_notes(summary: BoardsSummary, patterns: Sequence[str] = (), bold: boo
     stale, missing = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for model in shown:
         stale[", ".join(label[s.name] for s in sides if s.entries[model].stale)].append(model)
-    for model in (m for m in summary.missing if _shows(patterns, m)):
+    for model in (m for m in summary.missing if is_selected(m, patterns)):
         missing["; ".join(f"{label[name]}: {why}" for name, why in summary.missing[model].items())].append(model)
     changed = "(source, data or recipe changed since)"
     notes += [f"stale on {where} {changed}: {', '.join(models)}" for where, models in stale.items() if where]
@@ -131,9 +106,8 @@ def no_test_reason(boards: int) -> str:
 
 
 def _over(summary: BoardsSummary) -> str:
-    label = short_names([side.name for side in summary.sides])
     known = [(s, e) for s in summary.sides for m in summary.models if (e := s.entries[m]).interval is not None]
-    alone = dict.fromkeys(label[side.name] for side, entry in known if not entry.by_image)
+    alone = dict.fromkeys(summary.labels[side.name] for side, entry in known if not entry.by_image)
     if not alone:
         return "over new seeds and new test images"
     if not any(entry.by_image for _, entry in known):
@@ -150,7 +124,7 @@ def across_frame(summary: BoardsSummary, patterns: Sequence[str] = ()) -> pd.Dat
     for model in [*summary.models, *summary.missing]:
         whole = model in summary.models
         means = (summary.difference(model), summary.improvability(model)) if whole else (None, None)
-        for side in summary.sides if _shows(patterns, model) else ():
+        for side in summary.sides if is_selected(model, patterns) else ():
             entry = side.entries.get(model, Entry(missing=NOT_THERE))
             low, high = entry.rank or (None, None)
             over = "" if entry.interval is None else "seeds and images" if entry.by_image else "seeds"
@@ -191,23 +165,27 @@ def groups_document(sides: Iterable[Side]) -> list[dict[str, Any]]:
 
 
 def _table(summary: BoardsSummary) -> dict[str, Any]:
-    label = short_names([side.name for side in summary.sides])
-    rows = []
-    for model in summary.models:
-        mean, improvability = _means(summary, model)
-        cells = []
-        for side in summary.sides:
-            entry = side.entries[model]
-            cells.append({
-                "difference": _difference(summary, model, entry), "rank": rank_text(entry.rank),
-                "improvability": f"{summary.improvability(model, side):.1f}",
-                "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
-            })  # fmt: skip
-        reference = model == summary.reference
-        rows.append({
-            "model": model, "is_reference": reference, "cells": cells, "mean": mean, "improvability": improvability
-        })  # fmt: skip
     return {
-        "heading": heading(summary), "boards": [(side.name, label[side.name]) for side in summary.sides], "rows": rows,
-        "notes": across_notes(summary, bold=True),
+        "heading": heading(summary), "boards": [(side.name, summary.labels[side.name]) for side in summary.sides],
+        "rows": [_row(summary, model) for model in summary.models], "notes": across_notes(summary, bold=True),
+    }  # fmt: skip
+
+
+def _row(summary: BoardsSummary, model: str) -> dict[str, Any]:
+    """The row of a model as text: its means, and a cell for each board."""
+    is_reference, cells = model == summary.reference, []
+    for side in summary.sides:
+        entry = side.entries[model]
+        difference = ""
+        if not is_reference and entry.difference is not None:
+            difference = difference_text(entry.difference, entry.interval)
+        cells.append({
+            "difference": difference, "rank": rank_text(entry.rank),
+            "improvability": f"{summary.improvability(model, side):.1f}",
+            "bold": entry.rank is not None and entry.rank[0] == 1, "marked": bool(entry.remarks),
+        })  # fmt: skip
+    mean = "reference" if is_reference else f"{summary.difference(model):+.2f}"
+    improvability = f"{summary.improvability(model):.1f}"
+    return {
+        "model": model, "is_reference": is_reference, "cells": cells, "mean": mean, "improvability": improvability
     }  # fmt: skip

@@ -19,13 +19,8 @@ _MARK = "\0"
 
 
 def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> str:
-    """Write the files of a family below `out`; existing files with the same names are replaced.
-
-    Args:
-        formats: some of `publish.FORMATS`.
-
-    Returns:
-        The prefix of the names of its files.
+    """Write the files of a family below `out`, in some of `publish.FORMATS`; files with the same names are replaced.
+    Returns the prefix of the names.
     """
     name, html, downloads = file_name(family), "html" in formats, []
     texts = {

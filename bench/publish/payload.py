@@ -81,10 +81,8 @@ def payload(board: Board, figures: list[dict[str, Any]], downloads: list[str], l
 
 
 def script(document: dict[str, Any], receiver: str = "equibench") -> str:
-    """The document as a script that passes it to the page. A page opened from disk can load scripts, but not JSON.
-
-    Args:
-        receiver: the function of the page that receives the document.
+    """The document as a script that passes it to a function of the page, the `receiver`. A page opened from disk can
+    load scripts, but not JSON.
     """
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     # So the text cannot end a script element if somebody copies it into a page.

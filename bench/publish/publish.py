@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
-from ..tools.text import PROGRESS
+from ..tools.text import PROGRESS, is_selected
 from .bibtex import bibliography, sources_of_row
 from .tables import latex_page, markdown_page
 from .view import without_models
@@ -116,7 +115,7 @@ def _families(root: Path, suites: Sequence[str], exclude: Sequence[str], shipped
         points = find_points(name)
         if suites or (len(points) > 1 and sum(p.board() in there for p in points) > 1):
             found.append(load_family(root, points, lambda root, board: load_board(root, board).without(exclude)))
-            found[-1].models = [m for m in found[-1].models if not any(fnmatchcase(m, p) for p in exclude)]
+            found[-1].models = [m for m in found[-1].models if not exclude or not is_selected(m, exclude)]
     return found
 
 

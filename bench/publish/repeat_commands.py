@@ -9,10 +9,10 @@ from typing import Any
 from ...registry import MODELS, UserError
 from ..boards.board import Board
 from ..boards.families import BoardFamily
-from ..boards.notes import listed
 from ..records.record import RunRecord
 from ..spec.recipe import is_tuned
 from ..spec.suite import AXES, PROTOCOL, Suite
+from ..tools.text import listed
 
 #: Results folder of a repetition. In the original folder, the runs would count as finished.
 RESULTS = "repeated"

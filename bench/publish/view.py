@@ -20,7 +20,7 @@ from ..boards.terminal_table import board_table, in_cell, in_text
 from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..tools.markup import for_latex
-from ..tools.text import listed, plural, table_width
+from ..tools.text import is_selected, listed, plural, table_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,16 +108,20 @@ def boards_that_fit(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     return sorted(set(found))
 
 
-def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
+def check_patterns(patterns: Sequence[str], models: Sequence[str], option: str = "--model") -> None:
+    """Check that every pattern matches one of these models; UserError names the first one that does not."""
+    for pattern in patterns:
+        if not fnmatch.filter(models, pattern):
+            raise UserError(f"{option} {pattern!r} matches no model of these boards; {nearest(pattern, models)}")
+
+
+def check_models(boards: Iterable[Board], view: View) -> None:
     """Check that every pattern matches a model on some board, and that the reference has results on some board.
 
     Raises:
         UserError: names the first wrong pattern or reference.
     """
-    known = sorted({r.spec.model for b in boards for r, _ in b.chosen})
-    for pattern in view.models:
-        if not fnmatch.filter(known, pattern):
-            raise UserError(f"{option} {pattern!r} matches no model of these boards; {nearest(pattern, known)}")
+    check_patterns(view.models, sorted({r.spec.model for b in boards for r, _ in b.chosen}))
     measured = sorted({m for b in boards for m in b.values})
     if view.against and view.against not in measured:
         raise UserError(
@@ -131,17 +135,12 @@ def without_models(boards: Sequence[Board], patterns: Sequence[str]) -> list[Boa
     Raises:
         UserError: a pattern matches no model, or no model is left on any board.
     """
-    check_models(boards, View(tuple(patterns)), "--exclude")
+    check_patterns(patterns, sorted({r.spec.model for b in boards for r, _ in b.chosen}), "--exclude")
     left = [kept for board in boards if (kept := board.without(patterns)).chosen]
     if boards and not left:
         excluded = " ".join(f"--exclude {pattern!r}" for pattern in patterns)
         raise UserError(f"{excluded} leaves no model of {listed([b.name for b in boards], 3)}; give other patterns")
     return left
-
-
-def includes_model(view: View, model: str) -> bool:
-    """Whether the view includes this model."""
-    return not view.models or any(fnmatch.fnmatchcase(model, p) for p in view.models)
 
 
 def select_rows(board: Board, view: View) -> pd.DataFrame:
@@ -153,7 +152,7 @@ def select_rows(board: Board, view: View) -> pd.DataFrame:
     frame = run_rows(board) if view.runs else board.frame
     if view.against and view.against != board.reference and not view.runs:
         frame = _against(frame, comparisons(board, view), view.against)
-    frame = frame[[includes_model(view, m) for m in frame["model"]]]
+    frame = frame[[is_selected(m, view.models) for m in frame["model"]]]
     if view.sort:
         column = _column(view.sort.removeprefix("-"), frame, "--sort")
         # Numbers before text in every column; a stable sort keeps the order of equal rows.
@@ -268,7 +267,9 @@ def comparison_table(board: Board, view: View, style: str) -> str:
     """Paired differences with their intervals and corrected p, and a sentence that explains them."""
     family = comparisons(board, view)
     shown = [
-        c for c in family if includes_model(view, c.model) or (view.all_pairs and includes_model(view, c.reference))
+        c
+        for c in family
+        if is_selected(c.model, view.models) or (view.all_pairs and is_selected(c.reference, view.models))
     ]
     if not shown:
         return f"{view.against or 'no model'} has no common seed with another model of {board.name}"

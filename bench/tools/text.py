@@ -1,7 +1,8 @@
-"""Numbers with nouns, one-line error messages and their places, commands to copy, and tables for terminals."""
+"""Numbers with nouns, names, one-line error messages and their places, commands to copy, and tables for terminals."""
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import shlex
@@ -21,10 +22,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def listed(names: Iterable[str], most: int, between: str = ", ") -> str:
+def listed(names: Iterable[str], most: int = 12, between: str = ", ") -> str:
     """The first names; if there are more than `most`, the others are only counted."""
     names = list(names)
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def is_selected(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of these shell patterns; without patterns, every name is selected."""
+    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def duration(seconds: float) -> str:

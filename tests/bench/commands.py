@@ -8,6 +8,7 @@ signals, of exit or of what is imported starts a process instead (`process`), or
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import IO
 from unittest import mock
 
+import click
 from equibench import opened_files
-from equibench.bench.cli.main import main
+from equibench.bench.cli.main import cli, main
 from equibench.bench.runner import local
 from equibench.bench.runner.fork_server import ForkedProcess
 from equibench.bench.tools.text import PROGRESS
@@ -71,6 +73,18 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(arguments, code or 0, out.read().decode(), err.read().decode())
+
+
+def read(command: str) -> None:
+    """Read a line of a page as the command line does, and do nothing: it raises for what no command or option is."""
+    word, *arguments = shlex.split(command)
+    assert word == "equibench", command
+    group, context = cli, click.Context(cli)
+    with _as_new(Path.cwd(), tuple(arguments), {}):
+        while isinstance(group, click.Group):
+            name, group, arguments = group.resolve_command(context, arguments)
+            context = click.Context(group, context, name)
+        group.make_context(name, arguments, context.parent)
 
 
 @contextlib.contextmanager

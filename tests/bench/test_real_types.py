@@ -33,6 +33,8 @@ from .training import test_run as runs
 
 CPU = torch.device("cpu")
 PROFILES = ("strict", "fast")
+#: One of 16 bits, and one of colours and a hundred classes: the default run tries with them what looks at images.
+TYPICAL = ("mnist-rot", "cifar100")
 SUITES = [find_points(name)[0] for name in suite_names()]
 
 
@@ -105,7 +107,9 @@ def test_tensors_are_copies_in_the_order_asked_for() -> None:
     assert as_tensors(Split(images.astype(np.uint8), split.labels), CPU)[0].dtype == torch.uint8
 
 
-@pytest.mark.parametrize("dataset", MAXIMUM)
+@pytest.mark.parametrize(
+    "dataset", [pytest.param(name, marks=[] if name in TYPICAL else pytest.mark.whole) for name in MAXIMUM]
+)
 def test_every_instrument_takes_every_type(dataset: str, data, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # How many images are turned has nothing to do with their type; at 64 pixels all of them take 20 s.
     monkeypatch.setattr("equibench.bench.reports.equivariance.angle_curve", partial(angle_curve, draws=2))
@@ -185,8 +189,14 @@ reference_model = "tiny"
 """
 
 
+@pytest.mark.whole
 def test_every_command_on_sixteen_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST-rot-12k in its published format from the archive to a replay, each step by the command line."""
+    """MNIST-rot-12k in its published format from the archive to a replay, each step by the command line.
+
+    On these images `test_a_whole_run_on_every_type_in_every_profile` has a run, and
+    `test_every_instrument_takes_every_type` what is measured later. The replay is in
+    `test_a_run_on_the_same_machine_is_the_same_to_the_bit`.
+    """
     file = small(tmp_path, "mnist-rot")
     (tmp_path / "whole.toml").write_text(WHOLE)
     places = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
@@ -255,8 +265,8 @@ def test_tuning_and_the_published_budget_on_sixteen_bits(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("dataset", "profile"),
     [
-        pytest.param(d, p, marks=[] if (d, p) in (("mnist-rot", "fast"), ("cifar100",
-        "strict")) else [pytest.mark.slow])
+        pytest.param(d, p, marks={("mnist-rot", "fast"): [], ("cifar100", "strict"): [pytest.mark.whole]}.get((d, p),
+        [pytest.mark.slow]))
         for d in MAXIMUM for p in PROFILES
     ],
 )  # fmt: skip
@@ -286,7 +296,11 @@ def test_a_whole_run_on_every_type_in_every_profile(dataset: str, profile: str, 
 @pytest.mark.parametrize(
     "suite",
     [
-        pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.name == "mnist-rot-da" else [])
+        pytest.param(
+            s,
+            id=s.name,
+            marks={"mnist-rot-published": [], "mnist-rot": [pytest.mark.whole]}.get(s.name, [pytest.mark.slow]),
+        )
         for s in SUITES
         if s.dataset == "mnist-rot"
     ],

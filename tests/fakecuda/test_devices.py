@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from equibench.bench.boards.board import load_board
@@ -64,31 +64,42 @@ def run(fake_cuda: Any, folder: Path, *arguments: str, **changes: str) -> Comple
     return equibench(fake_cuda, folder, "run", *data, *arguments, **changes)
 
 
-@pytest.fixture(scope="module")
-def both(fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
-    """A board of device-seconds on two GPUs, with two models that cannot be trained."""
-    folder = tmp_path_factory.mktemp("both")
-    models = "tiny,witness,bad-oom,bad-killed"
-    arguments = ["--models", models, "--budget", f"t{BUDGET_S}", "--seeds", "2", "--device", "cuda:0,cuda:1"]
-    return folder, run(fake_cuda, folder, *arguments)
+class Board(NamedTuple):
+    """A board of device-seconds on two GPUs."""
+
+    folder: Path
+    done: CompletedProcess[str]
+    trained: set[str]
 
 
-def test_every_process_is_on_one_device_alone(both: tuple[Path, Any]) -> None:
-    found = lines(both[0] / "log")
+#: Models that can be trained, and others. A model alone shows on which device what is done, and for how long.
+ALONE = pytest.param((("witness",), ()), id="alone")
+MANY = pytest.param((("tiny", "witness"), ("bad-oom", "bad-killed")), marks=pytest.mark.whole, id="many")
+
+
+@pytest.fixture(scope="module", params=[ALONE, MANY])
+def both(request: Any, fake_cuda: Any, tmp_path_factory: pytest.TempPathFactory) -> Board:
+    folder, (good, bad) = tmp_path_factory.mktemp("both"), request.param
+    arguments = ["--models", ",".join([*good, *bad]), "--budget", f"t{BUDGET_S}", "--seeds", "2"]
+    return Board(folder, run(fake_cuda, folder, *arguments, "--device", "cuda:0,cuda:1"), set(good))
+
+
+def test_every_process_is_on_one_device_alone(both: Board) -> None:
+    found = lines(both.folder / "log")
     assert all(len(one.devices) == 1 for one in found)
-    # A calibration of each model on each device, and four runs, the first two at a time; what was killed writes
+    # A calibration of each model on each device, and two runs of each, the first two at a time; what was killed writes
     # nothing.
     where = Counter(next(iter(one.devices)) for one in found if sum(one.events) > 10)
-    assert sum(where.values()) == 8 and min(where[0], where[1]) >= 3
+    assert sum(where.values()) == 4 * len(both.trained) and min(where[0], where[1]) >= 2 * len(both.trained) - 1
     assert all(sum(one.launches) > 0 for one in found)
 
 
-def test_a_budget_of_seconds_is_spent_exactly(both: tuple[Path, Any]) -> None:
+def test_a_budget_of_seconds_is_spent_exactly(both: Board) -> None:
     """N = floor(budget / step), the same for all seeds, on whichever device; each run takes the budget, less a step."""
-    results = both[0] / "results"
+    results = both.folder / "results"
     (name,) = board_names(results)
     known = latest(read_calibrations(results, name))
-    assert set(known) == {"tiny", "witness"}
+    assert set(known) == both.trained
     board = load_board(results, name)
     for model, calibration in known.items():
         assert [b.gpu for b in calibration.blocks] == [GPUS[0]] * 3 + [GPUS[1]] * 3
@@ -103,9 +114,9 @@ def test_a_budget_of_seconds_is_spent_exactly(both: tuple[Path, Any]) -> None:
     assert {r.provenance.hardware["device"] for r, _ in board.chosen if r.status == "ok"} == {"cuda:0", "cuda:1"}
 
 
-def test_a_calibration_is_made_as_a_run_is(both: tuple[Path, Any]) -> None:
+def test_a_calibration_is_made_as_a_run_is(both: Board) -> None:
     """Two calibrations and two runs of the witness, each on one device, all under the same settings."""
-    found = [[json.loads(line) for line in p.read_text().splitlines()] for p in (both[0] / "witness").iterdir()]
+    found = [[json.loads(line) for line in p.read_text().splitlines()] for p in (both.folder / "witness").iterdir()]
     trained = [[one for one in process if one["images"] == 64] for process in found]
     devices = [{one.pop("device") for one in process} for process in trained]
     assert len(devices) == 4 and all(len(own) == 1 for own in devices) and set.union(*devices) == {0, 1}
@@ -120,8 +131,17 @@ def test_a_calibration_is_made_as_a_run_is(both: tuple[Path, Any]) -> None:
         assert one["cudnn"] == [False, False] and one["deterministic"] == 1
 
 
-def test_a_model_that_cannot_be_calibrated_is_a_row_with_its_cause(both: tuple[Path, CompletedProcess[str]]) -> None:
-    folder, done = both
+def test_a_board_has_a_row_for_each_model(both: Board) -> None:
+    (name,) = board_names(both.folder / "results")
+    rows = model_rows(load_board(both.folder / "results", name)).set_index("model")
+    assert rows.loc[sorted(both.trained), ["status", "runs"]].values.tolist() == [["ok", 2]] * len(both.trained)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("both", [MANY], indirect=True)
+def test_a_model_that_cannot_be_calibrated_is_a_row_with_its_cause(both: Board) -> None:
+    """`test_a_model_that_failed_in_calibration_is_a_row_of_each_seed` has the rows; here models fail."""
+    folder, done = both.folder, both.done
     (name,) = board_names(folder / "results")
     rows = model_rows(load_board(folder / "results", name)).set_index("model")
     assert rows["status"].to_dict() == {"tiny": "ok", "witness": "ok", "bad-oom": "oom", "bad-killed": "lost"}
@@ -153,8 +173,41 @@ def test_no_step_is_measured_beside_a_stranger(fake_cuda: Any, tmp_path: Path) -
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
+#: What the full profile of a run does on its device, with few draws.
+FULL = """
+import sys, torch
+from pathlib import Path
+from equibench.bench.measures.equivariance_full import measure_full
+from equibench.bench.measures.execution_profile import begin
+from equibench.bench.spec.suite import Suite, plan
+from equibench.bench.training import full_profile
+from equibench.bench.training.prepare import Loaded, build_from_seed
+from equibench.datasets.images import load
+from equibench.registry import include
+include([sys.argv[1]])
+full_profile.ORBIT_IMAGES = 20
+spec = plan(Suite(name="s", dataset="bars", budget="e1", seeds=1, models=["tiny"]))[0]
+device = begin("cuda:1", "strict", 1)
+loaded = Loaded(load("bars", Path(sys.argv[2])), spec, device)
+found, _ = measure_full(build_from_seed(spec, loaded.data, device), full_profile.inputs_of(loaded), draws=2)
+print(len(found.curve))
+"""
+
+
+def test_the_full_profile_is_measured_on_its_device(fake_cuda: Any, tmp_path: Path) -> None:
+    variables = {"FAKE_CUDA_LOG": str(tmp_path / "log"), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = fake_cuda("-c", FULL, TINY, str(tmp_path), timeout=900, **variables)
+    assert done.returncode == 0 and int(done.stdout) == 72, done.stderr
+    assert [one.devices for one in lines(tmp_path / "log")] == [{1}]
+
+
+@pytest.mark.whole
 def test_a_second_device_alone_gets_it_all(fake_cuda: Any, tmp_path: Path) -> None:
-    """A run with its sidecar; and the sidecar once more, by a command of its own, on the other device."""
+    """A run with its sidecar; and the sidecar once more, by a command of its own, on the other device.
+
+    `test_every_process_is_on_one_device_alone` has runs, `test_the_full_profile_is_measured_on_its_device` the sidecar
+    and `test_the_report_of_a_model_is_made_on_its_device` the command.
+    """
     suite = tmp_path / "suite.toml"
     suite.write_text('dataset = "bars"\nbudget = "e1"\nseeds = 1\nmodels = ["tiny"]\nequivariance = "full"\n')
     data = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
@@ -179,7 +232,9 @@ def test_the_report_of_a_model_is_made_on_its_device(fake_cuda: Any, tmp_path: P
     assert [one.devices for one in lines(tmp_path / "log")] == [{1}]
 
 
+@pytest.mark.whole
 def test_benchmarks_are_on_their_device_and_ask_all_families_for_waits(fake_cuda: Any, tmp_path: Path) -> None:
+    """`test_no_step_waits_for_the_device` asks all families, in a program of its own."""
     arguments = ["--device", "cuda:1", "--model", "z2cnn-2", "--steps", "2", "--rounds", "1"]
     done = fake_cuda("benchmarks/loop.py", *arguments, timeout=900, FAKE_CUDA_LOG=str(tmp_path / "log"))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from equibench.bench.check.doctor.checks import CHECKS
+from equibench.bench.check.doctor.checks import CHECKS, families
 
 pytestmark = pytest.mark.fakecuda
 
 
 WITHOUT_VALUES = ("devices by UUID", "on its device only", "alone", "no waits")
 WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
-#: Takes a list of looks, each the names of checks and variables; prints the findings of each. The processes of the
-#: checks are copies of one, which take seconds less than new interpreters: the stand-in reads its variables when it is
-#: asked. A whole examination, which is slow, has new interpreters, as everywhere.
+#: Takes the families whose networks are looked at and a list of looks, each the names of checks and variables; prints
+#: the findings of each. The processes of the checks are copies of one, which take seconds less than new interpreters:
+#: the stand-in reads its variables when it is asked. A whole examination, which is slow, has new interpreters.
 LOOK = """
 import json, os, sys
+from equibench.bench.check.doctor import checks
 from equibench.bench.check.doctor.checks import CHECKS, perform
 from equibench.bench.check.doctor.device import ExaminedDevice
 from equibench.bench.runner import fork_server, local
-found = []
+families, looks = json.loads(sys.argv[1])
+found, there = [], checks.families()
+checks.families = lambda: {name: there[name] for name in families}
 local.Examination = local.Check
 fork_server.LATE_VARIABLES = (*fork_server.LATE_VARIABLES, "FAKE_", "CUDA_VISIBLE_DEVICES")
-for names, variables in json.loads(sys.argv[1]):
+for names, variables in looks:
     os.environ.update(variables)
     with ExaminedDevice("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
         if variables:  # nobody of the stand-in goes, so that there is no use in waiting for that
@@ -50,15 +53,20 @@ COMPANY = [
 Findings = dict[str, dict[str, Any]]
 
 
-def look(fake_cuda: Any, *looks: tuple[tuple[str, ...], dict[str, str]], **variables: str) -> list[Findings]:
-    done = fake_cuda("-c", LOOK, json.dumps(looks), timeout=590, **variables)
+def look(
+    fake_cuda: Any,
+    *looks: tuple[tuple[str, ...], dict[str, str]],
+    families: tuple[str, ...] = ("g-cnn",),
+    **variables: str,
+) -> list[Findings]:
+    done = fake_cuda("-c", LOOK, json.dumps((families, looks)), timeout=590, **variables)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def looks(fake_cuda: Any) -> list[Findings]:
-    """Of all checks that end soon, and of each case of `COMPANY`."""
+    """Of all checks that end soon, with the network of one family, and of each case of `COMPANY`."""
     return look(
         fake_cuda, ((*WITHOUT_VALUES, *WITH_VALUES), {}), *(((check,), asked) for asked, check, _, _ in COMPANY)
     )
@@ -84,6 +92,16 @@ def test_company_is_judged_by_what_the_driver_shows(looks: list[Findings], case:
     _, check, state, words = COMPANY[case]
     seen = looks[1 + case][check]
     assert seen["state"] == state and words in seen["detail"], seen
+
+
+@pytest.mark.whole
+def test_the_networks_of_all_families_are_looked_at(fake_cuda: Any) -> None:
+    """`test_what_needs_no_values_passes` and `test_a_device_that_computes_nonsense_is_found_out`, with all families."""
+    found = look(fake_cuda, (("no waits", "logits as on the CPU"), {}), families=tuple(families()))[0]
+    models = families().values()
+    assert found["no waits"]["state"] == "passed" and found["no waits"]["detail"] == ", ".join(models)
+    assert found["logits as on the CPU"]["state"] == "failed"
+    assert all(f"{model}: logits" in found["logits as on the CPU"]["detail"] for model in models)
 
 
 @pytest.mark.slow

@@ -94,7 +94,20 @@ def test_what_cannot_be_used_is_refused_and_nothing_begun(
     assert not list((root / str(case)).rglob("*.json"))
 
 
+def test_where_torch_cannot_use_the_gpu_that_is_said(fake_cuda: Any) -> None:
+    asked = "from equibench.bench.tools import gpus; found = gpus.usable_gpus(); print(found.uuids, found.expected);"
+    asked += " print(gpus.unused_gpu_warning(found, 'auto', ['cpu']))"
+    old, hidden = (
+        fake_cuda("-c", asked, **variables).stdout.splitlines()
+        for variables in ({"FAKE_CUDA_DRIVER": "12040"}, {"CUDA_VISIBLE_DEVICES": ""})
+    )
+    assert old[0] == "[] True" and OLD in old[1] and "use the CPU" in old[1]
+    assert hidden == ["[] False", ""], "who hides the GPU wants the CPU"
+
+
+@pytest.mark.whole
 def test_where_torch_cannot_use_the_gpu_the_cpu_takes_its_place_and_that_is_said(head_to_head: Any) -> None:
+    """`test_where_torch_cannot_use_the_gpu_that_is_said`, with runs."""
     done = head_to_head("auto", "--budget", "e0.1", "--seeds", "1", FAKE_CUDA_DRIVER="12040")
     assert done.returncode == 0 and OLD in done.stderr and "use the CPU" in done.stderr
     hidden = head_to_head("auto", "--budget", "e0.1", "--seeds", "1", CUDA_VISIBLE_DEVICES="")

@@ -5,6 +5,7 @@ compared as well, and the example package's network is built.
 """
 
 import importlib.util
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,31 @@ def test_the_network_of_the_example_is_that_of_ours_with_other_weights() -> None
         torch.testing.assert_close(plain(x), y, rtol=0, atol=1e-6 * y.abs().max().item())  # bases were kept in float32
         for k in (1, 2, 3):
             assert (model(x.rot90(k, (-2, -1))) - y).abs().max() <= 1e-6 * y.abs().max()
+
+
+@has_e2cnn
+@pytest.mark.parametrize(
+    ("order", "size", "widths", "count"),
+    [(3, 5, (16, 24, 32, 32, 48, 64), 941_958), (2, 3, (16, 24, 24, 32, 32, 48, 48, 64), 837_022)],
+    ids=["5x5", "3x3"],
+)
+def test_parameters_of_the_published_networks(order: int, size: int, widths: tuple[int, ...], count: int) -> None:
+    """C16 without aliased frequencies, which our rows keep; a bias and a batch normalisation by field; dense head."""
+    from e2cnn import gspaces
+    from e2cnn import nn as e2nn
+
+    plane = gspaces.Rot2dOnR2(16)
+    image, field = e2nn.FieldType(plane, [plane.trivial_repr]), e2nn.FieldType(plane, [plane.regular_repr])
+
+    def weights(before: e2nn.FieldType) -> int:
+        layer = e2nn.R2Diffop(
+            before, field, kernel_size=size, maximum_order=order, maximum_offset=0, bias=False, initialize=False
+        )
+        return layer.weights.numel()
+
+    layers = weights(image) * widths[0] + weights(field) * sum(a * b for a, b in itertools.pairwise(widths))
+    head = 64 * 64 + 64 + 2 * 64 + 64 * 10 + 10 + 2 * 10
+    assert layers + 3 * sum(widths) + head == count
 
 
 @has_e2cnn

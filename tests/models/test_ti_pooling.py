@@ -126,6 +126,17 @@ def test_the_network_inside_is_as_it_was() -> None:
     assert all(name.startswith("model.") for name in model.state_dict())
 
 
+def test_parameters_of_the_published_network() -> None:
+    """The released code: images padded to 32 pixels, the maximum after the first dense layer and its ReLU."""
+    layers: list[nn.Module] = []
+    for before, after in ((1, 40), (40, 80), (80, 160)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(160 * 4**2, 5120), nn.ReLU(), nn.Linear(5120, 10))
+    wrapped = TIPooling(network, "C8")
+    assert wrapped(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+    assert sum(p.numel() for p in wrapped.parameters()) == 13_308_170
+
+
 def test_wrapper_names_build_what_they_say() -> None:
     for suffix, group in (("ti-c4", "C4"), ("ti-c8", "C8")):
         model = build_model(f"z2cnn-4+{suffix}", 1, 10, 28)

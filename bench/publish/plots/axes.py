@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from .labels import place_labels
 
 SIZE = (6.4, 4.2)  # inches
+ACCURACY = "test accuracy in %"
 #: Characters per inch of the note above a frame. There is room for two lines.
 _NOTE_DENSITY = 17.5
 
@@ -45,6 +48,36 @@ def log_or_linear(axis: Any, set_scale: Callable[[str], None], least: float, mos
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(_short))
+
+
+def accuracy_axis(axes: Axes, least: float, most: float) -> None:
+    """Accuracies in % on the vertical axis. Their errors are on a logarithmic scale if they cover a factor of 8.
+
+    Otherwise one weak model would hide the differences between all the others.
+
+    Args:
+        least, most: lowest and highest accuracy of the drawn models.
+    """
+    if 100 - least < 8 * max(100 - most, _LEAST_ERROR):
+        return
+    axes.set_yscale("function", functions=(_of_error, _of_logarithm))
+    axes.set_yticks([t for t in _ACCURACIES if least - 0.5 * (100 - least) < t])
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.set_ylabel(f"{axes.get_ylabel()}, error on a log scale")
+
+
+#: Ticks of accuracies, and the error in % below which the scale is linear, so that 100 % has a place.
+_ACCURACIES, _LEAST_ERROR = (0, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.8, 99.9, 100), 0.05
+
+
+def _of_error(accuracy: Any) -> Any:
+    error = 100 - np.asarray(accuracy, float)
+    return -np.log(np.maximum(error, _LEAST_ERROR)) + np.maximum(1 - error / _LEAST_ERROR, 0)
+
+
+def _of_logarithm(height: Any) -> Any:
+    above = np.asarray(height, float) + math.log(_LEAST_ERROR)
+    return 100 - _LEAST_ERROR * np.where(above > 0, 1 - above, np.exp(-np.minimum(above, 0)))
 
 
 def _short(value: float, _position: int | None = None) -> str:

@@ -19,7 +19,7 @@ from ...boards.terminal_table import accuracy_text
 from ...tools.text import plural
 from ..view import difference_text, p_text
 from . import lines
-from .axes import finish_plot, log_or_linear, new_plot, write_note
+from .axes import ACCURACY, accuracy_axis, finish_plot, log_or_linear, new_plot, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
@@ -31,13 +31,8 @@ FLOOR = 1e-7
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot that is drawn on demand.
-
-    Attributes:
-        stem: name of its file without the suffix.
-        title: title of the plot.
-        draw: draws it; returns None if the board has no data for it.
-        needs: the data that it needs, if not every board has them.
+    """A plot that is drawn on demand, in a file named `stem`; `draw` returns None if the board has no data for it, and
+    `needs` names the data that not every board has.
     """
 
     stem: str
@@ -124,7 +119,7 @@ def _scatter(
     there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
     if not there.any():
         return None
-    _, axes = new_plot(label, "test accuracy in %")
+    _, axes = new_plot(label, ACCURACY)
     log_or_linear(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     for i in np.flatnonzero(there):
@@ -137,6 +132,7 @@ def _scatter(
         )  # fmt: skip
         name_point(mark, drawn.rows[i]["model"], [drawn.accuracy(i), f"{label}: {in_words(values[i])}"])
     shown = {f: style for f, style in drawn.styles.items() if f in {drawn.families[i] for i in np.flatnonzero(there)}}
+    accuracy_axis(axes, float(y[there].min()), float(y[there].max()))
     _limits(axes, y[there], half[there])
     named = np.flatnonzero(there & filled if many and (there & filled).any() else there)[:MOST_LABELS]
     labels = [(x[i], y[i], drawn.rows[i]["model"]) for i in named]
@@ -144,13 +140,15 @@ def _scatter(
 
 
 def _limits(axes: Axes, y: np.ndarray, half: np.ndarray) -> None:
-    low, high = float((y - half).min()), float((y + half).max())
-    margin = max(0.06 * (high - low), 0.1)
-    # Accuracies end at 100, although an interval of few seeds may not. A wide interval must not hide the other points.
-    spread = max(float(y.max() - y.min()), 1.0)
-    axes.set_ylim(
-        max(low - margin, float(y.min()) - 0.6 * spread, 0.0), min(high + margin, float(y.max()) + 0.6 * spread, 101.0)
-    )
+    shown = axes.yaxis.get_transform()  # of accuracies to heights; the distances below are of heights
+    y, low, high = (shown.transform(end) for end in (y, y - half, y + half))
+    bottom, top, spread = float(low.min()), float(high.max()), max(float(y.max() - y.min()), 1.0)
+    margin = max(0.06 * (top - bottom), 0.1)
+    # A wide interval must not hide the other points.
+    ends = max(bottom - margin, float(y.min()) - 0.6 * spread), min(top + margin, float(y.max()) + 0.6 * spread)
+    lowest, highest = shown.inverted().transform(np.array(ends))
+    # Accuracies end at 100, although an interval of few seeds may not.
+    axes.set_ylim(max(float(lowest), 0.0), min(float(highest), 101.0))
 
 
 def _differences(drawn: PlotData) -> Figure | None:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from ...boards.board import Board
 from ...records.record import RunRecord
 from ...tools.text import plural
-from .axes import SIZE, finish_plot, logarithmic, new_plot
+from .axes import ACCURACY, SIZE, accuracy_axis, finish_plot, logarithmic, new_plot
 from .handles import in_words, name_point
 from .style import dashes_of, family_styles
 
@@ -62,7 +62,7 @@ def accuracy_by_angle(board: Board, models: Named) -> Figure | None:
     found = {run: (s.orbit_degrees, s.trained.acc_by_angle_pct) for run, s in board.sidecars.items()}
     images = max((s.orbit_images for s in board.sidecars.values()), default=0)
     note = f"after training; {images:,} rotated test images"
-    return _over_angles(board, models, found, "test accuracy in %", note)
+    return _over_angles(board, models, found, ACCURACY, note)
 
 
 def _over_angles(
@@ -85,6 +85,9 @@ def _over_angles(
     _, axes = new_plot("rotation of the image in degrees", label)
     axes.set_xlim(0, 360)
     axes.set_xticks(range(0, 361, 45))
+    if label == ACCURACY:
+        values = np.concatenate([y for _, y in curves.values()])
+        accuracy_axis(axes, float(values.min()), float(values.max()))
 
     def says(y: np.ndarray) -> list[str]:
         of_all = f"{label}: {in_words(y[:-1].mean())}, mean over angles"

@@ -356,7 +356,35 @@ def test_a_board_of_device_seconds_says_its_images_before_its_hardware() -> None
 SMALL = 'dataset = "bars"\ntrain_images = [16, 240]\nbudget = "n2000"\nseeds = 3\nmodels = ["tiny"]\n'
 
 
+def _is_read_by_its_file(cwd: Path, common: tuple[str, ...]) -> None:
+    shown = equibench("leaderboard", "--suite", "fam.toml", *common, cwd=cwd)
+    assert shown.returncode == 0 and "16 images" in shown.stdout and "240 images" in shown.stdout
+    wrong = equibench("leaderboard", "--suite", "fam.toml", *common, "--against", "tiny", cwd=cwd)
+    assert wrong.returncode == 2 and "--against is for single boards" in wrong.stderr
+    out = equibench("publish", "--suite", "fam.toml", *common, "--out", "site", cwd=cwd)
+    assert out.returncode == 0, out.stderr
+    page = (cwd / "site" / "family-fam.html").read_text()
+    assert "240 images" in page and 'href="family-fam.html"' in (cwd / "site" / "index.html").read_text()
+    for linked in re.findall(r'(?:href|src|data-base)="([^"#]+)"', page):
+        if not linked.startswith("data:"):
+            name = linked if "." in Path(linked).name else f"{linked}.dark.svg"
+            assert (cwd / "site" / name).is_file(), linked
+
+
+def test_a_small_family_is_read_by_its_file(tmp_path: Path) -> None:
+    """Made-up records of its runs, one board each."""
+    (tmp_path / "fam.toml").write_text(SMALL)
+    for point, accuracy in zip(find_points(str(tmp_path / "fam.toml")), (60.0, 90.0), strict=True):
+        for spec in plan(point):
+            write_record(tmp_path / "r", record_of(spec, accuracy + spec.seed))
+    _is_read_by_its_file(tmp_path, ("--include", TINY, "--results", "r"))
+
+
+@pytest.mark.whole
 def test_a_small_family_from_its_file_to_its_page(tmp_path: Path) -> None:
+    """`test_a_family_is_one_table` has its runs, `test_the_page_is_whole_in_both_themes` its page, and
+    `test_a_small_family_is_read_by_its_file` what reads it by its file.
+    """
     (tmp_path / "fam.toml").write_text(SMALL)
     common = ("--include", TINY, "--results", "r")
     done = equibench("run", "fam.toml", *common, "--data-root", "d", "--quiet", "--json", "--jobs", "2", cwd=tmp_path)
@@ -370,22 +398,10 @@ def test_a_small_family_from_its_file_to_its_page(tmp_path: Path) -> None:
         {r.results.weights_sha256 for r in kept if r.results}
     ) == 6
 
-    shown = equibench("leaderboard", "--suite", "fam.toml", *common, cwd=tmp_path)
-    assert shown.returncode == 0 and "16 images" in shown.stdout and "240 images" in shown.stdout
-    wrong = equibench("leaderboard", "--suite", "fam.toml", *common, "--against", "tiny", cwd=tmp_path)
-    assert wrong.returncode == 2 and "--against is for single boards" in wrong.stderr
+    _is_read_by_its_file(tmp_path, common)
     point = equibench("run", "fam.toml", *common, "--train-images", "16", "--data-root", "d", "--quiet", cwd=tmp_path)
     assert point.returncode == 0 and "2,000 examples of 16 images, drawn by the seed" in point.stdout
     assert len(list(tmp_path.glob("r/runs/*/*.json"))) == 6, "finished runs were run again"
-
-    out = equibench("publish", "--suite", "fam.toml", *common, "--out", "site", cwd=tmp_path)
-    assert out.returncode == 0, out.stderr
-    page = (tmp_path / "site" / "family-fam.html").read_text()
-    assert "240 images" in page and 'href="family-fam.html"' in (tmp_path / "site" / "index.html").read_text()
-    for linked in re.findall(r'(?:href|src|data-base)="([^"#]+)"', page):
-        if not linked.startswith("data:"):
-            name = linked if "." in Path(linked).name else f"{linked}.dark.svg"
-            assert (tmp_path / "site" / name).is_file(), linked
 
     run = next(r for r in kept if r.spec.train_images == 16)
     again = equibench("replay", run.run_id, *common, "--data-root", "d", cwd=tmp_path)

@@ -121,12 +121,23 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: s
     return path
 
 
-def test_a_stock_network_of_escnn_has_notes_and_no_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [(), pytest.param(tuple(CHECKS), marks=pytest.mark.whole)], ids=["noted", "all"])
+def test_a_stock_network_of_escnn_has_notes_and_no_failure(tmp_path: Path, others: tuple[str, ...]) -> None:
     found = re.search(r"<!-- stock_c4.py -->\n```python\n(.*?)```", TEXT, re.DOTALL)
     assert found
     path = tmp_path / "stock_c4.py"
     path.write_text(found[1])
-    results = look_at("stock-c4", path, *set(CHECKS) - {"cost", "budget", "other angles", "other sizes"}, size=28)
+    needed = {
+        "state entries",
+        "repeatable",
+        "memory",
+        "train and eval",
+        "deterministic",
+        "invariance",
+        "parameter count",
+    }
+    wanted = {*INSIDE, *needed, *others} - {"cost", "budget", "other angles", "other sizes"}
+    results = look_at("stock-c4", path, *wanted, size=28)
     assert {name: f.says for name, f in results.items() if f.status == "fail"} == {}
     for name in INSIDE:
         assert results[name].status == "note" and "escnn" in results[name].says and PAGE in results[name].do

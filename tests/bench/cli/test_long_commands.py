@@ -24,7 +24,7 @@ def test_publish_names_each_board_as_it_comes_to_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("check", "p4cnn"), ["citation …"]),
+        (("check", "z2cnn-2"), ["citation …"]),
         (("equivariance", "p4cnn", "--size", "3"), [f"p4cnn at {n} pixels …" for n in (2, 3, 4)]),
     ],
 )

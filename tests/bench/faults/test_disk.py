@@ -1,12 +1,23 @@
 """A disk that is full (a small one, really full) or read-only, under the record, the checkpoints and from the start."""
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from equibench.bench.check.state import state_restored
+from equibench.bench.records.record import RunRecord, write_record
+from equibench.bench.tools.files import WriteError
+from equibench.bench.training.job import Events
+from equibench.bench.training.run import execute
+
+from . import process
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -28,7 +39,31 @@ def scenario(name: str, tmp_path: Path) -> list[dict[str, Any]]:
     return json.loads(done.stdout.split("RESULT ")[1])
 
 
+def test_a_record_that_cannot_be_written_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, whose disk is not full: only the record cannot be written at first."""
+    one, heard = process.job(tmp_path, budget="e2"), list[list[dict[str, Any]]]()
+
+    def full(root: Path, record: RunRecord) -> Path:
+        raise WriteError(root, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    for write in (full, write_record):
+        monkeypatch.setattr("equibench.bench.training.run.write_record", write)
+        now, said = time.perf_counter(), io.StringIO()
+        with state_restored():
+            execute(one, Events(said), now, now)
+        heard.append([json.loads(line) for line in said.getvalue().splitlines()])
+        assert len(process.records(one)) == (write is write_record)
+        assert bool(process.checkpoints(one)) == (write is full) and not process.leftovers(one)
+    first, second = heard
+    assert first[-1]["status"] == "error" and first[-1]["unwritten"]
+    assert "No space left" in first[-1]["reason"] and "only evaluates" in first[-1]["reason"]
+    assert process.the_record(one).status == "ok"
+    assert [e["event"] for e in second] == ["resumed", "done"], "nothing was trained again"
+
+
+@pytest.mark.whole
 def test_a_disk_that_is_full_when_the_record_is_written_loses_no_result(tmp_path: Path) -> None:
+    """A real disk and real processes; `test_a_record_that_cannot_be_written_costs_no_training` has neither."""
     first, second = scenario("record", tmp_path)
     assert first["done"]["status"] == "error" and first["done"]["unwritten"] and first["code"] == 0
     assert "No space left" in first["done"]["reason"] and "only evaluates" in first["done"]["reason"]

@@ -274,8 +274,14 @@ def faults(page: SimpleNamespace) -> list[str]:  # noqa: F811
     return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found if v["impact"] in ("serious", "critical")]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize(
+    ("width", "theme"),
+    [
+        (1200, "light"),
+        (390, "dark"),
+        *(pytest.param(*o, marks=pytest.mark.whole) for o in ((1200, "dark"), (390, "light"))),
+    ],
+)
 def test_no_serious_fault_of_accessibility(open_page: Open, others: list[Path], theme: str, width: int) -> None:
     how = {"width": width, "color_scheme": theme}
     page = open_page("#sort=-parameters&row=p4cnn", **how)  # noqa: F811

@@ -10,7 +10,11 @@ from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.records.kept_verdicts import NO, SHIPPED, YES, keep_verdict, kept_verdict, worst_verdict
 from equibench.bench.records.record import read_board, write_record
 from equibench.bench.records.verdict import Finding, Verdict
-from equibench.registry import MODELS
+from equibench.bench.runner.head_to_head import run
+from equibench.bench.spec.suite import Suite
+from equibench.bench.tools.machine import Machine
+from equibench.registry import MODELS, include
+from equibench.source import source_hash
 
 from .. import commands, made
 
@@ -93,8 +97,25 @@ def test_a_board_names_models_that_were_not_checked(tmp_path: Path) -> None:
     assert load_board(tmp_path, made.spec().board).frame.set_index("model").loc["b", "checked"] == YES
 
 
+def test_a_run_records_what_was_kept_of_its_source(tmp_path: Path) -> None:
+    """A real run of a source on which a verdict is kept."""
+    include([TINY])
+    source = source_hash(MODELS.find("tiny"))
+    keep_verdict(tmp_path, verdict(("build", "pass"), ("citation", "fail"), model="tiny", source=source))
+    suite = Suite(name="s", dataset="bars", budget="e1", seeds=1, models=["tiny"])
+    done = run(suite, results=tmp_path, machine=Machine("cpu", jobs=1), includes=[TINY], data_root=tmp_path / "data")
+    ((record, _),) = done.board.chosen
+    assert record.provenance.checked == "failed: citation" and record.provenance.source_hash == source
+    assert "failed equibench check: tiny (citation" in board_table(done.board)
+
+
+@pytest.mark.whole
 def test_a_run_records_what_the_check_said_of_its_source(tmp_path: Path) -> None:
-    """Real checks, real runs: not checked, then failed, then an edit that nobody has looked at."""
+    """Real checks, real runs: not checked, then failed, then an edit that nobody has looked at.
+
+    `test_a_run_records_what_was_kept_of_its_source` has a verdict that no check made, and
+    `test_the_last_verdict_on_a_source_counts_and_on_no_other` the edit.
+    """
     mine = tmp_path / "mine.py"
     mine.write_text(TINY.read_text())
 
@@ -102,20 +123,20 @@ def test_a_run_records_what_the_check_said_of_its_source(tmp_path: Path) -> None
         data = str(tmp_path / "data")
         return commands.equibench(*arguments, "--include", "mine.py", cwd=tmp_path, EQUIBENCH_DATA=data)
 
-    def run(seeds: str) -> str:
+    def run_seeds(seeds: str) -> str:
         there = ("run", "--dataset", "bars", "--models", "tiny", "--budget", "e1", "--seeds", seeds)
         done = equibench(*there, "--device", "cpu", "--jobs", "1", "--quiet")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "not checked by equibench check: tiny" in run("1")
+    assert "not checked by equibench check: tiny" in run_seeds("1")
     done = equibench("check", "tiny", "--dataset", "bars", "--json")
     assert done.returncode == 1, "its source is no citation"
-    assert "failed equibench check: tiny (citation" in run("2")
+    assert "failed equibench check: tiny (citation" in run_seeds("2")
     mine.write_text(
         TINY.read_text().replace("self.dropout = nn.Dropout(dropout)", "self.dropout = nn.Dropout(dropout + 0.1)")
     )
-    run("0,3")
+    run_seeds("0,3")
     root = tmp_path / "leaderboards"
     records = {r.spec.seed: r.provenance for r in read_board(root, "bars-e1-common-v2")[0]}
     assert records[0].checked == NO and records[1].checked.startswith("failed: citation") and records[3].checked == NO

@@ -158,7 +158,11 @@ def test_a_suite_that_asks_for_it_gets_sidecars_that_join_the_board(whole: Path)
     assert float(row[header.index("eq_rot_data")]) == pytest.approx(sidecar.trained.eq_rot_data)
 
 
+@pytest.mark.whole
 def test_a_finished_run_is_measured_once(whole: Path) -> None:
+    """`test_a_suite_that_asks_for_it_gets_sidecars_that_join_the_board` has the measurement, and
+    `test_a_run_that_was_measured_is_not_measured_again` that there is one.
+    """
     root, board = whole / "results", board_of(whole)
     (record,), _ = read_board(root, board)
     (before,), _ = read_sidecars(root, board)
@@ -169,6 +173,15 @@ def test_a_finished_run_is_measured_once(whole: Path) -> None:
         assert said.exit_code == 0 and "eq_floor" in said.output, said.output
     (after,), _ = read_sidecars(root, board)
     assert after.trained == before.trained and after.init == before.init
+    assert (whole / f"tiny-{record.run_id}-equivariance-angle.png").is_file()
+
+
+def test_a_run_that_was_measured_is_not_measured_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record,), _ = read_board(whole / "results", board_of(whole))
+    monkeypatch.setattr("equibench.bench.training.full_profile.measure_full", None)  # nobody calls it
+    arguments = ["equivariance", "--run", record.run_id[:8], "--out", str(whole), *options(whole)]
+    said = CliRunner().invoke(cli, arguments)
+    assert said.exit_code == 0 and "eq_floor" in said.output, said.output
     assert (whole / f"tiny-{record.run_id}-equivariance-angle.png").is_file()
 
 

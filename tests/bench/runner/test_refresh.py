@@ -14,9 +14,9 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli
 from equibench.bench.records import staleness
-from equibench.bench.records.record import write_record
+from equibench.bench.records.record import Context, write_record
 from equibench.bench.runner.refresh import _only, _suites, refresh, stale_runs
-from equibench.bench.spec.suite import plan
+from equibench.bench.spec.suite import Suite, plan
 from equibench.bench.tools.machine import Machine
 from equibench.bench.tools.text import command
 from equibench.registry import UserError, include
@@ -38,8 +38,31 @@ def stale(cwd: Path) -> list[str]:
     return [f"{row['model']} {row['seed']} {row['changed']}" for row in json.loads(done.stdout)["stale"]]
 
 
+def test_a_refresh_runs_what_is_stale_and_keeps_the_old_record(tmp_path: Path) -> None:
+    """A made-up record of another source, and a real run."""
+    include([TINY])
+    spec = plan(Suite(name="s", dataset="bars", budget="e1", models=["tiny"], seeds=1))[0]
+    context = Context(suite="s", parameter_class="as-published", reference_parameters=None, reference_model=None)
+    old = sourced(made.record(90.0).model_copy(update={"spec": spec, "context": context}), OLD)
+    assert old.results is not None
+    put(tmp_path, old.model_copy(update={"results": old.results.model_copy(update={"train_images": 240})}))
+    (first,) = (tmp_path / "runs" / spec.board).glob("*.json")
+    before = first.read_bytes()
+    here = Machine("cpu", jobs=1, includes=(TINY,), data_root=tmp_path / "data")
+    done = refresh("bars-e1-common", tmp_path, machine=here)
+    assert [status for status, _ in done.ran.values()] == ["ok"] and done.left == []
+    names = {p.name.split(".")[1]: p for p in first.parent.glob("*.json")}
+    assert set(names) == {"1", "2"} and names["1"].read_bytes() == before, "old records stay"
+    assert stale_runs(load_board(tmp_path, spec.board)) == []
+
+
+@pytest.mark.whole
 def test_words_do_not_make_a_row_stale_code_does_and_refresh_mends_it(tmp_path: Path) -> None:
-    """A real file, a real run, real edits."""
+    """A real file, a real run, real edits.
+
+    `test_a_refresh_runs_what_is_stale_and_keeps_the_old_record` has the refresh, and
+    `test_an_edited_model_is_stale_in_the_process_that_ran_it` the edits.
+    """
     mine = tmp_path / "mine.py"
     mine.write_text(TINY.read_text())
     quick = ("--device", "cpu", "--jobs", "1", "--quiet")

@@ -1,7 +1,8 @@
-"""Four processes that know nothing of each other run a suite; merged, they are one machine that ran it alone."""
+"""Processes that know nothing of each other run a suite; merged, they are one machine that ran it alone."""
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, write_calibration
 from equibench.bench.records.record import read_board
 from equibench.bench.runner import device_seconds, head_to_head
-from equibench.bench.runner.fork_server import ForkedProcess
 from equibench.bench.spec.shard import Shard
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.machine import Machine
@@ -25,15 +25,29 @@ MODELS, SEEDS = ("tiny", "tiny-flips"), 3
 MEASURED = ("_s", "_ms", "_mib", "started", "step_ms_mean", "train_s_mean", "host_ms_mean", "peak_mib_max")
 
 
-def arguments(folder: Path) -> list[str]:
+def arguments(folder: Path, models: tuple[str, ...] = MODELS, seeds: int = SEEDS) -> list[str]:
     command = ["run", "--dataset", "bars", "--budget", "e1", "--device", "cpu", "--jobs", "1", "--include", str(TINY)]
-    command += ["--models", ",".join(MODELS), "--seeds", str(SEEDS), "--quiet"]
+    command += ["--models", ",".join(models), "--seeds", str(seeds), "--quiet"]
     return [*command, "--results", str(folder), "--data-root", str(folder.parent / "data")]
 
 
-def start(folder: Path, *more: str) -> ForkedProcess:
-    with folder.with_suffix(".err").open("w") as errors:
-        return commands.begin(*arguments(folder), *more, cwd=folder.parent, errors=errors, EQUIBENCH_HOST=folder.name)
+def run_at_once(parts: list[Path], shared: list[list[str]]) -> None:
+    """Each share in a process of its own."""
+    processes = []
+    for part, words in zip(parts, shared, strict=True):
+        with part.with_suffix(".err").open("w") as errors:
+            processes.append(commands.begin(*words, cwd=part.parent, errors=errors, EQUIBENCH_HOST=part.name))
+    for part, process in zip(parts, processes, strict=True):
+        with process.stdin, process.stdout:
+            process.stdout.read()
+        assert process.wait(900) == 0, part.with_suffix(".err").read_text()
+
+
+def run_in_turn(parts: list[Path], shared: list[list[str]]) -> None:
+    """One share after the other."""
+    for part, words in zip(parts, shared, strict=True):
+        done = commands.equibench(*words, EQUIBENCH_HOST=part.name)
+        assert done.returncode == 0, done.stderr
 
 
 def figures(root: Path, name: str) -> list[dict[str, str]]:
@@ -42,19 +56,23 @@ def figures(root: Path, name: str) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if not any(k.endswith(m) for m in MEASURED)} for row in rows]
 
 
-def test_four_processes_share_a_suite(tmp_path: Path) -> None:
+#: Models, seeds, shares, and how these are run.
+@pytest.mark.parametrize(
+    ("models", "seeds", "shares", "run"),
+    [(("tiny",), 2, 2, run_in_turn), pytest.param(MODELS, SEEDS, 4, run_at_once, marks=pytest.mark.whole)],
+    ids=["two in turn", "four at once"],
+)
+def test_processes_share_a_suite(
+    tmp_path: Path, models: tuple[str, ...], seeds: int, shares: int, run: Callable[..., None]
+) -> None:
     include([TINY])
-    processes = [start(tmp_path / f"part-{n}", "--shard", f"{n}/4") for n in (1, 2, 3, 4)]
-    for number, process in enumerate(processes, 1):
-        with process.stdin, process.stdout:
-            process.stdout.read()
-        assert process.wait(900) == 0, (tmp_path / f"part-{number}.err").read_text()
-    alone = commands.equibench(*arguments(tmp_path / "alone"), EQUIBENCH_HOST="alone")
+    parts = [tmp_path / f"part-{n}" for n in range(1, shares + 1)]
+    run(parts, [[*arguments(part, models, seeds), "--shard", f"{n}/{shares}"] for n, part in enumerate(parts, 1)])
+    alone = commands.equibench(*arguments(tmp_path / "alone", models, seeds), EQUIBENCH_HOST="alone")
     assert alone.returncode == 0, alone.stderr
-    parts = [tmp_path / f"part-{n}" for n in (1, 2, 3, 4)]
     (board,) = {p.name for part in parts for p in (part / "runs").iterdir()}
     counts = [len(read_board(part, board)[0]) for part in parts]
-    assert sum(counts) == len(MODELS) * SEEDS and max(counts) - min(counts) <= 1
+    assert sum(counts) == len(models) * seeds and max(counts) - min(counts) <= 1
     merge(parts, tmp_path / "merged")
     bits = []
     for root in (tmp_path / "merged", tmp_path / "alone"):
@@ -62,15 +80,15 @@ def test_four_processes_share_a_suite(tmp_path: Path) -> None:
         records, refused = read_board(root, board)
         assert not refused and all(r.status == "ok" for r in records)
         bits.append({r.run_id: r.results.weights_sha256 for r in records})
-    assert bits[0] == bits[1] and len(bits[0]) == len(MODELS) * SEEDS
-    for kind in ("", ".runs"):
+    assert bits[0] == bits[1] and len(bits[0]) == len(models) * seeds
+    for kind, count in (("", len(models)), (".runs", len(models) * seeds)):
         rows = [figures(tmp_path / root, f"{board}{kind}.csv") for root in ("merged", "alone")]
         differ = {k for a, b in zip(*rows, strict=True) for k in {*a, *b} if a.get(k) != b.get(k)}
-        assert not differ and len(rows[0]) in (2, 6)
+        assert not differ and len(rows[0]) == count
         assert {"test_acc_mean_pct", "test_acc_pct"} & set(rows[0][0]) and "train_s" not in rows[0][0]
     # What was merged is finished: nothing is left to run.
     before = len(list((tmp_path / "merged").rglob("*.json")))
-    rest = commands.equibench(*arguments(tmp_path / "merged"), EQUIBENCH_HOST="merged")
+    rest = commands.equibench(*arguments(tmp_path / "merged", models, seeds), EQUIBENCH_HOST="merged")
     assert rest.returncode == 0 and len(list((tmp_path / "merged").rglob("*.json"))) == before, rest.stderr
 
 

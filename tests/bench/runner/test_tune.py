@@ -78,7 +78,11 @@ def test_the_file_reads_back_as_recipes(tmp_path: Path) -> None:
         assert common == named_recipes()["common"].bare
 
 
-def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
+#: Numbers of rates that are tried: two, and all.
+@pytest.mark.parametrize("rates", [2, pytest.param(len(GRID), marks=pytest.mark.whole)])
+def test_from_trials_to_a_tuned_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: int) -> None:
+    grid = GRID[:rates]
+    monkeypatch.setattr("equibench.bench.runner.tune.GRID", grid)
     wanted = suite(dataset="bars", budget="e1", models=["tiny"], seeds=1)
     include([TINY])
     base = wanted.model_copy(update={"recipe": "common"})
@@ -89,15 +93,15 @@ def test_from_trials_to_a_tuned_board(tmp_path: Path) -> None:
         write_record(tmp_path, old.model_copy(update={"results": results}))
     here = Machine("cpu", jobs=2, includes=(TINY,), data_root=tmp_path / "data")
     done = tune(wanted, results=tmp_path, machine=here)
-    assert len(done.outcome.ran) == len(GRID) and all(score for score in done.scores["tiny"].values())
-    assert done.path.is_file() and set(done.scores["tiny"]) == set(GRID) and None not in done.scores["tiny"].values()
+    assert len(done.outcome.ran) == len(grid) and all(score for score in done.scores["tiny"].values())
+    assert done.path.is_file() and set(done.scores["tiny"]) == set(grid) and None not in done.scores["tiny"].values()
     (board,) = board_names(tmp_path)
     assert board == "bars-e1-tuning-v2" and not done.outcome.board.is_table and not list(tmp_path.glob("*.csv"))
-    assert len(read_board(tmp_path, board)[0]) == 2 * len(GRID)
+    assert len(read_board(tmp_path, board)[0]) == 2 * len(grid)
     again = tune(wanted, results=tmp_path, machine=here)
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})
     outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))
     ((record, stale),) = outcome.board.chosen
     assert record.spec.recipe.lr == done.chosen["tiny"] and not stale and record.spec.board == "bars-e1-tuned-v2"
-    assert json.loads(record.canonical())["spec"]["recipe"]["trials"] == len(GRID)
+    assert json.loads(record.canonical())["spec"]["recipe"]["trials"] == len(grid)

@@ -134,10 +134,19 @@ def said(capfd: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[
     [
         ("sized-8", "is for multiples of 8 pixels"),
         ("unsized-flat", "but can be built for 32 pixels"),
-        ("unsized-says-why", "cannot be built: unsized-says-why: it takes images of 500 pixels or more"),
-        ("tv-vit_b_16", "it takes images of multiples of 16 pixels, not of 28), but can be built for 32 pixels"),
-        ("tv-vit_h_99", "torchvision has no classifier 'vit_h_99'; it has vit_h_14"),
         ("vit-p4-w18-d1", "a token has 4, 8, … numbers"),
+        # The same with other sentences.
+        *(
+            pytest.param(*other, marks=pytest.mark.whole)
+            for other in (
+                ("unsized-says-why", "cannot be built: unsized-says-why: it takes images of 500 pixels or more"),
+                (
+                    "tv-vit_b_16",
+                    "it takes images of multiples of 16 pixels, not of 28), but can be built for 32 pixels",
+                ),
+                ("tv-vit_h_99", "torchvision has no classifier 'vit_h_99'; it has vit_h_14"),
+            )
+        ),
     ],
 )
 def test_a_head_to_head_that_cannot_be_says_so_before_anything_starts(

@@ -84,7 +84,7 @@ def test_what_a_model_does_to_its_process_ends_no_other_look(tmp_path: Path) -> 
     assert (found["frozen"]["parameters"], found["frozen"]["frozen"], found["frozen"]["learned_buffers"]) == (8, 435, 0)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.whole)])
 def test_apart_is_another_process_however_it_starts(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_START", start)
     assert in_own_process(os.getpid) != os.getpid()

@@ -30,7 +30,8 @@ def test_killed_then_asked_to_end_then_finished_gives_the_same_bits(tmp_path: Pa
     print("seed", seed)
     first, second = sorted(random.Random(seed).sample(range(2, 60), 2))
     cut = job(tmp_path / "cut")
-    assert interrupt(cut, first, signal.SIGKILL) == -signal.SIGKILL
+    # At its first start it shares its device, which it says at the end.
+    assert interrupt(cut.model_copy(update={"sharing": 4}), first, signal.SIGKILL) == -signal.SIGKILL
     killed_at = kept_step(cut)
     for part in Path(cut.results).rglob("*.part"):  # the kill may have come in the middle of a write
         os.utime(part, (0, 0))  # the next start removes what is an hour old
@@ -41,6 +42,7 @@ def test_killed_then_asked_to_end_then_finished_gives_the_same_bits(tmp_path: Pa
     assert code == 0 and {"event": "resumed", "step": stopped_at, "steps": cut.spec.steps} in events
     record = the_record(cut)
     assert figures(record) == figures(the_record(whole))
+    assert record.runs_on_device == 4 and the_record(whole).runs_on_device == 1
     assert not checkpoints(cut) and not leftovers(cut)
     _tells_of_two_interruptions(record, [killed_at, stopped_at])
     assert not the_record(whole).warnings

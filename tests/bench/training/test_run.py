@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from equibench.bench.records.record import read_board, read_record
-from equibench.bench.spec.suite import find_suite, parse_suite
+from equibench.bench.records.store import board_folder, lock_path
+from equibench.bench.spec.suite import find_suite, parse_suite, plan
+from equibench.registry import include
+from filelock import FileLock
 
 from .. import commands
 from ..commands import equibench
@@ -21,9 +23,9 @@ TINY = Path(__file__).parents[1] / "tiny.py"
 
 
 def head_to_head(
-    cwd: Path, models: str, *more: str, budget: str = "e2", seeds: str = "1", command: Callable = equibench
+    cwd: Path, models: str, *more: str, budget: str = "e2", seeds: str = "1"
 ) -> subprocess.CompletedProcess:
-    return command(
+    return equibench(
         "run", "--dataset", "bars", "--budget", budget, "--models", models, "--seeds", seeds, "--device", "cpu",
         "--include", str(TINY), "--data-root", str(cwd / "data"), "--results", str(cwd / "results"), *more, cwd=cwd,
     )  # fmt: skip
@@ -43,7 +45,7 @@ def records(cwd: Path) -> dict[str, list]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head-to-head of two models and two seeds, run once for all tests that only look at it."""
     cwd = tmp_path_factory.mktemp("done")
-    result = head_to_head(cwd, "tiny,tiny-dropout", seeds="2", budget="e20", command=commands.process)
+    result = head_to_head(cwd, "tiny,tiny-dropout", seeds="2", budget="e20")
     assert result.returncode == 0, result.stderr
     (cwd / "stdout").write_text(result.stdout)
     return cwd
@@ -123,9 +125,10 @@ def test_json_is_one_document(done: Path) -> None:
 
 
 def test_the_same_spec_gives_the_same_bits_twice(done: Path, tmp_path: Path) -> None:
-    assert head_to_head(tmp_path, "tiny,tiny-dropout", "--jobs", "1", seeds="0,1", budget="e20").returncode == 0
-    for model, again in records(tmp_path).items():
-        for one, two in zip(records(done)[model], again, strict=False):
+    assert head_to_head(tmp_path, "tiny,tiny-dropout", "--jobs", "1", seeds="1", budget="e20").returncode == 0
+    assert set(records(tmp_path)) == {"tiny", "tiny-dropout"}
+    for model, (two,) in records(tmp_path).items():
+        for one in (r for r in records(done)[model] if r.spec.seed == 0):
             assert one.spec == two.spec
             assert one.results.weights_sha256 == two.results.weights_sha256
             assert one.results.test_acc_pct == two.results.test_acc_pct
@@ -168,17 +171,10 @@ FAILURES = {
 
 
 def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -> None:
-    result = head_to_head(tmp_path, ",".join([*FAILURES, "bad-talks", "tiny"]))
-    assert result.returncode == 1
-    found = records(tmp_path)
-    assert found["tiny"][0].status == "ok" and found["bad-talks"][0].status == "ok"
-    for model, (status, reason) in FAILURES.items():
-        assert found[model][0].status == status and reason in found[model][0].reason
-        assert model in result.stdout and status in result.stdout
+    """One of each status that is not of memory; `test_every_failure_becomes_a_row` has the others."""
+    found = _failed_rows(tmp_path, ["bad-raises", "bad-killed", "bad-nan"], "tiny")
     assert found["bad-nan"][0].results.test_acc_pct == 50.0
     assert "(tiny.py, line " in found["bad-raises"][0].reason
-    log = next((tmp_path / "results" / "runs").glob(f"*/logs/{found['bad-talks'][0].run_id}.log")).read_text()
-    assert "this goes to the log" in log and "so does this" in log
     # The next start tries again what has no result; NaN is a result.
     again = head_to_head(tmp_path, "bad-raises,bad-nan,tiny")
     assert again.returncode == 1
@@ -190,6 +186,27 @@ def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -
         "1 run failed; the same command tries again" in said
         and "1 run diverged; this is a result and is not run again" in said
     )
+
+
+@pytest.mark.whole
+def test_every_failure_becomes_a_row(tmp_path: Path) -> None:
+    """All kinds of failures; `test_a_model_that_fails_becomes_a_row_and_the_others_go_on` has one of each status."""
+    found = _failed_rows(tmp_path, list(FAILURES), "tiny", "bad-talks")
+    log = next((tmp_path / "results" / "runs").glob(f"*/logs/{found['bad-talks'][0].run_id}.log")).read_text()
+    assert "this goes to the log" in log and "so does this" in log
+
+
+def _failed_rows(cwd: Path, failing: list[str], *others: str) -> dict[str, list]:
+    """The records of a head-to-head in which these models fail as they should, and the others do not."""
+    result = head_to_head(cwd, ",".join([*failing, *others]))
+    assert result.returncode == 1
+    found = records(cwd)
+    assert {found[model][0].status for model in others} == {"ok"}
+    for model in failing:
+        status, reason = FAILURES[model]
+        assert found[model][0].status == status and reason in found[model][0].reason
+        assert model in result.stdout and status in result.stdout
+    return found
 
 
 def test_logits_that_are_no_numbers_in_evaluation_are_said(tmp_path: Path) -> None:
@@ -233,24 +250,31 @@ def test_a_model_outside_the_matched_class_is_refused(tmp_path: Path) -> None:
     assert result.returncode == 2 and "242 parameters, outside 950 to 1,050" in result.stderr
 
 
+PARTLY = (
+    "from torch import nn\nfrom equibench import register_model\n\n"
+    '@register_model("partly", group="none", invariant="none", source="made up")\n'
+    "def partly(in_channels, num_classes, image_size):\n"
+    "    return nn.Sequential(nn.Flatten(), nn.Linear(144, 99).requires_grad_(False), nn.Linear(99, num_classes))\n"
+)
+
+
+def partly(cwd: Path, *more: str) -> subprocess.CompletedProcess:
+    """A head-to-head of a network with frozen parameters."""
+    (cwd / "partly.py").write_text(PARTLY)
+    return head_to_head(cwd, "partly", "--include", "partly.py", *more, budget="e1")
+
+
 def test_a_frozen_network_enters_no_matched_suite(tmp_path: Path) -> None:
-    (tmp_path / "partly.py").write_text(
-        "from torch import nn\nfrom equibench import register_model\n\n"
-        '@register_model("partly", group="none", invariant="none", source="made up")\n'
-        "def partly(in_channels, num_classes, image_size):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(144, 99).requires_grad_(False), nn.Linear(99, num_classes))\n"
-    )
-    arguments = ["run", "--dataset", "bars", "--budget", "e1", "--models", "partly", "--seeds", "1", "--device", "cpu"]
-    arguments += ["--include", str(TINY), "--include", "partly.py", "--results", "r", "--data-root", "d"]
-    refused = equibench(*arguments, "--class", "matched", "--reference-parameters", "200", cwd=tmp_path)
-    assert (
-        refused.returncode == 2
-        and "14,355 frozen parameters" in refused.stderr
-        and not list(tmp_path.glob("r/runs/*/*.json"))
-    )
-    entered = equibench(*arguments, cwd=tmp_path)
+    refused = partly(tmp_path, "--class", "matched", "--reference-parameters", "200")
+    assert refused.returncode == 2 and "14,355 frozen parameters" in refused.stderr and not records(tmp_path)
+
+
+@pytest.mark.whole
+def test_a_frozen_network_that_has_run_enters_no_matched_suite(tmp_path: Path) -> None:
+    """`test_a_frozen_network_enters_no_matched_suite` has one that has not run."""
+    entered = partly(tmp_path)
     assert entered.returncode == 0 and "partly: 14,355 parameters are frozen" in entered.stdout
-    again = equibench(*arguments, "--class", "matched", "--reference-parameters", "200", cwd=tmp_path)
+    again = partly(tmp_path, "--class", "matched", "--reference-parameters", "200")
     assert again.returncode == 2 and "14,355 frozen parameters" in again.stderr
 
 
@@ -330,7 +354,22 @@ def _commands() -> list[str]:
     return found
 
 
+def test_a_run_that_another_start_has_begun_is_left_to_it(tmp_path: Path) -> None:
+    """Its lock is held, as by the process of that start."""
+    include([TINY])
+    text = 'dataset = "bars"\nbudget = "e2"\nmodels = ["tiny"]\nseeds = 2\n'
+    first, second = plan(parse_suite("x", text, "x"))
+    folder = board_folder(tmp_path / "results", first.board)
+    folder.mkdir(parents=True)
+    with FileLock(lock_path(folder, first.digest()), timeout=0):
+        result = head_to_head(tmp_path, "tiny", seeds="2")
+    assert [r.spec.digest() for r in records(tmp_path)["tiny"]] == [second.digest()], result.stderr
+    assert "tiny seed 0: busy" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.whole
 def test_two_starts_at_once_do_every_run_once(tmp_path: Path) -> None:
+    """`test_a_run_that_another_start_has_begun_is_left_to_it` has one start, and a lock that is held."""
     command = ["run", "--dataset", "bars", "--budget", "e2", "--seeds", "2"]
     command += ["--models", "tiny,tiny-dropout", "--include", str(TINY), "--device", "cpu", "--jobs", "1"]
     command += ["--results", "results", "--data-root", "data"]

@@ -70,26 +70,13 @@ def test_a_channel_that_never_changes_is_named(tmp_path: Path, maximum: int) -> 
         load(f"flat-{maximum}", tmp_path)
 
 
-def test_without_validation_images_there_is_no_validation_accuracy_and_no_tuning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fit", ["train+val", pytest.param("train", marks=pytest.mark.whole)])
+def test_without_validation_images_there_is_no_validation_accuracy_and_no_tuning(tmp_path: Path, fit: str) -> None:
     file = made_up(tmp_path, "no-val", SHAPE, 4, (80, 0, 20))
     places = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--include", str(file)]
-    for fit in ("train", "train+val"):
-        options = [
-            "--dataset",
-            "no-val",
-            "--budget",
-            "e2",
-            "--models",
-            "tiny",
-            "--seeds",
-            "1",
-            "--device",
-            "cpu",
-            "--fit",
-            fit,
-        ]
-        done = runs.equibench("run", *options, *places, "--include", str(runs.TINY), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    options = ["--dataset", "no-val", "--budget", "e2", "--models", "tiny", "--seeds", "1", "--device", "cpu"]
+    done = runs.equibench("run", *options, "--fit", fit, *places, "--include", str(runs.TINY), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     for record in runs.records(tmp_path)["tiny"]:
         assert record.status == "ok" and record.results.val_acc_pct is None and record.results.train_images == 80
     suite = Suite.model_validate({"name": "s", "dataset": "no-val", "budget": "e2", "models": ["tiny"], "seeds": 1})

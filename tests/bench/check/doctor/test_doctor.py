@@ -294,7 +294,16 @@ def test_every_family_of_the_class_is_examined() -> None:
     assert set(checks.families()) == there >= {"pdo-econv", "g-cnn", "e2cnn", "wide-resnet"}
 
 
-def test_a_cpu_is_examined_by_one_command_and_the_report_kept(tmp_path: Path) -> None:
+#: The families whose networks are trained, and whether runs that fail are made: one family and none, or all.
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.whole)])
+def test_a_cpu_is_examined_by_one_command_and_the_report_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    if not whole:
+        wanted = {name: checks.families()[name] for name in ("g-cnn",)}
+        monkeypatch.setattr(checks, "families", lambda: wanted)
+        monkeypatch.setattr(ExaminedDevice, "equibench", lambda *_, **__: ([], "nothing runs"))
+        monkeypatch.setattr(judges, "judge_failures", lambda *found: f"{found[2]}")
     done = equibench("doctor", "--device", "cpu", "--results", str(tmp_path), "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

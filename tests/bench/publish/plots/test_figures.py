@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from equibench.bench.boards.board import load_board
+from equibench.bench.publish.plots import figures
+from equibench.bench.publish.plots.axes import ACCURACY, accuracy_axis, new_plot
 from equibench.bench.publish.plots.figures import PLOTS, PlotData, pareto_front
 from equibench.bench.publish.plots.style import (
     DARK,
@@ -242,3 +244,23 @@ def test_no_label_stands_nearer_to_another_point() -> None:
         away = np.linalg.norm(marks - (marks[own] + label.xyann), axis=1)
         assert away.argmin() == own
         assert (label.arrow_patch is not None) == (np.hypot(*label.xyann) > 12)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "logarithmic"), [((98.6, 97.5, 94.1), False), ((98.6, 97.5, 70.2), True), ((100, 99.6, 99.3), True)]
+)
+def test_one_weak_model_does_not_hide_the_differences_of_the_others(
+    accuracies: tuple[float, ...], logarithmic: bool
+) -> None:
+    """Where errors cover a factor of 8, equal factors of the error are equal distances, and all points are inside."""
+    _, axes = new_plot("cost", ACCURACY)
+    accuracy_axis(axes, min(accuracies), max(accuracies))
+    figures._limits(axes, np.array(accuracies), np.array([0.1, 0.2, 3.0]))
+    bottom, top = (axes.transData.transform((0.5, end))[1] for end in axes.get_ylim())
+    assert all(bottom < axes.transData.transform((0.5, y))[1] < top for y in accuracies)
+    assert axes.get_ylim()[1] <= 101
+    assert ("log scale" in axes.get_ylabel()) == logarithmic
+    heights = [axes.transData.transform((0.5, y))[1] for y in (84.0, 92.0, 96.0, 98.0)]
+    steps = np.diff(heights)
+    assert np.allclose(steps, steps[0], rtol=1e-6) == logarithmic  # 16, 8, 4 and 2 % of error
+    assert all(steps > 0)
