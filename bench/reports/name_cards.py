@@ -23,9 +23,8 @@ def kind_of(name: str, root: Path) -> str:
     try:
         MODELS.find(name)
         return "model"
-    except UnknownName:
-        if "+" in name:  # a model with wrappers
-            raise
+    except UserError as error:
+        why = error
     boards = board_names(root)
     known = {
         "data set": list(DATASETS.entries()),
@@ -36,6 +35,8 @@ def kind_of(name: str, root: Path) -> str:
     found = next((kind for kind, names in known.items() if name in names), "")
     if found or name.endswith(".toml"):
         return found or "suite"
+    if "+" in name or not isinstance(why, UnknownName):  # a model with wrappers, or no possible name of a model
+        raise why
     kinds = {n: kind for kind, names in reversed([("model", [*MODELS.entries()]), *known.items()]) for n in names}
     run = f"no run's id begins with {name!r}, and " if all(c in "0123456789abcdef." for c in name) else ""
     none = f"there is no model, data set, suite, board or recipe {name[:80]!r}{MODELS.include_hint('model')}"

@@ -21,7 +21,7 @@ def device_names(text: str) -> list[str]:
     for name in names if names != ["auto"] else ():
         if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", name):
             raise UserError(
-                f"{option('device', repr(name))}: use auto, cpu, cuda or cuda:<number>, several with commas"
+                f"{option('device', repr(name[:40]))}: use auto, cpu, cuda or cuda:<number>, several with commas"
             )
     return names
 

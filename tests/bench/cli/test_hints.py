@@ -164,6 +164,11 @@ def test_a_suggestion_is_the_end_of_its_sentence(arguments: tuple[str, ...]) -> 
     assert re.search(r"did you mean [^;]*\?$", said(*arguments))
 
 
+def test_show_finds_a_board_with_a_longer_name_than_a_model_can_have(tmp_path: Path) -> None:
+    write_record(tmp_path, record := made.record(90.0, dataset="d" * 95))
+    assert len(record.spec.board) > 100 and "made-up" in said("show", record.spec.board, "--results", str(tmp_path))
+
+
 def test_show_knows_a_run_that_the_table_of_runs_names(tmp_path: Path) -> None:
     write_record(tmp_path, record := made.record(90.0))
     table = said("leaderboard", "--runs", "--results", str(tmp_path))
