@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # for editors and type checkers; nothing here is imported at 
     from .bench.api.boards import load_board, load_runs
     from .bench.api.models import build_model, check, list_datasets, list_models, list_suites, load_model
     from .bench.api.run import run
-    from .bench.runner.head_to_head import load_leaderboard
     from .registry import UserError, register_dataset, register_model, register_wrapper
 
     __version__: str
@@ -31,12 +30,11 @@ _PUBLIC = {
     "load_board": "bench.api.boards",
     "load_runs": "bench.api.boards",
     "load_model": "bench.api.models",
-    "load_leaderboard": "bench.runner.head_to_head",
 }
 
 __all__ = [
     "UserError", "build_model", "check", "list_datasets", "list_models", "list_suites", "load_board",
-    "load_leaderboard", "load_model", "load_runs", "register_dataset", "register_model", "register_wrapper", "run",
+    "load_model", "load_runs", "register_dataset", "register_model", "register_wrapper", "run",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import importlib.metadata
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -24,13 +25,35 @@ from .opened_files import Opened, opened_by, watching
 from .scan import STATUSES, Entry, UserError, allows, nearest, parse_shape
 
 __all__ = [
-    "DATASETS", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved", "UserError",
-    "allows", "build_model", "forget", "include", "nearest", "parse_shape", "register_dataset", "register_model",
-    "register_wrapper",
+    "DATASETS", "IN_PYTHON", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved",
+    "UnknownName", "UserError",
+    "allows", "build_model", "forget", "include", "nearest", "option", "parse_shape", "register_dataset",
+    "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ROOT = Path(__file__).resolve().parent
+
+
+#: Whether the user called a function of the Python interface. Else messages name the options of the command line.
+IN_PYTHON = ContextVar("IN_PYTHON", default=False)
+
+
+def option(name: str, value: object = "") -> str:
+    """An option as the user gives it: ``--data-root DIR`` to a command, ``data_root=…`` to a function in Python.
+
+    Args:
+        value: a value, possibly in quotes, or a word in capitals that stands for one.
+    """
+    if not IN_PYTHON.get():
+        return f"--{name} {value}".rstrip()
+    text = "…" if value == "" or str(value).isupper() else str(value)
+    text = text if text[0] in "'\"…" or isinstance(value, int) else repr(text)
+    return f"includes=[{text}]" if name == "include" else f"{name.replace('-', '_')}={text}"
+
+
+class UnknownName(UserError):
+    """Nothing is registered under a name."""
 
 
 class PluginWarning(UserWarning):
@@ -210,13 +233,13 @@ class Registry:
 
     def include(self, path: str | Path) -> None:
         """Add a file outside the package. Raises `UserError` if it does not exist or is not a Python file."""
-        found = Path(path).resolve()
+        found, given = Path(path).resolve(), option("include", path)
         if found.is_dir():
-            raise UserError(f"--include {path}: this is a folder; name the file in it that registers something")
+            raise UserError(f"{given}: this is a folder; name the file in it that registers something")
         if not found.is_file():
-            raise UserError(f"--include {path}: there is no such file")
+            raise UserError(f"{given}: there is no such file")
         if found.suffix != ".py":
-            raise UserError(f"--include {path}: not a Python file (its name does not end in .py)")
+            raise UserError(f"{given}: not a Python file (its name does not end in .py)")
         if found not in self._included:
             self._included.append(found)
             self._entries = None
@@ -291,8 +314,12 @@ class Registry:
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
-        own = "" if self._included else f"; --include FILE adds the {kind}s that a file of your own registers"
-        raise UserError(f"there is no {kind} {name!r}; {nearest(name, entries, f'equibench list {self.kind}s')}{own}")
+        close = nearest(name, entries, f"equibench list {self.kind}s")
+        raise UnknownName(f"there is no {kind} {name!r}{self.include_hint(kind)}; {close}")
+
+    def include_hint(self, kind: str) -> str:
+        """A clause on files that register more of a kind; empty if such a file is included already."""
+        return "" if self._included else f" ({option('include', 'FILE')} adds {kind}s of your own)"
 
     def _scan(self) -> Iterable[Entry]:
         for path in sorted((_ROOT / self.package).rglob("*.py")):
@@ -347,7 +374,7 @@ def include(paths: Iterable[str | Path]) -> None:
         read = (scan.scan_file(found, kind, scan.include_name(found), found.name) for kind in _PACKAGES)
         if not any(chain.from_iterable(read)):
             advice = "put @register_model(…) before a function at its top level, as docs/your-model.md shows"
-            raise UserError(f"--include {path}: the file registers nothing; {advice}")
+            raise UserError(f"{option('include', path)}: the file registers nothing; {advice}")
 
 
 def forget(path: str | Path) -> None:

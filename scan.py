@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -44,19 +44,20 @@ class UserError(Exception):
     """Something that the user gave is wrong; the message is one clear sentence, the exit code is 2."""
 
 
-def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+def nearest(name: str, known: Iterable[str], listing: str = "", kinds: Mapping[str, str] | None = None) -> str:
     """A clause that names the closest known names, for the end of an error message.
 
     Args:
         listing: the command that shows all known names, if there is one.
+        kinds: the kind of each name, if there are several.
     """
     known, name = list(known), name[:LONGEST_NAME]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     close = close or sorted(k for k in known if name.lower() in k.lower())[:3]
     if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+        return "did you mean " + " or ".join(f"{c!r} ({kinds[c]})" if kinds else repr(c) for c in close) + "?"
     if len(known) > 12:
-        return f"none of the {len(known)} known names is close" + (f"; {listing} shows them" if listing else "")
+        return "no similar name" + (f"; see: {listing}" if listing else "")
     return "known: " + ", ".join(sorted(known)) if known else "nothing is registered"
 
 

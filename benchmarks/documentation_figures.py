@@ -156,7 +156,7 @@ def main() -> None:
     asked.add_argument("out", type=Path, help="folder of the figures")
     asked.add_argument("--data-root", help="folder of the data sets")
     given = asked.parse_args()
-    ensure_writable(given.out)
+    ensure_writable(given.out, "out")
     set_profile("strict", 1)
     for path in interpolation_figure(given.out, given.data_root) + parity_figure(given.out, given.data_root):
         print(path)

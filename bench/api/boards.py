@@ -18,12 +18,14 @@ from ..records.outcomes import outcomes_path, read_predictions
 from ..records.store import board_names
 from ..tools.files import results_root
 from .display import is_notebook, show_figure
+from .public import public
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 
+@public
 def load_board(name: str, results: str | Path | None = None) -> Leaderboard:
     """A board by its name, with or without the version at the end.
 
@@ -37,6 +39,7 @@ def load_board(name: str, results: str | Path | None = None) -> Leaderboard:
     return Leaderboard(read(root, find_board(name, root)))
 
 
+@public
 def load_runs(board: str | None = None, results: str | Path | None = None) -> pd.DataFrame:
     """A table with one row per run and all figures of its record.
 
@@ -89,6 +92,7 @@ class Leaderboard:
         """One row per run; columns as in the board's ``.runs.csv``."""
         return run_rows(self.board)
 
+    @public
     def against(self, model: str) -> pd.DataFrame:
         """Paired differences of every other model to this one, ordered by decreasing difference.
 
@@ -123,6 +127,7 @@ class Leaderboard:
         frame = pd.DataFrame.from_dict(ranks, orient="index", columns=["rank_low", "rank_high"])
         return frame.rename_axis("model").astype("Int64")
 
+    @public
     def plot(self, name: str = "accuracy-flops") -> Axes:
         """One of the plots of the published site, as a matplotlib axis; a notebook also shows it.
 
@@ -148,6 +153,7 @@ class Leaderboard:
                 show_figure(figure)
         return figure.axes[0]
 
+    @public
     def predictions(self, model: str | None = None) -> pd.DataFrame:
         """The predicted class of every test image: one row per image, in the order of the test set.
 
@@ -184,7 +190,9 @@ class Leaderboard:
         board = self.board
         if board.is_table:
             return board_table(board)
-        return "\n".join(record.line for record, _ in board.chosen) or f"{board.name}: no runs"
+        if not board.chosen:
+            return f"{board.name}: no runs"
+        return "\n".join([*(record.line for record, _ in board.chosen), board.why_no_table])
 
     def _repr_html_(self) -> str:
         board = self.board

@@ -11,6 +11,7 @@ from ...registry import DATASETS, MODELS, UserError, include, parse_shape
 from ...registry import build_model as build
 from ..tools.files import results_root
 from .notebook_cells import include_cells
+from .public import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,45 +24,62 @@ if TYPE_CHECKING:
 _INPUT = "1x28x28->10"
 
 
+@public
 def list_models(*patterns: str, dataset: str | None = None, includes: Iterable[str | Path] = ()) -> pd.DataFrame:
     """The registered models that match any of the shell patterns; all models without patterns.
 
     Args:
         dataset: only models that can be built for its images.
         includes: files that register models.
+
+    Raises:
+        UserError: no model matches.
     """
     from ..cli.list import model_rows
 
     include(includes)
     include_cells(None)
-    return _frame(model_rows(patterns, dataset))
+    return _frame(model_rows(patterns, dataset), "model", patterns)
 
 
+@public
 def list_datasets(*patterns: str, includes: Iterable[str | Path] = ()) -> pd.DataFrame:
-    """The registered data sets that match any of the shell patterns; all data sets without patterns."""
+    """The registered data sets that match any of the shell patterns; all data sets without patterns.
+
+    Raises:
+        UserError: no data set matches.
+    """
     from ..cli.list import dataset_rows
 
     include(includes)
     include_cells(None)
-    return _frame(dataset_rows(patterns))
+    return _frame(dataset_rows(patterns), "data set", patterns)
 
 
+@public
 def list_suites(*patterns: str) -> pd.DataFrame:
     """The shipped suites that match any of the shell patterns; all suites without patterns.
 
     The column `examples` is the number of training examples.
+
+    Raises:
+        UserError: no suite matches.
     """
     from ..cli.list import suite_rows
 
-    return _frame(suite_rows(patterns))
+    return _frame(suite_rows(patterns), "suite", patterns)
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], kind: str, patterns: Iterable[str]) -> pd.DataFrame:
     import pandas as pd
 
+    from ..cli.list import refuse_no_match
+
+    refuse_no_match(rows, kind, patterns)
     return pd.DataFrame(rows)
 
 
+@public
 def build_model(
     name: str,
     in_channels: int | None = None,
@@ -131,6 +149,7 @@ class Checked:
         return text_of(self.verdict)
 
 
+@public
 def check(
     model: str,
     *,
@@ -163,6 +182,7 @@ def check(
     return Checked(verdict)
 
 
+@public
 def load_model(
     run: str,
     *,

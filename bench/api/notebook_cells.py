@@ -60,7 +60,7 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
         except UserError as error:
             if any(_is_called(name, function) for name in wanted):
                 raise
-            warnings.warn(str(error), stacklevel=3)
+            warnings.warn(str(error), stacklevel=4)
     return found
 
 

@@ -14,12 +14,14 @@ from ..boards.family_table import family_text, point_rows
 from ..records.record import RunRecord
 from ..runner.head_to_head import Listener, Outcome
 from ..runner.head_to_head import run as run_suite
-from ..spec.suite import Suite
+from ..spec.suite import AD_HOC, Suite
 from ..tools.files import results_root
 from ..tools.machine import Machine
+from ..tools.text import clipped
 from .boards import Leaderboard
 from .display import watcher
 from .notebook_cells import include_cells
+from .public import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _LONGEST = 300
 
 
+@public
 def run(
     suite: str | Path | Mapping[str, Any] | Suite | None = None,
     *,
@@ -69,8 +72,11 @@ def run(
     Raises:
         UserError: the input is wrong; nothing was trained.
     """
-    given = {"dataset": dataset, "models": None if models is None else list(models), "budget": budget, "seeds": seeds}
+    # Anything else is refused by the schema, in its own words.
+    chosen = list(models) if isinstance(models, Iterable) and not isinstance(models, str) else models
+    given = {"dataset": dataset, "models": chosen, "budget": budget, "seeds": seeds}
     given = {key: value for key, value in (given | keys).items() if value is not None}
+    machine = replace(machine or Machine(device, jobs), command=_command(suite, given))
     root, includes = results_root(results), list(includes)
     include(includes)
     points = _points(suite, given)
@@ -82,7 +88,7 @@ def run(
         run_suite(
             point,
             results=root,
-            machine=replace(machine or Machine(device, jobs), command=_command(suite, given)),
+            machine=machine,
             data_root=data_root,
             includes=includes,
             listener=listener or watcher(progress),
@@ -90,7 +96,7 @@ def run(
         )
         for point in points
     ]
-    return Result(outcomes)
+    return Result(outcomes, is_changed=any(key != "seeds" for key in given))
 
 
 def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[str, Any]) -> list[Suite]:
@@ -98,10 +104,13 @@ def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[st
     if isinstance(suite, str | Path):
         values = values_of(str(suite))
         where = f"suite {str(suite)!r}" + (" with the given arguments" if given else "")
-    else:
+    elif isinstance(suite, Mapping | Suite | None):
         values = dict(suite.model_dump(by_alias=True) if isinstance(suite, Suite) else suite or {})
         where = "equibench.run"
-    values = {"name": "ad-hoc", **values, **given}
+    else:
+        what = "the name of a suite, the path of its file, a dictionary of its keys, or a Suite"
+        raise UserError(f"equibench.run: the suite should be {what}, not {clipped(repr(suite), 80)}")
+    values = {"name": AD_HOC, **values, **given}
     missing = [key for key in ("dataset", "models", "budget") if key not in values]
     if missing:
         raise UserError(
@@ -124,14 +133,22 @@ class Result:
 
     Attributes:
         outcomes: one for each board, in the order of the family; an ordinary suite has one.
+        is_changed: whether arguments replaced models or settings of the suite, so that its title is not that of the
+            table.
     """
 
     outcomes: list[Outcome]
+    is_changed: bool = False
+
+    def _suite(self, outcome: Outcome) -> Suite:
+        """The suite that a table of this result names."""
+        names = {"name": AD_HOC, "title": ""}
+        return outcome.suite.model_copy(update=names) if self.is_changed else outcome.suite
 
     @property
     def boards(self) -> list[Leaderboard]:
         """The boards of the suite, with only its rows: comparisons and ranks use only these."""
-        return [Leaderboard(o.board.of_suite(o.suite)) for o in self.outcomes]
+        return [Leaderboard(o.board.of_suite(self._suite(o))) for o in self.outcomes]
 
     @property
     def board(self) -> Leaderboard:
@@ -147,7 +164,7 @@ class Result:
     @property
     def family(self) -> BoardFamily:
         """All boards together."""
-        return family_of_boards([(o.suite, o.board) for o in self.outcomes])
+        return family_of_boards([(self._suite(o), o.board) for o in self.outcomes])
 
     def table(self) -> pd.DataFrame:
         """One row per model; for a family, one row per model and board."""

@@ -19,6 +19,7 @@ from ..records.size_classes import counts_of, why_not_matched
 from ..records.staleness import BoardStaleness, start_order
 from ..records.store import board_names, calibrations_folder
 from ..spec.budget import steps_in
+from ..spec.suite import AD_HOC
 from ..tools.text import follow_up_command, plural
 from .repeats import find_repeats
 from .statistics import Comparison, Sample, compare, compare_all, mean, rank_sets, significant_differences
@@ -69,7 +70,7 @@ class Board:
         return replace(
             self,
             chosen=[(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list],
-            suite=suite.name,
+            suite="" if suite.name == AD_HOC else suite.name,
             title=suite.title,
             asked_parameters=self.asked_parameters or suite.reference_parameters,
             asked_reference=suite.reference_model,
@@ -77,6 +78,8 @@ class Board:
 
     def without(self, patterns: Sequence[str]) -> Board:
         """The board without the models that match a shell pattern; the comparisons leave them out too."""
+        if not patterns:
+            return self
         kept = [(r, s) for r, s in self.chosen if not any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
         return replace(self, chosen=kept)
 
@@ -84,6 +87,12 @@ class Board:
     def is_table(self) -> bool:
         """Whether the board has a table; boards of smoke runs and of tuning trials have none."""
         return any(r.spec.budget.kind != "smoke" and not r.spec.is_trial for r, _ in self.chosen)
+
+    @property
+    def why_no_table(self) -> str:
+        """A sentence that says which runs a board without a table has."""
+        what = "trials of learning rates" if self.chosen[0][0].spec.is_trial else "smoke runs"
+        return f"{self.name}: {what}, which are not shown in tables"
 
     @cached_property
     def values(self) -> dict[str, dict[int, float]]:

@@ -220,12 +220,19 @@ def write_board(root: Path, name: str, reference_parameters: int | None = None) 
         with without_garbage_collection():
             board = load_board(root, name)
             if board.chosen and board.is_table:
-                for path, rows in zip(csv_files(root, name), (board.frame, run_rows(board)), strict=True):
-                    write_atomically(path, csv_text(rows).encode())
+                write_tables(root, board)
         if _files(root, name) == files:
             break
     # The classes in the files are always relative to the reference model.
     return replace(board, asked_parameters=reference_parameters) if reference_parameters else board
+
+
+def write_tables(folder: Path, board: Board) -> list[Path]:
+    """Write the two CSVs of the rows of a board; returns their paths."""
+    paths = csv_files(folder, board.name)
+    for path, frame in zip(paths, (board.frame, run_rows(board)), strict=True):
+        write_atomically(path, csv_text(frame).encode())
+    return list(paths)
 
 
 #: Largest number of rebuilds. If new records still appear, their writers rebuild the CSVs again.

@@ -11,14 +11,17 @@ from typing import Any, NoReturn
 
 import click
 
-from ...registry import UserError, include
+from ...registry import UserError, include, nearest
 from ..tools.files import results_root
 from ..tools.text import is_selected, terminal_width
 from .options import (
     COUNT,
+    DEVICE,
+    Checked,
     command_line,
     common_options,
     data_root_option,
+    exclude_option,
     models_option,
     print_refused,
     reference_option,
@@ -54,8 +57,7 @@ def _end_with(refused: list[Any]) -> NoReturn:
 def _print_boards_without_table(boards: list[Any]) -> None:
     """Print the names of boards without a table on standard error."""
     for board in (b for b in boards if not b.is_table):
-        what = "trials of learning rates" if board.chosen[0][0].spec.is_trial else "smoke runs"
-        click.echo(f"{board.name}: {what}, which are not shown in tables", err=True)
+        click.echo(board.why_no_table, err=True)
 
 
 def _check_options_of_across(board: str | None, options: dict[str, Any]) -> None:
@@ -89,17 +91,26 @@ def _datasets(boards: list[Any]) -> list[str]:
     return list(dict.fromkeys(r.spec.dataset for b in boards for r, _ in b.chosen))
 
 
+def _style(name: str) -> str:
+    """The style of tabulate for a name of ``--format``. Raises UserError for an unknown name."""
+    from tabulate import tabulate_formats
+
+    from ..boards.terminal_table import FORMATS
+
+    formats = [*FORMATS, *tabulate_formats]
+    if name not in formats:
+        close = nearest(name, formats, "equibench list formats")
+        raise UserError(f"--format {name!r}: common formats are {', '.join(FORMATS)}; {close}")
+    # Papers use the style of the LaTeX package booktabs.
+    return {"md": "github", "latex": "latex_booktabs"}.get(name, name)
+
+
 @click.command()
 @click.argument("board", required=False)
 @click.option("--dataset", help="Boards of this data set only.")
 @click.option("--budget", help="Boards of this budget only.")
 @models_option
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave out matching models, also from comparisons; may be repeated.",
-)
+@exclude_option
 @click.option(
     "--sort", default="", metavar="COLUMN", help="Sort by a column (equibench list columns); -COLUMN: largest first."
 )
@@ -116,6 +127,7 @@ def _datasets(boards: list[Any]) -> list[str]:
 @click.option(
     "--format",
     "style",
+    type=Checked("format", _style),
     default="simple",
     show_default=True,
     help="simple, md, latex, csv, json, grid, html, or another of equibench list formats.",
@@ -152,20 +164,12 @@ def leaderboard(
     The CSVs are rebuilt from the run records. Exit code 1: some record files were refused; standard error names each of
     them. The boards show the others.
     """
-    from tabulate import tabulate_formats
-
-    from ...registry import nearest
     from ..boards.reported import reported_rows, reported_table
     from ..boards.rows import csv_text
-    from ..boards.terminal_table import FORMATS
-    from ..publish.view import View, check_models, select_boards, select_columns, select_rows, view_text
+    from ..publish import view as views
+    from ..publish.view import View, select_columns, select_rows
 
-    formats = [*FORMATS, *tabulate_formats]
-    if style not in formats:
-        close = nearest(style, formats, "equibench list formats")
-        raise UserError(f"--format {style!r}: {close}; common formats are {', '.join(FORMATS)}")
-    # Papers use the style of the LaTeX package booktabs.
-    style = "json" if as_json else {"md": "github", "latex": "latex_booktabs"}.get(style, style)
+    style = "json" if as_json else style
     include(options["includes"])
     columns = tuple(c.strip() for c in options["columns"].split(",") if c.strip())
     view = View(options["models"], options["sort"], columns, options["against"], options["all_pairs"], with_runs)
@@ -188,13 +192,12 @@ def leaderboard(
         boards = [replace(shown, asked_parameters=count or shown.asked_parameters)]
         refused += shown.refused
     else:
-        boards = select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
-    check_models(boards, View(options["exclude"]), "--exclude")
-    boards = [b.without(options["exclude"]) for b in boards]
+        boards = views.select_boards(root, board, options["dataset"], options["budget"], refused, count, across)
+    boards = views.without_models(boards, options["exclude"])
     if across:
         _show_across(boards, view, style)
         _end_with(refused)
-    check_models(boards, view)
+    views.check_models(boards, view)
     print_refused(one.reason for one in refused)
     if style == "json":
         documents = [board_document(b, root, view) for b in boards]
@@ -207,7 +210,7 @@ def leaderboard(
         if style == "csv":
             click.echo(csv_text(select_columns(select_rows(built, view), view)))
         else:
-            click.echo(view_text(built, view, style, None if wide else terminal_width()) + "\n")
+            click.echo(views.view_text(built, view, style, None if wide else terminal_width()) + "\n")
     _print_boards_without_table(boards)
     for dataset in _datasets(boards) if with_reported and style != "csv" else ():
         click.echo((reported_table(dataset, style) or f"no paper reports a figure for {dataset}") + "\n")
@@ -228,6 +231,7 @@ def leaderboard(
 @click.option(
     "--suite", "suites", multiple=True, metavar="SUITE", help="Publish the boards of a suite together; may be repeated."
 )
+@exclude_option
 @click.option("--jobs", type=COUNT, help="Boards at a time [one per core, at most 4].")
 @reference_option
 @common_options
@@ -248,6 +252,8 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
     root, target = results_root(options["results"]), Path(out)
     refused: list[Any] = []
     count = options["reference_parameters"]
+    if readme and options["exclude"]:
+        raise UserError("--exclude does not go with --readme: the markers in the file select the rows (suite=NAME)")
     if readme:
         from ..publish.readme import refresh
 
@@ -256,7 +262,9 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
         from ..publish.publish import publish as write
 
         kinds = [f.strip() for f in formats.split(",") if f.strip()]
-        done = write(root, target, boards, kinds, options["jobs"], refused, count, options["suites"])
+        done = write(
+            root, target, boards, kinds, options["jobs"], refused, count, options["suites"], options["exclude"]
+        )
         where = str(target / "index.html") if "html" in kinds else out
     print_refused(one.reason for one in refused)
     click.echo(json.dumps({"boards": done, "written": where}) if as_json else f"{where}  ({', '.join(done)})")
@@ -265,7 +273,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 
 @click.command()
 @click.argument("run")
-@click.option("--device", help="cpu or cuda:<i> [as recorded].")
+@click.option("--device", type=DEVICE, help="cpu or cuda:<i> [as recorded].")
 @click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
 @data_root_option
 @common_options

@@ -13,6 +13,8 @@ import click
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.text import plain_table, plural, relative_path
 from .options import (
+    BUDGET,
+    DEVICE,
     common_options,
     data_root_option,
     deadline_option,
@@ -32,7 +34,7 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 @click.command()
 @click.argument("model")
 @click.option("--dataset", help="Data set of the board that it is to enter [the first with its declared input].")
-@click.option("--budget", default="e20", show_default=True, help="Budget of that board.")
+@click.option("--budget", type=BUDGET, default="e20", show_default=True, help="Budget of that board.")
 @deadline_option
 @common_options
 def check(
@@ -63,11 +65,12 @@ def check(
         if not sys.stderr.isatty():
             click.echo(f"{name} …", err=True)
 
+    root = results_root(results)
     verdict = check_model(model, dataset=dataset, budget=budget, includes=includes, deadline_s=deadline, listen=listen)
     say_over("")
     click.echo(json.dumps(verdict.document()) if as_json else text_of(verdict))
     try:
-        keep_verdict(results_root(results), verdict)
+        keep_verdict(root, verdict)
     except WriteError as error:  # the user has the verdict already
         click.echo(f"the verdict could not be written: {error}", err=True)
     sys.exit(0 if verdict.accepted else 1)
@@ -76,6 +79,7 @@ def check(
 @click.command()
 @click.option(
     "--device",
+    type=DEVICE,
     default="auto",
     show_default=True,
     help="auto (all GPUs, or the CPU if there is none), cpu, cuda or cuda:<i>.",
@@ -104,7 +108,7 @@ def doctor(device: str, quick: bool, data_root: str | None, results: str | None,
 
     root = results_root(results)
     names, explanation = devices_of(device)
-    ensure_writable(root)
+    ensure_writable(root, "results")
     reports = []
 
     def listen(finding: Finding) -> None:

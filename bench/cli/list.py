@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
-from ...registry import DATASETS, MODELS, Entry, UserError, include
+from ...registry import DATASETS, MODELS, Entry, UserError, include, nearest
 from ..spec.option_values import PROFILES
 from ..tools.files import results_root
 from ..tools.text import fitted_table, is_selected, terminal_width
@@ -211,6 +211,26 @@ def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     _show(rows, as_json, patterns, "reported figure", wide)
 
 
+def refuse_no_match(rows: list[dict[str, Any]], kind: str, patterns: Iterable[str]) -> None:
+    """Refuse (UserError) patterns that nothing of a kind matches; a name without wildcards is a wrong name."""
+    patterns = list(patterns)
+    if rows or not patterns:
+        return
+    if len(patterns) == 1 and kind in _NAMES and not set(patterns[0]) & set("*?["):
+        raise UserError(f"there is no {kind} {patterns[0]!r}; {nearest(patterns[0], _NAMES[kind]())}")
+    raise UserError(f"no {kind} matches {' '.join(patterns)}; patterns are as in a shell, in quotes: 'p4*'")
+
+
+def _suite_names() -> list[str]:
+    from ..spec.suite import suite_names
+
+    return suite_names()
+
+
+#: The names of a kind.
+_NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "model": MODELS.entries, "data set": DATASETS.entries, "suite": _suite_names,
+}  # fmt: skip
 #: Columns that come first if a list is wider than the terminal.
 _FIRST = {
     "model": ("name", "parameters", "invariant", "group", "status", "source", "family"),
@@ -226,8 +246,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, patterns: tuple[str, ...], 
     if as_json:
         click.echo(json.dumps(rows))
         return
-    if not rows:
-        raise UserError(f"no {kind} matches {' '.join(patterns)}; patterns are as in a shell, in quotes: 'p4*'")
+    refuse_no_match(rows, kind, patterns)
     click.echo(fitted_table(rows, _FIRST.get(kind, ()), None if wide else terminal_width()))
 
 

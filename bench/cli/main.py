@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from ...registry import PluginWarning, UserError, include
 from ..spec.option_values import CLASSES, FITS, RECIPES, VARIABLES, help_text
 from ..tools.files import results_root
-from ..tools.text import PROGRESS, relative_path, terminal_width
+from ..tools.text import PROGRESS, listed, relative_path, terminal_width
 from .boards import board_document, leaderboard, publish, replay, show
 from .check import check, doctor
 from .cluster import collect, engine_options, status, submit_command, wants_cluster
@@ -28,6 +29,8 @@ from .measure import equivariance, verify
 from .options import (
     COUNT,
     SECONDS,
+    SEEDS,
+    SHARD,
     common_options,
     machine_of,
     machine_options,
@@ -83,7 +86,7 @@ for _command in (
     metavar="NAME",
     help=help_text("Images to train on, instead of the suite's choice.", FITS),
 )
-@click.option("--seeds", help="Number of seeds (3), or a list of seeds (0,4,7).")
+@click.option("--seeds", type=SEEDS, help="Number of seeds (3), or a list of seeds (0,4,7).")
 @click.option(
     "--class",
     "parameter_class",
@@ -109,10 +112,10 @@ for _command in (
     metavar="SECONDS",
     help="Time between two checkpoints of a run. An interrupted run continues from its last checkpoint.",
 )
-@click.option("--shard", metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
+@click.option("--shard", type=SHARD, metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
 @engine_options
 @common_options
-def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> None:
+def run(suite: str | None, shard: Any, as_json: bool, **options: Any) -> None:
     """Train the missing runs of a SUITE and show its table.
 
     \b
@@ -125,10 +128,9 @@ def run(suite: str | None, shard: str | None, as_json: bool, **options: Any) -> 
     some runs failed; their rows say why.
     """
     from ..runner.head_to_head import run as run_suite
-    from ..spec.shard import Shard
     from .progress import listener_for
 
-    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), Shard.parse(shard) if shard else None
+    on_cluster, chosen, share = wants_cluster(options), _points(suite, options), shard
     _check_family(chosen, options)
     if share and on_cluster:
         raise UserError("--shard goes with --engine local: on a cluster, the job array distributes the runs")
@@ -191,69 +193,43 @@ def _check_family(points: list[Any], options: dict[str, Any]) -> None:
 def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     """The suite, or the points (boards) of the family, with the values that the options replace."""
     from ..boards.families import points_of, values_of
+    from ..spec.suite import AD_HOC
 
     include(options["includes"])
-    values: dict[str, Any] = {"name": "ad-hoc"} if name is None else values_of(name)
-    for key, read in _READ.items():
-        if options.get(key) is not None:
-            values["class" if key == "parameter_class" else key] = read(options[key])
+    values: dict[str, Any] = {"name": AD_HOC} if name is None else values_of(name)
+    given = {key: options[key] for key in _REPLACE if options.get(key) is not None}
+    values |= {"class" if key == "parameter_class" else key: value for key, value in given.items()}
     missing = [f"--{key}" for key in ("dataset", "budget", "models") if key not in values]
     if missing == ["--dataset", "--budget", "--models"]:
         raise UserError("name a suite (equibench list suites), or give --dataset, --budget and --models")
     if missing:
         raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
-    changed = any(options.get(key) is not None for key in _READ if key not in _CLASS)
+    changed = any(key not in _CLASS for key in given)
     where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
     return points_of(values, where)
 
 
-def _budgets(text: str) -> str | list[str]:
-    return [b.strip() for b in text.split(",") if b.strip()] if "," in text else text
-
-
-def _numbers(text: str, option: str, what: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} {text[:40]!r}: give {what}") from None
-
-
-def _images(text: str) -> list[int]:
-    return _numbers(text, "--train-images", "a number of images (500), or several (500,2000)")
-
-
-def _seeds(text: str) -> int | list[int]:
-    numbers = _numbers(text, "--seeds", "a number of seeds (3), or the seeds themselves (0,4,7)")
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
 #: The options that say which networks are matched in size.
 _CLASS = ("parameter_class", "reference_parameters")
-#: The options that replace values of a suite, each with the function that reads its value.
-_READ: dict[str, Callable[[Any], Any]] = {
-    "dataset": str,
-    "budget": _budgets,
-    "recipe": str,
-    "profile": str,
-    "fit": str,
-    "train_images": _images,
-    "models": lambda text: [m for m in text.split(",") if m],
-    "seeds": _seeds,
-    **dict.fromkeys(_CLASS, lambda value: value),
-}
+#: The options that replace values of a suite.
+_REPLACE = ("dataset", "budget", "recipe", "profile", "fit", "train_images", "models", "seeds", *_CLASS)
 
 
 def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> None:
-    """Print the results of the suite of this name with what the options add; None shows the whole board."""
+    """Print the results of the suite of this name, see `rows_shown`; without a name, the whole board."""
     if len(outcomes) == 1:
         if name is not None:
             outcomes[0].board = outcomes[0].board.of_suite(rows_shown(name, outcomes[0].suite))
         _print_board(outcomes[0], as_json)
     else:
-        from ..boards.families import family_of_boards
+        from ..boards.families import family_of_boards, find_points
         from ..boards.family_table import family_document, family_text
 
-        family = family_of_boards([(o.suite, o.board) for o in outcomes])
+        # The title of a suite belongs to its own models and boards.
+        own = find_points(name) if name is not None else []
+        is_own = [(p.models, p.board()) for p in own] == [(o.suite.models, o.suite.board()) for o in outcomes]
+        title = outcomes[0].suite.title if is_own else ""
+        family = family_of_boards([(o.suite.model_copy(update={"title": title}), o.board) for o in outcomes])
         if as_json:
             click.echo(json.dumps(family_document(family)))
         elif family.measured:
@@ -266,12 +242,20 @@ def _print_outcomes(outcomes: list[Any], as_json: bool, name: str | None) -> Non
 
 
 def rows_shown(name: str, run: Any) -> Any:
-    """The suite that was run, together with the models and seeds of the suite of this name."""
-    from ..boards.families import find_points
+    """The rows that a run shows: those that were requested. On the board of the suite of this name, also its own rows.
 
-    own = find_points(name)[0]
-    models = list(dict.fromkeys([*own.models, *run.models]))
-    return run.model_copy(update={"models": models, "seeds": sorted({*own.seed_list, *run.seed_list})})
+    The title of the suite belongs to its own models on its own board.
+    """
+    from ..boards.families import find_points
+    from ..spec.suite import AD_HOC
+
+    own = next((point for point in find_points(name) if point.board() == run.board()), None)
+    if own is None:
+        return run.model_copy(update={"name": AD_HOC, "title": ""})
+    added = [model for model in run.models if model not in own.models]
+    rows = {"models": [*own.models, *added], "seeds": sorted({*own.seed_list, *run.seed_list})}
+    names = {"name": f"{own.name} with {listed(added, 3)}", "title": ""} if added else {}
+    return run.model_copy(update=rows | names)
 
 
 def _print_board(outcome: Any, as_json: bool) -> None:
@@ -306,6 +290,8 @@ def main() -> NoReturn:
     if not PROGRESS.handlers:
         PROGRESS.addHandler(_OnStandardError())
         PROGRESS.setLevel(logging.INFO)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)  # type: ignore[assignment]
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -318,10 +304,38 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         kept = "; finished runs are kept, and the same command continues with the rest"
         _end("interrupted" + (kept if sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh") else ""), 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has ended
-        sys.exit(0)
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
     sys.exit(0)
+
+
+class _Output:
+    """A standard stream whose reader may end before the command, as in ``equibench list models | head -1``.
+
+    The rest of the output is then dropped. The command is completed, and its exit code is the usual one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._sent(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._sent(self._stream.flush)
+
+    def _sent(self, send: Callable[..., Any], *text: str) -> Any:
+        try:
+            return send(*text)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            return send(*text)
 
 
 class _OnStandardError(logging.Handler):

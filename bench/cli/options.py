@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...registry import UserError
 from ..spec.option_values import PROFILES, help_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,66 @@ class Finite(click.FloatRange):
         return number
 
 
+class Checked(click.ParamType):
+    """A text that a function reads. It raises a UserError for a wrong text, before the command starts.
+
+    Args:
+        read: gets the text, and returns the value of the option.
+    """
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name, self._read = name, read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._read(value) if isinstance(value, str) else value
+
+
+def _device(text: str) -> str:
+    from ..tools.machine import device_names
+
+    return ",".join(device_names(text))
+
+
+def _budget(text: str) -> str:
+    from ..spec.budget import find_budget  # pydantic, which takes long to import
+
+    find_budget(text)
+    return text
+
+
+def _budgets(text: str) -> str | list[str]:
+    return [_budget(b.strip()) for b in text.split(",") if b.strip()] if "," in text else _budget(text)
+
+
+def _numbers(text: str, option: str, what: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text[:40]!r}: give {what}") from None
+
+
+def _images(text: str) -> list[int]:
+    return _numbers(text, "--train-images", "a number of images (500), or several (500,2000)")
+
+
+def _seeds(text: str) -> int | list[int]:
+    numbers = _numbers(text, "--seeds", "a number of seeds (3), or the seeds themselves (0,4,7)")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _shard(text: str) -> Any:
+    from ..spec.shard import Shard
+
+    return Shard.parse(text)
+
+
 COUNT, SECONDS = click.IntRange(min=1), Finite(min=0, min_open=True)
+BUDGET, DEVICE, SEEDS = Checked("budget", _budget), Checked("device", _device), Checked("seeds", _seeds)
+SHARD = Checked("shard", _shard)
 
 include_option = click.option(
     "--include", "includes", multiple=True, metavar="FILE", help="Python file that registers models or data sets."
@@ -36,6 +96,10 @@ include_option = click.option(
 models_option = click.option(
     "--model", "models", multiple=True, metavar="PATTERN", help="Only matching models, as 'pdo-*'; may be repeated."
 )
+exclude_option = click.option(
+    "--exclude", multiple=True, metavar="PATTERN",
+    help="Leave out matching models, also from comparisons; may be repeated.",
+)  # fmt: skip
 reference_option = click.option(
     "--reference-parameters", type=COUNT, metavar="N",
     help="Models within 5 % of N parameters count as matched [N of the reference model].",
@@ -70,15 +134,19 @@ def several(*options: Decorator) -> Decorator:
 common_options = several(results_option, include_option, json_option)
 #: The options that replace values of a suite.
 suite_options = several(
-    click.option("--models", help="Models instead of the suite's, separated by commas."),
+    click.option("--models", type=Checked("names", _names), help="Models instead of the suite's, separated by commas."),
     click.option("--dataset", help="Data set instead of the suite's."),
     click.option(
         "--budget",
+        type=Checked("budgets", _budgets),
         help="Budget instead of the suite's: e<epochs>, n<examples>, t<seconds> or a name. Several, separated by"
         " commas, make one board each.",
     ),
     click.option(
-        "--train-images", metavar="N", help="Number of training images (500). Several (500,2000) make one board each."
+        "--train-images",
+        type=Checked("numbers", _images),
+        metavar="N",
+        help="Number of training images (500). Several (500,2000) make one board each.",
     ),
     click.option(
         "--profile",
@@ -90,7 +158,11 @@ suite_options = several(
 #: The options of every command that trains on this machine; see `machine_of`.
 machine_options = several(
     click.option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<i>; several with commas."
+        "--device",
+        type=DEVICE,
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda or cuda:<i>; several with commas.",
     ),
     click.option("--jobs", type=COUNT, help="Runs at a time [one per device; on a CPU one per core, at most 4]."),
     click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads of each run."),
@@ -146,9 +218,11 @@ def print_json(documents: list[Any]) -> None:
 
 
 def print_runs(board: Any) -> None:
-    """Print the runs of a board that has no table."""
+    """Print the runs of a board that has no table, and the reason on standard error."""
     for record, _ in board.chosen:
         click.echo(record.line)
+    if board.chosen:
+        click.echo(board.why_no_table, err=True)
 
 
 def say_over(text: str) -> None:

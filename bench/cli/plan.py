@@ -8,7 +8,7 @@ import click
 
 from ...registry import include
 from ..tools.files import results_root
-from .options import Finite, common_options, print_json
+from .options import DEVICE, Finite, common_options, print_json
 
 
 @click.command()
@@ -21,7 +21,11 @@ from .options import Finite, common_options, print_json
     help="Smallest difference in test accuracy to the reference model that must be found.",
 )
 @click.option(
-    "--device", default="auto", show_default=True, help="Device for the estimate of time: auto, cpu or cuda:<i>."
+    "--device",
+    type=DEVICE,
+    default="auto",
+    show_default=True,
+    help="Device for the estimate of time: auto, cpu or cuda:<i>.",
 )
 @common_options
 def plan(

@@ -83,8 +83,10 @@ def opened(source: Path, limits: Limits = Limits()) -> Iterator[Path]:
             _look_at_folder(Path(folder), limits, str(source))
             yield Path(folder)
     else:
-        what = "this is neither" if source.exists() else "this does not exist; give"
-        raise UserError(f"{source}: {what} a results folder (with 'runs' in it) or an archive of one (<name>.tar.gz)")
+        what, other = ("this is neither", "nor") if source.exists() else ("this does not exist; give", "or")
+        raise UserError(
+            f"{source}: {what} a results folder (with 'runs' in it) {other} an archive of one (<name>.tar.gz)"
+        )
 
 
 def _look_at_folder(folder: Path, limits: Limits, name: str = "") -> None:

@@ -101,7 +101,7 @@ def merge(sources: Sequence[Path], root: Path, dry_run: bool = False) -> Merged:
                 raise UserError(f"{source}: this is the results folder itself; name another one with --results")
         if dry_run:
             root = stack.enter_context(copied(root, {board for folder in folders for board in board_names(folder)}))
-        ensure_writable(root)
+        ensure_writable(root, "results")
         for folder in folders:
             with without_garbage_collection():
                 for board in board_names(folder):

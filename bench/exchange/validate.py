@@ -95,7 +95,7 @@ def validate(
         UserError: the source is not a results folder or archive, or is the published folder itself.
     """
     include(includes := [str(Path(path).resolve()) for path in includes])
-    published, found = results_root(published), Judgement()
+    published, found = results_root(published, "against"), Judgement()
     with opened(source) as folder:
         if folder.resolve() == published.resolve():
             raise UserError(f"{source}: these are the published results themselves; give another folder with --against")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,15 +14,16 @@ from ...registry import UserError, nearest
 from ..boards.across import Side, side_of
 from ..boards.board import Board, find_board, load_board, no_boards_reason
 from ..boards.families import BoardFamily, find_points, load_family
-from ..boards.rows import write_board
-from ..records.record import RefusedFile, without_garbage_collection
-from ..records.store import board_names, csv_files
+from ..boards.rows import write_board, write_tables
+from ..records.record import RefusedFile, read_board, without_garbage_collection
+from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
-from ..tools.text import PROGRESS
+from ..tools.text import PROGRESS, is_selected
 from .bibtex import bibliography, sources_of_row
 from .tables import latex_page, markdown_page
+from .view import without_models
 
 FORMATS = ("html", "md", "latex", "plots")
 
@@ -36,6 +37,7 @@ def publish(
     refused: list[RefusedFile] | None = None,
     reference_parameters: int | None = None,
     suites: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> list[str]:
     """Publish boards into a folder; existing files with the same names are replaced.
 
@@ -49,23 +51,28 @@ def publish(
         reference_parameters: as for `board.load_board`.
         suites: suites whose boards are published together; each family of boards has its own table, plots and page. If
             both `suites` and `boards` are empty, all shipped families with at least two measured boards.
+        exclude: shell patterns of models that are left out, also from comparisons.
 
     Returns:
         Names of the published boards.
 
     Raises:
-        UserError: a board or a format does not exist, nothing can be published, or `out` cannot be written.
+        UserError: a board, a format or a model to be left out does not exist, nothing can be published, or `out` cannot
+            be written.
     """
     for each in formats:
         if each not in FORMATS:
             raise UserError(f"--format {each!r}: {nearest(each, FORMATS)}")
-    families = _families(root, suites, shipped=not boards and not suites)
+    families = _families(root, suites, exclude, shipped=not boards and not suites)
     names = [find_board(b, root) for b in boards] if boards else [] if suites else board_names(root)
     names += [b.name for f in families if suites for b in f.boards if b.name not in names]
     if not names:
         raise UserError(no_boards_reason(root))
-    ensure_writable(out)
-    publish_board = partial(_publish_board, root, out, formats, reference_parameters)
+    if exclude:  # nothing is written before all patterns are checked
+        whole = [Board(name, [(record, "") for record in read_board(root, name)[0]]) for name in names]
+        names = [board.name for board in without_models(whole, exclude)]
+    ensure_writable(out, "out")
+    publish_board = partial(_publish_board, root, out, formats, reference_parameters, exclude)
     jobs = min(jobs or min(os.cpu_count() or 1, 4), len(names))
     if jobs > 1 and "fork" in multiprocessing.get_all_start_methods():
         # Forked, so that the processes know files given with --include, and need not import slow libraries again.
@@ -101,13 +108,14 @@ def publish(
     return list(done)
 
 
-def _families(root: Path, suites: Sequence[str], shipped: bool) -> list[BoardFamily]:
+def _families(root: Path, suites: Sequence[str], exclude: Sequence[str], shipped: bool) -> list[BoardFamily]:
     """The families of boards of some suites, else the shipped families with at least two measured boards."""
     there, found = set(board_names(root)), []
     for name in suites or (suite_names() if shipped else ()):
         points = find_points(name)
         if suites or (len(points) > 1 and sum(p.board() in there for p in points) > 1):
-            found.append(load_family(root, points, load_board))
+            found.append(load_family(root, points, lambda root, board: load_board(root, board).without(exclude)))
+            found[-1].models = [m for m in found[-1].models if not exclude or not is_selected(m, exclude)]
     return found
 
 
@@ -121,7 +129,7 @@ def no_table_reason(what: str, refused: Sequence[RefusedFile]) -> str:
 
 @without_garbage_collection()
 def _publish_board(
-    root: Path, out: Path, formats: Sequence[str], reference_parameters: int | None, name: str
+    root: Path, out: Path, formats: Sequence[str], reference_parameters: int | None, exclude: Sequence[str], name: str
 ) -> tuple[list[str] | None, list[RefusedFile], Side | None]:
     """Publish one board.
 
@@ -129,9 +137,10 @@ def _publish_board(
         The sources of its models, or None if it has no table; refused files; its data for a summary over boards.
     """
     PROGRESS.info("%s …", name)
-    board = write_board(root, name, reference_parameters)
-    if not board.chosen or not board.is_table:
-        return None, board.refused, None
+    stored = write_board(root, name).without(exclude)
+    if not stored.chosen or not stored.is_table:
+        return None, stored.refused, None
+    board = replace(stored, asked_parameters=reference_parameters) if reference_parameters else stored
     html, downloads = "html" in formats, []
     pages: dict[str, tuple[str, Callable[[Board], str]]] = {"md": ("md", markdown_page), "latex": ("tex", latex_page)}
     for kind, (ending, page) in pages.items():
@@ -160,9 +169,7 @@ def _publish_board(
     if html:
         from .site import write_board_data
 
-        for file in csv_files(root, name):
-            shutil.copyfile(file, out / "tables" / file.name)
-            downloads.append(f"tables/{file.name}")
+        downloads += [f"tables/{path.name}" for path in write_tables(out / "tables", stored)]
         needed = next(iter(missing.values()), "")
         left_out = f"Left out: {' and '.join(missing)}. Needed: {needed}." if missing else ""
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], left_out)

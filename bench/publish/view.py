@@ -20,7 +20,7 @@ from ..boards.terminal_table import board_table, in_cell, in_text
 from ..records.record import RefusedFile, without_garbage_collection
 from ..records.store import board_names
 from ..tools.markup import for_latex
-from ..tools.text import is_selected, plural, table_width
+from ..tools.text import is_selected, listed, plural, table_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,18 +115,32 @@ def check_patterns(patterns: Sequence[str], models: Sequence[str], option: str =
             raise UserError(f"{option} {pattern!r} matches no model of these boards; {nearest(pattern, models)}")
 
 
-def check_models(boards: Iterable[Board], view: View, option: str = "--model") -> None:
+def check_models(boards: Iterable[Board], view: View) -> None:
     """Check that every pattern matches a model on some board, and that the reference has results on some board.
 
     Raises:
         UserError: names the first wrong pattern or reference.
     """
-    check_patterns(view.models, sorted({r.spec.model for b in boards for r, _ in b.chosen}), option)
+    check_patterns(view.models, sorted({r.spec.model for b in boards for r, _ in b.chosen}))
     measured = sorted({m for b in boards for m in b.values})
     if view.against and view.against not in measured:
         raise UserError(
             f"--against {view.against!r}: no such model has results here; {nearest(view.against, measured)}"
         )
+
+
+def without_models(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
+    """The boards without the models that match a shell pattern; boards on which no model is left are omitted.
+
+    Raises:
+        UserError: a pattern matches no model, or no model is left on any board.
+    """
+    check_patterns(patterns, sorted({r.spec.model for b in boards for r, _ in b.chosen}), "--exclude")
+    left = [kept for board in boards if (kept := board.without(patterns)).chosen]
+    if boards and not left:
+        excluded = " ".join(f"--exclude {pattern!r}" for pattern in patterns)
+        raise UserError(f"{excluded} leaves no model of {listed([b.name for b in boards], 3)}; give other patterns")
+    return left
 
 
 def select_rows(board: Board, view: View) -> pd.DataFrame:
@@ -173,7 +187,7 @@ def _column(name: str, frame: pd.DataFrame, option: str) -> str:
             return column
     close = nearest(name, [*frame.columns], "equibench list columns")
     raise UserError(
-        f"{option} {name!r}: the table has no such column; {close}; the usual columns are {', '.join(usual)}"
+        f"{option} {name!r}: the table has no such column; the usual columns are {', '.join(usual)}; {close}"
     )
 
 

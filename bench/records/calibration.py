@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from ...registry import UserError
+from ...registry import UserError, option
 from ..spec.budget import exact
 from ..tools.schema import Amount, Hash, Strict, Text, Version, short_hash
 from .record import Status, read_document, write_document
@@ -128,7 +128,7 @@ def _check_reference(old: Calibration, new: Calibration, where: str) -> None:
         raise UserError(
             f"{new.model} now takes {1000 * new.step_s:.3f} ms a step{where}, but this board's record says"
             f" {1000 * old.step_s:.3f} ms ({100 * (ratio - 1):+.1f} %, allowed ±3 %): the device is busy or was"
-            " changed; free it, or start a new board with another --results folder"
+            f" changed; free it, or start a new board with another results folder ({option('results', 'DIR')})"
         )
 
 
@@ -236,5 +236,5 @@ def _check_devices(calibration: Calibration, turns: Mapping[str, Turns]) -> None
         shown = ", ".join(f"{1000 * own:.3f} ms on {device}" for device, own in times.items())
         raise UserError(
             f"a step of {calibration.model} takes {shown}; on a board of device-seconds, devices may differ by 3 %"
-            " from their mean; select devices that agree with --device"
+            f" from their mean; select devices that agree with {option('device')}"
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ...registry import DATASETS, Entry, Resolved, UserError
+from ...registry import DATASETS, Entry, Resolved, UserError, option
 from ...side_files import files_beside, lines_of
 from ...source import data_hash, libraries, source_hash
 from ..tools.schema import Hash, Strict, Text, Time
@@ -311,5 +311,7 @@ def query_devices(devices: list[str]) -> dict[str, tuple[str, str]]:
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     if done.returncode:
         said = last_line(done.stderr) or "it says nothing"
-        raise UserError(f"torch cannot use {' and '.join(devices)} here: {said}; use --device cpu, or another machine")
+        raise UserError(
+            f"torch cannot use {' and '.join(devices)} here: {said}; use {option('device', 'cpu')}, or another machine"
+        )
     return {device: (key, gpu) for device, (key, gpu) in json.loads(done.stdout).items()}

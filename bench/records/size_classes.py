@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...registry import UserError
+from ...registry import UserError, option
 from ..spec.suite import MATCHED, Suite
 from .record import Size
 
@@ -47,7 +47,7 @@ def why_not_in(suite: Suite, **counts: int) -> str:
 def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
     """Check that a model belongs to the class of a suite; UserError if it does not."""
     if why := why_not_in(suite, **counts):
-        raise UserError(f"model {model!r} {why}; change it, or run it with --class as-published")
+        raise UserError(f"model {model!r} {why}; change it, or run it with {option('class', 'as-published')}")
 
 
 def counts_of(found: Mapping[str, Any] | Size | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...datasets.batches import Normalise, as_tensors
 from ...datasets.images import balanced_order, data_root, load
-from ...registry import MODELS, UserError
+from ...registry import MODELS, UserError, option
 from ..boards.rows import write_board
 from ..measures.angle_and_depth import CURVE_DEGREES, angle_curve, feature_errors
 from ..measures.equivariance import Scene, claimed_elements, measure_core
@@ -121,7 +121,7 @@ def initial_report(name: str, dataset: str, size: int | None, out: Path, machine
         UserError: there is no such model or data set, or `out` cannot be written.
     """
     invariant = str(MODELS.find(name).get("invariant", "none"))
-    ensure_writable(out)
+    ensure_writable(out, "out")
     sample = Sample.of(dataset, machine.data_folder, begin(machine.device, "strict", machine.threads))
     middle = size or sample.images.shape[-1]
     outcomes = [at_size(name, sample, n, invariant) for n in (middle - 1, middle, middle + 1)]
@@ -202,8 +202,8 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
         UserError: there is no such run, its weights are missing, or `out` cannot be written.
     """
     root = results_root(results)
-    record = find_finished(run, root, "--run")
-    ensure_writable(out)
+    record = find_finished(run, root, option("run"))
+    ensure_writable(out, "out")
     sidecar = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
     if sidecar is None:
         what = "%s seed %d: the full profile, before and after training …"

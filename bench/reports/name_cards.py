@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, MODELS, UserError, nearest
+from ...registry import DATASETS, MODELS, UnknownName, UserError, nearest
 from ..boards.families import find_points
 from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
@@ -35,9 +35,13 @@ def kind_of(name: str, root: Path) -> str:
     found = next((kind for kind, names in known.items() if name in names), "")
     if found or name.endswith(".toml"):
         return found or "suite"
-    close = [f"{kind}: {text}" for kind, names in known.items() if (text := nearest(name, names)).startswith("did")]
+    if "+" in name or not isinstance(why, UnknownName):  # a model with wrappers, or no possible name of a model
+        raise why
+    kinds = {n: kind for kind, names in reversed([("model", [*MODELS.entries()]), *known.items()]) for n in names}
     run = f"no run's id begins with {name!r}, and " if all(c in "0123456789abcdef." for c in name) else ""
-    raise UserError("; ".join([f"{run}{why}", *close]))
+    none = f"there is no model, data set, suite, board or recipe {name[:80]!r}{MODELS.include_hint('model')}"
+    listing = "equibench list models, datasets, suites or recipes"
+    raise UserError(f"{run}{none}; {nearest(name, kinds, listing, kinds)}")
 
 
 def suite_card(points: Sequence[Suite]) -> dict[str, Any]:

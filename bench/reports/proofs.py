@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...registry import UserError, nearest
-from ..tools.files import write_atomically
+from ..tools.files import ensure_writable, write_atomically
 from ..tools.text import plain_table
 
 #: The proofs: a module with ``PARTS`` and ``verify``, and one with ``summary`` and ``plot``; both imported on demand.
@@ -67,11 +66,7 @@ def prove(
         if part not in module.PARTS:
             raise UserError(f"{name} has no part {part!r}; {nearest(part, module.PARTS)}")
     path = Path(out) / f"verify-{name}.png"
-    try:  # before minutes of work
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); give another folder with --out DIR") from error
+    ensure_writable(path.parent, "out")  # before minutes of work
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

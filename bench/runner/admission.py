@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from ...registry import DATASETS, MODELS, UserError, include
+from ...registry import DATASETS, MODELS, UserError, include, option
 from ..records.provenance import query_devices, query_hardware_key
 from ..records.record import RunRecord
 from ..records.size_classes import counts_of, refuse_unmatched
@@ -16,8 +17,9 @@ from ..spec.accepted_sizes import refuse_sizes
 from ..spec.budget import find_budget
 from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from ..spec.suite import PROTOCOL, Suite, check_names
+from ..tools.gpu_driver import gpus
 from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused_gpu_warning
-from ..tools.machine import Machine
+from ..tools.machine import Machine, device_names
 from ..tools.text import follow_up_command
 from ..training.job import Probe
 from .local import end, events_of, start
@@ -34,12 +36,12 @@ def counts_seconds(budget: str) -> bool:
     return find_budget(budget).kind == "T"
 
 
-def refuse_cpu(budget: str, device: str, instead: str = "--device cuda") -> None:
-    """Refuse budgets of device-seconds on a CPU; the message recommends the option `instead`."""
-    if device == "cpu" and counts_seconds(budget):
+def refuse_cpu(budget: str, device: str, instead: str = "") -> None:
+    """Refuse budgets of device-seconds on a CPU; the message recommends the option `instead`, by default a GPU."""
+    if "cpu" in device_names(device) and counts_seconds(budget):
         raise UserError(
             f"budget {budget!r} counts device-seconds, which on a CPU depend on the other programs that run; use an"
-            f" E budget (--budget e5), or {instead}"
+            f" E budget ({option('budget', 'e5')}), or {instead or option('device', 'cuda')}"
         )
 
 
@@ -48,7 +50,8 @@ def refuse_sharing(budget: str, runs: int) -> None:
     if runs > 1 and counts_seconds(budget):
         raise UserError(
             f"budget {budget!r} counts device-seconds, and runs on one device slow each other down: use one run per GPU"
-            " without --seeds-in-parallel, and on a CPU no more --jobs than cores; or use an E budget (--budget e20)"
+            f" without {option('seeds-in-parallel')}, and on a CPU no more {option('jobs')} than cores; or use an"
+            f" E budget ({option('budget', 'e20')})"
         )
 
 
@@ -59,7 +62,8 @@ def common_hardware_key(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
     if len(set(keys.values())) > 1:
         shown = "; ".join(f"{device} is {key!r}" for device, key in keys.items())
         raise UserError(
-            f"a board of device-seconds needs devices of one kind: {shown}; choose devices of one kind with --device"
+            f"a board of device-seconds needs devices of one kind: {shown}; choose devices of one kind with"
+            f" {option('device')}"
         )
     gpus = {device: gpu for device, (_, gpu) in found.items()}
     for device, gpu in gpus.items():
@@ -77,22 +81,42 @@ class Admission:
 
 
 def probe_models(
-    models: list[str], dataset: str, files: list[str], meanwhile: Callable[[], object] = lambda: None
+    models: list[str],
+    dataset: str,
+    files: list[str],
+    meanwhile: Callable[[], object] = lambda: None,
+    check_devices: Callable[[list[dict[str, Any]]], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run `training.probe` in a process of its own, and `meanwhile` here; returns the events of the process."""
+    """Run `training.probe` in a process of its own, and `meanwhile` here; returns the events of the process.
+
+    Args:
+        check_devices: gets the first event, which is about the devices, before `meanwhile` begins.
+    """
     fields = DATASETS.find(dataset).entry.fields
     channels, size = fields["shape"][:2]
     probe = Probe(models=models, channels=channels, size=size, classes=fields["classes"], include=files)
     process = start(probe, subprocess.DEVNULL)
     try:
+        events = events_of(process)
+        first = list(islice(events, 1)) if check_devices else []
+        if check_devices:
+            check_devices(first)
         meanwhile()
-        return list(events_of(process))
+        return [*first, *events]
     finally:
         end(process)
 
 
-def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admission:
-    """Decide from the events of a probe on which devices the runs of a suite may go, and refuse unsuitable models."""
+def may_lack_devices(suite: Suite, machine: Machine) -> bool:
+    """Whether a suite needs GPUs that the driver does not report. The answer of torch decides, see `admit_devices`."""
+    names, there = device_names(machine.device), len(gpus())
+    if names == ["auto"]:
+        return counts_seconds(suite.budget) and not there
+    return any(name != "cpu" and int(name.partition(":")[2] or 0) >= there for name in names)
+
+
+def admit_devices(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> tuple[list[str], str]:
+    """Decide from the events of a probe on which devices the runs of a suite may go; see `Admission`."""
     unknown = Gpus(why="the process that looks for GPUs ended without an answer", expected=True)
     here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), unknown)
     slots = machine.slots(len(here.uuids), here.why)
@@ -104,6 +128,12 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admis
         )
     refuse_cpu(suite.budget, slots[0])
     refuse_sharing(suite.budget, machine.sharing(slots))
+    return slots, note
+
+
+def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admission:
+    """Decide from the events of a probe on which devices the runs of a suite may go, and refuse unsuitable models."""
+    slots, note = admit_devices(suite, machine, events)
     seen = [e for e in events if e["event"] == "model"]
     why = {
         e["model"]: f"cannot be built for this size ({e['error']}), but can be built for {e['builds_at']} pixels"
@@ -155,7 +185,8 @@ def refuse_joining(record: RunRecord, device: str) -> None:
     if spec.protocol != PROTOCOL:
         raise UserError(f"board {spec.board} is of protocol {spec.protocol}, but new runs have protocol {PROTOCOL}")
     if spec.hardware_key is not None:
-        here = query_hardware_key("cuda:0" if device in ("auto", "cuda") else device.split(",")[0])
+        first = device_names(device)[0]
+        here = query_hardware_key("cuda:0" if first in ("auto", "cuda") else first)
         if here != spec.hardware_key:
             raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}, but this device is {here!r}")
 

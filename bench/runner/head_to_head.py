@@ -1,4 +1,4 @@
-"""The public functions: run a suite, load a leaderboard."""
+"""Executes the missing runs of a suite and rebuilds its board."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...registry import UserError
-from ..boards.board import Board, find_board, load_board
-from ..boards.rows import model_rows, write_board
+from ..boards.board import Board, load_board
+from ..boards.rows import write_board
 from ..records.record import FINAL, RunRecord
 from ..spec.shard import Shard
 from ..spec.suite import RunSpec, Suite, find_suite, plan
@@ -23,9 +24,6 @@ from . import admission
 from .agenda import agenda_of, in_order
 from .local import LocalEngine
 from .no_result import write_unmeasured, write_without_result
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Listener:
@@ -120,7 +118,7 @@ def run(
     admission.refuse_names(suite, machine)
     root = results_root(results)
     is_new = not root.exists()
-    ensure_writable(root)
+    ensure_writable(root, "results")
     try:
         return HeadToHead(suite, root, machine, listener or Listener(), trials, refresh, shard).execute()
     except UserError:
@@ -128,15 +126,6 @@ def run(
             with suppress(OSError):  # the folder is not empty
                 root.rmdir()
         raise
-
-
-def load_leaderboard(board: str, results: str | Path | None = None) -> pd.DataFrame:
-    """A board as a table with one row per model; columns as in its CSV.
-
-    Raises:
-        UserError: there is no such board.
-    """
-    return model_rows(load_board(results_root(results), find_board(board, results_root(results))))
 
 
 @dataclass
@@ -214,7 +203,10 @@ class HeadToHead:
     def _prepare(self) -> None:
         """Load the data once and check every model, before anything is trained."""
         self.listener.preparing(f"data set {self.suite.dataset} and {plural(len(self.suite.models), 'model')}")
-        seen = admission.probe_models(self.suite.models, self.suite.dataset, self.machine.files, self._load_data)
+        check_devices = partial(admission.admit_devices, self.suite, self.machine)
+        early = check_devices if admission.may_lack_devices(self.suite, self.machine) else None
+        names, files = self.suite.models, self.machine.files
+        seen = admission.probe_models(names, self.suite.dataset, files, self._load_data, early)
         admitted = admission.admit(self.suite, self.machine, seen)
         self.slots, self.work = admitted.slots, admitted.work
         if admitted.note:

@@ -49,7 +49,7 @@ def replay(
             f"run {record.run_id} cannot be judged here: {differ[0]}, so bits may differ, and an interval needs"
             f" {SMALLEST_SAMPLE} recorded seeds of {record.spec.model!r}, not {len(values)}"
         )
-    ensure_writable(root)
+    ensure_writable(root, "results")
     again, reason = _run_again(record, root, replace(machine, device=device, threads=threads))
     verdict = judge(record, again, reason, differ, values)
     write_verdict(root, verdict)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ...registry import DATASETS, MODELS, UserError, nearest
+from ...registry import DATASETS, MODELS, UserError, nearest, option
 from ..tools.files import results_root, shipped, shipped_names
 from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
 from ..tools.text import follow_up_command, suite_as_given
@@ -27,6 +27,8 @@ PROTOCOL = 2
 MATCHED = 0.05
 #: Keys of a suite file that may be lists: the axes of a family of boards.
 AXES = ("budget", "train_images")
+#: Name of the values of a command or a call that is not about a suite.
+AD_HOC = "ad-hoc"
 #: Prefix of the recipes of tuning trials, see `tune`.
 TUNING = "tuning"
 #: Largest length of a board's name, in characters. The name is also used for folders and files.
@@ -207,7 +209,7 @@ class Suite(Strict):
             raise ValueError(f"a seed is listed twice: {twice}")
         if self.parameter_class == "matched" and self.reference_parameters is None:
             raise ValueError(
-                "the class 'matched' needs a number of parameters: --reference-parameters N, or"
+                f"the class 'matched' needs a number of parameters: {option('reference-parameters', 'N')}, or"
                 " reference_parameters = N in the suite file"
             )
         return self
@@ -248,7 +250,7 @@ def suite_text(name: str) -> tuple[str, str]:
         return name, read_text(Path(name))
     if name not in suite_names():
         raise UserError(
-            f"there is no suite {name[:80]!r}; {nearest(name, suite_names())}; or give a path to a .toml file"
+            f"there is no suite {name[:80]!r} (the path of a suite file ends in .toml); {nearest(name, suite_names())}"
         )
     return f"suite {name!r}", shipped("bench", "spec", "suites", f"{name}.toml")
 

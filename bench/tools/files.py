@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
-from ...registry import UserError
+from ...registry import UserError, option
 
 #: Suffix of unfinished files.
 PART = ".part"
@@ -28,25 +28,50 @@ def shipped_names(*parts: str, suffix: str) -> list[str]:
     return sorted(f.name.removesuffix(suffix) for f in folder.iterdir() if f.name.endswith(suffix))
 
 
-def results_root(explicit: str | Path | None = None) -> Path:
-    """Folder of the results: `explicit`, else ``EQUIBENCH_RESULTS``, else ``./leaderboards``."""
-    return Path(explicit or os.environ.get("EQUIBENCH_RESULTS") or "leaderboards").absolute()
+def results_root(explicit: str | Path | None = None, given: str = "results") -> Path:
+    """Folder of the results: `explicit`, else ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+
+    Args:
+        given: the option that names the folder.
+
+    Raises:
+        UserError: there is a file instead of the folder, or of one above it.
+    """
+    root = Path(explicit or os.environ.get("EQUIBENCH_RESULTS") or "leaderboards").absolute()
+    if why := _file_instead_of_folder(root):
+        raise UserError(f"{why}; give the results folder with {option(given, 'DIR')}")
+    return root
+
+
+def _file_instead_of_folder(folder: Path) -> str:
+    """A clause that names the file at the place of this folder, or of one above it; empty if there is none."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return f"{there} is a file, not a folder" if there is not None and not there.is_dir() else ""
 
 
 class WriteError(UserError):
-    """A file cannot be written: no space, a quota, a folder that is read-only; `why` is the system's message."""
+    """A file cannot be written: no space, a quota, a folder that is read-only; `why` is the reason.
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        self.why = error.strerror or str(error)
-        super().__init__(f"{path} cannot be written: {self.why}")
+    Args:
+        path: the file; or the folder that the option `given` names.
+    """
+
+    def __init__(self, path: Path, error: OSError, given: str = "") -> None:
+        self.why = _file_instead_of_folder(path if given else path.parent) or error.strerror or str(error)
+        advice = f"; give another folder with {option(given, 'DIR')}" if given else ""
+        super().__init__(f"{path} cannot be written: {self.why}{advice}")
 
 
 #: Bytes that a record and the rows of a CSV need.
 _ROOM = 1 << 16
 
 
-def ensure_writable(folder: Path) -> None:
-    """Create `folder` and try to write a few kilobytes to it. Raises UserError if this is not possible."""
+def ensure_writable(folder: Path, given: str) -> None:
+    """Create `folder` and try to write a few kilobytes to it. Raises WriteError if this is not possible.
+
+    Args:
+        given: the option that names the folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -54,8 +79,7 @@ def ensure_writable(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        what = f"the results folder {folder} cannot be written ({error.strerror})"
-        raise UserError(f"{what}; give another with --results DIR") from error
+        raise WriteError(folder, error, given) from error
 
 
 def write_atomically(path: Path, data: Data) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...registry import UserError
+from ...registry import UserError, option
 from . import gpu_driver
 from .schema import Strict
 
@@ -41,10 +41,10 @@ def one_device(name: str) -> str:
     """``auto`` becomes an existing device; any other name is checked. Needs torch. Raises UserError if it cannot be
     used.
     """
-    from .machine import Machine
+    from .machine import Machine, device_names
 
-    if "," in name:
-        raise UserError(f"--device {name!r}: give one device, as cpu or cuda:0")
+    if len(device_names(name)) > 1:
+        raise UserError(f"{option('device', repr(name))}: give one device, as cpu or cuda:0")
     here = Gpus() if name == "cpu" else usable_gpus()
     device = Machine(name).slots(len(here.uuids), here.why)[0]
     refuse_modes([device], here)
@@ -56,11 +56,11 @@ def refuse_modes(slots: list[str], here: Gpus) -> None:
     for name in dict.fromkeys(slot for slot in slots if slot != "cpu"):
         gpu = gpu_driver.find_gpu(here.uuids[int(name.partition(":")[2])])
         mode = gpu.compute_mode if gpu is not None else None
-        is_mode = f"--device {name}: the compute mode of this GPU is"
+        is_mode = f"{option('device', name)}: the compute mode of this GPU is"
         if mode == "prohibited":
             raise UserError(f"{is_mode} PROHIBITED, so nothing can compute on it; {_CHANGE}")
         if mode == "exclusive process" and slots.count(name) > 1:
-            once = "leave out --seeds-in-parallel and name it once"
+            once = f"leave out {option('seeds-in-parallel')} and name it once"
             raise UserError(f"{is_mode} EXCLUSIVE_PROCESS, so only one run at a time can use it; {once}; or: {_CHANGE}")
 
 
@@ -72,12 +72,13 @@ def refuse_for_seconds(name: str, uuid: str) -> None:
     if gpu.is_instance:
         raise UserError(
             f"{name} is a MIG instance: it shares clocks and power with the other instances of its GPU, so its"
-            " speed depends on their load; budgets of device-seconds need a whole GPU; use an E budget (--budget e20)"
+            " speed depends on their load; budgets of device-seconds need a whole GPU; use an E budget"
+            f" ({option('budget', 'e20')})"
         )
     if gpu.compute_mode == "exclusive process":
         raise UserError(
             f"{name} has the compute mode EXCLUSIVE_PROCESS, but step times are measured by processes that take turns"
-            f" on it; use an E budget (--budget e20); or: {_CHANGE}"
+            f" on it; use an E budget ({option('budget', 'e20')}); or: {_CHANGE}"
         )
 
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...registry import UserError
+from ...registry import UserError, option
 from .text import plural
+
+
+def device_names(text: str) -> list[str]:
+    """The devices that the option ``--device`` names: ``["auto"]``, or some of ``cpu``, ``cuda`` and ``cuda:<i>``.
+
+    Raises:
+        UserError: a name is none of these. Whether a device exists is checked later, see `Machine.slots`.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names if names != ["auto"] else ():
+        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", name):
+            raise UserError(
+                f"{option('device', repr(name[:40]))}: use auto, cpu, cuda or cuda:<number>, several with commas"
+            )
+    return names
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,9 @@ class Machine:
     includes: tuple[str | Path, ...] = ()
     command: str = ""
 
+    def __post_init__(self) -> None:
+        device_names(self.device)  # refuses a wrong name before anything is loaded
+
     @property
     def data_folder(self) -> str | None:
         """`data_root` for processes with other current folders."""
@@ -50,22 +69,23 @@ class Machine:
         """The device of each simultaneous process, of this number of CUDA devices. Raises UserError if one does not
         exist.
         """
-        names = ["cuda" if cuda_devices else "cpu"] if self.device == "auto" else self.device.split(",")
+        names = device_names(self.device)
+        if names == ["auto"]:
+            names = ["cuda" if cuda_devices else "cpu"]
         if names == ["cuda"]:
             names = [f"cuda:{i}" for i in range(cuda_devices)] or ["cuda:0"]
         for place, name in enumerate(names):
             kind, _, index = name.partition(":")
-            if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdecimal()):
-                raise UserError(f"--device {name!r}: use auto, cpu, cuda or cuda:<number>, several with commas")
             if kind == "cuda" and int(index or 0) >= cuda_devices:
                 last = f" to cuda:{cuda_devices - 1}" if cuda_devices > 1 else ""
-                use = f"cuda:0{last}" if cuda_devices else "--device cpu"
-                seen = plural(cuda_devices, "CUDA device")
-                raise UserError(f"--device {name!r}: torch sees {seen} here{f' ({why})' if why else ''}; use {use}")
+                use = f"cuda:0{last}" if cuda_devices else option("device", "cpu")
+                seen, given = plural(cuda_devices, "CUDA device"), option("device", repr(name))
+                raise UserError(f"{given}: torch sees {seen} here{f' ({why})' if why else ''}; use {use}")
             names[place] = f"cuda:{int(index or 0)}" if kind == "cuda" else kind
         if names == ["cpu"]:
             if self.seeds_in_parallel > 1:
-                raise UserError("--seeds-in-parallel is for GPUs; on a CPU, use --jobs N for N runs at a time")
+                parallel, jobs = option("seeds-in-parallel"), option("jobs", "N")
+                raise UserError(f"{parallel} is for GPUs; on a CPU, use {jobs} for N runs at a time")
             return ["cpu"] * (self.jobs or max(1, min(usable_cores() // self.threads, 4)))
         return (names * self.seeds_in_parallel)[: self.jobs or None]
 

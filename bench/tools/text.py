@@ -164,7 +164,7 @@ def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
 def fitted_table(rows: Sequence[Mapping[str, object]], first: Sequence[str], width: int | None) -> str:
     """A plain table with the columns that fit into a line of `width` characters (None: all); `first` are preferred.
 
-    The first of `first` is always shown. The last text of a row uses the rest of the line.
+    The first of `first` is always shown. The second may be narrower than usual, so that it is shown beside the first.
     """
     from tabulate import tabulate
 
@@ -173,13 +173,16 @@ def fitted_table(rows: Sequence[Mapping[str, object]], first: Sequence[str], wid
         return tabulate(rows, headers="keys", tablefmt="simple")
     order = [*(c for c in first if c in texts[0]), *(c for c in texts[0] if c not in first)]
     chosen, left_out = [order[0]], list[str]()
-    narrow = {key: min(max(len(text[key]) for text in texts), _NARROWEST) for key in order[1:]}
+    least = dict.fromkeys(order, _NARROWEST)
+    beside = width - 2 - table_width([{order[0]: text[order[0]]} for text in texts])
+    least |= {key: min(max(beside, _NARROWEST // 2), _NARROWEST) for key in order[1:2]}
+    narrow = {key: min(max(len(text[key]) for text in texts), least[key]) for key in order[1:]}
     for column in order[1:]:
         cut = [{c: text[c][: narrow[c]] if c != order[0] else text[c] for c in [*chosen, column]} for text in texts]
         (chosen if table_width(cut) <= width else left_out).append(column)
     chosen.sort(key=list(texts[0]).index)
     shown = [{c: row[c] for c in chosen} for row in rows]
-    room = _room(shown, [c for c in chosen if c != order[0]], width)
+    room = _room(shown, {c: least[c] for c in chosen if c != order[0]}, width)
     table = tabulate(shown, headers="keys", tablefmt="simple", maxcolwidths=[room.get(c) for c in chosen])
     return f"{table}\n\ntoo wide for this terminal: {', '.join(left_out)}; --wide shows all" if left_out else table
 
@@ -188,12 +191,13 @@ def fitted_table(rows: Sequence[Mapping[str, object]], first: Sequence[str], wid
 _NARROWEST = 24
 
 
-def _room(rows: Sequence[Mapping[str, object]], columns: Sequence[str], width: int) -> dict[str, int]:
-    """The width of each of these columns so that the table fits: the widest columns are reduced first."""
-    widths = {c: max(len(str(row[c])) for row in rows) for c in columns}
+def _room(rows: Sequence[Mapping[str, object]], least: Mapping[str, int], width: int) -> dict[str, int]:
+    """The width of each of these columns so that the table fits: the widest columns are reduced first, to `least`."""
+    widths = {c: max(len(str(row[c])) for row in rows) for c in least}
     while rows and (over := table_width([{c: str(r[c])[: widths.get(c, 999)] for c in r} for r in rows]) - width) > 0:
-        widest = max(widths, key=lambda c: widths[c])
-        if widths[widest] <= _NARROWEST:
+        wide = [c for c in widths if widths[c] > least[c]]
+        if not wide:
             break
-        widths[widest] = max(widths[widest] - over, _NARROWEST)
+        widest = max(wide, key=lambda c: widths[c])
+        widths[widest] = max(widths[widest] - over, least[widest])
     return {c: w for c, w in widths.items() if w < max(len(str(row[c])) for row in rows)}

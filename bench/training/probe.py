@@ -31,6 +31,9 @@ def probe(job: Probe, events: Events) -> None:
     torch.set_num_threads(1)
     avoid_compiler()
     include(job.include)
+    with suppress(ProcessDied, RuntimeError):
+        # In a fork: once a process has initialised the GPU, its forked children may be unable to use it.
+        events.send("devices", gpus=in_own_process(_gpus))
     for name in job.models:
         try:
             found = in_own_process(_look, name, job.channels, job.classes, job.size)
@@ -42,9 +45,11 @@ def probe(job: Probe, events: Events) -> None:
                 if why_not(*images) and (other := in_own_process(size_that_builds, *images)):
                     found["builds_at"] = other
         events.send("model", model=name, **found)
-    # After the forks: once a process has initialised the GPU, its forked children may be unable to use it.
-    events.send("devices", gpus=usable_gpus().model_dump())
     events.send("done", status="ok")
+
+
+def _gpus() -> dict[str, Any]:
+    return usable_gpus().model_dump()
 
 
 def _look(name: str, channels: int, classes: int, size: int) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def submit_suite(given: SubmissionInput, root: Path) -> Submission:
         raise UserError(f"there is no sbatch on this machine's PATH; --engine slurm {where}")
     refuse_cpu(given.suite.budget, given.machine.device, "--gpus-per-run 1")
     timed = counts_seconds(given.suite.budget)
-    ensure_writable(root)
+    ensure_writable(root, "results")
     sweeps_folder(root).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(sweeps_folder(root) / ".lock", timeout=120):

@@ -4,19 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from equibench.bench.api.models import build_model, list_datasets, list_models, list_suites, load_model
+from equibench.bench.api.boards import load_board
+from equibench.bench.api.models import build_model, check, list_datasets, list_models, list_suites, load_model
 from equibench.bench.api.run import Result, run
 from equibench.bench.boards.board import load_board as read
 from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.spec.suite import find_suite, plan, suite_names
 from equibench.bench.training.prepare import build_from_seed
 from equibench.datasets.images import load
-from equibench.registry import DATASETS, MODELS, UserError
+from equibench.registry import DATASETS, MODELS, UserError, option
 
 from ..publish.boards import BOARD, fill
 
@@ -50,7 +52,7 @@ print("run:", record.run_id, record.provenance.origin, record.provenance.command
 def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
     done = run("smoke", results=tmp_path, models=["z2cnn-22"], device="cpu", progress=False)
     assert [s for s, _ in done.ran.values()] == ["ok"] and done.failed == [] and done.skipped == 0
-    assert "z2cnn-22  seed 0  ok" in repr(done), "smoke runs are barred from tables"
+    assert "z2cnn-22  seed 0  ok" in repr(done) and "smoke runs, which are not shown in tables" in repr(done)
     again = run(models=["z2cnn-22"], results=tmp_path, **QUICK)
     assert again.ran == {} and again.skipped == 1, "the same run, however it is asked for"
 
@@ -65,12 +67,62 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
         ({"suite": "quickstart", "models": ["p4cn"]}, "did you mean 'p4cnn'"),
         ({"suite": {"dataset": "digits-rot", "models": ["p4cnn"], "budget": 5}}, "'budget'"),
         ({"suite": "quickstart", "seeds": 1.5}, "seeds"),
+        ({"dataset": "digits-rot", "budget": "e1", "models": "p4cnn"}, "should be a valid list, not 'p4cnn'"),
+        ({"dataset": "digits-rot", "budget": "e1", "models": 7}, "should be a valid list, not 7"),
+        ({"suite": 42}, "the suite should be the name of a suite, the path of its file, a dictionary"),
+        (
+            {"suite": "quickstart", "includes": "net.py"},
+            "includes should be a list of files, as ['my_net.py'], not 'net.",
+        ),
+        ({"suite": "quickstart", "includes": ["net.py"]}, "includes=['net.py']: there is no such file"),
+        ({"suite": "quickstart", "jobs": "2"}, "jobs should be a whole number, not '2'"),
+        ({"suite": "quickstart", "device": "tpu"}, "device='tpu': use auto, cpu, cuda or cuda:<number>"),
+        ({"suite": "quickstart", "budget": "t5", "device": "cpu"}, "(budget='e5'), or device='cuda'"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence_and_leaves_nothing(given: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         run(results=tmp_path / "results", progress=False, **given)
     assert says in str(error.value) and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: build_model("p4cn"), "(includes=[…] adds models of your own); did you mean 'p4cnn'"),
+        (lambda: build_model(torch.nn.Linear(2, 2)), "equibench.build_model: name should be a text, not Linear("),
+        (lambda: check("nope"), "includes=[…]"),
+        (lambda: check(3), "equibench.check: model should be a text, not 3"),
+        (lambda: list_models("zzz"), "there is no model 'zzz'"),
+        (lambda: list_datasets("zzz*"), "no data set matches zzz*"),
+        (lambda: list_suites("quikstart"), "did you mean 'quickstart'"),
+        (lambda: list_models(includes="net.py"), "includes should be a list of files"),
+        (lambda: load_board(4), "equibench.load_board: name should be a text, not 4"),
+        (
+            lambda: load_board("b", results=__file__),
+            "test_run.py is a file, not a folder; give the results folder with re",
+        ),
+        (lambda: run("quickstart", results=f"{__file__}/below"), "give the results folder with results=…"),
+    ],
+)
+def test_messages_in_python_name_arguments_and_not_options(
+    call: Callable[[], object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for registry in (MODELS, DATASETS):
+        monkeypatch.setattr(registry, "_included", [])
+    with pytest.raises(UserError) as error:
+        call()
+    assert says in str(error.value) and "--" not in str(error.value)
+    assert option("include", "FILE") == "--include FILE", "only inside of a call"
+
+
+def test_the_title_of_a_suite_is_that_of_its_own_rows(tmp_path: Path) -> None:
+    fill(tmp_path)
+    suite = find_suite("quickstart")
+    outcomes = [Outcome(suite, read(tmp_path, BOARD), tmp_path)]
+    assert suite.title in repr(Result(outcomes)) and "suite quickstart" in repr(Result(outcomes))
+    changed = repr(Result(outcomes, is_changed=True))
+    assert suite.title not in changed and ", suite" not in changed
 
 
 def test_a_family_is_one_table(tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ import io
 import re
 from pathlib import Path
 
+import equibench
 import pandas as pd
 import pytest
 from equibench.bench.boards.board import Board, find_board, load_board
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows, write_board
 from equibench.bench.boards.terminal_table import board_table, narrow_rows
+from equibench.bench.cli.options import print_runs
 from equibench.bench.publish.payload import payload
 from equibench.bench.records import staleness
 from equibench.bench.records.record import CurvePoint, write_record
 from equibench.bench.records.store import board_folder
-from equibench.bench.runner.head_to_head import Outcome, load_leaderboard
+from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.runner.tune import GRID, write_tuned
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.recipe import find_recipe
@@ -313,16 +315,20 @@ def test_a_refused_record_does_not_stop_the_board(tmp_path: Path) -> None:
     assert len(board.chosen) == 1 and "not-a-record.json" in board_table(board)
 
 
-def test_smoke_runs_are_barred_from_tables(tmp_path: Path) -> None:
+def test_smoke_runs_are_barred_from_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = made.record(90.0, budget=find_budget("smoke"))
     put(tmp_path, record)
-    assert not write_board(tmp_path, record.spec.board).is_table and not list(tmp_path.glob("*.csv"))
+    board = write_board(tmp_path, record.spec.board)
+    assert not board.is_table and not list(tmp_path.glob("*.csv"))
+    print_runs(board)
+    printed = capsys.readouterr()
+    assert printed.out == f"{record.line}\n" and "smoke runs, which are not shown in tables" in printed.err
 
 
 def test_boards_are_found_without_their_version(tmp_path: Path) -> None:
     put(tmp_path, made.record(90.0))
     assert find_board(BOARD.rpartition("-v")[0], tmp_path) == BOARD
-    assert load_leaderboard(BOARD, tmp_path)["model"].tolist() == ["made-up"]
+    assert equibench.load_board(BOARD, tmp_path).table()["model"].tolist() == ["made-up"]
     with pytest.raises(UserError, match="did you mean"):
         find_board(BOARD[:-4] + "x", tmp_path)
 

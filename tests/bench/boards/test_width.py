@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.terminal_table import board_table, table_rows
+from equibench.bench.cli.list import _FIRST, suite_rows
 from equibench.bench.tools.text import fitted_table, table_width
 
 from ..publish import boards
@@ -58,3 +59,11 @@ def test_a_list_puts_a_long_text_into_several_lines(width: int) -> None:
     assert len(whole.splitlines()) == 4 and max(map(len, whole.splitlines())) == table_width(
         [{k: str(v) for k, v in row.items()} for row in rows]
     )
+
+
+@pytest.mark.parametrize("width", [40, 48, 60, 80])
+def test_the_list_of_suites_shows_their_titles(width: int) -> None:
+    text = fitted_table(suite_rows(()), _FIRST["suite"], width)
+    head = text.splitlines()[0].split()
+    assert head[0] == "name" and "title" in head, "name and title come before all others"
+    assert max(map(len, text.partition("\n\n")[0].splitlines())) <= width

@@ -147,6 +147,28 @@ def test_show_knows_every_kind_of_name(name: str, words: str, tmp_path: Path) ->
     assert words in said("show", name, "--results", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "kind"),
+    [("quikstart", "quickstart", "suite"), ("digits-rot-e2-comon", made.spec().board.removesuffix("-v2"), "board")],
+)
+def test_show_names_the_nearest_name_of_all_kinds_first(name: str, right: str, kind: str, tmp_path: Path) -> None:
+    write_record(tmp_path, made.record(90.0))
+    text = said("show", name, "--results", str(tmp_path))
+    assert f"did you mean '{right}' ({kind})" in text and text.count("did you mean") == 1 and text.endswith("?")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "quickstrt"), ("run", "quickstart", "--models", "p4cn"), ("leaderboard", "--format", "gird")]
+)
+def test_a_suggestion_is_the_end_of_its_sentence(arguments: tuple[str, ...]) -> None:
+    assert re.search(r"did you mean [^;]*\?$", said(*arguments))
+
+
+def test_show_finds_a_board_with_a_longer_name_than_a_model_can_have(tmp_path: Path) -> None:
+    write_record(tmp_path, record := made.record(90.0, dataset="d" * 95))
+    assert len(record.spec.board) > 100 and "made-up" in said("show", record.spec.board, "--results", str(tmp_path))
+
+
 def test_show_knows_a_run_that_the_table_of_runs_names(tmp_path: Path) -> None:
     write_record(tmp_path, record := made.record(90.0))
     table = said("leaderboard", "--runs", "--results", str(tmp_path))

@@ -1,6 +1,7 @@
 """The command line: help at once, every wrong input one sentence and exit code 2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from equibench.bench.cli import main as cli
 
-from ..commands import equibench
+from ..commands import COMMAND, equibench
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,30 @@ from ..commands import equibench
         (("run", "quickstart", "--include", "."), "this is a folder"),
         (("run", "quickstart", "--include", "file"), "does not end in .py"),
         (("list", "models", "--include", "empty.py"), "the file registers nothing"),
-        (("run", "quickstart", "--results", "file/below"), "cannot be written"),
+        (
+            ("run", "quickstart", "--results", "file/below"),
+            "/file is a file, not a folder; give the results folder with -",
+        ),
+        (
+            ("leaderboard", "--results", "file"),
+            "/file is a file, not a folder; give the results folder with --results DIR",
+        ),
+        (("status", "--results", "file"), "/file is a file, not a folder; give the results folder with --results DIR"),
+        (("validate", "file", "--against", "file"), "/file is a file, not a folder; give the results folder with --ag"),
+        (("verify", "statistics", "--out", "file"), "file is a file, not a folder; give another folder with --out DIR"),
+        (
+            ("equivariance", "p4cnn", "--out", "file/b"),
+            "file is a file, not a folder; give another folder with --out DIR",
+        ),
+        (("run", "quickstart", "--device", "tpu"), "--device 'tpu': use auto, cpu, cuda or cuda:<number>"),
+        (
+            ("plan", "quickstart", "--difference", "1", "--device", "cuda:x"),
+            "--device 'cuda:x': use auto, cpu, cuda or",
+        ),
+        (("replay", "abcd", "--device", "auto,cpu"), "--device 'auto': use auto, cpu, cuda or cuda:<number>"),
+        (("check", "p4cnn", "--budget", "20"), "'20' is not a budget"),
+        (("run", "quickstart", "--train-images", "1e3"), "--train-images '1e3': give a number of images"),
+        (("run", "quickstart", "--shard", "5/4"), "--shard '5/4': give the number of the share"),
         (("run", "quickstart", "--nonsense"), "--nonsense"),
         (("nonsense",), "nonsense"),
         (("list", "models", "zzz*"), "no model matches"),
@@ -47,6 +71,14 @@ from ..commands import equibench
         (("leaderboard", "--format", "gird"), "did you mean 'grid'"),
         (("show", "p4cn"), "did you mean 'p4cnn'"),
         (("show", "3f2a"), "no run's id begins with '3f2a'"),
+        (("show", "quikstart"), "; did you mean 'quickstart' (suite)"),
+        (("show", "comon"), "; did you mean 'common' (recipe)"),
+        (("show", "zz"), "there is no model, data set, suite, board or recipe 'zz' (--include FILE adds"),
+        (("show", "p4cnn+fram-c4"), "there is no wrapper 'fram-c4'"),
+        (("list", "suites", "quikstart"), "there is no suite 'quikstart'; did you mean 'quickstart'"),
+        (("list", "models", "p4cn"), "there is no model 'p4cn'; did you mean 'p4cnn'"),
+        (("merge", "file"), "file: this is neither a results folder (with 'runs' in it) nor an archive of one"),
+        (("merge", "absent"), "absent: this does not exist; give a results folder (with 'runs' in it) or an archive"),
         (("leaderboard", "digits-rot-e2-common"), "there are no boards yet"),
         (("data", "fetch", "mnist-rt"), "did you mean"),
     ],
@@ -59,6 +91,25 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: 
     assert message in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and result.stdout == ""
     assert not (tmp_path / "leaderboards").exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        (("list", "suites"), "stdout", 0),
+        (("list", "columns"), "stdout", 0),
+        (("list", "models", "zzz*"), "stderr", 2),
+        (("nonsense",), "stdout", 2),
+    ],
+)
+def test_a_reader_that_ends_changes_no_exit_code(arguments: tuple[str, ...], closed: str, code: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
+    done = subprocess.run([*COMMAND, *arguments], text=True, timeout=300, **streams)
+    os.close(writer)
+    assert done.returncode == code
+    assert not done.stdout and "Broken" not in (done.stderr or ""), done
 
 
 def test_a_group_of_commands_alone_says_what_there_is(tmp_path: Path) -> None:

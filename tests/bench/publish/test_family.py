@@ -96,6 +96,17 @@ def test_families_that_are_shipped_are_published_where_two_of_their_boards_are(t
         assert ("family-mnist-rot-gen-data.html" in (out / "index.html").read_text()) == (images == 2000)
 
 
+def test_excluded_models_leave_the_tables_of_a_family_too(tmp_path: Path) -> None:
+    for images in (500, 2000):
+        values = {**FAMILY, "dataset": "mnist-rot-gen", "budget": "n40000", "train_images": images}
+        for spec in plan(points_of({**values, "models": ["p4cnn", "z2cnn-22"]}, "here")[0]):
+            write_record(tmp_path / "r", record_of(spec, 90.0 + spec.seed))
+    for exclude in ([], ["z2cnn*"]):
+        publish(tmp_path / "r", tmp_path / "out", formats=("md",), jobs=1, exclude=exclude)
+        text = (tmp_path / "out" / "tables" / "family-mnist-rot-gen-data.md").read_text("utf-8")
+        assert "p4cnn" in text and ("z2cnn-22" in text) == (not exclude)
+
+
 def test_the_page_is_whole_in_both_themes(tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("no Chromium here: the page cannot be tried in a browser")

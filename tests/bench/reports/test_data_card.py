@@ -114,8 +114,8 @@ def test_what_cannot_be_drawn_is_said(file: Path, tmp_path: Path, capfd: Any, mo
     for arguments, expected in (
         (("carded", "--out", tmp_path / "x.jpg"), "must end in .png"),
         (("carded", "--out", tmp_path / "a file" / "x.png"), "x.png cannot be written"),
-        (("no-such-name",), "there is no model 'no-such-name'"),
-        (("digit-rot",), "data set: did you mean 'digits-rot'"),
+        (("no-such-name",), "there is no model, data set, suite, board or recipe 'no-such-name'"),
+        (("digit-rot",), "did you mean 'digits-rot' (data set)"),
     ):
         code, out, error = show(capfd, monkeypatch, *arguments, *places)
         assert code == 2 and not out and expected in error and error.count("\n") == 1, error

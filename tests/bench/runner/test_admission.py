@@ -1,9 +1,12 @@
 """Refusals before a run: one sentence each, wherever the run was to go."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from equibench.bench.runner import admission
 from equibench.bench.runner.admission import admit, refuse_cpu
+from equibench.bench.runner.head_to_head import HeadToHead, run
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.gpus import one_device
 from equibench.bench.tools.machine import Machine
@@ -25,6 +28,8 @@ def test_device_seconds_are_those_of_a_gpu_however_the_cpu_was_chosen() -> None:
             refuse_cpu("t20", device, instead)
     with pytest.raises(UserError, match="'t20' counts device-seconds, which on a CPU"):
         admit(suite("t20"), Machine("auto"), [MODEL, NO_GPU])  # nobody has said cpu
+    with pytest.raises(UserError, match="'t20' counts device-seconds"):
+        refuse_cpu("t20", "cuda:0,cpu")
     refuse_cpu("t20", "cuda:0")
     refuse_cpu("e20", "cpu")
 
@@ -39,6 +44,45 @@ def test_what_a_probe_has_seen_decides() -> None:
         admit(suite("e2"), Machine("cpu"), [{**MODEL, "wrong_shape": "it returns a list"}, NO_GPU])
     with pytest.raises(UserError, match="but can be built for 32 pixels"):
         admit(suite("e2"), Machine("cpu"), [{**MODEL, "error": "odd", "builds_at": 32}, NO_GPU])
+
+
+@pytest.mark.parametrize(
+    ("budget", "device", "gpus", "may"),
+    [
+        ("t20", "auto", 0, True), ("t20", "auto", 1, False), ("e2", "auto", 0, False), ("e2", "cpu", 0, False),
+        ("e2", "cuda", 0, True), ("e2", "cuda:1", 1, True), ("e2", "cuda:0, cuda:1", 2, False),
+    ],
+)  # fmt: skip
+def test_devices_are_asked_about_first_if_the_driver_reports_too_few(
+    budget: str, device: str, gpus: int, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "gpus", lambda: [None] * gpus)
+    assert admission.may_lack_devices(suite(budget), Machine(device)) == may
+
+
+@pytest.mark.parametrize(("budget", "device"), [("t10", "auto"), ("e2", "cuda:99")])
+def test_a_missing_device_is_refused_before_data_are_loaded(
+    budget: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("data were loaded")
+
+    monkeypatch.setattr(admission, "gpus", list)
+    monkeypatch.setattr(HeadToHead, "_load_data", load)
+    events = [NO_GPU, {"event": "model", "model": "p4cnn"}]
+    monkeypatch.setattr(admission, "start", lambda *_: None)
+    monkeypatch.setattr(admission, "end", lambda *_: None)
+    monkeypatch.setattr(admission, "events_of", lambda _: iter(events))
+    with pytest.raises(UserError, match=r"counts device-seconds|torch sees 0 CUDA devices"):
+        run(suite(budget), results=tmp_path / "results", machine=Machine(device))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_wrong_device_is_refused_before_anything_is_loaded() -> None:
+    for device in ("tpu", "", "auto,cpu", "cpu:0", "cuda:x", "cuda:-1"):
+        with pytest.raises(UserError, match="use auto, cpu, cuda or cuda:<number>, several with commas"):
+            Machine(device)
+    assert Machine(" cuda:1, cpu").slots(2) == ["cuda:1", "cpu"]
 
 
 def test_where_one_device_is_wanted_several_are_refused() -> None:

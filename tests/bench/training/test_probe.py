@@ -47,6 +47,7 @@ def probe_models(job: Probe) -> dict[str, dict[str, Any]]:
     probe(job, Events(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert events[-1] == {"event": "done", "status": "ok"}
+    assert events[0]["event"] == "devices", "a missing device is refused before models are built"
     return {e["model"]: e for e in events if e["event"] == "model"}
 
 
