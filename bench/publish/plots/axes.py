@@ -116,7 +116,9 @@ def finish_plot(
         how = {"lw": 1.8} if lines else {"lw": 0, "marker": mark, "markersize": 5.5}
         handles.append(Line2D([], [], color=colour, label=family, **how))
     if handles:
-        figure.legend(handles=handles, loc="lower center", ncols=7, handletextpad=0.4, columnspacing=1.2)
+        rows = math.ceil(len(handles) / 7)
+        columns = math.ceil(len(handles) / rows)  # rows of the same length
+        figure.legend(handles=handles, loc="lower center", ncols=columns, handletextpad=0.4, columnspacing=1.2)
     axes.get_xlim(), axes.get_ylim()  # this computes the final limits, so positions on the page are known
     place_labels(axes, labels, obstacles)
     return figure

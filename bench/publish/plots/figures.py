@@ -24,7 +24,7 @@ from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
 #: Largest number of labelled models in a scatter plot, and of rows in the plot of differences.
-MOST_LABELS, MOST_ROWS = 14, 40
+MOST_LABELS, MOST_ROWS = 20, 40
 #: Smaller equivariance errors are drawn at this value: they are float32 rounding.
 FLOOR = 1e-7
 
