@@ -27,6 +27,9 @@ from ..tools.schema import visible
 from ..tools.text import plural
 from ..training.job import Job
 
+#: What is said of a run whose lock is held.
+BUSY = "another process runs it already; skipped here"
+
 
 class Quiet(Listener):
     """Prints only failures and warnings, on standard error."""
@@ -44,7 +47,7 @@ class Quiet(Listener):
     def _done(self, job: Job, event: dict[str, Any]) -> None:
         name, status = f"{job.spec.model} seed {job.spec.seed}", event["status"]
         if status == "busy":
-            self._say(f"{name}: another process runs it already; skipped here")
+            self._say(f"{name}: {BUSY}")
         elif status not in ("ok", "elsewhere"):
             self._say(f"{name}: {status}: {event.get('reason', '')}")
         if event.get("warning"):
@@ -68,7 +71,8 @@ class Lines(Quiet):
 
     def _done(self, job: Job, event: dict[str, Any]) -> None:
         self._ended += 1
-        what = f"{job.spec.model} seed {job.spec.seed}: {event['status']}{_accuracy(event)}"
+        said = BUSY if event["status"] == "busy" else event["status"]
+        what = f"{job.spec.model} seed {job.spec.seed}: {said}{_accuracy(event)}"
         line = f"{time.strftime('%H:%M:%S')}  {self._ended}/{self._count}  {what}"
         parts = [line, event.get("reason"), event.get("warning")]
         self._say("; ".join(part for part in parts if part))

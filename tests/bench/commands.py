@@ -23,8 +23,9 @@ from equibench import opened_files
 from equibench.bench.cli.main import cli, main
 from equibench.bench.runner import local
 from equibench.bench.runner.fork_server import ForkedProcess
+from equibench.bench.spec.suite import find_suite
 from equibench.bench.tools.text import PROGRESS
-from equibench.registry import DATASETS, MODELS, WRAPPERS
+from equibench.registry import DATASETS, MODELS, WRAPPERS, include
 from equibench.tests.fakecuda.copied import Interpreter
 
 COMMAND = (sys.executable, "-m", "equibench.bench.cli")
@@ -76,7 +77,11 @@ def equibench(*arguments: str, cwd: Path | None = None, **environment: str) -> s
 
 
 def read(command: str) -> None:
-    """Read a line of a page as the command line does, and do nothing: it raises for what no command or option is."""
+    """Read a line of a page as the command line does, and do nothing.
+
+    Raises:
+        Exception: there is no such command, option, suite, model or data set.
+    """
     word, *arguments = shlex.split(command)
     assert word == "equibench", command
     group, context = cli, click.Context(cli)
@@ -84,7 +89,14 @@ def read(command: str) -> None:
         while isinstance(group, click.Group):
             name, group, arguments = group.resolve_command(context, arguments)
             context = click.Context(group, context, name)
-        group.make_context(name, arguments, context.parent)
+        given = group.make_context(name, arguments, context.parent).params
+        include(given.get("includes") or ())
+        for registry, key in ((MODELS, "models"), (MODELS, "model"), (DATASETS, "dataset")):
+            names = given.get(key)
+            for each in names.split(",") if isinstance(names, str) else ():
+                registry.find(each)
+        if given.get("suite"):
+            find_suite(given["suite"])
 
 
 @contextlib.contextmanager

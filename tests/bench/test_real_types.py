@@ -299,7 +299,7 @@ def test_a_whole_run_on_every_type_in_every_profile(dataset: str, profile: str, 
         pytest.param(
             s,
             id=s.name,
-            marks={"mnist-rot-published": [], "mnist-rot": [pytest.mark.whole]}.get(s.name, [pytest.mark.slow]),
+            marks={"mnist-rot": [pytest.mark.whole], "mnist-rot-da": [pytest.mark.slow]}.get(s.name, []),
         )
         for s in SUITES
         if s.dataset == "mnist-rot"

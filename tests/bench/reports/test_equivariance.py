@@ -1,11 +1,14 @@
 """What the command says: three sizes and a sentence, and the full profile of a finished run."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from equibench.bench.cli.main import cli
+from equibench.bench.measures.equivariance_full import measure_full
 from equibench.bench.measures.invariance import Judgement
 from equibench.bench.records.record import read_board
 from equibench.bench.records.sidecar import read_sidecars
@@ -160,8 +163,8 @@ def test_a_suite_that_asks_for_it_gets_sidecars_that_join_the_board(whole: Path)
 
 @pytest.mark.whole
 def test_a_finished_run_is_measured_once(whole: Path) -> None:
-    """`test_a_suite_that_asks_for_it_gets_sidecars_that_join_the_board` has the measurement, and
-    `test_a_run_that_was_measured_is_not_measured_again` that there is one.
+    """With all images; `test_a_finished_run_is_measured_later` has few, and
+    `test_a_run_that_was_measured_is_not_measured_again` that there is one measurement.
     """
     root, board = whole / "results", board_of(whole)
     (record,), _ = read_board(root, board)
@@ -176,13 +179,30 @@ def test_a_finished_run_is_measured_once(whole: Path) -> None:
     assert (whole / f"tiny-{record.run_id}-equivariance-angle.png").is_file()
 
 
-def test_a_run_that_was_measured_is_not_measured_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_measured_later(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its initial weights are built again and its final ones read. The number of images does not change the curves."""
+    cwd = shutil.copytree(whole, tmp_path / "copy")
+    root, board = cwd / "results", board_of(cwd)
+    (record,), _ = read_board(root, board)
+    (before,), _ = read_sidecars(root, board)
+    forget_sidecars(cwd)
+    few = partial(measure_full, draws=2)
+    monkeypatch.setattr("equibench.bench.training.full_profile.measure_full", few)
+    said = CliRunner().invoke(cli, ["equivariance", "--run", record.run_id[:8], "--out", str(cwd), *options(cwd)])
+    assert said.exit_code == 0 and "eq_floor" in said.output, said.output
+    (after,), _ = read_sidecars(root, board)
+    assert after.trained.curve == before.trained.curve != before.init.curve == after.init.curve
+
+
+def test_a_run_that_was_measured_is_not_measured_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (record,), _ = read_board(whole / "results", board_of(whole))
     monkeypatch.setattr("equibench.bench.training.full_profile.measure_full", None)  # nobody calls it
-    arguments = ["equivariance", "--run", record.run_id[:8], "--out", str(whole), *options(whole)]
+    arguments = ["equivariance", "--run", record.run_id[:8], "--out", str(tmp_path), *options(whole)]
     said = CliRunner().invoke(cli, arguments)
     assert said.exit_code == 0 and "eq_floor" in said.output, said.output
-    assert (whole / f"tiny-{record.run_id}-equivariance-angle.png").is_file()
+    assert (tmp_path / f"tiny-{record.run_id}-equivariance-angle.png").is_file()
 
 
 def test_other_weights_are_refused(whole: Path) -> None:

@@ -145,24 +145,25 @@ def one_gpu_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Machine, "sharing", lambda self, slots: len(slots))
 
 
+@pytest.mark.parametrize("seeds", [2, pytest.param(3, marks=pytest.mark.whole)])
 def test_runs_that_share_have_the_same_weights_and_no_times_in_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
 ) -> None:
     monkeypatch.setattr("equibench.bench.tools.machine.usable_cores", lambda: 2)
-    alone = head_to_head(tmp_path / "alone", ["tiny"], 2, [TINY]).board
+    alone = head_to_head(tmp_path / "alone", ["tiny"], seeds, [TINY]).board
     monkeypatch.setattr(Machine, "sharing", lambda self, slots: len(slots))
-    board = head_to_head(tmp_path / "shared", ["tiny"], 2, [TINY]).board
+    board = head_to_head(tmp_path / "shared", ["tiny"], seeds, [TINY]).board
     for (one, _), (two, _) in zip(alone.chosen, board.chosen, strict=True):
         assert one.results and two.results and one.results.weights_sha256 == two.results.weights_sha256
         assert SHARED not in one.provenance.hardware and two.provenance.hardware[SHARED] == "2"
         said = ["up to 2 runs shared the device" in " ".join(record.warnings) for record in (one, two)]
         assert said == [False, True]
-    assert [run_rows(b)["runs_on_device"].tolist() for b in (board, alone)] == [[2] * 2, [1] * 2]
+    assert [run_rows(b)["runs_on_device"].tolist() for b in (board, alone)] == [[2] * seeds, [1] * seeds]
     (row,), (other,) = (model_rows(b).to_dict("records") for b in (board, alone))
     assert row["runs_timed"] == 0 and pd.isna(row["train_s_mean"]) and pd.isna(row["step_ms_mean"])
     assert row["peak_mib_max"] > 0, "the memory of a process is its own"
-    assert other["runs_timed"] == 2 and other["train_s_mean"] > 0
-    note = "step ms, train s: without 2 runs that shared a device, up to 2 at a time"
+    assert other["runs_timed"] == seeds and other["train_s_mean"] > 0
+    note = f"step ms, train s: without {seeds} runs that shared a device, up to 2 at a time"
     assert note in board_table(board) and "shared a device" not in board_table(alone)
 
 

@@ -128,12 +128,12 @@ def test_the_same_spec_gives_the_same_bits_twice(done: Path, tmp_path: Path) -> 
     assert head_to_head(tmp_path, "tiny,tiny-dropout", "--jobs", "1", seeds="1", budget="e20").returncode == 0
     assert set(records(tmp_path)) == {"tiny", "tiny-dropout"}
     for model, (two,) in records(tmp_path).items():
-        for one in (r for r in records(done)[model] if r.spec.seed == 0):
-            assert one.spec == two.spec
-            assert one.results.weights_sha256 == two.results.weights_sha256
-            assert one.results.test_acc_pct == two.results.test_acc_pct
-            assert (one.results.init, one.results.trained) == (two.results.init, two.results.trained)
-            assert [p.loss for p in one.curve] == [p.loss for p in two.curve]
+        (one,) = (r for r in records(done)[model] if r.spec.seed == 0)
+        assert one.spec == two.spec
+        assert one.results.weights_sha256 == two.results.weights_sha256
+        assert one.results.test_acc_pct == two.results.test_acc_pct
+        assert (one.results.init, one.results.trained) == (two.results.init, two.results.trained)
+        assert [p.loss for p in one.curve] == [p.loss for p in two.curve]
 
 
 def test_other_seeds_give_other_weights(done: Path) -> None:
@@ -172,14 +172,14 @@ FAILURES = {
 
 def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -> None:
     """One of each status that is not of memory; `test_every_failure_becomes_a_row` has the others."""
-    found = _failed_rows(tmp_path, ["bad-raises", "bad-killed", "bad-nan"], "tiny")
+    found = _failed_rows(tmp_path, ["bad-raises", "bad-killed", "bad-nan"], "bad-talks")
     assert found["bad-nan"][0].results.test_acc_pct == 50.0
     assert "(tiny.py, line " in found["bad-raises"][0].reason
     # The next start tries again what has no result; NaN is a result.
-    again = head_to_head(tmp_path, "bad-raises,bad-nan,tiny")
+    again = head_to_head(tmp_path, "bad-raises,bad-nan,bad-talks")
     assert again.returncode == 1
-    assert {m: len(r) for m, r in records(tmp_path).items() if m in ("bad-raises", "bad-nan", "tiny")} == {
-        "bad-raises": 2, "bad-nan": 1, "tiny": 1,
+    assert {model: len(own) for model, own in records(tmp_path).items()} == {
+        "bad-raises": 2, "bad-killed": 1, "bad-nan": 1, "bad-talks": 1,
     }  # fmt: skip
     said = again.stderr.splitlines()
     assert (
@@ -191,13 +191,13 @@ def test_a_model_that_fails_becomes_a_row_and_the_others_go_on(tmp_path: Path) -
 @pytest.mark.whole
 def test_every_failure_becomes_a_row(tmp_path: Path) -> None:
     """All kinds of failures; `test_a_model_that_fails_becomes_a_row_and_the_others_go_on` has one of each status."""
-    found = _failed_rows(tmp_path, list(FAILURES), "tiny", "bad-talks")
-    log = next((tmp_path / "results" / "runs").glob(f"*/logs/{found['bad-talks'][0].run_id}.log")).read_text()
-    assert "this goes to the log" in log and "so does this" in log
+    _failed_rows(tmp_path, list(FAILURES), "tiny", "bad-talks")
 
 
 def _failed_rows(cwd: Path, failing: list[str], *others: str) -> dict[str, list]:
-    """The records of a head-to-head in which these models fail as they should, and the others do not."""
+    """The records of a head-to-head in which these models fail as they should, and the others, one that talks among
+    them, do not.
+    """
     result = head_to_head(cwd, ",".join([*failing, *others]))
     assert result.returncode == 1
     found = records(cwd)
@@ -206,6 +206,8 @@ def _failed_rows(cwd: Path, failing: list[str], *others: str) -> dict[str, list]
         status, reason = FAILURES[model]
         assert found[model][0].status == status and reason in found[model][0].reason
         assert model in result.stdout and status in result.stdout
+    log = next((cwd / "results" / "runs").glob(f"*/logs/{found['bad-talks'][0].run_id}.log")).read_text()
+    assert "this goes to the log" in log and "so does this" in log
     return found
 
 
@@ -364,7 +366,10 @@ def test_a_run_that_another_start_has_begun_is_left_to_it(tmp_path: Path) -> Non
     with FileLock(lock_path(folder, first.digest()), timeout=0):
         result = head_to_head(tmp_path, "tiny", seeds="2")
     assert [r.spec.digest() for r in records(tmp_path)["tiny"]] == [second.digest()], result.stderr
-    assert "tiny seed 0: busy" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        "tiny seed 0: another process runs it already; skipped here" in result.stderr
+        and "Traceback" not in result.stderr
+    )
 
 
 @pytest.mark.whole
