@@ -104,10 +104,6 @@ def build_model(
         UserError: the name is unknown.
         ValueError: with a seed, if its logits do not have the shape (batch, classes).
     """
-    import torch
-
-    from ..training.prepare import initial_model
-
     include_cells(None, [name])
     resolved = MODELS.find(name)
     if dataset is not None:
@@ -118,6 +114,10 @@ def build_model(
     images = in_channels or channels, num_classes or classes, image_size or size
     if seed is None:
         return build(name, *images)
+    import torch
+
+    from ..training.prepare import initial_model
+
     with torch.random.fork_rng([]):
         return initial_model(name, *images, seed)
 

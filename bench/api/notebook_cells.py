@@ -26,7 +26,6 @@ from typing import Any
 
 from ...registry import UserError, forget, include
 from ...source import program_hash
-from ..records.store import SOURCES
 from ..tools.files import write_exclusively
 
 _ADVICE = "or put the model into a file of its own and give it as includes=[…]"
@@ -83,6 +82,8 @@ def _include(function: str, program: Program, folder: Path | None) -> Path:
     before = _files.get(function)
     if before is not None and before.name == name and folder in (None, before.parent.parent) and before.is_file():
         return before
+    from ..records.store import SOURCES
+
     path = (folder / SOURCES if folder is not None else Path(_temporary().name)) / name
     with suppress(FileExistsError):
         write_exclusively(path, text.encode())

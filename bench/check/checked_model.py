@@ -130,7 +130,7 @@ class Subject:
         """A new network of the model, or of another model for the same input."""
         if name == self.name:
             return self.build()
-        return initial_model(name, self.input.channels, self.input.classes, self.input.size)
+        return initial_model(name, self.input.channels, self.input.classes, self.input.size, check=False)
 
     def images(self, count: int, of: Input | None = None, seed: int = 0) -> torch.Tensor:
         """Normalised noise (count, channels, size, size); the checked properties must hold for any image."""

@@ -52,8 +52,9 @@ def clipped(text: str, most: int = 200) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message that is not empty; its type if there is no message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an exception's message that is not empty, with the next after a colon; else its type."""
+    first, second, *_ = [*filter(None, map(str.strip, str(error).splitlines())), "", ""]
+    return f"{first} {second}".strip() if first.endswith(":") else first or type(error).__name__
 
 
 def error_line(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from equibench.bench.api.notebook_cells import SOURCES, Program, include_cells
+from equibench.bench.api.notebook_cells import Program, include_cells
+from equibench.bench.records.store import SOURCES
 from equibench.registry import DATASETS, MODELS, UserError, forget
 from equibench.source import source_hash
 

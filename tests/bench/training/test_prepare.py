@@ -6,6 +6,7 @@ import pytest
 import torch
 from equibench.bench.api.models import build_model
 from equibench.bench.check.checked_model import Subject
+from equibench.bench.check.runner import findings
 from equibench.bench.measures import execution_profile
 from equibench.bench.reports import model_card
 from equibench.bench.reports.equivariance import Sample, build_at_size
@@ -65,12 +66,15 @@ def test_lazy_layers_get_the_weights_of_a_run_everywhere(tmp_path: Path) -> None
     assert [row["outcome"] for row in card["equivariance"]["sizes"]] == ["ok"] * 3
 
 
-def test_a_wrong_output_is_refused_with_a_seed_and_found_by_the_checks(tmp_path: Path) -> None:
-    name = registered(tmp_path, "nn.Flatten(), nn.Linear(784, num_classes + 1)")
+@pytest.mark.parametrize("last", ["nn.Linear(784, num_classes + 1)", "nn.LazyLinear(num_classes + 1)"])
+def test_a_wrong_output_is_refused_with_a_seed_and_found_by_the_checks(tmp_path: Path, last: str) -> None:
+    name = registered(tmp_path, f"nn.Flatten(), {last}")
     for build in (lambda: initial_model(name, 1, 10, 28), lambda: build_model(name, dataset="digits-rot", seed=0)):
         with pytest.raises(WrongShape, match=r"\(2, 11\); it must return logits of shape \(2, 10\)"):
             build()
-    assert isinstance(subject(name).build(), nn.Module)  # the check of the output says it
+    checked = {check: found for check, found in findings(subject(name)) if found}
+    assert checked["build"].status == "pass"
+    assert checked["output"].status == "fail" and "it returns the shape (2, 11)" in checked["output"].says
     assert isinstance(build_model(name, dataset="digits-rot"), nn.Module)
 
 
