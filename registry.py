@@ -47,7 +47,8 @@ def option(name: str, value: object = "") -> str:
         return f"--{name} {value}".rstrip()
     text = "…" if value in ("", "DIR", "FILE", "N") else str(value)
     text = text if text[0] in "'\"…" or isinstance(value, int) else repr(text)
-    return f"includes=[{text}]" if name == "include" else f"{name.replace('-', '_')}={text}"
+    odd = {"include": f"includes=[{text}]", "class": f"**{{'class': {text}}}"}  # class is a keyword of Python
+    return odd.get(name, f"{name.replace('-', '_')}={text}")
 
 
 class UnknownName(UserError):
@@ -272,8 +273,7 @@ class Registry:
         return self._entries
 
     def _add(self, found: dict[str, Entry], entry: Entry) -> None:
-        other = found.get(entry.name)
-        if other is None and entry.origin != "equibench":
+        if (other := found.get(entry.name)) is None and entry.origin != "equibench":
             # With the name of a member of a family of equibench, records would mean other runs.
             ours = (e for e in found.values() if e.origin == "equibench")
             other = next((e for e in ours if scan.template_arguments(e, entry.name)), None)
@@ -333,8 +333,8 @@ class Registry:
                 # Models and wrappers share a group of entry points: a module may register only one of the two kinds.
                 kinds = [kind for kind, package in _PACKAGES.items() if package == self.package]
                 for entry in scan.entries_of_plugin(point, self.kind, kinds):
-                    known = with_it.get(entry.name)
-                    if known is None or known.where != entry.where:  # two entry points may lead to one file
+                    # Two entry points may lead to one file.
+                    if (known := with_it.get(entry.name)) is None or known.where != entry.where:
                         self._add(with_it, entry)
             except (Exception, SystemExit) as error:  # a plug-in may fail in any way, and must not stop equibench
                 what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -20,7 +20,7 @@ from equibench.bench.spec.suite import find_suite, plan, suite_names
 from equibench.bench.tools.files import results_root
 from equibench.bench.training.prepare import build_from_seed
 from equibench.datasets.images import load
-from equibench.registry import DATASETS, MODELS, UserError, option
+from equibench.registry import DATASETS, IN_PYTHON, MODELS, UserError, option
 
 from ..publish.boards import BOARD, fill
 
@@ -218,3 +218,12 @@ def test_a_results_folder_without_permission_is_refused_in_one_sentence(monkeypa
 
     monkeypatch.setattr("os.stat", forbidden)  # the tests may run as an administrator, who may read everything
     assert results_root("/closed/results") == Path("/closed/results")
+
+
+def test_an_option_with_the_name_of_a_keyword_can_be_pasted() -> None:
+    IN_PYTHON.set(True)
+    try:
+        assert eval(f"dict({option('class', 'as-published')})") == {"class": "as-published"}
+        assert eval(f"dict({option('include', 'a.py')})") == {"includes": ["a.py"]}
+    finally:
+        IN_PYTHON.set(False)
