@@ -26,14 +26,12 @@ from .scan import STATUSES, Entry, UserError, allows, nearest, parse_shape
 
 __all__ = [
     "DATASETS", "IN_PYTHON", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved",
-    "UnknownName", "UserError",
-    "allows", "build_model", "forget", "include", "nearest", "option", "parse_shape", "register_dataset",
-    "register_model", "register_wrapper",
+    "UnknownName", "UserError", "allows", "build_model", "forget", "include", "nearest", "option", "parse_shape",
+    "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ROOT = Path(__file__).resolve().parent
-
 
 #: Whether the user called a function of the Python interface. Else messages name the options of the command line.
 IN_PYTHON = ContextVar("IN_PYTHON", default=False)
@@ -43,13 +41,14 @@ def option(name: str, value: object = "") -> str:
     """An option as the user gives it: ``--data-root DIR`` to a command, ``data_root=…`` to a function in Python.
 
     Args:
-        value: a value, possibly in quotes, or a word in capitals that stands for one.
+        value: a value, possibly in quotes, or ``DIR``, ``FILE`` or ``N`` in the place of one.
     """
     if not IN_PYTHON.get():
         return f"--{name} {value}".rstrip()
-    text = "…" if value == "" or str(value).isupper() else str(value)
+    text = "…" if value in ("", "DIR", "FILE", "N") else str(value)
     text = text if text[0] in "'\"…" or isinstance(value, int) else repr(text)
-    return f"includes=[{text}]" if name == "include" else f"{name.replace('-', '_')}={text}"
+    odd = {"include": f"includes=[{text}]", "class": f"**{{'class': {text}}}"}  # class is a keyword of Python
+    return odd.get(name, f"{name.replace('-', '_')}={text}")
 
 
 class UnknownName(UserError):
@@ -274,8 +273,7 @@ class Registry:
         return self._entries
 
     def _add(self, found: dict[str, Entry], entry: Entry) -> None:
-        other = found.get(entry.name)
-        if other is None and entry.origin != "equibench":
+        if (other := found.get(entry.name)) is None and entry.origin != "equibench":
             # With the name of a member of a family of equibench, records would mean other runs.
             ours = (e for e in found.values() if e.origin == "equibench")
             other = next((e for e in ours if scan.template_arguments(e, entry.name)), None)
@@ -292,9 +290,8 @@ class Registry:
 
     def find(self, name: str) -> Resolved:
         """The entry of `name`, with its arguments and wrappers. Raises `UserError` if none or several fit."""
-        if len(name) > scan.LONGEST_NAME:
-            most = f"a name has at most {scan.LONGEST_NAME} characters, not {len(name):,}"
-            raise UserError(f"{self.kind} {name[:40]!r}…: {most}")
+        if len(name) > (most := scan.LONGEST_NAME):
+            raise UserError(f"{self.kind} {name[:40]!r}…: a name has at most {most} characters, not {len(name):,}")
         base, *suffixes = name.split("+")
         resolved = self._find_one(base)
         if suffixes and self.kind != "model":
@@ -303,8 +300,7 @@ class Registry:
 
     def _find_one(self, name: str) -> Resolved:
         entries = self.entries()
-        exact = entries.get(name)
-        if exact is not None and not exact.is_template:
+        if (exact := entries.get(name)) is not None and not exact.is_template:
             return Resolved(name, exact, dict(exact.arguments))
         fits = [(e, args) for e in entries.values() if (args := scan.template_arguments(e, name)) is not None]
         # An installed plug-in never changes the meaning of a name of equibench.
@@ -337,13 +333,14 @@ class Registry:
                 # Models and wrappers share a group of entry points: a module may register only one of the two kinds.
                 kinds = [kind for kind, package in _PACKAGES.items() if package == self.package]
                 for entry in scan.entries_of_plugin(point, self.kind, kinds):
-                    known = with_it.get(entry.name)
-                    if known is None or known.where != entry.where:  # two entry points may lead to one file
+                    # Two entry points may lead to one file.
+                    if (known := with_it.get(entry.name)) is None or known.where != entry.where:
                         self._add(with_it, entry)
             except (Exception, SystemExit) as error:  # a plug-in may fail in any way, and must not stop equibench
                 what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                text = f"plug-in {point.name!r} ({point.value}) is left out: {what}"
-                warnings.warn(text, PluginWarning, stacklevel=2)
+                warnings.warn(
+                    f"plug-in {point.name!r} ({point.value}) is left out: {what}", PluginWarning, stacklevel=2
+                )
             else:
                 found.update(with_it)
 

@@ -34,7 +34,10 @@ def public(function: F) -> F:
     def call(*arguments: Any, **options: Any) -> Any:
         before = IN_PYTHON.set(True)
         try:
-            given = signature.bind_partial(*arguments, **options).arguments
+            try:
+                given = signature.bind_partial(*arguments, **options).arguments
+            except TypeError:  # Python's own message, from the call below, names the function
+                given = {}
             for name, value in given.items():
                 parameter = signature.parameters[name]
                 several = parameter.kind is inspect.Parameter.VAR_POSITIONAL

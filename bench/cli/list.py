@@ -211,11 +211,24 @@ def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     _show(rows, as_json, patterns, "reported figure", wide)
 
 
+def is_model(name: str) -> bool:
+    """Whether a model can be built by this name."""
+    try:
+        return bool(MODELS.find(name))
+    except UserError:
+        return False
+
+
 def refuse_no_match(rows: list[dict[str, Any]], kind: str, patterns: Iterable[str]) -> None:
     """Refuse (UserError) patterns that nothing of a kind matches; a name without wildcards is a wrong name."""
     patterns = list(patterns)
     if rows or not patterns:
         return
+    if kind == "model" and len(patterns) == 1 and is_model(patterns[0]):
+        raise UserError(
+            f"lists have no row for the model {patterns[0]!r}, a member of a family or one with wrappers; equibench"
+            f" show {patterns[0]} shows it"
+        )
     if len(patterns) == 1 and kind in _NAMES and not set(patterns[0]) & set("*?["):
         raise UserError(f"there is no {kind} {patterns[0]!r}; {nearest(patterns[0], _NAMES[kind]())}")
     raise UserError(f"no {kind} matches {' '.join(patterns)}; patterns are as in a shell, in quotes: 'p4*'")

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
 
 import click
 
@@ -291,7 +291,8 @@ def main() -> NoReturn:
         PROGRESS.addHandler(_OnStandardError())
         PROGRESS.setLevel(logging.INFO)
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)  # type: ignore[assignment]
+    # A stream that was closed before the start (>&-) is None.
+    sys.stdout, sys.stderr = (stream and _Output(stream) for stream in streams)  # type: ignore[assignment]
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -305,7 +306,8 @@ def main() -> NoReturn:
         kept = "; finished runs are kept, and the same command continues with the rest"
         _end("interrupted" + (kept if sys.argv[1:2] and sys.argv[1] in ("run", "tune", "refresh") else ""), 130)
     finally:
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         sys.stdout, sys.stderr = streams
     sys.exit(0)
 
@@ -316,19 +318,24 @@ class _Output:
     The rest of the output is then dropped. The command is completed, and its exit code is the usual one.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | BinaryIO) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text: str) -> int:
+    @property
+    def buffer(self) -> _Output:
+        """The bytes below a text stream. click writes to them if the encoding of the stream is ASCII."""
+        return _Output(self._stream.buffer)  # type: ignore[union-attr]
+
+    def write(self, text: str | bytes) -> int:
         return self._sent(self._stream.write, text)
 
     def flush(self) -> None:
         self._sent(self._stream.flush)
 
-    def _sent(self, send: Callable[..., Any], *text: str) -> Any:
+    def _sent(self, send: Callable[..., Any], *text: str | bytes) -> Any:
         try:
             return send(*text)
         except BrokenPipeError:

@@ -111,10 +111,19 @@ def publish(
 def _families(root: Path, suites: Sequence[str], exclude: Sequence[str], shipped: bool) -> list[BoardFamily]:
     """The families of boards of some suites, else the shipped families with at least two measured boards."""
     there, found = set(board_names(root)), []
+
+    def load(root: Path, board: str) -> Board:
+        return load_board(root, board).without(exclude)
+
     for name in suites or (suite_names() if shipped else ()):
         points = find_points(name)
         if suites or (len(points) > 1 and sum(p.board() in there for p in points) > 1):
-            found.append(load_family(root, points, lambda root, board: load_board(root, board).without(exclude)))
+            measured = [p.board() for p in points if p.board() in there]
+            if exclude and measured and not any(load(root, board).chosen for board in measured):
+                if suites:
+                    raise UserError(f"--exclude leaves no model of suite {name!r}; give other patterns")
+                continue
+            found.append(load_family(root, points, load))
             found[-1].models = [m for m in found[-1].models if not exclude or not is_selected(m, exclude)]
     return found
 

@@ -45,8 +45,9 @@ def results_root(explicit: str | Path | None = None, given: str = "results") -> 
 
 def _file_instead_of_folder(folder: Path) -> str:
     """A clause that names the file at the place of this folder, or of one above it; empty if there is none."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
-    return f"{there} is a file, not a folder" if there is not None and not there.is_dir() else ""
+    # os.path: before Python 3.14, the methods of Path raise an error for folders without permission.
+    there = next((path for path in (folder, *folder.parents) if os.path.exists(path)), None)
+    return f"{there} is a file, not a folder" if there is not None and not os.path.isdir(there) else ""
 
 
 class WriteError(UserError):

@@ -137,7 +137,7 @@ def terminal_width() -> int | None:
     """Characters of a line of the terminal that standard output is; None if it is a file or a pipe."""
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
-    except (OSError, ValueError):  # there is none, or another object replaces it
+    except (AttributeError, OSError, ValueError):  # there is none, it is closed, or another object replaces it
         return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equibench
 import pytest
 import torch
 from equibench.bench.api.boards import load_board
@@ -16,9 +17,10 @@ from equibench.bench.api.run import Result, run
 from equibench.bench.boards.board import load_board as read
 from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.spec.suite import find_suite, plan, suite_names
+from equibench.bench.tools.files import results_root
 from equibench.bench.training.prepare import build_from_seed
 from equibench.datasets.images import load
-from equibench.registry import DATASETS, MODELS, UserError, option
+from equibench.registry import DATASETS, IN_PYTHON, MODELS, UserError, option
 
 from ..publish.boards import BOARD, fill
 
@@ -198,3 +200,30 @@ def test_a_script_registers_its_model_and_its_network_is_loaded_elsewhere(tmp_pa
 def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="load_model 'abcd'"):
         load_model("abcd", results=tmp_path)
+
+
+def test_a_wrong_keyword_names_the_function() -> None:
+    with pytest.raises(TypeError, match=r"list_models\(\) got an unexpected keyword argument 'datset'"):
+        equibench.list_models(datset="digits-rot")  # type: ignore[call-arg]
+
+
+def test_a_file_in_capitals_is_named() -> None:
+    with pytest.raises(UserError, match=r"'MY-NET\.PY'"):
+        equibench.list_models(includes=["MY-NET.PY"])
+
+
+def test_a_results_folder_without_permission_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: object, *options: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.stat", forbidden)  # the tests may run as an administrator, who may read everything
+    assert results_root("/closed/results") == Path("/closed/results")
+
+
+def test_an_option_with_the_name_of_a_keyword_can_be_pasted() -> None:
+    IN_PYTHON.set(True)
+    try:
+        assert eval(f"dict({option('class', 'as-published')})") == {"class": "as-published"}
+        assert eval(f"dict({option('include', 'a.py')})") == {"includes": ["a.py"]}
+    finally:
+        IN_PYTHON.set(False)

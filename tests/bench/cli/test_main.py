@@ -76,6 +76,7 @@ from ..commands import COMMAND, equibench
         (("show", "zz"), "there is no model, data set, suite, board or recipe 'zz' (--include FILE adds"),
         (("show", "p4cnn+fram-c4"), "there is no wrapper 'fram-c4'"),
         (("list", "suites", "quikstart"), "there is no suite 'quikstart'; did you mean 'quickstart'"),
+        (("list", "models", "wrn-16-b4"), "a member of a family or one with wrappers; equibench show wrn-16-b4"),
         (("list", "models", "p4cn"), "there is no model 'p4cn'; did you mean 'p4cnn'"),
         (("merge", "file"), "file: this is neither a results folder (with 'runs' in it) nor an archive of one"),
         (("merge", "absent"), "absent: this does not exist; give a results folder (with 'runs' in it) or an archive"),
@@ -110,6 +111,19 @@ def test_a_reader_that_ends_changes_no_exit_code(arguments: tuple[str, ...], clo
     os.close(writer)
     assert done.returncode == code
     assert not done.stdout and "Broken" not in (done.stderr or ""), done
+
+
+def test_a_reader_may_end_and_streams_may_be_closed_under_any_encoding() -> None:
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "list", "suites"], stdout=writer, stderr=subprocess.PIPE, env=ascii_only)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    for command, closed, code in ((("list", "suites"), ">&-", 0), (("list", "budgets", "zzz"), "2>&-", 2)):
+        shell = ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, *command]
+        done = subprocess.run(shell, capture_output=True, timeout=300)
+        assert done.returncode == code and b"Traceback" not in done.stderr, done
 
 
 def test_a_group_of_commands_alone_says_what_there_is(tmp_path: Path) -> None:

@@ -105,6 +105,20 @@ def test_excluded_models_leave_the_tables_of_a_family_too(tmp_path: Path) -> Non
         publish(tmp_path / "r", tmp_path / "out", formats=("md",), jobs=1, exclude=exclude)
         text = (tmp_path / "out" / "tables" / "family-mnist-rot-gen-data.md").read_text("utf-8")
         assert "p4cnn" in text and ("z2cnn-22" in text) == (not exclude)
+    single = {"name": "single", "dataset": "digits-rot", "budget": "e1", "models": ["pdo-econv-p8"], "seeds": 1}
+    write_record(tmp_path / "r", other := record_of(plan(points_of(single, "here")[0])[0], 90.0))
+    for exclude in (["p4cnn", "z2cnn-22"], [other.spec.model, "p4cnn", "z2cnn-22"]):
+        if other.spec.model in exclude:
+            with pytest.raises(UserError, match="leaves no model of"):
+                publish(tmp_path / "r", tmp_path / "none", formats=("md",), jobs=1, exclude=exclude)
+        else:  # a family without models stops no other board
+            assert publish(tmp_path / "r", tmp_path / "o", formats=("md",), jobs=1, exclude=exclude) == [
+                other.spec.board
+            ]
+    with pytest.raises(UserError, match="leaves no model of suite"):
+        suites = ["mnist-rot-gen-data"]
+        publish(tmp_path / "r", tmp_path / "none", formats=("md",), jobs=1, exclude=["*"], suites=suites)
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_page_is_whole_in_both_themes(tmp_path: Path) -> None:
