@@ -15,7 +15,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.reported import COLUMNS, read_reported, shipped
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows
 from equibench.bench.boards.terminal_table import board_table
-from equibench.bench.cli.main import _seeds
+from equibench.bench.cli.options import _seeds
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.records.record import read_board, read_record, write_record

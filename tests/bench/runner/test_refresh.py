@@ -129,18 +129,21 @@ def test_the_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_command_names_the_file_that_registers_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, sourced(made.record(model="tiny"), OLD))
+    # A name of its own: no other test of this process has registered it.
+    file = tmp_path / "lonely.py"
+    file.write_text(TINY.read_text().replace('"tiny"', '"lonely"'))
+    put(tmp_path, sourced(made.record(model="lonely"), OLD))
     board = made.spec().board
     arguments = ["refresh", board, "--results", str(tmp_path), "--dry-run"]
     done = CliRunner().invoke(cli, arguments)
-    assert done.exit_code == 0 and "not registered here, so it is unknown whether they are stale: tiny" in done.stderr
+    assert done.exit_code == 0 and "not registered here, so it is unknown whether they are stale: lonely" in done.stderr
     assert "of a registered model is stale" in done.stdout
-    include([TINY])
-    assert f"equibench refresh {board} --include tiny.py" in board_table(load_board(tmp_path, board), "github").replace(
-        "\\", ""
-    )
-    done = CliRunner().invoke(cli, [*arguments, "--include", str(TINY)])
-    assert "tiny  seed 0  source changed" in done.stdout and "not registered" not in done.stderr
+    include([file])
+    assert f"equibench refresh {board} --include lonely.py" in board_table(
+        load_board(tmp_path, board), "github"
+    ).replace("\\", "")
+    done = CliRunner().invoke(cli, [*arguments, "--include", str(file)])
+    assert "lonely  seed 0  source changed" in done.stdout and "not registered" not in done.stderr
 
 
 def test_the_command_can_be_pasted(tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_the_matched_class_names_the_option_that_it_needs(tmp_path: Path) -> Non
 
 def test_nothing_stale_starts_nothing(tmp_path: Path) -> None:
     put(tmp_path, made.record())
-    done = refresh(BOARD, tmp_path, machine=Machine("no such device"))
+    done = refresh(BOARD, tmp_path, machine=Machine("cuda:99"))
     assert done.stale == [] and done.ran == {} and done.left == []
 
 
