@@ -111,7 +111,7 @@ def test_a_run_records_what_was_kept_of_its_source(tmp_path: Path) -> None:
 
 @pytest.mark.whole
 def test_a_run_records_what_the_check_said_of_its_source(tmp_path: Path) -> None:
-    """Real checks, real runs: not checked, then failed, then an edit that nobody has looked at.
+    """Real checks, real runs: not checked, then failed, then an edit without a check.
 
     `test_a_run_records_what_was_kept_of_its_source` has a verdict that no check made, and
     `test_the_last_verdict_on_a_source_counts_and_on_no_other` the edit.

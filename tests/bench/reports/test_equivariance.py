@@ -198,7 +198,7 @@ def test_a_run_that_was_measured_is_not_measured_again(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (record,), _ = read_board(whole / "results", board_of(whole))
-    monkeypatch.setattr("equibench.bench.training.full_profile.measure_full", None)  # nobody calls it
+    monkeypatch.setattr("equibench.bench.training.full_profile.measure_full", None)  # it is never called
     arguments = ["equivariance", "--run", record.run_id[:8], "--out", str(tmp_path), *options(whole)]
     said = CliRunner().invoke(cli, arguments)
     assert said.exit_code == 0 and "eq_floor" in said.output, said.output
