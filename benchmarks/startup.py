@@ -12,7 +12,8 @@ that processors computed for it, which are the same while others compute; these 
 `equivariance --run`: to the forward passes alone that its definition asks for.
 
 `--against`: another checkout of this project, with its own environment in `.venv`. Both run the same commands in turns,
-on idle cores, by the clock, and `ratio` is ours to theirs: a command with one run of a few steps, and the quickstart.
+on idle cores, by the clock, and `ratio` is ours to theirs: a command with one run of a few steps, what it takes before
+and after that run, and the quickstart.
 """
 
 from __future__ import annotations
@@ -181,6 +182,7 @@ def against_rows(folder: Path, checkout: Path, rounds: int) -> list[Row]:
     rows: list[Row] = []
     for name, command in commands.items():
         times: dict[str, list[float]] = {who: [] for who in pythons}
+        around: dict[str, list[float]] = {who: [] for who in pythons}
         for turn in range(1 if name == "quickstart" else rounds):
             for who, python in pythons.items():
                 results = folder / f"{name}-{who}-{turn}"
@@ -188,9 +190,21 @@ def against_rows(folder: Path, checkout: Path, rounds: int) -> list[Row]:
                 done = [python, "-m", "equibench.bench.cli", *command, "--quiet", "--results", results]
                 subprocess.run(done, check=True, capture_output=True)
                 times[who].append(time.perf_counter() - start)
-        theirs, ours = (statistics.median(times[who]) for who in pythons)
-        rows += [(f"{name}, theirs", theirs, None, None, None), (f"{name}, ours", ours, None, None, ours / theirs)]
+                around[who].append(times[who][-1] - seconds_of_runs(results))
+        rows += compared(name, times)
+        if name != "quickstart":  # there, runs of two processes overlap
+            rows += compared(f"{name}, without the run", around)
     return rows
+
+
+def seconds_of_runs(results: Path) -> float:
+    """Seconds of the processes of all runs in a results folder; their imports too, if they imported themselves."""
+    return sum(json.loads(path.read_text())["phases"]["total_s"] for path in results.glob("runs/*/*.json"))
+
+
+def compared(name: str, times: dict[str, list[float]]) -> list[Row]:
+    theirs, ours = (statistics.median(times[who]) for who in ("theirs", "ours"))
+    return [(f"{name}, theirs", theirs, None, None, None), (f"{name}, ours", ours, None, None, ours / theirs)]
 
 
 def main() -> None:
