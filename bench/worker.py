@@ -111,4 +111,7 @@ def be_fork_server(control: int) -> None:
 if __name__ == "__main__":
     if "--fork-server" in sys.argv:
         be_fork_server(int(sys.argv[-1]))
+        from .runner.fork_server import call_and_end
+
+        call_and_end(main)
     main()

@@ -47,7 +47,7 @@ class Provenance(Strict):
         versions: versions of Python and of packages, by name.
         hardware: device, key, host, processor, driver, system; unknown facts are left out. ``runs_on_device`` exists if
             several runs shared the GPU or the cores; ``alone`` exists if the GPU was searched for other processes, see
-            `gpu_processes`.
+            `gpu_processes`; ``waited`` exists if the training waited for a processor, see `waiting_fact`.
         threads: number of torch's threads on the CPU.
         command: the command line that started the run.
         commit: commit of the checkout of equibench; empty if equibench is installed without a checkout.
@@ -253,6 +253,16 @@ SHARED = "runs_on_device"
 def sharing_fact(runs: int) -> dict[str, str]:
     """The entry of `Provenance.hardware` for a device that several runs share; empty for one run."""
     return {SHARED: str(runs)} if runs > 1 else {}
+
+
+#: Key of `Provenance.hardware`: the time that the training waited for a processor that others used, over its own time.
+WAITED = "waited"
+
+
+def waiting_fact(waited_s: float, train_s: float) -> dict[str, str]:
+    """The entry of `Provenance.hardware` for a training that waited for a processor; empty if it hardly waited."""
+    share = waited_s / train_s if train_s > 0 else 0.0
+    return {WAITED: f"{min(share, 99.0):.3f}"} if share >= 0.001 else {}
 
 
 def host_facts(device: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from ..spec.budget import drifted
 from ..spec.suite import RunSpec
 from ..tools.files import write_exclusively
 from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_json, read_text, short_hash
-from .provenance import SHARED, Provenance, Sha256
+from .provenance import SHARED, WAITED, Provenance, Sha256
 from .store import RUNS, board_folder
 
 M = TypeVar("M", bound=Strict)
@@ -244,9 +244,14 @@ class RunRecord(Strict):
 
     @property
     def runs_on_device(self) -> int:
-        """How many runs at a time shared the device; above 1, its times do not measure the model."""
-        text = self.provenance.hardware.get(SHARED, "")
-        return int(text) if _COUNT.fullmatch(text) else 1
+        """How many runs at a time shared the device; above 1, its times do not measure the model.
+
+        At least 2 if the run waited for the processor of its device longer than `WAITING_SHARE` of its training.
+        """
+        hardware = self.provenance.hardware
+        count, waited = hardware.get(SHARED, ""), hardware.get(WAITED, "") if hardware.get("device") == "cpu" else ""
+        crowded = _SHARE.fullmatch(waited) is not None and float(waited) > WAITING_SHARE
+        return max(int(count) if _COUNT.fullmatch(count) else 1, 2 if crowded else 1)
 
     @property
     def line(self) -> str:
@@ -267,6 +272,10 @@ class RunRecord(Strict):
 
 #: The number of an attempt has few digits, because a record may come from anybody.
 _COUNT = re.compile(r"[1-9][0-9]{0,5}")
+_SHARE = re.compile(r"[0-9]{1,2}\.[0-9]{3}")
+#: A run on a CPU that waited longer, as a share of its training, did not have its processor for itself. On an idle
+#: processor, it waits for less than a hundredth.
+WAITING_SHARE = 0.05
 _FILE = re.compile(r"[0-9a-f]{16}\.[0-9]{1,7}\.[0-9a-f]{16}\.json")
 
 

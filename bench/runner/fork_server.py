@@ -7,6 +7,7 @@ starts no thread and uses no GPU. Each fork is a clean process in its own proces
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -15,9 +16,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 #: Prefixes of environment variables that nothing reads before a fork: they may differ from fork to fork.
 LATE_VARIABLES = ("EQUIBENCH_", "PYTEST_")
@@ -210,6 +211,31 @@ def serve(control: int) -> None:
             for handle in handles:
                 os.close(handle)
             _tell(parent, {"pid": pid})
+
+
+def call_and_end(main: Callable[[], None]) -> NoReturn:
+    """In a fork: call `main`, then end the process as Python does, but without the teardown of the interpreter.
+
+    The teardown writes to nearly all objects that the fork shares with its server. This copies their memory, and takes
+    0.7 s. Threads are joined, exit functions are called and standard streams are flushed; only files that `main` leaves
+    open are not.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+        if not isinstance(code, int | None):
+            print(code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit((code or 0) & 0xFF if isinstance(code, int | None) else 1)
 
 
 def _tell(parent: socket.socket, message: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,3 +102,15 @@ class Machine:
 def usable_cores() -> int:
     """Cores that this process may use. In a container or under a scheduler they are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def waited_s() -> float:
+    """Seconds in which threads of this process were ready to compute, but other processes used the processors.
+
+    This is the run delay of Linux (``schedstat``), of all threads that exist now; 0 where it is not known.
+    """
+    waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # a thread that ended, or a kernel without these figures
+            waited += int(path.read_text().split()[1])
+    return waited / 1e9

@@ -67,6 +67,7 @@ class Facts(Strict):
         resumed: the steps after which processes of this run continued from a checkpoint.
         started: start time of the first process of this run.
         sharing: the largest number of runs that shared the GPU with this one, itself included.
+        waited_s: seconds of the training on a CPU in which other processes used the processors.
         unkept: attributes of modules that training changed and that the checkpoint does not hold.
     """
 
@@ -86,6 +87,7 @@ class Facts(Strict):
     started: str
     warnings: list[str]
     sharing: int = 1
+    waited_s: float = 0.0
     unkept: list[str] = []
 
 

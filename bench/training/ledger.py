@@ -16,6 +16,7 @@ from ..records import provenance
 from ..records.kept_verdicts import kept_verdict
 from ..records.record import CorePoint, CurvePoint, Results, RunRecord, Size, Status
 from ..tools.gpu_processes import OtherProcesses
+from ..tools.machine import waited_s
 from .checkpoint import Checkpoints, Facts, Origin
 from .job import Job
 from .train import Training
@@ -30,7 +31,7 @@ class Ledger:
 
     Attributes:
         made: see `made_from`.
-        init, size, results, curve, resumed, peak_mib, sharing: as in the record and in `checkpoint.Facts`.
+        init, size, results, curve, resumed, peak_mib, sharing, waited_s: as in the record and in `checkpoint.Facts`.
         company: other processes that were found on the device.
         notes: sentences for the record.
     """
@@ -50,7 +51,8 @@ class Ledger:
         self.resumed: list[int] = []
         self.peak_mib = 0.0
         self.company: OtherProcesses | None = None
-        self.sharing = job.sharing
+        self.sharing, self.waited_s = job.sharing, 0.0
+        self._waited_besides: float | None = None
         self.notes: list[str] = []
 
     def made_from(self) -> dict[str, Any]:
@@ -74,6 +76,7 @@ class Ledger:
         """Take over the measurements of an earlier process of this run."""
         self.init, self.size, self.peak_mib, self.started = facts.init, facts.cost, facts.peak_mib, facts.started
         self.resumed, self.sharing = [*facts.resumed, facts.step], max(self.sharing, facts.sharing)
+        self.waited_s = facts.waited_s
         self.phases.carry(facts.phases)
 
     def facts(self, done: Training, finished: bool) -> Facts:
@@ -84,6 +87,7 @@ class Ledger:
             finished=finished, device_s=done.device_s, curve=list(done.curve), phases=self.phases.total(),
             resumed=self.resumed, init=self.init, cost=self.size, peak_mib=self.peak(),
             started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing,
+            waited_s=self.waited(),
         )  # fmt: skip
 
     def peak(self) -> float:
@@ -98,6 +102,20 @@ class Ledger:
         # For other budgets, the times are then invalid, but all other figures are valid.
         self.sharing = max(self.sharing, company.count)
         return ""
+
+    def begin_training(self) -> None:
+        """Count from now on how long this process waits for a processor."""
+        self._waited_besides = waited_s() - self.waited_s
+
+    def end_training(self) -> None:
+        self.waited()
+        self._waited_besides = None
+
+    def waited(self) -> float:
+        """`waited_s`, with the training of this process so far."""
+        if self._waited_besides is not None:
+            self.waited_s = max(self.waited_s, waited_s() - self._waited_besides)  # threads may have ended
+        return self.waited_s
 
     def note_learned(self, buffers: int) -> None:
         """Correct the number of learned buffers: some change only after the few steps of the cost measurement."""
@@ -130,7 +148,8 @@ class Ledger:
         except RuntimeError:  # the run failed because torch cannot use the device
             known = provenance.host_facts(self.job.device)
         alone = {provenance.ALONE: self.company.alone} if self.company else {}
-        return {**known, **provenance.sharing_fact(self.sharing), **alone}
+        waited = provenance.waiting_fact(self.waited_s, self.results.train_s if self.results else 0.0)
+        return {**known, **provenance.sharing_fact(self.sharing), **waited, **alone}
 
     def warnings(self, seconds: dict[str, float]) -> list[str]:
         """Warnings for readers of the record; `seconds` are those of all phases."""

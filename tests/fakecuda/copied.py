@@ -105,7 +105,7 @@ if __name__ == "__main__":
     import equibench.bench.cli.main
     import equibench.bench.runner.head_to_head
     import equibench.bench.training.run  # noqa: F401
-    from equibench.bench.runner.fork_server import serve
+    from equibench.bench.runner.fork_server import call_and_end, serve
 
     serve(int(sys.argv[-1]))
-    execute(*json.loads(sys.stdin.readline()))
+    call_and_end(lambda: execute(*json.loads(sys.stdin.readline())))

@@ -16,10 +16,10 @@ from equibench.bench.runner.local import GRACE_S, end, environment
 #: The program of a fork server: like the worker, but its forks execute the first line of their input.
 SCRIPT = """
 import os, signal, sys, threading, time
-from equibench.bench.runner.fork_server import serve
+from equibench.bench.runner.fork_server import call_and_end, serve
 {before}
 serve(int(sys.argv[-1]))
-exec(sys.stdin.readline())
+call_and_end(lambda: exec(sys.stdin.readline(), globals()))
 """
 
 
@@ -189,3 +189,25 @@ def test_copies_of_the_fork_server_of_runs_begin_as_fresh_interpreters_do(tmp_pa
         assert (words[0], words[1], words[5]) == ("False", "1", "[]")
     # Nobody has seeded these; that two processes agree would hide it.
     assert all(a != b for a, b in zip(first[2:5], second[2:5], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "output", "log"),
+    [
+        ("print('done')", 0, "done", ""),
+        ("sys.exit(3)", 3, "", ""),
+        ("sys.exit()", 0, "", ""),
+        ("sys.exit('no such file')", 1, "", "no such file"),
+        ("raise ValueError('a fault')", 1, "", "ValueError: a fault"),
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -signal.SIGTERM, "", ""),
+        ("import atexit; atexit.register(print, 'function'); print('main')", 0, "main\nfunction", ""),
+        ("import weakref; kept = type('K', (), {})(); weakref.finalize(kept, print, 'finalizer')", 0, "finalizer", ""),
+        ("threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()", 0, "thread", ""),
+        ("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()", 0, "", ""),
+    ],
+)
+def test_copies_end_as_processes_of_python_do(tmp_path: Path, line: str, code: int, output: str, log: str) -> None:
+    copy = start(tmp_path / "log", line)
+    assert said(copy) == output and copy.returncode == code
+    told = (tmp_path / "log").read_text()
+    assert told.strip().endswith(log) and ("Traceback" in told) == ("Error" in log)

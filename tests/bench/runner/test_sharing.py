@@ -5,7 +5,13 @@ There is no GPU where these tests run: what a GPU is shared for is played by two
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +20,16 @@ from click.testing import CliRunner
 from equibench.bench.boards.rows import model_rows, run_rows
 from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli
-from equibench.bench.records.provenance import SHARED, sharing_fact
+from equibench.bench.measures.clock import Phases
+from equibench.bench.records.provenance import SHARED, WAITED, sharing_fact, waiting_fact
 from equibench.bench.runner import admission
 from equibench.bench.runner.admission import refuse_sharing
 from equibench.bench.runner.agenda import in_order, job_of
 from equibench.bench.runner.head_to_head import Outcome, run
 from equibench.bench.spec.suite import Suite, plan
-from equibench.bench.tools.machine import Machine
+from equibench.bench.tools.machine import Machine, waited_s
+from equibench.bench.training.checkpoint import read_checkpoint
+from equibench.bench.training.ledger import Ledger
 from equibench.registry import UserError, include
 
 from .. import made
@@ -150,6 +159,7 @@ def test_runs_that_share_have_the_same_weights_and_no_times_in_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
 ) -> None:
     monkeypatch.setattr("equibench.bench.tools.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr("equibench.bench.records.record.WAITING_SHARE", 99.0)  # other tests use the processors too
     alone = head_to_head(tmp_path / "alone", ["tiny"], seeds, [TINY]).board
     monkeypatch.setattr(Machine, "sharing", lambda self, slots: len(slots))
     board = head_to_head(tmp_path / "shared", ["tiny"], seeds, [TINY]).board
@@ -200,6 +210,81 @@ def test_a_run_that_shared_before_it_was_interrupted_says_so(tmp_path: Path) -> 
     assert process.run(one)[0] == 0
     record = process.the_record(one)
     assert record.status == "ok" and record.runs_on_device == 4 and any("resumed" in w for w in record.warnings)
+
+
+@contextmanager
+def one_core_for_two() -> Iterator[None]:
+    """This process, and those that it starts, share a core with a process that computes all the time."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, cores)
+
+
+needs_run_delay = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel counts no run delay")
+
+
+@needs_run_delay
+def test_time_in_which_another_process_has_the_core_is_counted() -> None:
+    with one_core_for_two():
+        time.sleep(0.2)
+        start, before = time.perf_counter(), waited_s()
+        while time.perf_counter() - start < 1.0:
+            pass
+        share = (waited_s() - before) / (time.perf_counter() - start)
+    assert 0.2 < share <= 1.02, "two processes have half of it each; more of them, less"
+
+
+@needs_run_delay
+@pytest.mark.whole
+def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path) -> None:
+    """`test_waiting_is_counted_over_all_processes_of_a_run` has the same without a run."""
+    one = process.job(tmp_path, budget="e200")
+    with one_core_for_two():
+        assert process.interrupt(one, 40, signal.SIGTERM) == -signal.SIGTERM
+        waited = read_checkpoint(process.checkpoints(one)[-1]).facts.waited_s
+        assert waited > 0.01
+        assert process.run(one)[0] == 0
+    record = process.the_record(one)
+    assert record.results and record.runs_on_device == 2
+    assert float(record.provenance.hardware[WAITED]) * record.results.train_s > waited
+
+
+def test_waiting_is_counted_over_all_processes_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    include([TINY])
+    one = process.job(tmp_path, "tiny")
+    ledger, seen = Ledger(one, Phases(0.0)), [5.0]
+    monkeypatch.setattr("equibench.bench.training.ledger.waited_s", lambda: seen[0])
+    assert ledger.waited() == 0.0, "before the training nothing counts"
+    ledger.waited_s = 2.0  # of an earlier process
+    ledger.begin_training()
+    seen[0] = 6.5
+    assert ledger.waited() == 3.5
+    seen[0] = 6.0  # a thread has ended
+    ledger.end_training()
+    seen[0] = 99.0
+    assert ledger.waited() == 3.5, "after the training nothing counts"
+    assert waiting_fact(3.5, 14.0) == {WAITED: "0.250"} and waiting_fact(0.001, 14.0) == {} == waiting_fact(1.0, 0.0)
+
+
+def test_times_of_a_cpu_count_only_if_the_run_hardly_waited() -> None:
+    record = made.record()
+
+    def runs(device: str, waited: str, **more: str) -> int:
+        hardware = {"device": device, WAITED: waited, **more}
+        return record.model_copy(
+            update={"provenance": record.provenance.model_copy(update={"hardware": hardware})}
+        ).runs_on_device
+
+    assert [runs("cpu", waited) for waited in ("0.050", "0.051", "1.200")] == [1, 2, 2]
+    assert runs("cuda:0", "0.900") == 1, "a GPU's times are its own"
+    assert runs("cpu", "0.900", **{SHARED: "3"}) == 3
+    assert [runs("cpu", waited) for waited in ("", "much", "nan", "1e5", "-1.000")] == [1] * 5
 
 
 def test_a_record_of_another_make_is_read_as_alone() -> None:
