@@ -22,6 +22,7 @@ from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli
 from equibench.bench.measures.clock import Phases
 from equibench.bench.records.provenance import SHARED, WAITED, sharing_fact, waiting_fact
+from equibench.bench.records.record import WAITING_SHARE
 from equibench.bench.runner import admission
 from equibench.bench.runner.admission import refuse_sharing
 from equibench.bench.runner.agenda import in_order, job_of
@@ -37,6 +38,8 @@ from ..faults import process
 
 HERE = Path(__file__).parents[1]
 TINY = HERE / "tiny.py"
+#: Tests have another, see `conftest`; this module is imported before that.
+SHIPPED = WAITING_SHARE
 #: Runs out of memory when it is trained while a file is there, and removes it.
 ONCE = """
 import os, torch
@@ -159,7 +162,6 @@ def test_runs_that_share_have_the_same_weights_and_no_times_in_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
 ) -> None:
     monkeypatch.setattr("equibench.bench.tools.machine.usable_cores", lambda: 2)
-    monkeypatch.setattr("equibench.bench.records.record.WAITING_SHARE", 99.0)  # other tests use the processors too
     alone = head_to_head(tmp_path / "alone", ["tiny"], seeds, [TINY]).board
     monkeypatch.setattr(Machine, "sharing", lambda self, slots: len(slots))
     board = head_to_head(tmp_path / "shared", ["tiny"], seeds, [TINY]).board
@@ -242,7 +244,7 @@ def test_time_in_which_another_process_has_the_core_is_counted() -> None:
 
 @needs_run_delay
 @pytest.mark.whole
-def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path) -> None:
+def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`test_waiting_is_counted_over_all_processes_of_a_run` has the same without a run."""
     one = process.job(tmp_path, budget="e200")
     with one_core_for_two():
@@ -250,6 +252,7 @@ def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path) -> None:
         waited = read_checkpoint(process.checkpoints(one)[-1]).facts.waited_s
         assert waited > 0.01
         assert process.run(one)[0] == 0
+    monkeypatch.setattr("equibench.bench.records.record.WAITING_SHARE", SHIPPED)
     record = process.the_record(one)
     assert record.results and record.runs_on_device == 2
     assert float(record.provenance.hardware[WAITED]) * record.results.train_s > waited
@@ -272,7 +275,8 @@ def test_waiting_is_counted_over_all_processes_of_a_run(tmp_path: Path, monkeypa
     assert waiting_fact(3.5, 14.0) == {WAITED: "0.250"} and waiting_fact(0.001, 14.0) == {} == waiting_fact(1.0, 0.0)
 
 
-def test_times_of_a_cpu_count_only_if_the_run_hardly_waited() -> None:
+def test_times_of_a_cpu_count_only_if_the_run_hardly_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equibench.bench.records.record.WAITING_SHARE", SHIPPED)
     record = made.record()
 
     def runs(device: str, waited: str, **more: str) -> int:
