@@ -12,8 +12,8 @@ that processors computed for it, which are the same while others compute; these 
 `equivariance --run`: to the forward passes alone that its definition asks for.
 
 `--against`: another checkout of this project, with its own environment in `.venv`. Both run the same commands in turns,
-on idle cores, by the clock, and `ratio` is ours to theirs: a command with one run of a few steps, what it takes before
-and after that run, and the quickstart.
+on idle cores, by the clock, and `ratio` is ours to theirs: a command with one run of a few steps; what it takes beyond
+the phases of that run and one import of torch, which the run needs in any case; and the quickstart.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ def against_rows(folder: Path, checkout: Path, rounds: int) -> list[Row]:
         "one short run": ["run", "smoke", "--models", "z2cnn", "--seeds", "1"],
         "quickstart": ["run", "quickstart"],
     }
+    torch_s = statistics.median(spent("-c", "import torch")[0] for _ in range(rounds))
     rows: list[Row] = []
     for name, command in commands.items():
         times: dict[str, list[float]] = {who: [] for who in pythons}
@@ -190,16 +191,17 @@ def against_rows(folder: Path, checkout: Path, rounds: int) -> list[Row]:
                 done = [python, "-m", "equibench.bench.cli", *command, "--quiet", "--results", results]
                 subprocess.run(done, check=True, capture_output=True)
                 times[who].append(time.perf_counter() - start)
-                around[who].append(times[who][-1] - seconds_of_runs(results))
+                around[who].append(times[who][-1] - seconds_of_runs(results) - torch_s)
         rows += compared(name, times)
         if name != "quickstart":  # there, runs of two processes overlap
-            rows += compared(f"{name}, without the run", around)
+            rows += compared(f"{name}, beyond it and torch", around)
     return rows
 
 
 def seconds_of_runs(results: Path) -> float:
-    """Seconds of the processes of all runs in a results folder; their imports too, if they imported themselves."""
-    return sum(json.loads(path.read_text())["phases"]["total_s"] for path in results.glob("runs/*/*.json"))
+    """Seconds of the processes of all runs in a results folder, without their imports: torch may be there already."""
+    phases = [json.loads(path.read_text())["phases"] for path in results.glob("runs/*/*.json")]
+    return sum(each["total_s"] - each["import_s"] for each in phases)
 
 
 def compared(name: str, times: dict[str, list[float]]) -> list[Row]:
