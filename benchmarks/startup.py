@@ -13,7 +13,7 @@ that processors computed for it, which are the same while others compute; these 
 
 `--against`: another checkout of this project, with its own environment in `.venv`. Both run the same commands in turns,
 on idle cores, by the clock, and `ratio` is ours to theirs: a command with one run of a few steps; what it takes beyond
-the phases of that run and one import of torch, which the run needs in any case; and the quickstart.
+the phases of that run and one import of torch, which the run needs in any case; and the quickstart, once each.
 """
 
 from __future__ import annotations

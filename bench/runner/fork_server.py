@@ -8,6 +8,9 @@ starts no thread and uses no GPU. Each fork is a clean process in its own proces
 from __future__ import annotations
 
 import atexit
+import ctypes
+import gc
+import io
 import json
 import os
 import select
@@ -177,6 +180,7 @@ def serve(control: int) -> None:
     A fork has its own pipes, current folder, late environment variables, and process group. `control` is the descriptor
     of the socket to the parent.
     """
+    gc.freeze()  # forks neither collect nor flush what they share with the server
     parent = socket.socket(fileno=control)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -217,25 +221,31 @@ def call_and_end(main: Callable[[], None]) -> NoReturn:
     """In a fork: call `main`, then end the process as Python does, but without the teardown of the interpreter.
 
     The teardown writes to nearly all objects that the fork shares with its server. This copies their memory, and takes
-    0.7 s. Threads are joined, exit functions are called and standard streams are flushed; only files that `main` leaves
-    open are not.
+    0.7 s. Threads are joined, exit functions are called, and files are flushed. Objects are not deleted: their
+    `__del__` is not called. After an exception, the teardown is kept, so exit code and words are Python's.
     """
-    code: object = 0
+    code = 0
     try:
         main()
     except SystemExit as end:
-        code = end.code
-        if not isinstance(code, int | None):
-            print(code, file=sys.stderr)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit((code or 0) & 0xFF if isinstance(code, int | None) else 1)
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
+    for last in (threading._shutdown, atexit._run_exitfuncs, _flush_files):  # type: ignore[attr-defined]
+        try:
+            last()
+        except BaseException:  # as in Python, it does not change the exit code
+            sys.excepthook(*sys.exc_info())
+    os._exit(code & 0xFF)
+
+
+def _flush_files() -> None:
+    """Write what files of Python and of C still hold, such as the open log of a model."""
+    for one in gc.get_objects():
+        if issubclass(type(one), io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
+            with suppress(OSError, ValueError):
+                one.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 def _tell(parent: socket.socket, message: dict[str, int]) -> None:

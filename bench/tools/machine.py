@@ -105,7 +105,7 @@ def usable_cores() -> int:
 
 
 def waited_s() -> float:
-    """Seconds in which threads of this process were ready to compute, but other processes used the processors.
+    """Seconds in which threads of this process were ready to compute, but the processors were in use.
 
     This is the run delay of Linux (``schedstat``), of all threads that exist now; 0 where it is not known.
     """

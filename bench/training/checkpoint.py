@@ -61,13 +61,12 @@ class Facts(Strict):
 
     Attributes:
         step: number of optimiser steps done; `device_s` are their device-seconds.
-        stopped: as in `train.Training`.
+        stopped, waited_s: as in `train.Training`.
         finished: whether the training has ended and only the evaluation is missing.
         phases: seconds of all processes of this run so far, as in `clock.Phases.total`.
         resumed: the steps after which processes of this run continued from a checkpoint.
         started: start time of the first process of this run.
         sharing: the largest number of runs that shared the GPU with this one, itself included.
-        waited_s: seconds of the training on a CPU in which other processes used the processors.
         unkept: attributes of modules that training changed and that the checkpoint does not hold.
     """
 
@@ -266,7 +265,7 @@ class Checkpoints:
             return Training()
         losses = put_back(self.saved.tensors, model, optimizer)
         self.saved.tensors = {}  # frees the memory of model and optimiser
-        return Training(facts.step, facts.device_s, facts.stopped, list(facts.curve), losses)
+        return Training(facts.step, facts.device_s, facts.stopped, list(facts.curve), losses, facts.waited_s)
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, done: Training) -> None:
         """Write a checkpoint, or a note for the record if the disk is full; then end if it was asked (`Stopped`)."""

@@ -16,7 +16,6 @@ from ..records import provenance
 from ..records.kept_verdicts import kept_verdict
 from ..records.record import CorePoint, CurvePoint, Results, RunRecord, Size, Status
 from ..tools.gpu_processes import OtherProcesses
-from ..tools.machine import waited_s
 from .checkpoint import Checkpoints, Facts, Origin
 from .job import Job
 from .train import Training
@@ -52,7 +51,6 @@ class Ledger:
         self.peak_mib = 0.0
         self.company: OtherProcesses | None = None
         self.sharing, self.waited_s = job.sharing, 0.0
-        self._waited_besides: float | None = None
         self.notes: list[str] = []
 
     def made_from(self) -> dict[str, Any]:
@@ -76,7 +74,6 @@ class Ledger:
         """Take over the measurements of an earlier process of this run."""
         self.init, self.size, self.peak_mib, self.started = facts.init, facts.cost, facts.peak_mib, facts.started
         self.resumed, self.sharing = [*facts.resumed, facts.step], max(self.sharing, facts.sharing)
-        self.waited_s = facts.waited_s
         self.phases.carry(facts.phases)
 
     def facts(self, done: Training, finished: bool) -> Facts:
@@ -86,8 +83,7 @@ class Ledger:
             schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,  # type: ignore[arg-type]
             finished=finished, device_s=done.device_s, curve=list(done.curve), phases=self.phases.total(),
             resumed=self.resumed, init=self.init, cost=self.size, peak_mib=self.peak(),
-            started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing,
-            waited_s=self.waited(),
+            started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing, waited_s=done.waited_s,
         )  # fmt: skip
 
     def peak(self) -> float:
@@ -102,20 +98,6 @@ class Ledger:
         # For other budgets, the times are then invalid, but all other figures are valid.
         self.sharing = max(self.sharing, company.count)
         return ""
-
-    def begin_training(self) -> None:
-        """Count from now on how long this process waits for a processor."""
-        self._waited_besides = waited_s() - self.waited_s
-
-    def end_training(self) -> None:
-        self.waited()
-        self._waited_besides = None
-
-    def waited(self) -> float:
-        """`waited_s`, with the training of this process so far."""
-        if self._waited_besides is not None:
-            self.waited_s = max(self.waited_s, waited_s() - self._waited_besides)  # threads may have ended
-        return self.waited_s
 
     def note_learned(self, buffers: int) -> None:
         """Correct the number of learned buffers: some change only after the few steps of the cost measurement."""

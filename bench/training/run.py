@@ -218,14 +218,12 @@ class Run:
         reset_peak_memory(self.device)
         torch.manual_seed(derive(self.spec.seed, "training"))  # dropout
         spec, clock = self.spec, clock_for(self.job.device)
-        self.ledger.begin_training()
         with self.stop.patient():
             done = train(
                 model, loaded.batches, spec.recipe, spec.steps, clock, spec.profile, spec.budget.seconds, self._report,
                 checkpoints,
             )  # fmt: skip
-        self.ledger.end_training()
-        self.ledger.curve = done.curve
+        self.ledger.curve, self.ledger.waited_s = done.curve, done.waited_s
         if not checkpoints.finished:  # otherwise nothing was trained here, and the peak comes from the checkpoint
             self.ledger.peak_mib = self.ledger.peak()
         reset_peak_memory(self.device)

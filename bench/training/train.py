@@ -17,6 +17,7 @@ from ..measures.compiler import plain_step
 from ..records.record import CurvePoint
 from ..spec.budget import must_stop
 from ..spec.recipe import Recipe
+from ..tools.machine import waited_s
 
 #: Returns images and labels of a step.
 Source = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
@@ -34,6 +35,7 @@ class Training:
         stopped: ``""``, ``"diverged"`` (the loss is not finite) or ``"hard stop"`` (105 % of a T budget).
         curve: one point per block.
         losses: of the steps since the curve's last point, on the device.
+        waited_s: seconds of `device_s` in which threads of this process waited for a processor, see `machine.waited_s`.
     """
 
     steps: int = 0
@@ -41,6 +43,7 @@ class Training:
     stopped: str = ""
     curve: list[CurvePoint] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
+    waited_s: float = 0.0
 
 
 class Keeper(Protocol):
@@ -158,6 +161,7 @@ def timed_steps(
         done: state of the training; steps, losses and device-seconds are added to it.
         keeper: ends the steps early if it is time to save a checkpoint.
     """
+    waited = waited_s()
     start = launched = clock.mark()
     first = done.steps
     while done.steps < border:
@@ -171,6 +175,7 @@ def timed_steps(
         if keeper is not None and keeper.due():
             break
     done.device_s += clock.seconds(start, clock.mark())
+    done.waited_s += max(0.0, waited_s() - waited)  # less, if a thread has ended
     return clock.host_seconds(start, launched)
 
 

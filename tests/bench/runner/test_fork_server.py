@@ -203,6 +203,11 @@ def test_copies_of_the_fork_server_of_runs_begin_as_fresh_interpreters_do(tmp_pa
         ("import atexit; atexit.register(print, 'function'); print('main')", 0, "main\nfunction", ""),
         ("import weakref; kept = type('K', (), {})(); weakref.finalize(kept, print, 'finalizer')", 0, "finalizer", ""),
         ("threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()", 0, "thread", ""),
+        ("raise KeyboardInterrupt", -signal.SIGINT, "", "KeyboardInterrupt"),
+        ("sys.exit(-1)", 255, "", ""),
+        ("sys.stdout = None", 0, "", ""),
+        ("kept = open('/dev/fd/1', 'w'); kept.write('file')", 0, "file", ""),
+        ("import ctypes; ctypes.CDLL(None).printf(b'from C')", 0, "from C", ""),
         ("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()", 0, "", ""),
     ],
 )
@@ -210,4 +215,4 @@ def test_copies_end_as_processes_of_python_do(tmp_path: Path, line: str, code: i
     copy = start(tmp_path / "log", line)
     assert said(copy) == output and copy.returncode == code
     told = (tmp_path / "log").read_text()
-    assert told.strip().endswith(log) and ("Traceback" in told) == ("Error" in log)
+    assert told.strip().endswith(log) and ("Traceback" in told) == (": " in log or "Interrupt" in log)

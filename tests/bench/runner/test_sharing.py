@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from equibench.bench.boards.rows import model_rows, run_rows
 from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli
-from equibench.bench.measures.clock import Phases
 from equibench.bench.records.provenance import SHARED, WAITED, sharing_fact, waiting_fact
 from equibench.bench.records.record import WAITING_SHARE
 from equibench.bench.runner import admission
@@ -30,7 +29,6 @@ from equibench.bench.runner.head_to_head import Outcome, run
 from equibench.bench.spec.suite import Suite, plan
 from equibench.bench.tools.machine import Machine, waited_s
 from equibench.bench.training.checkpoint import read_checkpoint
-from equibench.bench.training.ledger import Ledger
 from equibench.registry import UserError, include
 
 from .. import made
@@ -245,7 +243,7 @@ def test_time_in_which_another_process_has_the_core_is_counted() -> None:
 @needs_run_delay
 @pytest.mark.whole
 def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`test_waiting_is_counted_over_all_processes_of_a_run` has the same without a run."""
+    """`test_waiting_before_a_checkpoint_counts_where_its_seconds_do` has the same without a run."""
     one = process.job(tmp_path, budget="e200")
     with one_core_for_two():
         assert process.interrupt(one, 40, signal.SIGTERM) == -signal.SIGTERM
@@ -258,20 +256,7 @@ def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path, monkeypatch:
     assert float(record.provenance.hardware[WAITED]) * record.results.train_s > waited
 
 
-def test_waiting_is_counted_over_all_processes_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    include([TINY])
-    one = process.job(tmp_path, "tiny")
-    ledger, seen = Ledger(one, Phases(0.0)), [5.0]
-    monkeypatch.setattr("equibench.bench.training.ledger.waited_s", lambda: seen[0])
-    assert ledger.waited() == 0.0, "before the training nothing counts"
-    ledger.waited_s = 2.0  # of an earlier process
-    ledger.begin_training()
-    seen[0] = 6.5
-    assert ledger.waited() == 3.5
-    seen[0] = 6.0  # a thread has ended
-    ledger.end_training()
-    seen[0] = 99.0
-    assert ledger.waited() == 3.5, "after the training nothing counts"
+def test_the_share_of_waiting_is_told_from_a_thousandth_on() -> None:
     assert waiting_fact(3.5, 14.0) == {WAITED: "0.250"} and waiting_fact(0.001, 14.0) == {} == waiting_fact(1.0, 0.0)
 
 

@@ -19,7 +19,7 @@ from equibench.bench.tools.files import WriteError, remove_parts, write_atomical
 from equibench.bench.training.checkpoint import Checkpoints, Facts, Origin, read_checkpoint
 from equibench.bench.training.prepare import weights_digest
 from equibench.bench.training.stopping import ORPHAN_S, Stop, Stopped
-from equibench.bench.training.train import Training, train
+from equibench.bench.training.train import Training, optimizer_for, train
 from torch import nn
 
 from .test_train import HandClock
@@ -84,7 +84,7 @@ def facts(done: Training, finished: bool, origin: Origin = ORIGIN) -> Facts:
     return Facts(
         schema_version=1, origin=origin, attempt=1, step=done.steps, stopped=done.stopped, finished=finished,
         device_s=done.device_s, curve=list(done.curve), phases={"train_s": 1.0, "other_s": 0.0, "total_s": 1.0},
-        resumed=[],
+        resumed=[], waited_s=done.waited_s,
         init=core, cost=Size(parameters=1, dense_weights=1, buffers=1, flops_per_image=1, train_flops_per_image=1),
         peak_mib=1.0, started="2026-01-01T00:00:00+00:00", warnings=[],
     )  # fmt: skip
@@ -155,6 +155,40 @@ def test_counters_in_python_attributes_go_on(step: int, tmp_path: Path) -> None:
     interrupt(tmp_path, step, make=Ramped)
     keeper = opened(tmp_path)
     assert keeper.saved is not None and trained(keeper, seed=99, make=Ramped) == whole and not keeper.notes
+
+
+def test_waiting_counts_in_timed_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, pace = [0.0], [1.0]
+
+    def delay() -> float:
+        seen[0] += pace[0]
+        return seen[0]
+
+    def between_blocks(_: Training) -> None:
+        seen[0] += 100.0
+
+    def batch(_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long)
+
+    def waited() -> float:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        return train(model, batch, RECIPE, 40, HandClock(), on_block=between_blocks).waited_s
+
+    monkeypatch.setattr("equibench.bench.training.train.waited_s", delay)
+    assert waited() == 40.0, "one second in each of 40 blocks"
+    pace[0] = -1.0
+    assert waited() == 0.0, "a thread that ends takes its seconds along"
+
+
+@pytest.mark.parametrize(("fits", "waited"), [(True, 7.0), (False, 0.0)])
+def test_waiting_before_a_checkpoint_counts_where_its_seconds_do(tmp_path: Path, fits: bool, waited: float) -> None:
+    interrupt(tmp_path, 20)
+    keeper, model = opened(tmp_path), Net()
+    keeper.saved.facts = keeper.saved.facts.model_copy(update={"waited_s": 7.0})
+    if not fits:
+        keeper.saved.tensors["attributes"]["modules"]["more"] = {}
+    done = keeper.restore(model, optimizer_for(model, RECIPE))
+    assert done.waited_s == waited and (done.device_s > 0) == fits
 
 
 def test_an_attribute_that_cannot_be_kept_makes_the_run_start_again_with_a_note(tmp_path: Path) -> None:
