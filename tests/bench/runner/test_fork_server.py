@@ -207,7 +207,13 @@ def test_copies_of_the_fork_server_of_runs_begin_as_fresh_interpreters_do(tmp_pa
         ("sys.exit(-1)", 255, "", ""),
         ("sys.stdout = None", 0, "", ""),
         ("kept = open('/dev/fd/1', 'w'); kept.write('file')", 0, "file", ""),
-        ("import ctypes; ctypes.CDLL(None).printf(b'from C')", 0, "from C", ""),
+        (
+            "import ctypes; c, p = ctypes.CDLL(None), ctypes.c_void_p; c.fopen.restype = p;"
+            " c.fputs(b'from C', p(c.fopen(b'/dev/fd/1', b'w')))",
+            0,
+            "from C",
+            "",
+        ),
         ("threading.Thread(target=time.sleep, args=(600,), daemon=True).start()", 0, "", ""),
     ],
 )

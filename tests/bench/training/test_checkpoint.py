@@ -157,29 +157,6 @@ def test_counters_in_python_attributes_go_on(step: int, tmp_path: Path) -> None:
     assert keeper.saved is not None and trained(keeper, seed=99, make=Ramped) == whole and not keeper.notes
 
 
-def test_waiting_counts_in_timed_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, pace = [0.0], [1.0]
-
-    def delay() -> float:
-        seen[0] += pace[0]
-        return seen[0]
-
-    def between_blocks(_: Training) -> None:
-        seen[0] += 100.0
-
-    def batch(_: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long)
-
-    def waited() -> float:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        return train(model, batch, RECIPE, 40, HandClock(), on_block=between_blocks).waited_s
-
-    monkeypatch.setattr("equibench.bench.training.train.waited_s", delay)
-    assert waited() == 40.0, "one second in each of 40 blocks"
-    pace[0] = -1.0
-    assert waited() == 0.0, "a thread that ends takes its seconds along"
-
-
 @pytest.mark.parametrize(("fits", "waited"), [(True, 7.0), (False, 0.0)])
 def test_waiting_before_a_checkpoint_counts_where_its_seconds_do(tmp_path: Path, fits: bool, waited: float) -> None:
     interrupt(tmp_path, 20)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from equibench.bench.spec.recipe import Recipe, find_recipe
-from equibench.bench.training.train import BLOCKS, decayed_parameters, optimizer_for, train
+from equibench.bench.training.train import BLOCKS, Training, decayed_parameters, optimizer_for, train
 from torch import nn
 
 RECIPE = find_recipe("common")
@@ -176,3 +176,26 @@ def test_every_trainable_parameter_is_optimised_once(name: str) -> None:
         id(p) for p in module.parameters() if p.requires_grad
     )
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+
+
+def test_waiting_counts_in_timed_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, pace = [0.0], [1.0]
+
+    def delay() -> float:
+        seen[0] += pace[0]
+        return seen[0]
+
+    def between_blocks(_: Training) -> None:
+        seen[0] += 100.0
+
+    def batch(_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long)
+
+    def waited() -> float:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        return train(model, batch, RECIPE, 40, HandClock(), on_block=between_blocks).waited_s
+
+    monkeypatch.setattr("equibench.bench.training.train.waited_s", delay)
+    assert waited() == 40.0, "one second in each of 40 blocks"
+    pace[0] = -1.0
+    assert waited() == 0.0, "a thread that ends takes its seconds along"
