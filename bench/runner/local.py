@@ -49,6 +49,14 @@ CHANGE_FIGURES = (
     "TORCH_CUDNN_V8_API_DISABLED", "TORCH_LINALG_PREFER_CUSOLVER",
 )  # fmt: skip
 
+#: Settings of glibc's malloc. Each training step allocates and frees the same large tensors. With these settings, the
+#: process keeps that memory, in pages of 2 MiB. Otherwise the kernel maps and clears every page again in every step.
+#: Results stay the same. A libc that does not know a setting ignores it.
+MALLOC = (
+    "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=9223372036854775807:glibc.malloc.top_pad=67108864"
+    ":glibc.malloc.hugetlb=1"
+)
+
 
 @dataclass
 class _Running:
@@ -100,6 +108,8 @@ def environment(threads: int) -> dict[str, str]:
     """The environment of a run's process: that of this process, without variables that change figures."""
     kept = {name: value for name, value in os.environ.items() if name not in CHANGE_FIGURES}
     fixed = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **bytecode("torch")}
+    # The last setting of a name counts, so those of the user stay.
+    fixed["GLIBC_TUNABLES"] = ":".join(filter(None, [MALLOC, kept.get("GLIBC_TUNABLES")]))
     if "PYTHONPYCACHEPREFIX" in fixed:
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**kept, **fixed, "OMP_NUM_THREADS": str(threads)}
