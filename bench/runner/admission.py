@@ -17,7 +17,6 @@ from ..spec.accepted_sizes import refuse_sizes
 from ..spec.budget import find_budget
 from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
 from ..spec.suite import PROTOCOL, Suite, check_names
-from ..tools.gpu_driver import gpus
 from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused_gpu_warning
 from ..tools.machine import Machine, device_names
 from ..tools.text import follow_up_command
@@ -107,12 +106,10 @@ def probe_models(
         end(process)
 
 
-def may_lack_devices(suite: Suite, machine: Machine) -> bool:
-    """Whether a suite needs GPUs that the driver does not report. The answer of torch decides, see `admit_devices`."""
-    names, there = device_names(machine.device), len(gpus())
-    if names == ["auto"]:
-        return counts_seconds(suite.budget) and not there
-    return any(name != "cpu" and int(name.partition(":")[2] or 0) >= there for name in names)
+def needs_gpus(suite: Suite, machine: Machine) -> bool:
+    """Whether runs of a suite must be on a GPU. Then torch is asked for GPUs first: it may lack one of the driver's."""
+    names = device_names(machine.device)
+    return counts_seconds(suite.budget) if names == ["auto"] else any(name != "cpu" for name in names)
 
 
 def admit_devices(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> tuple[list[str], str]:

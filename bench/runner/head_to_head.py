@@ -204,7 +204,7 @@ class HeadToHead:
         """Load the data once and check every model, before anything is trained."""
         self.listener.preparing(f"data set {self.suite.dataset} and {plural(len(self.suite.models), 'model')}")
         check_devices = partial(admission.admit_devices, self.suite, self.machine)
-        early = check_devices if admission.may_lack_devices(self.suite, self.machine) else None
+        early = check_devices if admission.needs_gpus(self.suite, self.machine) else None
         names, files = self.suite.models, self.machine.files
         seen = admission.probe_models(names, self.suite.dataset, files, self._load_data, early)
         admitted = admission.admit(self.suite, self.machine, seen)
