@@ -172,6 +172,8 @@ class HeadToHead:
         self.listener.preparing("calibration: the step time of every model is measured, and the models take turns")
         told: set[str] = set()
         first: Outcome | None = None
+        if not self.shard:  # an earlier call may have been interrupted after runs that drifted
+            timed.forget_drifted(load_board(self.root, timed.board))
         # A second round calibrates models with drifted runs again and repeats all their seeds; a shard lacks some.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())

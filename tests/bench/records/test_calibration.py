@@ -288,6 +288,29 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
     assert not outcome.failed, "the board shows the repetition alone"
 
 
+def test_a_run_that_drifted_in_an_earlier_call_is_not_repeated_with_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier call was interrupted before the model was calibrated again."""
+    timed = timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003, "z2cnn": 0.001})
+    for spec in timed.plan():
+        drifts = (spec.model, spec.seed) == ("p4cnn", 1)
+        changes = {"status": "invalid", "reason": "drift: 21 s"} if drifts else {}
+        write_record(tmp_path, made.record(90.0, train_s=20.0).model_copy(update={"spec": spec, **changes}))
+    timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
+    head = HeadToHead(timed.suite, tmp_path, Machine("cuda"), Listener())
+    asked: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(running.admission, "common_hardware_key", lambda slots: (KEY, ONE))
+    monkeypatch.setattr(head, "_prepare", lambda: head.slots.append("cuda:0"))
+    monkeypatch.setattr(
+        head,
+        "_execute_pending",
+        lambda pending, _: asked.extend((job.spec.model, job.spec.seed, job.spec.steps) for job in pending),
+    )
+    head.execute()
+    assert asked == [("p4cnn", 0, 5000), ("p4cnn", 1, 5000)]
+
+
 def test_a_model_that_fails_while_it_is_measured_is_a_row_and_the_others_are_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
