@@ -30,6 +30,7 @@ from ..records.calibration import (
 from ..records.store import log_path
 from ..spec.budget import drifted, exact, find_budget
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
+from ..tools.gpu_processes import memory_held_mib
 from ..tools.machine import Machine
 from ..training.job import StepTiming
 from .fork_server import Process
@@ -144,17 +145,19 @@ class TimedBoard:
 
     def _open(self, device: str, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
         """Start one process for each model on a device."""
-        sessions = {model: self._open_one(device, model, stack) for model in models}
+        before_mib = memory_held_mib(self.devices[device])
+        sessions = {model: self._open_one(device, model, before_mib, stack) for model in models}
         for session in sessions.values():
             session.beside = sessions
         return sessions
 
-    def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
+    def _open_one(self, device: str, model: str, before_mib: float | None, stack: ExitStack) -> _ProcessSession:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
         here = self.machine
         job = StepTiming(
-            spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files
+            spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files,
+            before_mib=before_mib,
         )  # fmt: skip
         log = log_path(self.root, self.board, f"calibration.{model}.{device.replace(':', '-')}")
         log.parent.mkdir(parents=True, exist_ok=True)

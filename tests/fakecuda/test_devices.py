@@ -47,12 +47,14 @@ def lines(log: Path) -> list[Line]:
     return [one for one in map(Line, log.read_text().splitlines()) if one.devices]
 
 
-def equibench(fake_cuda: Any, folder: Path, *arguments: str, kernel_us: str = str(KERNEL_US)) -> CompletedProcess[str]:
+def equibench(
+    fake_cuda: Any, folder: Path, *arguments: str, kernel_us: str = str(KERNEL_US), **more: str
+) -> CompletedProcess[str]:
     """A command line; every piece of memory is fresh, so that values are zero rather than garbage."""
     (folder / "witness").mkdir(exist_ok=True)
     variables = {
         "FAKE_CUDA_LOG": str(folder / "log"), "FAKE_CUDA_KERNEL_US": kernel_us, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
-        "EQUIBENCH_TEST_WITNESS": str(folder / "witness"),
+        "EQUIBENCH_TEST_WITNESS": str(folder / "witness"), **more,
     }  # fmt: skip
     return fake_cuda(
         "-m", "equibench.bench.cli", *arguments, "--include", TINY, "--include", WITNESS, timeout=900, **variables
@@ -170,6 +172,14 @@ def test_no_step_is_measured_beside_a_stranger(fake_cuda: Any, tmp_path: Path) -
     arguments = ["--models", "crowded", "--budget", "t5", "--seeds", "1", "--include", str(net)]
     done = run(fake_cuda, tmp_path, *arguments, "--device", "cuda:0")
     assert done.returncode == 2 and "not alone on its GPU" in done.stderr and "cannot be measured while" in done.stderr
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_no_step_is_measured_beside_a_stranger_that_only_its_memory_shows(fake_cuda: Any, tmp_path: Path) -> None:
+    """As in a container, where the driver names no process."""
+    arguments = ["--models", "tiny", "--budget", "t5", "--seeds", "1", "--device", "cuda:0"]
+    done = run(fake_cuda, tmp_path, *arguments, FAKE_NVML_HIDES="1", FAKE_NVML_OTHER="0:500")
+    assert done.returncode == 2 and "not alone on its GPU: 504 MiB of it were held before" in done.stderr
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
