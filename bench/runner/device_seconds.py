@@ -80,21 +80,30 @@ class TimedBoard:
         """
         seconds = find_budget(self.suite.budget).seconds
         assert seconds is not None
-        known, current = self._known()
+        _, current = self._known()
         missing = self.missing()
-        kept = [c for m, c in current.items() if m not in missing and m not in self.failed]
-        subjects = [self._subject(m) for m in missing]
+        kept = {m: c for m, c in current.items() if m not in missing and m not in self.failed}
+        failed = self._calibrate(missing, kept.values())
+        for model in [m for m in failed if failed[m].status in ("oom", "lost") and len(missing) + len(kept) > 1]:
+            # The other models were loaded too, and may have taken its memory: now beside one of them at most.
+            alone = ([model], ()) if model in missing else ([], [kept[model]])
+            failed = {m: why for m, why in failed.items() if m != model} | self._calibrate(*alone)
+        self.failed |= failed
+        self.forgotten.clear()
+        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
+        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
+        return plan(self.suite, steps, self.hardware_key, self.root)
+
+    def _calibrate(self, models: list[str], kept: Iterable[Calibration]) -> dict[str, TrainingFailed]:
+        """Measure models, and `kept` on new devices; write the calibrations, and return the models that failed."""
+        subjects, (known, _) = [self._subject(m) for m in models], self._known()
         done = calibrate(subjects, known, self._measure, self.devices, _is_unchanged, kept)
         for found in done.calibrations:
             if not found.confirms:  # with the files that the model opened during the measurement
                 opened = self._opened.get(found.model, {})
                 found = found.model_copy(update={"opened": opened, "source_hash": _hash_now(found.model, opened)})
             write_calibration(self.root, self.board, found)
-        self.failed |= done.failed
-        self.forgotten.clear()
-        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
-        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
-        return plan(self.suite, steps, self.hardware_key, self.root)
+        return done.failed
 
     def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
         """Number of steps of a budget. A model whose whole steps miss the budget by more than 3 % goes to `failed`."""

@@ -333,6 +333,25 @@ def test_a_model_that_fails_while_it_is_measured_is_a_row_and_the_others_are_pla
     assert {r.spec.model for r, _ in load_board(tmp_path, timed.board).chosen} == {"z2cnn"}
 
 
+def test_a_model_that_lacks_memory_only_beside_the_others_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has memory for two models. p4cnn needs all of it, and never fits beside another."""
+    loaded: list[list[str]] = []
+
+    def open_all(self: TimedBoard, device: str, names: list[str], _: object) -> dict[str, FakeSession]:
+        loaded.append(names)
+        fails = {"z2cnn": len(names) > 2, "p4cnn": len(names) > 1}
+        return {n: FakeSession(n, 0.001, [], "GPU-0", 0 if fails.get(n) else None) for n in names}
+
+    timed = timed_board(tmp_path, monkeypatch, dict.fromkeys(("p4cnn", "z2cnn", "z2cnn-22", "wrn-10-b9"), 0.001))
+    monkeypatch.setattr(TimedBoard, "_open", open_all)
+    steps = {s.model: s.steps for s in timed.plan()}
+    assert steps == {"p4cnn": 1, "z2cnn": 20_000, "z2cnn-22": 20_000, "wrn-10-b9": 20_000}
+    assert set(timed.failed) == {"p4cnn"} and timed.failed["p4cnn"].status == "oom"
+    assert [len(names) for names in loaded] == [4, 2, 2] and loaded[2][0] == "z2cnn"
+
+
 def test_a_calibrated_model_that_fails_later_stays_in_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times: dict[str, float | None] = {"p4cnn": 0.002}
     assert timed_board(tmp_path, monkeypatch, times).plan()[0].steps == 10_000
