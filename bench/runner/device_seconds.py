@@ -28,10 +28,11 @@ from ..records.calibration import (
     write_calibration,
 )
 from ..records.store import log_path
-from ..spec.budget import drifted, exact, find_budget
+from ..spec.budget import drifted, find_budget, steps_in
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
 from ..tools.gpu_processes import memory_held_mib
 from ..tools.machine import Machine
+from ..tools.text import plural
 from ..training.job import StepTiming
 from .fork_server import Process
 from .local import GRACE_S, ask, end, ending, events_of, last_log_line, start
@@ -107,14 +108,14 @@ class TimedBoard:
 
     def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
         """Number of steps of a budget. A model whose whole steps miss the budget by more than 3 % goes to `failed`."""
-        steps = int(exact(seconds) // step_s)
+        steps = steps_in(seconds, step_s)
         if drifted(float(steps * step_s), seconds):
             reason = (
-                f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s, which are"
-                f" {100 * float(steps * step_s) / seconds:.1f} % of it;"
+                f"a step takes {float(step_s):.3g} s, so {plural(steps, 'step')} would take"
+                f" {100 * float(steps * step_s) / seconds:.1f} % of the budget of {seconds:g} s;"
             )
             self.failed.setdefault(model, TrainingFailed("invalid", f"{reason} ±3 % are allowed; use a longer budget"))
-        return max(1, steps)
+        return steps
 
     def missing(self) -> list[str]:
         """The models of the suite whose step time must still be measured."""

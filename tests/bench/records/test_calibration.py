@@ -373,7 +373,15 @@ def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
     ever.
     """
     timed = timed_board(tmp_path, monkeypatch, {"p4cnn": step_s, "z2cnn": 0.001})
-    assert {(s.model, s.steps) for s in timed.plan()} == {("p4cnn", steps), ("z2cnn", 20_000)}
+    specs = timed.plan()
+    assert {(s.model, s.steps) for s in specs} == {("p4cnn", steps), ("z2cnn", 20_000)}
+    # On the board, replaced runs of other models stay left out.
+    replaced = made.spec(model="z2cnn", seed=0, budget=specs[0].budget, steps=19_000, hardware_key=KEY)
+    for spec in (*specs, replaced):
+        write_record(tmp_path, made.record(90.0, train_s=20.0).model_copy(update={"spec": spec}))
+    board = load_board(tmp_path, timed.board)
+    assert not board.refused and board.later == 1
+    assert [(r.spec.model, r.spec.steps) for r, _ in board.chosen] == [("p4cnn", steps)] * 2 + [("z2cnn", 20_000)] * 2
     assert set(timed.failed) == (set() if fits else {"p4cnn"})
     for why in timed.failed.values():
         assert why.status == "invalid" and "use a longer budget" in why.reason and not why.reason.startswith("drift")
