@@ -91,7 +91,7 @@ class TimedBoard:
             failed = {m: why for m, why in failed.items() if m != model} | self._calibrate(*alone)
         self.failed |= failed
         self.forgotten.clear()
-        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
+        times = self._times()
         steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
         return plan(self.suite, steps, self.hardware_key, self.root)
 
@@ -129,15 +129,26 @@ class TimedBoard:
         known_models = {m: newest[m] for m in self.suite.models if m in newest}
         return known, {m: c for m, c in known_models.items() if c.same_subject(self._subject(m, c.opened))}
 
+    def _times(self) -> dict[str, Fraction]:
+        """The step times that hold now, in seconds, by model."""
+        return {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
+
     def forget_drifted(self, board: Board) -> bool:
-        """Mark the models of the suite that have a drifted run: they are calibrated again. Whether there are any."""
-        drifted = {
-            r.spec.model
-            for r, _ in board.chosen
-            if r.status == "invalid" and r.reason.startswith("drift") and r.spec.model in self.suite.models
+        """Mark the models of the suite whose runs drift with their step time of now: they are calibrated again.
+
+        Returns whether there are any. The board may be that of the suite's trials.
+        """
+        seconds, times = find_budget(self.suite.budget).seconds, self._times()
+        assert seconds is not None
+        found = {
+            spec.model
+            for spec in (r.spec for r, _ in board.chosen if r.status == "invalid" and r.reason.startswith("drift"))
+            if spec.model in self.suite.models
+            and spec.model in times
+            and spec.steps == steps_in(seconds, times[spec.model])
         }
-        self.forgotten |= drifted
-        return bool(drifted)
+        self.forgotten |= found
+        return bool(found)
 
     def _subject(self, model: str, opened: Iterable[str] = ()) -> Calibration:
         files = contents(MODELS.find(model).files, opened)

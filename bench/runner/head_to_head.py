@@ -173,7 +173,9 @@ class HeadToHead:
         told: set[str] = set()
         first: Outcome | None = None
         if not self.shard:  # an earlier call may have been interrupted after runs that drifted
-            timed.forget_drifted(load_board(self.root, timed.board))
+            steps = dict.fromkeys(self.suite.models, 1)
+            first_spec = self.trials(plan(self.suite, steps, key, self.root))[0]  # trials have a board of their own
+            timed.forget_drifted(load_board(self.root, first_spec.board))
         # A second round calibrates models with drifted runs again and repeats all their seeds; a shard lacks some.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())

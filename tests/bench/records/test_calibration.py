@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,9 @@ from equibench.bench.runner import device_seconds as timed_module
 from equibench.bench.runner import head_to_head as running
 from equibench.bench.runner.device_seconds import TimedBoard
 from equibench.bench.runner.head_to_head import HeadToHead, Listener, Outcome
+from equibench.bench.runner.tune import trials
 from equibench.bench.spec.budget import steps_in
-from equibench.bench.spec.suite import find_suite
+from equibench.bench.spec.suite import RunSpec, find_suite
 from equibench.bench.tools.machine import Machine
 from equibench.bench.training import train
 from equibench.bench.training.job import Job
@@ -309,6 +312,51 @@ def test_a_run_that_drifted_in_an_earlier_call_is_not_repeated_with_the_same_ste
     )
     head.execute()
     assert asked == [("p4cnn", 0, 5000), ("p4cnn", 1, 5000)]
+
+
+def test_only_drifted_trials_have_their_model_calibrated_again_for_further_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials have a board of their own, and the calibrations of the board of their base recipe."""
+    timed = timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003, "z2cnn": 0.001})
+    make_trials = partial(trials, timed.suite)
+
+    def save(specs: list[RunSpec], drifts: bool) -> None:
+        changes = {"status": "invalid", "reason": "drift: 21 s"} if drifts else {}
+        for spec in specs:
+            write_record(tmp_path, made.record(90.0, train_s=20.0).model_copy(update={"spec": spec, **changes}))
+
+    def call(trains: bool) -> tuple[set[int], list[int]]:
+        """The steps of the trials of p4cnn that a call runs, and the sequence of its calibrations."""
+        head = HeadToHead(timed.suite, tmp_path, Machine("cuda"), Listener(), make_trials)
+        asked: set[int] = set()
+
+        def execute(pending: list[Job], _: Outcome) -> None:
+            asked.update(job.spec.steps for job in pending if job.spec.model == "p4cnn")
+            if not trains:
+                raise KeyboardInterrupt
+            save([job.spec for job in pending], drifts=False)
+
+        monkeypatch.setattr(head, "_prepare", lambda: head.slots.append("cuda:0"))
+        monkeypatch.setattr(head, "_execute_pending", execute)
+        with suppress(KeyboardInterrupt):
+            head.execute()
+        return asked, [c.sequence for c in read_calibrations(tmp_path, timed.board) if c.model == "p4cnn"]
+
+    monkeypatch.setattr(running.admission, "common_hardware_key", lambda slots: (KEY, ONE))
+    specs = timed.plan()
+    save(specs, drifts=True)
+    save(make_trials(specs)[1:], drifts=False)
+    # Runs of the base recipe drifted, but no trial: those runs keep their steps until they are repeated themselves.
+    assert call(trains=True) == ({6666}, [1])
+    rest = make_trials(specs)[0]
+    (path,) = (p for p in (tmp_path / "runs" / rest.board).glob("*.json") if rest.digest() in p.name)
+    path.unlink()
+    save([rest], drifts=True)
+    timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
+    assert call(trains=False) == ({5000}, [1, 2])
+    timed_board(tmp_path, monkeypatch, {"p4cnn": 0.005, "z2cnn": 0.001})
+    assert call(trains=True) == ({5000}, [1, 2]), "it drifted with steps that are replaced already"
 
 
 def test_a_model_that_fails_while_it_is_measured_is_a_row_and_the_others_are_planned(
