@@ -58,6 +58,7 @@ class TimedBoard:
     Args:
         devices: names of the devices in torch, with their UUIDs (see `calibration.calibrate`); empty if nothing can
             be measured.
+        confirms: whether new devices also confirm the calibrations of other models of the suite.
 
     Attributes:
         forgotten: models that are measured again although their step time is known.
@@ -66,9 +67,10 @@ class TimedBoard:
     """
 
     def __init__(
-        self, suite: Suite, root: Path, devices: Mapping[str, str], machine: Machine, hardware_key: str
-    ) -> None:
-        self.suite, self.root, self.devices, self.machine = suite, root, devices, machine
+        self, suite: Suite, root: Path, devices: Mapping[str, str], machine: Machine, hardware_key: str,
+        confirms: bool = True,
+    ) -> None:  # fmt: skip
+        self.suite, self.root, self.devices, self.machine, self.confirms = suite, root, devices, machine, confirms
         self.hardware_key, self.board = hardware_key, suite.board(hardware_key)
         self.forgotten: set[str] = set()
         self.failed: dict[str, TrainingFailed] = {}
@@ -83,7 +85,8 @@ class TimedBoard:
         assert seconds is not None
         _, current = self._known()
         missing = self.missing()
-        kept = {m: c for m, c in current.items() if m not in missing and m not in self.failed}
+        others = current.items() if self.confirms else ()
+        kept = {m: c for m, c in others if m not in missing and m not in self.failed}
         failed = self._calibrate(missing, kept.values())
         for model in [m for m in failed if failed[m].status in ("oom", "lost") and len(missing) + len(kept) > 1]:
             # The other models were loaded too, and may have taken its memory: now beside one of them at most.

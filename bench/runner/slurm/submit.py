@@ -195,7 +195,7 @@ def write_timed_jobs(folder: Folder) -> None:
     sweep, root = folder.sweep, folder.path.parents[1]
     key, devices = common_hardware_key([sweep.device])
     # The scheduler chooses other devices for the runs, so this device need not confirm older calibrations.
-    timed = TimedBoard(sweep.suite, root, dict.fromkeys(devices, ""), sweep.machine, key)
+    timed = TimedBoard(sweep.suite, root, devices, sweep.machine, key, confirms=False)
     timed.forgotten |= set(sweep.forgotten)
     specs = timed.plan()
     numbers = {(task.model, task.seed): index for index, task in enumerate(sweep.tasks)}

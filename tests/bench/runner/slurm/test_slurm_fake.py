@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from equibench.bench.records.calibration import Block, write_calibration
 from equibench.bench.records.record import attempts_of, read_board
-from equibench.bench.runner import admission
+from equibench.bench.runner import admission, device_seconds
 from equibench.bench.runner.device_seconds import TimedBoard
 from equibench.bench.runner.no_result import write_without_result
 from equibench.bench.runner.slurm import status as cluster
@@ -432,6 +432,25 @@ def test_a_budget_of_seconds_calibrates_on_the_node_before_the_array(
     assert [job(done.folder, i).spec.steps for i in range(4)] == [1000] * 4
     assert job(done.folder, 3).spec.hardware_key == KEY and job(done.folder, 3).spec.seed == 1
     assert kinds(tmp_path) == [["queued"] * 4] and submit_suite(timed_given(), tmp_path).active == {"trial-1": 4}
+
+
+def test_on_the_node_the_memory_of_hidden_processes_is_looked_for_too(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a cluster: no step is measured beside a process that only its memory shows."""
+    folder, seen = submit_suite(timed_given(), tmp_path).folder, {}
+    assert folder is not None
+
+    def open_one(_: TimedBoard, device: str, model: str, before_mib: float | None, stack: Any) -> Any:
+        seen[model] = before_mib
+        block = Block(steps=100, seconds=1.0, gpu="GPU-0")
+        return SimpleNamespace(ready=lambda: None, block=lambda: block)
+
+    monkeypatch.setattr(admission, "query_devices", lambda devices: {device: (KEY, "GPU-0") for device in devices})
+    monkeypatch.setattr(device_seconds, "memory_held_mib", lambda uuid: 500.0 if uuid == "GPU-0" else None)
+    monkeypatch.setattr(TimedBoard, "_open_one", open_one)
+    write_timed_jobs(folder)
+    assert seen == {"tiny": 500.0, "tiny-dropout": 500.0} and job(folder, 0).spec.steps == 1000
 
 
 def test_known_step_times_are_used_and_must_be_of_one_device(fake: Fake, tmp_path: Path) -> None:
