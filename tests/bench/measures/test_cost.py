@@ -7,6 +7,7 @@ import pytest
 import torch
 from equibench.bench.measures.cost import count_numbers, measure_cost, peak_memory_mib
 from equibench.bench.records.record import Size
+from equibench.bench.runner.local import environment
 from equibench.registry import build_model
 from torch import nn
 
@@ -180,3 +181,18 @@ def test_buffers_that_learn_are_told_from_statistics_and_constants(statistics: t
 
 def test_memory_is_of_the_right_size() -> None:
     assert 50 < peak_memory_mib(torch.device("cpu")) < 100_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot restart the peak of a process")
+def test_memory_that_was_freed_before_a_phase_is_not_part_of_its_peak() -> None:
+    """The process of a run keeps what it frees for its next step, also small pieces between others."""
+    child = (
+        "import torch; from equibench.bench.measures.cost import peak_memory_mib, reset_peak_memory;"
+        " here = torch.device('cpu'); before = peak_memory_mib(here);"
+        " pieces = [torch.ones(1 << 20) for _ in range(64)];"
+        " between = pieces[::2]; del pieces; high = peak_memory_mib(here); reset_peak_memory(here);"
+        " print(high - before, peak_memory_mib(here) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, env=environment(1))
+    with_all, with_half = map(float, done.stdout.split())
+    assert with_all > 250 and with_half == pytest.approx(128, abs=30)
