@@ -27,7 +27,8 @@ def place_labels(
     """Write the label of every (x, y, text) near its point, at the first position where it covers nothing.
 
     The best points should come first. A label beside a point is never nearer to another point. A label further
-    away is connected to its point by a line, which passes no other point. A label without a free position is left out.
+    away is connected to its point by a line, which meets no other point or label. A label without a free position
+    is left out.
 
     Args:
         axes: axes whose position in the figure is final.
@@ -37,7 +38,8 @@ def place_labels(
     frame = axes.get_window_extent()
     points_a_pixel = 72 / figure.dpi
     marks = [_pixels(axes, float(p[0]), float(p[1]), points_a_pixel) for p in (*points, *obstacles)]
-    taken: list[Box] = [(px - 3, py - 3, px + 3, py + 3) for px, py in marks]
+    taken: list[Box] = [_box_of(*mark) for mark in marks]
+    lines: list[Box] = []  # lines may cross
     right, left, top = (edge * points_a_pixel for edge in (frame.x1, frame.x0, frame.y1))
     for x, y, text in points:
         px, py = _pixels(axes, x, y, points_a_pixel)
@@ -46,21 +48,26 @@ def place_labels(
             start = px + dx if dx > 0 else px + dx - width
             box = (start, py + dy - 2, start + width, py + dy + _FONT - 1)
             # The note is above the frame.
-            if box[0] < left or box[2] > right + 20 or box[3] > top or any(_overlap(box, other) for other in taken):
+            if box[0] < left or box[2] > right + 20 or box[3] > top:
+                continue
+            if any(_overlap(box, other) for other in (*taken, *lines)):
                 continue
             end = (px + dx, py + dy)
             beside = math.hypot(dx, dy) <= _BESIDE
             if beside and any(math.dist(mark, end) < math.dist((px, py), end) for mark in marks):
                 continue  # another point is nearer to the near end of the label
-            if not beside and any(_near_line(mark, (px, py), end) for mark in marks if mark != (px, py)):
+            line = [] if beside else _boxes_along((px, py), end)
+            others = [other for other in taken if other != _box_of(px, py)]
+            if any(_overlap(piece, other) for piece in line for other in others):
                 continue
             taken.append(box)
+            lines += line
             side = "left" if dx > 0 else "right"
-            line: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
-            line["relpos"] = (0 if dx > 0 else 1, 0.5)  # the near end of the label
+            arrow: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
+            arrow["relpos"] = (0 if dx > 0 else 1, 0.5)  # the near end of the label
             axes.annotate(
                 text, (x, y), (dx, dy), textcoords="offset points", ha=side, fontsize=_FONT, annotation_clip=False,
-                arrowprops=None if beside else line,
+                arrowprops=None if beside else arrow,
             )  # fmt: skip
             break
 
@@ -70,12 +77,17 @@ def _pixels(axes: Axes, x: float, y: float, scale: float) -> tuple[float, float]
     return px * scale, py * scale
 
 
-def _near_line(mark: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> bool:
-    """Whether a line passes over a mark; not if it leads away from it."""
+def _box_of(x: float, y: float) -> Box:
+    """The box of a mark."""
+    return x - 3, y - 3, x + 3, y + 3
+
+
+def _boxes_along(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
+    """Small boxes that cover the line of a label, from beside the mark of its point (at `start`)."""
     along = (end[0] - start[0], end[1] - start[1])
-    share = ((mark[0] - start[0]) * along[0] + (mark[1] - start[1]) * along[1]) / (along[0] ** 2 + along[1] ** 2)
-    nearest = (start[0] + min(1.0, share) * along[0], start[1] + min(1.0, share) * along[1])
-    return share > 0 and math.dist(mark, nearest) < 4
+    length = math.hypot(*along)
+    places = ((start[0] + t * along[0] / length, start[1] + t * along[1] / length) for t in range(4, math.ceil(length)))
+    return [(x - 1, y - 1, x + 1, y + 1) for x, y in places]
 
 
 def _overlap(a: Box, b: Box) -> bool:

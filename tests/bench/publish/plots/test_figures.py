@@ -225,20 +225,27 @@ def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
     assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]
 
 
-def test_no_label_can_be_read_as_that_of_another_point() -> None:
-    """The nearest point of a label is its own, or a line leads there over no other; one without a place is left out."""
+@pytest.mark.parametrize(("count", "width"), [(30, 0.15), (20, 0.4)])
+def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float) -> None:
+    """The nearest point of a label is its own, or a line leads there past all others; one without a place is left
+    out.
+    """
     from equibench.bench.publish.plots.labels import place_labels
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     rng = np.random.RandomState(0)
     figure = Figure(figsize=(6, 4), dpi=100)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.4 + 0.15 * rng.rand(30, 2))]
+    points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.3 + width * rng.rand(count, 2))]
     place_labels(axes, points)
     marks = np.array([axes.transData.transform(p[:2]) for p in points]) * 72 / figure.dpi
     names = [p[2] for p in points]
-    assert 3 < len(axes.texts) < len(points)
+    FigureCanvasAgg(figure).draw()
+    boxes = [Text.get_window_extent(label) for label in axes.texts]  # without its line
+    assert 3 < len(axes.texts) < count or width > 0.2
     for label in axes.texts:
         own = names.index(label.get_text())
         far = np.hypot(*label.xyann) > 12
@@ -249,6 +256,9 @@ def test_no_label_can_be_read_as_that_of_another_point() -> None:
             assert away[:, -1].argmin() == own
         for other in np.delete(away, own, axis=0):
             assert not far or other.argmin() == 0 or other.min() > 3.9, "the line passes over a mark"
+        for other, box in zip(axes.texts, boxes, strict=True):
+            through = [box.contains(*place) for place in line * figure.dpi / 72]
+            assert not far or other is label or not any(through), "the line passes under another label"
 
 
 def test_points_at_nearly_the_same_place_have_all_their_labels() -> None:
