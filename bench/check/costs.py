@@ -193,8 +193,9 @@ def budget(subject: Subject) -> Finding:
     chosen = find_budget(job.budget)
     if chosen.kind == "T":
         assert chosen.seconds is not None
-        count = steps_in(chosen.seconds, subject.step_s)
-        return noted(f"{job.budget}: {count:,} steps on this CPU; T boards are for GPUs and are calibrated there")
+        fits = subject.step_s <= chosen.seconds
+        count = plural(steps_in(chosen.seconds, subject.step_s), "step") if fits else "less than one step"
+        return noted(f"{job.budget}: {count} on this CPU; T boards are for GPUs and are calibrated there")
     assert job.steps is not None
     seconds = job.steps * subject.step_s
     steps = f"{job.steps:,} steps of {subject.recipe.batch} images"

@@ -643,3 +643,10 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...],
     done = equibench(*arguments)
     assert done.returncode == 2 and says in done.stderr and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("step_s", "says"), [(0.3, "66 steps"), (20.0, "1 step"), (20.1, "less than one step")])
+def test_the_steps_of_device_seconds_are_those_that_fit(step_s: float, says: str) -> None:
+    here = subject("sound")
+    here.job, here.step_s = here.job.model_copy(update={"budget": "t20"}), step_s
+    assert CHECKS["budget"][0](here).says.startswith(f"t20: {says} on this CPU;")
