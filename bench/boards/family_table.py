@@ -16,7 +16,7 @@ from .notes import seeds_text
 from .row_marks import marks_of
 from .rows import csv_text
 from .statistics import SMALLEST_SAMPLE
-from .terminal_table import accuracy_text, in_cell, in_text
+from .terminal_table import accuracy_text, around_table, in_cell, in_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,7 @@ def family_text(family: BoardFamily, style: str = "simple") -> str:
     align = ["left"] + ["right"] * (len(rows[0]) - 1)
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=align)
     lines = [in_text(line, style) for line in (heading(family), *notes(family, "bold" if bold else "*"))]
-    return "\n".join([lines[0], "", for_latex(table, style), "", *lines[1:]])
+    return around_table(lines[:1], for_latex(table, style), lines[1:], style)
 
 
 def file_name(family: BoardFamily) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -58,7 +58,14 @@ def board_table(
         notes.append(f"too wide for this terminal: {', '.join(left_out)}; {all_of_it} shows all columns")
     lines = [*([in_text(board.title, style)] if board.title else []), heading]
     lines, notes = ([wrapped(line, width) for line in part] for part in (lines, notes))
-    return "\n".join([*lines, "", for_latex(table, style), "", *notes])
+    return around_table(lines, for_latex(table, style), notes, style)
+
+
+def around_table(lines: Sequence[str], table: str, notes: Sequence[str], style: str) -> str:
+    """A table with lines above and notes below. In Markdown, lines are paragraphs and notes are a list."""
+    if style in _MARKDOWN:
+        return "\n".join(["\n\n".join(lines), "", table, "", *(f"- {note}" for note in notes)])
+    return "\n".join([*lines, "", table, "", *notes])
 
 
 def in_text(text: str, style: str) -> str:

@@ -14,7 +14,9 @@ _LATEX = {
 
 def latex(text: str) -> str:
     """Text that LaTeX prints unchanged; characters that it cannot print become ``?``."""
-    text = "".join(_LATEX.get(c, c) for c in text)
+    # Fonts replace some pairs by one character: -- is a dash.
+    parts = re.split(r"(?<=([-,'`]))(?=\1)|(?<=[?!])(?=`)", text)[::2]
+    text = "{}".join("".join(_LATEX.get(c, c) for c in part) for part in parts)
     return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
 
 
@@ -34,4 +36,4 @@ def for_latex(table: str, style: str) -> str:
 def markdown_text(text: str) -> str:
     """Text that neither ends a cell of a Markdown table nor becomes markup."""
     text = " ".join(text.split())
-    return re.sub(r"([|\\`*_~\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    return re.sub(r"([|\\`*_~$\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))

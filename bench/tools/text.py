@@ -81,7 +81,7 @@ def error_text(value: float | None) -> str:
     """An equivariance error in the format of all tables and sentences; a dash if there is none."""
     if value is None or value != value:
         return "-"
-    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
+    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}" if value else "0"
 
 
 def command(*words: str, root: Path | None = None, include: Iterable[str | Path] = (), trains: bool = False) -> str:

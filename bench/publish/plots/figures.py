@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from ...boards.terminal_table import accuracy_text
 from ...tools.text import plural
 from ..view import difference_text, p_text
 from . import lines
-from .axes import ACCURACY, accuracy_axis, finish_plot, log_or_linear, new_plot, write_note
+from .axes import ACCURACY, SIZE, accuracy_axis, finish_plot, log_or_linear, new_plot, room_for_names, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
@@ -156,10 +157,13 @@ def _differences(drawn: PlotData) -> Figure | None:
     found = sorted(drawn.board.against_reference, key=lambda c: c.difference)[-MOST_ROWS:]
     if not found:
         return None
-    left = 0.2 + 0.075 * max(len(c.model) for c in found)
-    height = 1.1 + 0.24 * len(found)
-    figure, axes = new_plot(f"difference in test accuracy to {drawn.board.reference}, in points", "", height, left)
-    figure.subplots_adjust(bottom=0.55 / height)  # there is no legend
+    room, size = room_for_names([c.model for c in found], 0.075, 9)
+    letters = int((SIZE[0] - room) / 0.064)  # of a line that is centred below the frame
+    below = textwrap.wrap(f"difference in test accuracy to {drawn.board.reference}, in points", letters)
+    height = 1.1 + 0.24 * len(found) + 0.15 * (len(below) - 1)
+    figure, axes = new_plot("\n".join(below), "", height, 0.2 + room)
+    figure.subplots_adjust(bottom=(0.4 + 0.15 * len(below)) / height)  # there is no legend
+    axes.tick_params("y", labelsize=size)
     axes.axvline(0, color=INK, lw=0.8)
     for y, c in enumerate(found):
         colour, mark = drawn.styles[drawn.families[at[c.model]]]

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.notes import board_notes
-from equibench.bench.boards.terminal_table import narrow_rows, rank_text
+from equibench.bench.boards.terminal_table import board_table, narrow_rows, rank_text
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import bibliography, entry, key_of, own_entry, sources_of, sources_of_row
 from equibench.bench.publish.plots.figures import PLOTS
@@ -22,6 +23,7 @@ from equibench.bench.records import staleness
 from equibench.bench.records.record import write_record
 from equibench.bench.spec.suite import PROTOCOL
 from equibench.bench.tools.markup import latex, latex_number, markdown_text
+from equibench.bench.tools.text import error_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,8 +100,32 @@ def test_a_cell_of_markdown_stays_a_cell_of_text(text: str) -> None:
 @given(st.text(max_size=60))
 def test_latex_has_no_character_left_that_means_something(text: str) -> None:
     # What is escaped is taken away first; of the rest none may be special.
-    rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\[a-zA-Z]+\$|\$\^n\$|\$\\\|\$", "", latex(text))
+    rest = re.sub(
+        r"(?<=[-,'`?!])\{\}(?=[-,'`])|\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\[a-zA-Z]+\$|\$\^n\$|\$\\\|\$", "", latex(text)
+    )
     assert not set(rest) & set("\\&%$#_{}~^")
+
+
+@pytest.mark.parametrize(
+    ("text", "set_"),
+    [("a --include b", "a -{}-include b"), ("---", "-{}-{}-"), ("1–2", "1--2"), ("?`,,''", "?{}`,{},'{}'")],
+)
+def test_latex_joins_no_signs(text: str, set_: str) -> None:
+    """Of `--` fonts make a dash, and then a command in a caption is wrong."""
+    assert latex(text) == set_
+
+
+def test_text_of_markdown_is_no_formula_and_notes_are_a_list(tmp_path: Path) -> None:
+    """GitHub sets what stands between two dollars as a formula, and joins lines into one paragraph."""
+    assert markdown_text("$x_i$") == r"\$x\_i\$"
+    board = replace(boards.board(tmp_path), title="One line")
+    title, heading, table, notes = board_table(board, "github").split("\n\n")
+    assert title == "One line" and heading.startswith(BOARD) and table.startswith("|")
+    assert len(notes.splitlines()) > 3 and all(line.startswith("- ") for line in notes.splitlines())
+
+
+def test_an_error_of_zero_is_zero() -> None:
+    assert error_text(0.0) == "0" and latex_number("0") == "0" and error_text(3e-7) == "3e-07"
 
 
 def test_both_commands_give_the_same_table_for_a_paper(tmp_path: Path) -> None:

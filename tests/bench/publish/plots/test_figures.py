@@ -99,14 +99,20 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
         assert ends.x1 <= figure.bbox.x1 and ends.y1 <= figure.bbox.y1, "nothing of it is cut off"
 
 
-@pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance"])
-def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str) -> None:
-    long = {f"pdo-econv-p8-with-a-long-name-{i}": [70.0 + i, 71.0 + i, 69.0 + i] for i in range(6)}
-    figure = next(p for p in PLOTS if p.stem == stem).draw(
-        PlotData(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]}))
-    )
+@pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance", "learning-curves"])
+@pytest.mark.parametrize("length", [32, 100])
+def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str, length: int) -> None:
+    names = [f"{i}-pdo-econv-p8-with-a-long-name{'-corrected' * 7}"[:length] for i in range(7)]
+    for i, name in enumerate(names):
+        for seed in range(3):
+            record = made.record(70.0 + i + (2 * seed) % 3, model=name, seed=seed)
+            write_record(tmp_path, boards.with_details(record, reference=names[0]))
+    with house_style():
+        figure = next(p for p in PLOTS if p.stem == stem).draw(PlotData(load_board(tmp_path, BOARD)))
     axes = figure.axes[0]
-    for text in (axes._left_title, *axes.get_yticklabels(), axes.xaxis.label):
+    legend = [text for one in figure.legends for text in one.get_texts()]
+    ticks = axes.get_yticklabels() if stem == "differences" else []
+    for text in (axes._left_title, *ticks, axes.xaxis.label, *legend):
         ends = text.get_window_extent()
         assert ends.x0 >= -1 and ends.x1 <= figure.bbox.x1 + 1 and ends.y1 <= figure.bbox.y1 + 1, text.get_text()
 
