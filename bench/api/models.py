@@ -210,15 +210,17 @@ def load_model(
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
         data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
         includes: files that register the model or the data set; not needed if a notebook registered it.
+        device: ``cpu``, ``cuda`` or ``cuda:<i>``; ``auto``: a GPU if there is one.
 
     Raises:
         UserError: there is no such run, its weights do not exist here, or its source or data have changed.
     """
     from ..records.find import find_finished
     from ..records.store import SOURCES
+    from ..tools.gpus import one_device
     from ..training.trained_network import trained_model
 
-    root = results_root(results)
+    root, device = results_root(results), one_device(device)
     record = find_finished(run, root, "load_model")
     include(includes)
     include_cells(root)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import wraps
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ...registry import PYTHON_CALL, UserError, as_given
@@ -42,8 +43,7 @@ def public(function: F) -> F:
             return function(*arguments, **options)
         given = bound.arguments
         for name, value in given.items():
-            if signature.parameters[name].annotation == _FILES and isinstance(value, Iterator):
-                given[name] = list(value)
+            given[name] = _with_home(str(signature.parameters[name].annotation), value)
         before = PYTHON_CALL.set({**given.get("keys", {}), **given})
         try:
             for name, value in given.items():
@@ -60,6 +60,16 @@ def public(function: F) -> F:
             PYTHON_CALL.reset(before)
 
     return cast(F, call)
+
+
+def _with_home(annotation: str, value: Any) -> Any:
+    """An argument with the home folder instead of ``~``, as a shell would give it; files become a list."""
+    if annotation == _FILES and isinstance(value, Iterable) and not isinstance(value, str | bytes | os.PathLike):
+        return [_with_home("str | Path", one) for one in value]
+    if annotation.startswith("str | Path") and isinstance(value, str | os.PathLike) and str(value).startswith("~"):
+        home = os.path.expanduser(value)
+        return home if isinstance(value, str) else Path(home)
+    return value
 
 
 def _what_is_wrong(annotation: str, value: Any) -> str:

@@ -144,7 +144,7 @@ def _command(suite: Any, given: dict[str, Any]) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """The result of a head-to-head. It prints as its table; a notebook shows it as a table.
 

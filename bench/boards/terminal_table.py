@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ..tools.markup import for_latex, latex, markdown_text
+from ..tools.markup import for_latex, latex, markdown_line, markdown_text
 from ..tools.text import command, error_text, plain_table, plural, table_width, wrapped
 from .board import Board
 from .notes import board_heading, board_notes, is_missing
@@ -74,12 +74,14 @@ def in_text(text: str, style: str) -> str:
         return latex(text)
     if style.endswith("html"):
         return html.escape(text)
-    return markdown_text(text) if style in _MARKDOWN else text
+    return markdown_line(text) if style in _MARKDOWN else text
 
 
 def in_cell(text: str, style: str) -> str:
     """As `in_text`, for a cell of a table; tabulate itself escapes cells of HTML and LaTeX."""
-    return in_text(text, style) if style in (*_MARKDOWN, "latex_raw", "unsafehtml") else text
+    if style in _MARKDOWN:
+        return markdown_text(text)
+    return in_text(text, style) if style in ("latex_raw", "unsafehtml") else text
 
 
 #: Columns that are shown only if at least one row has a value in them.

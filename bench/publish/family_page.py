@@ -78,8 +78,7 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
 
 def markdown_page(family: BoardFamily) -> str:
     """The family as one Markdown page."""
-    title = [markdown_text(family.title)] if family.title else []
-    return "\n\n".join([f"## {markdown_text(family.name)}", *title, family_text(family, "github")]) + "\n"
+    return f"## {markdown_text(family.name)}\n\n{family_text(family, 'github')}\n"
 
 
 def latex_page(family: BoardFamily) -> str:

@@ -178,7 +178,7 @@ def _family_block(
     wrong = [*(o for o in options if o != "plot"), *(p for p in options.get("plot", ()) if p not in SPENT)]
     if wrong:
         raise UserError(f"{where}: a family of boards accepts only plot={','.join(SPENT)}, not {wrong[0]!r}")
-    _, table, _ = family_text(family, "github").split("\n\n")
+    table = family_text(family, "github").split("\n\n")[-2]
     images = []
     for what in options.get("plot", ()):
         with house_style():
@@ -207,7 +207,7 @@ def _draw(board: Board, stem: str, root: Path, where: str) -> None:
     with house_style():
         figure = plot.draw(PlotData(board))
         if figure is None:
-            needs = f"; it needs {plot.needs}" if plot.needs else ""
-            raise UserError(f"{where}: there is nothing to draw in the plot {stem!r} of {board.name}{needs}")
+            nothing = f"there is nothing to draw in the plot {stem!r} of {board.name}"
+            raise UserError(f"{where}: {nothing}; it needs {plot.needs}")
         path = _picture(board, stem, root)
         save(figure, path.parent, path.stem, ("svg",), both=False)

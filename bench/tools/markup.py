@@ -33,6 +33,11 @@ def for_latex(table: str, style: str) -> str:
     return "".join(_LATEX[c] if not c.isascii() and c in _LATEX else c for c in table)
 
 
+def markdown_line(text: str) -> str:
+    """As `markdown_text`, for the beginning of a line: it starts no heading, list or quotation."""
+    return re.sub(r"^(\d*)(?=(?<=\d)[.)](\s|$)|(?<!\d)(#+|[-+>])(\s|$))", r"\1\\", markdown_text(text))
+
+
 def markdown_text(text: str) -> str:
     """Text that neither ends a cell of a Markdown table nor becomes markup."""
     text = " ".join(text.split())

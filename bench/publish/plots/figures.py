@@ -32,14 +32,12 @@ FLOOR = 1e-7
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot that is drawn on demand, in a file named `stem`; `draw` returns None if the board has no data for it, and
-    `needs` names the data that not every board has.
-    """
+    """A plot that is drawn on demand, in a file named `stem`. Without the data that it `needs`, `draw` returns None."""
 
     stem: str
     title: str
     draw: Callable[[PlotData], Figure | None]
-    needs: str = ""
+    needs: str
 
 
 class PlotData:
@@ -176,24 +174,36 @@ def _differences(drawn: PlotData) -> Figure | None:
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
-    over = sources_of_variation(c.by_image for c in found if c.interval is not None)
-    family, count = plural(found[0].family, "comparison"), len(drawn.board.against_reference)
-    note = f"paired, ± 95 % over new {over}; filled: p (Holm, {family}) at most {LEVEL:g}"
+    shown, count = [c for c in found if c.interval is not None], len(drawn.board.against_reference)
+    note = "paired; no bars below 3 seeds"
+    if shown:
+        family, over = plural(shown[0].family, "comparison"), sources_of_variation(c.by_image for c in shown)
+        note = f"paired, ± 95 % over new {over}; filled: p (Holm, {family}) at most {LEVEL:g}"
     write_note(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
     return figure
 
 
+RESULTS, SEEDS = "models with results", "a reference, and another model with results of the same seeds"
+COUNTED, ALONE = "models whose operations are counted", "runs that did not share a device"
 #: Accuracies by angle also need labels that stay correct when images are rotated.
 FULL = "runs with a measured full equivariance profile; equibench equivariance --run ID measures it"
 PLOTS = (
-    Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters")),
-    Plot("accuracy-flops", "Accuracy against compute", _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6)),
+    Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters"), RESULTS),
     Plot(
-        "accuracy-seconds", "Accuracy against training time", _cost_plot("train_s_mean", "device-seconds of training")
+        "accuracy-flops",
+        "Accuracy against compute",
+        _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6),
+        RESULTS,
     ),
-    Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot),
+    Plot(
+        "accuracy-seconds",
+        "Accuracy against training time",
+        _cost_plot("train_s_mean", "device-seconds of training"),
+        ALONE,
+    ),
+    Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot, RESULTS),
     Plot("error-angle", "Equivariance error against the angle", lambda d: lines.error_by_angle(d.board, d.named), FULL),
     Plot("accuracy-angle", "Accuracy against the angle", lambda d: lines.accuracy_by_angle(d.board, d.named), FULL),
-    Plot("learning-curves", "Learning curves", lambda d: lines.learning_curves(d.board, d.named)),
-    Plot("differences", "Differences to the reference", _differences),
+    Plot("learning-curves", "Learning curves", lambda d: lines.learning_curves(d.board, d.named), RESULTS),
+    Plot("differences", "Differences to the reference", _differences, SEEDS),
 )

@@ -125,6 +125,7 @@ def test_a_wrong_argument_is_one_sentence_and_leaves_nothing(given: dict[str, An
             "test_run.py is a file, not a folder; give the results folder with re",
         ),
         (lambda: run("quickstart", results=f"{__file__}/below"), "give the results folder with results=…"),
+        (lambda: load_model("00", device="tpu"), "device='tpu': use auto, cpu, cuda or cuda:<number>"),
         (lambda: build_model("zzzzzzzzzz"), "see: equibench.list_models()"),
         (lambda: build_model("p4cnn", -1), "equibench.build_model: in_channels should be at least 1, not -1"),
         (lambda: check("p4cnn", deadline=0), "deadline=… should be above 0, not 0"),
@@ -264,6 +265,18 @@ def test_a_script_registers_its_model_and_its_network_is_loaded_elsewhere(tmp_pa
 def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="load_model 'abcd'"):
         load_model("abcd", results=tmp_path)
+
+
+def test_the_home_folder_is_found_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"in {tmp_path}/r;"):
+        load_board("b", results="~/r")
+    with pytest.raises(UserError, match=rf"includes=\['{tmp_path}/net.py'\]: there is no such file"):
+        list_models(includes=[Path("~/net.py")])
+    with pytest.raises(UserError, match=rf"{tmp_path}/none.toml"):
+        run("~/none.toml", results="~/r")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_keyword_names_the_function() -> None:

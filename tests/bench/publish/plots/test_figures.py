@@ -129,6 +129,13 @@ def test_below_three_seeds_no_mark_is_filled(tmp_path: Path) -> None:
     assert [filled(p.draw(drawn)) for p in PLOTS[:4]] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("seeds", "note"), [(2, "paired; no bars below 3 seeds"), (3, "paired, ± 95 %")])
+def test_the_note_of_differences_is_about_what_is_drawn(tmp_path: Path, seeds: int, note: str) -> None:
+    few = {"p4cnn": [99.0, 98.0, 97.0][:seeds], "z2cnn-22": [1.0, 2.0, 3.0][:seeds]}
+    title = PLOTS[-1].draw(PlotData(boards.board(tmp_path, accuracies=few))).axes[0]._left_title.get_text()
+    assert title.startswith(note) and ("1 comparison" in title) == (seeds == 3)
+
+
 def test_every_registered_family_has_its_own_colour_and_mark() -> None:
     families = {e.fields.get("family") for e in MODELS.match(())}
     assert families <= set(FAMILIES)
@@ -155,7 +162,7 @@ def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path
                 kinds = ("svg", "pdf", "png") if plot.stem == "differences" else ("svg",)
                 save(figure, tmp_path / "a", plot.stem, kinds)
         save(PLOTS[0].draw(PlotData(board)), tmp_path / "b", PLOTS[0].stem, ("svg",))
-    assert set(stems) == {p.stem for p in PLOTS if not p.needs}, "no sidecars: nothing to draw over angles"
+    assert set(stems) == {p.stem for p in PLOTS if p.needs != figures.FULL}, "no sidecars: nothing to draw over angles"
     first, again = (tmp_path / f / f"{PLOTS[0].stem}.svg" for f in "ab")
     assert first.read_bytes() == again.read_bytes()
     text = first.read_text()
@@ -185,6 +192,7 @@ def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
     drawn = PlotData(load_board(tmp_path, BOARD))
     with house_style():
         assert [p.stem for p in PLOTS if p.draw(drawn) is not None] == []
+    assert all(p.needs for p in PLOTS), "its absence is explained"
 
 
 @pytest.mark.parametrize("accuracies", [[91.0], [91.0, 92.0], [91.0, 91.0, 91.0]])
