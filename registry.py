@@ -335,7 +335,7 @@ class Registry:
         for path in sorted((_ROOT / self.package).rglob("*.py")):
             module = ".".join(("equibench", *path.relative_to(_ROOT).with_suffix("").parts))
             yield from scan.scan_file(path, self.kind, module)
-        for path in self._included:
+        for path in filter(Path.is_file, self._included):  # a notebook's user may have removed one
             yield from scan.scan_file(path, self.kind, scan.include_name(path), origin=str(path))
 
     def _add_plugins(self, found: dict[str, Entry]) -> None:

@@ -162,6 +162,9 @@ class Program:
 
     def _read(self, cell: str) -> None:
         for node in ast.parse(cell).body:
+            if timed := _body_of_magic(node):
+                self._read(timed)
+                continue
             if isinstance(node, ast.ImportFrom) and node.module == "__future__":
                 self.is_future = True
                 continue
@@ -237,6 +240,15 @@ class Program:
                     f"{user} imports {path.name} from the folder of the notebook, where no run finds it; put the"
                     " model into a file there and give that file as includes=[…]"
                 )
+
+
+def _body_of_magic(node: ast.stmt) -> str:
+    """The cell below ``%%time`` or ``%%capture``, which IPython keeps as ``run_cell_magic(name, line, cell)``."""
+    call = getattr(node, "value", None)
+    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith("get_ipython().run_cell_magic"):
+        return ""
+    name, _, cell = map(ast.literal_eval, call.args)
+    return str(cell) if name in ("time", "capture") else ""
 
 
 def _bare(statement: Statement) -> str:

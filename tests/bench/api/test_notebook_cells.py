@@ -61,6 +61,14 @@ def test_the_file_has_what_the_function_needs_and_nothing_else() -> None:
     ast.parse(text)
 
 
+def test_a_cell_that_is_timed_is_a_cell() -> None:
+    timed = f"get_ipython().run_cell_magic('time', '', {BLOCK!r})\n"
+    text = Program([IMPORTS, timed, NET], {}, Path("/nowhere")).file_of("cell_net")
+    assert imported(text)["cell_net"](1, 10, 28).conv.kernel_size == (3, 3)
+    with pytest.raises(UserError, match="needs 'Block'"):
+        Program([IMPORTS, timed.replace("time", "bash"), NET], {}, Path("/nowhere")).file_of("cell_net")
+
+
 def test_what_is_executed_last_counts() -> None:
     wide = BLOCK.replace("width, 3)", "width, 5)")
     text = program(IMPORTS, BLOCK, NET, wide).file_of("cell_net")

@@ -16,12 +16,14 @@ from equibench.bench.api.boards import load_board
 from equibench.bench.api.models import build_model, check, list_datasets, list_models, list_suites, load_model
 from equibench.bench.api.run import Result, _plain, run
 from equibench.bench.boards.board import load_board as read
+from equibench.bench.records.store import verdict_path
+from equibench.bench.records.verdict import Verdict, passed
 from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.spec.suite import find_suite, plan, suite_names
 from equibench.bench.tools.files import results_root
 from equibench.bench.training.prepare import build_from_seed
 from equibench.datasets.images import load
-from equibench.registry import DATASETS, MODELS, PYTHON_CALL, UserError, option
+from equibench.registry import DATASETS, MODELS, PYTHON_CALL, UserError, forget, option
 
 from ..publish.boards import BOARD, fill
 
@@ -165,6 +167,23 @@ def test_a_refused_file_does_not_stay(tmp_path: Path) -> None:
         assert path not in MODELS.included and len(list_models("p4cnn")) == 1
 
 
+def test_a_removed_file_is_no_error_of_later_calls(tmp_path: Path) -> None:
+    path = tmp_path / "gone.py"
+    path.write_text(
+        "from equibench import register_model\n@register_model('gone', group='none', invariant='none', source='x')\n"
+        "def net(in_channels, num_classes, image_size): ...\n"
+    )
+    try:
+        assert len(list_models("gone", includes=[path])) == 1
+        path.write_text("from equibench import register_model\n@register_model((")
+        with pytest.raises(UserError, match=r"gone\.py"):
+            list_models("p4cnn")
+        path.unlink()
+        assert len(list_models("p4cnn")) == 1
+    finally:
+        forget(path)
+
+
 @pytest.mark.parametrize("kind", ["finding", "deadline"])
 def test_advice_of_a_check_names_arguments(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The checks are in another process, which does not know who asks."""
@@ -181,6 +200,14 @@ def test_advice_of_a_check_names_arguments(kind: str, monkeypatch: pytest.Monkey
     found = check(f"advice-{kind}", includes=[net], results=tmp_path, deadline=limit)
     assert "--" not in repr(found).replace("---", "")
     assert ("dataset=…" if kind == "finding" else "use deadline=…") in " ".join(found.table()["do"])
+
+
+def test_a_verdict_that_cannot_be_kept_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Verdict("p4cnn", "1x28x28->10", "digits-rot", "e2", "0" * 16, [passed("fine")])
+    monkeypatch.setattr("equibench.bench.check.session.check_model", lambda *_, **__: found)
+    verdict_path(tmp_path, "p4cnn", "0" * 16).parent.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=r"the verdict could not be written: .*is a file, not a folder"):
+        assert check("p4cnn", results=tmp_path).accepted
 
 
 def test_the_title_of_a_suite_is_that_of_its_own_rows(tmp_path: Path) -> None:
