@@ -118,7 +118,8 @@ def _scatter(
     there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
     if not there.any():
         return None
-    _, axes = new_plot(label, ACCURACY)
+    # Labels of many models need room.
+    _, axes = new_plot(label, ACCURACY, SIZE[1] + 0.12 * max(0, min(int(there.sum()), MOST_LABELS) - 10))
     log_or_linear(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     for i in np.flatnonzero(there):
