@@ -116,9 +116,10 @@ def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[st
     values = {"name": AD_HOC, **values, **given}
     missing = [key for key in ("dataset", "models", "budget") if key not in values]
     if missing:
+        listed = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
         raise UserError(
-            f"equibench.run: name a suite (equibench.list_suites()), or give dataset, models and budget;"
-            f" {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            "equibench.run: name a suite (equibench.list_suites()), or give dataset, models and budget;"
+            f" {listed} {'is' if len(missing) == 1 else 'are'} missing"
         )
     return points_of(values, where)
 

@@ -68,6 +68,8 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
         ({"suite": "quickstrat"}, "did you mean 'quickstart'"),
         ({"dataset": "digits-rot"}, "models and budget are missing"),
         ({"dataset": "digits-rot", "budget": "e1"}, "models is missing"),
+        ({"suite": {}}, "dataset, models and budget are missing"),
+        ({"suite": "quickstart", "seeds": 10**9}, "'seeds': input should be less than or equal to"),
         ({"suite": "quickstart", "reciepe": "paper"}, "unknown key 'reciepe'; did you mean 'recipe'"),
         ({"suite": "quickstart", "models": ["p4cn"]}, "did you mean 'p4cnn'"),
         ({"suite": {"dataset": "digits-rot", "models": ["p4cnn"], "budget": 5}}, "'budget'"),
