@@ -188,7 +188,7 @@ def budget(subject: Subject) -> Finding:
     job = subject.job
     if job.dataset is None:
         says = "no registered data set has this input, so the steps of the budget are unknown"
-        return noted(says, "give one with --dataset")
+        return noted(says, "give one with --dataset NAME")
     assert subject.step_s is not None  # "cost" is needed
     chosen = find_budget(job.budget)
     if chosen.kind == "T":
