@@ -198,7 +198,8 @@ def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
     found = {}
     for path, module in model.named_modules():
         for attribute, value in vars(module).items():
-            plain = [t for t in _tensors_in(value) if _storage(t) not in known] if attribute not in _REGISTERED else []
+            held = _tensors_in(value) if attribute not in _REGISTERED else ()
+            plain = [t for t in held if _storage(t) not in known and not t.is_meta]  # those have no numbers
             if plain:
                 name = f"{path}.{attribute}" if path else attribute
                 found[name] = package_of(module), any(t.is_floating_point() or t.is_complex() for t in plain)

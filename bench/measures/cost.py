@@ -29,7 +29,7 @@ from .operations import (
 )
 
 #: Layers whose buffers are normalisation statistics.
-_NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
+_NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm)
 
 
 def count_numbers(model: nn.Module) -> dict[str, int]:
@@ -111,8 +111,15 @@ def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
         for path, module in model.named_modules()
         if not isinstance(module, _NORMALISE)
         for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() or buffer.is_complex() or buffer.numel() > 1
+        if name not in _of_spectral_norm(module)
+        and (buffer.is_floating_point() or buffer.is_complex() or buffer.numel() > 1)
     }
+
+
+def _of_spectral_norm(module: nn.Module) -> set[str]:
+    """Names of the vectors that torch's older `spectral_norm`, a hook, keeps as buffers of the layer itself."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+    return {f"{hook.name}_{vector}" for hook in hooks for vector in "uv"}
 
 
 @dataclass(frozen=True)

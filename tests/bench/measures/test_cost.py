@@ -174,8 +174,15 @@ def test_buffers_that_learn_are_told_from_statistics_and_constants(statistics: t
     assert cost.learned_buffers == 16 + 16 and cost.buffers == 2 * 16 + 7 + 1 + 16 + (
         0 if statistics is nn.Identity else 3
     )
-    normed = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
-    assert cost_of(normed, 1, 4, 4).learned_buffers == 0
+
+
+@pytest.mark.parametrize("spectral_norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_the_vectors_of_spectral_norm_are_statistics_in_both_its_spellings(spectral_norm) -> None:
+    normed = nn.Sequential(spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
+    normed[0].register_buffer("learns", torch.zeros(7))
+    normed[0].register_forward_pre_hook(lambda layer, args: (args[0] + layer.learns.add_(1)[0],))
+    cost = cost_of(normed, 1, 4, 4)
+    assert cost.learned_buffers == 7 and cost.buffers == 2 + 9 + 5 + 7
 
 
 def test_memory_is_of_the_right_size() -> None:

@@ -160,6 +160,7 @@ class Uncalled(nn.Module):
 
 def test_frozen_and_unused_layers_keep_what_they_have() -> None:
     model = nn.Sequential(Frozen(3), nn.BatchNorm2d(3)).double()
+    check_statistics(model, batches(3, 4, 4)[0])
     model.unused = nn.BatchNorm2d(3).double()
     model.forward = lambda x: model[1](model[0](x))
     for layer in (model[0], model.unused):
@@ -169,6 +170,25 @@ def test_frozen_and_unused_layers_keep_what_they_have() -> None:
     reestimate_batch_norm(model, parts)
     for layer in (model[0], model.unused):
         assert (layer.running_mean == 2).all() and (layer.running_var == 4).all()
+    assert_are(model[1], moments((torch.cat(parts) - 2) / (4 + model[0].eps) ** 0.5, 3))
+
+
+class FrozenInTraining(nn.Sequential):
+    """Keeps its first layer in evaluation mode while it trains, as detectors keep the layers of their backbone."""
+
+    def train(self, mode: bool = True) -> "FrozenInTraining":
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+def test_layers_that_the_model_keeps_in_evaluation_mode_are_frozen() -> None:
+    model, parts = FrozenInTraining(nn.BatchNorm2d(3), nn.BatchNorm2d(3)).double(), batches(3, 4, 4)
+    check_statistics(model, parts[0])
+    model[0].running_mean.fill_(2.0)
+    model[0].running_var.fill_(4.0)
+    reestimate_batch_norm(model, parts)
+    assert (model[0].running_mean == 2).all() and (model[0].running_var == 4).all()
     assert_are(model[1], moments((torch.cat(parts) - 2) / (4 + model[0].eps) ** 0.5, 3))
 
 

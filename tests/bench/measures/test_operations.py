@@ -246,3 +246,21 @@ def test_what_is_cheap_is_not_named() -> None:
 def test_turns_and_complex_numbers_are_cheap(moved: Forward) -> None:
     cost = cost_of(nn.Conv2d(1, 4, 3, padding=1), lambda m, x: moved(m(x)).flatten(1))
     assert cost.uncounted == "" and cost.flops_per_image == 2 * 64 * 4 * 9
+
+
+class Recorded(nn.Module):
+    """Quantises its maps as in training for 8 bits, inside a mark for the profiler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantise = torch.ao.quantization.FakeQuantize()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.profiler.record_function("layer"):
+            return self.quantise(x)
+
+
+@pytest.mark.parametrize("module", [nn.DataParallel(nn.Identity()), Recorded()])
+def test_marks_for_the_profiler_and_quantisation_are_cheap(module: nn.Module) -> None:
+    cost = cost_of(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), module), lambda m, x: m(x).flatten(1))
+    assert cost.uncounted == "" and cost.flops_per_image == 2 * 64 * 4 * 9
