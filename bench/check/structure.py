@@ -199,7 +199,8 @@ def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
     for path, module in model.named_modules():
         for attribute, value in vars(module).items():
             held = _tensors_in(value) if attribute not in _REGISTERED else ()
-            plain = [t for t in held if _storage(t) not in known and not t.is_meta]  # those have no numbers
+            # Those on meta have no numbers; those with a graph are computed from parameters, by older weight norms.
+            plain = [t for t in held if not t.is_meta and t.is_leaf and _storage(t) not in known]
             if plain:
                 name = f"{path}.{attribute}" if path else attribute
                 found[name] = package_of(module), any(t.is_floating_point() or t.is_complex() for t in plain)

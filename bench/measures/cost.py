@@ -58,7 +58,7 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
     batch = len(images) if batch is None else batch
     before = buffers_to_learn(model.train())
     step, unknown = step_operations(model, images, labels, batch)
-    learned = changed_buffers(model, before)
+    learned = sum(changed_buffers(model, before).values())
     numbers, forward = count_numbers(model), evaluation_operations(model, images)
     return Size(
         **numbers, learned_buffers=learned, dense_weights=forward.dense_weights,
@@ -86,17 +86,17 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
     before = buffers_to_learn(model.train())
     if before:
         F.cross_entropy(model(images), labels).backward()
-    return changed_buffers(model, before)
+    return sum(changed_buffers(model, before).values())
 
 
-def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
-    """The count of real numbers in those of `buffers_to_learn` that are new or changed."""
+def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Those of `buffers_to_learn` that are new or changed, with their counts of real numbers."""
 
     def same(one: torch.Tensor, two: torch.Tensor) -> bool:  # NaN equals NaN
         return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
 
     now = buffers_to_learn(model)
-    return sum(real_numbers(b) for n, b in now.items() if n not in before or not same(b.cpu(), before[n].cpu()))
+    return {n: real_numbers(b) for n, b in now.items() if n not in before or not same(b.cpu(), before[n].cpu())}
 
 
 def _first_images(values: torch.Tensor, count: int) -> torch.Tensor:

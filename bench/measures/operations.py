@@ -2,9 +2,9 @@
 
 The count is 2 x multiply-accumulates of convolutions and matrix products. It does not matter how they are written: as
 layers, as ``einsum``, as recurrent or attention layers, or as elementwise multiplications whose products are summed. A
-complex multiply-accumulate counts as four real ones. Elementwise operations, normalisation, pooling and copies are not
-counted, because they are small compared with products. All other operations are reported by name, so that no large
-operation is missed.
+complex multiply-accumulate counts as four real ones; torch makes a complex convolution of three real ones, which count.
+Elementwise operations, normalisation, pooling and copies are not counted, because they are small compared with
+products. All other operations are reported by name, so that no large operation is missed.
 """
 
 from __future__ import annotations

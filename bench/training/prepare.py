@@ -23,6 +23,7 @@ from ...opened_files import watching
 from ...registry import MODELS, UserError, build_model
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.clock import clock_for
+from ..measures.cost import buffers_to_learn, changed_buffers
 from ..measures.execution_profile import renew_profile
 from ..measures.execution_profile import set_profile as set_profile
 from ..measures.norms import check_statistics, reestimate_batch_norm
@@ -185,12 +186,16 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
     if spec.recipe.batch_norm == "reestimate":
         check_statistics(twin, few)
         reestimate_batch_norm(twin, [few])
+    logits(twin, loaded.images[:2], loaded.normalise)  # some models expand filters here, and keep them as buffers
+    before = buffers_to_learn(twin)
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
         # Each batch size of the evaluation once.
         for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
             logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
             seen.add(size)
+    if changed := changed_buffers(twin, before):
+        raise ValueError(f"evaluation changes {', '.join(changed)}, so a score would depend on earlier images")
     weights_bytes(twin)
 
 

@@ -28,10 +28,11 @@ from ..spec.seeds import derive
 from ..tools.files import WriteError, remove_parts
 from ..tools.gpu_processes import GpuWatch
 from ..tools.out_of_memory import out_of_memory_message
-from ..tools.text import error_line, location_of
+from ..tools.text import error_line, listed, location_of
 from .checkpoint import Checkpoints
 from .job import Events, Job
 from .ledger import Ledger
+from .module_attributes import contents, not_in_weights, plain_attributes
 from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of, warm_up, weights_digest
 from .stopping import Stop
 from .train import Training, train
@@ -132,6 +133,7 @@ class Run:
             model = build_from_seed(self.spec, data, self.device)
             # On the CPU, because the memory of the device is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
+            self.begun = plain_attributes(model), contents(model)
         if not checkpoints.finished:
             # Last, directly before the training: an idle device lowers its clock rate.
             with phase("warmup"):
@@ -143,7 +145,7 @@ class Run:
         with phase("train"):
             done = self._train(model, loaded, checkpoints)
         with phase("cost"):
-            ledger.note_learned(changed_buffers(model, begun))
+            ledger.note_learned(sum(changed_buffers(model, begun).values()))
         if others := self._company():
             return "invalid", others
         if done.stopped == "hard stop":
@@ -190,7 +192,7 @@ class Run:
         with phase("equivariance"):
             trained = self._core(model, loaded)
         with phase("save"):
-            digest = self._save(model)
+            digest = self._save(model, loaded)
             outcomes = self._keep_outcomes(predicted, loaded)
         launches = [p.host_s for p in ledger.curve if p.host_s is not None]
         ledger.results = Results(
@@ -261,9 +263,26 @@ class Run:
             self.ledger.notes.append(f"the outcomes of each image could not be written: {error.why}")
             return ""
 
-    def _save(self, model: nn.Module) -> str:
+    def _save(self, model: nn.Module, loaded: Loaded) -> str:
+        if names := self._missing_from_weights(model, loaded):
+            says = f"the final weights were not kept: the logits also depend on {listed(names, 5)}, which no file of"
+            self.ledger.notes.append(f"{says} weights holds; keep it in a buffer")
+            return weights_digest(tensors_of(model))
         try:
             return save_weights(model, weights_path(self.ledger.root, self.spec.board, self.job.key))
         except WriteError as error:  # the run has its figures, which matter more than the weights
             self.ledger.notes.append(f"the final weights could not be written: {error.why}")
             return weights_digest(tensors_of(model))
+
+    def _missing_from_weights(self, model: nn.Module, loaded: Loaded) -> list[str]:
+        """Names of what the logits depend on besides the tensors of the state dictionary; empty if there is nothing."""
+        names = not_in_weights(self.begun, model)
+        if not names:
+            return []
+        twin, images = build_from_seed(self.spec, loaded.data, self.device), loaded.balanced_test_images(CORE_IMAGES)
+        try:
+            twin.load_state_dict(tensors_of(model), strict=False)
+        except Exception:  # a model with other entries than tensors may raise anything
+            return names
+        scores = [logits(network, images, loaded.normalise) for network in (model, twin)]
+        return [] if torch.allclose(*scores, equal_nan=True) else names
