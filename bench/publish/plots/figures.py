@@ -19,7 +19,7 @@ from ...boards.terminal_table import accuracy_text
 from ...tools.text import plural
 from ..view import difference_text, p_text
 from . import lines
-from .axes import ACCURACY, accuracy_axis, finish_plot, log_or_linear, new_plot, write_note
+from .axes import ACCURACY, SIZE, accuracy_axis, finish_plot, log_or_linear, new_plot, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
@@ -119,7 +119,8 @@ def _scatter(
     there = ~np.isnan(x) & ~np.isnan(y) & (x > 0)
     if not there.any():
         return None
-    _, axes = new_plot(label, ACCURACY)
+    # Labels of many models need room.
+    _, axes = new_plot(label, ACCURACY, SIZE[1] + 0.12 * max(0, min(int(there.sum()), MOST_LABELS) - 10))
     log_or_linear(axes.xaxis, axes.set_xscale, float(x[there].min()), float(x[there].max()))
     many = there.sum() > 30
     for i in np.flatnonzero(there):

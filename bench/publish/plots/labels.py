@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -12,7 +13,7 @@ _FONT = 7.5  # points
 _PLACES = (
     (6, 4), (6, -9), (-6, 4), (-6, -9), (6, 14), (-6, 14), (6, -19), (-6, -19), (6, 24), (-6, 24), (6, -29), (-6, -29),
     (24, 12), (-24, 12), (24, -17), (-24, -17), (24, 26), (-24, 26), (24, -31), (-24, -31), (48, 20), (-48, 20),
-    (48, -25), (-48, -25),
+    (48, -25), (-48, -25), (24, -45), (-24, -45), (24, -59), (-24, -59), (24, 40), (-24, 40), (24, 54), (-24, 54),
 )  # fmt: skip
 #: A label further away than this is connected to its point by a line.
 _BESIDE = 12.0
@@ -25,8 +26,8 @@ def place_labels(
 ) -> None:
     """Write the label of every (x, y, text) near its point, at the first position where it covers nothing.
 
-    The best points should come first. A label is never nearer to another point than to its own. A distant label is
-    connected to its point by a line. A label without a free position is left out.
+    The best points should come first. A label beside a point is never nearer to another point. A label further
+    away is connected to its point by a line, which passes no other point. A label without a free position is left out.
 
     Args:
         axes: axes whose position in the figure is final.
@@ -48,14 +49,18 @@ def place_labels(
             if box[0] < left or box[2] > right + 20 or box[3] > top or any(_overlap(box, other) for other in taken):
                 continue
             end = (px + dx, py + dy)
-            if any(math.dist(mark, end) < math.dist((px, py), end) for mark in marks):
+            beside = math.hypot(dx, dy) <= _BESIDE
+            if beside and any(math.dist(mark, end) < math.dist((px, py), end) for mark in marks):
                 continue  # another point is nearer to the near end of the label
+            if not beside and any(_near_line(mark, (px, py), end) for mark in marks if mark != (px, py)):
+                continue
             taken.append(box)
             side = "left" if dx > 0 else "right"
-            line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
+            line: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
+            line["relpos"] = (0 if dx > 0 else 1, 0.5)  # the near end of the label
             axes.annotate(
                 text, (x, y), (dx, dy), textcoords="offset points", ha=side, fontsize=_FONT, annotation_clip=False,
-                arrowprops=line if math.hypot(dx, dy) > _BESIDE else None,
+                arrowprops=None if beside else line,
             )  # fmt: skip
             break
 
@@ -63,6 +68,14 @@ def place_labels(
 def _pixels(axes: Axes, x: float, y: float, scale: float) -> tuple[float, float]:
     px, py = axes.transData.transform((x, y))
     return px * scale, py * scale
+
+
+def _near_line(mark: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> bool:
+    """Whether a line passes over a mark; not if it leads away from it."""
+    along = (end[0] - start[0], end[1] - start[1])
+    share = ((mark[0] - start[0]) * along[0] + (mark[1] - start[1]) * along[1]) / (along[0] ** 2 + along[1] ** 2)
+    nearest = (start[0] + min(1.0, share) * along[0], start[1] + min(1.0, share) * along[1])
+    return share > 0 and math.dist(mark, nearest) < 4
 
 
 def _overlap(a: Box, b: Box) -> bool:

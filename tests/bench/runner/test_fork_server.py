@@ -1,6 +1,7 @@
 """Forks of an interpreter are as clean, and as well supervised, as new interpreters."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -222,3 +223,21 @@ def test_copies_end_as_processes_of_python_do(tmp_path: Path, line: str, code: i
     assert said(copy) == output and copy.returncode == code
     told = (tmp_path / "log").read_text()
     assert told.strip().endswith(log) and ("Traceback" in told) == (": " in log or "Interrupt" in log)
+
+
+#: Two times: allocate and free 64 MiB. Then the page faults of the second time.
+TWICE = (
+    "import resource; n = lambda: resource.getrusage(0).ru_minflt; b = bytearray(1 << 26); del b; a = n(); "
+    "b = bytearray(1 << 26); del b; print(n() - a)"
+)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc")
+def test_memory_that_a_run_frees_stays_in_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    kept = int(said(start(tmp_path / "log", TWICE)))
+    # The user's settings win: with these, the memory goes back to the kernel at once, and comes in new pages.
+    theirs = "glibc.malloc.mmap_max=9:glibc.malloc.mmap_threshold=65536:glibc.malloc.hugetlb=0"
+    monkeypatch.setenv("GLIBC_TUNABLES", theirs)
+    returned = int(said(start(tmp_path / "log", TWICE)))
+    assert kept < 100 < (1 << 26) / os.sysconf("SC_PAGESIZE") / 2 < returned

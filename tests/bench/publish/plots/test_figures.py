@@ -225,8 +225,8 @@ def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
     assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]
 
 
-def test_no_label_stands_nearer_to_another_point() -> None:
-    """Names beside crowded points must not be read as those of others; one without a place is left out."""
+def test_no_label_can_be_read_as_that_of_another_point() -> None:
+    """The nearest point of a label is its own, or a line leads there over no other; one without a place is left out."""
     from equibench.bench.publish.plots.labels import place_labels
     from matplotlib.figure import Figure
 
@@ -234,16 +234,31 @@ def test_no_label_stands_nearer_to_another_point() -> None:
     figure = Figure(figsize=(6, 4), dpi=100)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.4 + 0.15 * rng.rand(12, 2))]
+    points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.4 + 0.15 * rng.rand(30, 2))]
     place_labels(axes, points)
     marks = np.array([axes.transData.transform(p[:2]) for p in points]) * 72 / figure.dpi
     names = [p[2] for p in points]
     assert 3 < len(axes.texts) < len(points)
     for label in axes.texts:
         own = names.index(label.get_text())
-        away = np.linalg.norm(marks - (marks[own] + label.xyann), axis=1)
-        assert away.argmin() == own
-        assert (label.arrow_patch is not None) == (np.hypot(*label.xyann) > 12)
+        far = np.hypot(*label.xyann) > 12
+        assert (label.arrow_patch is not None) == far
+        line = marks[own] + np.linspace(0, 1, 200)[:, None] * label.xyann
+        away = np.linalg.norm(marks[:, None] - line, axis=-1)
+        if not far:
+            assert away[:, -1].argmin() == own
+        for other in np.delete(away, own, axis=0):
+            assert not far or other.argmin() == 0 or other.min() > 3.9, "the line passes over a mark"
+
+
+def test_points_at_nearly_the_same_place_have_all_their_labels() -> None:
+    from equibench.bench.publish.plots.labels import place_labels
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(6, 4), dpi=100).add_axes((0.1, 0.1, 0.8, 0.8))
+    points = [(0.5 + 0.005 * i * (-1) ** i, 0.5 + 0.005 * i, f"a-model-{i}") for i in range(5)]
+    place_labels(axes, points)
+    assert {label.get_text() for label in axes.texts} == {name for *_, name in points}
 
 
 @pytest.mark.parametrize(
