@@ -28,6 +28,8 @@ from .operations import (
     unfused,
 )
 
+#: Number of images whose operations are compared.
+VARIED = 3
 #: Layers whose buffers are normalisation statistics.
 _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm)
 
@@ -146,6 +148,18 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> ForwardOper
     if not any(map(two.comes_from_image, tensors(logits))):
         unknown.add(OUTSIDE_TORCH)
     return ForwardOperations(flops, single.dense_weights, unknown)
+
+
+def operations_vary(model: nn.Module, images: torch.Tensor, flops_per_image: int) -> bool:
+    """Whether the trained model has other operations than counted before, or other ones for each image.
+
+    So do networks that leave early or iterate to a tolerance. `images` are those of the count (b, c, size, size).
+    """
+    now = evaluation_operations(model, images).flops_per_image  # filters that are kept are expanded in here
+    with torch.no_grad():
+        each = {_counted(model, image[None])[0].flops for image in images[:VARIED]}
+    model.train()  # drops filters that were expanded on the counting path
+    return now != flops_per_image or len(each) > 1
 
 
 def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:

@@ -16,7 +16,14 @@ from ...datasets.images import Split, data_root, load
 from ...registry import MODELS, include
 from ..measures.accuracy import accuracy_pct, logits, predictions
 from ..measures.clock import Phases, clock_for
-from ..measures.cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib, reset_peak_memory
+from ..measures.cost import (
+    buffers_to_learn,
+    changed_buffers,
+    measure_cost,
+    operations_vary,
+    peak_memory_mib,
+    reset_peak_memory,
+)
 from ..measures.equivariance import measure_core
 from ..measures.execution_profile import begin, check_profile
 from ..measures.norms import reestimate_batch_norm
@@ -194,6 +201,10 @@ class Run:
         with phase("save"):
             digest = self._save(model, loaded)
             outcomes = self._keep_outcomes(predicted, loaded)
+        with phase("cost"):
+            assert ledger.size is not None
+            if operations_vary(model, loaded.batches(0)[0], ledger.size.flops_per_image):
+                ledger.note_varying()
         launches = [p.host_s for p in ledger.curve if p.host_s is not None]
         ledger.results = Results(
             test_acc_pct=test, val_acc_pct=val, test_images=images, train_images=len(loaded.labels),

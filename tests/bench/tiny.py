@@ -83,6 +83,23 @@ def tiny_sharpens(in_channels: int, num_classes: int, image_size: int) -> nn.Mod
     return Counts(in_channels, num_classes, "sharpens")
 
 
+class Deepens(Net):
+    """Uses another layer once it is trained."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes)
+        self.more = nn.Linear(classes, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(images)
+        return self.more(scores) if self.norm.bias.any() else scores
+
+
+@register_model("tiny-deepens", group="none", invariant="none", source="made up")
+def tiny_deepens(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Deepens(in_channels, num_classes)
+
+
 class Flips(nn.Module):
     """The mean over the two elements of D1."""
 

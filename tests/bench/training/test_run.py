@@ -89,13 +89,15 @@ def test_weights_are_kept_beside_the_record(done: Path) -> None:
     assert sum(v.numel() for k, v in state.items() if "running" not in k and "num_batches" not in k) == 242
 
 
-def test_weights_that_would_give_another_network_are_not_kept(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_not_kept_and_other_operations_are_marked(tmp_path: Path) -> None:
     from equibench.bench.training.full_profile import load_weights
     from equibench.registry import UserError
     from torch import nn
 
-    assert head_to_head(tmp_path, "tiny-counts,tiny-sharpens").returncode == 0
+    done = head_to_head(tmp_path, "tiny-counts,tiny-sharpens,tiny-deepens")
+    assert done.returncode == 0 and "tiny-deepens (operations that depend on image or weights)" in done.stdout
     (counts,), (sharpens,) = records(tmp_path)["tiny-counts"], records(tmp_path)["tiny-sharpens"]
+    assert counts.cost.uncounted == sharpens.cost.uncounted == ""
     assert [r.run_id for r in (counts, sharpens) if list((tmp_path / "results").rglob(f"weights/{r.run_id}.pt"))] == [
         counts.run_id
     ]
