@@ -37,7 +37,7 @@ _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm)
 def count_numbers(model: nn.Module) -> dict[str, int]:
     """``parameters``, ``frozen`` and ``buffers`` of `record.Size`; shared tensors count once."""
     parameters, buffers = (
-        {(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers())
+        {(t.data_ptr(), t.numel()): t for t in own}.values() for own in (model.parameters(), model.buffers())
     )
     trained, frozen = (
         sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False)

@@ -127,7 +127,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> 
                     model(batch)
     finally:
         for name, layer in layers.items():
-            layer.momentum, layer.training = momenta[name], False
+            layer.momentum = momenta[name]
     for name, layer in layers.items():
         pool = pools[name]
         if not pool.count and not _same(before[name], _state(layer)):
@@ -135,6 +135,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> 
         if moved[name]:
             for statistic, pooled in zip(_tensors(layer), (pool.mean, pool.variance), strict=True):
                 statistic.copy_(torch.as_tensor(pooled))
+        layer.eval()  # a derived layer may do something here, such as averaging the statistics of its splits
 
 
 @contextmanager

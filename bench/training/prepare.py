@@ -185,7 +185,8 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
     few = loaded.normalise(loaded.images[:REHEARSED])
     if spec.recipe.batch_norm == "reestimate":
         check_statistics(twin, few)
-        reestimate_batch_norm(twin, [few])
+        # Each batch size of the estimation once.
+        reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
     logits(twin, loaded.images[:2], loaded.normalise)  # some models expand filters here, and keep them as buffers
     before = buffers_to_learn(twin)
     seen = {0}

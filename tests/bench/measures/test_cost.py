@@ -141,6 +141,8 @@ def test_numbers_are_real_and_counted_once() -> None:
     model.register_buffer("basis", torch.zeros(5, dtype=torch.complex128))
     model.tied = nn.Linear(2, 3)
     model.tied.weight, model.tied.bias = model[2].weight, nn.Parameter(model[2].bias.data)  # the same numbers again
+    model.decoder = nn.Linear(3, 2, bias=False)
+    model.decoder.weight = nn.Parameter(model[2].weight.data.t())  # and transposed
     assert count_numbers(model) == {"parameters": 2 + 9 + 2 * 6, "frozen": 2 + 2 * 3, "buffers": 10}
 
 

@@ -194,6 +194,8 @@ class Late(nn.Module):
 
     def forward(self, images):
         self.steps += self.training
+        if self.how == "splits" and self.body[1].training and len(images) % 2:
+            raise ValueError("an odd batch cannot be split")
         if self.how == "trained" and self.steps and not self.training:
             raise ValueError("cannot be evaluated once it has been trained")
         if self.how == "large" and not self.training and len(images) > 100:
@@ -217,7 +219,7 @@ def late(in_channels, num_classes, image_size, *, how: str):
 LATE_FAULTS = {
     "trained": "cannot be"
         " evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
-    "observes": "evaluation changes largest, so a score",
+    "splits": "an odd batch", "observes": "evaluation changes largest, so a score",
 }  # fmt: skip
 
 
