@@ -281,7 +281,8 @@ def deep_copy(subject: Subject) -> Finding:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
         says = f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}"
-        return failed(says, "do not keep results of a forward pass in the model, or remove them in __getstate__")
+        do = "do not keep results of a forward pass in the model, or remove them in __getstate__; for normalised"
+        return failed(says, f"{do} weights, use torch.nn.utils.parametrizations, not the older hooks of torch.nn.utils")
     expected = subject.evaluate(model)
     if not same_bits(expected, subject.evaluate(twin)):
         says = "a deep copy gives other logits than its original"

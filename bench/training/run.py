@@ -295,5 +295,5 @@ class Run:
             twin.load_state_dict(tensors_of(model), strict=False)
         except Exception:  # a model with other entries than tensors may raise anything
             return names
-        scores = [logits(network, images, loaded.normalise) for network in (model, twin)]
-        return [] if torch.allclose(*scores, equal_nan=True) else names
+        own, theirs = (logits(network, images, loaded.normalise) for network in (model, twin))
+        return [] if torch.allclose(own, theirs, equal_nan=True) else names
