@@ -16,8 +16,7 @@ from ..records.staleness import staleness
 from ..spec.accepted_sizes import refuse_sizes
 from ..spec.budget import find_budget
 from ..spec.recipe import COMMON, TUNED, Recipe, is_tuned, named_recipes
-from ..spec.suite import PROTOCOL, Suite, check_names
-from ..tools.gpu_driver import gpus
+from ..spec.suite import PROTOCOL, RunSpec, Suite, check_names
 from ..tools.gpus import Gpus, refuse_for_seconds, refuse_modes, unused_gpu_warning
 from ..tools.machine import Machine, device_names
 from ..tools.text import follow_up_command
@@ -107,12 +106,10 @@ def probe_models(
         end(process)
 
 
-def may_lack_devices(suite: Suite, machine: Machine) -> bool:
-    """Whether a suite needs GPUs that the driver does not report. The answer of torch decides, see `admit_devices`."""
-    names, there = device_names(machine.device), len(gpus())
-    if names == ["auto"]:
-        return counts_seconds(suite.budget) and not there
-    return any(name != "cpu" and int(name.partition(":")[2] or 0) >= there for name in names)
+def needs_gpus(suite: Suite, machine: Machine) -> bool:
+    """Whether runs of a suite must be on a GPU. Then torch is asked for GPUs first: it may lack one of the driver's."""
+    names = device_names(machine.device)
+    return counts_seconds(suite.budget) if names == ["auto"] else any(name != "cpu" for name in names)
 
 
 def admit_devices(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> tuple[list[str], str]:
@@ -184,11 +181,14 @@ def refuse_joining(record: RunRecord, device: str) -> None:
         raise UserError(f"board {spec.board} holds trials of learning rates; run them with {tune}")
     if spec.protocol != PROTOCOL:
         raise UserError(f"board {spec.board} is of protocol {spec.protocol}, but new runs have protocol {PROTOCOL}")
-    if spec.hardware_key is not None:
-        first = device_names(device)[0]
-        here = query_hardware_key("cuda:0" if first in ("auto", "cuda") else first)
-        if here != spec.hardware_key:
-            raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}, but this device is {here!r}")
+    first = device_names(device)[0]
+    refuse_other_kind(spec, "cuda:0" if first in ("auto", "cuda") else first)
+
+
+def refuse_other_kind(spec: RunSpec, device: str) -> None:
+    """Refuse a device of another kind than that of a T board: there, its steps take another time than its budget."""
+    if spec.hardware_key is not None and (here := query_hardware_key(device)) != spec.hardware_key:
+        raise UserError(f"board {spec.board} belongs to {spec.hardware_key!r}, but this device is {here!r}")
 
 
 def refuse_replay(record: RunRecord) -> None:

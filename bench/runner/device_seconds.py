@@ -28,9 +28,11 @@ from ..records.calibration import (
     write_calibration,
 )
 from ..records.store import log_path
-from ..spec.budget import drifted, exact, find_budget
+from ..spec.budget import drifted, find_budget, steps_in
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
+from ..tools.gpu_processes import memory_held_mib
 from ..tools.machine import Machine
+from ..tools.text import plural
 from ..training.job import StepTiming
 from .fork_server import Process
 from .local import GRACE_S, ask, end, ending, events_of, last_log_line, start
@@ -79,32 +81,41 @@ class TimedBoard:
         """
         seconds = find_budget(self.suite.budget).seconds
         assert seconds is not None
-        known, current = self._known()
+        _, current = self._known()
         missing = self.missing()
-        kept = [c for m, c in current.items() if m not in missing and m not in self.failed]
-        subjects = [self._subject(m) for m in missing]
+        kept = {m: c for m, c in current.items() if m not in missing and m not in self.failed}
+        failed = self._calibrate(missing, kept.values())
+        for model in [m for m in failed if failed[m].status in ("oom", "lost") and len(missing) + len(kept) > 1]:
+            # The other models were loaded too, and may have taken its memory: now beside one of them at most.
+            alone = ([model], ()) if model in missing else ([], [kept[model]])
+            failed = {m: why for m, why in failed.items() if m != model} | self._calibrate(*alone)
+        self.failed |= failed
+        self.forgotten.clear()
+        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
+        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
+        return plan(self.suite, steps, self.hardware_key, self.root)
+
+    def _calibrate(self, models: list[str], kept: Iterable[Calibration]) -> dict[str, TrainingFailed]:
+        """Measure models, and `kept` on new devices; write the calibrations, and return the models that failed."""
+        subjects, (known, _) = [self._subject(m) for m in models], self._known()
         done = calibrate(subjects, known, self._measure, self.devices, _is_unchanged, kept)
         for found in done.calibrations:
             if not found.confirms:  # with the files that the model opened during the measurement
                 opened = self._opened.get(found.model, {})
                 found = found.model_copy(update={"opened": opened, "source_hash": _hash_now(found.model, opened)})
             write_calibration(self.root, self.board, found)
-        self.failed |= done.failed
-        self.forgotten.clear()
-        times = {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
-        steps = {m: self._steps(m, seconds, times[m]) if m in times else 1 for m in self.suite.models}
-        return plan(self.suite, steps, self.hardware_key, self.root)
+        return done.failed
 
     def _steps(self, model: str, seconds: float, step_s: Fraction) -> int:
         """Number of steps of a budget. A model whose whole steps miss the budget by more than 3 % goes to `failed`."""
-        steps = int(exact(seconds) // step_s)
+        steps = steps_in(seconds, step_s)
         if drifted(float(steps * step_s), seconds):
             reason = (
-                f"a budget of {seconds:g} s holds {steps} steps of {float(step_s):.3g} s, which are"
-                f" {100 * float(steps * step_s) / seconds:.1f} % of it;"
+                f"a step takes {float(step_s):.3g} s, so {plural(steps, 'step')} would take"
+                f" {100 * float(steps * step_s) / seconds:.1f} % of the budget of {seconds:g} s;"
             )
             self.failed.setdefault(model, TrainingFailed("invalid", f"{reason} ±3 % are allowed; use a longer budget"))
-        return max(1, steps)
+        return steps
 
     def missing(self) -> list[str]:
         """The models of the suite whose step time must still be measured."""
@@ -144,17 +155,19 @@ class TimedBoard:
 
     def _open(self, device: str, models: list[str], stack: ExitStack) -> Mapping[str, Session]:
         """Start one process for each model on a device."""
-        sessions = {model: self._open_one(device, model, stack) for model in models}
+        before_mib = memory_held_mib(self.devices[device])
+        sessions = {model: self._open_one(device, model, before_mib, stack) for model in models}
         for session in sessions.values():
             session.beside = sessions
         return sessions
 
-    def _open_one(self, device: str, model: str, stack: ExitStack) -> _ProcessSession:
+    def _open_one(self, device: str, model: str, before_mib: float | None, stack: ExitStack) -> _ProcessSession:
         suite = self.suite.model_copy(update={"models": [model], "seeds": 1})
         spec = plan(suite, {model: 1}, self.hardware_key, self.root)[0]
         here = self.machine
         job = StepTiming(
-            spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files
+            spec=spec, device=device, threads=here.threads, data_root=here.data_folder, include=here.files,
+            before_mib=before_mib,
         )  # fmt: skip
         log = log_path(self.root, self.board, f"calibration.{model}.{device.replace(':', '-')}")
         log.parent.mkdir(parents=True, exist_ok=True)

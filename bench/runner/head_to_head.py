@@ -172,6 +172,8 @@ class HeadToHead:
         self.listener.preparing("calibration: the step time of every model is measured, and the models take turns")
         told: set[str] = set()
         first: Outcome | None = None
+        if not self.shard:  # an earlier call may have been interrupted after runs that drifted
+            timed.forget_drifted(load_board(self.root, timed.board))
         # A second round calibrates models with drifted runs again and repeats all their seeds; a shard lacks some.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())
@@ -204,7 +206,7 @@ class HeadToHead:
         """Load the data once and check every model, before anything is trained."""
         self.listener.preparing(f"data set {self.suite.dataset} and {plural(len(self.suite.models), 'model')}")
         check_devices = partial(admission.admit_devices, self.suite, self.machine)
-        early = check_devices if admission.may_lack_devices(self.suite, self.machine) else None
+        early = check_devices if admission.needs_gpus(self.suite, self.machine) else None
         names, files = self.suite.models, self.machine.files
         seen = admission.probe_models(names, self.suite.dataset, files, self._load_data, early)
         admitted = admission.admit(self.suite, self.machine, seen)

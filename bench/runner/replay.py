@@ -19,7 +19,7 @@ from ..tools.files import ensure_writable
 from ..tools.gpus import one_device
 from ..tools.machine import Machine
 from ..training.job import Job
-from .admission import refuse_replay
+from .admission import refuse_other_kind, refuse_replay
 from .local import LocalEngine
 
 
@@ -33,14 +33,15 @@ def replay(
         device, threads: None for the recorded ones; those of `machine` are ignored.
 
     Raises:
-        UserError: there is no such run, it has no result, it is stale, or different bits could not be judged; nothing
-            was trained.
+        UserError: there is no such run, it has no result, it is stale, different bits could not be judged, or a T run
+            is of another kind of device; nothing was trained.
     """
     machine = machine or Machine()
     include(machine.files)
     record = find_run(run, root)
     refuse_replay(record)
     device = one_device(device or record.provenance.hardware.get("device", "cpu"))
+    refuse_other_kind(record.spec, device)
     threads = threads or record.provenance.threads
     differ = differences_now(record, device, threads)
     values = list(load_board(root, record.spec.board).values.get(record.spec.model, {}).values())

@@ -123,19 +123,15 @@ def whole_batches(epochs: float, images: int, batch: int) -> int:
 
 
 def steps_in(seconds: float, step_s: float | Fraction) -> int:
-    """N = floor(budget / mean step time), the number of steps of every run of a model on a T board.
+    """N = floor(budget / mean step time), the number of steps of every run of a model on a T board; at least 1.
+
+    Whether these steps take the budget, is for `drifted`.
 
     Args:
         seconds: the budget, read as a decimal number, see `exact`.
         step_s: seconds per step; a float is also read as a decimal number.
-
-    Raises:
-        UserError: the budget is less than one step.
     """
-    count = int(exact(seconds) // (step_s if isinstance(step_s, Fraction) else exact(step_s)))
-    if count < 1:
-        raise UserError(f"a budget of {seconds:g} s is less than one step of {float(step_s):.3g} s")
-    return count
+    return max(1, int(exact(seconds) // (step_s if isinstance(step_s, Fraction) else exact(step_s))))
 
 
 def drifted(elapsed_s: float, seconds: float) -> bool:

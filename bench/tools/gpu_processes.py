@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,17 @@ def judge(
 
 def _others(what: str, count: int = 2) -> OtherProcesses:
     return OtherProcesses(f"not alone on its GPU: {what}", count=count)
+
+
+def memory_held_mib(uuid: str, patience_s: float = 5.0) -> float | None:
+    """Memory in use on a GPU on which this program has no process, in MiB; None means unknown.
+
+    The driver needs a moment to release the memory of a process that has ended.
+    """
+    until = time.monotonic() + patience_s
+    while ((held := gpu_driver.memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
+        time.sleep(0.5)
+    return held
 
 
 class GpuWatch:

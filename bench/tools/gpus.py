@@ -8,6 +8,10 @@ from ...registry import UserError, option
 from . import gpu_driver
 from .schema import Strict
 
+#: Values of ``CUDA_VISIBLE_DEVICES`` that hide every GPU: none, no number, and Slurm's word for a job without GPUs. Any
+#: other value that leaves torch without a GPU is a mistake.
+HIDING = ("", "-1", "NoDevFiles")
+
 
 class Gpus(Strict):
     """The GPUs that torch can use: UUIDs of ``cuda:0``, ``cuda:1``, …; `why` is torch's explanation if there is none.
@@ -34,7 +38,9 @@ def usable_gpus() -> Gpus:
         why = "torch gives no reason"
     except (RuntimeError, AssertionError) as error:
         why = " ".join(str(error).split()).removesuffix(".")
-    return Gpus(why=why, expected=bool(gpu_driver.gpus()) and "CUDA_VISIBLE_DEVICES" not in os.environ)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    why += "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible[:80]!r}"
+    return Gpus(why=why, expected=bool(gpu_driver.gpus()) and visible not in HIDING)
 
 
 def one_device(name: str) -> str:

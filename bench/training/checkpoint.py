@@ -26,6 +26,7 @@ from torch import nn
 from ..records.record import CorePoint, CurvePoint, Size
 from ..records.store import checkpoint_folder, checkpoints_of
 from ..tools.files import WriteError, remove_parts, write_atomically
+from ..tools.gpu_processes import OtherProcesses
 from ..tools.schema import Strict, short_hash
 from .module_attributes import changed, contents, plain_attributes, put_attributes
 from .prepare import outline
@@ -67,6 +68,7 @@ class Facts(Strict):
         resumed: the steps after which processes of this run continued from a checkpoint.
         started: start time of the first process of this run.
         sharing: the largest number of runs that shared the GPU with this one, itself included.
+        company: other processes that were found on the GPU so far; None if nobody looked.
         unkept: attributes of modules that training changed and that the checkpoint does not hold.
     """
 
@@ -86,6 +88,7 @@ class Facts(Strict):
     started: str
     warnings: list[str]
     sharing: int = 1
+    company: OtherProcesses | None = None
     waited_s: float = 0.0
     unkept: list[str] = []
 

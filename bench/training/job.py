@@ -89,7 +89,11 @@ class Check(Strict):
 
 
 class StepTiming(Strict):
-    """Measure the step time of one model: one block of steps for each request of the parent."""
+    """Measure the step time of one model: one block of steps for each request of the parent.
+
+    Attributes:
+        before_mib: see `gpu_processes.memory_held_mib`; None on a CPU.
+    """
 
     kind: Literal["stopwatch"] = "stopwatch"
     spec: RunSpec
@@ -97,6 +101,7 @@ class StepTiming(Strict):
     threads: int
     data_root: str | None
     include: list[str]
+    before_mib: float | None = None
 
 
 class Examination(Strict):

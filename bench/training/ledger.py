@@ -74,6 +74,7 @@ class Ledger:
         """Take over the measurements of an earlier process of this run."""
         self.init, self.size, self.peak_mib, self.started = facts.init, facts.cost, facts.peak_mib, facts.started
         self.resumed, self.sharing = [*facts.resumed, facts.step], max(self.sharing, facts.sharing)
+        self.company = facts.company
         self.phases.carry(facts.phases)
 
     def facts(self, done: Training, finished: bool) -> Facts:
@@ -83,7 +84,8 @@ class Ledger:
             schema_version=1, origin=self.origin, attempt=self.job.attempt, step=done.steps, stopped=done.stopped,  # type: ignore[arg-type]
             finished=finished, device_s=done.device_s, curve=list(done.curve), phases=self.phases.total(),
             resumed=self.resumed, init=self.init, cost=self.size, peak_mib=self.peak(),
-            started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing, waited_s=done.waited_s,
+            started=self.started, warnings=self.checkpoints.notes, sharing=self.sharing, company=self.company,
+            waited_s=done.waited_s,
         )  # fmt: skip
 
     def peak(self) -> float:

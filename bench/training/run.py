@@ -36,7 +36,7 @@ from ..tools.files import WriteError, remove_parts
 from ..tools.gpu_processes import GpuWatch
 from ..tools.out_of_memory import out_of_memory_message
 from ..tools.text import error_line, listed, location_of
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, Facts
 from .job import Events, Job
 from .ledger import Ledger
 from .module_attributes import contents, not_in_weights, plain_attributes
@@ -173,12 +173,19 @@ class Run:
         origin = ledger.note_origin()
         for folder in (board_folder(ledger.root, spec.board), outcomes_folder(ledger.root, spec.board)):
             remove_parts(folder, spec.digest())
+
+        def facts(done: Training, finished: bool) -> Facts:
+            self._company()  # the next process of this run cannot see what is here now
+            return ledger.facts(done, finished)
+
         found = ledger.checkpoints = Checkpoints(
-            ledger.root, spec.board, origin, self.job.attempt, self.job.checkpoint_s, self.stop, ledger.facts,
+            ledger.root, spec.board, origin, self.job.attempt, self.job.checkpoint_s, self.stop, facts,
             lambda: self.phases.instead("checkpoint"),
         )  # fmt: skip
         if found.saved is not None:
             ledger.take_over(found.saved.facts)
+            if self.watch is not None:
+                self.watch.found = ledger.company
             self.events.send("resumed", step=found.saved.facts.step, steps=spec.steps)
         return found
 

@@ -85,8 +85,8 @@ def _measure(job: StepTiming, events: Events, requests: TextIO) -> None:
     def others(partners: list[int]) -> str:
         if device.type != "cuda":
             return ""
-        there = gpu_driver.processes_on(gpu)
-        return judge(there, os.getpid(), gpu_driver.memory_used_mib(gpu), partners=partners).others
+        there, used = gpu_driver.processes_on(gpu), gpu_driver.memory_used_mib(gpu)
+        return judge(there, os.getpid(), used, job.before_mib, partners=partners).others
 
     built = MODELS.find(spec.model)
     events.send("ready", opened=files_beside(built.files, built.opened, (data_root(job.data_root),)))

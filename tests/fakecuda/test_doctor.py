@@ -16,9 +16,10 @@ pytestmark = pytest.mark.fakecuda
 
 WITHOUT_VALUES = ("devices by UUID", "on its device only", "alone", "no waits")
 WITH_VALUES = ("driver and build", "clock", "TF32 off", "logits as on the CPU")
-#: Takes the families whose networks are looked at and a list of looks, each the names of checks and variables; prints
-#: the findings of each. The processes of the checks are copies of one, which take seconds less than new interpreters:
-#: the stand-in reads its variables when it is asked. A whole examination, which is slow, has new interpreters.
+#: Takes the families whose networks are looked at and a list of looks, each the names of checks, variables and a
+#: device; prints the findings of each. The processes of the checks are copies of one, which take seconds less than new
+#: interpreters: the stand-in reads its variables when it is asked. A whole examination, which is slow, has new
+#: interpreters.
 LOOK = """
 import json, os, sys
 from equibench.bench.check.doctor import checks
@@ -30,9 +31,9 @@ found, there = [], checks.families()
 checks.families = lambda: {name: there[name] for name in families}
 local.Examination = local.Check
 fork_server.LATE_VARIABLES = (*fork_server.LATE_VARIABLES, "FAKE_", "CUDA_VISIBLE_DEVICES")
-for names, variables in looks:
+for names, variables, device in looks:
     os.environ.update(variables)
-    with ExaminedDevice("cuda:0", ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
+    with ExaminedDevice(device, ["cuda:0", "cuda:1"], bound_s=570, patience=5) as place:
         if variables:  # nobody of the stand-in goes, so that there is no use in waiting for that
             place.left = lambda limit_s, left=place.left: left(limit_s) if limit_s > 5 else 1.0
         found.append({c.name: perform(c, place).model_dump() for c in CHECKS if c.name in names})
@@ -56,10 +57,11 @@ Findings = dict[str, dict[str, Any]]
 def look(
     fake_cuda: Any,
     *looks: tuple[tuple[str, ...], dict[str, str]],
+    device: str = "cuda:0",
     families: tuple[str, ...] = ("g-cnn",),
     **variables: str,
 ) -> list[Findings]:
-    done = fake_cuda("-c", LOOK, json.dumps((families, looks)), timeout=590, **variables)
+    done = fake_cuda("-c", LOOK, json.dumps((families, [(*one, device) for one in looks])), timeout=590, **variables)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -92,6 +94,15 @@ def test_company_is_judged_by_what_the_driver_shows(looks: list[Findings], case:
     _, check, state, words = COMPANY[case]
     seen = looks[1 + case][check]
     assert seen["state"] == state and words in seen["detail"], seen
+
+
+def test_the_second_device_is_examined_on_its_own(fake_cuda: Any) -> None:
+    """What another process does on the first one is no matter."""
+    first, second = "GPU-11111111-1111-1111-1111-111111111111", "GPU-22222222-2222-2222-2222-222222222222"
+    there = {"FAKE_NVML_OTHER": "1:500"}
+    found = look(fake_cuda, (WITHOUT_VALUES, there), device="cuda:1")[0]
+    assert {name: finding["state"] for name, finding in found.items()} == dict.fromkeys(WITHOUT_VALUES, "passed"), found
+    assert found["devices by UUID"]["detail"] == f"2: {first}, {second}"
 
 
 @pytest.mark.whole

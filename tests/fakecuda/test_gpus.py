@@ -26,7 +26,8 @@ REFUSED: list[tuple[str, list[str], dict[str, str], str]] = [
     ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch sees 0 CUDA devices here ({OLD}"),
     ("auto", ["--budget", "t1"], {"FAKE_CUDA_DRIVER": "12040"}, f"torch cannot use the one here: {OLD}"),
     ("cuda", ["--budget", "e0.1"], {"FAKE_CUDA_DRIVER": "0"}, "(Found no NVIDIA driver on your system"),
-    ("cuda:0", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": ""}, "(No CUDA GPUs are available)"),
+    ("cuda:0", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": ""}, "are available; CUDA_VISIBLE_DEVICES is '')"),
+    ("auto", ["--budget", "t1"], {"CUDA_VISIBLE_DEVICES": "7"}, "are available; CUDA_VISIBLE_DEVICES is '7'"),
     ("cuda:1", ["--budget", "e0.1"], {"CUDA_VISIBLE_DEVICES": "1"}, "torch sees 1 CUDA device here; use cuda:0"),
     (
         "cuda:1",
@@ -56,9 +57,13 @@ print(json.dumps([(each.returncode, each.stderr) for each in done]))
 
 
 def words(results: Path, device: str, *more: str) -> list[str]:
-    """A suite of the tiny network."""
+    """A suite of the tiny network, with a folder for its data."""
     wish = ["--dataset", "digits-rot", "--models", "tiny", "--include", TINY, "--device", device, "--seeds", "2"]
-    return ["run", *wish, *more, "--results", str(results)]
+    return ["run", *wish, *more, "--results", str(results), "--data-root", str(data_of(results))]
+
+
+def data_of(results: Path) -> Path:
+    return results.with_name(f"{results.name}-data")
 
 
 @pytest.fixture
@@ -92,17 +97,27 @@ def test_what_cannot_be_used_is_refused_and_nothing_begun(
     code, errors = done[case]
     assert code == 2 and REFUSED[case][3] in errors and "Traceback" not in errors, errors
     assert not list((root / str(case)).rglob("*.json"))
+    # The last two are refused by what the driver says of the GPU, which is asked after the data.
+    assert data_of(root / str(case)).exists() == (case >= len(REFUSED) - 2)
 
 
 def test_where_torch_cannot_use_the_gpu_that_is_said(fake_cuda: Any) -> None:
     asked = "from equibench.bench.tools import gpus; found = gpus.usable_gpus(); print(found.uuids, found.expected);"
     asked += " print(gpus.unused_gpu_warning(found, 'auto', ['cpu']))"
-    old, hidden = (
-        fake_cuda("-c", asked, **variables).stdout.splitlines()
-        for variables in ({"FAKE_CUDA_DRIVER": "12040"}, {"CUDA_VISIBLE_DEVICES": ""})
-    )
+
+    def said(**variables: str) -> list[str]:
+        return fake_cuda("-c", asked, **variables).stdout.splitlines()
+
+    old = said(FAKE_CUDA_DRIVER="12040")
     assert old[0] == "[] True" and OLD in old[1] and "use the CPU" in old[1]
-    assert hidden == ["[] False", ""], "who hides the GPU wants the CPU"
+    for hidden in ("", "-1"):
+        assert said(CUDA_VISIBLE_DEVICES=hidden) == ["[] False", ""], "who hides the GPU wants the CPU"
+    for wrong in ("7", "GPU-9"):
+        found = said(CUDA_VISIBLE_DEVICES=wrong)
+        assert (
+            found[0] == "[] True"
+            and f"use the CPU: No CUDA GPUs are available; CUDA_VISIBLE_DEVICES is '{wrong}'" in found[1]
+        )
 
 
 @pytest.mark.whole

@@ -102,3 +102,18 @@ def test_a_library_that_fails_otherwise_is_no_lack_of_memory(run: Any) -> None:
 def test_a_process_that_comes_and_goes_during_training_was_company(run: Any) -> None:
     record = run("t900", model="visited")
     assert record["status"] == "invalid" and record["reason"].startswith("not alone on its GPU: "), record["reason"]
+
+
+@pytest.mark.parametrize("budget", ["t900", "e1"])
+def test_a_run_that_continues_remembers_who_was_there_before(fake_cuda: Any, tmp_path: Path, budget: str) -> None:
+    """Another process came within a block, and is gone when the run continues."""
+    asked = ("tests/fakecuda/one_run.py", str(tmp_path), budget, "cuda:0", "interrupted")
+    first, second = fake_cuda(*asked), fake_cuda(*asked)
+    assert (first.returncode, first.stdout) == (0, ""), first.stderr[-2000:]
+    record = json.loads(second.stdout)
+    assert any("resumed after step 25" in w for w in record["warnings"])
+    assert record["provenance"]["hardware"]["alone"].startswith("no: ")
+    if budget == "t900":
+        assert record["status"] == "invalid" and record["reason"].startswith("not alone on its GPU: ")
+    else:
+        assert record["status"] == "ok" and record["provenance"]["hardware"]["runs_on_device"] == "2"

@@ -14,8 +14,7 @@ from typing import Any
 
 from ...records.record import RunRecord, read_board
 from ...records.store import board_names
-from ...tools.gpu_driver import memory_used_mib
-from ...tools.gpu_processes import LITTLE_MIB
+from ...tools.gpu_processes import memory_held_mib
 from ...training.job import Examination
 from ..process import NoAnswer, Process
 
@@ -81,9 +80,7 @@ class ExaminedDevice(AbstractContextManager["ExaminedDevice"]):
         """See `operations.other_processes`, for a process that is the only one of this program on the device."""
         uuid = self.facts["uuid"]
         self.leave()
-        until = time.monotonic() + self.left(5)
-        while ((before := memory_used_mib(uuid)) or 0.0) > LITTLE_MIB and time.monotonic() < until:
-            time.sleep(0.5)  # the driver needs a moment to remove our own process from its list
+        before = memory_held_mib(uuid, self.left(5))
         return {**self.ask("other_processes", 60, before_mib=before), "before_mib": before}
 
     def ask(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:

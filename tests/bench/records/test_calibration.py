@@ -288,6 +288,29 @@ def test_what_ran_before_the_repetition_of_drifted_models_is_told_too(
     assert not outcome.failed, "the board shows the repetition alone"
 
 
+def test_a_run_that_drifted_in_an_earlier_call_is_not_repeated_with_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier call was interrupted before the model was calibrated again."""
+    timed = timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003, "z2cnn": 0.001})
+    for spec in timed.plan():
+        drifts = (spec.model, spec.seed) == ("p4cnn", 1)
+        changes = {"status": "invalid", "reason": "drift: 21 s"} if drifts else {}
+        write_record(tmp_path, made.record(90.0, train_s=20.0).model_copy(update={"spec": spec, **changes}))
+    timed_board(tmp_path, monkeypatch, {"p4cnn": 0.004, "z2cnn": 0.001})
+    head = HeadToHead(timed.suite, tmp_path, Machine("cuda"), Listener())
+    asked: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(running.admission, "common_hardware_key", lambda slots: (KEY, ONE))
+    monkeypatch.setattr(head, "_prepare", lambda: head.slots.append("cuda:0"))
+    monkeypatch.setattr(
+        head,
+        "_execute_pending",
+        lambda pending, _: asked.extend((job.spec.model, job.spec.seed, job.spec.steps) for job in pending),
+    )
+    head.execute()
+    assert asked == [("p4cnn", 0, 5000), ("p4cnn", 1, 5000)]
+
+
 def test_a_model_that_fails_while_it_is_measured_is_a_row_and_the_others_are_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +331,25 @@ def test_a_model_that_fails_while_it_is_measured_is_a_row_and_the_others_are_pla
     assert again.missing() == ["p4cnn"]
     assert {(s.model, s.steps) for s in again.plan()} == {("p4cnn", 10_000), ("z2cnn", 20_000)}
     assert {r.spec.model for r, _ in load_board(tmp_path, timed.board).chosen} == {"z2cnn"}
+
+
+def test_a_model_that_lacks_memory_only_beside_the_others_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has memory for two models. p4cnn needs all of it, and never fits beside another."""
+    loaded: list[list[str]] = []
+
+    def open_all(self: TimedBoard, device: str, names: list[str], _: object) -> dict[str, FakeSession]:
+        loaded.append(names)
+        fails = {"z2cnn": len(names) > 2, "p4cnn": len(names) > 1}
+        return {n: FakeSession(n, 0.001, [], "GPU-0", 0 if fails.get(n) else None) for n in names}
+
+    timed = timed_board(tmp_path, monkeypatch, dict.fromkeys(("p4cnn", "z2cnn", "z2cnn-22", "wrn-10-b9"), 0.001))
+    monkeypatch.setattr(TimedBoard, "_open", open_all)
+    steps = {s.model: s.steps for s in timed.plan()}
+    assert steps == {"p4cnn": 1, "z2cnn": 20_000, "z2cnn-22": 20_000, "wrn-10-b9": 20_000}
+    assert set(timed.failed) == {"p4cnn"} and timed.failed["p4cnn"].status == "oom"
+    assert [len(names) for names in loaded] == [4, 2, 2] and loaded[2][0] == "z2cnn"
 
 
 def test_a_calibrated_model_that_fails_later_stays_in_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +373,15 @@ def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
     ever.
     """
     timed = timed_board(tmp_path, monkeypatch, {"p4cnn": step_s, "z2cnn": 0.001})
-    assert {(s.model, s.steps) for s in timed.plan()} == {("p4cnn", steps), ("z2cnn", 20_000)}
+    specs = timed.plan()
+    assert {(s.model, s.steps) for s in specs} == {("p4cnn", steps), ("z2cnn", 20_000)}
+    # On the board, replaced runs of other models stay left out.
+    replaced = made.spec(model="z2cnn", seed=0, budget=specs[0].budget, steps=19_000, hardware_key=KEY)
+    for spec in (*specs, replaced):
+        write_record(tmp_path, made.record(90.0, train_s=20.0).model_copy(update={"spec": spec}))
+    board = load_board(tmp_path, timed.board)
+    assert not board.refused and board.later == 1
+    assert [(r.spec.model, r.spec.steps) for r, _ in board.chosen] == [("p4cnn", steps)] * 2 + [("z2cnn", 20_000)] * 2
     assert set(timed.failed) == (set() if fits else {"p4cnn"})
     for why in timed.failed.values():
         assert why.status == "invalid" and "use a longer budget" in why.reason and not why.reason.startswith("drift")

@@ -47,29 +47,26 @@ def test_what_a_probe_has_seen_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "device", "gpus", "may"),
+    ("budget", "device", "needs"),
     [
-        ("t20", "auto", 0, True), ("t20", "auto", 1, False), ("e2", "auto", 0, False), ("e2", "cpu", 0, False),
-        ("e2", "cuda", 0, True), ("e2", "cuda:1", 1, True), ("e2", "cuda:0, cuda:1", 2, False),
+        ("t20", "auto", True), ("e2", "auto", False), ("e2", "cpu", False), ("e2", "cpu,cpu", False),
+        ("e2", "cuda", True), ("e2", "cuda:0, cuda:1", True), ("e2", "cpu, cuda:0", True),
     ],
 )  # fmt: skip
-def test_devices_are_asked_about_first_if_the_driver_reports_too_few(
-    budget: str, device: str, gpus: int, may: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(admission, "gpus", lambda: [None] * gpus)
-    assert admission.may_lack_devices(suite(budget), Machine(device)) == may
+def test_torch_is_asked_for_gpus_first_if_a_run_needs_one(budget: str, device: str, needs: bool) -> None:
+    assert admission.needs_gpus(suite(budget), Machine(device)) == needs
 
 
-@pytest.mark.parametrize(("budget", "device"), [("t10", "auto"), ("e2", "cuda:99")])
+@pytest.mark.parametrize("gpus", [{}, {"why": "the driver is too old", "expected": True}], ids=["none", "unusable"])
+@pytest.mark.parametrize(("budget", "device"), [("t10", "auto"), ("e2", "cuda:99"), ("t10", "cuda:0"), ("e2", "cuda")])
 def test_a_missing_device_is_refused_before_data_are_loaded(
-    budget: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    budget: str, device: str, gpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*_: object) -> None:
         raise AssertionError("data were loaded")
 
-    monkeypatch.setattr(admission, "gpus", list)
     monkeypatch.setattr(HeadToHead, "_load_data", load)
-    events = [NO_GPU, {"event": "model", "model": "p4cnn"}]
+    events = [{"event": "devices", "gpus": gpus}, {"event": "model", "model": "p4cnn"}]
     monkeypatch.setattr(admission, "start", lambda *_: None)
     monkeypatch.setattr(admission, "end", lambda *_: None)
     monkeypatch.setattr(admission, "events_of", lambda _: iter(events))

@@ -12,6 +12,7 @@ from equibench.bench.records.provenance import cpu_name, versions
 from equibench.bench.records.record import RunRecord, read_record, write_record
 from equibench.bench.records.replay_verdict import read_verdicts
 from equibench.bench.runner.replay import differences_now, judge, replay
+from equibench.bench.spec.budget import find_budget
 from equibench.registry import UserError
 
 from .. import made
@@ -131,6 +132,22 @@ def test_a_run_is_found_by_its_beginning_and_the_attempt_that_counts(tmp_path: P
     assert [find_run(f"{second.spec.digest()}.{n}", tmp_path).attempt for n in (1, 2, 3)] == [1, 2, 3]
     write_record(tmp_path, made.record(93.0, attempt=11))
     assert find_run(f"{second.spec.digest()}.1", tmp_path).attempt == 1, "and not 11"
+
+
+def test_device_seconds_are_not_repeated_on_another_kind_of_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt would end as drifted, and the verdict would say that a right figure was not confirmed."""
+    runs = [
+        here(made.record(90.0 + seed, seed=seed, budget=find_budget("t10"), steps=5, hardware_key="GPU", train_s=10.0))
+        for seed in range(3)
+    ]
+    for record in runs:
+        write_record(tmp_path, record)
+    monkeypatch.setattr("equibench.bench.runner.replay.refuse_replay", lambda _: None)
+    with pytest.raises(UserError, match=r"belongs to 'GPU', but this device is '.*; torch"):
+        replay(runs[0].run_id, tmp_path, device="cpu")
+    assert len(list((tmp_path / "runs").rglob("*.json"))) == len(runs)
 
 
 def test_stale_runs_and_failures_are_refused(tmp_path: Path) -> None:

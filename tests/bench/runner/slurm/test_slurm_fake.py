@@ -455,7 +455,7 @@ def test_a_step_known_to_be_too_long_is_a_row_and_is_not_submitted(fake: Fake, t
     calibrated(tmp_path, models="tiny-dropout", step_s=6.0)
     done = submit_suite(timed_given(), tmp_path)
     assert done.folder and [task.model for task in done.folder.sweep.tasks] == ["tiny", "tiny"]
-    assert done.note.startswith("not submitted: tiny-dropout: a budget of 10 s holds 1 steps of 6 s, which are 60.0 %")
+    assert done.note.startswith("not submitted: tiny-dropout: a step takes 6 s, so 1 step would take 60.0 % of the")
     board = timed_given().suite.board(KEY)
     rows = {r.spec.seed: r for r in read_board(tmp_path, board)[0]}
     assert set(rows) == {0, 1} and {(r.spec.model, r.status) for r in rows.values()} == {("tiny-dropout", "invalid")}
