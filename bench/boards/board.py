@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError, nearest
 from ..records.calibration import latest, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances
-from ..records.record import FINAL, RefusedFile, RunRecord, Size, read_board
+from ..records.record import FINAL, VARYING, RefusedFile, RunRecord, Size, read_board
 from ..records.sidecar import Sidecar, read_sidecars, sidecar_of
 from ..records.size_classes import counts_of, why_not_matched
 from ..records.staleness import BoardStaleness, start_order
@@ -242,7 +242,7 @@ def _how_they_differ(model: str, sizes: list[Size]) -> str:
         "parameters": sorted({size.parameters for size in sizes}),
         "frozen numbers": sorted({size.frozen for size in sizes}),
         "buffers": sorted({size.buffers for size in sizes}),
-        "FLOPs per image": sorted({size.flops_per_image for size in sizes}),
+        "FLOPs per image": sorted({size.flops_per_image for size in sizes if VARYING not in size.uncounted}),
     }
     parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
     if not parts:
