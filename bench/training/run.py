@@ -205,6 +205,7 @@ class Run:
             ledger.notes.append(f"the logits of {lost} of {images} test images are not finite; they count as wrong")
         with phase("equivariance"):
             trained = self._core(model, loaded)
+        evaluation_peak_mib = peak_memory_mib(self.device)  # before operations are counted, which takes more memory
         with phase("save"):
             digest = self._save(model, loaded)
             outcomes = self._keep_outcomes(predicted, loaded)
@@ -217,7 +218,7 @@ class Run:
             test_acc_pct=test, val_acc_pct=val, test_images=images, train_images=len(loaded.labels),
             train_s=done.device_s, step_ms=1000 * done.device_s / max(done.steps, 1),
             host_ms=1000 * median(launches) if launches else None,
-            peak_mib=ledger.peak_mib, evaluation_peak_mib=peak_memory_mib(self.device),
+            peak_mib=ledger.peak_mib, evaluation_peak_mib=evaluation_peak_mib,
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",
             init=ledger.init, trained=trained, weights_sha256=digest, outcomes_sha256=outcomes,
         )  # fmt: skip
