@@ -13,10 +13,11 @@ import fnmatch
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,30 +26,41 @@ from .opened_files import Opened, opened_by, watching
 from .scan import STATUSES, Entry, UserError, allows, nearest, parse_shape
 
 __all__ = [
-    "DATASETS", "IN_PYTHON", "MODELS", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved",
-    "UnknownName", "UserError", "allows", "build_model", "forget", "include", "nearest", "option", "parse_shape",
-    "register_dataset", "register_model", "register_wrapper",
+    "DATASETS", "MODELS", "PYTHON_CALL", "STATUSES", "WRAPPERS", "Entry", "PluginWarning", "Registry", "Resolved",
+    "UnknownName", "UserError", "allows", "as_given", "build_model", "forget", "include", "nearest", "option",
+    "parse_shape", "register_dataset", "register_model", "register_wrapper",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ROOT = Path(__file__).resolve().parent
 
-#: Whether the user called a function of the Python interface. Else messages name the options of the command line.
-IN_PYTHON = ContextVar("IN_PYTHON", default=False)
+#: The arguments of the function of the Python interface that the user called. Without such a call, messages name the
+#: options of the command line.
+PYTHON_CALL: ContextVar[Mapping[str, Any] | None] = ContextVar("PYTHON_CALL", default=None)
+#: Words in the place of a value.
+_PLACEHOLDERS = ("DIR", "FILE", "N", "NAME", "SECONDS")
 
 
 def option(name: str, value: object = "") -> str:
     """An option as the user gives it: ``--data-root DIR`` to a command, ``data_root=…`` to a function in Python.
 
     Args:
-        value: a value, possibly in quotes, or ``DIR``, ``FILE`` or ``N`` in the place of one.
+        value: a value, possibly in quotes, or ``DIR``, ``FILE``, ``N``, ``NAME`` or ``SECONDS`` in the place of one.
     """
-    if not IN_PYTHON.get():
+    if PYTHON_CALL.get() is None:
         return f"--{name} {value}".rstrip()
-    text = "…" if value in ("", "DIR", "FILE", "N") else str(value)
-    text = text if text[0] in "'\"…" or isinstance(value, int) else repr(text)
+    text = "…" if value in ("", *_PLACEHOLDERS) else str(value)
+    text = text if text[0] in "'\"…" or isinstance(value, Integral) else repr(text)
     odd = {"include": f"includes=[{text}]", "class": f"**{{'class': {text}}}"}  # class is a keyword of Python
     return odd.get(name, f"{name.replace('-', '_')}={text}")
+
+
+def as_given(text: str) -> str:
+    """A sentence of a place that does not know the interface, with each option and placeholder as `option` names it.
+
+    Such places are other processes, and files whose source is hashed. Other options belong to a whole command.
+    """
+    return re.sub(rf"--([a-z][a-z-]*) ({'|'.join(_PLACEHOLDERS)})\b", lambda found: option(*found.groups()), text)
 
 
 class UnknownName(UserError):
@@ -310,7 +322,9 @@ class Registry:
         if fits:
             raise UserError(f"{self.kind} {name!r} fits more than one family: " + ", ".join(e.name for e, _ in fits))
         kind = "data set" if self.kind == "dataset" else self.kind
-        close = nearest(name, entries, f"equibench list {self.kind}s")
+        has_function = PYTHON_CALL.get() is not None and self.kind != "wrapper"
+        listing = f"equibench.list_{self.kind}s()" if has_function else f"equibench list {self.kind}s"
+        close = nearest(name, entries, listing)
         raise UnknownName(f"there is no {kind} {name!r}{self.include_hint(kind)}; {close}")
 
     def include_hint(self, kind: str) -> str:
@@ -321,7 +335,7 @@ class Registry:
         for path in sorted((_ROOT / self.package).rglob("*.py")):
             module = ".".join(("equibench", *path.relative_to(_ROOT).with_suffix("").parts))
             yield from scan.scan_file(path, self.kind, module)
-        for path in self._included:
+        for path in filter(Path.is_file, self._included):  # a notebook's user may have removed one
             yield from scan.scan_file(path, self.kind, scan.include_name(path), origin=str(path))
 
     def _add_plugins(self, found: dict[str, Entry]) -> None:
@@ -359,19 +373,27 @@ DATASETS = Registry("dataset", _PACKAGES["dataset"])
 
 
 def include(paths: Iterable[str | Path]) -> None:
-    """Add files that register models, wrappers or data sets.
+    """Add files that register models, wrappers or data sets. A file that is refused is not added.
 
     Raises:
-        UserError: a file does not exist, does not parse, or registers nothing.
+        UserError: a file does not exist, does not parse, registers nothing, or registers a name that is used already.
     """
     for path in paths:
-        for registry in (MODELS, WRAPPERS, DATASETS):
-            registry.include(path)
         found = Path(path).resolve()
-        read = (scan.scan_file(found, kind, scan.include_name(found), found.name) for kind in _PACKAGES)
-        if not any(chain.from_iterable(read)):
-            advice = "put @register_model(…) before a function at its top level, as docs/your-model.md shows"
-            raise UserError(f"{option('include', path)}: the file registers nothing; {advice}")
+        is_new = found not in MODELS.included
+        try:
+            for registry in (MODELS, WRAPPERS, DATASETS):
+                registry.include(path)
+            read = (scan.scan_file(found, kind, scan.include_name(found), found.name) for kind in _PACKAGES)
+            if not any(chain.from_iterable(read)):
+                advice = "put @register_model(…) before a function at its top level, as docs/your-model.md shows"
+                raise UserError(f"{option('include', path)}: the file registers nothing; {advice}")
+            for registry in (MODELS, WRAPPERS, DATASETS):
+                registry.entries()
+        except UserError:
+            if is_new:
+                forget(found)
+            raise
 
 
 def forget(path: str | Path) -> None:

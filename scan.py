@@ -58,7 +58,7 @@ def nearest(name: str, known: Iterable[str], listing: str = "", kinds: Mapping[s
         return "did you mean " + " or ".join(f"{c!r} ({kinds[c]})" if kinds else repr(c) for c in close) + "?"
     if len(known) > 12:
         return "no similar name" + (f"; see: {listing}" if listing else "")
-    return "known: " + ", ".join(sorted(known)) if known else "nothing is registered"
+    return "known: " + ", ".join(sorted(known)) if known else "there are none"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from ..source import closure
 
 #: The parts of a data set, in the order of its digest.
 PARTS = ("train", "val", "test")
+#: Largest share of validation or test images that may be training images too; some published sets have a few.
+SHARED = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +181,7 @@ def _made(entry: Entry, folder: Path) -> ImageData:
         raise UserError(
             f"the data set {entry.name} ({entry.where}) cannot be made: {type(error).__name__}: {error}"
         ) from error
-    problem = _problem(data, entry)
+    problem = _problem(data, entry) or _shared(data)
     if problem:
         raise UserError(f"the data set {entry.name} ({entry.where}) {problem}")
     if entry.fields.get("digest"):
@@ -191,8 +193,15 @@ def _problem(data: object, entry: Entry) -> str:
     """How `data` differs from what the registration promises; empty if it does not."""
     if not isinstance(data, ImageData):
         return f"must be an ImageData, not {type(data).__name__}"
+    if type(data.maximum) is not int:
+        return f"has maximum={data.maximum!r}, of type {type(data.maximum).__name__}; write an int, such as 255"
     for part, size in zip(PARTS, entry.fields["sizes"], strict=True):
-        images, labels = getattr(data, part).images, getattr(data, part).labels
+        split = getattr(data, part)
+        arrays = (split.images, split.labels) if isinstance(split, Split) else ()
+        if not arrays or any(not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray) for a in arrays):
+            kinds = " and ".join(type(a).__name__ for a in arrays or (split,))
+            return f"has {part}={kinds}; give Split(images, labels) of numpy arrays without a mask"
+        images, labels = arrays
         if images.shape != (size, *entry.fields["shape"]) or labels.shape != (size,):
             return (
                 f"has {part} images {images.shape} and labels {labels.shape}; its registration says {size}"
@@ -202,6 +211,9 @@ def _problem(data: object, entry: Entry) -> str:
             return f"has {part} images of {images.dtype} and labels of {labels.dtype}; use uint8 or uint16, and int64"
         if size and (images.max() > data.maximum or not 0 <= labels.min() <= labels.max() < entry.fields["classes"]):
             return f"has {part} intensities above {data.maximum} or labels outside 0…{entry.fields['classes'] - 1}"
+    reached = max(int(getattr(data, part).images.max(initial=0)) for part in PARTS)
+    if 2 * reached < data.maximum:  # images in closed form go up to the maximum
+        return f"has no intensity above {reached}, but maximum={data.maximum}; write maximum={reached}"
     if data.classes != entry.fields["classes"]:
         return f"has {data.classes} classes; its registration says {entry.fields['classes']}"
     if useless := _useless(data):
@@ -228,6 +240,17 @@ def _useless(data: ImageData) -> str:
         values = data.train.images[:, channel]
         if (values[0] == values[0, 0, 0]).all() and (values == values[0, 0, 0]).all():
             return f"has train images whose channel {channel} is {values[0, 0, 0]} everywhere; leave that channel out"
+    return ""
+
+
+def _shared(data: ImageData) -> str:
+    """How many validation or test images are training images too, if they are more than `SHARED`; else empty."""
+    train = {hash(image.tobytes()) for image in data.train.images}
+    for part in PARTS[1:]:
+        images = getattr(data, part).images
+        count = sum(hash(image.tobytes()) in train for image in images)
+        if count > SHARED * len(images):
+            return f"has {count:,} of {len(images):,} {part} images among its train images; use other images"
     return ""
 
 

@@ -65,7 +65,7 @@ def load_runs(board: str | None = None, results: str | Path | None = None) -> pd
     return pd.concat(frames, ignore_index=True).infer_objects() if frames else pd.DataFrame({"board": []})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leaderboard:
     """A board. It prints as its table; a notebook shows it as a table.
 
@@ -147,8 +147,7 @@ class Leaderboard:
         with house_style():
             figure = found[name].draw(PlotData(self.board)) if self.board.chosen else None
             if figure is None:
-                needs = f"; it needs {found[name].needs}" if found[name].needs else ""
-                raise UserError(f"{self.name} has nothing to draw for {name!r}{needs}")
+                raise UserError(f"{self.name} has nothing to draw for {name!r}; it needs {found[name].needs}")
             if is_notebook():
                 show_figure(figure)
         return figure.axes[0]

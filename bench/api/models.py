@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...registry import DATASETS, MODELS, UserError, include, parse_shape
+from ...registry import DATASETS, MODELS, UserError, include, option, parse_shape
 from ...registry import build_model as build
-from ..tools.files import results_root
+from ..tools.files import WriteError, results_root
 from .notebook_cells import include_cells
 from .public import public
 
@@ -101,9 +102,13 @@ def build_model(
             come from that generator.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: the name is unknown, or an argument is wrong.
         ValueError: with a seed, if its logits do not have the shape (batch, classes).
     """
+    sizes = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+    for key, value in sizes.items():
+        if value is not None and value < 1:
+            raise UserError(f"equibench.build_model: {key} should be at least 1, not {value}")
     include_cells(None, [name])
     resolved = MODELS.find(name)
     if dataset is not None:
@@ -157,6 +162,7 @@ def check(
     budget: str | None = None,
     includes: Iterable[str | Path] = (),
     results: str | Path | None = None,
+    deadline: float = 120.0,
 ) -> Checked:
     """Check whether a model may enter the registry. Takes under a minute on a CPU for 25 thousand parameters.
 
@@ -168,17 +174,24 @@ def check(
         budget: of that board; default ``e20``.
         includes: files that register models or data sets.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
+        deadline: seconds that each check may take, above 0.
 
     Raises:
-        UserError: model, data set or budget do not exist.
+        UserError: model, data set or budget do not exist, or an argument is wrong.
     """
     from ..check.session import BUDGET, check_model
     from ..records.kept_verdicts import keep_verdict
 
-    root = results_root(results)
+    root, includes = results_root(results), list(includes)
+    if not deadline > 0:
+        raise UserError(f"{option('deadline', 'SECONDS')} should be above 0, not {deadline}")
+    include(includes)
     files = [*includes, *include_cells(root, filter(None, (model, dataset)))]
-    verdict = check_model(model, dataset=dataset, budget=budget or BUDGET, includes=files)
-    keep_verdict(root, verdict)
+    verdict = check_model(model, dataset=dataset, budget=budget or BUDGET, includes=files, deadline_s=deadline)
+    try:
+        keep_verdict(root, verdict)
+    except WriteError as error:  # the verdict took a minute
+        warnings.warn(f"the verdict could not be written: {error}", stacklevel=3)
     return Checked(verdict)
 
 
@@ -201,15 +214,17 @@ def load_model(
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
         data_root: folder of the data sets; default ``EQUIBENCH_DATA``, else the user's cache.
         includes: files that register the model or the data set; not needed if a notebook registered it.
+        device: ``cpu``, ``cuda`` or ``cuda:<i>``; ``auto``: a GPU if there is one.
 
     Raises:
         UserError: there is no such run, its weights do not exist here, or its source or data have changed.
     """
     from ..records.find import find_finished
     from ..records.store import SOURCES
+    from ..tools.gpus import one_device
     from ..training.trained_network import trained_model
 
-    root = results_root(results)
+    root, device = results_root(results), one_device(device)
     record = find_finished(run, root, "load_model")
     include(includes)
     include_cells(root)

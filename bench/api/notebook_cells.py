@@ -35,6 +35,11 @@ _PLAIN = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
     ast.If, ast.Try, ast.With,
 )  # fmt: skip
+#: Methods of lists, dictionaries, sets and arrays that change them.
+_IN_PLACE = {
+    "add", "append", "clear", "discard", "extend", "fill", "insert", "pop", "popitem", "remove", "reverse",
+    "setdefault", "sort", "update",
+}  # fmt: skip
 #: The present file of each registered function.
 _files: dict[str, Path] = {}
 
@@ -157,6 +162,9 @@ class Program:
 
     def _read(self, cell: str) -> None:
         for node in ast.parse(cell).body:
+            if timed := _body_of_magic(node):
+                self._read(timed)
+                continue
             if isinstance(node, ast.ImportFrom) and node.module == "__future__":
                 self.is_future = True
                 continue
@@ -193,6 +201,7 @@ class Program:
         # Settings of a library do not belong to a model: a run's process has its own.
         is_module = isinstance(self.values.get(name), ModuleType)
         is_changed = name in statement.now & statement.binds or (name in self.changed and not is_module)
+        is_changed |= statement.text == last.text and _is_another_value(statement.node, self.values, name)
         if not isinstance(statement.node, _PLAIN) or is_changed:
             raise UserError(
                 f"{user} needs {name!r}, which cells change after they set it, so its value does not follow from one"
@@ -233,6 +242,15 @@ class Program:
                 )
 
 
+def _body_of_magic(node: ast.stmt) -> str:
+    """The cell below ``%%time`` or ``%%capture``, which IPython keeps as ``run_cell_magic(name, line, cell)``."""
+    call = getattr(node, "value", None)
+    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith("get_ipython().run_cell_magic"):
+        return ""
+    name, _, cell = map(ast.literal_eval, call.args)
+    return str(cell) if name in ("time", "capture") else ""
+
+
 def _bare(statement: Statement) -> str:
     """The statement without registering decorators: a file registers only its own function."""
     node = statement.node
@@ -264,9 +282,18 @@ def _names(node: ast.stmt, text: str, is_future: bool) -> tuple[frozenset[str], 
     return frozenset(binds - ({"annotations"} if is_future else set())), frozenset(now), frozenset(later)
 
 
-def _changed(node: ast.stmt) -> set[str]:
-    """Names whose values a statement changes in place: ``a.b = …``, ``a[0] = …``, ``del a.b``."""
-    targets: list[ast.expr | None] = getattr(node, "targets", None) or [getattr(node, "target", None)]
+def _changed(node: ast.AST) -> set[str]:
+    """Names whose values a statement changes in place: ``a.b = …``, ``a[0] = …``, ``del a.b``, ``a.append(…)``.
+
+    Functions and classes in it are left out, because their statements are executed when they are called.
+    """
+    targets = [*(getattr(node, "targets", None) or ()), getattr(node, "target", None)]
+    if isinstance(node, ast.Call):
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method in _IN_PLACE or (method.endswith("_") and not method.endswith("__")):  # torch: fill_
+            targets.append(node.func)
+        elif isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+            targets += [ast.Attribute(argument, "") for argument in node.args[:1]]
     found: set[str] = set()
     for target in targets:
         inner = target
@@ -274,4 +301,17 @@ def _changed(node: ast.stmt) -> set[str]:
             inner = inner.value
         if inner is not target and isinstance(inner, ast.Name):
             found.add(inner.id)
-    return found
+    later = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    inside = () if isinstance(node, later) else ast.iter_child_nodes(node)
+    return found.union(*map(_changed, inside))
+
+
+def _is_another_value(node: ast.stmt, values: dict[str, Any], name: str) -> bool:
+    """Whether a statement gives a name a literal, but its value is another one now."""
+    value = getattr(node, "value", None)
+    targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+    if value is None or name not in values or not all(isinstance(target, ast.Name) for target in targets):
+        return False
+    with suppress(ValueError):  # no literal
+        return repr(ast.literal_eval(value)) != repr(values[name])
+    return False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...registry import UserError, include
+from ...registry import UserError, include, nearest
 from ..boards.families import BoardFamily, check_points, family_of_boards, points_of, values_of
 from ..boards.family_table import family_text, point_rows
 from ..records.record import RunRecord
@@ -36,8 +37,8 @@ def run(
     *,
     dataset: str | None = None,
     models: Iterable[str] | None = None,
-    budget: str | list[str] | None = None,
-    seeds: int | list[int] | None = None,
+    budget: str | Iterable[str] | None = None,
+    seeds: int | Iterable[int] | None = None,
     results: str | Path | None = None,
     data_root: str | Path | None = None,
     includes: Iterable[str | Path] = (),
@@ -72,10 +73,12 @@ def run(
     Raises:
         UserError: the input is wrong; nothing was trained.
     """
-    # Anything else is refused by the schema, in its own words.
-    chosen = list(models) if isinstance(models, Iterable) and not isinstance(models, str) else models
-    given = {"dataset": dataset, "models": chosen, "budget": budget, "seeds": seeds}
-    given = {key: value for key, value in (given | keys).items() if value is not None}
+    suite_keys = [field.alias or name for name, field in Suite.model_fields.items()]
+    if unknown := [key for key in keys if key not in suite_keys]:
+        close = nearest(unknown[0], dict.fromkeys([*suite_keys, *run.__annotations__]))
+        raise UserError(f"equibench.run: unknown key {unknown[0]!r}; {close}")
+    given = {"dataset": dataset, "models": models, "budget": budget, "seeds": seeds}
+    given = {key: _plain(value) for key, value in (given | keys).items() if value is not None}
     machine = replace(machine or Machine(device, jobs), command=_command(suite, given))
     root, includes = results_root(results), list(includes)
     include(includes)
@@ -105,7 +108,7 @@ def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[st
         values = values_of(str(suite))
         where = f"suite {str(suite)!r}" + (" with the given arguments" if given else "")
     elif isinstance(suite, Mapping | Suite | None):
-        values = dict(suite.model_dump(by_alias=True) if isinstance(suite, Suite) else suite or {})
+        values = _plain(suite.model_dump(by_alias=True) if isinstance(suite, Suite) else suite or {})
         where = "equibench.run"
     else:
         what = "the name of a suite, the path of its file, a dictionary of its keys, or a Suite"
@@ -113,11 +116,26 @@ def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[st
     values = {"name": AD_HOC, **values, **given}
     missing = [key for key in ("dataset", "models", "budget") if key not in values]
     if missing:
+        listed = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
         raise UserError(
-            f"equibench.run: name a suite (equibench.list_suites()), or give dataset, models and budget;"
-            f" {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            "equibench.run: name a suite (equibench.list_suites()), or give dataset, models and budget;"
+            f" {listed} {'is' if len(missing) == 1 else 'are'} missing"
         )
     return points_of(values, where)
+
+
+def _plain(value: Any) -> Any:
+    """A value as a suite file can have it: numbers and arrays of numpy, ranges, tuples and generators are converted.
+
+    Values of other types are refused by the schema, in its own words.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, str | os.PathLike):
+        return str(value)
+    return [_plain(inner) for inner in value] if isinstance(value, Iterable) and not isinstance(value, bytes) else value
 
 
 def _command(suite: Any, given: dict[str, Any]) -> str:
@@ -127,7 +145,7 @@ def _command(suite: Any, given: dict[str, Any]) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """The result of a head-to-head. It prints as its table; a notebook shows it as a table.
 

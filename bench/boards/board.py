@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...registry import UserError, nearest
 from ..records.calibration import latest, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances
-from ..records.record import FINAL, RefusedFile, RunRecord, Size, read_board
+from ..records.record import FINAL, VARYING, RefusedFile, RunRecord, Size, read_board
 from ..records.sidecar import Sidecar, read_sidecars, sidecar_of
 from ..records.size_classes import counts_of, why_not_matched
 from ..records.staleness import BoardStaleness, start_order
@@ -37,7 +37,7 @@ class Board:
 
     Attributes:
         chosen: the record that counts for each (model, seed), with the reason why it is stale (or "").
-        later: number of further attempts of the same runs.
+        others: further attempts of the same runs, and runs that a later calibration replaced.
         refused: files that were refused as records.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
         root: results folder that it was read from.
@@ -53,7 +53,7 @@ class Board:
 
     name: str
     chosen: list[tuple[RunRecord, str]] = field(default_factory=list)
-    later: int = 0
+    others: list[RunRecord] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
@@ -67,9 +67,10 @@ class Board:
 
     def of_suite(self, suite: Suite) -> Board:
         """The board with only the rows of a suite: its models, seeds and reference, and comparisons over these rows."""
+        models, seeds = suite.models, suite.seed_list
+        kept = self._of_runs(lambda record: record.spec.model in models and record.spec.seed in seeds)
         return replace(
-            self,
-            chosen=[(r, s) for r, s in self.chosen if r.spec.model in suite.models and r.spec.seed in suite.seed_list],
+            kept,
             suite="" if suite.name == AD_HOC else suite.name,
             title=suite.title,
             asked_parameters=self.asked_parameters or suite.reference_parameters,
@@ -80,8 +81,11 @@ class Board:
         """The board without the models that match a shell pattern; the comparisons leave them out too."""
         if not patterns:
             return self
-        kept = [(r, s) for r, s in self.chosen if not any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
-        return replace(self, chosen=kept)
+        return self._of_runs(lambda record: not any(fnmatch.fnmatchcase(record.spec.model, p) for p in patterns))
+
+    def _of_runs(self, is_kept: Callable[[RunRecord], bool]) -> Board:
+        chosen = [(r, stale) for r, stale in self.chosen if is_kept(r)]
+        return replace(self, chosen=chosen, others=list(filter(is_kept, self.others)))
 
     @property
     def is_table(self) -> bool:
@@ -238,7 +242,7 @@ def _how_they_differ(model: str, sizes: list[Size]) -> str:
         "parameters": sorted({size.parameters for size in sizes}),
         "frozen numbers": sorted({size.frozen for size in sizes}),
         "buffers": sorted({size.buffers for size in sizes}),
-        "FLOPs per image": sorted({size.flops_per_image for size in sizes}),
+        "FLOPs per image": sorted({size.flops_per_image for size in sizes if VARYING not in size.uncounted}),
     }
     parts = [f"{' and '.join(f'{n:,}' for n in own[:4])} {words}" for words, own in found.items() if len(own) > 1]
     if not parts:
@@ -277,17 +281,17 @@ def load_board(root: Path, name: str, reference_parameters: int | None = None) -
     """Read all records of a board and choose those that count; `reference_parameters` is `Board.asked_parameters`."""
     records, refused = read_board(root, name)
     try:
-        records, superseded = _current_steps(root, name, records)
+        records, replaced = _current_steps(root, name, records)
     except UserError as error:  # a damaged calibration; its records are whole
-        superseded, refused = 0, [*refused, RefusedFile(calibrations_folder(root, name), str(error))]
-    board = Board(name, refused=refused, later=superseded, root=root, asked_parameters=reference_parameters)
+        replaced, refused = [], [*refused, RefusedFile(calibrations_folder(root, name), str(error))]
+    board = Board(name, refused=refused, others=replaced, root=root, asked_parameters=reference_parameters)
     among = BoardStaleness(records, root)
     for attempts in _by_run(records).values():
         chosen, stale = _choose(attempts, among)
         board.chosen.append((chosen, stale))
         if repeats := find_repeats(chosen, attempts):
             board.repeats[chosen.file_name] = repeats
-        board.later += len(attempts) - 1
+        board.others += [record for record in attempts if record is not chosen]
     sidecars, more = read_sidecars(root, name)
     by_run: dict[str, list[Sidecar]] = {}
     for sidecar in sidecars:
@@ -316,17 +320,21 @@ def _read_outcomes(root: Path, board: Board) -> Iterator[RefusedFile]:
             board.outcomes[record.run_id] = f"{record.provenance.data_digest} {found.labels_sha256}", distances
 
 
-def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], int]:
-    """Leave out runs that a later calibration of a T board has replaced: all seeds of a model train N steps."""
+def _current_steps(root: Path, name: str, records: list[RunRecord]) -> tuple[list[RunRecord], list[RunRecord]]:
+    """The runs of a board, and those that a later calibration of a T board has replaced: all seeds of a model train N
+    steps.
+    """
     current = latest(read_calibrations(root, name))
-    kept = [
-        r
-        for r in records
-        if r.spec.budget.seconds is None
-        or r.spec.model not in current
-        or r.spec.steps == steps_in(r.spec.budget.seconds, current[r.spec.model].exact_step_s)
-    ]
-    return kept, len(records) - len(kept)
+    kept, replaced = list[RunRecord](), list[RunRecord]()
+    for record in records:
+        spec = record.spec
+        is_current = (
+            spec.budget.seconds is None
+            or spec.model not in current
+            or spec.steps == steps_in(spec.budget.seconds, current[spec.model].exact_step_s)
+        )
+        (kept if is_current else replaced).append(record)
+    return kept, replaced
 
 
 def _by_run(records: Iterable[RunRecord]) -> dict[tuple[str, int, float], list[RunRecord]]:

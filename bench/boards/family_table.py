@@ -16,7 +16,7 @@ from .notes import seeds_text
 from .row_marks import marks_of
 from .rows import csv_text
 from .statistics import SMALLEST_SAMPLE
-from .terminal_table import accuracy_text, in_cell, in_text
+from .terminal_table import accuracy_text, around_table, in_cell, in_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,15 +160,16 @@ _MARKS = ("incomplete", "diverged", "collapsed", "broken", "claim", "unchecked",
 
 
 def family_text(family: BoardFamily, style: str = "simple") -> str:
-    """The table in a format of tabulate, with its heading and notes."""
+    """The table in a format of tabulate, with its title, heading and notes."""
     bold = {"github": lambda text: f"**{text}**", "pipe": lambda text: f"**{text}**"}.get(style)
     rows = rows_of(family, bold or (lambda text: f"{text} *"))
     if not bold:
         rows = [{key: in_cell(text, style) for key, text in row.items()} for row in rows]
     align = ["left"] + ["right"] * (len(rows[0]) - 1)
     table = tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=align)
-    lines = [in_text(line, style) for line in (heading(family), *notes(family, "bold" if bold else "*"))]
-    return "\n".join([lines[0], "", for_latex(table, style), "", *lines[1:]])
+    above = [*([family.title] if family.title else []), heading(family)]
+    lines, below = ([in_text(t, style) for t in part] for part in (above, notes(family, "bold" if bold else "*")))
+    return around_table(lines, for_latex(table, style), below, style)
 
 
 def file_name(family: BoardFamily) -> str:

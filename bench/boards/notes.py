@@ -219,8 +219,8 @@ def _left_out(board: Board) -> Iterator[str]:
         # Names without folders, because tables are published.
         names = listed(sorted(visible(r.path.name) for r in board.refused), 5)
         yield f"refused, and not in the table: {names}; {command('leaderboard', board.name)} says why"
-    if board.later:
-        yield f"not shown: {plural(board.later, 'further attempt')}, or runs that were replaced"
+    if board.others:
+        yield f"not shown: {plural(len(board.others), 'run')} (further attempts, or replaced by a later calibration)"
 
 
 def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> str:

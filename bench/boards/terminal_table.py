@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from ..tools.markup import for_latex, latex, markdown_text
+from ..tools.markup import for_latex, latex, markdown_line, markdown_text
 from ..tools.text import command, error_text, plain_table, plural, table_width, wrapped
 from .board import Board
 from .notes import board_heading, board_notes, is_missing
@@ -58,7 +58,14 @@ def board_table(
         notes.append(f"too wide for this terminal: {', '.join(left_out)}; {all_of_it} shows all columns")
     lines = [*([in_text(board.title, style)] if board.title else []), heading]
     lines, notes = ([wrapped(line, width) for line in part] for part in (lines, notes))
-    return "\n".join([*lines, "", for_latex(table, style), "", *notes])
+    return around_table(lines, for_latex(table, style), notes, style)
+
+
+def around_table(lines: Sequence[str], table: str, notes: Sequence[str], style: str) -> str:
+    """A table with lines above and notes below. In Markdown, lines are paragraphs and notes are a list."""
+    if style in _MARKDOWN:
+        return "\n".join(["\n\n".join(lines), "", table, "", *(f"- {note}" for note in notes)])
+    return "\n".join([*lines, "", table, "", *notes])
 
 
 def in_text(text: str, style: str) -> str:
@@ -67,12 +74,14 @@ def in_text(text: str, style: str) -> str:
         return latex(text)
     if style.endswith("html"):
         return html.escape(text)
-    return markdown_text(text) if style in _MARKDOWN else text
+    return markdown_line(text) if style in _MARKDOWN else text
 
 
 def in_cell(text: str, style: str) -> str:
     """As `in_text`, for a cell of a table; tabulate itself escapes cells of HTML and LaTeX."""
-    return in_text(text, style) if style in (*_MARKDOWN, "latex_raw", "unsafehtml") else text
+    if style in _MARKDOWN:
+        return markdown_text(text)
+    return in_text(text, style) if style in ("latex_raw", "unsafehtml") else text
 
 
 #: Columns that are shown only if at least one row has a value in them.

@@ -16,7 +16,7 @@ from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.equivariance import BLOB_DRAWS, scale_of, zero_logits
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES
 from ..records.verdict import Finding, failed, noted, passed
-from ..tools.text import clipped, error_line, listed
+from ..tools.text import clipped, error_line, error_text, listed
 from ..training.run import CORE_IMAGES
 from ..training.train import optimizer_for, train_step
 from .checked_model import Input, Subject, all_tensors, differing, same_bits, tensors_of
@@ -174,7 +174,7 @@ def batches(subject: Subject) -> Finding:
         do += " mean, maximum or rank over dimension 0"
         return failed(says, do)
     tried = f", in batches of {', '.join(map(str, sizes))}" if sizes else ""
-    says = f"alone, in parts, reordered, beside an outlier{tried}: the same within {max(errors.values()):.0e}"
+    says = f"alone, in parts, reordered, beside an outlier{tried}: the same within {error_text(max(errors.values()))}"
     if sizes == scored:
         return passed(says)
     takes = f"{EVAL_BATCH * second_an_image:.0f} s"

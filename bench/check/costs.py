@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...registry import UserError
-from ..measures.cost import measure_cost
-from ..measures.norms import UnknownStatistics, check_statistics
+from ..measures.cost import buffers_to_learn, measure_cost
+from ..measures.norms import UnknownStatistics, check_statistics, running_layers
 from ..records.verdict import Finding, failed, noted, passed
 from ..spec.budget import find_budget, steps_in
 from ..spec.recipe import PAPER, find_recipe
@@ -32,10 +32,8 @@ LONG_RUN_S = 12 * 3600.0
 def batch_norm(subject: Subject) -> Finding:
     """Whether running statistics forget their initial values within the budget, if nothing re-estimates them."""
     model = subject.build()
-    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    reestimated = {id(buffer) for layer in layers for buffer in layer.buffers(recurse=False)}
-    known = {name for name, buffer in model.named_buffers() if id(buffer) in reestimated}
-    if own := {n: m for n, m in _momenta(subject, model).items() if n not in known}:
+    learn = buffers_to_learn(model)
+    if own := {n: m for n, m in _momenta(subject, model).items() if n in learn}:
         name = min(own, key=lambda n: own[n])
         constant = 1 / own[name]
         text = f"{listed(sorted(own), 3)}: own running statistics with momentum {own[name]:.2g}"
@@ -44,9 +42,10 @@ def batch_norm(subject: Subject) -> Finding:
             do = "derive the layer from nn.BatchNorm2d or nn.BatchNorm3d, which recipes know, or use momentum 0.1"
             return failed(f"{text}, and no recipe can re-estimate them", do)
         return noted(f"{text}, which no recipe re-estimates")
-    layers = [layer for layer in layers if layer.track_running_stats]
+    # Others are frozen: the model keeps them in evaluation mode while it trains.
+    layers = [layer for layer in running_layers(model.train()).values() if layer.training]
     if not layers:
-        return passed("no running statistics")
+        return passed("no running statistics that training changes")
     try:
         check_statistics(model, subject.images(subject.batch))
     except UnknownStatistics as error:
@@ -188,7 +187,7 @@ def budget(subject: Subject) -> Finding:
     job = subject.job
     if job.dataset is None:
         says = "no registered data set has this input, so the steps of the budget are unknown"
-        return noted(says, "give one with --dataset")
+        return noted(says, "give one with --dataset NAME")
     assert subject.step_s is not None  # "cost" is needed
     chosen = find_budget(job.budget)
     if chosen.kind == "T":

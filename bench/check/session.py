@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...registry import DATASETS, MODELS, Entry, Resolved, include, parse_shape
+from ...registry import DATASETS, MODELS, Entry, Resolved, as_given, include, option, parse_shape
 from ...side_files import lines_of
 from ...source import source_hash
 from ..boards.families import find_points
@@ -131,7 +131,7 @@ def _note_class(findings: list[Finding], suite: Suite, size: dict[str, Any]) -> 
         place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
         found = findings[place]
         says = f"{found.says}; suite {suite.name!r} would refuse it: it {why}"
-        do = "change it for that suite, or enter it with --class as-published"
+        do = f"change it for that suite, or enter it with {option('class', 'as-published')}"
         status = "note" if found.status == "pass" else found.status
         findings[place] = replace(found, status=status, says=says, do=f"{found.do}; {do}" if found.do else do)
 
@@ -154,7 +154,7 @@ class _Found:
             self.current = event["check"]
             listen(self.current)
         elif kind == "finding":
-            self.findings.append(Finding(**event))
+            self.findings.append(Finding(**event | {"do": as_given(event["do"])}))
             self.current = ""
         elif kind == "weights":
             self.digest, self.logits = event["digest"], event["logits"]
@@ -170,7 +170,7 @@ class _Found:
         made = {f.check for f in self.findings}
         left = [name for name in NAMES if name not in made]
         current = self.current or (left[0] if left else NAMES[-1])
-        self.findings.append(replace(failed(how, do), check=current))
+        self.findings.append(replace(failed(how, as_given(do)), check=current))
         why = f"not checked, because {current!r} ended the process"
         self.findings += [skipped(name, why) for name in left if name != current]
 

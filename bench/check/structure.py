@@ -198,7 +198,9 @@ def _plain_tensors(model: nn.Module) -> dict[str, tuple[str, bool]]:
     found = {}
     for path, module in model.named_modules():
         for attribute, value in vars(module).items():
-            plain = [t for t in _tensors_in(value) if _storage(t) not in known] if attribute not in _REGISTERED else []
+            held = _tensors_in(value) if attribute not in _REGISTERED else ()
+            # Those on meta have no numbers; those with a graph are computed from parameters, by older weight norms.
+            plain = [t for t in held if not t.is_meta and t.is_leaf and _storage(t) not in known]
             if plain:
                 name = f"{path}.{attribute}" if path else attribute
                 found[name] = package_of(module), any(t.is_floating_point() or t.is_complex() for t in plain)
@@ -279,7 +281,8 @@ def deep_copy(subject: Subject) -> Finding:
         twin = copy.deepcopy(model)
     except Exception as error:  # a model may raise anything
         says = f"copy.deepcopy fails after a forward pass: {clipped(error_line(error))}"
-        return failed(says, "do not keep results of a forward pass in the model, or remove them in __getstate__")
+        do = "do not keep results of a forward pass in the model, or remove them in __getstate__; for normalised"
+        return failed(says, f"{do} weights, use torch.nn.utils.parametrizations, not the older hooks of torch.nn.utils")
     expected = subject.evaluate(model)
     if not same_bits(expected, subject.evaluate(twin)):
         says = "a deep copy gives other logits than its original"

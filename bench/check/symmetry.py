@@ -13,7 +13,7 @@ from ..measures.equivariance import ANGLES
 from ..measures.invariance import claim_error, claim_errors, move_weights
 from ..records.record import EXACT
 from ..records.verdict import Finding, failed, noted, passed
-from ..tools.text import clipped, first_line
+from ..tools.text import clipped, error_text, first_line
 from .checked_model import Input, Subject
 
 #: Number of closed-form images that are rotated.
@@ -56,7 +56,7 @@ def _unclaimed(subject: Subject) -> Finding:
     errors = claim_errors(_moved(subject), subject.images(subject.shown), lambda x: x, ("D4", "C4", "D2", "C2", "D1"))
     for group, size in errors.items():
         if size is not None and size <= EXACT:
-            says = f"no invariance is claimed, but the logits are invariant under {group} ({size:.0e})"
+            says = f"no invariance is claimed, but the logits are invariant under {group} ({error_text(size)})"
             return noted(says, f"invariant={group!r} could be claimed")
     error = _text(errors["C4"])
     return passed(f"none claimed; quarter turns change the logits by {error}; 1 means as much as for another image")
@@ -94,4 +94,4 @@ def angles(subject: Subject) -> Finding:
 def _text(error: float | None) -> str:
     if error is None:
         return "undefined (the logits hardly depend on the image)"
-    return f"{error:.2f}" if error >= 0.01 else f"{error:.0e}"
+    return f"{error:.2f}" if error >= 0.01 else error_text(error)

@@ -1,19 +1,28 @@
-"""Keep torch's compiler out of processes that compile nothing.
+"""Keep torch's compiler out of processes that measure models: no profile compiles.
+
+A model may contain `torch.compile`. It is computed without compilation, as all other models of its board are.
 
 torch imports its compiler (three seconds) when an optimiser or a dispatch mode is used for the first time, only to
-mark functions that must not be compiled. This module changes no computation. With another release of torch it may have
-no effect.
+mark functions that must not be compiled. Avoiding this import changes no computation. With another release of torch it
+may have no effect.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 
 import torch
 
 
+def compile_nothing() -> None:
+    """From now on, `torch.compile` returns what it is given; call this before a model's file is imported."""
+    os.environ["TORCH_COMPILE_DISABLE"] = "1"  # torch reads it when it imports the compiler
+
+
 def avoid_compiler() -> None:
-    """Set the compiler's mark on torch's own functions, so that torch does not import the compiler for it."""
+    """As `compile_nothing`, and set the compiler's mark on torch's functions, so that torch does not import it."""
+    compile_nothing()
     for function in vars(torch.optim.Optimizer).values():
         original = getattr(function, "__wrapped__", None)
         if original is not None:

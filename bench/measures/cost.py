@@ -29,14 +29,16 @@ from .operations import (
     unfused,
 )
 
+#: Number of images whose operations are compared.
+VARIED = 3
 #: Layers whose buffers are normalisation statistics.
-_NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm, SpectralNorm)
+_NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm)
 
 
 def count_numbers(model: nn.Module) -> dict[str, int]:
     """``parameters``, ``frozen`` and ``buffers`` of `record.Size`; shared tensors count once."""
     parameters, buffers = (
-        {(t.data_ptr(), t.shape): t for t in own}.values() for own in (model.parameters(), model.buffers())
+        {(t.data_ptr(), t.numel()): t for t in own}.values() for own in (model.parameters(), model.buffers())
     )
     trained, frozen = (
         sum(real_numbers(p) for p in parameters if p.requires_grad is wanted) for wanted in (True, False)
@@ -59,7 +61,7 @@ def measure_cost(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, b
     batch = len(images) if batch is None else batch
     before = buffers_to_learn(model.train())
     step, unknown = step_operations(model, images, labels, batch)
-    learned = changed_buffers(model, before)
+    learned = sum(changed_buffers(model, before).values())
     numbers, forward = count_numbers(model), evaluation_operations(model, images)
     return Size(
         **numbers, learned_buffers=learned, dense_weights=forward.dense_weights,
@@ -87,17 +89,17 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
     before = buffers_to_learn(model.train())
     if before:
         F.cross_entropy(model(images), labels).backward()
-    return changed_buffers(model, before)
+    return sum(changed_buffers(model, before).values())
 
 
-def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> int:
-    """The count of real numbers in those of `buffers_to_learn` that are new or changed."""
+def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Those of `buffers_to_learn` that are new or changed, with their counts of real numbers."""
 
     def same(one: torch.Tensor, two: torch.Tensor) -> bool:  # NaN equals NaN
         return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
 
     now = buffers_to_learn(model)
-    return sum(real_numbers(b) for n, b in now.items() if n not in before or not same(b.cpu(), before[n].cpu()))
+    return {n: real_numbers(b) for n, b in now.items() if n not in before or not same(b.cpu(), before[n].cpu())}
 
 
 def _first_images(values: torch.Tensor, count: int) -> torch.Tensor:
@@ -112,8 +114,15 @@ def buffers_to_learn(model: nn.Module) -> dict[str, torch.Tensor]:
         for path, module in model.named_modules()
         if not isinstance(module, _NORMALISE)
         for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() or buffer.is_complex() or buffer.numel() > 1
+        if name not in _of_spectral_norm(module)
+        and (buffer.is_floating_point() or buffer.is_complex() or buffer.numel() > 1)
     }
+
+
+def _of_spectral_norm(module: nn.Module) -> set[str]:
+    """Names of the vectors that torch's older `spectral_norm`, a hook, keeps as buffers of the layer itself."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+    return {f"{hook.name}_{vector}" for hook in hooks for vector in "uv"}
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,18 @@ def evaluation_operations(model: nn.Module, images: torch.Tensor) -> ForwardOper
     if not any(map(two.comes_from_image, tensors(logits))):
         unknown.add(OUTSIDE_TORCH)
     return ForwardOperations(flops, single.dense_weights, unknown)
+
+
+def operations_vary(model: nn.Module, images: torch.Tensor, flops_per_image: int) -> bool:
+    """Whether the trained model has other operations than counted before, or other ones for each image.
+
+    So do networks that leave early or iterate to a tolerance. `images` are those of the count (b, c, size, size).
+    """
+    now = evaluation_operations(model, images).flops_per_image  # filters that are kept are expanded in here
+    with torch.no_grad():
+        each = {_counted(model, image[None])[0].flops for image in images[:VARIED]}
+    model.train()  # drops filters that were expanded on the counting path
+    return now != flops_per_image or len(each) > 1
 
 
 def _counted(model: nn.Module, images: torch.Tensor) -> tuple[Operations, Any]:

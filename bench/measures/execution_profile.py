@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .compiler import avoid_compiler
+from .compiler import avoid_compiler, compile_nothing
 
 #: Library and kind of operation -> ``"ieee"`` (full float32), ``"tf32"``, ``"bf16"``, or ``"none"`` (the default).
 Precision = dict[str, str]
@@ -88,6 +88,7 @@ def set_profile(profile: str, threads: int) -> None:
         torch.cuda.set_device(_gpu)
     torch.set_num_threads(threads)
     strict = profile == "strict"
+    compile_nothing()
     if strict:
         avoid_compiler()
     # Not `use_deterministic_algorithms`: it also sets up the compiler, which takes five seconds and is not needed.

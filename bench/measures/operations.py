@@ -2,9 +2,9 @@
 
 The count is 2 x multiply-accumulates of convolutions and matrix products. It does not matter how they are written: as
 layers, as ``einsum``, as recurrent or attention layers, or as elementwise multiplications whose products are summed. A
-complex multiply-accumulate counts as four real ones. Elementwise operations, normalisation, pooling and copies are not
-counted, because they are small compared with products. All other operations are reported by name, so that no large
-operation is missed.
+complex multiply-accumulate counts as four real ones; torch makes a complex convolution of three real ones, which count.
+Elementwise operations, normalisation, pooling and copies are not counted, because they are small compared with
+products. All other operations are reported by name, so that no large operation is missed.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ _CHEAP = re.compile("|".join((
     "(native_|cudnn_|miopen_)?(batch|layer|group|instance|rms)_norm.*|native_batch_norm_legit.*|fused_rms_norm|weight_norm_interface|renorm",
     "(safe_|masked_|log_)*softmax|glu|.*relu6?|prelu_kernel|rrelu_with_noise|c?elu|selu|gelu|silu|mish|(log_|hard)?sigmoid|hard.*|softplus|softshrink|(hard)?tanh|threshold|thnn_fused_(lstm|gru)_cell.*|fused_sdp_choice",
     ".*_loss(2d)?|nll_loss.*|binary_cross_entropy.*|.*(max|avg|lp)_pool.*|max_unpool.*|upsample_.*|amp_.*|assert_.*|linalg_cross|linalg_check_errors|functional_assert.*",
+    # Quantisation in training; marks for the profiler.
+    "(fused_moving_avg_obs_)?(fake_quant|fq).*|record_function.*",
 )))  # fmt: skip
 
 #: Torch's tags of operations that are equally cheap.
@@ -157,7 +159,7 @@ class Operations(TorchDispatchMode):
                 self._record_weights(factors)
         elif func.is_view or _SMALL.intersection(func.tags):
             pass
-        elif func.namespace not in ("aten", "prim") or not _CHEAP.fullmatch(name):
+        elif func.namespace not in ("aten", "prim", "profiler") or not _CHEAP.fullmatch(name):
             # The common name of an operation: `fft` for `fft_r2c`, `grid_sampler` for `grid_sampler_2d`.
             self.unknown.add(re.sub(r"_(r2c|c2r|c2c|[123]d)$|^linalg_|_ex$", "", name))
 

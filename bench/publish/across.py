@@ -12,7 +12,7 @@ from tabulate import tabulate
 from ...registry import UserError
 from ..boards.across import NOT_THERE, BoardsSummary, Entry, Side, groups, summarise
 from ..boards.statistics import LEVEL, SMALLEST_SAMPLE, smallest_p
-from ..boards.terminal_table import in_cell, in_text, rank_text
+from ..boards.terminal_table import around_table, in_cell, in_text, rank_text
 from ..tools.markup import for_latex
 from ..tools.text import is_selected, plural
 from .view import check_patterns, difference_text
@@ -54,7 +54,7 @@ def across_text(summary: BoardsSummary, style: str, patterns: Sequence[str] = ()
         [list(row.values()) for row in rows], headers=heads, tablefmt=style, disable_numparse=True,
         colalign=["left", *["right"] * (len(heads) - 1)],
     )  # fmt: skip
-    return "\n".join([in_text(heading(summary), style), "", for_latex(table, style), "", *notes])
+    return around_table([in_text(heading(summary), style)], for_latex(table, style), notes, style)
 
 
 def heading(summary: BoardsSummary) -> str:

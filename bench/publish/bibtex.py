@@ -54,7 +54,9 @@ def entry(source: str) -> str:
         fields = {"url": _plain(source)}
     else:
         fields = {"note": latex(source)}
-    return _misc(re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower() or "source", fields)
+    key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower()
+    # Sources that differ only in other characters have different keys.
+    return _misc(key if arxiv or key == source else f"{key or 'source'}-{short_hash(source)[:6]}", fields)
 
 
 def _misc(key: str, fields: dict[str, str]) -> str:

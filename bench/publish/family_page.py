@@ -78,10 +78,7 @@ def publish_family(out: Path, family: BoardFamily, formats: Sequence[str]) -> st
 
 def markdown_page(family: BoardFamily) -> str:
     """The family as one Markdown page."""
-    head, table, *rest = family_text(family, "github").split("\n\n")
-    title = [markdown_text(family.title)] if family.title else []
-    listed = "\n".join(f"- {line}" for line in "\n\n".join(rest).splitlines())
-    return "\n\n".join([f"## {markdown_text(family.name)}", *title, head, table, listed]) + "\n"
+    return f"## {markdown_text(family.name)}\n\n{family_text(family, 'github')}\n"
 
 
 def latex_page(family: BoardFamily) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -156,7 +157,7 @@ def _publish_board(
         if html or kind in formats:
             downloads.append(f"tables/{name}.{ending}")
             write_atomically(out / downloads[-1], page(board).encode())
-    figures, missing = [], {}
+    figures, missing = [], defaultdict[str, list[str]](list)
     if html or "plots" in formats:
         # Pages without pictures need no matplotlib.
         from .plots.figures import PLOTS, PlotData
@@ -173,14 +174,13 @@ def _publish_board(
                     save(figure, out / "figures" / name, plot.stem, kinds)
                     about = {"stem": plot.stem, "title": plot.title, "kinds": " ".join(kinds)}
                     figures.append(about | for_page(figure) if html else about)
-                elif plot.needs:
-                    missing[plot.title[0].lower() + plot.title[1:]] = plot.needs
+                else:
+                    missing[plot.needs].append(plot.title[0].lower() + plot.title[1:])
     if html:
         from .site import write_board_data
 
         downloads += [f"tables/{path.name}" for path in write_tables(out / "tables", stored)]
-        needed = next(iter(missing.values()), "")
-        left_out = f"Left out: {' and '.join(missing)}. Needed: {needed}." if missing else ""
+        left_out = " ".join(f"Left out: {' and '.join(titles)}. Needed: {needs}." for needs, titles in missing.items())
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], left_out)
     sources = [s for row in board.rows_of(board.frame) for s in sources_of_row(row)]
     return sources, board.refused, side_of(board) if html else None

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from ...registry import UserError, nearest
 from ..boards.board import Board, find_board, load_board
 from ..boards.families import BoardFamily, find_points, load_family
-from ..boards.family_table import SPENT, family_text, file_name
+from ..boards.family_table import SPENT, family_text, file_name, heading, notes
 from ..boards.notes import board_heading, board_notes
 from ..boards.reported import reported_table
 from ..boards.terminal_table import narrow_rows, table_rows
@@ -178,7 +178,7 @@ def _family_block(
     wrong = [*(o for o in options if o != "plot"), *(p for p in options.get("plot", ()) if p not in SPENT)]
     if wrong:
         raise UserError(f"{where}: a family of boards accepts only plot={','.join(SPENT)}, not {wrong[0]!r}")
-    head, table, *rest = family_text(family, "github").split("\n\n")
+    table = family_text(family, "github").split("\n\n")[-2]
     images = []
     for what in options.get("plot", ()):
         with house_style():
@@ -189,8 +189,8 @@ def _family_block(
             path = root / FIGURES / f"{file_name(family)}-{what}.svg"
             save(figure, path.parent, path.stem, ("svg",), both=False)
         images.append(_link(f"Error against {SPENT[what]}, {family.name}", path, readme))
-    said = ". ".join(line[:1].upper() + line[1:] for line in "\n".join(rest).splitlines() if line.strip())
-    return "\n\n".join([markdown_text(head), *images, table, markdown_text(f"{said}.")])
+    said = ". ".join(note[:1].upper() + note[1:] for note in notes(family, "bold"))
+    return "\n\n".join([markdown_text(heading(family)), *images, table, markdown_text(f"{said}.")])
 
 
 def _picture(board: Board, stem: str, root: Path) -> Path:
@@ -207,7 +207,7 @@ def _draw(board: Board, stem: str, root: Path, where: str) -> None:
     with house_style():
         figure = plot.draw(PlotData(board))
         if figure is None:
-            needs = f"; it needs {plot.needs}" if plot.needs else ""
-            raise UserError(f"{where}: there is nothing to draw in the plot {stem!r} of {board.name}{needs}")
+            nothing = f"there is nothing to draw in the plot {stem!r} of {board.name}"
+            raise UserError(f"{where}: {nothing}; it needs {plot.needs}")
         path = _picture(board, stem, root)
         save(figure, path.parent, path.stem, ("svg",), both=False)

@@ -78,6 +78,10 @@ class CurvePoint(Strict):
     host_s: Amount | None = None
 
 
+#: Name in `Size.uncounted` if a trained model has not the operations for every image that were counted before.
+VARYING = "operations that depend on image or weights"
+
+
 class Size(Strict):
     """Size and compute of a model on its input. Real numbers are counted; a complex number counts as two.
 

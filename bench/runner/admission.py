@@ -168,7 +168,8 @@ def base_recipe(suite: Suite) -> Recipe:
 def refuse_tuning(suite: Suite) -> None:
     """Refuse to tune without separate validation images."""
     if suite.fit != "train":
-        raise UserError("tuning needs validation images that are not used for training; use --fit train")
+        why = "tuning needs validation images that are not used for training"
+        raise UserError(f'{why}; write fit = "train" into the suite file')
     if DATASETS.find(suite.dataset).entry.fields["sizes"][1] == 0:
         raise UserError(f"data set {suite.dataset!r} has no validation images, so no learning rate can be chosen")
 

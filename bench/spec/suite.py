@@ -14,10 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from ...registry import DATASETS, MODELS, UserError, nearest, option
 from ..tools.files import results_root, shipped, shipped_names
 from ..tools.schema import NAME, Count, Strict, Text, parse, parse_toml, read_text, short_hash
-from ..tools.text import follow_up_command, suite_as_given
+from ..tools.text import follow_up_command, given_option, suite_as_given
 from .accepted_sizes import check_sizes
 from .budget import Budget, find_budget
-from .recipe import PAPER, TUNED, Recipe, check_recipe, find_recipe, is_tuned
+from .recipe import COMMON, PAPER, TUNED, Recipe, check_recipe, find_recipe, is_tuned
 
 #: Version of the training loop, the schedule, the augmentation and the definitions of the metrics. It increases when a
 #: change of one of them changes a figure. Then new boards start.
@@ -307,7 +307,22 @@ def tuned_file(root: Path, board: str) -> Path:
 def recipe_of(suite: Suite, model: str, root: Path | None = None, hardware_key: str | None = None) -> Recipe:
     """The recipe that a suite trains a model with; arguments as for `plan`. Raises UserError if there is none."""
     tuned = tuned_file(results_root(root), suite.board(hardware_key)) if is_tuned(suite.recipe) else None
-    return find_recipe(suite.recipe, model, tuned, follow_up_command("tune", suite_as_given(suite.name)))
+    return find_recipe(suite.recipe, model, tuned, tune_command(suite) if tuned else "")
+
+
+def tune_command(suite: Suite) -> str:
+    """The command that tunes the rates of a suite: by its name, or with options if there is no file that says all."""
+    values = {
+        "models": ",".join(suite.models), "dataset": suite.dataset, "budget": suite.budget,
+        "train_images": suite.train_images, "profile": suite.profile if suite.profile != "strict" else "",
+    }  # fmt: skip
+    name = suite_as_given(suite.name)
+    words = [name] if name and suite.name != AD_HOC and not any(map(given_option, values)) else []
+    if not words:
+        words = [word for key, value in values.items() if value for word in (f"--{key.replace('_', '-')}", str(value))]
+    if suite.recipe != TUNED:
+        words += ["--recipe", COMMON + suite.recipe.removeprefix(TUNED)]
+    return follow_up_command("tune", *words)
 
 
 def examples_of(suite: Suite) -> int | None:

@@ -55,6 +55,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         device_names(self.device)  # refuses a wrong name before anything is loaded
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"{option('jobs', self.jobs)}: give a whole number of at least 1")
 
     @property
     def data_folder(self) -> str | None:

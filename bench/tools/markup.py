@@ -14,7 +14,9 @@ _LATEX = {
 
 def latex(text: str) -> str:
     """Text that LaTeX prints unchanged; characters that it cannot print become ``?``."""
-    text = "".join(_LATEX.get(c, c) for c in text)
+    # Fonts replace some pairs by one character: -- is a dash.
+    parts = re.split(r"(?<=([-,'`]))(?=\1)|(?<=[?!])(?=`)", text)[::2]
+    text = "{}".join("".join(_LATEX.get(c, c) for c in part) for part in parts)
     return re.sub(r"[^\x20-\x7e\u00a1-\u00ff]", "?", text)
 
 
@@ -31,7 +33,12 @@ def for_latex(table: str, style: str) -> str:
     return "".join(_LATEX[c] if not c.isascii() and c in _LATEX else c for c in table)
 
 
+def markdown_line(text: str) -> str:
+    """As `markdown_text`, for the beginning of a line: it starts no heading, list or quotation."""
+    return re.sub(r"^(\d*)(?=(?<=\d)[.)](\s|$)|(?<!\d)(#+|[-+>])(\s|$))", r"\1\\", markdown_text(text))
+
+
 def markdown_text(text: str) -> str:
     """Text that neither ends a cell of a Markdown table nor becomes markup."""
     text = " ".join(text.split())
-    return re.sub(r"([|\\`*_~\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    return re.sub(r"([|\\`*_~$\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))

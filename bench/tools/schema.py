@@ -125,7 +125,8 @@ def explain(error: ValidationError, schema: type[BaseModel], where: str) -> str:
         return f"{where}: {error.error_count():,} keys and values are wrong; this is another kind of file"
     # A misspelt key also makes the right key missing; the misspelt key is the better message.
     first = min(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
-    name = ".".join(str(part) for part in first["loc"])
+    # pydantic also names the type if a key may have several; it is no key of the file.
+    name = ".".join(str(part) for part in first["loc"] if not re.match(r"constrained-|list\[", str(part)))
     if first["type"] == "extra_forbidden":
         keys = [f.alias or n for n, f in schema.model_fields.items() if n != "name"] if len(first["loc"]) == 1 else []
         return f"{where}: unknown key {name!r:.80}" + (f"; {nearest(name, keys)}" if keys else "")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...registry import PYTHON_CALL
+
 #: Progress messages of long commands. The command line shows them on standard error; in Python this is a normal logger.
 PROGRESS = logging.getLogger("equibench")
 
@@ -79,7 +81,7 @@ def error_text(value: float | None) -> str:
     """An equivariance error in the format of all tables and sentences; a dash if there is none."""
     if value is None or value != value:
         return "-"
-    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
+    return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}" if value else "0"
 
 
 def command(*words: str, root: Path | None = None, include: Iterable[str | Path] = (), trains: bool = False) -> str:
@@ -94,7 +96,7 @@ def command(*words: str, root: Path | None = None, include: Iterable[str | Path]
     places = [word for path in include for word in ("--include", relative_path(Path(path)))]
     if root is not None and (root != Path("leaderboards").absolute() or "EQUIBENCH_RESULTS" in os.environ):
         places += ["--results", relative_path(root)]
-    if trains and (data := _given("data_root")):
+    if trains and (data := given_option("data_root")):
         places += ["--data-root", relative_path(Path(data))]
     return shlex.join(["equibench", *words, *places])
 
@@ -105,19 +107,32 @@ _WITHOUT_RESULTS = ("list", "verify", "data")
 
 
 def follow_up_command(*words: str) -> str:
-    """As `command`, for a hint that continues the current command, if there is one: with its files and folders."""
-    files = _given("includes") or ()
-    results = None if words[0] in _WITHOUT_RESULTS else _given("results")
-    places = [word for path in files for word in ("--include", str(path))]
+    """As `command`, for a hint that continues the current command, if there is one: with its files and folders.
+
+    For a call from Python, it is a call too if there is such a function.
+    """
+    files = list(map(str, given_option("includes") or ()))
+    results = None if words[0] in _WITHOUT_RESULTS else given_option("results")
+    data = given_option("data_root") if words[0] in _LOAD else None
+    if PYTHON_CALL.get() is not None and words[0] in ("run", "list"):
+        name, names = ("run", words[1:]) if words[0] == "run" else (f"list_{words[1]}", words[2:])
+        given = {"includes": files, "results": results and str(results), "data_root": data and str(data)}
+        if names[:1] == ("--for",):
+            names, given = names[2:], {"dataset": names[1], **given}
+        values = [*map(repr, names), *(f"{key}={value!r}" for key, value in given.items() if value)]
+        return f"equibench.{name}({', '.join(values)})"
+    places = [word for path in files for word in ("--include", path)]
     places += ["--results", str(results)] if results else []
-    places += ["--data-root", str(data)] if words[0] in _LOAD and (data := _given("data_root")) else []
+    places += ["--data-root", str(data)] if data else []
     return shlex.join(["equibench", *words, *places])
 
 
 def suite_as_given(name: str) -> str:
-    """A suite as the command line names it (possibly by its file); else by its own name."""
-    given = _given("suite")
-    return given if isinstance(given, str) and Path(given).stem == name else name
+    """A suite as the user names it (possibly by its file), else by its own name; empty if it was given by its keys."""
+    given = given_option("suite")
+    if isinstance(given, str | os.PathLike):
+        return str(given) if Path(given).stem == name else name
+    return name if given is None else ""
 
 
 def relative_path(path: Path) -> str:
@@ -126,8 +141,10 @@ def relative_path(path: Path) -> str:
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
 
 
-def _given(option: str) -> Any:
-    """The value of an option of the current command line, if there is one."""
+def given_option(option: str) -> Any:
+    """The value of an option of the command line, or of an argument of the call from Python; None if there is none."""
+    if (call := PYTHON_CALL.get()) is not None:
+        return call.get(option)
     click = sys.modules.get("click")  # from Python there is no command line
     context = click.get_current_context(silent=True) if click else None
     return context.params.get(option) if context else None

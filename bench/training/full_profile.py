@@ -37,7 +37,8 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
     """
     path = weights_path(root, record.spec.board, record.run_id)
     if not path.is_file():
-        raise UserError(f"the final weights {path} do not exist here: they are on the machine that trained the run")
+        why = next((w for w in record.warnings if "final weights" in w), "they are on the machine that trained the run")
+        raise UserError(f"the final weights {path} do not exist here: {why}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file may make torch raise any exception

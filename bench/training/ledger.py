@@ -14,7 +14,7 @@ from ..measures.clock import Phases
 from ..measures.cost import peak_memory_mib
 from ..records import provenance
 from ..records.kept_verdicts import kept_verdict
-from ..records.record import CorePoint, CurvePoint, Results, RunRecord, Size, Status
+from ..records.record import VARYING, CorePoint, CurvePoint, Results, RunRecord, Size, Status
 from ..tools.gpu_processes import OtherProcesses
 from .checkpoint import Checkpoints, Facts, Origin
 from .job import Job
@@ -105,6 +105,12 @@ class Ledger:
         """Correct the number of learned buffers: some change only after the few steps of the cost measurement."""
         assert self.size is not None
         self.size = self.size.model_copy(update={"learned_buffers": max(self.size.learned_buffers, buffers)})
+
+    def note_varying(self) -> None:
+        """State that the operations of an image, which are counted before the training, are not always so many."""
+        assert self.size is not None
+        names = {*filter(None, self.size.uncounted.split(", ")), VARYING}
+        self.size = self.size.model_copy(update={"uncounted": ", ".join(sorted(names))})
 
     @property
     def safe(self) -> bool:

@@ -23,6 +23,7 @@ from ...opened_files import watching
 from ...registry import MODELS, UserError, build_model
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.clock import clock_for
+from ..measures.cost import buffers_to_learn, changed_buffers
 from ..measures.execution_profile import renew_profile
 from ..measures.execution_profile import set_profile as set_profile
 from ..measures.norms import check_statistics, reestimate_batch_norm
@@ -113,7 +114,7 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
     """A model with the initial weights of a run's seed, on the CPU. Sets the process's profile again, if it has one.
 
     torch's global generator continues after the draws of the weights. Without `check`, output and settings are left to
-    the caller's judgement. Raises UserError for an unknown name, and `WrongShape`.
+    the caller's judgement. Raises UserError for an unknown name, `WrongShape`, and as `check_tensors`.
     """
     torch.manual_seed(derive(seed, "weights"))
     with watching(MODELS.find(name).key):  # some models open files in their first call
@@ -122,6 +123,7 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
         if check or any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
             with suppress(*() if check else (WrongShape,)):
                 check_output(model, channels, classes, size)
+    check_tensors(model)
     if check:
         renew_profile()
     return model
@@ -138,6 +140,17 @@ def check_output(model: nn.Module, channels: int, classes: int, size: int) -> No
         raise WrongShape(
             f"for 2 images of {channels}x{size}x{size} it returns {got}; it must return logits of shape (2, {classes})"
         )
+
+
+def check_tensors(model: nn.Module) -> None:
+    """Check that all parameters and buffers have plain numbers; raises UserError: the name of another tensor."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else "sparse"
+            raise UserError(
+                f"{name!r} is a {kind} tensor, which is neither counted nor saved; register dense tensors"
+                " (for a sparse one: its indices and its values), and make this one from them in forward()"
+            )
 
 
 class WrongShape(ValueError):
@@ -172,13 +185,18 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
     few = loaded.normalise(loaded.images[:REHEARSED])
     if spec.recipe.batch_norm == "reestimate":
         check_statistics(twin, few)
-        reestimate_batch_norm(twin, [few])
+        # Each batch size of the estimation once.
+        reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
+    logits(twin, loaded.images[:2], loaded.normalise)  # some models expand filters here, and keep them as buffers
+    before = buffers_to_learn(twin)
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
         # Each batch size of the evaluation once.
         for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
             logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
             seen.add(size)
+    if changed := changed_buffers(twin, before):
+        raise ValueError(f"evaluation changes {', '.join(changed)}, so a score would depend on earlier images")
     weights_bytes(twin)
 
 

@@ -16,7 +16,14 @@ from ...datasets.images import Split, data_root, load
 from ...registry import MODELS, include
 from ..measures.accuracy import accuracy_pct, logits, predictions
 from ..measures.clock import Phases, clock_for
-from ..measures.cost import buffers_to_learn, changed_buffers, measure_cost, peak_memory_mib, reset_peak_memory
+from ..measures.cost import (
+    buffers_to_learn,
+    changed_buffers,
+    measure_cost,
+    operations_vary,
+    peak_memory_mib,
+    reset_peak_memory,
+)
 from ..measures.equivariance import measure_core
 from ..measures.execution_profile import begin, check_profile
 from ..measures.norms import reestimate_batch_norm
@@ -28,10 +35,11 @@ from ..spec.seeds import derive
 from ..tools.files import WriteError, remove_parts
 from ..tools.gpu_processes import GpuWatch
 from ..tools.out_of_memory import out_of_memory_message
-from ..tools.text import error_line, location_of
+from ..tools.text import error_line, listed, location_of
 from .checkpoint import Checkpoints, Facts
 from .job import Events, Job
 from .ledger import Ledger
+from .module_attributes import contents, not_in_weights, plain_attributes
 from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of, warm_up, weights_digest
 from .stopping import Stop
 from .train import Training, train
@@ -132,6 +140,7 @@ class Run:
             model = build_from_seed(self.spec, data, self.device)
             # On the CPU, because the memory of the device is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
+            self.begun = plain_attributes(model), contents(model)
         if not checkpoints.finished:
             # Last, directly before the training: an idle device lowers its clock rate.
             with phase("warmup"):
@@ -143,7 +152,7 @@ class Run:
         with phase("train"):
             done = self._train(model, loaded, checkpoints)
         with phase("cost"):
-            ledger.note_learned(changed_buffers(model, begun))
+            ledger.note_learned(sum(changed_buffers(model, begun).values()))
         if others := self._company():
             return "invalid", others
         if done.stopped == "hard stop":
@@ -196,15 +205,20 @@ class Run:
             ledger.notes.append(f"the logits of {lost} of {images} test images are not finite; they count as wrong")
         with phase("equivariance"):
             trained = self._core(model, loaded)
+        evaluation_peak_mib = peak_memory_mib(self.device)  # before operations are counted, which takes more memory
         with phase("save"):
-            digest = self._save(model)
+            digest = self._save(model, loaded)
             outcomes = self._keep_outcomes(predicted, loaded)
+        with phase("cost"), suppress(Exception):  # a trained model may raise here what it did not before
+            assert ledger.size is not None
+            if operations_vary(model, loaded.batches(0)[0], ledger.size.flops_per_image):
+                ledger.note_varying()
         launches = [p.host_s for p in ledger.curve if p.host_s is not None]
         ledger.results = Results(
             test_acc_pct=test, val_acc_pct=val, test_images=images, train_images=len(loaded.labels),
             train_s=done.device_s, step_ms=1000 * done.device_s / max(done.steps, 1),
             host_ms=1000 * median(launches) if launches else None,
-            peak_mib=ledger.peak_mib, evaluation_peak_mib=peak_memory_mib(self.device),
+            peak_mib=ledger.peak_mib, evaluation_peak_mib=evaluation_peak_mib,
             peak_kind="allocated on the device" if self.device.type == "cuda" else "resident in the process",
             init=ledger.init, trained=trained, weights_sha256=digest, outcomes_sha256=outcomes,
         )  # fmt: skip
@@ -268,9 +282,27 @@ class Run:
             self.ledger.notes.append(f"the outcomes of each image could not be written: {error.why}")
             return ""
 
-    def _save(self, model: nn.Module) -> str:
+    def _save(self, model: nn.Module, loaded: Loaded) -> str:
+        if names := self._missing_from_weights(model, loaded):
+            says = f"the final weights were not kept: the logits also depend on {listed(names, 5)}, which no file of"
+            self.ledger.notes.append(f"{says} weights holds; keep it in a buffer")
+            return weights_digest(tensors_of(model))
         try:
             return save_weights(model, weights_path(self.ledger.root, self.spec.board, self.job.key))
         except WriteError as error:  # the run has its figures, which matter more than the weights
             self.ledger.notes.append(f"the final weights could not be written: {error.why}")
             return weights_digest(tensors_of(model))
+
+    def _missing_from_weights(self, model: nn.Module, loaded: Loaded) -> list[str]:
+        """Names of what the logits depend on besides the tensors of the state dictionary; empty if there is nothing."""
+        names = not_in_weights(self.begun, model)
+        if not names:
+            return []
+        images = loaded.balanced_test_images(CORE_IMAGES)
+        try:
+            twin = build_from_seed(self.spec, loaded.data, self.device)
+            twin.load_state_dict(tensors_of(model), strict=False)
+            own, theirs = (logits(network, images, loaded.normalise) for network in (model, twin))
+        except Exception:  # a model with other entries than tensors may raise anything
+            return names
+        return [] if torch.allclose(own, theirs, equal_nan=True) else names

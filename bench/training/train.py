@@ -62,17 +62,17 @@ class Keeper(Protocol):
 def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters with and without weight decay.
 
-    Normalisation layers and biases have no decay. They are recognised by module and name, not by dimension: layers
-    that expand filters from a basis store their weights as vectors.
+    Normalisation layers and biases have no decay, also where another layer shares them. They are recognised by module
+    and name (``bias``, ``bias_hh_l0``, …), not by dimension: layers that expand filters from a basis store their
+    weights as vectors.
     """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    free: set[nn.Parameter] = set()
     for module in model.modules():
-        norm = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                (free if norm or name.endswith("bias") else decayed).append(parameter)
-    return list(dict.fromkeys(decayed)), list(dict.fromkeys(free))
+        norm = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm)
+        own = module.named_parameters(recurse=False)
+        free.update(parameter for name, parameter in own if norm or "bias" in name.split("_"))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [p for p in trained if p not in free], [p for p in trained if p in free]
 
 
 def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -466,6 +466,34 @@ class Spectral(Sound):
         self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(6, classes))
 
 
+class OlderSpectral(Sound):
+    """The same with torch's older hook, which also keeps the weights that it computes as a plain attribute."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.head = nn.utils.spectral_norm(nn.Linear(6, classes))
+
+
+class Skeleton(Sound):
+    """Computes its head with a module on the meta device, which has no numbers, as ensembles by vmap do."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.skeletons = [nn.Linear(6, classes, device="meta")]
+
+    def forward(self, images):
+        return torch.func.functional_call(self.skeletons[0], dict(self.head.named_parameters()), self.features(images))
+
+
+class FrozenNorm(Sound):
+    """Keeps its normalisation in evaluation mode."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
 class FixedBasis(Sound):
     """Random filters that are the same for all seeds, as random features are."""
 
@@ -578,6 +606,7 @@ class Hangs(Sound):
 
 
 NETWORKS = {
+    "olderspectral": OlderSpectral, "skeleton": Skeleton, "frozennorm": FrozenNorm,
     "squeezed": Squeezed, "probabilities": Probabilities, "softmax": Shares, "logsoftmax": LogShares,
     "abroad": Abroad, "reader": Reader, "unused": Unused, "detached": Detached, "nan": NotANumber,
     "inalist": InAList, "inaglobal": InAGlobal, "plaintensor": PlainTensor, "forgetful": Forgetful,

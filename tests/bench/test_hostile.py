@@ -17,6 +17,7 @@ from equibench.bench.records.record import RunRecord, write_record
 from equibench.bench.records.sidecar import sidecar_folder
 from equibench.bench.records.store import board_folder
 from equibench.bench.tools.schema import short_hash, visible
+from equibench.registry import MODELS
 
 from . import made
 
@@ -422,11 +423,7 @@ def test_texts_of_a_file_that_is_only_listed_are_one_line(
     path.write_text(text.format(note="\\x1b[2J"))
     code, _, err = equibench(capfd, monkeypatch, "list", "models", "--include", str(path))
     assert code == 2 and "unprintable characters" in err and not CONTROL.search(err)
-    from equibench import registry
-
-    for one in (registry.MODELS, registry.WRAPPERS, registry.DATASETS):
-        one._included.remove(path.resolve())
-        one._entries = None
+    assert path.resolve() not in MODELS.included, "a refused file does not stay"
 
 
 def test_nothing_in_the_package_unpickles_or_evaluates() -> None:

@@ -61,6 +61,45 @@ def tiny_claims(in_channels: int, num_classes: int, image_size: int) -> nn.Modul
     return Net(in_channels, num_classes)
 
 
+class Counts(Net):
+    """Counts its training passes in a plain attribute, on which its logits may depend."""
+
+    def __init__(self, channels: int, classes: int, how: str) -> None:
+        super().__init__(channels, classes)
+        self.how, self.passes = how, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.passes += self.training
+        return super().forward(images) * (1 + self.passes if self.how == "sharpens" else 1)
+
+
+@register_model("tiny-counts", group="none", invariant="none", source="made up")
+def tiny_counts(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Counts(in_channels, num_classes, "counts")
+
+
+@register_model("tiny-sharpens", group="none", invariant="none", source="made up")
+def tiny_sharpens(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Counts(in_channels, num_classes, "sharpens")
+
+
+class Deepens(Net):
+    """Uses another layer once it is trained."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes)
+        self.more = nn.Linear(classes, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(images)
+        return self.more(scores) if self.norm.bias.any() else scores
+
+
+@register_model("tiny-deepens", group="none", invariant="none", source="made up")
+def tiny_deepens(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Deepens(in_channels, num_classes)
+
+
 class Flips(nn.Module):
     """The mean over the two elements of D1."""
 

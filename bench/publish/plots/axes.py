@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,17 @@ def new_plot(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tup
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
+
+
+def room_for_names(names: Iterable[str], letter: float, size: float) -> tuple[float, float]:
+    """Room beside a frame for names, in inches, and their font size: longer names than half of the picture are smaller.
+
+    Args:
+        letter: width of a letter in inches at the font size `size`.
+    """
+    needed = letter * max(map(len, names))
+    room = min(needed, 0.5 * SIZE[0])
+    return room, size * room / needed
 
 
 def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:
@@ -85,7 +96,7 @@ def _short(value: float, _position: int | None = None) -> str:
     for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:g}{name}"
-    return f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:g}" if value >= 1e-3 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def write_note(axes: Axes, note: str) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, LogLocator
 
 from ...boards.families import BoardFamily, Point
 from ...boards.family_table import SPENT, cell, slope_text, slopes
-from .axes import SIZE, logarithmic, new_plot
+from .axes import SIZE, logarithmic, new_plot, room_for_names
 from .handles import in_words, name_point
 from .style import dashes_of, family_styles
 
@@ -87,11 +87,13 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
         text = model + (f" ({line})" if line else "")
         handles.append(Line2D([], [], label=text if slope is None else f"{text}\nα = {slope_text(slope)}", **how))
     axes.set_title(_note(family, found, what), loc="left", fontsize=7.5)
-    margin = 0.85 + 0.06 * max(len(part) for h in handles for part in str(h.get_label()).splitlines())
+    labels = [part for h in handles for part in str(h.get_label()).splitlines()]
+    room, size = room_for_names(labels, 0.06, 7.5)
+    margin = 0.85 + room
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     corner = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=7.5, handlelength=2.8, borderaxespad=0
+        handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=size, handlelength=2.8, borderaxespad=0
     )
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from ...boards.terminal_table import accuracy_text
 from ...tools.text import plural
 from ..view import difference_text, p_text
 from . import lines
-from .axes import ACCURACY, SIZE, accuracy_axis, finish_plot, log_or_linear, new_plot, write_note
+from .axes import ACCURACY, SIZE, accuracy_axis, finish_plot, log_or_linear, new_plot, room_for_names, write_note
 from .handles import in_words, name_point
 from .style import INK, PAPER, family_styles
 
@@ -31,14 +32,12 @@ FLOOR = 1e-7
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot that is drawn on demand, in a file named `stem`; `draw` returns None if the board has no data for it, and
-    `needs` names the data that not every board has.
-    """
+    """A plot that is drawn on demand, in a file named `stem`. Without the data that it `needs`, `draw` returns None."""
 
     stem: str
     title: str
     draw: Callable[[PlotData], Figure | None]
-    needs: str = ""
+    needs: str
 
 
 class PlotData:
@@ -157,10 +156,13 @@ def _differences(drawn: PlotData) -> Figure | None:
     found = sorted(drawn.board.against_reference, key=lambda c: c.difference)[-MOST_ROWS:]
     if not found:
         return None
-    left = 0.2 + 0.075 * max(len(c.model) for c in found)
-    height = 1.1 + 0.24 * len(found)
-    figure, axes = new_plot(f"difference in test accuracy to {drawn.board.reference}, in points", "", height, left)
-    figure.subplots_adjust(bottom=0.55 / height)  # there is no legend
+    room, size = room_for_names([c.model for c in found], 0.075, 9)
+    letters = int((SIZE[0] - room) / 0.064)  # of a line that is centred below the frame
+    below = textwrap.wrap(f"difference in test accuracy to {drawn.board.reference}, in points", letters)
+    height = 1.1 + 0.24 * len(found) + 0.15 * (len(below) - 1)
+    figure, axes = new_plot("\n".join(below), "", height, 0.2 + room)
+    figure.subplots_adjust(bottom=(0.4 + 0.15 * len(below)) / height)  # there is no legend
+    axes.tick_params("y", labelsize=size)
     axes.axvline(0, color=INK, lw=0.8)
     for y, c in enumerate(found):
         colour, mark = drawn.styles[drawn.families[at[c.model]]]
@@ -173,24 +175,36 @@ def _differences(drawn: PlotData) -> Figure | None:
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_yticks(range(len(found)), [c.model for c in found])
     axes.grid(axis="y", visible=False)
-    over = sources_of_variation(c.by_image for c in found if c.interval is not None)
-    family, count = plural(found[0].family, "comparison"), len(drawn.board.against_reference)
-    note = f"paired, ± 95 % over new {over}; filled: p (Holm, {family}) at most {LEVEL:g}"
+    shown, count = [c for c in found if c.interval is not None], len(drawn.board.against_reference)
+    note = "paired; no bars below 3 seeds"
+    if shown:
+        family, over = plural(shown[0].family, "comparison"), sources_of_variation(c.by_image for c in shown)
+        note = f"paired, ± 95 % over new {over}; filled: p (Holm, {family}) at most {LEVEL:g}"
     write_note(axes, note + (f"\nthe best {len(found)} of {count}" if count > len(found) else ""))
     return figure
 
 
+RESULTS, SEEDS = "models with results", "a reference, and another model with results of the same seeds"
+COUNTED, ALONE = "models whose operations are counted", "runs that did not share a device"
 #: Accuracies by angle also need labels that stay correct when images are rotated.
 FULL = "runs with a measured full equivariance profile; equibench equivariance --run ID measures it"
 PLOTS = (
-    Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters")),
-    Plot("accuracy-flops", "Accuracy against compute", _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6)),
+    Plot("accuracy-parameters", "Accuracy against parameters", _cost_plot("parameters", "parameters"), RESULTS),
     Plot(
-        "accuracy-seconds", "Accuracy against training time", _cost_plot("train_s_mean", "device-seconds of training")
+        "accuracy-flops",
+        "Accuracy against compute",
+        _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6),
+        RESULTS,
     ),
-    Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot),
+    Plot(
+        "accuracy-seconds",
+        "Accuracy against training time",
+        _cost_plot("train_s_mean", "device-seconds of training"),
+        ALONE,
+    ),
+    Plot("accuracy-equivariance", "Accuracy against equivariance error", _error_plot, RESULTS),
     Plot("error-angle", "Equivariance error against the angle", lambda d: lines.error_by_angle(d.board, d.named), FULL),
     Plot("accuracy-angle", "Accuracy against the angle", lambda d: lines.accuracy_by_angle(d.board, d.named), FULL),
-    Plot("learning-curves", "Learning curves", lambda d: lines.learning_curves(d.board, d.named)),
-    Plot("differences", "Differences to the reference", _differences),
+    Plot("learning-curves", "Learning curves", lambda d: lines.learning_curves(d.board, d.named), RESULTS),
+    Plot("differences", "Differences to the reference", _differences, SEEDS),
 )

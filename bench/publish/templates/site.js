@@ -112,9 +112,15 @@ function plain(board, row, column) {
   }
   if (column.key === "p_holm" || column.key === "p_signs") return pText(v);
   if (typeof v !== "number") return String(v);
+  if (column.key.startsWith("eq_")) return errorText(v);
   if (column.digits !== null) return (v * column.scale).toLocaleString("en", { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
   if (Number.isInteger(v)) return v.toLocaleString("en");
   return Math.abs(v) < 1e-3 ? v.toExponential(0) : String(Number(v.toPrecision(4)));
+}
+
+// An equivariance error in the format of all other outputs.
+function errorText(v) {
+  return v >= 1e-3 ? v.toFixed(3) : v === 0 ? "0" : v.toExponential(0).replace(/e-(\d)$/, "e-0$1");
 }
 
 // A p in the format of all other outputs: two digits, with ties rounded to even, because 0.0625 (five seeds) is a tie.

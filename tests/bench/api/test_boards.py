@@ -24,6 +24,10 @@ def board() -> Leaderboard:
     return load_board(NAME, LEADERBOARDS)
 
 
+def test_boards_can_be_compared_and_are_keys(board: Leaderboard) -> None:
+    assert board == board and board != load_board(NAME, LEADERBOARDS) and len({board, board}) == 1
+
+
 def test_a_table_is_the_csv(board: Leaderboard, tmp_path: Path) -> None:
     shutil.copytree(LEADERBOARDS / "runs" / board.name, tmp_path / "runs" / board.name)
     write_board(tmp_path, board.name)
@@ -97,6 +101,10 @@ def test_every_plot_of_the_site_can_be_asked_for(board: Leaderboard) -> None:
     ("call", "says"),
     [
         (lambda b: b.plot("accuracy-flop"), "did you mean 'accuracy-flops'"),
+        (
+            lambda b: Leaderboard(Board(b.name)).against("p4cnn"),
+            f"'p4cnn' has no result on {NAME}-v2; there are none",
+        ),
         (lambda b: b.against("pdo-econv-p8-papr"), "did you mean"),
         (lambda b: b.predictions("nothing-like-it"), "has no run on"),
         (lambda b: load_board("digits-rot-e10-comon", LEADERBOARDS), "did you mean"),

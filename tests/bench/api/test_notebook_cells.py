@@ -61,6 +61,14 @@ def test_the_file_has_what_the_function_needs_and_nothing_else() -> None:
     ast.parse(text)
 
 
+def test_a_cell_that_is_timed_is_a_cell() -> None:
+    timed = f"get_ipython().run_cell_magic('time', '', {BLOCK!r})\n"
+    text = Program([IMPORTS, timed, NET], {}, Path("/nowhere")).file_of("cell_net")
+    assert imported(text)["cell_net"](1, 10, 28).conv.kernel_size == (3, 3)
+    with pytest.raises(UserError, match="needs 'Block'"):
+        Program([IMPORTS, timed.replace("time", "bash"), NET], {}, Path("/nowhere")).file_of("cell_net")
+
+
 def test_what_is_executed_last_counts() -> None:
     wide = BLOCK.replace("width, 3)", "width, 5)")
     text = program(IMPORTS, BLOCK, NET, wide).file_of("cell_net")
@@ -86,6 +94,16 @@ def test_what_is_executed_last_counts() -> None:
             "cell_net() needs 'Net', which cells change after they set it",
         ),
         (["SIZES = {}", "SIZES['k'] = 3", "def Net(): return SIZES"], "Net() needs 'SIZES', which cells change"),
+        (["SIZES = []", "SIZES.append(3)", "def Net(): return SIZES"], "Net() needs 'SIZES', which cells change"),
+        (["S = list((1,))", "for k in (1, 2): S.append(k)", "def Net(): return S"], "Net() needs 'S', which cells"),
+        (["S = dict(k=3)", "for k in S: S[k] = 5", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["W = torch.zeros(2)", "W.fill_(1)", "def Net(): return W"], "Net() needs 'W', which cells change"),
+        (
+            ["class Net(nn.Module): pass", "setattr(Net, 'k', 5)"],
+            "cell_net() needs 'Net', which cells change after they set it",
+        ),
+        (["S = []", "T = S", "T += [3]", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["K = 3", "def wider():\n    global K\n    K = 5", "wider()", "def Net(): return K"], "needs 'K', which"),
         (["def Net(): return missing"], "Net() needs 'missing', which no executed cell sets at its top level"),
         (["def Net(): return missing", "def broken(:"], "Net() needs 'missing', which no executed cell sets"),
     ],
@@ -99,6 +117,7 @@ def test_what_has_no_source_is_said(cells: list[str], says: str) -> None:
 
 def test_the_same_statement_twice_and_settings_of_libraries_are_no_change() -> None:
     cells = ["K = 3", "class Net(nn.Module):\n    k = K", "K = 3", "torch.backends.cudnn.benchmark = True"]
+    cells += ["rows = []", "rows.append(K)", "def unused(S):\n    K.append(S)", "S = [K]", "S.append(3)"]
     text = program(IMPORTS, *cells, "import torch as torch", NET.replace("Block(num_classes)", "Net()")).file_of(
         "cell_net"
     )

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import equibench
+import numpy as np
 import pytest
 import torch
 from equibench.bench.api.boards import load_board
 from equibench.bench.api.models import build_model, check, list_datasets, list_models, list_suites, load_model
-from equibench.bench.api.run import Result, run
+from equibench.bench.api.run import Result, _plain, run
 from equibench.bench.boards.board import load_board as read
+from equibench.bench.records.store import verdict_path
+from equibench.bench.records.verdict import Verdict, passed
 from equibench.bench.runner.head_to_head import Outcome
 from equibench.bench.spec.suite import find_suite, plan, suite_names
 from equibench.bench.tools.files import results_root
 from equibench.bench.training.prepare import build_from_seed
 from equibench.datasets.images import load
-from equibench.registry import DATASETS, IN_PYTHON, MODELS, UserError, option
+from equibench.registry import DATASETS, MODELS, PYTHON_CALL, UserError, forget, option
 
 from ..publish.boards import BOARD, fill
 
@@ -65,6 +68,8 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
         ({"suite": "quickstrat"}, "did you mean 'quickstart'"),
         ({"dataset": "digits-rot"}, "models and budget are missing"),
         ({"dataset": "digits-rot", "budget": "e1"}, "models is missing"),
+        ({"suite": {}}, "dataset, models and budget are missing"),
+        ({"suite": "quickstart", "seeds": 10**9}, "'seeds': input should be less than or equal to"),
         ({"suite": "quickstart", "reciepe": "paper"}, "unknown key 'reciepe'; did you mean 'recipe'"),
         ({"suite": "quickstart", "models": ["p4cn"]}, "did you mean 'p4cnn'"),
         ({"suite": {"dataset": "digits-rot", "models": ["p4cnn"], "budget": 5}}, "'budget'"),
@@ -80,6 +85,25 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
         ({"suite": "quickstart", "jobs": "2"}, "jobs should be a whole number, not '2'"),
         ({"suite": "quickstart", "device": "tpu"}, "device='tpu': use auto, cpu, cuda or cuda:<number>"),
         ({"suite": "quickstart", "budget": "t5", "device": "cpu"}, "(budget='e5'), or device='cuda'"),
+        ({"suite": "quickstart", "jobs": 0}, "jobs=0: give a whole number of at least 1"),
+        ({"suite": "quickstart", "machine": "cpu"}, "machine should be a Machine, not 'cpu'"),
+        ({"suite": "quickstart", "refresh": "no"}, "refresh should be True or False, not 'no'"),
+        ({"suite": "quickstart", "includes": [3]}, "includes should be a list of files, as ['my_net.py'], not [3]"),
+        ({"suite": "quickstart", "data_rot": "x"}, "unknown key 'data_rot'; did you mean 'data_root'"),
+        ({"suite": "quickstart", "models": ["z2cnn-22"], "data_root": __file__}, "another folder with data_root=… or"),
+        (
+            {"suite": "quickstart", "models": ["z2cnn-22"], "recipe": "tuned"},
+            "equibench tune --models z2cnn-22 --dataset digits-rot --budget e2 --results ",
+        ),
+        (
+            {"suite": {"dataset": "digits-rot", "models": ["z2cnn-2"], "budget": "e1", "train_images": 100}}
+            | {"recipe": "tuned"},
+            "equibench tune --models z2cnn-2 --dataset digits-rot --budget e1 --train-images 100 --results ",
+        ),
+        (
+            {"dataset": "digits-rot", "models": ["tv-vgg11"], "budget": "e1"},
+            "(equibench.list_models(dataset='digits-rot') lists suitable ones)",
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_sentence_and_leaves_nothing(given: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -105,6 +129,11 @@ def test_a_wrong_argument_is_one_sentence_and_leaves_nothing(given: dict[str, An
             "test_run.py is a file, not a folder; give the results folder with re",
         ),
         (lambda: run("quickstart", results=f"{__file__}/below"), "give the results folder with results=…"),
+        (lambda: load_model("00", device="tpu"), "device='tpu': use auto, cpu, cuda or cuda:<number>"),
+        (lambda: build_model("zzzzzzzzzz"), "see: equibench.list_models()"),
+        (lambda: build_model("p4cnn", -1), "equibench.build_model: in_channels should be at least 1, not -1"),
+        (lambda: check("p4cnn", deadline=0), "deadline=… should be above 0, not 0"),
+        (lambda: load_board("b", results="/nowhere/r"), "equibench.run('quickstart', results='/nowhere/r') makes one"),
     ],
 )
 def test_messages_in_python_name_arguments_and_not_options(
@@ -116,6 +145,71 @@ def test_messages_in_python_name_arguments_and_not_options(
         call()
     assert says in str(error.value) and "--" not in str(error.value)
     assert option("include", "FILE") == "--include FILE", "only inside of a call"
+
+
+def test_numbers_and_lists_of_other_libraries_are_those_of_a_suite_file() -> None:
+    values = {"seeds": np.arange(2), "models": (m for m in ("p4cnn",)), "train_images": np.int64(300)}
+    assert _plain(values) == {"seeds": [0, 1], "models": ["p4cnn"], "train_images": 300}
+    assert [type(v) for v in _plain((np.int64(2), range(2), torch.tensor(3), Path("a"), np.str_("b")))] == [
+        int, list, int, str, str,
+    ]  # fmt: skip
+    assert _plain(b"e2") == b"e2" and _plain(True) is True, "the schema refuses them in its own words"
+
+
+def test_a_refused_file_does_not_stay(tmp_path: Path) -> None:
+    """Else each later call of the same notebook would be refused for it."""
+    head = "from equibench import register_model\n"
+    rest = ", group='none', invariant='none', source='x')\ndef net(in_channels, num_classes, image_size): ...\n"
+    texts = {"name": "@register_model(N", "taken": "@register_model('p4cnn'", "syntax": "@register_model(("}
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(head + text + rest)
+        with pytest.raises(UserError, match=path.name):
+            list_models(includes=[path])
+        assert path not in MODELS.included and len(list_models("p4cnn")) == 1
+
+
+def test_a_removed_file_is_no_error_of_later_calls(tmp_path: Path) -> None:
+    path = tmp_path / "gone.py"
+    path.write_text(
+        "from equibench import register_model\n@register_model('gone', group='none', invariant='none', source='x')\n"
+        "def net(in_channels, num_classes, image_size): ...\n"
+    )
+    try:
+        assert len(list_models("gone", includes=[path])) == 1
+        path.write_text("from equibench import register_model\n@register_model((")
+        with pytest.raises(UserError, match=r"gone\.py"):
+            list_models("p4cnn")
+        path.unlink()
+        assert len(list_models("p4cnn")) == 1
+    finally:
+        forget(path)
+
+
+@pytest.mark.parametrize("kind", ["finding", "deadline"])
+def test_advice_of_a_check_names_arguments(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The checks are in another process, which does not know who asks."""
+    inputs = {"1x30x30->7": 14} if kind == "finding" else None
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import time\nimport torch\nfrom equibench import register_model\nfrom torch import nn\n\n"
+        f"@register_model('advice-{kind}', group='none', invariant='none', source='made up', params={inputs})\n"
+        "def net(in_channels, num_classes, image_size):\n"
+        f"    time.sleep({0 if kind == 'finding' else 60})\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))\n"
+    )
+    limit = 120.0 if kind == "finding" else 8.0
+    found = check(f"advice-{kind}", includes=[net], results=tmp_path, deadline=limit)
+    assert "--" not in repr(found).replace("---", "")
+    assert ("dataset=…" if kind == "finding" else "use deadline=…") in " ".join(found.table()["do"])
+
+
+def test_a_verdict_that_cannot_be_kept_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Verdict("p4cnn", "1x28x28->10", "digits-rot", "e2", "0" * 16, [passed("fine")])
+    monkeypatch.setattr("equibench.bench.check.session.check_model", lambda *_, **__: found)
+    verdict_path(tmp_path, "p4cnn", "0" * 16).parent.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=r"the verdict could not be written: .*is a file, not a folder"):
+        assert check("p4cnn", results=tmp_path).accepted
 
 
 def test_the_title_of_a_suite_is_that_of_its_own_rows(tmp_path: Path) -> None:
@@ -202,6 +296,18 @@ def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         load_model("abcd", results=tmp_path)
 
 
+def test_the_home_folder_is_found_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"in {tmp_path}/r;"):
+        load_board("b", results="~/r")
+    with pytest.raises(UserError, match=rf"includes=\['{tmp_path}/net.py'\]: there is no such file"):
+        list_models(includes=[Path("~/net.py")])
+    with pytest.raises(UserError, match=rf"{tmp_path}/none.toml"):
+        run("~/none.toml", results="~/r")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_keyword_names_the_function() -> None:
     with pytest.raises(TypeError, match=r"list_models\(\) got an unexpected keyword argument 'datset'"):
         equibench.list_models(datset="digits-rot")  # type: ignore[call-arg]
@@ -221,9 +327,9 @@ def test_a_results_folder_without_permission_is_refused_in_one_sentence(monkeypa
 
 
 def test_an_option_with_the_name_of_a_keyword_can_be_pasted() -> None:
-    IN_PYTHON.set(True)
+    before = PYTHON_CALL.set({})
     try:
         assert eval(f"dict({option('class', 'as-published')})") == {"class": "as-published"}
         assert eval(f"dict({option('include', 'a.py')})") == {"includes": ["a.py"]}
     finally:
-        IN_PYTHON.set(False)
+        PYTHON_CALL.reset(before)

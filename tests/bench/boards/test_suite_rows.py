@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.notes import board_heading
+from equibench.bench.boards.terminal_table import board_table
 from equibench.bench.cli.main import cli, rows_shown
 from equibench.bench.publish.readme import refresh
 from equibench.bench.records.record import write_record
@@ -41,6 +42,13 @@ def test_a_suite_has_its_models_its_seeds_and_its_reference(tmp_path: Path, boar
     assert part.reference == "slow" and part.suite == "two"
     # What was left out is still there.
     assert set(whole.values) == {"quick", "slow", "trial"}
+
+
+def test_further_attempts_are_those_of_the_rows_that_are_left(tmp_path: Path, board: str) -> None:
+    write_record(tmp_path, made.record(60.5, model="trial", seed=0, attempt=2))
+    whole = load_board(tmp_path, board)
+    assert "not shown: 1 run (further attempts" in board_table(whole)
+    assert "not shown" not in board_table(whole.of_suite(_suite())) + board_table(whole.without(["tri*"]))
 
 
 def test_comparisons_are_corrected_over_the_rows_that_are_left(tmp_path: Path, board: str) -> None:

@@ -265,10 +265,14 @@ def test_what_is_learnt_without_gradients_and_what_ignores_the_seed_is_noted(mod
     assert found.status == "note" and says in found.says and found.do
 
 
-@pytest.mark.parametrize("model", ["sound", "broken-smoothbasis", "broken-spectral"])
+@pytest.mark.parametrize(
+    "model",
+    ["sound", "broken-smoothbasis", "broken-spectral", "broken-olderspectral", "broken-skeleton", "broken-frozennorm"],
+)
 def test_normalisation_statistics_and_sampled_bases_are_not(model: str) -> None:
-    found = look_at(model, "training", "accounted for", "seeds")
+    found = look_at(model, "training", "accounted for", "seeds", "batch norm", steps=3)
     assert {f.status for f in found.values()} == {"pass"}
+    assert ("no running statistics" in found["batch norm"].says) is (model == "broken-frozennorm")
 
 
 @pytest.mark.parametrize(

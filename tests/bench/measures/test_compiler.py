@@ -30,6 +30,31 @@ def test_a_strict_run_does_not_import_the_compiler() -> None:
     assert result.stdout.strip() == "False", result.stderr
 
 
+COMPILED = """
+import sys, torch
+from torch import nn
+from equibench.bench.measures.compiler import avoid_compiler
+from equibench.bench.measures.cost import measure_cost
+from equibench.bench.measures.execution_profile import set_profile
+from equibench.bench.measures.norms import check_statistics, reestimate_batch_norm
+avoid_compiler() if sys.argv[1] == "card" else set_profile(sys.argv[1], 1)
+part = torch.compile(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()), backend="eager")
+images, labels = torch.randn(4, 1, 3, 3), torch.zeros(4, dtype=torch.long)
+model = nn.Sequential(part, nn.Flatten(), nn.Linear(2, 2))
+assert measure_cost(model, images, labels).flops_per_image == 2 * (2 * 9 + 4)
+check_statistics(model, images)
+reestimate_batch_norm(model, [images])
+part(images).sum().backward()
+print(sum(torch._dynamo.utils.counters["frames"].values()))
+"""
+
+
+@pytest.mark.parametrize("profile", ["strict", "fast", "card"])
+def test_a_part_that_a_model_compiles_is_computed_as_it_stands(profile: str) -> None:
+    result = subprocess.run([sys.executable, "-c", COMPILED, profile], capture_output=True, text=True)
+    assert result.stdout.strip() == "0", result.stderr
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

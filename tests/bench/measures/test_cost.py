@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from equibench.bench.measures.cost import count_numbers, measure_cost, peak_memory_mib
+from equibench.bench.measures.cost import count_numbers, measure_cost, operations_vary, peak_memory_mib
 from equibench.bench.records.record import Size
 from equibench.bench.runner.local import environment
 from equibench.registry import build_model
@@ -142,6 +142,8 @@ def test_numbers_are_real_and_counted_once() -> None:
     model.register_buffer("basis", torch.zeros(5, dtype=torch.complex128))
     model.tied = nn.Linear(2, 3)
     model.tied.weight, model.tied.bias = model[2].weight, nn.Parameter(model[2].bias.data)  # the same numbers again
+    model.decoder = nn.Linear(3, 2, bias=False)
+    model.decoder.weight = nn.Parameter(model[2].weight.data.t())  # and transposed
     assert count_numbers(model) == {"parameters": 2 + 9 + 2 * 6, "frozen": 2 + 2 * 3, "buffers": 10}
 
 
@@ -175,8 +177,15 @@ def test_buffers_that_learn_are_told_from_statistics_and_constants(statistics: t
     assert cost.learned_buffers == 16 + 16 and cost.buffers == 2 * 16 + 7 + 1 + 16 + (
         0 if statistics is nn.Identity else 3
     )
-    normed = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
-    assert cost_of(normed, 1, 4, 4).learned_buffers == 0
+
+
+@pytest.mark.parametrize("spectral_norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_the_vectors_of_spectral_norm_are_statistics_in_both_its_spellings(spectral_norm) -> None:
+    normed = nn.Sequential(spectral_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.Flatten())
+    normed[0].register_buffer("learns", torch.zeros(7))
+    normed[0].register_forward_pre_hook(lambda layer, args: (args[0] + layer.learns.add_(1)[0],))
+    cost = cost_of(normed, 1, 4, 4)
+    assert cost.learned_buffers == 7 and cost.buffers == 2 + 9 + 5 + 7
 
 
 def test_memory_is_of_the_right_size() -> None:
@@ -196,3 +205,59 @@ def test_memory_that_was_freed_before_a_phase_is_not_part_of_its_peak() -> None:
     done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, env=environment(1))
     with_all, with_half = map(float, done.stdout.split())
     assert with_all > 250 and with_half == pytest.approx(128, abs=30)
+
+
+class Leaves(nn.Module):
+    """Images whose first logit is positive leave early; the others get a second layer of 16 x 16 products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 2), nn.Linear(16, 16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.flatten(1)
+        scores = self.first(x)
+        hard = scores[:, 0] <= 0
+        more = self.first(self.second(x[hard]).relu())
+        return scores.index_put((hard.nonzero()[:, 0],), more)
+
+
+def test_operations_that_depend_on_image_or_weights_are_seen() -> None:
+    model, images = Leaves(), torch.randn(3, 1, 4, 4)
+    with torch.no_grad():
+        model.first.weight.zero_()
+        model.first.bias.fill_(-1)
+    counted = cost_of(model, 1, 4, 4).flops_per_image
+    assert counted == 2 * (32 + 256 + 32) and not operations_vary(model, images, counted)
+    with torch.no_grad():
+        model.first.bias.fill_(1)  # now all images leave early
+    assert operations_vary(model, images, counted) and not operations_vary(model, images, 2 * 32)
+    with torch.no_grad():
+        model.first.weight[0, 0], images[0, 0, 0, 0], images[1:, 0, 0, 0] = 9, -1, 1
+    assert operations_vary(model, images, 2 * 32)
+
+
+class KeepsItsFilters(nn.Module):
+    """Expands its filters in the first pass of evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.basis, self.kept = nn.Linear(9, 8, bias=False), None
+
+    def train(self, mode: bool = True) -> "KeepsItsFilters":
+        self.kept = None
+        return super().train(mode)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        filters = self.kept
+        if filters is None:
+            filters = (self.basis.weight @ torch.ones(9, 9)).view(8, 1, 3, 3)
+        self.kept = None if self.training else filters
+        return nn.functional.conv2d(images, filters).mean((2, 3))
+
+
+def test_an_expansion_of_filters_is_no_variation() -> None:
+    model, images = KeepsItsFilters(), torch.randn(3, 1, 4, 4)
+    counted = cost_of(model, 1, 4, 4).flops_per_image
+    assert counted == 2 * 4 * 72 and not operations_vary(model, images, counted)
+    assert model.training and model.kept is None

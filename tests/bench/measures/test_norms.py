@@ -160,6 +160,7 @@ class Uncalled(nn.Module):
 
 def test_frozen_and_unused_layers_keep_what_they_have() -> None:
     model = nn.Sequential(Frozen(3), nn.BatchNorm2d(3)).double()
+    check_statistics(model, batches(3, 4, 4)[0])
     model.unused = nn.BatchNorm2d(3).double()
     model.forward = lambda x: model[1](model[0](x))
     for layer in (model[0], model.unused):
@@ -170,6 +171,56 @@ def test_frozen_and_unused_layers_keep_what_they_have() -> None:
     for layer in (model[0], model.unused):
         assert (layer.running_mean == 2).all() and (layer.running_var == 4).all()
     assert_are(model[1], moments((torch.cat(parts) - 2) / (4 + model[0].eps) ** 0.5, 3))
+
+
+class FrozenInTraining(nn.Sequential):
+    """Keeps its first layer in evaluation mode while it trains, as detectors keep the layers of their backbone."""
+
+    def train(self, mode: bool = True) -> "FrozenInTraining":
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+def test_layers_that_the_model_keeps_in_evaluation_mode_are_frozen() -> None:
+    model, parts = FrozenInTraining(nn.BatchNorm2d(3), nn.BatchNorm2d(3)).double(), batches(3, 4, 4)
+    check_statistics(model, parts[0])
+    model[0].running_mean.fill_(2.0)
+    model[0].running_var.fill_(4.0)
+    reestimate_batch_norm(model, parts)
+    assert (model[0].running_mean == 2).all() and (model[0].running_var == 4).all()
+    assert_are(model[1], moments((torch.cat(parts) - 2) / (4 + model[0].eps) ** 0.5, 3))
+
+
+class Ghost(nn.BatchNorm2d):
+    """Ghost batch normalisation as published (D. Page): statistics of two splits, which evaluation averages."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False)
+        self.running_mean, self.running_var = torch.zeros(2 * features), torch.ones(2 * features)
+
+    def train(self, mode: bool = True) -> "Ghost":
+        if self.training and not mode:
+            for name in ("running_mean", "running_var"):
+                setattr(self, name, getattr(self, name).view(2, -1).mean(0).repeat(2))
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, splits = self.num_features, 2 if self.training else 1
+        mean, var = (
+            (self.running_mean, self.running_var) if self.training else (self.running_mean[:n], self.running_var[:n])
+        )
+        parts = x.reshape(-1, n * splits, *x.shape[2:])
+        return nn.functional.batch_norm(parts, mean, var, None, None, self.training, self.momentum).reshape(x.shape)
+
+
+def test_a_layer_that_averages_splits_when_evaluation_begins_does_so() -> None:
+    layer, (part, *_) = Ghost(3).double(), batches(3, 4, 4)
+    reestimate_batch_norm(layer, [part])
+    ghosts = [moments(part[k::2], 3) for k in range(2)]
+    means, variances = ([g[i] for g in ghosts] for i in range(2))
+    assert_are(layer, (np.tile(np.mean(means, 0), 2), np.tile(np.mean(variances, 0), 2)), 1e-2)
+    assert torch.equal(layer.running_mean[:3], layer.running_mean[3:]) and not layer.training
 
 
 @pytest.mark.parametrize("name", [*LAYERS, "frozen", "instance"])

@@ -86,7 +86,10 @@ LAYERS: list[tuple[str, nn.Module, Forward, int, int, int]] = [
     ("multiplied and summed", weights(8, 5), lambda m, x: (x[:, 0, 0, :, None] * m[0]).sum(1), 40, 80, 40),
     ("weighted sum", weights(8, 1), lambda m, x: (x[:, 0] * m[0]).sum(1), 64, 128, 8),
     ("windows multiplied and summed", Shifted(), lambda m, x: m(x), 5 * 9 * 36, 2 * 5 * 9 * 36, 45),
-    # A complex product is four real ones, and its matrix twice as many numbers.
+    # A complex convolution is three real ones: of the real parts, the imaginary parts, and the sums of both.
+    ("complex convolution", nn.Conv2d(1, 5, 3, bias=False, dtype=torch.cfloat),
+    lambda m, x: m(x.cfloat()).abs().mean((2, 3)), 3 * 36 * 45, -1, 3 * 45),
+    # Another complex product is four real ones, and its matrix twice as many numbers.
     ("complex", nn.Linear(64, 5, False, dtype=torch.cfloat), lambda m, x: m(x.flatten(1).cfloat()).abs(), 4 * 320,
     2 * 4 * 320, 640),
 ]  # fmt: skip
@@ -245,4 +248,22 @@ def test_what_is_cheap_is_not_named() -> None:
 )
 def test_turns_and_complex_numbers_are_cheap(moved: Forward) -> None:
     cost = cost_of(nn.Conv2d(1, 4, 3, padding=1), lambda m, x: moved(m(x)).flatten(1))
+    assert cost.uncounted == "" and cost.flops_per_image == 2 * 64 * 4 * 9
+
+
+class Recorded(nn.Module):
+    """Quantises its maps as in training for 8 bits, inside a mark for the profiler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantise = torch.ao.quantization.FakeQuantize()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.profiler.record_function("layer"):
+            return self.quantise(x)
+
+
+@pytest.mark.parametrize("module", [nn.DataParallel(nn.Identity()), Recorded()])
+def test_marks_for_the_profiler_and_quantisation_are_cheap(module: nn.Module) -> None:
+    cost = cost_of(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), module), lambda m, x: m(x).flatten(1))
     assert cost.uncounted == "" and cost.flops_per_image == 2 * 64 * 4 * 9

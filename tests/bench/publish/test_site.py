@@ -15,6 +15,7 @@ from equibench.bench.publish.payload import payload, script
 from equibench.bench.publish.publish import publish
 from equibench.bench.publish.site import page_weight, write_board_data, write_page
 from equibench.bench.records.record import write_record
+from equibench.bench.tools.text import error_text
 from equibench.registry import UserError
 
 from .. import made
@@ -89,6 +90,12 @@ def test_the_table_shows_every_model_with_ties(page: SimpleNamespace) -> None:
     assert column(page, "model") == ["p4cnn", "pdo-econv-p8", "z2cnn-22", "wrn-10-b9", "resnet-26"]
     assert column(page, "rank") == ["1–2", "1–2", "3", "4", ""]
     assert column(page, "status")[-1].startswith("error")
+
+
+def test_errors_are_those_of_the_table(page: SimpleNamespace) -> None:
+    assert column(page, "rotation error")[:4] == ["0.125"] * 4 and column(page, "C4 error")[0] == "0.500"
+    for value in (0.0, 3.4e-7, 0.00096, 0.0123456, 1.23456):
+        assert page.evaluate(f"errorText({value!r})") == error_text(value)
 
 
 def test_a_click_sorts_and_a_second_turns_it_round(page: SimpleNamespace) -> None:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from equibench.bench.boards.board import load_board
 from equibench.bench.boards.notes import board_notes
-from equibench.bench.boards.terminal_table import narrow_rows, rank_text
+from equibench.bench.boards.terminal_table import board_table, narrow_rows, rank_text
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.bibtex import bibliography, entry, key_of, own_entry, sources_of, sources_of_row
 from equibench.bench.publish.plots.figures import PLOTS
@@ -21,7 +22,8 @@ from equibench.bench.publish.tables import latex_page, markdown_page, markdown_t
 from equibench.bench.records import staleness
 from equibench.bench.records.record import write_record
 from equibench.bench.spec.suite import PROTOCOL
-from equibench.bench.tools.markup import latex, latex_number, markdown_text
+from equibench.bench.tools.markup import latex, latex_number, markdown_line, markdown_text
+from equibench.bench.tools.text import error_text
 from equibench.registry import MODELS, UserError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,8 +100,47 @@ def test_a_cell_of_markdown_stays_a_cell_of_text(text: str) -> None:
 @given(st.text(max_size=60))
 def test_latex_has_no_character_left_that_means_something(text: str) -> None:
     # What is escaped is taken away first; of the rest none may be special.
-    rest = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\[a-zA-Z]+\$|\$\^n\$|\$\\\|\$", "", latex(text))
+    rest = re.sub(
+        r"(?<=[-,'`?!])\{\}(?=[-,'`])|\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\[a-zA-Z]+\$|\$\^n\$|\$\\\|\$", "", latex(text)
+    )
     assert not set(rest) & set("\\&%$#_{}~^")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("1. x", r"1\. x"),
+        ("12) x", r"12\) x"),
+        ("## x", r"\## x"),
+        ("- x", r"\- x"),
+        ("> x", r"\> x"),
+        ("1.5 x", "1.5 x"),
+    ],
+)
+def test_a_line_of_markdown_starts_nothing(text: str, line: str) -> None:
+    assert markdown_line(text) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "set_"),
+    [("a --include b", "a -{}-include b"), ("---", "-{}-{}-"), ("1–2", "1--2"), ("?`,,''", "?{}`,{},'{}'")],
+)
+def test_latex_joins_no_signs(text: str, set_: str) -> None:
+    """Of `--` fonts make a dash, and then a command in a caption is wrong."""
+    assert latex(text) == set_
+
+
+def test_text_of_markdown_is_no_formula_and_notes_are_a_list(tmp_path: Path) -> None:
+    """GitHub sets what stands between two dollars as a formula, and joins lines into one paragraph."""
+    assert markdown_text("$x_i$") == r"\$x\_i\$"
+    board = replace(boards.board(tmp_path), title="1. One line")
+    title, heading, table, notes = board_table(board, "github").split("\n\n")
+    assert title == r"1\. One line" and heading.startswith(BOARD) and table.startswith("|")
+    assert len(notes.splitlines()) > 3 and all(line.startswith("- ") for line in notes.splitlines())
+
+
+def test_an_error_of_zero_is_zero() -> None:
+    assert error_text(0.0) == "0" and latex_number("0") == "0" and error_text(3e-7) == "3e-07"
 
 
 def test_both_commands_give_the_same_table_for_a_paper(tmp_path: Path) -> None:
@@ -165,6 +206,15 @@ def test_every_registered_source_has_an_entry_with_balanced_braces() -> None:
 def test_an_unknown_source_becomes_an_entry_with_its_address(source: str) -> None:
     text = entry(source)
     assert text.startswith("@misc{") and text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
+
+
+def test_no_two_sources_have_one_key() -> None:
+    """BibTeX would take the first entry for both."""
+    sources = ["made up", "Made up", "made-up", "https://example.org/a_b", "https://example.org/a-b", "論文", "書", "?"]
+    assert len({key_of(source) for source in sources}) == len(sources)
+    assert (
+        bibliography(sources).count("@misc{") == len(sources) + 1 and key_of("arXiv:2601.00001") == "arxiv-2601-00001"
+    )
 
 
 def test_every_bibliography_cites_equibench_with_its_version_and_protocol_first() -> None:

@@ -247,7 +247,7 @@ def test_after_drift_the_model_is_calibrated_again_and_all_its_seeds_repeat(
     assert latest(read_calibrations(tmp_path, timed.board))["p4cnn"].step_s == pytest.approx(0.004)
     # The seed that was on time has 6666 steps: it no longer belongs to the board.
     board = load_board(tmp_path, timed.board)
-    assert {r.spec.model for r, _ in board.chosen} == {"z2cnn"} and board.later == 2
+    assert {r.spec.model for r, _ in board.chosen} == {"z2cnn"} and len(board.others) == 2
     assert not timed.forget_drifted(board)
     for spec in again:
         if spec.model == "p4cnn":
@@ -428,7 +428,7 @@ def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
     for spec in (*specs, replaced):
         write_record(tmp_path, made.record(90.0, train_s=20.0).model_copy(update={"spec": spec}))
     board = load_board(tmp_path, timed.board)
-    assert not board.refused and board.later == 1
+    assert not board.refused and len(board.others) == 1
     assert [(r.spec.model, r.spec.steps) for r, _ in board.chosen] == [("p4cnn", steps)] * 2 + [("z2cnn", 20_000)] * 2
     assert set(timed.failed) == (set() if fits else {"p4cnn"})
     for why in timed.failed.values():

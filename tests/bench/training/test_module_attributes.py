@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 import torch
 from equibench.bench.spec.suite import find_suite
-from equibench.bench.training.module_attributes import changed, contents, is_plain, plain_attributes, put_attributes
+from equibench.bench.training.module_attributes import (
+    changed,
+    contents,
+    is_plain,
+    not_in_weights,
+    plain_attributes,
+    put_attributes,
+)
 from equibench.bench.training.prepare import check_output
 from equibench.registry import build_model
 from hypothesis import given
@@ -209,3 +216,23 @@ def test_our_networks_hold_nothing_that_cannot_be_kept(name: str) -> None:
     before = contents(model)
     model(torch.randn(2, 1, 28, 28)).sum().backward()
     assert changed(before, model) == []
+
+
+class Extra(nn.Linear):
+    """Has an entry in its state dictionary that is no tensor."""
+
+    def get_extra_state(self) -> dict:
+        return {"steps": 1}
+
+
+def test_what_a_file_of_weights_lacks_is_named() -> None:
+    holder = Holder()
+    before = plain_attributes(holder), contents(holder)
+    holder.eval()
+    holder.linear.weight.data.add_(1)
+    assert not_in_weights(before, holder) == []
+    holder.number, holder.linear.seen = 5, True
+    holder.queue.append(2)
+    assert not_in_weights(before, holder) == ["number", "linear.seen", "queue"]
+    extra = Extra(1, 1)
+    assert not_in_weights((plain_attributes(extra), contents(extra)), extra) == ["_extra_state"]

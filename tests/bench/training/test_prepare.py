@@ -15,7 +15,7 @@ from equibench.bench.spec.suite import find_suite, plan
 from equibench.bench.training.job import Check
 from equibench.bench.training.prepare import WrongShape, build_from_seed, initial_model
 from equibench.datasets.images import load
-from equibench.registry import MODELS, include
+from equibench.registry import MODELS, UserError, include
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -76,6 +76,26 @@ def test_a_wrong_output_is_refused_with_a_seed_and_found_by_the_checks(tmp_path:
     assert checked["build"].status == "pass"
     assert checked["output"].status == "fail" and "it returns the shape (2, 11)" in checked["output"].says
     assert isinstance(build_model(name, dataset="digits-rot"), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("sparse", "torch.eye(3).to_sparse()"),
+        ("sparse", "torch.eye(3).to_sparse_csr()"),
+        ("quantised", "torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8)"),
+    ],
+)
+def test_tensors_that_cannot_be_counted_or_saved_are_named(tmp_path: Path, kind: str, made: str) -> None:
+    name = registered(
+        tmp_path,
+        "nn.Flatten(), head",
+        f"head = nn.Linear(784, num_classes); head.register_buffer('graph', {made})",
+    )
+    with pytest.raises(UserError, match=f"'1.graph' is a {kind} tensor"):
+        initial_model(name, 1, 10, 28)
+    checked = {check: found for check, found in findings(subject(name)) if found}
+    assert checked["build"].status == "fail" and f"'1.graph' is a {kind} tensor" in checked["build"].says
 
 
 def test_the_profile_is_renewed_after_a_build_except_where_changes_are_findings(

@@ -89,6 +89,24 @@ def test_weights_are_kept_beside_the_record(done: Path) -> None:
     assert sum(v.numel() for k, v in state.items() if "running" not in k and "num_batches" not in k) == 242
 
 
+def test_weights_of_another_network_are_not_kept_and_other_operations_are_marked(tmp_path: Path) -> None:
+    from equibench.bench.training.full_profile import load_weights
+    from equibench.registry import UserError
+    from torch import nn
+
+    done = head_to_head(tmp_path, "tiny-counts,tiny-sharpens,tiny-deepens")
+    assert done.returncode == 0 and "tiny-deepens (operations that depend on image or weights)" in done.stdout
+    (counts,), (sharpens,) = records(tmp_path)["tiny-counts"], records(tmp_path)["tiny-sharpens"]
+    assert counts.cost.uncounted == sharpens.cost.uncounted == ""
+    assert [r.run_id for r in (counts, sharpens) if list((tmp_path / "results").rglob(f"weights/{r.run_id}.pt"))] == [
+        counts.run_id
+    ]
+    said = "the logits also depend on passes, which no file of weights holds"
+    assert not [w for w in counts.warnings if said in w] and [w for w in sharpens.warnings if said in w]
+    with pytest.raises(UserError, match=f"do not exist here: .*{said}"):
+        load_weights(tmp_path / "results", sharpens, nn.Linear(1, 1))
+
+
 def test_the_predictions_of_every_test_image_are_kept_beside_the_record(done: Path) -> None:
     import numpy as np
     from equibench.bench.records.outcomes import outcomes_path, read_predictions

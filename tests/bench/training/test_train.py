@@ -167,6 +167,29 @@ def test_decay_is_told_by_module_and_name_not_by_dimension() -> None:
     assert {id(p) for p in free} == {id(module.bias), id(module.norm.weight), id(module.norm.bias)}
 
 
+@pytest.mark.parametrize(
+    ("build", "count"),
+    [
+        (lambda: nn.RMSNorm(4), 4),
+        (lambda: nn.GRU(2, 3), 18),  # bias_ih_l0, bias_hh_l0
+        (lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True), 12 + 4 + 4 + 4),
+    ],
+)
+def test_biases_and_scales_of_other_layers_have_no_decay(build, count: int) -> None:
+    module = build()
+    decayed, free = decayed_parameters(module)
+    assert sum(p.numel() for p in free) == count
+    assert {id(p) for p in decayed + free} == {id(p) for p in module.parameters()}
+
+
+def test_a_scale_that_another_layer_shares_is_in_one_group() -> None:
+    module = VectorWeights()
+    module.scale = module.norm.weight  # found before the layer that it belongs to
+    decayed, free = decayed_parameters(module)
+    assert [p is module.weights for p in decayed] == [True]
+    assert sum(p is module.scale for p in free) == 1
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_every_trainable_parameter_is_optimised_once(name: str) -> None:
     module = VectorWeights()

@@ -99,14 +99,20 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
         assert ends.x1 <= figure.bbox.x1 and ends.y1 <= figure.bbox.y1, "nothing of it is cut off"
 
 
-@pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance"])
-def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str) -> None:
-    long = {f"pdo-econv-p8-with-a-long-name-{i}": [70.0 + i, 71.0 + i, 69.0 + i] for i in range(6)}
-    figure = next(p for p in PLOTS if p.stem == stem).draw(
-        PlotData(boards.board(tmp_path, accuracies=long | {"z2cnn-22": [60.0, 61.0, 62.0]}))
-    )
+@pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance", "learning-curves"])
+@pytest.mark.parametrize("length", [32, 100])
+def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str, length: int) -> None:
+    names = [f"{i}-pdo-econv-p8-with-a-long-name{'-corrected' * 7}"[:length] for i in range(7)]
+    for i, name in enumerate(names):
+        for seed in range(3):
+            record = made.record(70.0 + i + (2 * seed) % 3, model=name, seed=seed)
+            write_record(tmp_path, boards.with_details(record, reference=names[0]))
+    with house_style():
+        figure = next(p for p in PLOTS if p.stem == stem).draw(PlotData(load_board(tmp_path, BOARD)))
     axes = figure.axes[0]
-    for text in (axes._left_title, *axes.get_yticklabels(), axes.xaxis.label):
+    legend = [text for one in figure.legends for text in one.get_texts()]
+    ticks = axes.get_yticklabels() if stem == "differences" else []
+    for text in (axes._left_title, *ticks, axes.xaxis.label, *legend):
         ends = text.get_window_extent()
         assert ends.x0 >= -1 and ends.x1 <= figure.bbox.x1 + 1 and ends.y1 <= figure.bbox.y1 + 1, text.get_text()
 
@@ -121,6 +127,13 @@ def test_no_label_covers_the_note_above_the_frame(tmp_path: Path) -> None:
 def test_below_three_seeds_no_mark_is_filled(tmp_path: Path) -> None:
     drawn = PlotData(boards.board(tmp_path, accuracies={"p4cnn": [99.0, 99.0], "z2cnn-22": [1.0, 1.0]}))
     assert [filled(p.draw(drawn)) for p in PLOTS[:4]] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("seeds", "note"), [(2, "paired; no bars below 3 seeds"), (3, "paired, ± 95 %")])
+def test_the_note_of_differences_is_about_what_is_drawn(tmp_path: Path, seeds: int, note: str) -> None:
+    few = {"p4cnn": [99.0, 98.0, 97.0][:seeds], "z2cnn-22": [1.0, 2.0, 3.0][:seeds]}
+    title = PLOTS[-1].draw(PlotData(boards.board(tmp_path, accuracies=few))).axes[0]._left_title.get_text()
+    assert title.startswith(note) and ("1 comparison" in title) == (seeds == 3)
 
 
 def test_every_registered_family_has_its_own_colour_and_mark() -> None:
@@ -149,7 +162,7 @@ def test_plots_are_drawn_in_three_formats_and_the_same_bytes_every_time(tmp_path
                 kinds = ("svg", "pdf", "png") if plot.stem == "differences" else ("svg",)
                 save(figure, tmp_path / "a", plot.stem, kinds)
         save(PLOTS[0].draw(PlotData(board)), tmp_path / "b", PLOTS[0].stem, ("svg",))
-    assert set(stems) == {p.stem for p in PLOTS if not p.needs}, "no sidecars: nothing to draw over angles"
+    assert set(stems) == {p.stem for p in PLOTS if p.needs != figures.FULL}, "no sidecars: nothing to draw over angles"
     first, again = (tmp_path / f / f"{PLOTS[0].stem}.svg" for f in "ab")
     assert first.read_bytes() == again.read_bytes()
     text = first.read_text()
@@ -179,6 +192,7 @@ def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
     drawn = PlotData(load_board(tmp_path, BOARD))
     with house_style():
         assert [p.stem for p in PLOTS if p.draw(drawn) is not None] == []
+    assert all(p.needs for p in PLOTS), "its absence is explained"
 
 
 @pytest.mark.parametrize("accuracies", [[91.0], [91.0, 92.0], [91.0, 91.0, 91.0]])
