@@ -23,7 +23,8 @@ from .scan import Stamp, stamp
 PACKAGE = Path(__file__).resolve().parent
 #: Files of equibench that every model imports. They compute nothing, so they do not change the hash.
 _NOT_HASHED = {
-    PACKAGE / f"{name}.py" for name in ("__init__", "registry", "scan", "source", "opened_files", "side_files")
+    PACKAGE / f"{name}.py"
+    for name in ("__init__", "registry", "scan", "source", "opened_files", "side_files", "interface")
 }
 #: Fields of the syntax tree that depend on the version of Python although the code is the same.
 _SKIPPED = {"type_params", "type_comment", "kind", "ctx"}

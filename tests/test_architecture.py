@@ -128,7 +128,7 @@ def upward(found: list[Arrow]) -> list[Arrow]:
 
 def private(found: list[Arrow]) -> list[Arrow]:
     """Names with an underscore that a module takes from another, or uses through it."""
-    ours = ("bench", "datasets", "models", "registry", "scan", "source", "opened_files", "side_files")
+    ours = ("bench", "datasets", "models", "registry", "scan", "source", "opened_files", "side_files", "interface")
     names = [a for a in found if re.match("_[^_]", a.name) and a.name not in OF_NAMED_TUPLES]
     return [a for a in names if a.module.split(".")[0] in ours]
 

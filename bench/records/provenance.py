@@ -166,7 +166,9 @@ def harness_hash() -> str:
     folders = (_PACKAGE / "bench", _PACKAGE / "datasets")
     files = [p for folder in folders for kind in ("*.py", "*.toml") for p in folder.rglob(kind)]
     digest = hashlib.sha256()
-    files += [_PACKAGE / f"{name}.py" for name in ("registry", "scan", "source", "opened_files", "side_files")]
+    files += [
+        _PACKAGE / f"{name}.py" for name in ("registry", "scan", "source", "opened_files", "side_files", "interface")
+    ]
     for path in sorted(files):
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
