@@ -36,7 +36,7 @@ from .train import optimizer_for, train_step
 BN_IMAGES = 500
 #: Smallest warm-up time of a GPU in device-seconds.
 WARM_S = 1.0
-#: Number of images with which `rehearse` tests the estimation of these statistics.
+#: Number of images with which the estimation of these statistics, and weights that were just written, are tried.
 REHEARSED = 16
 
 
