@@ -179,8 +179,9 @@ def test_no_step_is_measured_beside_a_stranger(fake_cuda: Any, tmp_path: Path) -
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
+@pytest.mark.whole
 def test_no_step_is_measured_beside_a_stranger_that_only_its_memory_shows(fake_cuda: Any, tmp_path: Path) -> None:
-    """As in a container, where the driver names no process."""
+    """As in a container, where the driver names no process; else as `test_no_step_is_measured_beside_a_stranger`."""
     arguments = ["--models", "tiny", "--budget", "t5", "--seeds", "1", "--device", "cuda:0"]
     done = run(fake_cuda, tmp_path, *arguments, FAKE_NVML_HIDES="1", FAKE_NVML_OTHER="0:500")
     assert done.returncode == 2 and "not alone on its GPU: 504 MiB of it were held before" in done.stderr

@@ -186,7 +186,7 @@ def test_a_removed_file_is_no_error_of_later_calls(tmp_path: Path) -> None:
         forget(path)
 
 
-@pytest.mark.parametrize("kind", ["finding", "deadline"])
+@pytest.mark.parametrize("kind", ["finding", pytest.param("deadline", marks=pytest.mark.whole)])
 def test_advice_of_a_check_names_arguments(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The checks are in another process, which does not know who asks."""
     inputs = {"1x30x30->7": 14} if kind == "finding" else None

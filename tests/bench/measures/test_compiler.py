@@ -49,7 +49,7 @@ print(sum(torch._dynamo.utils.counters["frames"].values()))
 """
 
 
-@pytest.mark.parametrize("profile", ["strict", "fast", "card"])
+@pytest.mark.parametrize("profile", ["fast", *(pytest.param(p, marks=pytest.mark.whole) for p in ("strict", "card"))])
 def test_a_part_that_a_model_compiles_is_computed_as_it_stands(profile: str) -> None:
     result = subprocess.run([sys.executable, "-c", COMPILED, profile], capture_output=True, text=True)
     assert result.stdout.strip() == "0", result.stderr
