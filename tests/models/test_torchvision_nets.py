@@ -17,7 +17,7 @@ KINDS = ("alexnet", "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5",
 MORE_KINDS = ("regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11", "wide_resnet50_2")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_32"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", pytest.param("vit_b_32", marks=pytest.mark.whole)])
 def test_it_is_torchvisions_own_network(name: str) -> None:
     """The same numbers from the same seed, and the same logits."""
     torch.manual_seed(0)

@@ -101,7 +101,7 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
             "equibench tune --models z2cnn-2 --dataset digits-rot --budget e1 --train-images 100 --results ",
         ),
         (
-            {"dataset": "digits-rot", "models": ["tv-vgg11"], "budget": "e1"},
+            {"dataset": "digits-rot", "models": ["tv-vit_b_32"], "budget": "e1"},
             "(equibench.list_models(dataset='digits-rot') lists suitable ones)",
         ),
     ],
