@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.publish.plots import figures
-from equibench.bench.publish.plots.axes import ACCURACY, accuracy_axis, new_plot
+from equibench.bench.publish.plots.axes import ACCURACY, accuracy_axis, finish_plot, new_plot
 from equibench.bench.publish.plots.figures import PLOTS, PlotData, pareto_front
 from equibench.bench.publish.plots.style import (
     DARK,
@@ -254,12 +254,13 @@ def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     axes.set(xlim=(0, 1), ylim=(0, 1))
     points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.3 + width * rng.rand(count, 2))]
-    place_labels(axes, points)
+    left_out = place_labels(axes, points)
     marks = np.array([axes.transData.transform(p[:2]) for p in points]) * 72 / figure.dpi
     names = [p[2] for p in points]
     FigureCanvasAgg(figure).draw()
     boxes = [Text.get_window_extent(label) for label in axes.texts]  # without its line
     assert 3 < len(axes.texts) < count or width > 0.2
+    assert sorted([*left_out, *(label.get_text() for label in axes.texts)]) == sorted(names)
     for label in axes.texts:
         own = names.index(label.get_text())
         far = np.hypot(*label.xyann) > 12
@@ -273,6 +274,15 @@ def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float)
         for other, box in zip(axes.texts, boxes, strict=True):
             through = [box.contains(*place) for place in line * figure.dpi / 72]
             assert not far or other is label or not any(through), "the line passes under another label"
+
+
+@pytest.mark.parametrize(("count", "said"), [(2, ""), (40, r"note; no room for \d+ labels")])
+def test_a_plot_says_that_labels_are_left_out(count: int, said: str) -> None:
+    _, axes = new_plot("cost", ACCURACY)
+    points = [(0.5 + 0.1 * i / count, 0.5, f"a-model-{i}") for i in range(count)]
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    finish_plot(axes, {}, "note", points)
+    assert re.fullmatch(said or "note", axes.get_title(loc="left"))
 
 
 def test_points_at_nearly_the_same_place_have_all_their_labels() -> None:
