@@ -25,6 +25,7 @@ from equibench.bench.records.record import write_record
 from equibench.registry import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -239,13 +240,27 @@ def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
     assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]
 
 
+def test_every_curve_of_the_largest_published_board_has_a_name_beside_the_frame(tmp_path: Path) -> None:
+    """Seventeen models of six families; a family has up to six of them. Nothing is below or above the picture."""
+    families = ["pdo-econv-p8", "p4cnn", "e2cnn-c8-25k", "wrn-10-b9", "f-conv-p8", "vit-25k"]
+    models = [f"z2cnn-{width}" for width in range(20, 26)] + [f"p4cnn-{width}" for width in range(10, 15)] + families
+    boards.fill(tmp_path, {model: [90.0 + i / 10] for i, model in enumerate(models)})
+    with house_style():
+        figure = next(p for p in PLOTS if p.stem == "learning-curves").draw(PlotData(load_board(tmp_path, BOARD)))
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(models) and len(models) == 17
+    looks = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines]
+    assert len(set(looks)) == len(models)
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.height and box.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize(("count", "width"), [(30, 0.15), (20, 0.4)])
 def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float) -> None:
     """The nearest point of a label is its own, or a line leads there past all others; one without a place is left
     out.
     """
     from equibench.bench.publish.plots.labels import place_labels
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
