@@ -148,9 +148,9 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_shared"] = sum(r.runs_on_device > 1 for r, _ in completed)
     row["runs_diverged"] = sum(r.status == "diverged" for r in records)
     row["train_s_mean"] = mean([r.train_s for r in alone])
-    steps = [r.step_ms for r in alone if r.step_ms]
-    row["step_ms_mean"] = mean(steps)
-    row["step_ms_ratio"] = max(steps) / min(steps) if len(steps) > 1 else None
+    row["step_ms_mean"] = mean([r.step_ms for r in alone])
+    long = [r.step_ms for r in alone if r.train_s >= _LEAST_COMPARED_S and r.step_ms]
+    row["step_ms_ratio"] = max(long) / min(long) if len(long) > 1 else None
     row["host_ms_mean"] = mean([r.host_ms for r in alone])
     row["runs_launch_bound"] = sum(r.is_launch_bound for r in alone)
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
@@ -164,6 +164,10 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
     row["marks"] = marks_text(row)
     return row
+
+
+#: Shorter trainings, in seconds, say nothing about the evenness of a machine.
+_LEAST_COMPARED_S = 1.0
 
 
 def _checked(record: RunRecord, board: Board) -> str:
