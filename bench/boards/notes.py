@@ -165,6 +165,9 @@ def board_notes(
     if shows("parameters"):
         notes += _classes(board, rows)
     notes += _shared(board, rows, timed)
+    notes += _unequal_times(rows, timed)
+    if shows("peak MiB"):
+        notes += _kinds_of_peaks(rows)
     if shows("step ms"):
         notes += _launch_bound(board, rows, "step ms (*)")
     elif timed or board.chosen[0][0].spec.budget.kind == "T":
@@ -202,6 +205,28 @@ def _shared(board: Board, rows: list[dict[str, Any]], times: list[str]) -> Itera
             f"{', '.join(times)}: without {plural(len(shared), 'run')} that shared a device, up to"
             f" {max(r.runs_on_device for r in shared)} at a time, because their times do not measure a model"
         )
+
+
+def _unequal_times(rows: list[dict[str, Any]], times: list[str]) -> Iterator[str]:
+    """The models whose runs took different times for the same steps."""
+    names = models_with_mark(rows, "unequal times")
+    if names and times:
+        most = max(row["step_ms_ratio"] for row in rows if row["model"] in names)
+        yield (
+            f"{', '.join(times)} (~): for the same steps, the runs of a row took times that differ by a factor of up to"
+            f" {most:.1f}, because of other work or another machine; the means do not measure a model: {listed(names)}"
+        )
+
+
+def _kinds_of_peaks(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Which rows have which kind of peak memory, if there are several kinds."""
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        if row["peak_kind"]:
+            kinds.setdefault(row["peak_kind"], []).append(row["model"])
+    if len(kinds) > 1:
+        each = "; ".join(f"{kind}: {listed(names)}" for kind, names in sorted(kinds.items()))
+        yield f"peak MiB: rows of different kinds of memory cannot be compared; {each}"
 
 
 def _stale(board: Board, stale: list[str], here: bool) -> Iterator[str]:

@@ -19,6 +19,11 @@ HEADINGS_OF = {
 }  # fmt: skip
 
 
+#: If a step of one run takes this many times as long as a step of another, their mean does not measure the model: other
+#: work or another machine changed one of them. All runs of a row do the same operations in a step.
+UNEQUAL_TIMES = 1.5
+
+
 @dataclass(frozen=True)
 class Mark:
     """A warning about a row, or about some of its values.
@@ -26,7 +31,7 @@ class Mark:
     Attributes:
         name: the kind: ``status``, ``incomplete``, ``broken``, ``claim``, ``stale``, ``repeated``, ``diverged``,
             ``collapsed``, ``unchecked``, ``uncounted``, ``treatment``, ``evaluation``, ``frozen``,
-            ``shared`` or ``launch bound``.
+            ``shared``, ``unequal times`` or ``launch bound``.
         words: text of the mark.
         columns: columns of the CSV that it is about; empty if it is about the whole row.
         sign: text after the values of these columns; empty if the values need no sign.
@@ -69,6 +74,9 @@ def marks_of(row: dict[str, Any]) -> list[Mark]:
     if shared := row["runs_shared"]:
         sign = "shared" if not row["runs_timed"] else f" ({shared} shared)"
         found.append(Mark("shared", f"{shared} shared a device", ("step_ms_mean", "train_s_mean"), sign, False))
+    if (ratio := row["step_ms_ratio"]) and ratio > UNEQUAL_TIMES:
+        words = f"times differ by a factor of {ratio:.1f}"
+        found.append(Mark("unequal times", words, ("step_ms_mean", "train_s_mean"), " ~", False))
     if row["runs_launch_bound"]:
         found.append(Mark("launch bound", "limited by launches", ("step_ms_mean",), " *", False))
     return found

@@ -149,11 +149,14 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["runs_diverged"] = sum(r.status == "diverged" for r in records)
     row["train_s_mean"] = mean([r.train_s for r in alone])
     row["step_ms_mean"] = mean([r.step_ms for r in alone])
+    long = [r.step_ms for r in alone if r.train_s >= _LEAST_COMPARED_S and r.step_ms]
+    row["step_ms_ratio"] = max(long) / min(long) if len(long) > 1 else None
     row["host_ms_mean"] = mean([r.host_ms for r in alone])
     row["runs_launch_bound"] = sum(r.is_launch_bound for r in alone)
     row["peak_mib_max"] = max((r.peak_mib for r in results), default=None)
     apart = (r.evaluation_peak_mib for r in results if r.evaluation_peak_mib is not None)
     row["evaluation_peak_mib_max"] = max(apart, default=None)
+    row["peak_kind"] = " and ".join(sorted({r.peak_kind for r in results}))
     spent = next((r.spec for r, _ in completed), None)
     row |= {"steps": spent and spent.steps, "examples": spent and spent.steps * spent.recipe.batch}
     row |= {"dataset": spec.dataset, "fit": spec.fit, "budget": spec.budget.name, "recipe": spec.recipe.name}
@@ -161,6 +164,10 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
     row["marks"] = marks_text(row)
     return row
+
+
+#: Shorter trainings, in seconds, say nothing about the evenness of a machine.
+_LEAST_COMPARED_S = 1.0
 
 
 def _checked(record: RunRecord, board: Board) -> str:

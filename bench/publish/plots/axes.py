@@ -131,5 +131,7 @@ def finish_plot(
         columns = math.ceil(len(handles) / rows)  # rows of the same length
         figure.legend(handles=handles, loc="lower center", ncols=columns, handletextpad=0.4, columnspacing=1.2)
     axes.get_xlim(), axes.get_ylim()  # this computes the final limits, so positions on the page are known
-    place_labels(axes, labels, obstacles)
+    if left_out := place_labels(axes, labels, obstacles):
+        what = f"the label of {left_out[0]}" if len(left_out) == 1 else f"{len(left_out)} labels"
+        write_note(axes, f"{note}; no room for {what}")
     return figure

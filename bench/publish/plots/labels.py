@@ -23,16 +23,18 @@ Box = tuple[float, float, float, float]
 
 def place_labels(
     axes: Axes, points: Sequence[tuple[float, float, str]], obstacles: Sequence[tuple[float, float]] = ()
-) -> None:
+) -> list[str]:
     """Write the label of every (x, y, text) near its point, at the first position where it covers nothing.
 
     The best points should come first. A label beside a point is never nearer to another point. A label further
-    away is connected to its point by a line, which meets no other point or label. A label without a free position
-    is left out.
+    away is connected to its point by a line, which meets no other point or label.
 
     Args:
         axes: axes whose position in the figure is final.
         obstacles: further points (x, y) that must stay visible.
+
+    Returns:
+        The labels that are left out, because no position is free.
     """
     figure = axes.figure
     frame = axes.get_window_extent()
@@ -40,6 +42,7 @@ def place_labels(
     marks = [_pixels(axes, float(p[0]), float(p[1]), points_a_pixel) for p in (*points, *obstacles)]
     taken: list[Box] = [_box_of(*mark) for mark in marks]
     lines: list[Box] = []  # lines may cross
+    left_out = []
     right, left, top = (edge * points_a_pixel for edge in (frame.x1, frame.x0, frame.y1))
     for x, y, text in points:
         px, py = _pixels(axes, x, y, points_a_pixel)
@@ -70,6 +73,9 @@ def place_labels(
                 arrowprops=None if beside else arrow,
             )  # fmt: skip
             break
+        else:
+            left_out.append(text)
+    return left_out
 
 
 def _pixels(axes: Axes, x: float, y: float, scale: float) -> tuple[float, float]:

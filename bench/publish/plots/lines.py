@@ -18,7 +18,7 @@ from .handles import in_words, name_point
 from .style import dashes_of, family_styles
 
 #: Up to this number of curves, each has a label and a thick line.
-MOST_CURVES = 14
+MOST_CURVES = 20
 
 Curve = tuple[np.ndarray, np.ndarray]
 #: Models in the order of the board, and their families.

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from ...tools.files import write_atomically
 
-#: Colour-blind-safe colours (Okabe and Ito, Color Universal Design, 2008), and marks for prints without colour.
+#: Colours, and marks for prints without colour. The first six colours are those of Okabe and Ito (Color Universal
+#: Design, 2008), which colour-blind people can tell apart; the other four are ours.
 FAMILIES = {
     "pdo-econv": ("#d55e00", "o"),
     "g-cnn": ("#0072b2", "s"),

@@ -113,6 +113,28 @@ def test_the_shipped_table() -> None:
     assert (frame.loc[~memory, "status"] == "seen").all()
 
 
+def _wide_resnet(depth: int, width: int, classes: int) -> int:
+    """The parameters of a Wide ResNet for three colours: 3x3 and 1x1 filters, two numbers a channel for each norm."""
+    before, total = 16, 27 * 16
+    for channels in (16 * width, 32 * width, 64 * width):
+        total += before * channels * (before != channels)  # the shortcut of the first block
+        for _ in range((depth - 4) // 6):
+            total += 2 * before + 9 * before * channels + 2 * channels + 9 * channels**2
+            before = channels
+    return total + 2 * before + (before + 1) * classes
+
+
+def test_a_wide_resnet_has_the_parameters_for_the_classes_of_its_row() -> None:
+    """The last layer of a network for 100 classes is larger. Numbers that end in 0000 are rounded by their source."""
+    frame = read_reported()
+    names = frame["method"].str.extract(r"^WRN-(?P<depth>\d+)-(?P<width>\d+)(?: dropout)?$")
+    exact = frame.join(names)[names["depth"].notna() & (frame["parameters"] % 10_000 != 0)]
+    assert len(exact) >= 16
+    for row in exact.to_dict("records"):
+        classes = {"cifar10": 10, "cifar100": 100}[row["dataset"]]
+        assert row["parameters"] == _wide_resnet(int(row["depth"]), int(row["width"]), classes), row
+
+
 def test_reading_needs_no_torch() -> None:
     code = (
         "import sys; from equibench.bench.boards.reported import read_reported; read_reported(); print('torch' in"

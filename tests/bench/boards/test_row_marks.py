@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from equibench.bench.boards.board import Board, load_board
-from equibench.bench.boards.notes import board_notes
+from equibench.bench.boards.notes import board_notes, is_missing
 from equibench.bench.boards.row_marks import Mark, marks_of, with_marks
 from equibench.bench.boards.rows import csv_text
 from equibench.bench.boards.terminal_table import board_table, narrow_rows, table_rows
@@ -64,6 +64,10 @@ def _host(record: RunRecord) -> RunRecord:
     return _provenance(record, hardware={"device": "cuda:0", "cpu": "a processor"})
 
 
+def _slow(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"results": record.results.model_copy(update={"step_ms": 16.0})})
+
+
 #: For each kind of mark records that have it, and what a row says of it.
 CASES = {
     "status": ([made.record(None, "oom")], "oom"),
@@ -80,11 +84,12 @@ CASES = {
     "unchecked": ([_provenance(made.record(90.0), checked="failed: gradients")], "check failed"),
     "uncounted": ([_cost(made.record(90.0), uncounted="fft")], "+"),
     "shared": ([_provenance(made.record(90.0), hardware={"runs_on_device": "4"})], "shared"),
+    "unequal times": ([made.record(90.0), _slow(made.record(91.0, seed=1))], " ~"),
     "launch bound": ([_host(made.record(90.0))], " *"),
     "frozen": ([_cost(made.record(90.0), frozen=1_234)], "1,234"),
 }
 #: Marks of figures that no table for papers has.
-ON_TIMES = ("shared", "launch bound")
+ON_TIMES = ("shared", "unequal times", "launch bound")
 
 
 @pytest.fixture
@@ -172,3 +177,29 @@ def test_a_partly_shared_time_says_how_many_runs_it_is_without(tmp_path: Path, c
     assert table_rows(board, board.frame)[0]["step ms"] == "8.0 (1 shared)"
     row = board.rows_of(board.frame)[0]
     assert with_marks({"model": "m"}, row)["model"] == "m", "times that are not shown need no mark"
+
+
+def test_times_of_runs_that_other_work_slowed_down_are_named(tmp_path: Path, current: None) -> None:
+    """The runs of a model do the same operations in a step, so their times are nearly equal on an idle machine."""
+    slow = [made.record(90.0, model="slow"), _slow(made.record(91.0, model="slow", seed=1))]
+    first, second = (made.record(90.0, model="brief", seed=seed, train_s=0.5) for seed in range(2))
+    calm = (made.record(92.0, model="calm", seed=seed) for seed in range(2))
+    board = _put(tmp_path, *slow, first, _slow(second), *calm)
+    rows = {row["model"]: row for row in board.rows_of(board.frame)}
+    ratios = {model: row["step_ms_ratio"] for model, row in rows.items()}
+    assert is_missing(ratios.pop("brief")) and ratios == {"slow": 2.0, "calm": 1.0}
+    (note,) = [n for n in board_notes(board, board.frame) if "(~)" in n]
+    assert "by a factor of up to 2.0" in note and note.endswith(": slow")
+    assert not [n for n in board_notes(board, board.frame, columns=("model",)) if "(~)" in n]
+
+
+def test_memory_of_a_gpu_and_of_a_process_are_told_apart(tmp_path: Path, current: None) -> None:
+    on_gpu = made.record(90.0, model="on-gpu")
+    results = on_gpu.results.model_copy(update={"peak_kind": "allocated on the device"})
+    resident = [made.record(91.0, model=model) for model in ("first", "second")]
+    assert {r.results.peak_kind for r in resident} == {"resident in the process"}
+    board = _put(tmp_path, on_gpu.model_copy(update={"results": results}), *resident)
+    (note,) = [n for n in board_notes(board, board.frame) if n.startswith("peak MiB")]
+    assert "allocated on the device: on-gpu; resident in the process: first, second" in note
+    alike = _put(tmp_path / "alike", *resident)
+    assert not [n for n in board_notes(alike, alike.frame) if n.startswith("peak MiB")]

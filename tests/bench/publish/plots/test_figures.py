@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from equibench.bench.boards.board import load_board
 from equibench.bench.publish.plots import figures
-from equibench.bench.publish.plots.axes import ACCURACY, accuracy_axis, new_plot
+from equibench.bench.publish.plots.axes import ACCURACY, accuracy_axis, finish_plot, new_plot
 from equibench.bench.publish.plots.figures import PLOTS, PlotData, pareto_front
 from equibench.bench.publish.plots.style import (
     DARK,
@@ -25,6 +25,7 @@ from equibench.bench.records.record import write_record
 from equibench.registry import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -239,13 +240,27 @@ def test_lines_of_one_family_differ_in_their_dashes(tmp_path: Path) -> None:
     assert len(set(looks)) == 3 and looks[0][0] == looks[1][0] != looks[2][0]
 
 
+def test_every_curve_of_the_largest_published_board_has_a_name_beside_the_frame(tmp_path: Path) -> None:
+    """Seventeen models of six families; a family has up to six of them. Nothing is below or above the picture."""
+    families = ["pdo-econv-p8", "p4cnn", "e2cnn-c8-25k", "wrn-10-b9", "f-conv-p8", "vit-25k"]
+    models = [f"z2cnn-{width}" for width in range(20, 26)] + [f"p4cnn-{width}" for width in range(10, 15)] + families
+    boards.fill(tmp_path, {model: [90.0 + i / 10] for i, model in enumerate(models)})
+    with house_style():
+        figure = next(p for p in PLOTS if p.stem == "learning-curves").draw(PlotData(load_board(tmp_path, BOARD)))
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(models) and len(models) == 17
+    looks = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines]
+    assert len(set(looks)) == len(models)
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.height and box.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize(("count", "width"), [(30, 0.15), (20, 0.4)])
 def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float) -> None:
     """The nearest point of a label is its own, or a line leads there past all others; one without a place is left
     out.
     """
     from equibench.bench.publish.plots.labels import place_labels
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -254,12 +269,13 @@ def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     axes.set(xlim=(0, 1), ylim=(0, 1))
     points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(0.3 + width * rng.rand(count, 2))]
-    place_labels(axes, points)
+    left_out = place_labels(axes, points)
     marks = np.array([axes.transData.transform(p[:2]) for p in points]) * 72 / figure.dpi
     names = [p[2] for p in points]
     FigureCanvasAgg(figure).draw()
     boxes = [Text.get_window_extent(label) for label in axes.texts]  # without its line
     assert 3 < len(axes.texts) < count or width > 0.2
+    assert sorted([*left_out, *(label.get_text() for label in axes.texts)]) == sorted(names)
     for label in axes.texts:
         own = names.index(label.get_text())
         far = np.hypot(*label.xyann) > 12
@@ -273,6 +289,15 @@ def test_no_label_can_be_read_as_that_of_another_point(count: int, width: float)
         for other, box in zip(axes.texts, boxes, strict=True):
             through = [box.contains(*place) for place in line * figure.dpi / 72]
             assert not far or other is label or not any(through), "the line passes under another label"
+
+
+@pytest.mark.parametrize(("count", "said"), [(2, ""), (40, r"note; no room for \d+ labels")])
+def test_a_plot_says_that_labels_are_left_out(count: int, said: str) -> None:
+    _, axes = new_plot("cost", ACCURACY)
+    points = [(0.5 + 0.1 * i / count, 0.5, f"a-model-{i}") for i in range(count)]
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    finish_plot(axes, {}, "note", points)
+    assert re.fullmatch(said or "note", axes.get_title(loc="left"))
 
 
 def test_points_at_nearly_the_same_place_have_all_their_labels() -> None:
