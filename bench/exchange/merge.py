@@ -35,12 +35,12 @@ from ..records.store import (
     replays_folder,
     sidecar_folder,
 )
-from ..runner.tune import add_tuned, read_tuned
+from ..runner.tune import add_tuned
 from ..spec.budget import steps_in
-from ..spec.recipe import TUNED, Recipe
+from ..spec.recipe import TUNED, read_tuned, tuned_recipe
 from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
-from ..tools.schema import parse, parse_toml, read_text, visible
+from ..tools.schema import parse_toml, read_text, visible
 from .archive import opened
 
 Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
@@ -336,11 +336,6 @@ def _take_tuned(path: Path, ours: Path) -> State:
     return "new" if new else "known"
 
 
-def _recipes(path: Path, table: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for model, values in table.items():
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: {model!r:.100} must be a table, as [{model:.100}]")
-        recipe = parse(Recipe, {"name": TUNED, **values}, f"{path} [{model:.100}]")
-        found[model] = recipe.model_dump(exclude={"name"}, exclude_none=True)
-    return found
+def _recipes(path: Path, tables: dict[str, Any]) -> dict[str, Any]:
+    recipes = {model: tuned_recipe(TUNED, model, tables, path) for model in tables}
+    return {model: recipe.model_dump(exclude={"name"}, exclude_none=True) for model, recipe in recipes.items()}

@@ -245,8 +245,8 @@ def test_machines_that_share_a_board_of_device_seconds_share_its_calibration(tmp
 
 
 def test_tuned_rates_are_added_and_those_that_are_here_stay(tmp_path: Path) -> None:
-    from equibench.bench.runner.tune import read_tuned, write_tuned
-    from equibench.bench.spec.recipe import named_recipes
+    from equibench.bench.runner.tune import write_tuned
+    from equibench.bench.spec.recipe import named_recipes, read_tuned
 
     a, b = clone(tmp_path / "a", (0,), ("one",)), clone(tmp_path / "b", (0,), ("two",))
     board = find_suite("quickstart").model_copy(update={"recipe": "tuned"}).board()
