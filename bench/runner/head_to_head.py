@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,6 @@ def run(
     *,
     results: str | Path | None = None,
     machine: Machine | None = None,
-    data_root: str | Path | None = None,
-    includes: Iterable[str | Path] = (),
     listener: Listener | None = None,
     trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
     refresh: bool = False,
@@ -101,8 +99,6 @@ def run(
     Args:
         suite: name of a shipped suite, path of a suite file, or a `Suite`.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
-        data_root: folder of the data sets, instead of that of `machine`.
-        includes: files that register models or data sets, in addition to those of `machine`.
         trials: converts the planned runs into the runs to be executed, all of one board; see `tune`.
         refresh: also run stale runs again, as further attempts.
         shard: execute only this share of the runs.
@@ -111,9 +107,6 @@ def run(
         UserError: the input is wrong; nothing was trained.
     """
     machine = machine or Machine()
-    machine = replace(
-        machine, data_root=data_root or machine.data_root, includes=tuple(dict.fromkeys([*machine.includes, *includes]))
-    )
     suite = find_suite(suite) if isinstance(suite, str) else suite
     admission.refuse_names(suite, machine)
     root = results_root(results)
@@ -130,7 +123,12 @@ def run(
 
 @dataclass
 class HeadToHead:
-    """One call of `run`: executes the missing runs of a suite. `slots` and `work` are as in `Admission`."""
+    """One call of `run`: executes the missing runs of a suite.
+
+    Attributes:
+        slots: the device of each process that may run at the same time.
+        work: FLOPs per image of each model, if known.
+    """
 
     suite: Suite
     root: Path
@@ -211,10 +209,10 @@ class HeadToHead:
         early = check_devices if admission.needs_gpus(self.suite, self.machine) else None
         names, files = self.suite.models, self.machine.files
         seen = admission.probe_models(names, self.suite.dataset, files, self._load_data, early)
-        admitted = admission.admit(self.suite, self.machine, seen)
-        self.slots, self.work = admitted.slots, admitted.work
-        if admitted.note:
-            self.listener.note(admitted.note)
+        self.slots, note = check_devices(seen)
+        self.work = admission.admit_models(self.suite, seen)
+        if note:
+            self.listener.note(note)
 
     def _load_data(self) -> None:
         from ...datasets.images import data_root, load
