@@ -21,6 +21,7 @@ from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_
 from .provenance import SHARED, WAITED, Provenance, Sha256
 from .store import RUNS, board_folder
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Strict)
 
 Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
@@ -337,8 +338,8 @@ def check_name(path: Path, text: str, run: str, content: Strict) -> None:
         raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
-def read_all(paths: Iterable[Path], read: Callable[[Path], M]) -> tuple[list[M], list[RefusedFile]]:
-    """The documents of these files in their order, and the refused files."""
+def read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T], list[RefusedFile]]:
+    """The contents of these files in their order, and the refused files."""
     found, refused = [], []
     with without_garbage_collection():
         for path in paths:

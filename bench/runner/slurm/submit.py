@@ -6,6 +6,7 @@ Nothing here loads torch or data, so the login node does no heavy work.
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from ..device_seconds import TimedBoard
 from ..no_result import write_unmeasured
 from .scheduler import Request, cancel, script, submit
 from .status import ACTIVE, record_killed_tasks, sweep_states
-from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name, now
+from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name
 
 
 @dataclass
@@ -163,7 +164,7 @@ def _send(
     name, job_name = new_name(root, given.suite.name)
     node, request = given.machine, given.request
     sweep = Sweep(
-        name=name, job_name=job_name, created=now(), suite=given.suite, tasks=tasks,
+        name=name, job_name=job_name, created=time.time(), suite=given.suite, tasks=tasks,
         device=node.device, threads=node.threads, deadline_s=node.deadline_s, checkpoint_s=node.checkpoint_s,  # type: ignore[arg-type]
         limit_s=request.limit_s, calibrates=not jobs, forgotten=forgotten or [], data_root=node.data_folder,
         include=node.files, command=node.command, sbatch=request.options(),

@@ -28,7 +28,7 @@ from ...training.job import Job
 from ..admission import probe_models
 from ..local import LocalEngine, interrupt_on_signals
 from ..no_result import provenance_of, write_without_result
-from .sweep import Folder, Heartbeat, now, read_sweep
+from .sweep import Folder, Heartbeat, read_sweep
 
 #: Seconds between two heartbeats.
 HEARTBEAT_S = 20.0
@@ -48,7 +48,7 @@ class HeartbeatWriter:
             include(job.include)
         restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         self.heartbeat = Heartbeat(
-            provenance=provenance_of(job), job=os.environ.get("SLURM_JOB_ID", ""), pid=os.getpid(), started=now(),
+            provenance=provenance_of(job), job=os.environ.get("SLURM_JOB_ID", ""), pid=os.getpid(), started=time.time(),
             restarts=restarts, steps=job.spec.steps, node=socket.gethostname(),
         )  # fmt: skip
 
