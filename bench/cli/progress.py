@@ -115,7 +115,7 @@ class Live(Quiet):
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         self._started = time.monotonic()
         self._shares, self._given, self._failed = {}, {}, 0
-        self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
+        self._work = {j.key: work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
             self._say(f"finished already: {plural(finished, 'run')}; to do: {len(jobs)}")
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
@@ -130,9 +130,9 @@ class Live(Quiet):
             # The first block of steps takes seconds. The display shows immediately which run uses a device.
             device = "" if job.device == "cpu" else f" on {job.device}"
             name = f"{job.spec.model} seed {job.spec.seed}{device}"
-            self._tasks[key(job)] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
+            self._tasks[job.key] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
         elif kind == "resumed":
-            self._given[key(job)] = self._shares[key(job)] = event["step"] / event["steps"]
+            self._given[job.key] = self._shares[job.key] = event["step"] / event["steps"]
             self._show(job, event["step"], f"resumed after step {event['step']:,}")
         elif kind == "step":
             self._step(job, event)
@@ -141,13 +141,13 @@ class Live(Quiet):
             self._done_with(job, event["status"])
 
     def _done_with(self, job: Job, status: str) -> None:
-        task = self._tasks.pop(key(job), None)
+        task = self._tasks.pop(job.key, None)
         if task is not None:
             self._progress.remove_task(task)
         self._failed += status not in ("ok", "elsewhere", "busy")
-        self._shares[key(job)] = 1.0
+        self._shares[job.key] = 1.0
         if status != "ok":  # a failed run says nothing about the speed
-            self._work.pop(key(job), None)
+            self._work.pop(job.key, None)
         if self._whole is not None:
             self._progress.update(self._whole, advance=1, facts=self._left())
 
@@ -157,12 +157,12 @@ class Live(Quiet):
         loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
         # After the last step come batch-norm statistics, evaluation and equivariance.
         left = f"{(steps - step) * seconds / step:.0f} s left" if step < steps else "evaluating"
-        self._shares[key(job)] = step / steps
+        self._shares[job.key] = step / steps
         self._show(job, step, f"loss {loss}  {rate:,.0f} images/s  {left}")
 
     def _show(self, job: Job, step: int, facts: str) -> None:
-        if key(job) in self._tasks:
-            self._progress.update(self._tasks[key(job)], completed=step, facts=facts)
+        if job.key in self._tasks:
+            self._progress.update(self._tasks[job.key], completed=step, facts=facts)
         if self._whole is not None:
             self._progress.update(self._whole, facts=self._left())
 
@@ -179,11 +179,6 @@ class Live(Quiet):
 
     def closed(self) -> None:
         self._progress.stop()
-
-
-def key(job: Job) -> str:
-    """A name of a job that is unique in one call."""
-    return f"{job.spec.digest()}.{job.attempt}"
 
 
 def listener_for(quiet: bool) -> Listener:
