@@ -109,7 +109,7 @@ def inputs_of(loaded: Loaded) -> Inputs:
     order = balanced_order(data.test.labels, data.classes, ORBIT_IMAGES)
     images, labels = as_tensors(data.test, loaded.device, order)
     rotation = bool(DATASETS.find(data.name).get("rotation", False))
-    return Inputs(images, labels, loaded.normalise, loaded.background, data.maximum, rotation)
+    return Inputs(images, labels, loaded.scene, rotation)
 
 
 def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, trained: nn.Module | None = None) -> str:

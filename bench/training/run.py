@@ -233,7 +233,7 @@ class Run:
     def _core(self, model: nn.Module, loaded: Loaded) -> CorePoint:
         images = loaded.balanced_test_images(CORE_IMAGES)
         claim = str(self.ledger.model.get("invariant", "none"))
-        return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum, claim)
+        return measure_core(model, images, loaded.scene, claim)
 
     def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
         reset_peak_memory(self.device)
