@@ -77,8 +77,6 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
         account=options["account"],
         gpus=_gpus(options),
         time_limit=options["time_limit"],
-        threads=machine.threads,
-        at_once=machine.jobs,
         extra=options["sbatch_options"],
     )
     root, facts = results_root(options["results"]), []

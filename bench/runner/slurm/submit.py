@@ -55,7 +55,7 @@ class SubmissionInput:
     """The input of `submit_suite`.
 
     Attributes:
-        asked: how runs are executed; `request` replaces its device and number of threads.
+        asked: how runs are executed; `request` replaces its device, and its `jobs` are the tasks at a time.
         hardware: part of the hardware key that selects one of several boards (T budgets).
         calibrate: calibrate although there are calibrations.
     """
@@ -69,7 +69,7 @@ class SubmissionInput:
     @property
     def machine(self) -> Machine:
         """The settings of a run on a node."""
-        return replace(self.asked, device="cuda:0" if self.request.gpus else "cpu", threads=self.request.threads)
+        return replace(self.asked, device="cuda:0" if self.request.gpus else "cpu")
 
 
 def submit_suite(given: SubmissionInput, root: Path) -> Submission:
@@ -167,7 +167,7 @@ def _send(
         name=name, job_name=job_name, created=time.time(), suite=given.suite, tasks=tasks,
         device=node.device, threads=node.threads, deadline_s=node.deadline_s, checkpoint_s=node.checkpoint_s,  # type: ignore[arg-type]
         limit_s=request.limit_s, calibrates=not jobs, forgotten=forgotten or [], data_root=node.data_folder,
-        include=node.files, command=node.command, sbatch=request.options(),
+        include=node.files, command=node.command, sbatch=request.options(node.threads),
     )  # fmt: skip
     folder = create(root, sweep, jobs)
     calibration = None
@@ -179,7 +179,7 @@ def _send(
             own = [f"--job-name={sweep.job_name}-calibration", f"--output={logs}/calibration.log"]
             calibration = submit([*options, *own], folder.write("calibrate.sh", script(folder.path, True)))
             options += [f"--dependency=afterok:{calibration}", "--kill-on-invalid-dep=yes"]
-        array = f"--array=0-{len(sweep.tasks) - 1}" + (f"%{request.at_once}" if request.at_once else "")
+        array = f"--array=0-{len(sweep.tasks) - 1}" + (f"%{node.jobs}" if node.jobs else "")
         own = [f"--job-name={sweep.job_name}", f"--output={logs}/%a.log", array]
         number = submit([*options, *own], folder.write("task.sh", script(folder.path)))
     except BaseException:
