@@ -79,7 +79,7 @@ def read_verdict(path: Path) -> ReplayVerdict:
     return verdict
 
 
-def read_verdicts(root: Path, board: str, run: str = "") -> tuple[list[ReplayVerdict], list[RefusedFile]]:
-    """All verdicts on replays of a board (or of one of its runs), the oldest first, and the refused files."""
-    verdicts, refused = read_folder(replays_folder, root, board, read_verdict, run)
+def read_verdicts(root: Path, board: str) -> tuple[list[ReplayVerdict], list[RefusedFile]]:
+    """All verdicts on replays of a board, the oldest first, and the refused files."""
+    verdicts, refused = read_folder(replays_folder, root, board, read_verdict)
     return sorted(verdicts, key=lambda v: (v.judged, v.file_name)), refused

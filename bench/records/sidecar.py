@@ -158,6 +158,6 @@ def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None
     return None
 
 
-def has_sidecar(root: Path, record: RunRecord) -> bool:
-    """Whether the full profile of a run has been measured."""
-    return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0]) is not None
+def find_sidecar(root: Path, record: RunRecord) -> Sidecar | None:
+    """The valid sidecar of a run in a results folder; None if its full profile was not measured."""
+    return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])

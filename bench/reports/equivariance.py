@@ -20,7 +20,7 @@ from ..measures.execution_profile import begin
 from ..measures.invariance import Judgement, judge
 from ..records.find import find_finished
 from ..records.record import CorePoint
-from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, read_sidecars, sidecar_of, write_sidecar
+from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, find_sidecar, write_sidecar
 from ..records.store import sidecar_folder
 from ..tools.files import ensure_writable, results_root
 from ..tools.machine import Machine
@@ -200,7 +200,7 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
     root = results_root(results)
     record = find_finished(run, root, option("run"))
     ensure_writable(out, "out")
-    sidecar = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+    sidecar = find_sidecar(root, record)
     if sidecar is None:
         what = "%s seed %d: the full profile, before and after training …"
         PROGRESS.info(what, record.spec.model, record.spec.seed)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...registry import MODELS, UserError
-from ...side_files import contents, lines_of
-from ...source import source_hash
+from ...side_files import contents
 from ..boards.board import Board
 from ..records.calibration import (
     Block,
@@ -27,6 +26,7 @@ from ..records.calibration import (
     take_turns,
     write_calibration,
 )
+from ..records.staleness import source_now
 from ..records.store import log_path
 from ..spec.budget import drifted, find_budget, steps_in
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
@@ -41,15 +41,9 @@ from .local import GRACE_S, ask, end, ending, events_of, last_log_line, start
 def _is_unchanged(calibration: Calibration) -> bool:
     """Whether the model of a calibration is registered here with the same source."""
     try:
-        return _hash_now(calibration.model, calibration.opened) == calibration.source_hash
+        return source_now(calibration.model, calibration.opened) == calibration.source_hash
     except UserError:
         return False
-
-
-def _hash_now(model: str, opened: Iterable[str]) -> str:
-    """Current hash of the source of a model and of the files that it opened."""
-    resolved = MODELS.find(model)
-    return source_hash(resolved, lines_of(contents(resolved.files, opened)))
 
 
 class TimedBoard:
@@ -105,7 +99,7 @@ class TimedBoard:
         for found in done.calibrations:
             if not found.confirms:  # with the files that the model opened during the measurement
                 opened = self._opened.get(found.model, {})
-                found = found.model_copy(update={"opened": opened, "source_hash": _hash_now(found.model, opened)})
+                found = found.model_copy(update={"opened": opened, "source_hash": source_now(found.model, opened)})
             write_calibration(self.root, self.board, found)
         return done.failed
 
@@ -157,7 +151,7 @@ class TimedBoard:
         files = contents(MODELS.find(model).files, opened)
         batch = recipe_of(self.suite, model, self.root, self.hardware_key).batch
         return Calibration(
-            model=model, source_hash=_hash_now(model, files), opened=files, dataset=self.suite.dataset, batch=batch,
+            model=model, source_hash=source_now(model, files), opened=files, dataset=self.suite.dataset, batch=batch,
             profile=self.suite.profile, hardware_key=self.hardware_key, sequence=1, blocks=[], beside=[],
         )  # fmt: skip
 

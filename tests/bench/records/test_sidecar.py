@@ -12,7 +12,7 @@ from equibench.bench.records.sidecar import (
     FullPoint,
     LayerPoint,
     Sidecar,
-    has_sidecar,
+    find_sidecar,
     read_sidecar,
     read_sidecars,
     sidecar_folder,
@@ -113,7 +113,7 @@ def test_one_of_other_weights_or_of_another_protocol_does_not_join(tmp_path: Pat
     run = made.record()
     write_record(tmp_path, run)
     write_sidecar(tmp_path, sidecar(run, **changes))
-    assert not has_sidecar(tmp_path, run)
+    assert find_sidecar(tmp_path, run) is None
     row = model_rows(load_board(tmp_path, run.spec.board)).iloc[0]
     assert row["eq_rot_data"] is None and row["runs_equivariance_full"] == 0
 

@@ -253,5 +253,5 @@ def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
 
 def test_a_changed_source_is_calibrated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003}).plan()
-    monkeypatch.setattr(timed_module, "source_hash", lambda *_: "changed")
+    monkeypatch.setattr(timed_module, "source_now", lambda *_: "changed")
     assert timed_board(tmp_path, monkeypatch, {"p4cnn": 0.005}).plan()[0].steps == 4000
