@@ -1,4 +1,4 @@
-"""Progress displays of runs and of downloads."""
+"""Progress displays of runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 
 from ...registry import UserError
@@ -186,24 +183,3 @@ def listener_for(quiet: bool) -> Listener:
     if quiet:
         return Quiet()
     return Live() if Console(stderr=True).is_terminal else Lines()
-
-
-def fetch_with_progress(name: str, root: str | None = None) -> str:
-    """Download, verify and unpack a data set; returns its sizes, folder and digest as one sentence.
-
-    Raises UserError if it is unknown, the host is unreachable, or a file has the wrong digest or content.
-    """
-    from ...datasets.fetch import fetch
-    from ...datasets.images import data_root, load
-
-    folder, console = data_root(root), Console(stderr=True)
-    numbers = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *numbers)
-    # Without a terminal, no bar: it would fill a log with useless lines.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        fetch(name, folder, progress=lambda done, total: bar.update(task, completed=done, total=total))
-        bar.update(task, description=f"{name}: preparing the images", total=None)
-        data = load(name, folder)
-    sizes = ", ".join(f"{len(getattr(data, part).labels):,} {part}" for part in ("train", "val", "test"))
-    return f"{name}: {sizes}; in {folder}; digest {data.digest()}"
