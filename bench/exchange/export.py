@@ -11,8 +11,7 @@ from ..publish.repeat_commands import suite_file, suites_of
 from ..records.calibration import read_calibration
 from ..records.outcomes import labels_path, outcomes_path, read_distances, read_predictions
 from ..records.record import RefusedFile, RunRecord, read_all, read_board
-from ..records.replay_verdict import read_verdicts
-from ..records.sidecar import read_sidecars
+from ..records.sidecar import read_sidecars, read_verdicts
 from ..records.store import board_folder, calibrations_folder, replays_folder, sidecar_folder
 from ..runner.tune import tables_text
 from ..spec.suite import tuned_file

@@ -25,8 +25,7 @@ from ..records.calibration import Calibration, latest, read_calibration, read_ca
 from ..records.outcomes import labels_path, outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
 from ..records.record import FINAL, RunRecord, read_all, read_record, without_garbage_collection
-from ..records.replay_verdict import ReplayVerdict, read_verdict
-from ..records.sidecar import Sidecar, read_sidecar
+from ..records.sidecar import ReplayVerdict, Sidecar, read_sidecar, read_verdict
 from ..records.store import (
     board_folder,
     board_names,

@@ -13,7 +13,7 @@ from ..boards.statistics import SMALLEST_SAMPLE
 from ..records.find import find_run
 from ..records.provenance import cpu_name, host_id, timestamp, versions
 from ..records.record import FINAL, RunRecord, attempts_of, read_record
-from ..records.replay_verdict import ReplayVerdict, write_verdict
+from ..records.sidecar import ReplayVerdict, write_verdict
 from ..tools.files import ensure_writable
 from ..tools.gpus import one_device
 from ..tools.machine import Machine

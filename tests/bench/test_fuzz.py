@@ -19,8 +19,14 @@ from equibench.bench.cli.options import _seeds
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.records.record import read_board, read_record, write_record
-from equibench.bench.records.replay_verdict import ReplayVerdict, read_verdict
-from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
+from equibench.bench.records.sidecar import (
+    FullPoint,
+    ReplayVerdict,
+    Sidecar,
+    read_sidecar,
+    read_verdict,
+    sidecar_folder,
+)
 from equibench.bench.records.store import board_folder, replays_folder
 from equibench.bench.spec.budget import Budget, find_budget
 from equibench.bench.spec.recipe import find_recipe

@@ -15,8 +15,15 @@ from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, write_calibration
 from equibench.bench.records.outcomes import read_predictions
 from equibench.bench.records.record import read_board, write_record
-from equibench.bench.records.replay_verdict import ReplayVerdict, read_verdicts, write_verdict
-from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecars, write_sidecar
+from equibench.bench.records.sidecar import (
+    FullPoint,
+    ReplayVerdict,
+    Sidecar,
+    read_sidecars,
+    read_verdicts,
+    write_sidecar,
+    write_verdict,
+)
 from equibench.bench.records.store import outcomes_folder
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.suite import find_suite, tuned_file

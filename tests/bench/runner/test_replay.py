@@ -10,7 +10,7 @@ from equibench.bench.boards.statistics import prediction_interval
 from equibench.bench.records.find import find_run
 from equibench.bench.records.provenance import cpu_name, versions
 from equibench.bench.records.record import RunRecord, read_record, write_record
-from equibench.bench.records.replay_verdict import read_verdicts
+from equibench.bench.records.sidecar import read_verdicts
 from equibench.bench.runner.replay import differences_now, judge, replay
 from equibench.bench.spec.budget import find_budget
 from equibench.registry import UserError
