@@ -320,18 +320,18 @@ def show(
     equibench show 3f2a                       a run
     """
     from ..reports.name_cards import kind_of
-    from ..reports.run_card import run_card, run_text
 
     include(includes)
     root, width = results_root(results), terminal_width()
-    run = run_card(name, results)
-    kind = "run" if run else kind_of(name, root)
+    kind = kind_of(name, root)
     if out is not None and kind != "data set":
         raise UserError(f"--out draws images of a data set, and {name!r} is a {kind}")
     document: dict[str, Any]
     text: Callable[[dict[str, Any]], str]
-    if run:
-        document, text = run, run_text
+    if kind == "run":
+        from ..reports.run_card import run_card, run_text
+
+        document, text = run_card(name, root), run_text
     elif kind == "model":
         from ..reports.model_card import card_text, model_card
 

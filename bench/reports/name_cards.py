@@ -8,6 +8,7 @@ from typing import Any
 
 from ...registry import DATASETS, MODELS, UnknownName, UserError, nearest
 from ..boards.families import find_points
+from ..records.find import matches_a_run
 from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
 from ..spec.suite import Suite, suite_names
@@ -15,11 +16,13 @@ from ..tools.text import fitted_table, follow_up_command, plural, wrapped
 
 
 def kind_of(name: str, root: Path) -> str:
-    """``model``, ``data set``, ``suite``, ``board`` or ``recipe``; runs are looked up first, see `run_card`.
+    """``run``, ``model``, ``data set``, ``suite``, ``board`` or ``recipe``.
 
     Raises:
         UserError: nothing has this name.
     """
+    if matches_a_run(name, root):
+        return "run"
     try:
         MODELS.find(name)
         return "model"

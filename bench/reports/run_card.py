@@ -7,25 +7,21 @@ from typing import Any
 
 from ...registry import UserError
 from ..boards.claims import claim_columns
-from ..records.find import find_run, matches_a_run
+from ..records.find import find_run
 from ..records.outcomes import outcomes_path, read_predictions
 from ..records.provenance import harness_hash
 from ..records.record import CORE_ERRORS, RunRecord
 from ..records.staleness import staleness
 from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
-from ..tools.files import results_root
 from ..tools.schema import visible
 
 
-def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`, with further facts; None if no id begins with `run`.
+def run_card(run: str, root: Path) -> dict[str, Any]:
+    """The record of the run whose id begins with `run`, with further facts; `root` is the results folder.
 
     Raises:
-        UserError: several ids begin with `run`, or the record is refused.
+        UserError: no id or several ids begin with `run`, or the record is refused.
     """
-    root = results_root(results)
-    if not matches_a_run(run, root):
-        return None
     record = find_run(run, root)
     claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
     found = {**_further_facts(root, record), "claim": claimed["claim"], **record.model_dump(mode="json")}

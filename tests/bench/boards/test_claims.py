@@ -174,7 +174,7 @@ def test_every_output_marks_a_claim_alike(claim: str, errors: tuple, said: str, 
 def test_the_card_of_a_run_marks_its_claim(tmp_path: Path) -> None:
     (record,) = claiming("D1", 0.3)
     write_record(tmp_path, record)
-    text = run_text(run_card(record.run_id[:8], str(tmp_path)))
+    text = run_text(run_card(record.run_id[:8], tmp_path))
     assert "D1 (broken)" in text and "eq_claimed" in text
 
 
