@@ -16,11 +16,10 @@ from ..tools.files import results_root
 from ..tools.text import is_selected, terminal_width
 from .options import (
     COUNT,
-    DEVICE,
-    Checked,
     command_line,
     common_options,
     data_root_option,
+    device,
     exclude_option,
     models_option,
     print_refused,
@@ -127,7 +126,8 @@ def _style(name: str) -> str:
 @click.option(
     "--format",
     "style",
-    type=Checked("format", _style),
+    type=_style,
+    metavar="FORMAT",
     default="simple",
     show_default=True,
     help="simple, md, latex, csv, json, grid, html, or another of equibench list formats.",
@@ -273,7 +273,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 
 @click.command()
 @click.argument("run")
-@click.option("--device", type=DEVICE, help="cpu or cuda:<i> [as recorded].")
+@click.option("--device", type=device, help="cpu or cuda:<i> [as recorded].")
 @click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
 @data_root_option
 @common_options

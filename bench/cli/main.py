@@ -29,14 +29,14 @@ from .measure import equivariance, verify
 from .options import (
     COUNT,
     SECONDS,
-    SEEDS,
-    SHARD,
     common_options,
     machine_of,
     machine_options,
     print_json,
     print_runs,
+    seeds,
     seeds_in_parallel_option,
+    shard,
     suite_options,
 )
 from .plan import plan
@@ -86,7 +86,7 @@ for _command in (
     metavar="NAME",
     help=help_text("Images to train on, instead of the suite's choice.", FITS),
 )
-@click.option("--seeds", type=SEEDS, help="Number of seeds (3), or a list of seeds (0,4,7).")
+@click.option("--seeds", type=seeds, help="Number of seeds (3), or a list of seeds (0,4,7).")
 @click.option(
     "--class",
     "parameter_class",
@@ -112,7 +112,7 @@ for _command in (
     metavar="SECONDS",
     help="Time between two checkpoints of a run. An interrupted run continues from its last checkpoint.",
 )
-@click.option("--shard", type=SHARD, metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
+@click.option("--shard", type=shard, metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
 @engine_options
 @common_options
 def run(suite: str | None, shard: Any, as_json: bool, **options: Any) -> None:

@@ -15,7 +15,7 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.reported import COLUMNS, read_reported, shipped
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows
 from equibench.bench.boards.terminal_table import board_table
-from equibench.bench.cli.options import _seeds
+from equibench.bench.cli.options import seeds
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.records.record import read_board, read_record, write_record
@@ -271,9 +271,9 @@ def test_budgets_of_all_kinds_of_values(values: dict[str, Any]) -> None:
 @example(text="-1")
 @settings(fuzzed)
 def test_the_option_seeds(text: str) -> None:
-    seeds = one_sentence(lambda: _seeds(text))
-    if seeds is not None:
-        suite = one_sentence(lambda: parse(Suite, {"name": "x", **WHOLE, "seeds": seeds}, "the command line"))
+    found = one_sentence(lambda: seeds(text))
+    if found is not None:
+        suite = one_sentence(lambda: parse(Suite, {"name": "x", **WHOLE, "seeds": found}, "the command line"))
         assert suite is None or (0 < len(suite.seed_list) <= 100_000 and min(suite.seed_list) >= 0)
 
 
