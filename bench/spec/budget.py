@@ -78,10 +78,10 @@ class Budget(Strict):
         return count
 
     def whole_batches_of(self, images: int, batch: int, published: float | None = None) -> int:
-        """Whole batches of an E or P budget, computed without rounding; arguments as for `steps_for`."""
+        """floor(epochs · images / batch) of an E or P budget, see `exact`; arguments as for `steps_for`."""
         if self.examples is not None:
             return self.examples // batch
-        return whole_batches((published if self.kind == "P" else self.epochs) or 0, images, batch)
+        return int(exact((published if self.kind == "P" else self.epochs) or 0) * images // batch)
 
 
 @cache
@@ -114,11 +114,6 @@ def exact(amount: float) -> Fraction:
     Python prints a float with the fewest digits that give the same float. These are the digits that were read.
     """
     return Fraction(repr(amount))
-
-
-def whole_batches(epochs: float, images: int, batch: int) -> int:
-    """floor(epochs · images / batch), computed without rounding: the optimiser steps of these epochs, see `exact`."""
-    return int(exact(epochs) * images // batch)
 
 
 def steps_in(seconds: float, step_s: float | Fraction) -> int:
