@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -161,9 +160,6 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return STOPPED_CODE
-    except Exception:
-        traceback.print_exc()
-        return 1
 
 
 if __name__ == "__main__":
