@@ -351,11 +351,11 @@ def read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T],
 
 
 def read_folder(
-    folder: Callable[[Path, str], Path], root: Path, board: str, read: Callable[[Path], M], run: str = ""
+    root: Path, board: str, part: str, read: Callable[[Path], M], run: str = ""
 ) -> tuple[list[M], list[RefusedFile]]:
-    """As `read_all`, for the files of a board (or of one of its runs) in the order of their names."""
+    """As `read_all`, for the files of a board's subfolder (or of one of its runs there) in the order of their names."""
     try:
-        paths = sorted(folder(root, board).glob(f"{run}*.json"))
+        paths = sorted((board_folder(root, board) / part).glob(f"{run}*.json"))
     except UserError as error:
         return [], [RefusedFile(root / RUNS / board, str(error))]
     return read_all(paths, read)
@@ -363,7 +363,7 @@ def read_folder(
 
 def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[RefusedFile]]:
     """All records of a board in the order of their names, and the refused files."""
-    return read_folder(board_folder, root, board, read_record)
+    return read_folder(root, board, "", read_record)
 
 
 @contextmanager

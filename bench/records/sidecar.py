@@ -26,7 +26,7 @@ from .record import (
     read_folder,
     write_document,
 )
-from .store import replays_folder, sidecar_folder
+from .store import REPLAYS, SIDECARS, board_folder
 
 #: Columns of the errors (before and after training), and of the predictions (only after training).
 FULL_ERRORS = (
@@ -187,7 +187,7 @@ class ReplayVerdict(AboutRun):
 
 def write_sidecar(root: Path, sidecar: Sidecar) -> Path:
     """Write a sidecar under its name. Raises FileExistsError: an existing file is never changed."""
-    return write_document(sidecar_folder(root, sidecar.board) / sidecar.file_name, sidecar)
+    return write_document(board_folder(root, sidecar.board) / SIDECARS / sidecar.file_name, sidecar)
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -198,7 +198,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[RefusedFile]]:
     """All sidecars of a board (or of one of its runs), the oldest first, and the refused files."""
-    sidecars, refused = read_folder(sidecar_folder, root, board, read_sidecar, run)
+    sidecars, refused = read_folder(root, board, SIDECARS, read_sidecar, run)
     return sorted(sidecars, key=lambda s: (s.provenance.started, s.file_name)), refused
 
 
@@ -218,7 +218,7 @@ def find_sidecar(root: Path, record: RunRecord) -> Sidecar | None:
 
 def write_verdict(root: Path, verdict: ReplayVerdict) -> Path:
     """Write a verdict under its name. Raises FileExistsError: an existing file is never changed."""
-    return write_document(replays_folder(root, verdict.board) / verdict.file_name, verdict)
+    return write_document(board_folder(root, verdict.board) / REPLAYS / verdict.file_name, verdict)
 
 
 def read_verdict(path: Path) -> ReplayVerdict:
@@ -228,5 +228,5 @@ def read_verdict(path: Path) -> ReplayVerdict:
 
 def read_verdicts(root: Path, board: str) -> tuple[list[ReplayVerdict], list[RefusedFile]]:
     """All verdicts on replays of a board, the oldest first, and the refused files."""
-    verdicts, refused = read_folder(replays_folder, root, board, read_verdict)
+    verdicts, refused = read_folder(root, board, REPLAYS, read_verdict)
     return sorted(verdicts, key=lambda v: (v.judged, v.file_name)), refused

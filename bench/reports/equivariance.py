@@ -21,7 +21,7 @@ from ..measures.invariance import Judgement, judge
 from ..records.find import find_finished
 from ..records.record import CorePoint
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, find_sidecar, write_sidecar
-from ..records.store import sidecar_folder
+from ..records.store import SIDECARS, board_folder
 from ..tools.files import ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import PROGRESS, first_line, plain_table
@@ -215,7 +215,7 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
         {"figure": key, **{when: getattr(moment, key) for when, moment in moments.items()}}
         for key in (*FULL_ERRORS, *FULL_PREDICTIONS)
     ]
-    path = sidecar_folder(root, record.spec.board) / sidecar.file_name
+    path = board_folder(root, record.spec.board) / SIDECARS / sidecar.file_name
     extra = {"run": record.run_id, "sidecar": str(path), "record": sidecar.model_dump(mode="json")}
     return Report(rows, trained_conclusion(sidecar.trained, sidecar.warnings), pictures, extra)
 

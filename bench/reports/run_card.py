@@ -12,7 +12,7 @@ from ..records.outcomes import outcomes_path, read_predictions
 from ..records.provenance import harness_hash
 from ..records.record import CORE_ERRORS, RunRecord
 from ..records.staleness import staleness
-from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
+from ..records.store import REPLAYS, SIDECARS, board_folder, log_path, weights_path
 from ..tools.schema import visible
 
 
@@ -55,8 +55,8 @@ def _further_facts(root: Path, record: RunRecord) -> dict[str, Any]:
     kept["log"] = log_path(root, board, run)
     if outcomes := outcomes_path(root, record):
         kept["outcomes"] = outcomes
-    for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder)):
-        paths = sorted(folder(root, board).glob(f"{run}.*.json"))
+    for what, part in (("equivariance", SIDECARS), ("replay", REPLAYS)):
+        paths = sorted((board_folder(root, board) / part).glob(f"{run}.*.json"))
         kept |= {f"{what} {i}": path for i, path in enumerate(paths, 1)}
     changed = [part for part in staleness(record, root).split(", ") if part]
     if record.provenance.harness_hash not in ("", harness_hash()):

@@ -25,9 +25,8 @@ from equibench.bench.records.sidecar import (
     Sidecar,
     read_sidecar,
     read_verdict,
-    sidecar_folder,
 )
-from equibench.bench.records.store import board_folder, replays_folder
+from equibench.bench.records.store import REPLAYS, SIDECARS, board_folder
 from equibench.bench.spec.budget import Budget, find_budget
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan
@@ -164,7 +163,7 @@ SIDECAR = Sidecar(
 @given(text=changed(SIDECAR.canonical()))
 @settings(fuzzed)
 def test_sidecars(tmp_path: Path, text: str) -> None:
-    write = under(sidecar_folder(tmp_path, RECORD.spec.board), text, RECORD.spec.digest())
+    write = under(board_folder(tmp_path, RECORD.spec.board) / SIDECARS, text, RECORD.spec.digest())
     if one_sentence(lambda: read_sidecar(write)) is not None:
         if not list(board_folder(tmp_path, RECORD.spec.board).glob("*.json")):
             write_record(tmp_path, RECORD)
@@ -183,7 +182,7 @@ VERDICT = ReplayVerdict(
 def test_what_strangers_bring_is_merged_or_refused(tmp_path: Path, text: str, verdict: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     path = under(board_folder(source, RECORD.spec.board), text, RECORD.spec.digest())
-    kept = under(replays_folder(source, RECORD.spec.board), verdict, RECORD.spec.digest())
+    kept = under(board_folder(source, RECORD.spec.board) / REPLAYS, verdict, RECORD.spec.digest())
     one_sentence(lambda: read_verdict(kept))
     done = one_sentence(lambda: merge([source], target))
     assert {a.name for a in done.files} == {path.name, kept.name}

@@ -24,7 +24,7 @@ from equibench.bench.records.sidecar import (
     write_sidecar,
     write_verdict,
 )
-from equibench.bench.records.store import outcomes_folder
+from equibench.bench.records.store import OUTCOMES, board_folder
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.suite import find_suite, tuned_file
 from equibench.registry import UserError
@@ -174,7 +174,7 @@ def test_a_record_comes_with_the_outcomes_that_it_names_or_not_at_all(tmp_path: 
         record = whole(theirs, seed=1)
         old = made.record(91.0, seed=2, model="without-outcomes")  # records of before there were any
         write_record(theirs, old)
-        folder = outcomes_folder(theirs, BOARD)
+        folder = board_folder(theirs, BOARD) / OUTCOMES
         damage(next(folder.glob(f"{record.run_id}*")), next(folder.glob("labels*")))
         done = merge([theirs], ours)
         assert [a.name for a in done.of("refused")] == [record.file_name]

@@ -15,9 +15,9 @@ from equibench.bench.records.sidecar import (
     find_sidecar,
     read_sidecar,
     read_sidecars,
-    sidecar_folder,
     write_sidecar,
 )
+from equibench.bench.records.store import SIDECARS, board_folder
 from equibench.bench.tools.schema import short_hash
 from equibench.registry import UserError
 from pydantic import ValidationError
@@ -86,9 +86,9 @@ def test_unknown_and_missing_fields_are_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"draws"', '"drawn"'))
     with pytest.raises(UserError, match="drawn"):
         read_sidecar(path)
-    path.rename(sidecar_folder(tmp_path, made.spec().board) / "note.json")
+    path.rename(board_folder(tmp_path, made.spec().board) / SIDECARS / "note.json")
     with pytest.raises(UserError, match="the name of a sidecar is"):
-        read_sidecar(sidecar_folder(tmp_path, made.spec().board) / "note.json")
+        read_sidecar(board_folder(tmp_path, made.spec().board) / SIDECARS / "note.json")
 
 
 def test_it_joins_the_row_of_its_run(tmp_path: Path) -> None:
