@@ -339,7 +339,7 @@ def show(
     elif kind == "data set":
         from ..reports.data_card import data_card, data_card_text
 
-        document, text = data_card(name, results, data_root, out), data_card_text
+        document, text = data_card(name, root, data_root, out), data_card_text
     elif kind == "suite":
         from ..boards.families import find_points
         from ..reports.name_cards import suite_card, suite_text

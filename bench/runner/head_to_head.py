@@ -15,7 +15,7 @@ from ..boards.board import Board, load_board
 from ..boards.rows import write_board
 from ..records.record import FINAL, RunRecord
 from ..spec.shard import Shard
-from ..spec.suite import RunSpec, Suite, find_suite, plan
+from ..spec.suite import RunSpec, Suite, plan
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import plural
@@ -85,7 +85,7 @@ class Outcome:
 
 
 def run(
-    suite: str | Suite,
+    suite: Suite,
     *,
     results: str | Path | None = None,
     machine: Machine | None = None,
@@ -97,7 +97,6 @@ def run(
     """Train the missing runs of a suite and rebuild its board. A failed run is a row of the board too.
 
     Args:
-        suite: name of a shipped suite, path of a suite file, or a `Suite`.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
         trials: converts the planned runs into the runs to be executed, all of one board; see `tune`.
         refresh: also run stale runs again, as further attempts.
@@ -107,7 +106,6 @@ def run(
         UserError: the input is wrong; nothing was trained.
     """
     machine = machine or Machine()
-    suite = find_suite(suite) if isinstance(suite, str) else suite
     admission.refuse_names(suite, machine)
     root = results_root(results)
     is_new = not root.exists()
