@@ -10,7 +10,7 @@ from typing import Any
 from ...registry import DATASETS, MODELS, UserError, include, option
 from ..records.provenance import query_devices, query_hardware_key
 from ..records.record import RunRecord
-from ..records.size_classes import counts_of, refuse_unmatched
+from ..records.size_classes import refuse_unmatched
 from ..records.staleness import staleness
 from ..spec.accepted_sizes import refuse_sizes
 from ..spec.budget import find_budget
@@ -135,7 +135,7 @@ def admit_models(suite: Suite, events: list[dict[str, Any]]) -> dict[str, float]
             raise UserError(f"model {event['model']!r} cannot be built: {event['refused']}")
         if "wrong_shape" in event:
             raise UserError(f"model {event['model']!r} breaks its contract: {event['wrong_shape']}")
-        refuse_unmatched(suite, event["model"], **counts_of(event))
+        refuse_unmatched(suite, event["model"], event)
     return {e["model"]: float(e.get("flops", 0.0)) for e in seen}
 
 
@@ -146,7 +146,7 @@ def refuse_declared(suite: Suite) -> None:
     for model in suite.models:
         found = MODELS.find(model)
         declared = {} if found.wrappers else found.get("params") or {}
-        refuse_unmatched(suite, model, **counts_of({"parameters": declared.get(inputs)}))
+        refuse_unmatched(suite, model, {"parameters": declared.get(inputs)})
 
 
 def base_recipe(suite: Suite) -> Recipe:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..records.record import FINAL, Context, RunRecord, read_board
 from ..records.sidecar import find_sidecar
-from ..records.size_classes import counts_of, refuse_unmatched
+from ..records.size_classes import refuse_unmatched
 from ..records.staleness import BoardStaleness
 from ..records.store import board_folder, remove_checkpoints
 from ..spec.suite import RunSpec, Suite
@@ -53,7 +53,7 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
         current = [r for r in finished if not stale[r.file_name]]
         # The parameter class is checked for finished runs too.
         for record in current if refresh else current or finished:
-            refuse_unmatched(suite, spec.model, **counts_of(record.cost))
+            refuse_unmatched(suite, spec.model, record.cost)
         if not finished or (refresh and not current):
             found.pending.append(job_of(suite, root, machine, spec, latest + 1))
             continue

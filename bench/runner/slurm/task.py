@@ -20,7 +20,7 @@ from typing import Any
 
 from ....registry import UserError, include
 from ...records.provenance import query_hardware_key
-from ...records.size_classes import counts_of, why_not_in
+from ...records.size_classes import why_not_in
 from ...tools.files import WriteError
 from ...tools.text import error_line
 from ...training.job import Job
@@ -132,8 +132,8 @@ def _obstacle(folder: Folder, job: Job) -> str:
     if folder.sweep.suite.parameter_class != "matched":
         return ""
     seen = probe_models([job.spec.model], job.spec.dataset, job.include)
-    counts = next((counts_of(e) for e in seen if e["event"] == "model"), {})  # its run reports if it cannot be built
-    why = why_not_in(folder.sweep.suite, **counts)
+    event = next((e for e in seen if e["event"] == "model"), None)  # its run reports if it cannot be built
+    why = why_not_in(folder.sweep.suite, event)
     return f"the model {why}" if why else ""
 
 
