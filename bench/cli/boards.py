@@ -341,10 +341,9 @@ def show(
 
         document, text = data_card(name, root, data_root, out), data_card_text
     elif kind == "suite":
-        from ..boards.families import find_points
         from ..reports.name_cards import suite_card, suite_text
 
-        document, text = suite_card(find_points(name)), lambda _: suite_text(name, width)
+        document, text = suite_card(name), lambda _: suite_text(name, width)
     elif kind == "recipe":
         from ..reports.name_cards import recipe_rows, recipe_text
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...registry import MODELS, UserError
 from ...side_files import contents
-from ..boards.board import Board
+from ..boards.board import load_board
 from ..records.calibration import (
     Block,
     Calibration,
@@ -130,16 +130,17 @@ class TimedBoard:
         """The step times that hold now, in seconds, by model."""
         return {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
 
-    def forget_drifted(self, board: Board) -> bool:
+    def forget_drifted(self, board: str) -> bool:
         """Mark the models of the suite whose runs drift with their step time of now: they are calibrated again.
 
         Returns whether there are any. The board may be that of the suite's trials.
         """
+        chosen = load_board(self.root, board).chosen
         seconds, times = find_budget(self.suite.budget).seconds, self._times()
         assert seconds is not None
         found = {
             spec.model
-            for spec in (r.spec for r, _ in board.chosen if r.status == "invalid" and r.reason.startswith("drift"))
+            for spec in (r.spec for r, _ in chosen if r.status == "invalid" and r.reason.startswith("drift"))
             if spec.model in self.suite.models
             and spec.model in times
             and spec.steps == steps_in(seconds, times[spec.model])

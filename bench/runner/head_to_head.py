@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...registry import UserError
-from ..boards.board import Board, load_board
+from ..boards.board import Board
 from ..boards.rows import write_board
 from ..records.record import FINAL, RunRecord
 from ..spec.shard import Shard
@@ -171,7 +171,7 @@ class HeadToHead:
         if not self.shard:  # an earlier call may have been interrupted after runs that drifted
             steps = dict.fromkeys(self.suite.models, 1)
             first_spec = self.trials(plan(self.suite, steps, key, self.root))[0]  # trials have a board of their own
-            timed.forget_drifted(load_board(self.root, first_spec.board))
+            timed.forget_drifted(first_spec.board)
         # A second round calibrates models with drifted runs again and repeats all their seeds; a shard lacks some.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())
@@ -184,7 +184,7 @@ class HeadToHead:
             if first is not None:
                 outcome.ran, outcome.skipped = first.ran | outcome.ran, first.skipped
             first = outcome
-            if not timed.forget_drifted(load_board(self.root, outcome.board.name)):
+            if not timed.forget_drifted(outcome.board.name):
                 break
         outcome.board = write_board(self.root, outcome.board.name, self.suite.reference_parameters)
         return outcome

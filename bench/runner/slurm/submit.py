@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ....registry import UserError
-from ...boards.board import load_board
 from ...records.calibration import TrainingFailed, read_calibrations
 from ...records.store import board_names, sweeps_folder
 from ...spec.suite import RunSpec, Suite, plan
@@ -137,7 +136,7 @@ def _submit_timed(given: SubmissionInput, root: Path) -> Submission:
     if given.calibrate or not fitting:
         return _submit_with_calibration(given, root, [])
     known = fitting[0]
-    if known.forget_drifted(load_board(root, known.board)) or known.missing():
+    if known.forget_drifted(known.board) or known.missing():
         return _submit_with_calibration(given, root, sorted(known.forgotten))
     return _submit(given, root, known.plan(), known.failed)
 
