@@ -35,7 +35,7 @@ from ..tools.machine import Machine
 from ..tools.text import plural
 from ..training.job import StepTiming
 from .fork_server import Process
-from .local import GRACE_S, ask, end, ending, events_of, last_log_line, start
+from .local import GRACE_S, ask, end, ending, events_of, start
 
 
 def _is_unchanged(calibration: Calibration) -> bool:
@@ -221,7 +221,7 @@ class _ProcessSession:
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None:
-            raise TrainingFailed(*ending(self._process.wait(), last_log_line(self._log)))
+            raise TrainingFailed(*ending(self._process.wait(), self._log))
         if event["event"] == "failed":
             raise TrainingFailed(event["status"], event["reason"])
         if event["event"] == "company":
