@@ -208,11 +208,6 @@ def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], st
             include([path])
     views, silence = sweep_states(root, folders)
     record_killed_tasks(views)
-    boards: dict[str, Folder] = {}
-    for view in views:
-        boards |= {job.spec.board: view.folder for job in view.jobs if job is not None}
-    outcomes = []
-    for name_of_board, folder in boards.items():
-        suite = folder.sweep.suite
-        outcomes.append(Outcome(suite, write_board(root, name_of_board, suite.reference_parameters), root))
+    suites = {job.spec.board: view.folder.sweep.suite for view in views for job in view.jobs if job is not None}
+    outcomes = [Outcome(s, write_board(root, board, s.reference_parameters), root) for board, s in suites.items()]
     return views, [o for o in outcomes if o.board.chosen], silence
