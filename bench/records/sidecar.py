@@ -16,16 +16,7 @@ from pydantic import Field, model_validator
 from ...registry import UserError
 from ..tools.schema import Amount, Count, Hash, Message, Strict, Text, Time, Version, short_hash
 from .provenance import Provenance, Sha256
-from .record import (
-    RefusedFile,
-    RunRecord,
-    Seconds,
-    check_kind,
-    check_name,
-    read_document,
-    read_folder,
-    write_document,
-)
+from .record import RefusedFile, RunRecord, Seconds, check_kind, check_name, read_document, read_folder, write_document
 from .store import REPLAYS, SIDECARS, board_folder
 
 #: Columns of the errors (before and after training), and of the predictions (only after training).

@@ -19,13 +19,7 @@ from equibench.bench.cli.options import seeds
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.records.record import read_board, read_record, write_record
-from equibench.bench.records.sidecar import (
-    FullPoint,
-    ReplayVerdict,
-    Sidecar,
-    read_sidecar,
-    read_verdict,
-)
+from equibench.bench.records.sidecar import FullPoint, ReplayVerdict, Sidecar, read_sidecar, read_verdict
 from equibench.bench.records.store import REPLAYS, SIDECARS, board_folder
 from equibench.bench.spec.budget import Budget, find_budget
 from equibench.bench.spec.recipe import find_recipe
