@@ -348,7 +348,7 @@ def show(
         from ..reports.name_cards import recipe_rows, recipe_text
 
         document = {"recipes": [row for row in recipe_rows() if row["name"] == name]}
-        text = lambda _: recipe_text(name, width)  # noqa: E731
+        text = lambda card: recipe_text(card["recipes"], width)  # noqa: E731
     else:
         from ..boards.terminal_table import board_table
         from ..publish.view import select_boards

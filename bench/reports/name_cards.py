@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,7 @@ def recipe_rows() -> list[dict[str, Any]]:
     return [{key: ", ".join(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows]
 
 
-def recipe_text(name: str, width: int | None) -> str:
-    """The recipes of this name for a terminal, one paragraph each."""
-    rows = [row for row in recipe_rows() if row["name"] == name]
+def recipe_text(rows: Sequence[dict[str, Any]], width: int | None) -> str:
+    """Some of `recipe_rows` for a terminal, one paragraph each."""
     paragraphs = [[f"{key.replace('_', ' ')}: {value}" for key, value in row.items() if value] for row in rows]
     return "\n\n".join("\n".join(wrapped(line, width) for line in lines) for lines in paragraphs)

@@ -143,11 +143,12 @@ class HeadToHead:
             admission.refuse_cpu(self.suite.budget, self.machine.device)
             admission.refuse_sharing(self.suite.budget, self.machine.seeds_in_parallel)
             if admission.counts_seconds(self.suite.budget):
-                return self._execute_timed()
-            outcome, pending = self._plan(plan(self.suite, root=self.root))
-            if pending:
-                self._prepare()
-                self._execute_pending(pending, outcome)
+                outcome = self._execute_timed()
+            else:
+                outcome, pending = self._plan(plan(self.suite, root=self.root))
+                if pending:
+                    self._prepare()
+                    self._execute_pending(pending, outcome)
             outcome.board = write_board(self.root, outcome.board.name, self.suite.reference_parameters)
             return outcome
         finally:
@@ -186,7 +187,6 @@ class HeadToHead:
             first = outcome
             if not timed.forget_drifted(outcome.board.name):
                 break
-        outcome.board = write_board(self.root, outcome.board.name, self.suite.reference_parameters)
         return outcome
 
     def _plan(self, specs: list[RunSpec]) -> tuple[Outcome, list[Job]]:
