@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from equibench.bench.measures.accuracy import logits
-from equibench.bench.measures.equivariance import draw_blobs, relative_error
+from equibench.bench.measures.equivariance import relative_error
 from equibench.bench.measures.invariance import claim_error
 from equibench.bench.measures.rotation import ImageRotator, rotate, soft_disc
 from equibench.bench.reports.equivariance import Sample, build_at_size
@@ -66,20 +67,17 @@ class RadialNet(nn.Module):
 def interpolation_figure(out: Path, data_folder: str | None = None) -> list[Path]:
     """``interpolation-error``: one nearly invariant network, and what five ways of rotating its input say of it."""
     sample = Sample.of(DATASET, data_folder, torch.device("cpu"))
-    ground = [b * sample.maximum for b in sample.background]
-    model, size = RadialNet(), sample.images.shape[-1]
-    disc = (sample.images.float() - ground[0]) * soft_disc(size) + ground[0]
+    model, scene = RadialNet(), sample.scene
+    ground = [b * scene.maximum for b in scene.background]
+    disc = (sample.images.float() - ground[0]) * soft_disc(scene.size) + ground[0]
     table = ImageRotator(sample.images, ground)
-    blobs = draw_blobs(len(sample.images), 1, size)
+    blobs = scene.blobs(len(sample.images))
 
     def curve(rotated: Callable[[float], torch.Tensor], still: torch.Tensor) -> list[float]:
-        plain = logits(model, still, sample.prepare)
+        plain = logits(model, still, scene.prepare)
         origin = logits(model, torch.zeros_like(still[:1]), lambda x: x)
-        moved = [logits(model, rotated(t), sample.prepare) for t in DEGREES]
+        moved = [logits(model, rotated(t), scene.prepare) for t in DEGREES]
         return [relative_error([plain, m], origin) or 0.0 for m in moved]
-
-    def closed_form(degrees: float) -> torch.Tensor:
-        return (blobs.sample(size, degrees, sample.background) * sample.maximum).float()
 
     def simply(mode: str) -> Callable[[float], torch.Tensor]:
         return lambda t: rotate(disc - ground[0], t, mode) + ground[0]
@@ -89,7 +87,7 @@ def interpolation_figure(out: Path, data_folder: str | None = None) -> list[Path
         "bicubic rotation": curve(simply("bicubic"), disc),
         "eq_floor": curve(table.back_and_forth, table.back_and_forth(0)),
         "eq_rot_data": curve(table.rotated, table.rotated(0)),
-        "eq_rot_analytic": curve(closed_form, closed_form(0)),
+        "eq_rot_analytic": curve(partial(scene.image, blobs), scene.image(blobs, 0)),
     }
     title = "A nearly invariant network: most of the apparent error is interpolation"
     return plot_interpolation(DEGREES, curves, title, out / "interpolation-error")
@@ -107,7 +105,7 @@ def _parity(name: str, sample: Sample, size: int) -> float | None:
     model = build_at_size(name, sample, size)
     if not isinstance(model, nn.Module):
         return None
-    return claim_error(model, sample.at(size)[:PARITY_IMAGES], sample.prepare, "C4")
+    return claim_error(model, sample.at(size)[:PARITY_IMAGES], sample.scene.prepare, "C4")
 
 
 def plot_interpolation(

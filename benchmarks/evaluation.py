@@ -42,7 +42,7 @@ def parts(model: nn.Module, loaded: Loaded, batch: int) -> Parts:
 
     def core() -> None:
         for _ in ("before training", "after training"):
-            measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum)
+            measure_core(model, images, loaded.scene)
 
     return {
         "re-estimation": lambda: norms.reestimate_batch_norm(model, sample),

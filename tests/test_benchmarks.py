@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equibench.bench.measures.equivariance import Scene
 from equibench.bench.measures.equivariance_full import FULL_DRAWS, Inputs, measure_full
 from equibench.models.pdo.layers import PDOConv, PDOLift
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -117,7 +118,8 @@ def test_the_passes_of_the_full_profile_are_those_that_it_makes() -> None:
             return images[:, 0, 2:4, 3]
 
     images = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8)
-    inputs = Inputs(images, torch.arange(300) % 2, lambda x: x.float() / 255, [0.1], 255, True)
+    scene = Scene(8, lambda x: x.float() / 255, [0.1], 255, torch.device("cpu"))
+    inputs = Inputs(images, torch.arange(300) % 2, scene, True)
     for predictions in (False, True):
         assert not measure_full(Counting(), inputs, predictions)[0].collapsed
     derivatives = 2 * 3 * FULL_DRAWS

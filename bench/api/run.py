@@ -79,7 +79,7 @@ def run(
         raise UserError(f"equibench.run: unknown key {unknown[0]!r}; {close}")
     given = {"dataset": dataset, "models": models, "budget": budget, "seeds": seeds}
     given = {key: _plain(value) for key, value in (given | keys).items() if value is not None}
-    machine = replace(machine or Machine(device, jobs), command=_command(suite, given))
+    machine = machine or Machine(device, jobs)
     root, includes = results_root(results), list(includes)
     include(includes)
     points = _points(suite, given)
@@ -87,16 +87,14 @@ def run(
     includes += include_cells(root, wanted)
     if len(points) > 1:
         check_points(points, root)
+    machine = replace(
+        machine,
+        data_root=data_root or machine.data_root,
+        includes=tuple(dict.fromkeys([*machine.includes, *includes])),
+        command=_command(suite, given),
+    )
     outcomes = [
-        run_suite(
-            point,
-            results=root,
-            machine=machine,
-            data_root=data_root,
-            includes=includes,
-            listener=listener or watcher(progress),
-            refresh=refresh,
-        )
+        run_suite(point, results=root, machine=machine, listener=listener or watcher(progress), refresh=refresh)
         for point in points
     ]
     return Result(outcomes, is_changed=any(key != "seeds" for key in given))

@@ -15,7 +15,7 @@ from ..records.calibration import latest, read_calibrations
 from ..records.outcomes import outcomes_path, read_distances
 from ..records.record import FINAL, VARYING, RefusedFile, RunRecord, Size, read_board
 from ..records.sidecar import Sidecar, read_sidecars, sidecar_of
-from ..records.size_classes import counts_of, why_not_matched
+from ..records.size_classes import why_not_matched
 from ..records.staleness import BoardStaleness, start_order
 from ..records.store import board_names, calibrations_folder
 from ..spec.budget import steps_in
@@ -177,7 +177,7 @@ class Board:
         sizes = [r.cost for r in self.counted[model] if r.cost is not None]
         if self.reference_parameters is None or not sizes:
             return None
-        return next(filter(None, (why_not_matched(self.reference_parameters, **counts_of(size)) for size in sizes)), "")
+        return next(filter(None, (why_not_matched(self.reference_parameters, size) for size in sizes)), "")
 
     @cached_property
     def against_reference(self) -> list[Comparison]:

@@ -28,7 +28,7 @@ class Agreement:
 
     Attributes:
         agrees: None if this cannot be judged.
-        rule: see `replay_verdict.ReplayVerdict`.
+        rule: see `sidecar.ReplayVerdict`.
         low, high: the prediction interval in %, if that was the rule.
     """
 

@@ -12,7 +12,7 @@ from ..records.kept_verdicts import NO, kept_verdict, worst_verdict
 from ..records.provenance import REGISTERED, Provenance, machine_of, registration
 from ..records.record import CORE_ERRORS, FINAL, Context, RunRecord, Size, without_garbage_collection
 from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, Sidecar
-from ..records.store import board_folder, csv_files, sidecar_folder
+from ..records.store import SIDECARS, board_folder, csv_files
 from ..spec.suite import find_suite, plan
 from ..tools.files import write_atomically
 from .board import Board, load_board
@@ -251,7 +251,7 @@ def _files(root: Path, name: str) -> list[str]:
         folder = board_folder(root, name)
     except UserError:  # not a board's name, or a link: nothing is read
         return []
-    return sorted(p.name for part in (folder, sidecar_folder(root, name)) for p in part.glob("*.json"))
+    return sorted(p.name for part in (folder, folder / SIDECARS) for p in part.glob("*.json"))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ from ...source import source_hash
 from ..boards.families import find_points
 from ..records.provenance import Provenance
 from ..records.record import Context, RunRecord, Size
-from ..records.size_classes import counts_of, why_not_in
+from ..records.size_classes import why_not_in
 from ..records.verdict import NAMES, OTHER_PROCESS, Finding, Verdict, failed, passed, skipped
 from ..runner.local import interrupt_on_signals
 from ..spec.budget import find_budget
@@ -127,7 +127,7 @@ def _nearest_suite(dataset: str, text: str, resolved: Resolved) -> Suite | None:
 
 def _note_class(findings: list[Finding], suite: Suite, size: dict[str, Any]) -> None:
     """Note at the parameter count that a suite of the matched class would refuse the model."""
-    if why := why_not_in(suite, **counts_of(size)):
+    if why := why_not_in(suite, size):
         place = next(i for i, f in enumerate(findings) if f.check == "parameter count")
         found = findings[place]
         says = f"{found.says}; suite {suite.name!r} would refuse it: it {why}"

@@ -16,11 +16,10 @@ from ..tools.files import results_root
 from ..tools.text import is_selected, terminal_width
 from .options import (
     COUNT,
-    DEVICE,
-    Checked,
     command_line,
     common_options,
     data_root_option,
+    device,
     exclude_option,
     models_option,
     print_refused,
@@ -127,7 +126,8 @@ def _style(name: str) -> str:
 @click.option(
     "--format",
     "style",
-    type=Checked("format", _style),
+    type=_style,
+    metavar="FORMAT",
     default="simple",
     show_default=True,
     help="simple, md, latex, csv, json, grid, html, or another of equibench list formats.",
@@ -273,7 +273,7 @@ def publish(boards: tuple[str, ...], out: str, formats: str, readme: str | None,
 
 @click.command()
 @click.argument("run")
-@click.option("--device", type=DEVICE, help="cpu or cuda:<i> [as recorded].")
+@click.option("--device", type=device, help="cpu or cuda:<i> [as recorded].")
 @click.option("--threads", type=COUNT, help="CPU threads [as recorded].")
 @data_root_option
 @common_options
@@ -320,18 +320,18 @@ def show(
     equibench show 3f2a                       a run
     """
     from ..reports.name_cards import kind_of
-    from ..reports.run_card import run_card, run_text
 
     include(includes)
     root, width = results_root(results), terminal_width()
-    run = run_card(name, results)
-    kind = "run" if run else kind_of(name, root)
+    kind = kind_of(name, root)
     if out is not None and kind != "data set":
         raise UserError(f"--out draws images of a data set, and {name!r} is a {kind}")
     document: dict[str, Any]
     text: Callable[[dict[str, Any]], str]
-    if run:
-        document, text = run, run_text
+    if kind == "run":
+        from ..reports.run_card import run_card, run_text
+
+        document, text = run_card(name, root), run_text
     elif kind == "model":
         from ..reports.model_card import card_text, model_card
 
@@ -339,17 +339,16 @@ def show(
     elif kind == "data set":
         from ..reports.data_card import data_card, data_card_text
 
-        document, text = data_card(name, results, data_root, out), data_card_text
+        document, text = data_card(name, root, data_root, out), data_card_text
     elif kind == "suite":
-        from ..boards.families import find_points
         from ..reports.name_cards import suite_card, suite_text
 
-        document, text = suite_card(find_points(name)), lambda _: suite_text(name, width)
+        document, text = suite_card(name), lambda _: suite_text(name, width)
     elif kind == "recipe":
         from ..reports.name_cards import recipe_rows, recipe_text
 
         document = {"recipes": [row for row in recipe_rows() if row["name"] == name]}
-        text = lambda _: recipe_text(name, width)  # noqa: E731
+        text = lambda card: recipe_text(card["recipes"], width)  # noqa: E731
     else:
         from ..boards.terminal_table import board_table
         from ..publish.view import select_boards

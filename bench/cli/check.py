@@ -13,11 +13,11 @@ import click
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.text import plain_table, plural, relative_path
 from .options import (
-    BUDGET,
-    DEVICE,
+    budget,
     common_options,
     data_root_option,
     deadline_option,
+    device,
     json_option,
     print_json,
     results_option,
@@ -34,7 +34,7 @@ MARKS = {"pass": "pass", "fail": "FAIL", "note": "note", "skip": "-"}
 @click.command()
 @click.argument("model")
 @click.option("--dataset", help="Data set of the board that it is to enter [the first with its declared input].")
-@click.option("--budget", type=BUDGET, default="e20", show_default=True, help="Budget of that board.")
+@click.option("--budget", type=budget, default="e20", show_default=True, help="Budget of that board.")
 @deadline_option
 @common_options
 def check(
@@ -79,7 +79,7 @@ def check(
 @click.command()
 @click.option(
     "--device",
-    type=DEVICE,
+    type=device,
     default="auto",
     show_default=True,
     help="auto (all GPUs, or the CPU if there is none), cpu, cuda or cuda:<i>.",

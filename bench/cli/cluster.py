@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ...registry import UserError
 from ..tools.files import results_root
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
     from ..runner.slurm.submit import Submission
     from ..runner.slurm.sweep import Submitted
 
-#: Options for clusters only, with the values that they have if they are not given.
-_ONLY_CLUSTER: dict[str, Any] = {
-    "partition": None, "gpus_per_run": None, "time_limit": None, "account": None, "sbatch_options": (),
-    "hardware": None, "calibrate": False,
-}  # fmt: skip
+#: Options for clusters only.
+_ONLY_CLUSTER = ("partition", "gpus_per_run", "time_limit", "account", "sbatch_options", "hardware", "calibrate")
 #: Largest number of tasks that `status` shows; further ones are only counted.
 _SHOWN = 40
 
@@ -56,11 +54,10 @@ engine_options = several(
 
 def wants_cluster(options: dict[str, Any]) -> bool:
     """Whether the runs are to be submitted to a cluster. Raises UserError for an option of another engine."""
-    engine = options["engine"]
-    given = [name for name, absent in _ONLY_CLUSTER.items() if options[name] != absent]
-    if engine == "local" and given:
-        name = given[0].replace("_", "-").removesuffix("s" if given[0] == "sbatch_options" else "")
-        raise UserError(f"--{name} goes with --engine slurm")
+    engine, context = options["engine"], click.get_current_context()
+    for option in (p for p in context.command.params if p.name in _ONLY_CLUSTER):
+        if engine == "local" and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+            raise UserError(f"{option.opts[0]} goes with --engine slurm")
     if engine == "slurm" and options["seeds_in_parallel"] != 1:
         raise UserError("--seeds-in-parallel goes with --engine local: the scheduler gives each run its own GPU")
     return bool(engine == "slurm")
@@ -77,8 +74,6 @@ def submit_command(suites: list[Any], options: dict[str, Any], as_json: bool) ->
         account=options["account"],
         gpus=_gpus(options),
         time_limit=options["time_limit"],
-        threads=machine.threads,
-        at_once=machine.jobs,
         extra=options["sbatch_options"],
     )
     root, facts = results_root(options["results"]), []

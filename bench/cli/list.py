@@ -211,20 +211,14 @@ def reported(patterns: tuple[str, ...], wide: bool, as_json: bool) -> None:
     _show(rows, as_json, patterns, "reported figure", wide)
 
 
-def is_model(name: str) -> bool:
-    """Whether a model can be built by this name."""
-    try:
-        return bool(MODELS.find(name))
-    except UserError:
-        return False
-
-
 def refuse_no_match(rows: list[dict[str, Any]], kind: str, patterns: Iterable[str]) -> None:
     """Refuse (UserError) patterns that nothing of a kind matches; a name without wildcards is a wrong name."""
     patterns = list(patterns)
     if rows or not patterns:
         return
-    if kind == "model" and len(patterns) == 1 and is_model(patterns[0]):
+    from ..records.staleness import is_known  # pydantic, which takes long to import
+
+    if kind == "model" and len(patterns) == 1 and is_known(patterns[0]):
         raise UserError(
             f"lists have no row for the model {patterns[0]!r}, a member of a family or one with wrappers; equibench"
             f" show {patterns[0]} shows it"

@@ -29,14 +29,14 @@ from .measure import equivariance, verify
 from .options import (
     COUNT,
     SECONDS,
-    SEEDS,
-    SHARD,
     common_options,
     machine_of,
     machine_options,
     print_json,
     print_runs,
+    seeds,
     seeds_in_parallel_option,
+    shard,
     suite_options,
 )
 from .plan import plan
@@ -86,7 +86,7 @@ for _command in (
     metavar="NAME",
     help=help_text("Images to train on, instead of the suite's choice.", FITS),
 )
-@click.option("--seeds", type=SEEDS, help="Number of seeds (3), or a list of seeds (0,4,7).")
+@click.option("--seeds", type=seeds, help="Number of seeds (3), or a list of seeds (0,4,7).")
 @click.option(
     "--class",
     "parameter_class",
@@ -112,7 +112,7 @@ for _command in (
     metavar="SECONDS",
     help="Time between two checkpoints of a run. An interrupted run continues from its last checkpoint.",
 )
-@click.option("--shard", type=SHARD, metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
+@click.option("--shard", type=shard, metavar="I/N", help="Run only share I of N, for example 2/4; see equibench merge.")
 @engine_options
 @common_options
 def run(suite: str | None, shard: Any, as_json: bool, **options: Any) -> None:
@@ -131,7 +131,6 @@ def run(suite: str | None, shard: Any, as_json: bool, **options: Any) -> None:
     from .progress import listener_for
 
     on_cluster, chosen, share = wants_cluster(options), _points(suite, options), shard
-    _check_family(chosen, options)
     if share and on_cluster:
         raise UserError("--shard goes with --engine local: on a cluster, the job array distributes the runs")
     if share and len(chosen) > 1:  # a share may contain no run of a small board
@@ -167,9 +166,7 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     from ..runner.tune import tune as tune_suite
     from .progress import listener_for
 
-    chosen = _points(suite, options)
-    _check_family(chosen, options)
-    machine, tuned = machine_of(options), []
+    chosen, machine, tuned = _points(suite, options), machine_of(options), []
     for point in chosen:
         listener = listener_for(options["quiet"] or as_json)
         done = tune_suite(point, results=options["results"], machine=machine, listener=listener)
@@ -182,17 +179,9 @@ def tune(suite: str | None, as_json: bool, **options: Any) -> None:
     sys.exit(1 if any(d.outcome.failed for d in tuned) else 0)
 
 
-def _check_family(points: list[Any], options: dict[str, Any]) -> None:
-    """Check that every board of a family can be planned, before the first one is run. A single suite checks itself."""
-    from ..boards.families import check_points
-
-    if len(points) > 1:
-        check_points(points, results_root(options["results"]))
-
-
 def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
     """The suite, or the points (boards) of the family, with the values that the options replace."""
-    from ..boards.families import points_of, values_of
+    from ..boards.families import check_points, points_of, values_of
     from ..spec.suite import AD_HOC
 
     include(options["includes"])
@@ -206,7 +195,10 @@ def _points(name: str | None, options: dict[str, Any]) -> list[Any]:
         raise UserError(f"without a suite, {' and '.join(missing)} must be given as well")
     changed = any(key not in _CLASS for key in given)
     where = f"suite {name!r}" + (" with the options given" if changed else "") if name else "the command line"
-    return points_of(values, where)
+    points = points_of(values, where)
+    if len(points) > 1:  # every board of a family, before the first one is run; a single suite checks itself
+        check_points(points, results_root(options["results"]))
+    return points
 
 
 #: The options that say which networks are matched in size.

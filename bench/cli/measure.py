@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...registry import UserError, include
-from .options import COUNT, DEVICE, common_options, data_root_option, json_option, machine_of
+from .options import COUNT, common_options, data_root_option, device, json_option, machine_of
 
 
 @click.command()
@@ -57,7 +57,7 @@ def verify(name: str, out: str, only: str | None, quick: bool, as_json: bool) ->
 @click.option("--dataset", help="Data set of the images [digits-rot].")
 @click.option("--size", type=click.IntRange(min=2), metavar="N", help="Size of the images in pixels [the data set's].")
 @click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder of the plots.")
-@click.option("--device", type=DEVICE, default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
+@click.option("--device", type=device, default="auto", show_default=True, help="auto, cpu or cuda:<i>.")
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
 @data_root_option
 @common_options

@@ -29,35 +29,28 @@ class Finite(click.FloatRange):
         return number
 
 
-class Checked(click.ParamType):
-    """A text that a function reads. It raises a UserError for a wrong text, before the command starts.
-
-    Args:
-        read: gets the text, and returns the value of the option.
-    """
-
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        self.name, self._read = name, read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self._read(value) if isinstance(value, str) else value
+# Types of options. click shows the name of the function. It raises a UserError for a wrong text, before the command
+# starts.
 
 
-def _device(text: str) -> str:
+def device(text: str) -> str:
+    """The names of devices, without blanks."""
     from ..tools.machine import device_names
 
     return ",".join(device_names(text))
 
 
-def _budget(text: str) -> str:
+def budget(text: str) -> str:
+    """The name of a budget."""
     from ..spec.budget import find_budget  # pydantic, which takes long to import
 
     find_budget(text)
     return text
 
 
-def _budgets(text: str) -> str | list[str]:
-    return [_budget(b.strip()) for b in text.split(",") if b.strip()] if "," in text else _budget(text)
+def budgets(text: str) -> str | list[str]:
+    """The name of a budget, or a list of them."""
+    return [budget(b.strip()) for b in text.split(",") if b.strip()] if "," in text else budget(text)
 
 
 def _numbers(text: str, option: str, what: str) -> list[int]:
@@ -67,28 +60,30 @@ def _numbers(text: str, option: str, what: str) -> list[int]:
         raise UserError(f"{option} {text[:40]!r}: give {what}") from None
 
 
-def _images(text: str) -> list[int]:
+def images(text: str) -> list[int]:
+    """Numbers of training images."""
     return _numbers(text, "--train-images", "a number of images (500), or several (500,2000)")
 
 
-def _seeds(text: str) -> int | list[int]:
+def seeds(text: str) -> int | list[int]:
+    """The number of seeds, or the seeds themselves."""
     numbers = _numbers(text, "--seeds", "a number of seeds (3), or the seeds themselves (0,4,7)")
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """Names that are separated by commas."""
     return [name for name in text.split(",") if name]
 
 
-def _shard(text: str) -> Any:
+def shard(text: str) -> Any:
+    """A `Shard`."""
     from ..spec.shard import Shard
 
     return Shard.parse(text)
 
 
 COUNT, SECONDS = click.IntRange(min=1), Finite(min=0, min_open=True)
-BUDGET, DEVICE, SEEDS = Checked("budget", _budget), Checked("device", _device), Checked("seeds", _seeds)
-SHARD = Checked("shard", _shard)
 
 include_option = click.option(
     "--include", "includes", multiple=True, metavar="FILE", help="Python file that registers models or data sets."
@@ -134,17 +129,17 @@ def several(*options: Decorator) -> Decorator:
 common_options = several(results_option, include_option, json_option)
 #: The options that replace values of a suite.
 suite_options = several(
-    click.option("--models", type=Checked("names", _names), help="Models instead of the suite's, separated by commas."),
+    click.option("--models", type=names, help="Models instead of the suite's, separated by commas."),
     click.option("--dataset", help="Data set instead of the suite's."),
     click.option(
         "--budget",
-        type=Checked("budgets", _budgets),
+        type=budgets,
         help="Budget instead of the suite's: e<epochs>, n<examples>, t<seconds> or a name. Several, separated by"
         " commas, make one board each.",
     ),
     click.option(
         "--train-images",
-        type=Checked("numbers", _images),
+        type=images,
         metavar="N",
         help="Number of training images (500). Several (500,2000) make one board each.",
     ),
@@ -159,7 +154,7 @@ suite_options = several(
 machine_options = several(
     click.option(
         "--device",
-        type=DEVICE,
+        type=device,
         default="auto",
         show_default=True,
         help="auto, cpu, cuda or cuda:<i>; several with commas.",

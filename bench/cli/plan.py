@@ -8,7 +8,7 @@ import click
 
 from ...registry import include
 from ..tools.files import results_root
-from .options import DEVICE, Finite, common_options, print_json
+from .options import Finite, common_options, device, print_json
 
 
 @click.command()
@@ -22,7 +22,7 @@ from .options import DEVICE, Finite, common_options, print_json
 )
 @click.option(
     "--device",
-    type=DEVICE,
+    type=device,
     default="auto",
     show_default=True,
     help="Device for the estimate of time: auto, cpu or cuda:<i>.",

@@ -1,4 +1,4 @@
-"""Progress displays of runs and of downloads."""
+"""Progress displays of runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ...registry import UserError
 from ..records.record import read_record
@@ -115,7 +104,7 @@ class Live(Quiet):
     def planned(self, jobs: list[Job], finished: int, work: dict[str, float]) -> None:
         self._started = time.monotonic()
         self._shares, self._given, self._failed = {}, {}, 0
-        self._work = {key(j): work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
+        self._work = {j.key: work.get(j.spec.model, 0.0) * j.spec.steps or 1.0 for j in jobs}
         if finished:
             self._say(f"finished already: {plural(finished, 'run')}; to do: {len(jobs)}")
         self._whole = self._progress.add_task("runs", total=len(jobs), facts="")
@@ -130,9 +119,9 @@ class Live(Quiet):
             # The first block of steps takes seconds. The display shows immediately which run uses a device.
             device = "" if job.device == "cpu" else f" on {job.device}"
             name = f"{job.spec.model} seed {job.spec.seed}{device}"
-            self._tasks[key(job)] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
+            self._tasks[job.key] = self._progress.add_task(name, total=job.spec.steps, facts="starting")
         elif kind == "resumed":
-            self._given[key(job)] = self._shares[key(job)] = event["step"] / event["steps"]
+            self._given[job.key] = self._shares[job.key] = event["step"] / event["steps"]
             self._show(job, event["step"], f"resumed after step {event['step']:,}")
         elif kind == "step":
             self._step(job, event)
@@ -141,13 +130,13 @@ class Live(Quiet):
             self._done_with(job, event["status"])
 
     def _done_with(self, job: Job, status: str) -> None:
-        task = self._tasks.pop(key(job), None)
+        task = self._tasks.pop(job.key, None)
         if task is not None:
             self._progress.remove_task(task)
         self._failed += status not in ("ok", "elsewhere", "busy")
-        self._shares[key(job)] = 1.0
+        self._shares[job.key] = 1.0
         if status != "ok":  # a failed run says nothing about the speed
-            self._work.pop(key(job), None)
+            self._work.pop(job.key, None)
         if self._whole is not None:
             self._progress.update(self._whole, advance=1, facts=self._left())
 
@@ -157,12 +146,12 @@ class Live(Quiet):
         loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
         # After the last step come batch-norm statistics, evaluation and equivariance.
         left = f"{(steps - step) * seconds / step:.0f} s left" if step < steps else "evaluating"
-        self._shares[key(job)] = step / steps
+        self._shares[job.key] = step / steps
         self._show(job, step, f"loss {loss}  {rate:,.0f} images/s  {left}")
 
     def _show(self, job: Job, step: int, facts: str) -> None:
-        if key(job) in self._tasks:
-            self._progress.update(self._tasks[key(job)], completed=step, facts=facts)
+        if job.key in self._tasks:
+            self._progress.update(self._tasks[job.key], completed=step, facts=facts)
         if self._whole is not None:
             self._progress.update(self._whole, facts=self._left())
 
@@ -181,34 +170,8 @@ class Live(Quiet):
         self._progress.stop()
 
 
-def key(job: Job) -> str:
-    """A name of a job that is unique in one call."""
-    return f"{job.spec.digest()}.{job.attempt}"
-
-
 def listener_for(quiet: bool) -> Listener:
     """The display for this terminal: live bars, or lines where there is no terminal; only failures if `quiet`."""
     if quiet:
         return Quiet()
     return Live() if Console(stderr=True).is_terminal else Lines()
-
-
-def fetch_with_progress(name: str, root: str | None = None) -> str:
-    """Download, verify and unpack a data set; returns its sizes, folder and digest as one sentence.
-
-    Raises UserError if it is unknown, the host is unreachable, or a file has the wrong digest or content.
-    """
-    from ...datasets.fetch import fetch
-    from ...datasets.images import data_root, load
-
-    folder, console = data_root(root), Console(stderr=True)
-    numbers = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *numbers)
-    # Without a terminal, no bar: it would fill a log with useless lines.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        fetch(name, folder, progress=lambda done, total: bar.update(task, completed=done, total=total))
-        bar.update(task, description=f"{name}: preparing the images", total=None)
-        data = load(name, folder)
-    sizes = ", ".join(f"{len(getattr(data, part).labels):,} {part}" for part in ("train", "val", "test"))
-    return f"{name}: {sizes}; in {folder}; digest {data.digest()}"

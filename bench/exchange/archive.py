@@ -25,14 +25,13 @@ from ..tools.files import WriteError, write_atomically
 from ..tools.schema import LARGEST_FILE, visible
 from ..tools.text import plural
 
-_BLOCK = 512
 #: File name extensions of archives.
 SUFFIXES = (".tar.gz", ".tgz")
 #: The folders of an archive: two of a results folder, and two that say how to repeat the runs.
 SUITES, RECIPES = "suites", "recipes"
 _TOP = (RUNS, TUNED, SUITES, RECIPES)
-#: Types of members: files, folders, and headers that give the next member a longer name.
-_FILES, _FOLDER, _LONG_NAME, _EXTENDED = b"0\0", b"5", b"L", (b"x", b"g")
+#: Types of headers that give the next member a longer name.
+_NAMING = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE)
 #: Largest header with a name, in bytes: paths of results have up to 300 characters.
 _LONGEST_HEADER = 1 << 16
 #: Keys of an extended header that change the type or the size of a member.
@@ -146,7 +145,7 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
     The caller must read all blocks of a file, or nothing.
     """
     count, total, longer = 0, 0, ""
-    while any(header := _read(file, _BLOCK, where)):
+    while any(header := _read(file, tarfile.BLOCKSIZE, where)):
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         count, total = count + 1, total + max(member.size, 0)
         if count > limits.members or total > limits.size:
@@ -156,30 +155,30 @@ def _members(file: gzip.GzipFile, where: str, limits: Limits) -> Iterator[tuple[
             )
         if member.size < 0:
             raise UserError(f"{where}: {visible(member.name)[:200]}: a size below zero")
-        if member.type in (_LONG_NAME, *_EXTENDED):
+        if member.type in _NAMING:
             if member.size > _LONGEST_HEADER:
                 raise UserError(f"{where}: a header of {member.size:,} bytes; at most {_LONGEST_HEADER:,} are allowed")
             data = _read_blocks(file, member.size, where)
             longer = _longer_name(member.type, data, where) or longer
             continue
         name, longer = longer or member.name, ""
-        if member.type == _FOLDER:
+        if member.type == tarfile.DIRTYPE:
             yield name, None
-        elif member.type in (_FILES[:1], _FILES[1:]):
+        elif member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
             before = file.tell()
             yield name, member.size
             if file.tell() == before:
-                rest = member.size + -member.size % _BLOCK
+                rest = member.size + -member.size % tarfile.BLOCKSIZE
                 while rest:
                     rest -= len(_read(file, min(rest, 1 << 20), where))
         else:
-            what = "a link" if member.type in (b"1", b"2") else "a device, a pipe, or another special file"
+            what = "a link" if member.islnk() or member.issym() else "a device, a pipe, or another special file"
             raise UserError(f"{where}: {visible(name)[:200]!r} is {what}; nothing of this archive is read")
 
 
 def _longer_name(kind: bytes, data: bytes, where: str) -> str:
     """The name of the next member that a header contains; empty if it contains none."""
-    if kind == _LONG_NAME:
+    if kind == tarfile.GNUTYPE_LONGNAME:
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
     found, rest = "", data
     while rest:
@@ -192,7 +191,7 @@ def _longer_name(kind: bytes, data: bytes, where: str) -> str:
         if _STRUCTURAL.fullmatch(word):
             raise UserError(f"{where}: a header with {visible(word)[:60]!r}, which archives of results do not have")
         if word == "path":
-            if kind != b"x":
+            if kind != tarfile.XHDTYPE:
                 raise UserError(f"{where}: one name for all files")
             found = value.decode("utf-8", "surrogateescape")
         rest = rest[end:]
@@ -208,4 +207,4 @@ def _read(file: gzip.GzipFile, size: int, where: str) -> bytes:
 
 def _read_blocks(file: gzip.GzipFile, size: int, where: str) -> bytes:
     """So many bytes; what fills the last block is skipped."""
-    return _read(file, size + -size % _BLOCK, where)[:size]
+    return _read(file, size + -size % tarfile.BLOCKSIZE, where)[:size]

@@ -11,9 +11,8 @@ from ..publish.repeat_commands import suite_file, suites_of
 from ..records.calibration import read_calibration
 from ..records.outcomes import labels_path, outcomes_path, read_distances, read_predictions
 from ..records.record import RefusedFile, RunRecord, read_all, read_board
-from ..records.replay_verdict import read_verdicts
-from ..records.sidecar import read_sidecars
-from ..records.store import board_folder, calibrations_folder, replays_folder, sidecar_folder
+from ..records.sidecar import read_sidecars, read_verdicts
+from ..records.store import CALIBRATIONS, REPLAYS, SIDECARS, board_folder, calibrations_folder
 from ..runner.tune import tables_text
 from ..spec.suite import tuned_file
 from ..tools.schema import read_text
@@ -48,8 +47,8 @@ def _files(root: Path, board: str, refused: list[RefusedFile]) -> dict[str, byte
     # The original text is packed: its hash is in the file's name, and this release might write another text.
     refused += read_all(calibrations_folder(root, board).glob("*.json"), read_calibration)[1]
     bad = {one.path for one in refused}
-    for folder in (sidecar_folder, replays_folder, calibrations_folder):
-        paths += [path for path in folder(root, board).glob("*.json") if path not in bad]
+    for part in (SIDECARS, REPLAYS, CALIBRATIONS):
+        paths += [path for path in (board_folder(root, board) / part).glob("*.json") if path not in bad]
     tuned = tuned_file(root, board)
     paths += [tuned] if tuned.is_file() else []
     texts = {p.relative_to(root).as_posix(): read_text(p, link=False) for p in paths} | _how_to_repeat(root, board)

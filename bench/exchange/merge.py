@@ -25,22 +25,14 @@ from ..records.calibration import Calibration, latest, read_calibration, read_ca
 from ..records.outcomes import labels_path, outcomes_path, read_distances, read_predictions
 from ..records.provenance import machine_of
 from ..records.record import FINAL, RunRecord, read_all, read_record, without_garbage_collection
-from ..records.replay_verdict import ReplayVerdict, read_verdict
-from ..records.sidecar import Sidecar, read_sidecar
-from ..records.store import (
-    board_folder,
-    board_names,
-    calibrations_folder,
-    exchanged_files,
-    replays_folder,
-    sidecar_folder,
-)
-from ..runner.tune import add_tuned, read_tuned
+from ..records.sidecar import ReplayVerdict, Sidecar, read_sidecar, read_verdict
+from ..records.store import REPLAYS, SIDECARS, board_folder, board_names, calibrations_folder, exchanged_files
+from ..runner.tune import add_tuned
 from ..spec.budget import steps_in
-from ..spec.recipe import TUNED, Recipe
+from ..spec.recipe import TUNED, read_tuned, tuned_recipe
 from ..spec.suite import tuned_file
 from ..tools.files import ensure_writable, write_exclusively
-from ..tools.schema import parse, parse_toml, read_text, visible
+from ..tools.schema import parse_toml, read_text, visible
 from .archive import opened
 
 Kind = Literal["record", "sidecar", "verdict", "calibration", "recipe"]
@@ -156,8 +148,8 @@ class _BoardMerge:
                 self._refuse("record", path, str(error))
         for record in sorted(records, key=lambda r: (r.attempt, r.file_name)):
             self._take_record(record)
-        self._follow("sidecar", sidecar_folder, read_sidecar, self._sidecar_here)
-        self._follow("verdict", replays_folder, read_verdict, self._verdict_here)
+        self._follow("sidecar", SIDECARS, read_sidecar, self._sidecar_here)
+        self._follow("verdict", REPLAYS, read_verdict, self._verdict_here)
         return self.files
 
     def _check(self, record: RunRecord, calibrated: list[Calibration]) -> None:
@@ -247,13 +239,11 @@ class _BoardMerge:
             self.files.append(MergedFile(self.board, "calibration", path.name, state))
         return known
 
-    def _follow(
-        self, kind: Kind, place: Callable[[Path, str], Path], read: Callable[[Path], F], here: Callable[[F], list[F]]
-    ) -> None:
-        """Add the files of a kind that belong to records, with the run ids that these have here."""
-        target = place(self.root, self.board)
+    def _follow(self, kind: Kind, part: str, read: Callable[[Path], F], here: Callable[[F], list[F]]) -> None:
+        """Add the files of a subfolder that belong to records, with the run ids that these have here."""
+        target = board_folder(self.root, self.board) / part
         there = {p.name for p in target.glob("*.json")}
-        for path in sorted(place(self.folder, self.board).glob("*.json")):
+        for path in sorted((board_folder(self.folder, self.board) / part).glob("*.json")):
             try:
                 content = read(path)
                 found = here(content)
@@ -336,11 +326,6 @@ def _take_tuned(path: Path, ours: Path) -> State:
     return "new" if new else "known"
 
 
-def _recipes(path: Path, table: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for model, values in table.items():
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: {model!r:.100} must be a table, as [{model:.100}]")
-        recipe = parse(Recipe, {"name": TUNED, **values}, f"{path} [{model:.100}]")
-        found[model] = recipe.model_dump(exclude={"name"}, exclude_none=True)
-    return found
+def _recipes(path: Path, tables: dict[str, Any]) -> dict[str, Any]:
+    recipes = {model: tuned_recipe(TUNED, model, tables, path) for model in tables}
+    return {model: recipe.model_dump(exclude={"name"}, exclude_none=True) for model, recipe in recipes.items()}

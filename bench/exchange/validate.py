@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -300,7 +301,7 @@ def _difference(said: str, made: str) -> str:
 
 def _close(a: str, b: str) -> bool:
     try:
-        return abs(float(a) - float(b)) <= 1e-6 * max(abs(float(a)), abs(float(b)))
+        return math.isclose(float(a), float(b), rel_tol=1e-6)
     except ValueError:
         return False
 

@@ -35,25 +35,19 @@ BLOB_SEED = 20_200_710
 BLOB_DRAWS = 32
 
 
-def measure_core(
-    model: nn.Module, images: torch.Tensor, prepare: Prepare, background: Sequence[float], maximum: int,
-    claim: str = "none",
-) -> CorePoint:  # fmt: skip
+def measure_core(model: nn.Module, images: torch.Tensor, scene: Scene, claim: str = "none") -> CorePoint:
     """The ``core`` profile of a model.
 
     Args:
-        images: integers (n, c, size, size) of the test set, balanced by class.
-        prepare: normalisation of such integers, or of real values in their units.
-        background: value of the closed-form images' background per channel, in 0…1.
-        maximum: integer that means 1.0.
+        images: integers (n, c, size, size) of the test set, balanced by class, on the device of the scene.
+        scene: for the closed-form images of the same size; its `prepare` normalises the `images` too.
         claim: the group under which the model's logits are claimed to be invariant.
     """
-    scene = Scene(images.shape[-1], prepare, background, maximum, images.device)
     with reference_arithmetic():
         origin = zero_logits(model, images)
-        orbit = [logits(model, transform_image(images, GRID, g), prepare) for g in GRID.elements]
+        orbit = [logits(model, transform_image(images, GRID, g), scene.prepare) for g in GRID.elements]
         blobs = scene.blobs(BLOB_DRAWS)
-        analytic = [logits(model, scene.image(blobs, angle), prepare) for angle in (0.0, *ANGLES)]
+        analytic = [logits(model, scene.image(blobs, angle), scene.prepare) for angle in (0.0, *ANGLES)]
     claimed = claimed_elements(claim)
     c4, d4 = relative_error(orbit[: GRID.rotations], origin), relative_error(orbit, origin)
     rotated = relative_error(analytic, origin)
@@ -152,7 +146,13 @@ class Blobs:
 
 @dataclass(frozen=True)
 class Scene:
-    """Closed-form images as inputs of a model: `size` pixels high and wide, the rest as in `measure_core`."""
+    """Closed-form images as inputs of a model, `size` pixels high and wide.
+
+    Attributes:
+        prepare: normalisation of the data's integers, or of real values in their units.
+        background: value of the images' background per channel, in 0…1.
+        maximum: the data's integer that means 1.0.
+    """
 
     size: int
     prepare: Prepare
@@ -178,8 +178,9 @@ def grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return axis[None, :].expand(size, size), -axis[:, None].expand(size, size)
 
 
-def draw_blobs(draws: int, channels: int, size: int, blobs: int = 12) -> Blobs:
-    """Blobs from the protocol's seed: σ in 1…1.5 px, centres within 0.28 · size of the image centre."""
+def draw_blobs(draws: int, channels: int, size: int) -> Blobs:
+    """Twelve blobs an image from the protocol's seed: σ in 1…1.5 px, centres within 0.28 · size of the image centre."""
+    blobs = 12
     generator = torch.Generator().manual_seed(derive(BLOB_SEED, "blobs", draws, channels, size))
 
     def uniform(*shape: int) -> torch.Tensor:

@@ -30,7 +30,7 @@ from ..tools.out_of_memory import out_of_memory_message
 from ..tools.text import first_line
 from .accuracy import EVAL_BATCH, accuracy_pct, logits
 from .angle_and_depth import angle_curve, feature_errors
-from .equivariance import Prepare, Scene, reference_arithmetic, relative_error, scale_of, zero_logits
+from .equivariance import Scene, reference_arithmetic, relative_error, scale_of, zero_logits
 from .lie_derivative import lie_errors
 from .rotation import ORBIT_DEGREES, ImageRotator
 
@@ -42,18 +42,17 @@ ORBIT_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of the full profile, on the device; see also `measure_core`.
+    """Inputs of the full profile, on the device.
 
     Attributes:
         images: integers (n, c, size, size), with labels (n,); any prefix is balanced by class.
+        scene: for the closed-form images of the same size; its `prepare` normalises the `images` too.
         rotation: whether a label stays correct under any rotation of its image.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    prepare: Prepare
-    background: list[float]
-    maximum: int
+    scene: Scene
     rotation: bool
 
 
@@ -69,8 +68,7 @@ def measure_full(
         draws: number of closed-form images, and of real images, for the errors.
         batch: images per forward pass.
     """
-    scene = Scene(inputs.images.shape[-1], inputs.prepare, inputs.background, inputs.maximum, inputs.images.device)
-    note = ""
+    scene, note = inputs.scene, ""
     with reference_arithmetic():
         origin = zero_logits(model, inputs.images)
         images = inputs.images if predictions else inputs.images[:draws]
@@ -139,7 +137,7 @@ def _orbit_logits(model: nn.Module, images: torch.Tensor, inputs: Inputs, batch:
     parts = []
     for chunk in images.split(batch):
         table = _rotator(chunk, inputs)
-        parts.append(torch.stack([logits(model, table.rotated(t), inputs.prepare, batch) for t in ORBIT_DEGREES]))
+        parts.append(torch.stack([logits(model, table.rotated(t), inputs.scene.prepare, batch) for t in ORBIT_DEGREES]))
     return torch.cat(parts, 1)
 
 
@@ -148,17 +146,17 @@ def _floor(model: nn.Module, inputs: Inputs, draws: int, batch: int) -> float:
     total, count = 0.0, 0
     for chunk in inputs.images[:draws].split(batch):
         table = _rotator(chunk, inputs)
-        plain = logits(model, table.back_and_forth(0), inputs.prepare, batch).double()
+        plain = logits(model, table.back_and_forth(0), inputs.scene.prepare, batch).double()
         # Quarter turns cancel: angles that differ by 90, 180 or 270 degrees have the same result.
         for angle in (t for t in ORBIT_DEGREES if 0 < t < 90):
-            moved = logits(model, table.back_and_forth(angle), inputs.prepare, batch).double()
+            moved = logits(model, table.back_and_forth(angle), inputs.scene.prepare, batch).double()
             total += 4 * float((moved - plain).norm(dim=1).sum())
         count += len(chunk)
     return total / (count * (len(ORBIT_DEGREES) - 1))
 
 
 def _rotator(images: torch.Tensor, inputs: Inputs) -> ImageRotator:
-    return ImageRotator(images, [b * inputs.maximum for b in inputs.background])
+    return ImageRotator(images, [b * inputs.scene.maximum for b in inputs.scene.background])
 
 
 def _consistency_pct(orbit: torch.Tensor) -> float | None:

@@ -26,7 +26,7 @@ from ..tools.files import write_exclusively
 from ..tools.schema import Strict, Version
 from .provenance import Sha256
 from .record import RunRecord, read_document
-from .store import outcomes_folder
+from .store import OUTCOMES, board_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,13 +76,14 @@ def write_outcomes(
 
     predicted, labels = np.asarray(predicted, dtype=np.int64), np.asarray(labels, dtype=np.int64)
     known = Labels(schema_version=1, kind="labels", images=len(labels), classes=classes, labels=_pack(labels, classes))
-    _write(outcomes_folder(root, board), "labels", known.canonical())
+    folder = board_folder(root, board) / OUTCOMES
+    _write(folder, "labels", known.canonical())
     made = Outcomes(
         schema_version=1, kind="outcomes", images=len(labels), classes=classes,
         labels_sha256=_sha256(known.canonical()),
         distances=_pack((predicted - labels) % (classes + 1), classes),
     )  # fmt: skip
-    _write(outcomes_folder(root, board), run, made.canonical())
+    _write(folder, run, made.canonical())
     return _sha256(made.canonical())
 
 
@@ -99,12 +100,13 @@ def outcomes_path(root: Path, record: RunRecord) -> Path | None:
     """The file of a run's outcomes; None if its record names none."""
     if record.results is None or not record.results.outcomes_sha256:
         return None
-    return outcomes_folder(root, record.spec.board) / f"{record.run_id}.{record.results.outcomes_sha256[:16]}.json"
+    name = f"{record.run_id}.{record.results.outcomes_sha256[:16]}.json"
+    return board_folder(root, record.spec.board) / OUTCOMES / name
 
 
 def labels_path(root: Path, board: str, outcomes: Outcomes) -> Path:
     """The file of the labels that belong to outcomes on a board."""
-    return outcomes_folder(root, board) / f"labels.{outcomes.labels_sha256[:16]}.json"
+    return board_folder(root, board) / OUTCOMES / f"labels.{outcomes.labels_sha256[:16]}.json"
 
 
 def read_distances(root: Path, record: RunRecord) -> tuple[Outcomes, NDArray[Any]]:

@@ -21,6 +21,7 @@ from ..tools.schema import Amount, Count, Message, Strict, Text, Version, parse_
 from .provenance import SHARED, WAITED, Provenance, Sha256
 from .store import RUNS, board_folder
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Strict)
 
 Status = Literal["ok", "oom", "diverged", "timeout", "lost", "error", "invalid"]
@@ -337,8 +338,8 @@ def check_name(path: Path, text: str, run: str, content: Strict) -> None:
         raise UserError(f"{path}: the content does not match the hashes in the name; it should be {wanted}")
 
 
-def read_all(paths: Iterable[Path], read: Callable[[Path], M]) -> tuple[list[M], list[RefusedFile]]:
-    """The documents of these files in their order, and the refused files."""
+def read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T], list[RefusedFile]]:
+    """The contents of these files in their order, and the refused files."""
     found, refused = [], []
     with without_garbage_collection():
         for path in paths:
@@ -350,11 +351,11 @@ def read_all(paths: Iterable[Path], read: Callable[[Path], M]) -> tuple[list[M],
 
 
 def read_folder(
-    folder: Callable[[Path, str], Path], root: Path, board: str, read: Callable[[Path], M], run: str = ""
+    root: Path, board: str, part: str, read: Callable[[Path], M], run: str = ""
 ) -> tuple[list[M], list[RefusedFile]]:
-    """As `read_all`, for the files of a board (or of one of its runs) in the order of their names."""
+    """As `read_all`, for the files of a board's subfolder (or of one of its runs there) in the order of their names."""
     try:
-        paths = sorted(folder(root, board).glob(f"{run}*.json"))
+        paths = sorted((board_folder(root, board) / part).glob(f"{run}*.json"))
     except UserError as error:
         return [], [RefusedFile(root / RUNS / board, str(error))]
     return read_all(paths, read)
@@ -362,7 +363,7 @@ def read_folder(
 
 def read_board(root: Path, board: str) -> tuple[list[RunRecord], list[RefusedFile]]:
     """All records of a board in the order of their names, and the refused files."""
-    return read_folder(board_folder, root, board, read_record)
+    return read_folder(root, board, "", read_record)
 
 
 @contextmanager

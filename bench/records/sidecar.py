@@ -1,31 +1,23 @@
-"""Sidecar records: measurements on a run's kept weights after its record was written.
+"""Files about a run that are written after its record: sidecars, and verdicts of replays.
 
-A sidecar is as immutable as a record. It is the file
-``runs/<board>/equivariance/<spec hash>.<attempt>.<content hash>.json``, and adds columns to the row of its run.
+They are the files ``<spec hash>.<attempt>.<content hash>.json`` in subfolders of the board's folder, and as immutable
+as records. A sidecar, in ``equivariance``, has measurements on the run's kept weights, and adds columns to its row. A
+verdict, in ``replays``, says whether a further attempt agrees with the run. The new attempt is an ordinary record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from ...registry import UserError
-from ..tools.schema import Amount, Count, Message, Strict, Text, Version, short_hash
+from ..tools.schema import Amount, Count, Hash, Message, Strict, Text, Time, Version, short_hash
 from .provenance import Provenance, Sha256
-from .record import (
-    RefusedFile,
-    RunRecord,
-    Seconds,
-    check_kind,
-    check_name,
-    read_document,
-    read_folder,
-    write_document,
-)
-from .store import sidecar_folder
+from .record import RefusedFile, RunRecord, Seconds, check_kind, check_name, read_document, read_folder, write_document
+from .store import REPLAYS, SIDECARS, board_folder
 
 #: Columns of the errors (before and after training), and of the predictions (only after training).
 FULL_ERRORS = (
@@ -36,6 +28,32 @@ FULL_PREDICTIONS = ("consistency_pct", "acc_orbit_pct", "acc_worst_angle_pct")
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9._+-]{1,200}$")]
+_Points = Annotated[float, Field(ge=-1e6, le=1e6)]
+A = TypeVar("A", bound="AboutRun")
+
+
+class AboutRun(Strict):
+    """A file about a run.
+
+    Attributes:
+        run: the run's id, ``<spec hash>.<attempt>``.
+    """
+
+    board: Name
+    run: str = Field(pattern=r"^[0-9a-f]{16}\.[0-9]{1,7}$")
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.run}.{short_hash(self.canonical())}.json"
+
+    @classmethod
+    def read(cls: type[A], path: Path, kind: str) -> A:
+        """Read a file of this kind. Raises UserError if its schema, a hash in its name, or its board is wrong."""
+        text, content = read_document(path, cls)
+        check_name(path, text, content.run, content)
+        if content.board != path.parents[1].name:
+            raise UserError(f"{path}: the {kind} belongs to board {content.board!r}")
+        return content
 
 
 class LayerPoint(Strict):
@@ -81,11 +99,10 @@ class FullPoint(Strict):
     kl_rot_data_nats: Amount | None = None
 
 
-class Sidecar(Strict):
+class Sidecar(AboutRun):
     """The full equivariance profile of one run.
 
     Attributes:
-        run: the run's id, ``<spec hash>.<attempt>``.
         weights_sha256: hash of the final weights, as in the run's record.
         draws: numbers of closed-form images and of real images for the errors.
         orbit_images: number of real images for the predictions.
@@ -95,8 +112,6 @@ class Sidecar(Strict):
     schema_version: Version
     kind: Literal["equivariance"]
     protocol: int = Field(ge=0, le=10**6)
-    board: Name
-    run: str = Field(pattern=r"^[0-9a-f]{16}\.[0-9]{1,7}$")
     model: Name
     dataset: Name
     weights_sha256: Sha256
@@ -123,29 +138,58 @@ class Sidecar(Strict):
             raise ValueError("the key 'phases.equivariance_full_s' is missing")
         return self
 
-    @property
-    def file_name(self) -> str:
-        return f"{self.run}.{short_hash(self.canonical())}.json"
+
+class ReplayVerdict(AboutRun):
+    """The verdict of a replay of a run.
+
+    Attributes:
+        again: id of the new attempt; empty if none was recorded.
+        agrees: whether the new attempt confirms the recorded one.
+        rule: ``bit-exact`` if the bits are the same, or must be; ``interval`` if they may differ and do;
+            ``failed`` if the new attempt has no result.
+        why: one sentence.
+        differences: differences of the surroundings that may change bits.
+        recorded, replayed: test accuracies in %.
+        low, high: the prediction interval in %, if that was the rule.
+        judged: date and time with their zone, ISO 8601.
+        host: identifier of the replay's machine, see `provenance.host_id`; empty if there is none.
+    """
+
+    schema_version: Version = 1
+    kind: Literal["replay"] = "replay"
+    again: Annotated[str, Field(pattern=r"^([0-9a-f]{16}\.[0-9]{1,7})?$")] = ""
+    agrees: bool
+    rule: Literal["bit-exact", "interval", "failed"]
+    why: Message
+    differences: list[Message] = Field(max_length=1000)
+    recorded: Percent
+    replayed: Percent | None = None
+    low: _Points | None = None
+    high: _Points | None = None
+    judged: Time
+    host: Hash = ""
+
+    @model_validator(mode="after")
+    def _is_one_run(self) -> ReplayVerdict:
+        if self.again and self.again.split(".")[0] != self.run.split(".")[0]:
+            raise ValueError("'again' is an attempt at another run")
+        return self
 
 
 def write_sidecar(root: Path, sidecar: Sidecar) -> Path:
     """Write a sidecar under its name. Raises FileExistsError: an existing file is never changed."""
-    return write_document(sidecar_folder(root, sidecar.board) / sidecar.file_name, sidecar)
+    return write_document(board_folder(root, sidecar.board) / SIDECARS / sidecar.file_name, sidecar)
 
 
 def read_sidecar(path: Path) -> Sidecar:
     """Read a sidecar. Raises UserError if its schema, a hash in its name, or its board is wrong."""
     check_kind(path, "sidecar")
-    text, sidecar = read_document(path, Sidecar)
-    check_name(path, text, sidecar.run, sidecar)
-    if sidecar.board != path.parents[1].name:
-        raise UserError(f"{path}: the sidecar belongs to board {sidecar.board!r}")
-    return sidecar
+    return Sidecar.read(path, "sidecar")
 
 
 def read_sidecars(root: Path, board: str, run: str = "") -> tuple[list[Sidecar], list[RefusedFile]]:
     """All sidecars of a board (or of one of its runs), the oldest first, and the refused files."""
-    sidecars, refused = read_folder(sidecar_folder, root, board, read_sidecar, run)
+    sidecars, refused = read_folder(root, board, SIDECARS, read_sidecar, run)
     return sorted(sidecars, key=lambda s: (s.provenance.started, s.file_name)), refused
 
 
@@ -158,6 +202,22 @@ def sidecar_of(record: RunRecord, sidecars: Iterable[Sidecar]) -> Sidecar | None
     return None
 
 
-def has_sidecar(root: Path, record: RunRecord) -> bool:
-    """Whether the full profile of a run has been measured."""
-    return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0]) is not None
+def find_sidecar(root: Path, record: RunRecord) -> Sidecar | None:
+    """The valid sidecar of a run in a results folder; None if its full profile was not measured."""
+    return sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+
+
+def write_verdict(root: Path, verdict: ReplayVerdict) -> Path:
+    """Write a verdict under its name. Raises FileExistsError: an existing file is never changed."""
+    return write_document(board_folder(root, verdict.board) / REPLAYS / verdict.file_name, verdict)
+
+
+def read_verdict(path: Path) -> ReplayVerdict:
+    """Read a verdict. Raises UserError if its schema, a hash in its name, or its board is wrong."""
+    return ReplayVerdict.read(path, "verdict")
+
+
+def read_verdicts(root: Path, board: str) -> tuple[list[ReplayVerdict], list[RefusedFile]]:
+    """All verdicts on replays of a board, the oldest first, and the refused files."""
+    verdicts, refused = read_folder(root, board, REPLAYS, read_verdict)
+    return sorted(verdicts, key=lambda v: (v.judged, v.file_name)), refused

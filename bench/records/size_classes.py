@@ -12,7 +12,8 @@ from ...registry import UserError, option
 from ..spec.suite import MATCHED, Suite
 from .record import Size
 
-_COUNTS = ("parameters", "frozen", "learned_buffers")
+#: What has the counts of a network: an event of `probe` or of a check, or a record's size; None for no counts.
+Counted = Mapping[str, Any] | Size | None
 
 
 def limits(reference: int) -> tuple[int, int]:
@@ -20,8 +21,10 @@ def limits(reference: int) -> tuple[int, int]:
     return -(-reference * round(100 * (1 - MATCHED)) // 100), reference * round(100 * (1 + MATCHED)) // 100
 
 
-def why_not_matched(reference: int, parameters: int | None = None, frozen: int = 0, learned_buffers: int = 0) -> str:
+def why_not_matched(reference: int, found: Counted) -> str:
     """Why a network is not matched to a reference count; empty if it is matched, or if nothing was counted."""
+    values = found.model_dump() if isinstance(found, Size) else found or {}
+    parameters, frozen, learned_buffers = (values.get(key) for key in ("parameters", "frozen", "learned_buffers"))
     low, high = limits(reference)
     if parameters is not None and not low <= parameters <= high:
         return (
@@ -37,22 +40,14 @@ def why_not_matched(reference: int, parameters: int | None = None, frozen: int =
     return ""
 
 
-def why_not_in(suite: Suite, **counts: int) -> str:
+def why_not_in(suite: Suite, found: Counted) -> str:
     """As `why_not_matched`, for the class of a suite; empty if it has none."""
     if suite.parameter_class != "matched" or suite.reference_parameters is None:
         return ""
-    return why_not_matched(suite.reference_parameters, **counts)
+    return why_not_matched(suite.reference_parameters, found)
 
 
-def refuse_unmatched(suite: Suite, model: str, **counts: int) -> None:
+def refuse_unmatched(suite: Suite, model: str, found: Counted) -> None:
     """Check that a model belongs to the class of a suite; UserError if it does not."""
-    if why := why_not_in(suite, **counts):
+    if why := why_not_in(suite, found):
         raise UserError(f"model {model!r} {why}; change it, or run it with {option('class', 'as-published')}")
-
-
-def counts_of(found: Mapping[str, Any] | Size | None) -> dict[str, int]:
-    """The counts that decide the class, from an event of `probe`, a row of a board or a record's size; empty if nothing
-    was counted.
-    """
-    values = found.model_dump() if isinstance(found, Size) else found or {}
-    return {name: int(values[name]) for name in _COUNTS if values.get(name) is not None}

@@ -159,11 +159,16 @@ def _published_steps(spec: RunSpec, today: Recipe) -> int:
         return spec.steps
 
 
+def source_now(model: str, opened: Iterable[str]) -> str:
+    """Hash of the current source of a model and of these side files; UserError if the model is not registered here."""
+    resolved = MODELS.find(model)
+    return source_hash(resolved, lines_of(contents(resolved.files, opened)))
+
+
 def _source_hash(model: str, *opened: str) -> str:
-    """Hash of the current source of a model and of these side files; empty if the model is not registered here."""
+    """As `source_now`; empty if the model is not registered here."""
     try:
-        resolved = MODELS.find(model)
-        return source_hash(resolved, lines_of(contents(resolved.files, opened)))
+        return source_now(model, opened)
     except UserError:
         return ""
     except (OSError, SyntaxError):

@@ -21,8 +21,8 @@ _BOARD = re.compile(NAME.replace("0,99", f"0,{LONGEST_BOARD}"))
 _CHECKPOINT = re.compile(r"[0-9a-f]{16}\.(\d+)\.(\d+)\.[0-9a-f]{16}\.pt")
 #: Folders of the records, of the pictures of READMEs, and of the models from cells of notebooks.
 RUNS, FIGURES, SOURCES = "runs", "figures", "sources"
-#: Subfolders of a board's folder that are exchanged together with its records.
-_OUTCOMES, _SIDECARS, _CALIBRATIONS, _REPLAYS = _PARTS = ("outcomes", "equivariance", "calibrations", "replays")
+#: Subfolders of a board's folder that are exchanged together with its records; replays are the verdicts on them.
+OUTCOMES, SIDECARS, CALIBRATIONS, REPLAYS = _PARTS = ("outcomes", "equivariance", "calibrations", "replays")
 _FILE = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
 #: Paths below the results folder that are read from an archive.
 EXCHANGED = re.compile(rf"{RUNS}/{_FILE}/(({'|'.join(_PARTS)})/)?{_FILE}\.json|{TUNED}/{_FILE}\.toml|{_FILE}\.csv")
@@ -72,24 +72,9 @@ def lock_path(folder: Path, name: str) -> Path:
     return folder / ".locks" / f"{name}.lock"
 
 
-def sidecar_folder(root: Path, board: str) -> Path:
-    """Folder of a board's sidecars."""
-    return board_folder(root, board) / _SIDECARS
-
-
-def outcomes_folder(root: Path, board: str) -> Path:
-    """Folder of a board's outcomes."""
-    return board_folder(root, board) / _OUTCOMES
-
-
-def replays_folder(root: Path, board: str) -> Path:
-    """Folder of the verdicts on a board's replays."""
-    return board_folder(root, board) / _REPLAYS
-
-
 def calibrations_folder(root: Path, board: str) -> Path:
     """Folder of a board's calibrations. The name is not checked, because this is also called for unknown folders."""
-    return root / RUNS / board / _CALIBRATIONS
+    return root / RUNS / board / CALIBRATIONS
 
 
 def verdict_path(root: Path, model: str, source: str) -> Path:

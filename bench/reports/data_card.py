@@ -13,7 +13,6 @@ from ...registry import DATASETS, UserError
 from ..boards.board import load_board
 from ..boards.statistics import mean
 from ..records.store import board_names
-from ..tools.files import results_root
 from ..tools.schema import visible
 from ..tools.text import command, plural
 
@@ -23,11 +22,11 @@ IMAGES, ROWS = 12, 20
 SIDE = 56
 
 
-def data_card(name: str, results: str | None = None, root: str | None = None, out: str | None = None) -> dict[str, Any]:
+def data_card(name: str, root: Path, data_folder: str | None = None, out: str | None = None) -> dict[str, Any]:
     """Everything about a data set, ready for JSON. The data set is prepared if needed, but nothing is downloaded.
 
     Args:
-        results, root: folders of the results and of the data sets.
+        root, data_folder: folders of the results and of the data sets.
         out: file for the `sheet`.
 
     Raises:
@@ -35,7 +34,7 @@ def data_card(name: str, results: str | None = None, root: str | None = None, ou
     """
     if out is not None and Path(out).suffix != ".png":
         raise UserError(f"--out {out}: the sheet is a PNG picture; the name must end in .png")
-    entry, folder = DATASETS.find(name).entry, data_root(root)
+    entry, folder = DATASETS.find(name).entry, data_root(data_folder)
     keys = ("shape", "classes", "sizes", "task", "rotation", "source", "licence", "citation", "note")
     card: dict[str, Any] = {"dataset": name, "about": entry.doc, **{key: entry.fields.get(key, "") for key in keys}}
     card |= {"rotation": bool(card["rotation"]), "registered_digest": entry.fields.get("digest", "")}
@@ -47,7 +46,7 @@ def data_card(name: str, results: str | None = None, root: str | None = None, ou
         counts = {p: np.bincount(getattr(found, p).labels, minlength=found.classes).tolist() for p in PARTS}
         card["images"] = {"mean": means, "deviation": deviations, "counts": counts}
         card["images"] |= {"bits": 8 if found.maximum < 256 else 16, "digest": found.digest()}
-    card["boards"] = boards_on(name, results_root(results))
+    card["boards"] = boards_on(name, root)
     if out is not None:
         if found is None:
             raise UserError(f"{name} cannot be drawn: {card['problem']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from ..boards.rows import write_board
 from ..measures.angle_and_depth import CURVE_DEGREES, angle_curve, feature_errors
 from ..measures.equivariance import Scene, claimed_elements, measure_core
 from ..measures.execution_profile import begin
-from ..measures.invariance import Judgement, claim_error, move_weights
+from ..measures.invariance import Judgement, judge
 from ..records.find import find_finished
 from ..records.record import CorePoint
-from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, read_sidecars, sidecar_of, write_sidecar
-from ..records.store import sidecar_folder
+from ..records.sidecar import FULL_ERRORS, FULL_PREDICTIONS, LayerPoint, find_sidecar, write_sidecar
+from ..records.store import SIDECARS, board_folder
 from ..tools.files import ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import PROGRESS, first_line, plain_table
@@ -56,9 +56,7 @@ class Sample:
     """Test images of a data set, balanced by class, at any size."""
 
     images: torch.Tensor
-    prepare: Normalise
-    background: list[float]
-    maximum: int
+    scene: Scene
     classes: int
 
     @classmethod
@@ -66,13 +64,14 @@ class Sample:
         data = load(dataset, data_root(data_folder))
         order = balanced_order(data.test.labels, data.classes, CORE_IMAGES)
         images, _ = as_tensors(data.test, device, order)
-        return cls(images, Normalise.of(data, device), border_median(data), data.maximum, data.classes)
+        scene = Scene(images.shape[-1], Normalise.of(data, device), border_median(data), data.maximum, device)
+        return cls(images, scene, data.classes)
 
     def at(self, size: int) -> torch.Tensor:
         """The images, cropped or padded with their background to `size` pixels."""
         more = size - self.images.shape[-1]
         before, after = more // 2, more - more // 2
-        ground = torch.tensor(self.background, device=self.images.device)[:, None, None] * self.maximum
+        ground = torch.tensor(self.scene.background, device=self.scene.device)[:, None, None] * self.scene.maximum
         return F.pad(self.images.float() - ground, (before, after, before, after)) + ground
 
 
@@ -93,14 +92,11 @@ def at_size(name: str, sample: Sample, size: int, invariant: str) -> AtSize:
     model = build_at_size(name, sample, size)
     if isinstance(model, str):
         return AtSize(size, model)
-    images = sample.at(size)
-    core = measure_core(model, images, sample.prepare, sample.background, sample.maximum, invariant)
-    scene = Scene(size, sample.prepare, sample.background, sample.maximum, images.device)
+    images, scene = sample.at(size), replace(sample.scene, size=size)
+    core = measure_core(model, images, scene, invariant)
     curve, layers = angle_curve(model, scene), feature_errors(model, scene)
     claims = len(claimed_elements(invariant)) > 1
-    move_weights(model, sample.prepare(images))
-    moved = claim_error(model, images, sample.prepare, invariant if claims else "C4")
-    judgement = Judgement(core.eq_claimed if claims else core.eq_exact_c4, moved)
+    judgement = judge(model, images, scene.prepare, invariant if claims else "C4")
     return AtSize(size, "collapsed" if core.collapsed else "ok", core, curve, layers, judgement)
 
 
@@ -204,7 +200,7 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
     root = results_root(results)
     record = find_finished(run, root, option("run"))
     ensure_writable(out, "out")
-    sidecar = sidecar_of(record, read_sidecars(root, record.spec.board, record.run_id)[0])
+    sidecar = find_sidecar(root, record)
     if sidecar is None:
         what = "%s seed %d: the full profile, before and after training …"
         PROGRESS.info(what, record.spec.model, record.spec.seed)
@@ -219,7 +215,7 @@ def run_report(run: str, results: str | None, out: Path, machine: Machine) -> Re
         {"figure": key, **{when: getattr(moment, key) for when, moment in moments.items()}}
         for key in (*FULL_ERRORS, *FULL_PREDICTIONS)
     ]
-    path = sidecar_folder(root, record.spec.board) / sidecar.file_name
+    path = board_folder(root, record.spec.board) / SIDECARS / sidecar.file_name
     extra = {"run": record.run_id, "sidecar": str(path), "record": sidecar.model_dump(mode="json")}
     return Report(rows, trained_conclusion(sidecar.trained, sidecar.warnings), pictures, extra)
 

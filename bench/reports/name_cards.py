@@ -8,18 +8,21 @@ from typing import Any
 
 from ...registry import DATASETS, MODELS, UnknownName, UserError, nearest
 from ..boards.families import find_points
+from ..records.find import matches_a_run
 from ..records.store import board_names
 from ..spec.recipe import PAPER, named_recipes, paper_recipes
-from ..spec.suite import Suite, suite_names
+from ..spec.suite import suite_names
 from ..tools.text import fitted_table, follow_up_command, plural, wrapped
 
 
 def kind_of(name: str, root: Path) -> str:
-    """``model``, ``data set``, ``suite``, ``board`` or ``recipe``; runs are looked up first, see `run_card`.
+    """``run``, ``model``, ``data set``, ``suite``, ``board`` or ``recipe``.
 
     Raises:
         UserError: nothing has this name.
     """
+    if matches_a_run(name, root):
+        return "run"
     try:
         MODELS.find(name)
         return "model"
@@ -44,16 +47,17 @@ def kind_of(name: str, root: Path) -> str:
     raise UserError(f"{run}{none}; {nearest(name, kinds, listing, kinds)}")
 
 
-def suite_card(points: Sequence[Suite]) -> dict[str, Any]:
+def suite_card(name: str) -> dict[str, Any]:
     """A suite, or a family of suites, with the registered facts of its models."""
+    points = find_points(name)
     suite = points[0]
     card: dict[str, Any] = {"suite": suite.name, "title": suite.title, "dataset": suite.dataset}
     card |= {"budget": ", ".join(dict.fromkeys(p.budget for p in points)), "recipe": suite.recipe}
     card |= {"profile": suite.profile, "fit": suite.fit, "seeds": suite.seed_list, "reference": suite.reference_model}
     models = []
-    for name in suite.models:
-        model = MODELS.find(name)
-        row = {"model": name, "group": model.get("group", ""), "invariant": model.get("invariant", "")}
+    for model_name in suite.models:
+        model = MODELS.find(model_name)
+        row = {"model": model_name, "group": model.get("group", ""), "invariant": model.get("invariant", "")}
         row["parameters"] = next((f"{n:,}" for n in (model.get("params") or {}).values()), "")
         models.append(row | {"source": model.get("source", "")})
     return {**card, "boards": [point.board() for point in points], "models": models}
@@ -61,7 +65,7 @@ def suite_card(points: Sequence[Suite]) -> dict[str, Any]:
 
 def suite_text(name: str, width: int | None) -> str:
     """The card of a suite for a terminal."""
-    card = suite_card(find_points(name))
+    card = suite_card(name)
     head = f"{card['suite']}: {card['title']}" if card["title"] else card["suite"]
     facts = [f"{key} {card[key]}" for key in ("dataset", "budget", "recipe", "profile", "fit")]
     facts += [plural(len(card["seeds"]), "seed"), f"reference {card['reference'] or 'none'}"]
@@ -85,8 +89,7 @@ def recipe_rows() -> list[dict[str, Any]]:
     return [{key: ", ".join(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows]
 
 
-def recipe_text(name: str, width: int | None) -> str:
-    """The recipes of this name for a terminal, one paragraph each."""
-    rows = [row for row in recipe_rows() if row["name"] == name]
+def recipe_text(rows: Sequence[dict[str, Any]], width: int | None) -> str:
+    """Some of `recipe_rows` for a terminal, one paragraph each."""
     paragraphs = [[f"{key.replace('_', ' ')}: {value}" for key, value in row.items() if value] for row in rows]
     return "\n\n".join("\n".join(wrapped(line, width) for line in lines) for lines in paragraphs)

@@ -7,25 +7,21 @@ from typing import Any
 
 from ...registry import UserError
 from ..boards.claims import claim_columns
-from ..records.find import find_run, matches_a_run
+from ..records.find import find_run
 from ..records.outcomes import outcomes_path, read_predictions
 from ..records.provenance import harness_hash
 from ..records.record import CORE_ERRORS, RunRecord
 from ..records.staleness import staleness
-from ..records.store import board_folder, log_path, replays_folder, sidecar_folder, weights_path
-from ..tools.files import results_root
+from ..records.store import REPLAYS, SIDECARS, board_folder, log_path, weights_path
 from ..tools.schema import visible
 
 
-def run_card(run: str, results: str | None = None) -> dict[str, Any] | None:
-    """The record of the run whose id begins with `run`, with further facts; None if no id begins with `run`.
+def run_card(run: str, root: Path) -> dict[str, Any]:
+    """The record of the run whose id begins with `run`, with further facts; `root` is the results folder.
 
     Raises:
-        UserError: several ids begin with `run`, or the record is refused.
+        UserError: no id or several ids begin with `run`, or the record is refused.
     """
-    root = results_root(results)
-    if not matches_a_run(run, root):
-        return None
     record = find_run(run, root)
     claimed = claim_columns([record], record.provenance.registered.get("invariant", ""))
     found = {**_further_facts(root, record), "claim": claimed["claim"], **record.model_dump(mode="json")}
@@ -59,8 +55,8 @@ def _further_facts(root: Path, record: RunRecord) -> dict[str, Any]:
     kept["log"] = log_path(root, board, run)
     if outcomes := outcomes_path(root, record):
         kept["outcomes"] = outcomes
-    for what, folder in (("equivariance", sidecar_folder), ("replay", replays_folder)):
-        paths = sorted(folder(root, board).glob(f"{run}.*.json"))
+    for what, part in (("equivariance", SIDECARS), ("replay", REPLAYS)):
+        paths = sorted((board_folder(root, board) / part).glob(f"{run}.*.json"))
         kept |= {f"{what} {i}": path for i, path in enumerate(paths, 1)}
     changed = [part for part in staleness(record, root).split(", ") if part]
     if record.provenance.harness_hash not in ("", harness_hash()):

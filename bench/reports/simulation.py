@@ -61,9 +61,9 @@ class Case:
 class Simulation:
     """The simulated networks of a case: their true accuracies, and experiments with them."""
 
-    def __init__(self, case: Case, start: int = _START) -> None:
+    def __init__(self, case: Case) -> None:
         self.case = case
-        self.rng = np.random.Generator(np.random.PCG64(start))
+        self.rng = np.random.Generator(np.random.PCG64(_START))
         unequal = case.difficulty == UNEQUAL
         self._shared: NDArray[np.float64] = _SHARED if unequal else np.zeros(1)
         self._own: NDArray[np.float64] = _OWN if unequal else np.zeros(1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from ...registry import DATASETS, MODELS, UserError, include, option
 from ..records.provenance import query_devices, query_hardware_key
 from ..records.record import RunRecord
-from ..records.size_classes import counts_of, refuse_unmatched
+from ..records.size_classes import refuse_unmatched
 from ..records.staleness import staleness
 from ..spec.accepted_sizes import refuse_sizes
 from ..spec.budget import find_budget
@@ -70,15 +69,6 @@ def common_hardware_key(devices: Iterable[str]) -> tuple[str, dict[str, str]]:
     return next(iter(keys.values())), gpus
 
 
-@dataclass(frozen=True)
-class Admission:
-    """The result of `admit`."""
-
-    slots: list[str]  #: The device of each process that may run at the same time.
-    work: dict[str, float]  #: FLOPs per image of each model, if known.
-    note: str  #: About the devices, for the user; may be empty.
-
-
 def probe_models(
     models: list[str],
     dataset: str,
@@ -113,7 +103,10 @@ def needs_gpus(suite: Suite, machine: Machine) -> bool:
 
 
 def admit_devices(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> tuple[list[str], str]:
-    """Decide from the events of a probe on which devices the runs of a suite may go; see `Admission`."""
+    """Decide from the events of a probe on which devices the runs of a suite may go.
+
+    Returns the device of each process that may run at the same time, and a note for the user, which may be empty.
+    """
     unknown = Gpus(why="the process that looks for GPUs ended without an answer", expected=True)
     here = next((Gpus(**e["gpus"]) for e in events if e["event"] == "devices"), unknown)
     slots = machine.slots(len(here.uuids), here.why)
@@ -128,9 +121,8 @@ def admit_devices(suite: Suite, machine: Machine, events: list[dict[str, Any]]) 
     return slots, note
 
 
-def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admission:
-    """Decide from the events of a probe on which devices the runs of a suite may go, and refuse unsuitable models."""
-    slots, note = admit_devices(suite, machine, events)
+def admit_models(suite: Suite, events: list[dict[str, Any]]) -> dict[str, float]:
+    """Refuse unsuitable models by the events of a probe; returns the FLOPs per image of each model, if known."""
     seen = [e for e in events if e["event"] == "model"]
     why = {
         e["model"]: f"cannot be built for this size ({e['error']}), but can be built for {e['builds_at']} pixels"
@@ -143,8 +135,8 @@ def admit(suite: Suite, machine: Machine, events: list[dict[str, Any]]) -> Admis
             raise UserError(f"model {event['model']!r} cannot be built: {event['refused']}")
         if "wrong_shape" in event:
             raise UserError(f"model {event['model']!r} breaks its contract: {event['wrong_shape']}")
-        refuse_unmatched(suite, event["model"], **counts_of(event))
-    return Admission(slots, {e["model"]: float(e.get("flops", 0.0)) for e in seen}, note)
+        refuse_unmatched(suite, event["model"], event)
+    return {e["model"]: float(e.get("flops", 0.0)) for e in seen}
 
 
 def refuse_declared(suite: Suite) -> None:
@@ -154,7 +146,7 @@ def refuse_declared(suite: Suite) -> None:
     for model in suite.models:
         found = MODELS.find(model)
         declared = {} if found.wrappers else found.get("params") or {}
-        refuse_unmatched(suite, model, **counts_of({"parameters": declared.get(inputs)}))
+        refuse_unmatched(suite, model, {"parameters": declared.get(inputs)})
 
 
 def base_recipe(suite: Suite) -> Recipe:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..records.record import FINAL, Context, RunRecord, read_board
-from ..records.sidecar import has_sidecar
-from ..records.size_classes import counts_of, refuse_unmatched
+from ..records.sidecar import find_sidecar
+from ..records.size_classes import refuse_unmatched
 from ..records.staleness import BoardStaleness
 from ..records.store import board_folder, remove_checkpoints
 from ..spec.suite import RunSpec, Suite
@@ -53,14 +53,14 @@ def agenda_of(suite: Suite, root: Path, machine: Machine, specs: list[RunSpec], 
         current = [r for r in finished if not stale[r.file_name]]
         # The parameter class is checked for finished runs too.
         for record in current if refresh else current or finished:
-            refuse_unmatched(suite, spec.model, **counts_of(record.cost))
+            refuse_unmatched(suite, spec.model, record.cost)
         if not finished or (refresh and not current):
             found.pending.append(job_of(suite, root, machine, spec, latest + 1))
             continue
         found.skipped += 1
         if not current:
             found.stale[f"{spec.model} seed {spec.seed}"] = stale[finished[0].file_name]
-        elif suite.equivariance == "full" and current[0].status == "ok" and not has_sidecar(root, current[0]):
+        elif suite.equivariance == "full" and current[0].status == "ok" and find_sidecar(root, current[0]) is None:
             found.pending.append(job_of(suite, root, machine, spec, current[0].attempt))
     return found
 

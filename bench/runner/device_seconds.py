@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...registry import MODELS, UserError
-from ...side_files import contents, lines_of
-from ...source import source_hash
-from ..boards.board import Board
+from ...side_files import contents
+from ..boards.board import load_board
 from ..records.calibration import (
     Block,
     Calibration,
@@ -27,6 +26,7 @@ from ..records.calibration import (
     take_turns,
     write_calibration,
 )
+from ..records.staleness import source_now
 from ..records.store import log_path
 from ..spec.budget import drifted, find_budget, steps_in
 from ..spec.suite import RunSpec, Suite, plan, recipe_of
@@ -35,21 +35,15 @@ from ..tools.machine import Machine
 from ..tools.text import plural
 from ..training.job import StepTiming
 from .fork_server import Process
-from .local import GRACE_S, ask, end, ending, events_of, last_log_line, start
+from .local import GRACE_S, ask, end, ending, events_of, start
 
 
 def _is_unchanged(calibration: Calibration) -> bool:
     """Whether the model of a calibration is registered here with the same source."""
     try:
-        return _hash_now(calibration.model, calibration.opened) == calibration.source_hash
+        return source_now(calibration.model, calibration.opened) == calibration.source_hash
     except UserError:
         return False
-
-
-def _hash_now(model: str, opened: Iterable[str]) -> str:
-    """Current hash of the source of a model and of the files that it opened."""
-    resolved = MODELS.find(model)
-    return source_hash(resolved, lines_of(contents(resolved.files, opened)))
 
 
 class TimedBoard:
@@ -105,7 +99,7 @@ class TimedBoard:
         for found in done.calibrations:
             if not found.confirms:  # with the files that the model opened during the measurement
                 opened = self._opened.get(found.model, {})
-                found = found.model_copy(update={"opened": opened, "source_hash": _hash_now(found.model, opened)})
+                found = found.model_copy(update={"opened": opened, "source_hash": source_now(found.model, opened)})
             write_calibration(self.root, self.board, found)
         return done.failed
 
@@ -136,16 +130,17 @@ class TimedBoard:
         """The step times that hold now, in seconds, by model."""
         return {m: c.exact_step_s for m, c in latest(read_calibrations(self.root, self.board)).items()}
 
-    def forget_drifted(self, board: Board) -> bool:
+    def forget_drifted(self, board: str) -> bool:
         """Mark the models of the suite whose runs drift with their step time of now: they are calibrated again.
 
         Returns whether there are any. The board may be that of the suite's trials.
         """
+        chosen = load_board(self.root, board).chosen
         seconds, times = find_budget(self.suite.budget).seconds, self._times()
         assert seconds is not None
         found = {
             spec.model
-            for spec in (r.spec for r, _ in board.chosen if r.status == "invalid" and r.reason.startswith("drift"))
+            for spec in (r.spec for r, _ in chosen if r.status == "invalid" and r.reason.startswith("drift"))
             if spec.model in self.suite.models
             and spec.model in times
             and spec.steps == steps_in(seconds, times[spec.model])
@@ -157,7 +152,7 @@ class TimedBoard:
         files = contents(MODELS.find(model).files, opened)
         batch = recipe_of(self.suite, model, self.root, self.hardware_key).batch
         return Calibration(
-            model=model, source_hash=_hash_now(model, files), opened=files, dataset=self.suite.dataset, batch=batch,
+            model=model, source_hash=source_now(model, files), opened=files, dataset=self.suite.dataset, batch=batch,
             profile=self.suite.profile, hardware_key=self.hardware_key, sequence=1, blocks=[], beside=[],
         )  # fmt: skip
 
@@ -226,7 +221,7 @@ class _ProcessSession:
     def _next(self, kind: str) -> dict[str, Any]:
         event = next(self._events, None)
         if event is None:
-            raise TrainingFailed(*ending(self._process.wait(), last_log_line(self._log)))
+            raise TrainingFailed(*ending(self._process.wait(), self._log))
         if event["event"] == "failed":
             raise TrainingFailed(event["status"], event["reason"])
         if event["event"] == "company":

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...registry import UserError
-from ..boards.board import Board, load_board
+from ..boards.board import Board
 from ..boards.rows import write_board
 from ..records.record import FINAL, RunRecord
 from ..spec.shard import Shard
-from ..spec.suite import RunSpec, Suite, find_suite, plan
+from ..spec.suite import RunSpec, Suite, plan
 from ..tools.files import WriteError, ensure_writable, results_root
 from ..tools.machine import Machine
 from ..tools.text import plural
@@ -85,12 +85,10 @@ class Outcome:
 
 
 def run(
-    suite: str | Suite,
+    suite: Suite,
     *,
     results: str | Path | None = None,
     machine: Machine | None = None,
-    data_root: str | Path | None = None,
-    includes: Iterable[str | Path] = (),
     listener: Listener | None = None,
     trials: Callable[[list[RunSpec]], list[RunSpec]] = list,
     refresh: bool = False,
@@ -99,10 +97,7 @@ def run(
     """Train the missing runs of a suite and rebuild its board. A failed run is a row of the board too.
 
     Args:
-        suite: name of a shipped suite, path of a suite file, or a `Suite`.
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
-        data_root: folder of the data sets, instead of that of `machine`.
-        includes: files that register models or data sets, in addition to those of `machine`.
         trials: converts the planned runs into the runs to be executed, all of one board; see `tune`.
         refresh: also run stale runs again, as further attempts.
         shard: execute only this share of the runs.
@@ -111,10 +106,6 @@ def run(
         UserError: the input is wrong; nothing was trained.
     """
     machine = machine or Machine()
-    machine = replace(
-        machine, data_root=data_root or machine.data_root, includes=tuple(dict.fromkeys([*machine.includes, *includes]))
-    )
-    suite = find_suite(suite) if isinstance(suite, str) else suite
     admission.refuse_names(suite, machine)
     root = results_root(results)
     is_new = not root.exists()
@@ -130,7 +121,12 @@ def run(
 
 @dataclass
 class HeadToHead:
-    """One call of `run`: executes the missing runs of a suite. `slots` and `work` are as in `Admission`."""
+    """One call of `run`: executes the missing runs of a suite.
+
+    Attributes:
+        slots: the device of each process that may run at the same time.
+        work: FLOPs per image of each model, if known.
+    """
 
     suite: Suite
     root: Path
@@ -147,11 +143,12 @@ class HeadToHead:
             admission.refuse_cpu(self.suite.budget, self.machine.device)
             admission.refuse_sharing(self.suite.budget, self.machine.seeds_in_parallel)
             if admission.counts_seconds(self.suite.budget):
-                return self._execute_timed()
-            outcome, pending = self._plan(plan(self.suite, root=self.root))
-            if pending:
-                self._prepare()
-                self._execute_pending(pending, outcome)
+                outcome = self._execute_timed()
+            else:
+                outcome, pending = self._plan(plan(self.suite, root=self.root))
+                if pending:
+                    self._prepare()
+                    self._execute_pending(pending, outcome)
             outcome.board = write_board(self.root, outcome.board.name, self.suite.reference_parameters)
             return outcome
         finally:
@@ -175,7 +172,7 @@ class HeadToHead:
         if not self.shard:  # an earlier call may have been interrupted after runs that drifted
             steps = dict.fromkeys(self.suite.models, 1)
             first_spec = self.trials(plan(self.suite, steps, key, self.root))[0]  # trials have a board of their own
-            timed.forget_drifted(load_board(self.root, first_spec.board))
+            timed.forget_drifted(first_spec.board)
         # A second round calibrates models with drifted runs again and repeats all their seeds; a shard lacks some.
         for _ in range(1 if self.shard else 2):
             outcome, pending = self._plan(timed.plan())
@@ -188,9 +185,8 @@ class HeadToHead:
             if first is not None:
                 outcome.ran, outcome.skipped = first.ran | outcome.ran, first.skipped
             first = outcome
-            if not timed.forget_drifted(load_board(self.root, outcome.board.name)):
+            if not timed.forget_drifted(outcome.board.name):
                 break
-        outcome.board = write_board(self.root, outcome.board.name, self.suite.reference_parameters)
         return outcome
 
     def _plan(self, specs: list[RunSpec]) -> tuple[Outcome, list[Job]]:
@@ -211,10 +207,10 @@ class HeadToHead:
         early = check_devices if admission.needs_gpus(self.suite, self.machine) else None
         names, files = self.suite.models, self.machine.files
         seen = admission.probe_models(names, self.suite.dataset, files, self._load_data, early)
-        admitted = admission.admit(self.suite, self.machine, seen)
-        self.slots, self.work = admitted.slots, admitted.work
-        if admitted.note:
-            self.listener.note(admitted.note)
+        self.slots, note = check_devices(seen)
+        self.work = admission.admit_models(self.suite, seen)
+        if note:
+            self.listener.note(note)
 
     def _load_data(self) -> None:
         from ...datasets.images import data_root, load

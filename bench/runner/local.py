@@ -280,21 +280,17 @@ class LocalEngine:
         kept = "" if step is None else f"; a checkpoint of step {step} of {spec.steps} is kept"
         if one.overdue:
             return "timeout", f"ended after its deadline of {self._deadline_s:g} s{kept}"
-        status, reason = ending(code, last_log_line(one.log, one.logged))
+        status, reason = ending(code, one.log, one.logged)
         return status, f"{reason}{kept}"
 
 
-def ending(code: int, said: str) -> tuple[Status, str]:
-    """Status and reason for a process that ended without a report, from its exit code and its last words."""
+def ending(code: int, log: Path, since: int = 0) -> tuple[Status, str]:
+    """Status and reason for a process that ended without a report, from its code and its log after byte `since`."""
     if code < 0:
         memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return "lost", f"killed by {signal.Signals(-code).name}{memory}"
-    return "error", f"the process ended with exit code {code}" + (f": {said}" if said else "")
-
-
-def last_log_line(log: Path, since: int = 0) -> str:
-    """The last line of a log after byte `since`; empty if there is none."""
     with log.open("rb") as file:
         # The log may be large, because a model can print any amount.
         file.seek(max(since, file.seek(0, 2) - LAST_BYTES))
-        return last_line(file.read().decode(errors="replace"))
+        said = last_line(file.read().decode(errors="replace"))
+    return "error", f"the process ended with exit code {code}" + (f": {said}" if said else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from ..records.record import RunRecord
 from ..spec.suite import RunSpec, Suite
 from ..tools.machine import Machine
 from ..tools.schema import parse
+from ..tools.text import is_selected
 from .admission import refuse_joining
 from .head_to_head import Listener
 from .head_to_head import run as run_suite
@@ -40,10 +41,9 @@ class Refreshed:
         return [row for row in rows if row[:2] in wanted and row[2] != "ok"]
 
 
-def stale_runs(board: Board, patterns: Iterable[str] = ()) -> list[tuple[RunRecord, str]]:
+def stale_runs(board: Board, patterns: Sequence[str] = ()) -> list[tuple[RunRecord, str]]:
     """The stale runs of a board, and what has changed; only of models that fit a shell pattern, if there are any."""
-    patterns = list(patterns) or ["*"]
-    return [(r, why) for r, why in board.chosen if why and any(fnmatch.fnmatchcase(r.spec.model, p) for p in patterns)]
+    return [(record, why) for record, why in board.chosen if why and is_selected(record.spec.model, patterns)]
 
 
 def refresh(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from ..boards.board import load_board
 from ..boards.repeats import Agreement, agreement, differences
 from ..boards.statistics import SMALLEST_SAMPLE
 from ..records.find import find_run
-from ..records.provenance import cpu_name, host_id, versions
+from ..records.provenance import cpu_name, host_id, timestamp, versions
 from ..records.record import FINAL, RunRecord, attempts_of, read_record
-from ..records.replay_verdict import ReplayVerdict, write_verdict
+from ..records.sidecar import ReplayVerdict, write_verdict
 from ..tools.files import ensure_writable
 from ..tools.gpus import one_device
 from ..tools.machine import Machine
@@ -97,5 +96,5 @@ def judge(
         board=record.spec.board, run=record.run_id, again=again.run_id if again else "", agrees=bool(found.agrees),
         rule=found.rule, why=found.why, differences=differ, recorded=record.results.test_acc_pct,
         replayed=finished.results.test_acc_pct if finished and finished.results else None,
-        low=found.low, high=found.high, judged=datetime.now(UTC).isoformat(timespec="seconds"), host=host_id(),
+        low=found.low, high=found.high, judged=timestamp(), host=host_id(),
     )  # fmt: skip

@@ -17,11 +17,10 @@ from ...registry import UserError, include
 from ..boards.board import Board
 from ..records.record import FINAL
 from ..records.store import lock_path
-from ..spec.recipe import COMMON, TUNED, Recipe
+from ..spec.recipe import COMMON, TUNED, Recipe, read_tuned
 from ..spec.suite import TUNING, RunSpec, Suite, tuned_file
 from ..tools.files import results_root, write_atomically
 from ..tools.machine import Machine
-from ..tools.schema import parse_toml, read_text
 from .admission import base_recipe, refuse_tuning
 from .head_to_head import Listener, Outcome, run
 
@@ -132,11 +131,6 @@ def add_tuned(path: Path, own: dict[str, Any]) -> None:
         table = read_tuned(path) | own
         note = "# Recipes with a rate for each model, chosen on validation images by `equibench tune`."
         write_atomically(path, f"{note}\n{tables_text(table)}".encode())
-
-
-def read_tuned(path: Path) -> dict[str, Any]:
-    """The tables of a file of tuned recipes, by model; empty if there is no file. Raises `UserError`."""
-    return parse_toml(read_text(path), str(path)) if path.is_file() else {}
 
 
 def tables_text(table: dict[str, Any]) -> str:

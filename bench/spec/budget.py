@@ -21,7 +21,7 @@ HARD_STOP = 1.05
 MOST, MOST_EXAMPLES = 1e7, 10**12
 
 #: Each amount has exactly one spelling (e5, not e5.0), because the budget's name is part of the board's name.
-_AMOUNT = re.compile(r"([et])((?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?)|(n)(0|[1-9][0-9]{0,12})")
+_AMOUNT = re.compile(r"[et](?:0|[1-9][0-9]{0,7})(?:\.[0-9]{0,5}[1-9])?|n(?:0|[1-9][0-9]{0,12})")
 _KINDS = {"e": "epochs", "t": "seconds", "n": "examples"}
 
 
@@ -55,8 +55,8 @@ class Budget(Strict):
                 "an E budget has only epochs or examples, a T budget only seconds, a smoke budget only steps"
             )
         # The name of the budget is part of the board's name, so both must agree.
-        if found := _AMOUNT.fullmatch(self.name):
-            what, amount = _KINDS[found[1] or found[3]], found[2] or found[4]
+        if _AMOUNT.fullmatch(self.name):
+            what, amount = _KINDS[self.name[0]], self.name[1:]
             if amounts[what] != float(amount):
                 raise ValueError(f"a budget called {self.name!r} is {amount} {what}")
         return self
@@ -78,10 +78,10 @@ class Budget(Strict):
         return count
 
     def whole_batches_of(self, images: int, batch: int, published: float | None = None) -> int:
-        """Whole batches of an E or P budget, computed without rounding; arguments as for `steps_for`."""
+        """floor(epochs · images / batch) of an E or P budget, see `exact`; arguments as for `steps_for`."""
         if self.examples is not None:
             return self.examples // batch
-        return whole_batches((published if self.kind == "P" else self.epochs) or 0, images, batch)
+        return int(exact((published if self.kind == "P" else self.epochs) or 0) * images // batch)
 
 
 @cache
@@ -95,16 +95,15 @@ def find_budget(name: str) -> Budget:
     """A named budget, or ``e<epochs>``, ``n<examples>`` or ``t<seconds>``. Raises UserError for anything else."""
     if name in named_budgets():
         return named_budgets()[name]
-    found = _AMOUNT.fullmatch(name)
-    if not found:
+    if not _AMOUNT.fullmatch(name):
         raise UserError(
             f"{name[:40]!r} is not a budget; write e<epochs> (e20), n<examples> (n100000) or t<seconds> (t120), or"
             f" {nearest(name, named_budgets())}"
         )
-    what = _KINDS[found[1] or found[3]]
-    amount, most = (int(found[4]), MOST_EXAMPLES) if found[3] else (float(found[2]), MOST)
+    what, number = _KINDS[name[0]], name[1:]
+    amount, most = (int(number), MOST_EXAMPLES) if what == "examples" else (float(number), MOST)
     if not 0 < amount <= most:
-        units = what if found[3] else "epochs or seconds"
+        units = "examples" if what == "examples" else "epochs or seconds"
         raise UserError(f"budget {name!r} is {'zero; give more' if amount == 0 else f'more than {most:,.0f} {units}'}")
     return Budget.model_validate({"name": name, "kind": "T" if what == "seconds" else "E", what: amount})
 
@@ -115,11 +114,6 @@ def exact(amount: float) -> Fraction:
     Python prints a float with the fewest digits that give the same float. These are the digits that were read.
     """
     return Fraction(repr(amount))
-
-
-def whole_batches(epochs: float, images: int, batch: int) -> int:
-    """floor(epochs · images / batch), computed without rounding: the optimiser steps of these epochs, see `exact`."""
-    return int(exact(epochs) * images // batch)
 
 
 def steps_in(seconds: float, step_s: float | Fraction) -> int:

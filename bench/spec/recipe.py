@@ -12,7 +12,7 @@ import fnmatch
 from bisect import bisect_right
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -159,10 +159,20 @@ def _paper_recipe(model: str) -> Recipe:
 
 
 def _tuned_recipe(name: str, model: str, path: Path | None, tune: str) -> Recipe:
-    table = parse_toml(read_text(path), str(path)) if path is not None and path.is_file() else {}
-    if model not in table:
+    table = read_tuned(path) if path is not None else {}
+    if path is None or model not in table:
         what = f"recipe {name!r}: no rate was tuned for model {model!r} on this board"
         raise UserError(f"{what}; choose one with {tune or follow_up_command('tune')}")
-    if not isinstance(table[model], dict):
-        raise UserError(f"{path}: {model!r} must be a table, as [{model}]")
-    return parse(Recipe, {"name": name, **table[model]}, f"{path} [{model}]")
+    return tuned_recipe(name, model, table, path)
+
+
+def read_tuned(path: Path) -> dict[str, Any]:
+    """The tables of a file of tuned recipes, by model; empty if there is no file. Raises `UserError`."""
+    return parse_toml(read_text(path), str(path)) if path.is_file() else {}
+
+
+def tuned_recipe(name: str, model: str, tables: dict[str, Any], path: Path) -> Recipe:
+    """The recipe of a model, with this name, from the tables of a file of tuned recipes; UserError if it is wrong."""
+    if not isinstance(tables[model], dict):
+        raise UserError(f"{path}: {model!r:.100} must be a table, as [{model:.100}]")
+    return parse(Recipe, {"name": name, **tables[model]}, f"{path} [{model:.100}]")

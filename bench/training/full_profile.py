@@ -11,8 +11,6 @@ from torch import nn
 from ...datasets.batches import as_tensors
 from ...datasets.images import balanced_order, data_root, load
 from ...registry import DATASETS, MODELS, UserError
-from ...side_files import contents, lines_of
-from ...source import source_hash
 from ..measures.angle_and_depth import CURVE_DEGREES
 from ..measures.clock import Phases
 from ..measures.equivariance_full import FULL_DRAWS, ORBIT_IMAGES, Inputs, measure_full
@@ -20,7 +18,8 @@ from ..measures.execution_profile import begin
 from ..measures.rotation import ORBIT_DEGREES
 from ..records.provenance import Provenance, hardware
 from ..records.record import RunRecord
-from ..records.sidecar import Sidecar, has_sidecar, write_sidecar
+from ..records.sidecar import Sidecar, find_sidecar, write_sidecar
+from ..records.staleness import source_now
 from ..records.store import weights_path
 from ..spec.suite import PROTOCOL
 from ..tools.machine import Machine
@@ -53,8 +52,8 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
 
 def loaded_again(record: RunRecord, device: torch.device, data_folder: str | Path | None) -> Loaded:
     """The data of a finished run, on a device. Raises UserError: the source or the data have changed since the run."""
-    resolved, made = MODELS.find(record.spec.model), record.provenance
-    if source_hash(resolved, lines_of(contents(resolved.files, made.opened))) != made.source_hash:
+    made = record.provenance
+    if source_now(record.spec.model, made.opened) != made.source_hash:
         raise UserError(f"the source of {record.spec.model!r} has changed since run {record.run_id}")
     data = load(record.spec.dataset, data_root(data_folder))
     if data.digest() != made.data_digest:
@@ -109,7 +108,7 @@ def inputs_of(loaded: Loaded) -> Inputs:
     order = balanced_order(data.test.labels, data.classes, ORBIT_IMAGES)
     images, labels = as_tensors(data.test, loaded.device, order)
     rotation = bool(DATASETS.find(data.name).get("rotation", False))
-    return Inputs(images, labels, loaded.normalise, loaded.background, data.maximum, rotation)
+    return Inputs(images, labels, loaded.scene, rotation)
 
 
 def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, trained: nn.Module | None = None) -> str:
@@ -119,7 +118,7 @@ def add_sidecar(job: Job, record: RunRecord, loaded: Loaded | None = None, train
         loaded, trained: data and model, if this process has trained; None to read them.
     """
     root = Path(job.results)
-    if record.status != "ok" or has_sidecar(root, record):
+    if record.status != "ok" or find_sidecar(root, record):
         return ""
     machine = Machine(job.device, threads=job.threads, data_root=job.data_root, command=job.command)
     try:

@@ -24,6 +24,7 @@ from ...registry import MODELS, UserError, build_model
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.clock import clock_for
 from ..measures.cost import buffers_to_learn, changed_buffers
+from ..measures.equivariance import Scene
 from ..measures.execution_profile import renew_profile
 from ..measures.execution_profile import set_profile as set_profile
 from ..measures.norms import check_statistics, reestimate_batch_norm
@@ -90,6 +91,11 @@ class Loaded:
         rows = split_stratified(self.labels.cpu().numpy(), (count,), random)[0]
         for part in np.array_split(rows, math.ceil(count / EVAL_BATCH)):
             yield self.normalise(self.images[torch.from_numpy(part).to(self.device)])
+
+    @property
+    def scene(self) -> Scene:
+        """Closed-form images as inputs of the model, in the units of the data."""
+        return Scene(self.images.shape[-1], self.normalise, self.background, self.data.maximum, self.device)
 
     def balanced_test_images(self, count: int) -> torch.Tensor:
         """`count` images of the test set (all, if there are fewer), balanced by class."""

@@ -29,7 +29,7 @@ from ..measures.execution_profile import begin, check_profile
 from ..measures.norms import reestimate_batch_norm
 from ..records.outcomes import write_outcomes
 from ..records.record import CorePoint, Results, Status, write_record
-from ..records.store import board_folder, outcomes_folder, remove_checkpoints, weights_path
+from ..records.store import OUTCOMES, board_folder, remove_checkpoints, weights_path
 from ..spec.budget import drifted
 from ..spec.seeds import derive
 from ..tools.files import WriteError, remove_parts
@@ -171,8 +171,8 @@ class Run:
         """Find a checkpoint of an earlier process, and take over its measurements."""
         ledger, spec = self.ledger, self.spec
         origin = ledger.note_origin()
-        for folder in (board_folder(ledger.root, spec.board), outcomes_folder(ledger.root, spec.board)):
-            remove_parts(folder, spec.digest())
+        for part in ("", OUTCOMES):
+            remove_parts(board_folder(ledger.root, spec.board) / part, spec.digest())
 
         def facts(done: Training, finished: bool) -> Facts:
             self._company()  # the next process of this run cannot see what is here now
@@ -233,7 +233,7 @@ class Run:
     def _core(self, model: nn.Module, loaded: Loaded) -> CorePoint:
         images = loaded.balanced_test_images(CORE_IMAGES)
         claim = str(self.ledger.model.get("invariant", "none"))
-        return measure_core(model, images, loaded.normalise, loaded.background, loaded.data.maximum, claim)
+        return measure_core(model, images, loaded.scene, claim)
 
     def _train(self, model: nn.Module, loaded: Loaded, checkpoints: Checkpoints) -> Training:
         reset_peak_memory(self.device)

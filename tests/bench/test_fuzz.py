@@ -15,13 +15,12 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.reported import COLUMNS, read_reported, shipped
 from equibench.bench.boards.rows import csv_text, model_rows, run_rows
 from equibench.bench.boards.terminal_table import board_table
-from equibench.bench.cli.options import _seeds
+from equibench.bench.cli.options import seeds
 from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, read_calibrations, write_calibration
 from equibench.bench.records.record import read_board, read_record, write_record
-from equibench.bench.records.replay_verdict import ReplayVerdict, read_verdict
-from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecar, sidecar_folder
-from equibench.bench.records.store import board_folder, replays_folder
+from equibench.bench.records.sidecar import FullPoint, ReplayVerdict, Sidecar, read_sidecar, read_verdict
+from equibench.bench.records.store import REPLAYS, SIDECARS, board_folder
 from equibench.bench.spec.budget import Budget, find_budget
 from equibench.bench.spec.recipe import find_recipe
 from equibench.bench.spec.suite import RunSpec, Suite, parse_suite, plan
@@ -158,7 +157,7 @@ SIDECAR = Sidecar(
 @given(text=changed(SIDECAR.canonical()))
 @settings(fuzzed)
 def test_sidecars(tmp_path: Path, text: str) -> None:
-    write = under(sidecar_folder(tmp_path, RECORD.spec.board), text, RECORD.spec.digest())
+    write = under(board_folder(tmp_path, RECORD.spec.board) / SIDECARS, text, RECORD.spec.digest())
     if one_sentence(lambda: read_sidecar(write)) is not None:
         if not list(board_folder(tmp_path, RECORD.spec.board).glob("*.json")):
             write_record(tmp_path, RECORD)
@@ -177,7 +176,7 @@ VERDICT = ReplayVerdict(
 def test_what_strangers_bring_is_merged_or_refused(tmp_path: Path, text: str, verdict: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     path = under(board_folder(source, RECORD.spec.board), text, RECORD.spec.digest())
-    kept = under(replays_folder(source, RECORD.spec.board), verdict, RECORD.spec.digest())
+    kept = under(board_folder(source, RECORD.spec.board) / REPLAYS, verdict, RECORD.spec.digest())
     one_sentence(lambda: read_verdict(kept))
     done = one_sentence(lambda: merge([source], target))
     assert {a.name for a in done.files} == {path.name, kept.name}
@@ -265,9 +264,9 @@ def test_budgets_of_all_kinds_of_values(values: dict[str, Any]) -> None:
 @example(text="-1")
 @settings(fuzzed)
 def test_the_option_seeds(text: str) -> None:
-    seeds = one_sentence(lambda: _seeds(text))
-    if seeds is not None:
-        suite = one_sentence(lambda: parse(Suite, {"name": "x", **WHOLE, "seeds": seeds}, "the command line"))
+    found = one_sentence(lambda: seeds(text))
+    if found is not None:
+        suite = one_sentence(lambda: parse(Suite, {"name": "x", **WHOLE, "seeds": found}, "the command line"))
         assert suite is None or (0 < len(suite.seed_list) <= 100_000 and min(suite.seed_list) >= 0)
 
 

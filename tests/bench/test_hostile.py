@@ -14,8 +14,7 @@ import pytest
 from equibench.bench.cli.main import main
 from equibench.bench.records.provenance import REGISTERED
 from equibench.bench.records.record import RunRecord, write_record
-from equibench.bench.records.sidecar import sidecar_folder
-from equibench.bench.records.store import board_folder
+from equibench.bench.records.store import SIDECARS, board_folder
 from equibench.bench.tools.schema import short_hash, visible
 from equibench.registry import MODELS
 
@@ -330,8 +329,8 @@ def test_a_damaged_calibration_or_sidecar_does_not_stop_the_board(
     folder = write_record(tmp_path, record).parent
     (folder / "calibrations").mkdir()
     (folder / "calibrations" / f"{'0' * 16}.json").write_text("[[[")
-    sidecar_folder(tmp_path, BOARD).mkdir()
-    (sidecar_folder(tmp_path, BOARD) / f"{record.run_id}.{'0' * 16}.json").write_text("{}")
+    (board_folder(tmp_path, BOARD) / SIDECARS).mkdir()
+    (board_folder(tmp_path, BOARD) / SIDECARS / f"{record.run_id}.{'0' * 16}.json").write_text("{}")
     code, out, err = equibench(capfd, monkeypatch, "leaderboard", "--results", str(tmp_path))
     assert code == 1 and "made-up" in out and err.count("refused") == 2 and "calibrations" in err
 

@@ -84,10 +84,7 @@ def test_sixteen_bits_give_what_eight_give(data) -> None:
         assert torch.allclose(one, two, atol=1e-5)
     assert np.allclose(eight.background, sixteen.background)
     model = build_from_seed(spec, data("digits-rot"), CPU)
-    cores = [
-        measure_core(model, x.balanced_test_images(20), x.normalise, x.background, x.data.maximum)
-        for x in (eight, sixteen)
-    ]
+    cores = [measure_core(model, x.balanced_test_images(20), x.scene) for x in (eight, sixteen)]
     assert cores[0].eq_exact_d4 == pytest.approx(cores[1].eq_exact_d4, rel=1e-3)
     assert cores[0].eq_rot_analytic == pytest.approx(cores[1].eq_rot_analytic, rel=1e-3)
     fulls = [measure_full(model, inputs_of(x), draws=20)[0] for x in (eight, sixteen)]
@@ -118,9 +115,7 @@ def test_every_instrument_takes_every_type(dataset: str, data, folder: Path, mon
     spec = spec_of(dataset)
     loaded = Loaded(data(dataset), spec, CPU)
     model = build_from_seed(spec, loaded.data, CPU)
-    core = measure_core(
-        model, loaded.balanced_test_images(50), loaded.normalise, loaded.background, loaded.data.maximum
-    )
+    core = measure_core(model, loaded.balanced_test_images(50), loaded.scene)
     assert core.eq_exact_c4 is not None and core.eq_rot_analytic is not None
     assert measure_full(model, inputs_of(loaded), draws=8)[0].eq_rot_data is not None
     sample = Sample.of(spec.dataset, str(folder / "data"), CPU)

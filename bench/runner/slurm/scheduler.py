@@ -31,7 +31,6 @@ class Request:
     Attributes:
         gpus: of each run, 0 or 1.
         time_limit: see `parse_time_limit`; None for the partition's.
-        at_once: largest number of tasks at a time.
         extra: further options of sbatch. They come last, so they override others.
     """
 
@@ -39,8 +38,6 @@ class Request:
     account: str | None = None
     gpus: int = 1
     time_limit: str | None = None
-    threads: int = 1
-    at_once: int | None = None
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,9 +55,9 @@ class Request:
     def limit_s(self) -> float | None:
         return None if self.time_limit is None else parse_time_limit(self.time_limit)
 
-    def options(self) -> list[str]:
-        """The options of sbatch for every job of a sweep."""
-        options = ["--nodes=1", "--ntasks=1", f"--cpus-per-task={self.threads}", "--requeue"]
+    def options(self, threads: int) -> list[str]:
+        """The options of sbatch for every job of a sweep, whose processes have so many threads."""
+        options = ["--nodes=1", "--ntasks=1", f"--cpus-per-task={threads}", "--requeue"]
         for name, value in (("partition", self.partition), ("account", self.account), ("time", self.time_limit)):
             options += [] if value is None else [f"--{name}={value}"]
         # Slurm gives a GPU that is requested as a generic resource to one job only.

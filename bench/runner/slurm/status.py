@@ -20,7 +20,7 @@ from ...training.job import Job
 from ..head_to_head import Outcome
 from ..no_result import write_without_result
 from .scheduler import Queue, ask_queue
-from .sweep import Folder, Heartbeat, find_sweeps, now
+from .sweep import Folder, Heartbeat, find_sweeps
 
 #: A task that left the queue without a record counts as lost this many seconds after its last heartbeat. File systems
 #: of clusters show new files with a delay.
@@ -131,7 +131,7 @@ def _without_job(folder: Folder, index: int, queue: Queue) -> State:
         return State("queued", "waits for the calibration")
     if queue.silence is not None:
         return State("unknown", "waits for the calibration, or waited for it; squeue does not answer")
-    if now() - sweep.created < SETTLE_S:
+    if time.time() - sweep.created < SETTLE_S:
         return State("queued", "just submitted")
     return State("cancelled", f"the calibration failed; see {folder.path}/logs/calibration.log")
 
@@ -143,7 +143,7 @@ def _state_from_files(folder: Folder, heartbeat: Heartbeat | None) -> State:
     if heartbeat.ended == "stopped":
         return State("unknown", "stopped, perhaps put back into the queue; squeue does not answer", heartbeat)
     limit = folder.sweep.limit_s
-    if limit is not None and now() > heartbeat.started + limit + GRACE_S:
+    if limit is not None and time.time() > heartbeat.started + limit + GRACE_S:
         over = f"and its time limit of {limit:g} s is over"
         return State("lost", f"no heartbeat since {_where(heartbeat)}, {over}", heartbeat)
     return State("unknown", f"{_where(heartbeat)} at its last heartbeat; squeue does not answer", heartbeat)
@@ -152,7 +152,7 @@ def _state_from_files(folder: Folder, heartbeat: Heartbeat | None) -> State:
 def _state_after_queue(folder: Folder, heartbeat: Heartbeat | None, seen: float) -> State:
     """The state of a task that has left the queue and has no record."""
     if heartbeat is None:
-        if now() - folder.sweep.created < SETTLE_S:
+        if time.time() - folder.sweep.created < SETTLE_S:
             return State("queued", "just submitted")
         return State("cancelled", "left the queue before it started")
     if heartbeat.ended == "stopped":
@@ -181,7 +181,7 @@ def _on(heartbeat: Heartbeat) -> str:
 def _progress(heartbeat: Heartbeat | None, state: str) -> str:
     if heartbeat is None:
         return "starting" if state == "RUNNING" else state.lower()
-    minutes = (now() - heartbeat.started) / 60
+    minutes = (time.time() - heartbeat.started) / 60
     return f"{_where(heartbeat)}, for {minutes:.0f} min" + ("" if state == "RUNNING" else f", {state.lower()}")
 
 
@@ -208,11 +208,6 @@ def collect(root: Path, name: str | None) -> tuple[list[View], list[Outcome], st
             include([path])
     views, silence = sweep_states(root, folders)
     record_killed_tasks(views)
-    boards: dict[str, Folder] = {}
-    for view in views:
-        boards |= {job.spec.board: view.folder for job in view.jobs if job is not None}
-    outcomes = []
-    for name_of_board, folder in boards.items():
-        suite = folder.sweep.suite
-        outcomes.append(Outcome(suite, write_board(root, name_of_board, suite.reference_parameters), root))
+    suites = {job.spec.board: view.folder.sweep.suite for view in views for job in view.jobs if job is not None}
+    outcomes = [Outcome(s, write_board(root, board, s.reference_parameters), root) for board, s in suites.items()]
     return views, [o for o in outcomes if o.board.chosen], silence

@@ -6,13 +6,13 @@ Nothing here loads torch or data, so the login node does no heavy work.
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ....registry import UserError
-from ...boards.board import load_board
 from ...records.calibration import TrainingFailed, read_calibrations
 from ...records.store import board_names, sweeps_folder
 from ...spec.suite import RunSpec, Suite, plan
@@ -25,7 +25,7 @@ from ..device_seconds import TimedBoard
 from ..no_result import write_unmeasured
 from .scheduler import Request, cancel, script, submit
 from .status import ACTIVE, record_killed_tasks, sweep_states
-from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name, now
+from .sweep import Folder, Submitted, Sweep, Task, all_sweeps, create, new_name
 
 
 @dataclass
@@ -54,7 +54,7 @@ class SubmissionInput:
     """The input of `submit_suite`.
 
     Attributes:
-        asked: how runs are executed; `request` replaces its device and number of threads.
+        asked: how runs are executed; `request` replaces its device, and its `jobs` are the tasks at a time.
         hardware: part of the hardware key that selects one of several boards (T budgets).
         calibrate: calibrate although there are calibrations.
     """
@@ -68,7 +68,7 @@ class SubmissionInput:
     @property
     def machine(self) -> Machine:
         """The settings of a run on a node."""
-        return replace(self.asked, device="cuda:0" if self.request.gpus else "cpu", threads=self.request.threads)
+        return replace(self.asked, device="cuda:0" if self.request.gpus else "cpu")
 
 
 def submit_suite(given: SubmissionInput, root: Path) -> Submission:
@@ -136,7 +136,7 @@ def _submit_timed(given: SubmissionInput, root: Path) -> Submission:
     if given.calibrate or not fitting:
         return _submit_with_calibration(given, root, [])
     known = fitting[0]
-    if known.forget_drifted(load_board(root, known.board)) or known.missing():
+    if known.forget_drifted(known.board) or known.missing():
         return _submit_with_calibration(given, root, sorted(known.forgotten))
     return _submit(given, root, known.plan(), known.failed)
 
@@ -163,10 +163,10 @@ def _send(
     name, job_name = new_name(root, given.suite.name)
     node, request = given.machine, given.request
     sweep = Sweep(
-        name=name, job_name=job_name, created=now(), suite=given.suite, tasks=tasks,
+        name=name, job_name=job_name, created=time.time(), suite=given.suite, tasks=tasks,
         device=node.device, threads=node.threads, deadline_s=node.deadline_s, checkpoint_s=node.checkpoint_s,  # type: ignore[arg-type]
         limit_s=request.limit_s, calibrates=not jobs, forgotten=forgotten or [], data_root=node.data_folder,
-        include=node.files, command=node.command, sbatch=request.options(),
+        include=node.files, command=node.command, sbatch=request.options(node.threads),
     )  # fmt: skip
     folder = create(root, sweep, jobs)
     calibration = None
@@ -178,7 +178,7 @@ def _send(
             own = [f"--job-name={sweep.job_name}-calibration", f"--output={logs}/calibration.log"]
             calibration = submit([*options, *own], folder.write("calibrate.sh", script(folder.path, True)))
             options += [f"--dependency=afterok:{calibration}", "--kill-on-invalid-dep=yes"]
-        array = f"--array=0-{len(sweep.tasks) - 1}" + (f"%{request.at_once}" if request.at_once else "")
+        array = f"--array=0-{len(sweep.tasks) - 1}" + (f"%{node.jobs}" if node.jobs else "")
         own = [f"--job-name={sweep.job_name}", f"--output={logs}/%a.log", array]
         number = submit([*options, *own], folder.write("task.sh", script(folder.path)))
     except BaseException:

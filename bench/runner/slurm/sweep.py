@@ -11,12 +11,12 @@ import re
 import secrets
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from ....registry import UserError, nearest
 from ...records.provenance import Provenance
+from ...records.record import RefusedFile, read_all
 from ...records.store import sweeps_folder
 from ...spec.suite import Suite
 from ...tools.files import write_atomically, write_exclusively
@@ -193,14 +193,10 @@ def read_sweep(path: Path) -> Folder:
     return Folder(path, sweep)
 
 
-def all_sweeps(root: Path) -> tuple[list[Folder], list[str]]:
-    """The sweeps of a results folder, oldest first, and the errors of unreadable ones."""
-    found, refused = [], []
-    for path in sorted(sweeps_folder(root).glob("*/sweep.json")):
-        try:
-            found.append(read_sweep(path.parent))
-        except UserError as error:
-            refused.append(str(error))
+def all_sweeps(root: Path) -> tuple[list[Folder], list[RefusedFile]]:
+    """The sweeps of a results folder, oldest first, and the unreadable ones."""
+    folders = sorted(path.parent for path in sweeps_folder(root).glob("*/sweep.json"))
+    found, refused = read_all(folders, read_sweep)
     return sorted(found, key=lambda f: (f.sweep.created, f.name)), refused
 
 
@@ -209,15 +205,10 @@ def find_sweeps(root: Path, name: str | None) -> list[Folder]:
     sweeps, refused = all_sweeps(root)
     if name is None:
         if not sweeps:
-            raise UserError(f"there are no sweeps in {root}" + (f"; {refused[0]}" if refused else ""))
+            raise UserError(f"there are no sweeps in {root}" + (f"; {refused[0].reason}" if refused else ""))
         return sweeps
     fits = [s for s in sweeps if s.name == name] or [s for s in sweeps if s.sweep.suite.name == name]
     if not fits:
         known = [s.name for s in sweeps] + [s.sweep.suite.name for s in sweeps]
         raise UserError(f"there is no sweep or suite {name[:80]!r} in {root}; {nearest(name, dict.fromkeys(known))}")
     return fits
-
-
-def now() -> float:
-    """Seconds since 1970."""
-    return datetime.now(UTC).timestamp()

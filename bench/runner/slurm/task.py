@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +20,14 @@ from typing import Any
 
 from ....registry import UserError, include
 from ...records.provenance import query_hardware_key
-from ...records.size_classes import counts_of, why_not_in
+from ...records.size_classes import why_not_in
 from ...tools.files import WriteError
 from ...tools.text import error_line
 from ...training.job import Job
 from ..admission import probe_models
 from ..local import LocalEngine, interrupt_on_signals
 from ..no_result import provenance_of, write_without_result
-from .sweep import Folder, Heartbeat, now, read_sweep
+from .sweep import Folder, Heartbeat, read_sweep
 
 #: Seconds between two heartbeats.
 HEARTBEAT_S = 20.0
@@ -48,7 +47,7 @@ class HeartbeatWriter:
             include(job.include)
         restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         self.heartbeat = Heartbeat(
-            provenance=provenance_of(job), job=os.environ.get("SLURM_JOB_ID", ""), pid=os.getpid(), started=now(),
+            provenance=provenance_of(job), job=os.environ.get("SLURM_JOB_ID", ""), pid=os.getpid(), started=time.time(),
             restarts=restarts, steps=job.spec.steps, node=socket.gethostname(),
         )  # fmt: skip
 
@@ -133,8 +132,8 @@ def _obstacle(folder: Folder, job: Job) -> str:
     if folder.sweep.suite.parameter_class != "matched":
         return ""
     seen = probe_models([job.spec.model], job.spec.dataset, job.include)
-    counts = next((counts_of(e) for e in seen if e["event"] == "model"), {})  # its run reports if it cannot be built
-    why = why_not_in(folder.sweep.suite, **counts)
+    event = next((e for e in seen if e["event"] == "model"), None)  # its run reports if it cannot be built
+    why = why_not_in(folder.sweep.suite, event)
     return f"the model {why}" if why else ""
 
 
@@ -161,9 +160,6 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return STOPPED_CODE
-    except Exception:
-        traceback.print_exc()
-        return 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from equibench.bench.boards.claims import CLAIMS, claim_columns, exact_part
 from equibench.bench.boards.notes import board_notes
 from equibench.bench.boards.rows import run_rows, write_board
 from equibench.bench.boards.terminal_table import board_table, narrow_rows
-from equibench.bench.measures.equivariance import GRID, claimed_elements, measure_core
+from equibench.bench.measures.equivariance import GRID, Scene, claimed_elements, measure_core
 from equibench.bench.measures.invariance import claim_errors
 from equibench.bench.publish.payload import payload
 from equibench.bench.publish.tables import latex_page, markdown_page
@@ -46,7 +46,7 @@ class Averaged(nn.Module):
 
 
 def core(model: nn.Module, claim: str):
-    return measure_core(model, IMAGES, lambda x: x.float() / 255, [0.0], 255, claim)
+    return measure_core(model, IMAGES, Scene(SIZE, lambda x: x.float() / 255, [0.0], 255, torch.device("cpu")), claim)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -174,7 +174,7 @@ def test_every_output_marks_a_claim_alike(claim: str, errors: tuple, said: str, 
 def test_the_card_of_a_run_marks_its_claim(tmp_path: Path) -> None:
     (record,) = claiming("D1", 0.3)
     write_record(tmp_path, record)
-    text = run_text(run_card(record.run_id[:8], str(tmp_path)))
+    text = run_text(run_card(record.run_id[:8], tmp_path))
     assert "D1 (broken)" in text and "eq_claimed" in text
 
 

@@ -15,9 +15,16 @@ from equibench.bench.exchange.merge import merge
 from equibench.bench.records.calibration import Block, Calibration, write_calibration
 from equibench.bench.records.outcomes import read_predictions
 from equibench.bench.records.record import read_board, write_record
-from equibench.bench.records.replay_verdict import ReplayVerdict, read_verdicts, write_verdict
-from equibench.bench.records.sidecar import FullPoint, Sidecar, read_sidecars, write_sidecar
-from equibench.bench.records.store import outcomes_folder
+from equibench.bench.records.sidecar import (
+    FullPoint,
+    ReplayVerdict,
+    Sidecar,
+    read_sidecars,
+    read_verdicts,
+    write_sidecar,
+    write_verdict,
+)
+from equibench.bench.records.store import OUTCOMES, board_folder
 from equibench.bench.spec.budget import find_budget
 from equibench.bench.spec.suite import find_suite, tuned_file
 from equibench.registry import UserError
@@ -167,7 +174,7 @@ def test_a_record_comes_with_the_outcomes_that_it_names_or_not_at_all(tmp_path: 
         record = whole(theirs, seed=1)
         old = made.record(91.0, seed=2, model="without-outcomes")  # records of before there were any
         write_record(theirs, old)
-        folder = outcomes_folder(theirs, BOARD)
+        folder = board_folder(theirs, BOARD) / OUTCOMES
         damage(next(folder.glob(f"{record.run_id}*")), next(folder.glob("labels*")))
         done = merge([theirs], ours)
         assert [a.name for a in done.of("refused")] == [record.file_name]
@@ -245,8 +252,8 @@ def test_machines_that_share_a_board_of_device_seconds_share_its_calibration(tmp
 
 
 def test_tuned_rates_are_added_and_those_that_are_here_stay(tmp_path: Path) -> None:
-    from equibench.bench.runner.tune import read_tuned, write_tuned
-    from equibench.bench.spec.recipe import named_recipes
+    from equibench.bench.runner.tune import write_tuned
+    from equibench.bench.spec.recipe import named_recipes, read_tuned
 
     a, b = clone(tmp_path / "a", (0,), ("one",)), clone(tmp_path / "b", (0,), ("two",))
     board = find_suite("quickstart").model_copy(update={"recipe": "tuned"}).board()

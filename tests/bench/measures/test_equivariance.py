@@ -7,6 +7,7 @@ import torch
 from equibench.bench.measures.accuracy import logits
 from equibench.bench.measures.equivariance import (
     ANGLES,
+    Scene,
     _cos_sin,
     draw_blobs,
     measure_core,
@@ -32,7 +33,11 @@ class Function(nn.Module):
 def core(function, images: torch.Tensor | None = None):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (20, 1, SIZE, SIZE), dtype=torch.uint8) if images is None else images
-    return measure_core(Function(function), images, lambda x: x.float() / 255, [0.0], 255)
+    return measure_core(Function(function), images, scene(images.shape[-1]))
+
+
+def scene(size: int) -> Scene:
+    return Scene(size, lambda x: x.float() / 255, [0.0], 255, torch.device("cpu"))
 
 
 def radial_moments(images: torch.Tensor) -> torch.Tensor:
@@ -169,7 +174,7 @@ def test_grid_parity_decides_whether_p4cnn_is_invariant(size: int, exact: bool) 
     torch.manual_seed(0)
     model = build_model("p4cnn", 1, 10, size)
     images = torch.randint(0, 256, (8, 1, size, size), dtype=torch.uint8)
-    measured = measure_core(model, images, lambda x: x.float() / 255, [0.0], 255)
+    measured = measure_core(model, images, scene(size))
     assert measured.eq_exact_c4 <= 1e-5 if exact else measured.eq_exact_c4 > 0.02
     assert measured.eq_exact_d4 > 0.02
 

@@ -1,11 +1,12 @@
 """The full profile against models whose figures are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from equibench.bench.measures.equivariance import draw_blobs
+from equibench.bench.measures.equivariance import Scene, draw_blobs
 from equibench.bench.measures.equivariance_full import Inputs, divergence_nats, measure_full, normalised_variance
 from equibench.bench.measures.rotation import soft_disc
 from equibench.bench.records.sidecar import FullPoint
@@ -29,7 +30,11 @@ def inputs(count: int = 12, rotation: bool = True, images: torch.Tensor | None =
     if images is None:
         images = torch.randint(0, 256, (count, 1, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     labels = torch.arange(len(images)) % 3
-    return Inputs(images, labels, lambda x: x.float() / 255, [0.1], 255, rotation)
+    return Inputs(images, labels, scene(images.shape[-1], 0.1), rotation)
+
+
+def scene(size: int, background: float) -> Scene:
+    return Scene(size, lambda x: x.float() / 255, [background], 255, torch.device("cpu"))
 
 
 def noted(function, data: Inputs | None = None, **options) -> tuple[FullPoint, str]:
@@ -62,7 +67,8 @@ def test_a_known_error_comes_out_as_computed_by_hand() -> None:
     axis = torch.arange(29).double() - 14
     blobs = draw_blobs(8, 1, 29)
     images = (100 + 60 * blobs.sample(29, 0, [0.0])).clamp(0, 255).to(torch.uint8)
-    data = Inputs(images, torch.zeros(8, dtype=torch.long), lambda x: x.double() / 255, [100 / 255], 255, True)
+    in_float64 = replace(scene(29, 100 / 255), prepare=lambda x: x.double() / 255)
+    data = Inputs(images, torch.zeros(8, dtype=torch.long), in_float64, True)
 
     def moments(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([(x[:, 0].double() * axis).sum((1, 2)), (x[:, 0].double() * axis[:, None]).sum((1, 2))], 1)
@@ -81,13 +87,12 @@ def test_consistency_and_accuracies_are_shares_computable_by_hand() -> None:
     # it is, at 11 it is not, at 90 and 270 degrees both sides are equal and the first class (not right) is said.
     images = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.uint8)
     images[0, 0, 8, 10:14] = 255
-    data = Inputs(images, torch.tensor([1]), lambda x: x.float() / 255, [0.0], 255, True)
 
     def function(x: torch.Tensor) -> torch.Tensor:
         right = x[:, 0, :, 9:].sum((1, 2)) - x[:, 0, :, :8].sum((1, 2))
         return torch.stack([torch.full_like(right, 1e-2), right], 1)
 
-    data = Inputs(torch.cat([images, images.flip(-1)]), torch.tensor([1, 0]), data.prepare, [0.0], 255, True)
+    data = Inputs(torch.cat([images, images.flip(-1)]), torch.tensor([1, 0]), scene(SIZE, 0.0), True)
     measured = full(function, data)
     # Right image: right at 0, ±15 … ±75 (11 angles); left image: class 0 at all but 11 angles around 180.
     assert measured.acc_orbit_pct == pytest.approx(100 * (11 + 13) / 48)
@@ -197,7 +202,7 @@ def test_what_must_not_count_does_not(change: str) -> None:
     else:
         # The first eight images are those of the errors: reorder within them.
         order = torch.tensor([5, 2, 7, 0, 1, 3, 6, 4, 11, 8, 10, 9])
-        other = full(function, Inputs(data.images[order], data.labels[order], data.prepare, [0.1], 255, True))
+        other = full(function, Inputs(data.images[order], data.labels[order], data.scene, True))
     names = [
         "eq_rot_data",
         "eq_floor",

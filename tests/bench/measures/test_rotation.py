@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from equibench.bench.measures.equivariance import draw_blobs
+from equibench.bench.measures.equivariance import Scene, draw_blobs
 from equibench.bench.measures.equivariance_full import Inputs, measure_full
 from equibench.bench.measures.rotation import ORBIT_DEGREES, ImageRotator, rotate, soft_disc
 from torch import nn
@@ -79,14 +79,15 @@ def test_an_even_background_stays() -> None:
 
 def test_a_radial_network_scores_below_twice_the_floor_and_bilinear_rotation_would_exaggerate() -> None:
     images = digits()
-    data = Inputs(images, torch.zeros(len(images), dtype=torch.long), lambda x: x.float() / 255, [0.0], 255, True)
+    scene = Scene(SIZE, lambda x: x.float() / 255, [0.0], 255, torch.device("cpu"))
+    data = Inputs(images, torch.zeros(len(images), dtype=torch.long), scene, True)
     measured = measure_full(Radial(), data, predictions=False, draws=len(images))[0]
     assert measured.eq_rot_data < 2 * measured.eq_floor
     # The reason for all this: what the same network would score if images were simply rotated.
     disc, model = images * soft_disc(SIZE), Radial()
-    plain = model(data.prepare(disc))
+    plain = model(scene.prepare(disc))
     spread = (plain - plain.mean(0)).norm(dim=1).mean()
-    moved = [model(data.prepare(rotate(disc, t, "bilinear"))) for t in ORBIT_DEGREES[1:]]
+    moved = [model(scene.prepare(rotate(disc, t, "bilinear"))) for t in ORBIT_DEGREES[1:]]
     bilinear = float(torch.stack([(m - plain).norm(dim=1).mean() for m in moved]).mean() / spread)
     assert bilinear > 5 * measured.eq_rot_data
 

@@ -103,7 +103,8 @@ def test_a_run_records_what_was_kept_of_its_source(tmp_path: Path) -> None:
     source = source_hash(MODELS.find("tiny"))
     keep_verdict(tmp_path, verdict(("build", "pass"), ("citation", "fail"), model="tiny", source=source))
     suite = Suite(name="s", dataset="bars", budget="e1", seeds=1, models=["tiny"])
-    done = run(suite, results=tmp_path, machine=Machine("cpu", jobs=1), includes=[TINY], data_root=tmp_path / "data")
+    machine = Machine("cpu", jobs=1, data_root=tmp_path / "data", includes=(TINY,))
+    done = run(suite, results=tmp_path, machine=machine)
     ((record, _),) = done.board.chosen
     assert record.provenance.checked == "failed: citation" and record.provenance.source_hash == source
     assert "failed equibench check: tiny (citation" in board_table(done.board)

@@ -161,7 +161,7 @@ def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Pat
     predicted[0], predicted[1], other[:300] = 3, CLASSES, 9
     first = put(tmp_path, predicted)
     put(tmp_path, other, model="other")
-    card = run_card(first.run_id, str(tmp_path))
+    card = run_card(first.run_id, tmp_path)
     confusion = np.array(card["outcomes"]["confusion"])
     expected = np.zeros((CLASSES, CLASSES + 1), dtype=int)
     for label, guess in zip(LABELS, predicted, strict=True):
@@ -174,7 +174,7 @@ def test_a_run_is_shown_by_class_and_two_models_by_their_agreement(tmp_path: Pat
     assert board.agreement("made-up", "other") == pytest.approx(100 * float((predicted == other).mean()))
     write_record(tmp_path, made.record(90.0, model="old"))
     assert load_board(tmp_path, BOARD).agreement("made-up", "old") is None
-    old = run_card(made.record(90.0, model="old").run_id, str(tmp_path))
+    old = run_card(made.record(90.0, model="old").run_id, tmp_path)
     assert "has no recorded predictions" in run_text(old)
 
 

@@ -12,12 +12,12 @@ from equibench.bench.records.sidecar import (
     FullPoint,
     LayerPoint,
     Sidecar,
-    has_sidecar,
+    find_sidecar,
     read_sidecar,
     read_sidecars,
-    sidecar_folder,
     write_sidecar,
 )
+from equibench.bench.records.store import SIDECARS, board_folder
 from equibench.bench.tools.schema import short_hash
 from equibench.registry import UserError
 from pydantic import ValidationError
@@ -86,9 +86,9 @@ def test_unknown_and_missing_fields_are_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"draws"', '"drawn"'))
     with pytest.raises(UserError, match="drawn"):
         read_sidecar(path)
-    path.rename(sidecar_folder(tmp_path, made.spec().board) / "note.json")
+    path.rename(board_folder(tmp_path, made.spec().board) / SIDECARS / "note.json")
     with pytest.raises(UserError, match="the name of a sidecar is"):
-        read_sidecar(sidecar_folder(tmp_path, made.spec().board) / "note.json")
+        read_sidecar(board_folder(tmp_path, made.spec().board) / SIDECARS / "note.json")
 
 
 def test_it_joins_the_row_of_its_run(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_one_of_other_weights_or_of_another_protocol_does_not_join(tmp_path: Pat
     run = made.record()
     write_record(tmp_path, run)
     write_sidecar(tmp_path, sidecar(run, **changes))
-    assert not has_sidecar(tmp_path, run)
+    assert find_sidecar(tmp_path, run) is None
     row = model_rows(load_board(tmp_path, run.spec.board)).iloc[0]
     assert row["eq_rot_data"] is None and row["runs_equivariance_full"] == 0
 

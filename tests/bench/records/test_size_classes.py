@@ -14,7 +14,7 @@ from equibench.bench.boards.terminal_table import board_table, narrow_rows, tabl
 from equibench.bench.cli.main import cli
 from equibench.bench.publish.readme import refresh
 from equibench.bench.records.record import Context, RunRecord, Size, write_record
-from equibench.bench.records.size_classes import counts_of, limits, why_not_in, why_not_matched
+from equibench.bench.records.size_classes import limits, why_not_in, why_not_matched
 from equibench.bench.runner.agenda import agenda_of
 from equibench.bench.spec.suite import Suite, find_suite, plan
 from equibench.bench.tools.machine import Machine
@@ -47,17 +47,18 @@ def sized(model: str, parameters: int, seed: int = 0, reference: str | None = No
     ],
 )
 def test_the_rule(counts: dict[str, int], why: str) -> None:
-    found = why_not_matched(25_700, **counts)
+    found = why_not_matched(25_700, counts)
     assert why in found and bool(found) == bool(why)
-    assert why_not_in(find_suite("quickstart"), **counts) == found
-    assert why_not_in(find_suite("digits-25k-compute"), **counts) == ""
+    assert why_not_in(find_suite("quickstart"), counts) == found
+    assert why_not_in(find_suite("digits-25k-compute"), counts) == ""
 
 
 def test_counts_are_read_from_events_sizes_and_nothing() -> None:
     size = made.record().cost
-    assert counts_of(size) == {"parameters": 25_000, "frozen": 0, "learned_buffers": 0}
-    assert counts_of({"model": "m", "parameters": 3, "frozen": 1, "flops": 7}) == {"parameters": 3, "frozen": 1}
-    assert counts_of({"error": "x"}) == counts_of(None) == {}
+    assert why_not_matched(25_000, size) == "" and "has 25,000 parameters" in why_not_matched(3, size)
+    event = {"model": "m", "parameters": 3, "frozen": 1, "flops": 7}
+    assert "has 3 parameters" in why_not_matched(25_000, event) and "has 1 frozen" in why_not_matched(3, event)
+    assert why_not_matched(3, {"error": "x"}) == why_not_matched(3, None) == ""
 
 
 def test_old_sizes_can_be_read() -> None:

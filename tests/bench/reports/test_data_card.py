@@ -88,9 +88,9 @@ def test_boards_of_the_data_set_and_of_no_other(file: Path, tmp_path: Path) -> N
     name = runs[0].spec.dataset
     for run in runs:
         write_record(tmp_path, run)
-    (row,) = data_card(name, str(tmp_path), str(tmp_path / "data"))["boards"]
+    (row,) = data_card(name, tmp_path, str(tmp_path / "data"))["boards"]
     assert (row["board"], row["models"], row["runs"], row["highest"]) == (runs[0].spec.board, 2, 6, "a")
-    assert row["highest_acc_mean_pct"] == pytest.approx(91.0) and data_card("carded", str(tmp_path))["boards"] == []
+    assert row["highest_acc_mean_pct"] == pytest.approx(91.0) and data_card("carded", tmp_path)["boards"] == []
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_of_many_classes_one_image_each_is_shown() -> None:
 
 def test_the_file_holds_the_sheet_to_the_pixel(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "deeper" / "sheet.png"
-    card = data_card("carded", str(tmp_path), str(tmp_path / "data"), str(out))
+    card = data_card("carded", tmp_path, str(tmp_path / "data"), str(out))
     canvas, _ = sheet(load("carded", tmp_path / "data"))
     picture = np.asarray(Image.open(out).convert("RGB"))
     height, width = canvas.shape[:2]
@@ -168,7 +168,7 @@ def test_the_file_holds_the_sheet_to_the_pixel(file: Path, tmp_path: Path) -> No
 def test_every_data_set_of_ours_has_a_card(tmp_path: Path) -> None:
     for entry in DATASETS.match():
         if entry.origin == "equibench" and entry.name != "digits-rot":
-            card = data_card(entry.name, str(tmp_path), str(tmp_path / "data"))
+            card = data_card(entry.name, tmp_path, str(tmp_path / "data"))
             assert (
                 card["images"] is None and card["problem"] and all(card[key] for key in ("task", "licence", "citation"))
             )

@@ -10,7 +10,7 @@ from equibench.bench.cli.main import main
 from equibench.bench.records.provenance import Provenance, code_facts, harness_hash, host_facts
 from equibench.bench.records.record import RunRecord, read_record, write_record
 from equibench.bench.reports.run_card import run_card, run_text
-from equibench.registry import MODELS, Registry
+from equibench.registry import MODELS, Registry, UserError
 
 from .. import made
 
@@ -76,7 +76,7 @@ def test_a_run_is_traced_by_spec_attempt_machine_versions_hashes_and_command(
 
 
 def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
-    card = run_card(_write(tmp_path, traced()), str(tmp_path))
+    card = run_card(_write(tmp_path, traced()), tmp_path)
     assert card is not None and card["changed"] == ["data", "harness"]  # the model is not registered, so not compared
     text = run_text(card)
     assert text.count("changed since") == 2
@@ -85,7 +85,7 @@ def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
             "provenance": Provenance(**FACTS | {"data_digest": "", "data_source": "", "harness_hash": harness_hash()})
         }
     )
-    card = run_card(_write(tmp_path, same), str(tmp_path))
+    card = run_card(_write(tmp_path, same), tmp_path)
     assert card is not None and card["changed"] == []
 
 
@@ -108,7 +108,7 @@ def test_a_record_of_before_stays_valid_and_says_what_it_does_not_know(tmp_path:
     old.write_text(text + "\n")
     read = read_record(old)
     assert read == record and read.file_name == old.name
-    card = run_card(record.run_id, str(tmp_path))
+    card = run_card(record.run_id, tmp_path)
     assert card is not None and run_text(card).count("not recorded") >= 3
 
 
@@ -116,16 +116,17 @@ def test_two_attempts_and_refused_records(tmp_path: Path, capfd: Any, monkeypatc
     first, second = traced(), traced(attempt=2)
     path = write_record(tmp_path, first)
     write_record(tmp_path, second)
-    assert run_card(first.spec.digest()[:2], str(tmp_path))["attempt"] == 1, "the one that counts"
-    assert run_card(f"{first.spec.digest()}.2", str(tmp_path))["attempt"] == 2
+    assert run_card(first.spec.digest()[:2], tmp_path)["attempt"] == 1, "the one that counts"
+    assert run_card(f"{first.spec.digest()}.2", tmp_path)["attempt"] == 2
     path.write_text(path.read_text().replace("91.25", "99.99"))
     code, out, err = shown(capfd, monkeypatch, first.run_id, "--results", str(tmp_path))
     assert code == 2 and out == "" and "does not match the hashes" in err
-    assert run_card("abcd", str(tmp_path)) is None
+    with pytest.raises(UserError, match="'abcd' matches no runs"):
+        run_card("abcd", tmp_path)
 
 
 def test_a_failed_run_is_shown(tmp_path: Path) -> None:
-    card = run_card(_write(tmp_path, made.record(None, status="oom", reason="no memory")), str(tmp_path))
+    card = run_card(_write(tmp_path, made.record(None, status="oom", reason="no memory")), tmp_path)
     assert card is not None and "oom: no memory" in run_text(card)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from equibench.bench.runner import admission
-from equibench.bench.runner.admission import admit, refuse_cpu
+from equibench.bench.runner.admission import admit_devices, admit_models, refuse_cpu
 from equibench.bench.runner.head_to_head import HeadToHead, run
 from equibench.bench.spec.suite import Suite
 from equibench.bench.tools.gpus import one_device
@@ -27,7 +27,7 @@ def test_device_seconds_are_those_of_a_gpu_however_the_cpu_was_chosen() -> None:
         with pytest.raises(UserError, match=f"'t20' counts device-seconds, which on a CPU .*, or {instead}"):
             refuse_cpu("t20", device, instead)
     with pytest.raises(UserError, match="'t20' counts device-seconds, which on a CPU"):
-        admit(suite("t20"), Machine("auto"), [MODEL, NO_GPU])  # nobody has said cpu
+        admit_devices(suite("t20"), Machine("auto"), [MODEL, NO_GPU])  # nobody has said cpu
     with pytest.raises(UserError, match="'t20' counts device-seconds"):
         refuse_cpu("t20", "cuda:0,cpu")
     refuse_cpu("t20", "cuda:0")
@@ -35,15 +35,16 @@ def test_device_seconds_are_those_of_a_gpu_however_the_cpu_was_chosen() -> None:
 
 
 def test_what_a_probe_has_seen_decides() -> None:
-    admitted = admit(suite("e2"), Machine("auto", jobs=2), [MODEL, NO_GPU])
-    assert admitted.slots == ["cpu", "cpu"] and admitted.work == {"p4cnn": 7.0} and not admitted.note
+    slots, note = admit_devices(suite("e2"), Machine("auto", jobs=2), [MODEL, NO_GPU])
+    assert slots == ["cpu", "cpu"] and not note
+    assert admit_models(suite("e2"), [MODEL, NO_GPU]) == {"p4cnn": 7.0}
     matched = {"class": "matched", "reference_parameters": 10_000}
     with pytest.raises(UserError, match="'p4cnn' has 24,680 parameters, outside 9,500 to 10,500"):
-        admit(suite("e2", **matched), Machine("cpu"), [MODEL, NO_GPU])
+        admit_models(suite("e2", **matched), [MODEL, NO_GPU])
     with pytest.raises(UserError, match="breaks its contract: it returns a list"):
-        admit(suite("e2"), Machine("cpu"), [{**MODEL, "wrong_shape": "it returns a list"}, NO_GPU])
+        admit_models(suite("e2"), [{**MODEL, "wrong_shape": "it returns a list"}, NO_GPU])
     with pytest.raises(UserError, match="but can be built for 32 pixels"):
-        admit(suite("e2"), Machine("cpu"), [{**MODEL, "error": "odd", "builds_at": 32}, NO_GPU])
+        admit_models(suite("e2"), [{**MODEL, "error": "odd", "builds_at": 32}, NO_GPU])
 
 
 @pytest.mark.parametrize(

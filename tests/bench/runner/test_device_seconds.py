@@ -55,7 +55,7 @@ def test_after_drift_the_model_is_calibrated_again_and_all_its_seeds_repeat(
         drifted = spec.model == "p4cnn" and spec.seed == 1
         change = {"status": "invalid", "reason": "drift"} if drifted else {}
         write_record(tmp_path, base.model_copy(update={"spec": spec, **change}))
-    assert timed.forget_drifted(load_board(tmp_path, timed.board))
+    assert timed.forget_drifted(timed.board)
     times["p4cnn"] = 0.004
     again = timed.plan()
     assert {(s.model, s.steps) for s in again} == {("p4cnn", 5000), ("z2cnn", 20_000)}
@@ -64,7 +64,7 @@ def test_after_drift_the_model_is_calibrated_again_and_all_its_seeds_repeat(
     # The seed that was on time has 6666 steps: it no longer belongs to the board.
     board = load_board(tmp_path, timed.board)
     assert {r.spec.model for r, _ in board.chosen} == {"z2cnn"} and len(board.others) == 2
-    assert not timed.forget_drifted(board)
+    assert not timed.forget_drifted(timed.board)
     for spec in again:
         if spec.model == "p4cnn":
             write_record(tmp_path, base.model_copy(update={"spec": spec}))
@@ -253,5 +253,5 @@ def test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained(
 
 def test_a_changed_source_is_calibrated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed_board(tmp_path, monkeypatch, {"p4cnn": 0.003}).plan()
-    monkeypatch.setattr(timed_module, "source_hash", lambda *_: "changed")
+    monkeypatch.setattr(timed_module, "source_now", lambda *_: "changed")
     assert timed_board(tmp_path, monkeypatch, {"p4cnn": 0.005}).plan()[0].steps == 4000

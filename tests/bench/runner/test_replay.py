@@ -8,9 +8,10 @@ from equibench.bench.boards.board import load_board
 from equibench.bench.boards.rows import model_rows
 from equibench.bench.boards.statistics import prediction_interval
 from equibench.bench.records.find import find_run
-from equibench.bench.records.provenance import cpu_name, versions
+from equibench.bench.records.provenance import cpu_name, hardware, versions
 from equibench.bench.records.record import RunRecord, read_record, write_record
-from equibench.bench.records.replay_verdict import read_verdicts
+from equibench.bench.records.sidecar import read_verdicts
+from equibench.bench.runner import admission
 from equibench.bench.runner.replay import differences_now, judge, replay
 from equibench.bench.spec.budget import find_budget
 from equibench.registry import UserError
@@ -137,7 +138,10 @@ def test_a_run_is_found_by_its_beginning_and_the_attempt_that_counts(tmp_path: P
 def test_device_seconds_are_not_repeated_on_another_kind_of_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The attempt would end as drifted, and the verdict would say that a right figure was not confirmed."""
+    """The attempt would end as drifted, and the verdict would say that a right figure was not confirmed.
+
+    The key is asked in this process: `test_provenance` asks it in a process of its own, which gives the same key.
+    """
     runs = [
         here(made.record(90.0 + seed, seed=seed, budget=find_budget("t10"), steps=5, hardware_key="GPU", train_s=10.0))
         for seed in range(3)
@@ -145,6 +149,7 @@ def test_device_seconds_are_not_repeated_on_another_kind_of_device(
     for record in runs:
         write_record(tmp_path, record)
     monkeypatch.setattr("equibench.bench.runner.replay.refuse_replay", lambda _: None)
+    monkeypatch.setattr(admission, "query_hardware_key", lambda device: hardware(device)["hardware_key"])
     with pytest.raises(UserError, match=r"belongs to 'GPU', but this device is '.*; torch"):
         replay(runs[0].run_id, tmp_path, device="cpu")
     assert len(list((tmp_path / "runs").rglob("*.json"))) == len(runs)

@@ -145,8 +145,8 @@ def test_seeds_of_a_model_go_together_and_the_longest_models_first() -> None:
 def head_to_head(root: Path, models: list[str], seeds: int, includes: list[Path]) -> Outcome:
     include(includes)
     suite = Suite(name="s", dataset="bars", budget="e20", seeds=seeds, models=models)
-    machine = Machine("cpu", jobs=2)
-    return run(suite, results=root / "results", machine=machine, includes=includes, data_root=root / "data")
+    machine = Machine("cpu", jobs=2, data_root=root / "data", includes=tuple(includes))
+    return run(suite, results=root / "results", machine=machine)
 
 
 @pytest.fixture

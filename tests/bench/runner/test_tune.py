@@ -1,6 +1,7 @@
 """Tuning: the same rates for all, the choice on validation images, every trial a record."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_from_trials_to_a_tuned_board(tmp_path: Path, monkeypatch: pytest.Monkey
     again = tune(wanted, results=tmp_path, machine=here)
     assert again.outcome.ran == {} and again.chosen == done.chosen
     tuned = wanted.model_copy(update={"recipe": "tuned"})
-    outcome = run(tuned, results=tmp_path, includes=[TINY], data_root=tmp_path / "data", machine=Machine("cpu", jobs=1))
+    outcome = run(tuned, results=tmp_path, machine=replace(here, jobs=1))
     ((record, stale),) = outcome.board.chosen
     assert record.spec.recipe.lr == done.chosen["tiny"] and not stale and record.spec.board == "bars-e1-tuned-v2"
     assert json.loads(record.canonical())["spec"]["recipe"]["trials"] == len(grid)

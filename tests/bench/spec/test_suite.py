@@ -5,22 +5,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from equibench.bench.boards.families import check_points, find_points
-from equibench.bench.records.size_classes import limits
-from equibench.bench.spec.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in, whole_batches
+from equibench.bench.spec.budget import Budget, drifted, find_budget, must_stop, named_budgets, steps_in
 from equibench.bench.spec.recipe import Recipe, find_recipe, named_recipes
-from equibench.bench.spec.suite import RunSpec, check_names, find_suite, parse_suite, plan, suite_names
+from equibench.bench.spec.suite import RunSpec, check_names, find_suite, parse_suite, plan
 from equibench.bench.tools.schema import parse
 from equibench.registry import UserError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 SUITE = 'dataset = "digits-rot"\nbudget = "e5"\nmodels = ["p4cnn", "z2cnn"]\n'
-
-
-@pytest.mark.parametrize("name", suite_names())
-def test_every_shipped_suite_names_what_exists(name: str) -> None:
-    check_points(find_points(name))
 
 
 @pytest.mark.parametrize(
@@ -77,10 +70,6 @@ def test_a_suite_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> N
     assert find_suite(str(tmp_path / "mine.toml")) == parse_suite("mine", SUITE, "here")
 
 
-def test_the_matched_class_is_five_percent() -> None:
-    assert limits(find_suite("quickstart").reference_parameters) == (24_415, 26_985)
-
-
 def test_budgets_are_parsed() -> None:
     assert find_budget("e20").epochs == 20 and find_budget("t2.5").seconds == 2.5
     assert find_budget("smoke").kind == "smoke"
@@ -102,11 +91,6 @@ def test_steps_in_a_time_budget_is_the_floor(count: int, microseconds: int) -> N
     assert steps_in(count * microseconds / 10**6, step_s) == count
     assert steps_in((2 * count + 1) * microseconds / (2 * 10**6), step_s) == count
     assert steps_in(((count + 1) * microseconds - 0.5) / 10**6, step_s) == count
-
-
-def test_a_budget_below_one_step_is_one_step() -> None:
-    """`test_a_step_too_long_for_the_budget_is_said_before_anything_is_trained` refuses it, as any other misfit."""
-    assert steps_in(0.5, 1.0) == steps_in(0.5, Fraction(1)) == 1
 
 
 def test_drift_and_hard_stop() -> None:
@@ -214,9 +198,9 @@ def test_the_steps_of_a_fractional_budget_are_those_of_exact_arithmetic(
     amount: Fraction, images: int, batch: int
 ) -> None:
     expected = math.floor(amount * images / batch)
-    assert whole_batches(float(written(amount)), images, batch) == expected
     published = find_budget("published")
     for budget, own in ((find_budget(f"e{written(amount)}"), None), (published, float(written(amount)))):
+        assert budget.whole_batches_of(images, batch, own) == expected
         if expected:
             assert budget.steps_for(images, batch, own) == expected
         else:
@@ -224,12 +208,9 @@ def test_the_steps_of_a_fractional_budget_are_those_of_exact_arithmetic(
                 budget.steps_for(images, batch, own)
 
 
-def test_the_budget_of_the_issue_is_1425_steps() -> None:
-    assert find_budget("e9.12").steps_for(10_000, 64) == 1425
-
-
 @given(AMOUNTS, st.integers(1, 10**9))
 @example(Fraction("1.2"), 10**8)  # floats: 1.2 // 0.1 is 11
+@example(Fraction("0.5"), 10**9)  # less than one step is one step, which is refused later, as any other misfit
 def test_the_steps_of_a_time_budget_are_those_of_exact_arithmetic(seconds: Fraction, nanoseconds: int) -> None:
     budget, expected = float(written(seconds)), max(1, math.floor(seconds / Fraction(nanoseconds, 10**9)))
     assert steps_in(budget, nanoseconds / 10**9) == steps_in(budget, Fraction(nanoseconds, 10**9)) == expected

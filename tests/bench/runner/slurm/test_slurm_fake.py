@@ -145,8 +145,9 @@ def backdate(folder: Folder) -> None:
 
 def test_one_array_is_submitted_and_its_jobs_are_plain_files(fake: Fake, tmp_path: Path) -> None:
     extra = ("--constraint=a100", "--qos=low")
-    request = Request("main", "group", 0, "1-12", threads=3, at_once=5, extra=extra)
-    done = submit_suite(given(request=request), tmp_path / "r")
+    request = Request("main", "group", 0, "1-12", extra)
+    asked = Machine(jobs=5, threads=3, includes=(str(TINY),), command="made up")
+    done = submit_suite(given(request=request, asked=asked), tmp_path / "r")
     assert done.folder and done.submitted and done.submitted.array == "17" and not done.active and not done.finished
     (options,) = fake.jobs
     asked = {"--array=0-3%5", "--partition=main", "--account=group", "--time=1-12", "--cpus-per-task=3", "--requeue"}
