@@ -1,5 +1,6 @@
 """The registry: found without importing, unique names, the nearest names in errors."""
 
+import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from equibench import scan
-from equibench.registry import MODELS, Entry, Registry, UserError, build_model, include, parse_shape
+from equibench.registry import (
+    MODELS,
+    Entry,
+    Registry,
+    UserError,
+    build_model,
+    include,
+    parse_shape,
+    register_model,
+)
 from equibench.scan import scan_file
 from equibench.source import data_hash, source_hash
 
@@ -285,3 +295,12 @@ def test_a_wrong_registration_of_a_data_set_is_refused(tmp_path: Path, old: str,
     assert old in SETS
     with pytest.raises(UserError, match=rf"mine.py:5: .*{expected}"):
         sets_with(write(tmp_path, SETS.replace(old, new))).entries()
+
+
+def test_a_decorator_before_what_no_scan_finds_is_refused() -> None:
+    class Net: ...
+
+    given = {"group": "none", "invariant": "none", "source": "made up"}
+    for wrong, what in ((Net, "class Net"), (functools.partial(print), "partial object")):
+        with pytest.raises(UserError, match=rf"@register_model\('net'\) goes before a function \(def\), not .* {what}"):
+            register_model("net", **given)(wrong)

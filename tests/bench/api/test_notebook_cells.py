@@ -62,7 +62,8 @@ def test_the_file_has_what_the_function_needs_and_nothing_else() -> None:
 
 
 def test_a_cell_that_is_timed_is_a_cell() -> None:
-    timed = f"get_ipython().run_cell_magic('time', '', {BLOCK!r})\n"
+    cell = f"%config Application.log_level = 30\n!echo hello\n{BLOCK}"
+    timed = f"get_ipython().run_cell_magic('time', '', {cell!r})\n"
     text = Program([IMPORTS, timed, NET], {}, Path("/nowhere")).file_of("cell_net")
     assert imported(text)["cell_net"](1, 10, 28).conv.kernel_size == (3, 3)
     with pytest.raises(UserError, match="needs 'Block'"):
@@ -104,6 +105,10 @@ def test_what_is_executed_last_counts() -> None:
         ),
         (["S = []", "T = S", "T += [3]", "def Net(): return S"], "Net() needs 'S', which cells change"),
         (["K = 3", "def wider():\n    global K\n    K = 5", "wider()", "def Net(): return K"], "needs 'K', which"),
+        (["W = torch.zeros(2)", "nn.init.ones_(W)", "def Net(): return W"], "Net() needs 'W', which cells change"),
+        (["S = [*range(9)]", "import random", "random.shuffle(S)", "def Net(): return S"], "Net() needs 'S', which"),
+        (["S = dict(k=[3])", "T = S", "T['k'] = 5", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["S = list((1,))", "S = [1]", "S.append(3)", "def Net(): return S"], "Net() needs 'S', which cells change"),
         (["def Net(): return missing"], "Net() needs 'missing', which no executed cell sets at its top level"),
         (["def Net(): return missing", "def broken(:"], "Net() needs 'missing', which no executed cell sets"),
     ],
@@ -113,6 +118,33 @@ def test_what_has_no_source_is_said(cells: list[str], says: str) -> None:
     with pytest.raises(UserError) as error:
         program(IMPORTS, *cells, net).file_of("cell_net")
     assert says in str(error.value) and "includes=[…]" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["S = []", "S.append(3)", "S = [3]"],
+        ["S = []\nS.append(3)", "S = []\nS.append(3)", "S = [3]"],
+        ["K = 3", "K += 1", "K = 4", "S = [K]"],
+        ["S = list((1,))", "S.append(3)", "S = list((1, 3))"],
+        ["S = dict(k={8, 0, 24, 16, 32, 40, 368, 184, 96, 328, 144})"],
+        ["S = {'rho', 'mu', 'nu', 'xi', 'pi', 'tau', 'phi', 'chi', 'psi', 'eta'}"],
+        ["S = '\f'\ndef unused():\n    return 3"],
+    ],
+)
+def test_a_value_that_is_set_once_more_after_its_changes_is_not_changed(cells: list[str]) -> None:
+    """The advice says so: set it in one statement."""
+    made = program(IMPORTS, *cells, NET.replace("Block(num_classes)", "S"))
+    assert imported(made.file_of("cell_net"))["cell_net"](1, 10, 28) == made.values["S"]
+
+
+@pytest.mark.parametrize("name", ["cell-net", "n-8"])
+def test_a_function_that_no_decorator_registers_is_refused(name: str) -> None:
+    plain, head = NET.removeprefix(REGISTERED), REGISTERED[1:].strip().replace("'cell-net'", f"{name!r}")
+    loop = f"for w in (8, 9):\n    {REGISTERED}    def cell_net(in_channels, num_classes, image_size): return w"
+    for cells in ([BLOCK, plain, f"{head}(cell_net)"], [loop]):
+        with pytest.raises(UserError, match=r"cell_net\(\) is registered, but not by a decorator directly before"):
+            program(IMPORTS, *cells).file_of("cell_net")
 
 
 def test_the_same_statement_twice_and_settings_of_libraries_are_no_change() -> None:
