@@ -142,8 +142,8 @@ def register_dataset(
 def _mark(kind: str, name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         if isinstance(function, type) or not hasattr(function, "__name__"):  # files are only scanned for functions
-            what = f"class {function.__name__}" if isinstance(function, type) else f"{type(function).__name__} object"
-            raise UserError(f"@register_{kind}({name!r}) goes before a function (def), not before a {what}")
+            what = "a class" if isinstance(function, type) else f"a {type(function).__name__} object"
+            raise UserError(f"@register_{kind}({name!r}) goes before a function (def), not before {what}")
         names = getattr(function, "equibench_names", ())
         function.equibench_names = (*names, name)  # type: ignore[attr-defined]
         return function

@@ -301,6 +301,6 @@ def test_a_decorator_before_what_no_scan_finds_is_refused() -> None:
     class Net: ...
 
     given = {"group": "none", "invariant": "none", "source": "made up"}
-    for wrong, what in ((Net, "class Net"), (functools.partial(print), "partial object")):
+    for wrong, what in ((Net, "a class"), (functools.partial(print), "a partial object")):
         with pytest.raises(UserError, match=rf"@register_model\('net'\) goes before a function \(def\), not .* {what}"):
             register_model("net", **given)(wrong)

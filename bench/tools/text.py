@@ -30,6 +30,11 @@ def listed(names: Iterable[str], most: int = 12, between: str = ", ") -> str:
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def joined(words: Sequence[str]) -> str:
+    """Words as in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
 def is_selected(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches one of these shell patterns; without patterns, every name is selected."""
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
