@@ -299,6 +299,9 @@ def test_a_script_registers_its_model_and_its_network_is_loaded_elsewhere(tmp_pa
     images = torch.from_numpy(trained.data.test.images[:4])
     with torch.no_grad():
         assert torch.equal(trained(images), trained.network(trained.normalise(images)))
+        assert torch.equal(trained(images), trained(images.float()))
+        with pytest.warns(UserWarning, match="no intensity of these images is above 1, but full intensity is 255 here"):
+            trained(images / 255)
     source.write_text(source.read_text().replace("WIDTH = 5", "WIDTH = 6"))
     with pytest.raises(UserError, match="source of 'script-net' has changed"):
         load_model(ident[:6], results=tmp_path / "results")
