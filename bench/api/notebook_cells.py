@@ -60,8 +60,15 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
         UserError: the source of a wanted function cannot be collected. For other functions this is a warning.
     """
     main, found = sys.modules["__main__"], []
-    for function in _registered(main):
+    functions = _registered(main)
+    for gone in _files.keys() - {
+        function.__name__ for function in functions
+    }:  # del, or defined again without decorator
+        forget(_files.pop(gone))
+    owners: dict[str, str] = {}
+    for function in functions:
         try:
+            _refuse_second_owner(function, owners)
             found.append(_include(function.__name__, _program(main), folder))
         except UserError as error:
             if any(_is_called(name, function) for name in wanted):
@@ -74,6 +81,14 @@ def _registered(main: ModuleType) -> list[Callable[..., Any]]:
     """Functions of the notebook or script that a decorator of equibench has marked, without repetition."""
     functions = dict.fromkeys(value for value in vars(main).values() if isinstance(value, FunctionType))
     return [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
+
+
+def _refuse_second_owner(function: Callable[..., Any], owners: dict[str, str]) -> None:
+    """Refuse a name that another function of the notebook registers too; `owners` are the functions so far, by name."""
+    own = function.__name__
+    for name in function.equibench_names:  # type: ignore[attr-defined]
+        if (other := owners.setdefault(name, own)) != own:
+            raise UserError(f"{other}() and {own}() both register {name!r}; change one name, or execute: del {other}")
 
 
 def _is_called(name: str, function: Callable[..., Any]) -> bool:
@@ -176,9 +191,13 @@ class Program:
             if first == node.lineno:  # several statements may share a line
                 text = ast.get_source_segment(cell, node) or text
             statement = Statement(next(self._places), node, text, *_names(node, text, self.is_future))
-            for name in statement.binds:
-                self.defined.setdefault(name, []).append(statement)
-            self.changed |= dict.fromkeys(_changed(node), statement.place)
+            changed = _changed(node)
+            if isinstance(node, ast.If) and "__name__" in statement.now:  # no run executes it
+                changed |= statement.binds
+            else:
+                for name in statement.binds:
+                    self.defined.setdefault(name, []).append(statement)
+            self.changed |= dict.fromkeys(changed, statement.place)
 
     def file_of(self, function: str) -> str:
         """The text of a file that defines and registers `function`, with everything that it needs.

@@ -109,6 +109,11 @@ def test_what_is_executed_last_counts() -> None:
         (["S = [*range(9)]", "import random", "random.shuffle(S)", "def Net(): return S"], "Net() needs 'S', which"),
         (["S = dict(k=[3])", "T = S", "T['k'] = 5", "def Net(): return S"], "Net() needs 'S', which cells change"),
         (["S = list((1,))", "S = [1]", "S.append(3)", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["if __name__ == '__main__':\n    K = 3", "def Net(): return K"], "Net() needs 'K', which no executed cell"),
+        (
+            ["K = int(3)", "if __name__ == '__main__':\n    K = int(5)", "def Net(): return K"],
+            "Net() needs 'K', which cells change after they set it",
+        ),
         (["def Net(): return missing"], "Net() needs 'missing', which no executed cell sets at its top level"),
         (["def Net(): return missing", "def broken(:"], "Net() needs 'missing', which no executed cell sets"),
     ],
@@ -212,6 +217,21 @@ def test_a_cell_is_registered_kept_and_replaced(main: ModuleType, tmp_path: Path
     execute(main, BLOCK.replace("width, 3)", "width, 5)"))
     with pytest.raises(UserError, match="changed by hand"):
         include_cells(tmp_path, ["cell-net+frame-c4"])
+
+
+def test_a_function_that_is_gone_registers_nothing(main: ModuleType, tmp_path: Path) -> None:
+    """Also two functions with one name: after a cell was copied, or its function got another name."""
+    for cell in (IMPORTS, BLOCK, NET):
+        execute(main, cell)
+    include_cells(tmp_path)
+    execute(main, NET.replace("def cell_net", "def other_net"))
+    with pytest.raises(UserError, match=r"cell_net\(\) and other_net\(\) both register 'cell-net'; .*: del cell_net"):
+        include_cells(tmp_path, ["cell-net"])
+    execute(main, "del cell_net")
+    (file,) = include_cells(tmp_path, ["cell-net"])
+    assert file.name.startswith("other-net-")
+    execute(main, NET.replace("def cell_net", "def other_net").replace(REGISTERED, ""))
+    assert include_cells(tmp_path, ["cell-net"]) == [] and "cell-net" not in MODELS.entries()
 
 
 def test_a_data_set_of_a_cell_is_registered_too(main: ModuleType, tmp_path: Path) -> None:
