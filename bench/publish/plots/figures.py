@@ -186,7 +186,7 @@ def _differences(drawn: PlotData) -> Figure | None:
 
 
 RESULTS, SEEDS = "models with results", "a reference, and another model with results of the same seeds"
-COUNTED, ALONE = "models whose operations are counted", "runs that did not share a device"
+COUNTED, ALONE = "models with results and counted operations", "results of runs that did not share a device"
 #: Accuracies by angle also need labels that stay correct when images are rotated.
 FULL = "runs with a measured full equivariance profile; equibench equivariance --run ID measures it"
 PLOTS = (
@@ -195,7 +195,7 @@ PLOTS = (
         "accuracy-flops",
         "Accuracy against compute",
         _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6),
-        RESULTS,
+        COUNTED,
     ),
     Plot(
         "accuracy-seconds",

@@ -196,6 +196,17 @@ def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
     assert all(p.needs for p in PLOTS), "its absence is explained"
 
 
+def test_a_network_without_counted_operations_is_not_drawn_against_them(tmp_path: Path) -> None:
+    (record, *_) = [r for r, _ in boards.board(tmp_path / "a", accuracies={"p4cnn": [90.0]}).chosen]
+    assert record.cost is not None
+    cost = record.cost.model_copy(update={"flops_per_image": 0})
+    write_record(tmp_path / "b", record.model_copy(update={"cost": cost}))
+    drawn = PlotData(load_board(tmp_path / "b", BOARD))
+    with house_style():
+        (plot,) = [p for p in PLOTS[:2] if p.draw(drawn) is None]
+    assert plot.stem == "accuracy-flops" and "counted operations" in plot.needs
+
+
 @pytest.mark.parametrize("accuracies", [[91.0], [91.0, 92.0], [91.0, 91.0, 91.0]])
 def test_few_seeds_and_no_reference_are_drawn_too(tmp_path: Path, accuracies: list[float]) -> None:
     boards.fill(tmp_path, {"p4cnn": accuracies})
