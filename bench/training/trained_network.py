@@ -35,7 +35,8 @@ class TrainedModel(nn.Module):
         """
         most = self.data.maximum
         if images.is_floating_point() and images.numel() and float(images.max()) <= 1.0 < most:
-            warnings.warn(f"no intensity of these images is above 1, but full intensity is {most} here", stacklevel=2)
+            says = f"no intensity of these images is above 1, but full intensity is {most} here"
+            warnings.warn(says, stacklevel=4)  # the line that called the module
         return self.network(self.normalise(images))
 
     def test_accuracy_pct(self) -> float:

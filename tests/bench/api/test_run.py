@@ -300,8 +300,11 @@ def test_a_script_registers_its_model_and_its_network_is_loaded_elsewhere(tmp_pa
     with torch.no_grad():
         assert torch.equal(trained(images), trained.network(trained.normalise(images)))
         assert torch.equal(trained(images), trained(images.float()))
-        with pytest.warns(UserWarning, match="no intensity of these images is above 1, but full intensity is 255 here"):
+        with pytest.warns(
+            UserWarning, match="no intensity of these images is above 1, but full intensity is 255 here"
+        ) as said:
             trained(images / 255)
+    assert said[0].filename == __file__
     source.write_text(source.read_text().replace("WIDTH = 5", "WIDTH = 6"))
     with pytest.raises(UserError, match="source of 'script-net' has changed"):
         load_model(ident[:6], results=tmp_path / "results")
