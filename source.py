@@ -107,6 +107,11 @@ def _local_imports(path: Path, root: Path) -> list[Path]:
     return [p for p in found if p.is_file()]
 
 
+def is_installed_editable(module: str) -> bool:
+    """Whether a top-level module belongs to an editable distribution, so that every process finds it."""
+    return _editable(module) is not None and bool(_distributions(module))
+
+
 def _editable_files(module: str, names: list[str]) -> list[Path]:
     """As `_modules`, for a package that is installed with ``pip install -e``; empty for all others."""
     place = _editable(module)

@@ -310,11 +310,14 @@ def test_a_decorator_before_what_no_scan_finds_is_refused() -> None:
 def test_the_source_of_an_editable_package_counts_because_its_version_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package, facts = tmp_path / "repo" / "src" / "edited_package", tmp_path / "site-packages" / "edited-0.1.dist-info"
+    package, facts = (
+        tmp_path / "repo" / "src" / "edited_package",
+        tmp_path / "site-packages" / "edited_package-0.1.dist-info",
+    )
     for folder in (package, facts):
         folder.mkdir(parents=True)
         monkeypatch.syspath_prepend(str(folder.parent))
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: edited\nVersion: 0.1\n")
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: edited-package\nVersion: 0.1\n")
     for name in ("__init__", "nets", "layers", "unused"):
         (package / f"{name}.py").write_text("from .layers import layer" if name == "nets" else "layer = 3")
     uses = GOOD.replace("import nothing_of_this_name", "from edited_package.nets import layer")
@@ -335,7 +338,9 @@ def test_the_source_of_an_editable_package_counts_because_its_version_stays(
 
     copied = hashes(editable=False)
     assert copied == copied[:1] * 3, "the version says what a copy is"
+    assert not source.is_installed_editable("edited_package")
     first, second, third = hashes(editable=True)
+    assert source.is_installed_editable("edited_package")
     assert copied[0] != first == second != third
     monkeypatch.undo()
     source._editable.cache_clear()

@@ -25,7 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ...registry import UserError, forget, include
-from ...source import program_hash
+from ...source import is_installed_editable, program_hash
 from ..tools.files import write_exclusively
 
 _ADVICE = "or put the model into a file of its own and give it as includes=[…]"
@@ -260,7 +260,7 @@ class Program:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
         for top in {name.partition(".")[0] for name in names} - {"equibench"}:
             file = getattr(sys.modules.get(top), "__file__", None)
-            if file is None:
+            if file is None or is_installed_editable(top):
                 continue
             path = Path(file).resolve()
             if (path.parent.parent if path.stem == "__init__" else path.parent) == self.home.resolve():

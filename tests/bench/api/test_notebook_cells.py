@@ -168,6 +168,8 @@ def test_a_module_beside_the_notebook_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"my_cell_blocks\.py from the folder of the notebook"):
         program(*cells, home=tmp_path).file_of("cell_net")
     assert "my_cell_blocks" in program(*cells).file_of("cell_net"), "elsewhere it is found by every process"
+    monkeypatch.setattr("equibench.bench.api.notebook_cells.is_installed_editable", {"my_cell_blocks"}.__contains__)
+    assert "my_cell_blocks" in program(*cells, home=tmp_path).file_of("cell_net"), "and here, by pip install -e"
 
 
 def test_each_file_registers_its_own_function_alone() -> None:
