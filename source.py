@@ -15,6 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,7 +130,7 @@ def _editable(module: str) -> Path | None:
         return None
     places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
     for place in (Path(p) for p in places if p and not set(SITE_FOLDERS) & set(Path(p).parts)):
-        if any(place.is_relative_to(root) for root in _editable_roots()):
+        if any(place.resolve().is_relative_to(root) for root in _editable_roots()):
             return place.parent if place.name == "__init__.py" else place
     return None
 
@@ -142,10 +143,10 @@ def _editable_roots() -> tuple[Path, ...]:
 
 def _read_editable_roots() -> Iterator[Path]:
     for distribution in importlib.metadata.distributions():
-        text = distribution.read_text("direct_url.json")  # of PEP 610
-        facts = json.loads(text) if text else {}
-        if facts.get("dir_info", {}).get("editable"):
-            yield Path(url2pathname(urlsplit(facts["url"]).path))
+        with suppress(ValueError, KeyError, TypeError):  # most have no such file, and others of its fields
+            facts = json.loads(distribution.read_text("direct_url.json") or "")  # of PEP 610
+            if facts["dir_info"]["editable"]:
+                yield Path(url2pathname(urlsplit(facts["url"]).path)).resolve()
 
 
 def _absolute(node: ast.Import | ast.ImportFrom) -> list[str]:

@@ -61,11 +61,9 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
     """
     main, found = sys.modules["__main__"], []
     functions = _registered(main)
-    for gone in _files.keys() - {
-        function.__name__ for function in functions
-    }:  # del, or defined again without decorator
+    names, owners = {function.__name__ for function in functions}, dict[str, str]()
+    for gone in _files.keys() - names:  # del, or defined again without decorator
         forget(_files.pop(gone))
-    owners: dict[str, str] = {}
     for function in functions:
         try:
             _refuse_second_owner(function, owners)
