@@ -80,7 +80,7 @@ def register_model(
             ``"4k"``, a minimum such as ``"28+"``, or a list such as ``[28, 32]``. If empty, the model is built to find
             out.
     """
-    return _mark(name)
+    return _mark("model", name)
 
 
 def register_wrapper(
@@ -98,7 +98,7 @@ def register_wrapper(
         treatment: augmentation for this model only, in addition to that of its board; boards show it.
         note: one sentence with important information for readers.
     """
-    return _mark(name)
+    return _mark("wrapper", name)
 
 
 def register_dataset(
@@ -136,11 +136,14 @@ def register_dataset(
         members: further data sets of the same function, each a dictionary with ``args`` (its keyword arguments) and any
             of the fields above that differ.
     """
-    return _mark(name)
+    return _mark("dataset", name)
 
 
-def _mark(name: str) -> Callable[[F], F]:
+def _mark(kind: str, name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
+        if isinstance(function, type) or not hasattr(function, "__name__"):  # files are only scanned for functions
+            what = "a class" if isinstance(function, type) else f"a {type(function).__name__} object"
+            raise UserError(f"@register_{kind}({name!r}) goes before a function (def), not before {what}")
         names = getattr(function, "equibench_names", ())
         function.equibench_names = (*names, name)  # type: ignore[attr-defined]
         return function

@@ -10,12 +10,17 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
+import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from .registry import Entry, Resolved
 from .scan import Stamp, stamp
@@ -98,8 +103,50 @@ def _local_imports(path: Path, root: Path) -> list[Path]:
                 found.append(root / f"{first}.py")
             else:
                 # A file given with --include imports files and packages of its folder by plain names.
-                found += [root / f"{first}.py", *_modules(root / first, rest)]
+                near = [root / f"{first}.py", *_modules(root / first, rest)]
+                found += near if any(p.is_file() for p in near) else _editable_files(first, rest)
     return [p for p in found if p.is_file()]
+
+
+def is_installed_editable(module: str) -> bool:
+    """Whether a top-level module belongs to an editable distribution, so that every process finds it."""
+    return _editable(module) is not None and bool(_distributions(module))
+
+
+def _editable_files(module: str, names: list[str]) -> list[Path]:
+    """As `_modules`, for a package that is installed with ``pip install -e``; empty for all others."""
+    place = _editable(module)
+    return [] if place is None else _modules(place, names) if place.is_dir() else [place]
+
+
+@cache
+def _editable(module: str) -> Path | None:
+    """Folder or file of a top-level module that is installed in editable form: its version stays when it changes."""
+    if module in sys.stdlib_module_names or module in COMMON_LIBRARIES:
+        return None
+    try:
+        spec = importlib.util.find_spec(module)  # this does not import a top-level module
+    except (ImportError, ValueError):
+        return None
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    for place in (Path(p) for p in places if p and not set(SITE_FOLDERS) & set(Path(p).parts)):
+        if any(place.resolve().is_relative_to(root) for root in _editable_roots()):
+            return place.parent if place.name == "__init__.py" else place
+    return None
+
+
+@cache
+def _editable_roots() -> tuple[Path, ...]:
+    """Folders of the projects that are installed in editable form, without that of equibench itself."""
+    return tuple(root for root in _read_editable_roots() if not PACKAGE.is_relative_to(root))
+
+
+def _read_editable_roots() -> Iterator[Path]:
+    for distribution in importlib.metadata.distributions():
+        with suppress(ValueError, KeyError, TypeError):  # most have no such file, and others of its fields
+            facts = json.loads(distribution.read_text("direct_url.json") or "")  # of PEP 610
+            if facts["dir_info"]["editable"]:
+                yield Path(url2pathname(urlsplit(facts["url"]).path)).resolve()
 
 
 def _absolute(node: ast.Import | ast.ImportFrom) -> list[str]:

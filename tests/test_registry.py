@@ -1,13 +1,24 @@
 """The registry: found without importing, unique names, the nearest names in errors."""
 
+import functools
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from equibench import scan
-from equibench.registry import MODELS, Entry, Registry, UserError, build_model, include, parse_shape
+from equibench import scan, source
+from equibench.registry import (
+    MODELS,
+    Entry,
+    Registry,
+    UserError,
+    build_model,
+    include,
+    parse_shape,
+    register_model,
+)
 from equibench.scan import scan_file
 from equibench.source import data_hash, source_hash
 
@@ -285,3 +296,52 @@ def test_a_wrong_registration_of_a_data_set_is_refused(tmp_path: Path, old: str,
     assert old in SETS
     with pytest.raises(UserError, match=rf"mine.py:5: .*{expected}"):
         sets_with(write(tmp_path, SETS.replace(old, new))).entries()
+
+
+def test_a_decorator_before_what_no_scan_finds_is_refused() -> None:
+    class Net: ...
+
+    given = {"group": "none", "invariant": "none", "source": "made up"}
+    for wrong, what in ((Net, "a class"), (functools.partial(print), "a partial object")):
+        with pytest.raises(UserError, match=rf"@register_model\('net'\) goes before a function \(def\), not .* {what}"):
+            register_model("net", **given)(wrong)
+
+
+def test_the_source_of_an_editable_package_counts_because_its_version_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, facts = (
+        tmp_path / "repo" / "src" / "edited_package",
+        tmp_path / "site-packages" / "edited_package-0.1.dist-info",
+    )
+    for folder in (package, facts):
+        folder.mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(folder.parent))
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: edited-package\nVersion: 0.1\n")
+    for name in ("__init__", "nets", "layers", "unused"):
+        (package / f"{name}.py").write_text("from .layers import layer" if name == "nets" else "layer = 3")
+    uses = GOOD.replace("import nothing_of_this_name", "from edited_package.nets import layer")
+    tiny = registry_with(write(tmp_path, uses)).find("tiny")
+
+    def hashes(editable: bool) -> list[str]:
+        (facts / "direct_url.json").write_text(
+            json.dumps({"url": (tmp_path / "repo").as_uri(), "dir_info": {"editable": editable}})
+        )
+        found = []
+        for changed in ("nets", "unused", "layers"):
+            source._editable.cache_clear()
+            source._editable_roots.cache_clear()
+            path = package / f"{changed}.py"
+            path.write_text(f"{path.read_text()}\nanother = {len(found) + 10}")
+            found.append(source_hash(tiny))
+        return found
+
+    copied = hashes(editable=False)
+    assert copied == copied[:1] * 3, "the version says what a copy is"
+    assert not source.is_installed_editable("edited_package")
+    first, second, third = hashes(editable=True)
+    assert source.is_installed_editable("edited_package")
+    assert copied[0] != first == second != third
+    monkeypatch.undo()
+    source._editable.cache_clear()
+    source._editable_roots.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..boards.terminal_table import alignment, board_table, table_rows
 from ..records.outcomes import outcomes_path, read_predictions
 from ..records.store import board_names
 from ..tools.files import results_root
+from ..tools.schema import visible
 from .display import is_notebook, show_figure
 from .public import public
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @public
 def load_board(name: str, results: str | Path | None = None) -> Leaderboard:
-    """A board by its name, with or without the version at the end.
+    """A board by its name, with or without the version at the end. A warning names each file that is refused.
 
     Args:
         results: results folder; default ``EQUIBENCH_RESULTS``, else ``./leaderboards``.
@@ -36,7 +38,7 @@ def load_board(name: str, results: str | Path | None = None) -> Leaderboard:
         UserError: there is no such board.
     """
     root = results_root(results)
-    return Leaderboard(read(root, find_board(name, root)))
+    return Leaderboard(_read(root, find_board(name, root)))
 
 
 @public
@@ -44,7 +46,7 @@ def load_runs(board: str | None = None, results: str | Path | None = None) -> pd
     """A table with one row per run and all figures of its record.
 
     If a run has several attempts, the row is of the attempt on the board. The first column is the board, `run` is the
-    run id.
+    run id. A warning names each file that is refused.
 
     Args:
         board: name of a board; None for all boards.
@@ -58,11 +60,18 @@ def load_runs(board: str | None = None, results: str | Path | None = None) -> pd
     names = [find_board(board, root)] if board is not None else board_names(root)
     frames = []
     for name in names:
-        frame = run_rows(read(root, name))
+        frame = run_rows(_read(root, name))
         if not frame.empty:
             frame.insert(0, "board", name)
             frames.append(frame.astype(object))
     return pd.concat(frames, ignore_index=True).infer_objects() if frames else pd.DataFrame({"board": []})
+
+
+def _read(root: Path, name: str) -> Board:
+    board = read(root, name)
+    for one in board.refused:
+        warnings.warn(f"refused: {visible(one.reason)}", stacklevel=4)
+    return board
 
 
 @dataclass(frozen=True, eq=False)

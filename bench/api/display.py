@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import io
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..cli.options import say_over
 from ..cli.progress import Live, listener_for
 from ..runner.head_to_head import Listener
 
@@ -33,6 +36,16 @@ def watcher(progress: bool | None) -> Listener:
     if progress is not False and is_notebook():
         return NotebookProgress()
     return Live() if progress else listener_for(quiet=progress is False)
+
+
+def line() -> Callable[[str], None]:
+    """A function that replaces its last text: in the output of a cell, or as the last line of a terminal."""
+    if not is_notebook():
+        return say_over
+    from IPython.display import HTML, display
+
+    output = display(HTML(""), display_id=True)
+    return lambda text: output.update(HTML(f"<pre>{html.escape(text)}</pre>" if text else ""))
 
 
 class NotebookProgress(Live):

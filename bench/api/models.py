@@ -119,6 +119,8 @@ def build_model(
     images = in_channels or channels, num_classes or classes, image_size or size
     if seed is None:
         return build(name, *images)
+    if seed < 0:
+        raise UserError(f"equibench.build_model: seed should be at least 0, not {seed}")
     import torch
 
     from ..training.prepare import initial_model
@@ -181,13 +183,21 @@ def check(
     """
     from ..check.session import BUDGET, check_model
     from ..records.kept_verdicts import keep_verdict
+    from .display import line
 
     root, includes = results_root(results), list(includes)
     if not deadline > 0:
         raise UserError(f"{option('deadline', 'SECONDS')} should be above 0, not {deadline}")
     include(includes)
     files = [*includes, *include_cells(root, filter(None, (model, dataset)))]
-    verdict = check_model(model, dataset=dataset, budget=budget or BUDGET, includes=files, deadline_s=deadline)
+    say = line()
+    try:
+        verdict = check_model(
+            model, dataset=dataset, budget=budget or BUDGET, includes=files, deadline_s=deadline,
+            listen=lambda name: say(f"{name} …"),
+        )  # fmt: skip
+    finally:
+        say("")
     try:
         keep_verdict(root, verdict)
     except WriteError as error:  # the verdict took a minute

@@ -25,7 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ...registry import UserError, forget, include
-from ...source import program_hash
+from ...source import is_installed_editable, program_hash
 from ..tools.files import write_exclusively
 
 _ADVICE = "or put the model into a file of its own and give it as includes=[…]"
@@ -40,6 +40,8 @@ _IN_PLACE = {
     "add", "append", "clear", "discard", "extend", "fill", "insert", "pop", "popitem", "remove", "reverse",
     "setdefault", "sort", "update",
 }  # fmt: skip
+#: Functions that make a value of built-in types of literals.
+_CONTAINERS = ("dict", "frozenset", "list", "set", "tuple")
 #: The present file of each registered function.
 _files: dict[str, Path] = {}
 
@@ -58,8 +60,13 @@ def include_cells(folder: Path | None, wanted: Iterable[str] = ()) -> list[Path]
         UserError: the source of a wanted function cannot be collected. For other functions this is a warning.
     """
     main, found = sys.modules["__main__"], []
-    for function in _registered(main):
+    functions = _registered(main)
+    names, owners = {function.__name__ for function in functions}, dict[str, str]()
+    for gone in _files.keys() - names:  # del, or defined again without decorator
+        forget(_files.pop(gone))
+    for function in functions:
         try:
+            _refuse_second_owner(function, owners)
             found.append(_include(function.__name__, _program(main), folder))
         except UserError as error:
             if any(_is_called(name, function) for name in wanted):
@@ -72,6 +79,14 @@ def _registered(main: ModuleType) -> list[Callable[..., Any]]:
     """Functions of the notebook or script that a decorator of equibench has marked, without repetition."""
     functions = dict.fromkeys(value for value in vars(main).values() if isinstance(value, FunctionType))
     return [f for f in functions if f.__module__ == "__main__" and hasattr(f, "equibench_names")]
+
+
+def _refuse_second_owner(function: Callable[..., Any], owners: dict[str, str]) -> None:
+    """Refuse a name that another function of the notebook registers too; `owners` are the functions so far, by name."""
+    own = function.__name__
+    for name in function.equibench_names:  # type: ignore[attr-defined]
+        if (other := owners.setdefault(name, own)) != own:
+            raise UserError(f"{other}() and {own}() both register {name!r}; change one name, or execute: del {other}")
 
 
 def _is_called(name: str, function: Callable[..., Any]) -> bool:
@@ -152,7 +167,8 @@ class Program:
     _places: Iterator[int] = field(default_factory=count)
     _chosen: dict[str, Statement] = field(default_factory=dict)
     defined: dict[str, list[Statement]] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
+    #: The last place where the value of a name was changed. A new value that is set after that is not changed.
+    changed: dict[str, int] = field(default_factory=dict)
     is_future: bool = False
 
     def __post_init__(self) -> None:
@@ -169,13 +185,17 @@ class Program:
                 self.is_future = True
                 continue
             first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-            text = "\n".join(cell.splitlines()[first - 1 : node.end_lineno])
+            text = "\n".join(cell.split("\n")[first - 1 : node.end_lineno])
             if first == node.lineno:  # several statements may share a line
                 text = ast.get_source_segment(cell, node) or text
             statement = Statement(next(self._places), node, text, *_names(node, text, self.is_future))
-            for name in statement.binds:
-                self.defined.setdefault(name, []).append(statement)
-            self.changed |= _changed(node)
+            changed = _changed(node)
+            if isinstance(node, ast.If) and "__name__" in statement.now:  # no run executes it
+                changed |= statement.binds
+            else:
+                for name in statement.binds:
+                    self.defined.setdefault(name, []).append(statement)
+            self.changed |= dict.fromkeys(changed, statement.place)
 
     def file_of(self, function: str) -> str:
         """The text of a file that defines and registers `function`, with everything that it needs.
@@ -184,6 +204,11 @@ class Program:
             UserError: the source of a needed name is not available.
         """
         self._chosen = {}
+        if (own := self.defined.get(function)) and not _registering(own[-1].node):
+            raise UserError(
+                f"{function}() is registered, but not by a decorator directly before its def at the top level of a"
+                f" cell; write one there for each name, {_ADVICE}"
+            )
         self._need(function, inf, f"{function}()", set())
         used = sorted(self._chosen.values(), key=lambda s: s.place)
         texts = [s.text if function in s.binds else _bare(s) for s in used]
@@ -200,7 +225,8 @@ class Program:
         statement, last = own[-1], self.defined[name][-1]
         # Settings of a library do not belong to a model: a run's process has its own.
         is_module = isinstance(self.values.get(name), ModuleType)
-        is_changed = name in statement.now & statement.binds or (name in self.changed and not is_module)
+        is_changed = self.changed.get(name, -1) > statement.place and not is_module
+        is_changed |= name in statement.now & statement.binds
         is_changed |= statement.text == last.text and _is_another_value(statement.node, self.values, name)
         if not isinstance(statement.node, _PLAIN) or is_changed:
             raise UserError(
@@ -232,7 +258,7 @@ class Program:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
         for top in {name.partition(".")[0] for name in names} - {"equibench"}:
             file = getattr(sys.modules.get(top), "__file__", None)
-            if file is None:
+            if file is None or is_installed_editable(top):
                 continue
             path = Path(file).resolve()
             if (path.parent.parent if path.stem == "__init__" else path.parent) == self.home.resolve():
@@ -243,23 +269,35 @@ class Program:
 
 
 def _body_of_magic(node: ast.stmt) -> str:
-    """The cell below ``%%time`` or ``%%capture``, which IPython keeps as ``run_cell_magic(name, line, cell)``."""
+    """The cell below ``%%time`` or ``%%capture``, which IPython keeps as ``run_cell_magic(name, line, cell)``.
+
+    The statement after ``%time`` is kept as ``run_line_magic(name, line)``.
+    """
     call = getattr(node, "value", None)
-    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith("get_ipython().run_cell_magic"):
+    magics = ("get_ipython().run_cell_magic", "get_ipython().run_line_magic")
+    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith(magics):
         return ""
-    name, _, cell = map(ast.literal_eval, call.args)
-    return str(cell) if name in ("time", "capture") else ""
+    name, *_, cell = map(ast.literal_eval, call.args)
+    if name not in ("time", "capture"):
+        return ""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return TransformerManager().transform_cell(cell)  # it may have further magics
 
 
 def _bare(statement: Statement) -> str:
     """The statement without registering decorators: a file registers only its own function."""
     node = statement.node
-    own = getattr(node, "decorator_list", [])
-    kept = [d for d in own if not ast.unparse(d).split("(")[0].split(".")[-1].startswith("register_")]
-    if len(kept) == len(own):
+    if not (registering := _registering(node)):
         return statement.text
-    node.decorator_list = kept  # type: ignore[attr-defined]
+    node.decorator_list = [d for d in node.decorator_list if d not in registering]  # type: ignore[attr-defined]
     return ast.unparse(node)
+
+
+def _registering(node: ast.stmt) -> list[ast.expr]:
+    """The decorators of equibench before a function."""
+    own = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    return [d for d in own if ast.unparse(d).split("(")[0].split(".")[-1].startswith("register_")]
 
 
 def _names(node: ast.stmt, text: str, is_future: bool) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
@@ -289,10 +327,11 @@ def _changed(node: ast.AST) -> set[str]:
     """
     targets = [*(getattr(node, "targets", None) or ()), getattr(node, "target", None)]
     if isinstance(node, ast.Call):
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if method in _IN_PLACE or (method.endswith("_") and not method.endswith("__")):  # torch: fill_
+        *owner, method = ast.unparse(node.func).split(".")
+        in_torch = method.endswith("_") and not method.endswith("__")  # fill_
+        if owner and (method in _IN_PLACE or in_torch):
             targets.append(node.func)
-        elif isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+        if method in ("setattr", "delattr", "shuffle") or (in_torch and owner[-1:] in ([], ["init"])):
             targets += [ast.Attribute(argument, "") for argument in node.args[:1]]
     found: set[str] = set()
     for target in targets:
@@ -307,11 +346,21 @@ def _changed(node: ast.AST) -> set[str]:
 
 
 def _is_another_value(node: ast.stmt, values: dict[str, Any], name: str) -> bool:
-    """Whether a statement gives a name a literal, but its value is another one now."""
+    """Whether a statement gives a name a literal, or containers of literals, but its value is another one now."""
     value = getattr(node, "value", None)
     targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
     if value is None or name not in values or not all(isinstance(target, ast.Name) for target in targets):
         return False
-    with suppress(ValueError):  # no literal
-        return repr(ast.literal_eval(value)) != repr(values[name])
+    if not _is_literal(value):
+        return False
+    # Made by the same code as the cell's value, so that sets have the same order.
+    return repr(eval(compile(ast.Expression(value), "cell", "eval"), {})) != repr(values[name])
+
+
+def _is_literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONTAINERS:
+        return all(map(_is_literal, [*node.args, *(k.value for k in node.keywords)]))
+    with suppress(ValueError):
+        ast.literal_eval(node)
+        return True
     return False

@@ -18,7 +18,7 @@ from ..runner.head_to_head import run as run_suite
 from ..spec.suite import AD_HOC, Suite
 from ..tools.files import results_root
 from ..tools.machine import Machine
-from ..tools.text import clipped
+from ..tools.text import clipped, joined
 from .boards import Leaderboard
 from .display import watcher
 from .notebook_cells import include_cells
@@ -114,10 +114,9 @@ def _points(suite: str | Path | Mapping[str, Any] | Suite | None, given: dict[st
     values = {"name": AD_HOC, **values, **given}
     missing = [key for key in ("dataset", "models", "budget") if key not in values]
     if missing:
-        listed = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
         raise UserError(
             "equibench.run: name a suite (equibench.list_suites()), or give dataset, models and budget;"
-            f" {listed} {'is' if len(missing) == 1 else 'are'} missing"
+            f" {joined(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         )
     return points_of(values, where)
 

@@ -41,6 +41,7 @@ class Board:
         refused: files that were refused as records.
         sidecars: full equivariance profiles, by the id of the run whose row they join.
         root: results folder that it was read from.
+        data_root: folder of the data sets, if the call that made the board was given one.
         verdicts: of `equibench check`, by model and source hash, as far as they were looked up.
         outcomes: by the id of the run: an identifier of its test images, and the distances of its predictions from the
             labels (0 is right), (images,).
@@ -57,6 +58,7 @@ class Board:
     refused: list[RefusedFile] = field(default_factory=list)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     root: Path | None = None
+    data_root: str | Path | None = None
     verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
     outcomes: dict[str, tuple[str, NDArray[Any]]] = field(default_factory=dict)
     repeats: dict[str, list[RunRecord]] = field(default_factory=dict)

@@ -253,7 +253,7 @@ def refresh_command(board: Board, models: Iterable[str], here: bool = True) -> s
     files = dict.fromkeys(path for model in models for path in included_files(model))
     if not here:  # without folders, because tables are published
         return command("refresh", board.name, include=[Path(path.name) for path in files])
-    return command("refresh", board.name, root=board.root, include=files, trains=True)
+    return command("refresh", board.name, root=board.root, include=files, trains=True, data_root=board.data_root)
 
 
 def _mixture(board: Board) -> Iterator[str]:

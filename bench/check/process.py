@@ -45,7 +45,7 @@ class Process(AbstractContextManager["Process"]):
     def event(self, limit_s: float) -> dict[str, Any] | None:
         """The next event; None if the process has ended. Without one in the limit, ends it and raises `NoAnswer`."""
         try:
-            return self._events.get(timeout=limit_s)
+            return self._events.get(timeout=min(limit_s, threading.TIMEOUT_MAX))
         except queue.Empty:
             self.end()
             raise NoAnswer(f"no answer after {limit_s:.0f} s") from None

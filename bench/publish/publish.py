@@ -21,7 +21,7 @@ from ..records.store import board_names
 from ..spec.suite import suite_names
 from ..tools.files import ensure_writable, write_atomically
 from ..tools.schema import visible
-from ..tools.text import PROGRESS, is_selected
+from ..tools.text import PROGRESS, is_selected, joined
 from .bibtex import bibliography, sources_of_row
 from .tables import latex_page, markdown_page
 from .view import without_models
@@ -180,7 +180,7 @@ def _publish_board(
         from .site import write_board_data
 
         downloads += [f"tables/{path.name}" for path in write_tables(out / "tables", stored)]
-        left_out = " ".join(f"Left out: {' and '.join(titles)}. Needed: {needs}." for needs, titles in missing.items())
+        left_out = " ".join(f"Left out: {joined(titles)}. Needed: {needs}." for needs, titles in missing.items())
         write_board_data(out, root, board, figures, [*downloads, "tables/models.bib"], left_out)
     sources = [s for row in board.rows_of(board.frame) for s in sources_of_row(row)]
     return sources, board.refused, side_of(board) if html else None

@@ -111,7 +111,9 @@ def run(
     is_new = not root.exists()
     ensure_writable(root, "results")
     try:
-        return HeadToHead(suite, root, machine, listener or Listener(), trials, refresh, shard).execute()
+        outcome = HeadToHead(suite, root, machine, listener or Listener(), trials, refresh, shard).execute()
+        outcome.board.data_root = machine.data_root
+        return outcome
     except UserError:
         if is_new:
             with suppress(OSError):  # the folder is not empty

@@ -317,7 +317,8 @@ def tune_command(suite: Suite) -> str:
         "train_images": suite.train_images, "profile": suite.profile if suite.profile != "strict" else "",
     }  # fmt: skip
     name = suite_as_given(suite.name)
-    words = [name] if name and suite.name != AD_HOC and not any(map(given_option, values)) else []
+    is_changed = any(given_option(key) is not None for key in values)
+    words = [name] if name and suite.name != AD_HOC and not is_changed else []
     if not words:
         words = [word for key, value in values.items() if value for word in (f"--{key.replace('_', '-')}", str(value))]
     if suite.recipe != TUNED:

@@ -34,8 +34,8 @@ def for_latex(table: str, style: str) -> str:
 
 
 def markdown_line(text: str) -> str:
-    """As `markdown_text`, for the beginning of a line: it starts no heading, list or quotation."""
-    return re.sub(r"^(\d*)(?=(?<=\d)[.)](\s|$)|(?<!\d)(#+|[-+>])(\s|$))", r"\1\\", markdown_text(text))
+    """As `markdown_text`, for the beginning of a line: it starts no heading, list or quotation, and is no rule."""
+    return re.sub(r"^(\d*)(?=(?<=\d)[.)](\s|$)|(?<!\d)(?:>|--+$|(#+|[-+])(\s|$)))", r"\1\\", markdown_text(text))
 
 
 def markdown_text(text: str) -> str:

@@ -30,6 +30,11 @@ def listed(names: Iterable[str], most: int = 12, between: str = ", ") -> str:
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def joined(words: Sequence[str]) -> str:
+    """Words as in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
 def is_selected(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches one of these shell patterns; without patterns, every name is selected."""
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -84,7 +89,13 @@ def error_text(value: float | None) -> str:
     return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}" if value else "0"
 
 
-def command(*words: str, root: Path | None = None, include: Iterable[str | Path] = (), trains: bool = False) -> str:
+def command(
+    *words: str,
+    root: Path | None = None,
+    include: Iterable[str | Path] = (),
+    trains: bool = False,
+    data_root: str | Path | None = None,
+) -> str:
     """A shell command of equibench for the current folder, with the files and folders that this process was given.
 
     Args:
@@ -92,11 +103,12 @@ def command(*words: str, root: Path | None = None, include: Iterable[str | Path]
         root: results folder; None for a command without one, or for readers on other machines.
         include: files that register what the command needs.
         trains: whether it loads data, and so has ``--data-root``.
+        data_root: its value; default: that of the current command or call.
     """
     places = [word for path in include for word in ("--include", relative_path(Path(path)))]
     if root is not None and (root != Path("leaderboards").absolute() or "EQUIBENCH_RESULTS" in os.environ):
         places += ["--results", relative_path(root)]
-    if trains and (data := given_option("data_root")):
+    if trains and (data := data_root or given_option("data_root")):
         places += ["--data-root", relative_path(Path(data))]
     return shlex.join(["equibench", *words, *places])
 

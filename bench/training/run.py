@@ -82,12 +82,12 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
         return
     if status in CLOSED:
         remove_checkpoints(ledger.root, job.spec.board, job.spec.digest(), job.attempt)
-    warning = ""
+    said = list(ledger.notes)  # what was lost, so that users need not look for it in the record
     if job.equivariance == "full":
         from .full_profile import add_sidecar
 
-        warning = add_sidecar(job, record, run.loaded, run.model)
-    events.send("done", status=status, reason=reason, record=str(path), warning=warning)
+        said.append(add_sidecar(job, record, run.loaded, run.model))
+    events.send("done", status=status, reason=reason, record=str(path), warning="; ".join(filter(None, said)))
 
 
 def outcome_of(go: Callable[[], tuple[Status, str]], model: str) -> tuple[Status, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -29,7 +30,13 @@ class TrainedModel(nn.Module):
         self.network, self.normalise, self.data, self.record = network, loaded.normalise, loaded.data, record
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, classes) of integer images (batch, channels, size, size), on the network's device."""
+        """Logits (batch, classes) of images (batch, channels, size, size) in units of the integers of the data set, on
+        the network's device. Images between 0 and 1 are a mistake, so there is a warning.
+        """
+        most = self.data.maximum
+        if images.is_floating_point() and images.numel() and float(images.max()) <= 1.0 < most:
+            says = f"no intensity of these images is above 1, but full intensity is {most} here"
+            warnings.warn(says, stacklevel=4)  # the line that called the module
         return self.network(self.normalise(images))
 
     def test_accuracy_pct(self) -> float:

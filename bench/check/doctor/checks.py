@@ -117,7 +117,7 @@ def placement(place: ExaminedDevice) -> str:
     if place.facts["current"] != int(place.device.partition(":")[2]):
         raise Failed(f"the current device of a process on {place.device} is cuda:{place.facts['current']}")
     seen = place.other_processes
-    return judges.judge_placement(seen["uuid"], seen["named_on"], seen["gpus"])
+    return judges.judge_placement(seen["uuid"], seen["named_on"], seen["gpus"], seen["unread"])
 
 
 def alone(place: ExaminedDevice) -> str:

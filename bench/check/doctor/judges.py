@@ -45,12 +45,18 @@ def why_not_built(capability: tuple[int, ...], built_for: Sequence[str]) -> str:
     return f"torch is built for {', '.join(built_for)}, but {here}; install a build of torch for it"
 
 
-def judge_placement(uuid: str, named_on: list[str], gpus: int) -> str:
-    """Judge the GPUs on which the driver names a process that holds memory of one of them."""
+def judge_placement(uuid: str, named_on: list[str], gpus: int, unread: Sequence[str] = ()) -> str:
+    """Judge the GPUs on which the driver names a process that holds memory of one of them.
+
+    Args:
+        unread: GPUs whose processes the driver does not list.
+    """
     if elsewhere := [name for name in named_on if name != uuid]:
         raise Failed(f"a process on {uuid} has a context on {', '.join(elsewhere)} as well")
     if uuid not in named_on:
         raise NotApplicable("the driver does not name our processes by their numbers here, as in most containers")
+    if unread:
+        raise LeftOut(f"the driver does not list the processes on {', '.join(unread)}")
     return f"seen on this GPU, and on no other of {gpus}"
 
 

@@ -107,7 +107,8 @@ def other_processes(here: Device, before_mib: float | None = None) -> dict[str, 
     found = judge(seen[uuid], os.getpid(), memory_used_mib(uuid), before_mib)
     del held
     named = [name for name, processes in seen.items() if any(p.pid == os.getpid() for p in processes or ())]
-    return {"uuid": uuid, "named_on": named, "gpus": len(seen), **asdict(found)}
+    unread = [name for name, processes in seen.items() if processes is None]
+    return {"uuid": uuid, "named_on": named, "gpus": len(seen), "unread": unread, **asdict(found)}
 
 
 def clock(here: Device, seconds: float) -> dict[str, Any]:

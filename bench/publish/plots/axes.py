@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,16 @@ def new_plot(x: str, y: str, height: float = SIZE[1], left: float = 0.75) -> tup
     return figure, axes
 
 
-def room_for_names(names: Iterable[str], letter: float, size: float) -> tuple[float, float]:
-    """Room beside a frame for names, in inches, and their font size: longer names than half of the picture are smaller.
+def room_for_names(names: Sequence[str], letter: float, size: float) -> tuple[float, list[float]]:
+    """Room beside a frame for names, in inches, and the font size of each: those longer than half of the picture are
+    smaller.
 
     Args:
         letter: width of a letter in inches at the font size `size`.
     """
-    needed = letter * max(map(len, names))
-    room = min(needed, 0.5 * SIZE[0])
-    return room, size * room / needed
+    widths = [letter * len(name) for name in names]
+    room = min(max(widths), 0.5 * SIZE[0])
+    return room, [size * min(1.0, room / width) for width in widths]
 
 
 def logarithmic(axis: Any, set_scale: Callable[[str], None]) -> None:

@@ -87,14 +87,16 @@ def draw(family: BoardFamily, what: str) -> Figure | None:
         text = model + (f" ({line})" if line else "")
         handles.append(Line2D([], [], label=text if slope is None else f"{text}\nα = {slope_text(slope)}", **how))
     axes.set_title(_note(family, found, what), loc="left", fontsize=7.5)
-    labels = [part for h in handles for part in str(h.get_label()).splitlines()]
-    room, size = room_for_names(labels, 0.06, 7.5)
+    labels = [max(str(h.get_label()).splitlines(), key=len) for h in handles]
+    room, sizes = room_for_names(labels, 0.06, 7.5)
     margin = 0.85 + room
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     corner = (1 - (margin - 0.12) / SIZE[0], 1 - 0.3 / SIZE[1])
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=size, handlelength=2.8, borderaxespad=0
+    legend = figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=7.5, handlelength=2.8, borderaxespad=0
     )
+    for label, letters in zip(legend.get_texts(), sizes, strict=True):
+        label.set_fontsize(letters)
     return figure
 
 

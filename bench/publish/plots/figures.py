@@ -156,13 +156,12 @@ def _differences(drawn: PlotData) -> Figure | None:
     found = sorted(drawn.board.against_reference, key=lambda c: c.difference)[-MOST_ROWS:]
     if not found:
         return None
-    room, size = room_for_names([c.model for c in found], 0.075, 9)
+    room, sizes = room_for_names([c.model for c in found], 0.075, 9)
     letters = int((SIZE[0] - room) / 0.064)  # of a line that is centred below the frame
     below = textwrap.wrap(f"difference in test accuracy to {drawn.board.reference}, in points", letters)
     height = 1.1 + 0.24 * len(found) + 0.15 * (len(below) - 1)
     figure, axes = new_plot("\n".join(below), "", height, 0.2 + room)
     figure.subplots_adjust(bottom=(0.4 + 0.15 * len(below)) / height)  # there is no legend
-    axes.tick_params("y", labelsize=size)
     axes.axvline(0, color=INK, lw=0.8)
     for y, c in enumerate(found):
         colour, mark = drawn.styles[drawn.families[at[c.model]]]
@@ -174,6 +173,8 @@ def _differences(drawn: PlotData) -> Figure | None:
         name_point(point, c.model, [*says, drawn.accuracy(at[c.model])])
     axes.set_ylim(-0.7, len(found) - 0.3)
     axes.set_yticks(range(len(found)), [c.model for c in found])
+    for text, size in zip(axes.get_yticklabels(), sizes, strict=True):
+        text.set_fontsize(size)
     axes.grid(axis="y", visible=False)
     shown, count = [c for c in found if c.interval is not None], len(drawn.board.against_reference)
     note = "paired; no bars below 3 seeds"
@@ -185,7 +186,7 @@ def _differences(drawn: PlotData) -> Figure | None:
 
 
 RESULTS, SEEDS = "models with results", "a reference, and another model with results of the same seeds"
-COUNTED, ALONE = "models whose operations are counted", "runs that did not share a device"
+COUNTED, ALONE = "models with results and counted operations", "results of runs that did not share a device"
 #: Accuracies by angle also need labels that stay correct when images are rotated.
 FULL = "runs with a measured full equivariance profile; equibench equivariance --run ID measures it"
 PLOTS = (
@@ -194,7 +195,7 @@ PLOTS = (
         "accuracy-flops",
         "Accuracy against compute",
         _cost_plot("flops_per_image", "MFLOPs of a forward pass", 1e-6),
-        RESULTS,
+        COUNTED,
     ),
     Plot(
         "accuracy-seconds",

@@ -17,13 +17,14 @@ _PLACES = (
 )  # fmt: skip
 #: A label further away than this is connected to its point by a line.
 _BESIDE = 12.0
+#: Attempts; in each, the points that had no label in the one before come first.
+_ATTEMPTS = 10
 
 Box = tuple[float, float, float, float]
+Point = tuple[float, float, str]
 
 
-def place_labels(
-    axes: Axes, points: Sequence[tuple[float, float, str]], obstacles: Sequence[tuple[float, float]] = ()
-) -> list[str]:
+def place_labels(axes: Axes, points: Sequence[Point], obstacles: Sequence[tuple[float, float]] = ()) -> list[str]:
     """Write the label of every (x, y, text) near its point, at the first position where it covers nothing.
 
     The best points should come first. A label beside a point is never nearer to another point. A label further
@@ -36,16 +37,38 @@ def place_labels(
     Returns:
         The labels that are left out, because no position is free.
     """
-    figure = axes.figure
-    frame = axes.get_window_extent()
-    points_a_pixel = 72 / figure.dpi
-    marks = [_pixels(axes, float(p[0]), float(p[1]), points_a_pixel) for p in (*points, *obstacles)]
+    scale = 72 / axes.figure.dpi
+    marks = [_pixels(axes, float(p[0]), float(p[1]), scale) for p in (*points, *obstacles)]
+    order, placed = list(points), list[tuple[Point, tuple[int, int]]]()
+    for _ in range(_ATTEMPTS):
+        found = _free_places(axes, order, marks, scale)
+        if len(found) > len(placed):
+            placed = found
+        have = [point for point, _ in found]
+        if len(have) == len(order):
+            break
+        order = [*(p for p in order if p not in have), *have]
+    for (x, y, text), (dx, dy) in placed:
+        arrow: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
+        arrow["relpos"] = (0 if dx > 0 else 1, 0.5)  # the near end of the label
+        axes.annotate(
+            text, (x, y), (dx, dy), textcoords="offset points", ha="left" if dx > 0 else "right", fontsize=_FONT,
+            annotation_clip=False, arrowprops=None if math.hypot(dx, dy) <= _BESIDE else arrow,
+        )  # fmt: skip
+    have = [point for point, _ in placed]
+    return [point[2] for point in points if point not in have]
+
+
+def _free_places(
+    axes: Axes, points: Sequence[Point], marks: Sequence[tuple[float, float]], scale: float
+) -> list[tuple[Point, tuple[int, int]]]:
+    """The points that get a label, in this order, with its position."""
+    frame, found = axes.get_window_extent(), []
     taken: list[Box] = [_box_of(*mark) for mark in marks]
     lines: list[Box] = []  # lines may cross
-    left_out = []
-    right, left, top = (edge * points_a_pixel for edge in (frame.x1, frame.x0, frame.y1))
+    right, left, top = (edge * scale for edge in (frame.x1, frame.x0, frame.y1))
     for x, y, text in points:
-        px, py = _pixels(axes, x, y, points_a_pixel)
+        px, py = _pixels(axes, x, y, scale)
         width = 0.61 * _FONT * len(text)
         for dx, dy in _PLACES:
             start = px + dx if dx > 0 else px + dx - width
@@ -65,17 +88,9 @@ def place_labels(
                 continue
             taken.append(box)
             lines += line
-            side = "left" if dx > 0 else "right"
-            arrow: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3}
-            arrow["relpos"] = (0 if dx > 0 else 1, 0.5)  # the near end of the label
-            axes.annotate(
-                text, (x, y), (dx, dy), textcoords="offset points", ha=side, fontsize=_FONT, annotation_clip=False,
-                arrowprops=None if beside else arrow,
-            )  # fmt: skip
+            found.append(((x, y, text), (dx, dy)))
             break
-        else:
-            left_out.append(text)
-    return left_out
+    return found
 
 
 def _pixels(axes: Axes, x: float, y: float, scale: float) -> tuple[float, float]:

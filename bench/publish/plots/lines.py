@@ -113,13 +113,15 @@ def _drawn(
         axes.plot(*curves[model], **how)
         handles.append(Line2D([], [], label=model, **how))
     figure = finish_plot(axes, {}, note)
-    room, size = room_for_names([model for model, _ in shown], 0.055, 7.5)
+    room, sizes = room_for_names([model for model, _ in shown], 0.055, 7.5)
     margin = 0.75 + room
     figure.subplots_adjust(right=1 - margin / SIZE[0], bottom=0.55 / SIZE[1])
     place = (1 - (margin - 0.1) / SIZE[0], 1 - 0.3 / SIZE[1])
     legend = figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=size, handlelength=2.6, borderaxespad=0
+        handles=handles, loc="upper left", bbox_to_anchor=place, fontsize=7.5, handlelength=2.6, borderaxespad=0
     )
-    for (model, _), text in zip(shown, legend.get_texts(), strict=True):  # names do not overlap, curves do
+    # Names do not overlap, curves do.
+    for (model, _), text, size in zip(shown, legend.get_texts(), sizes, strict=True):
+        text.set_fontsize(size)
         name_point(text, model, says(curves[model][1]))
     return figure

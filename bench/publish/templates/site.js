@@ -120,14 +120,19 @@ function plain(board, row, column) {
 
 // An equivariance error in the format of all other outputs.
 function errorText(v) {
+  if (Number.isInteger(16 * v)) v = toEven(1e3 * v) / 1e3; // only these are exactly between two numbers of three digits
   return v >= 1e-3 ? v.toFixed(3) : v === 0 ? "0" : v.toExponential(0).replace(/e-(\d)$/, "e-0$1");
+}
+
+// The nearest whole number; of two, the even one, as in all other outputs.
+function toEven(x) {
+  return Math.abs(x % 1 - 0.5) < 1e-9 ? 2 * Math.round(x / 2) : Math.round(x);
 }
 
 // A p in the format of all other outputs: two digits, with ties rounded to even, because 0.0625 (five seeds) is a tie.
 function pText(p) {
   if (p < 1e-4) return "<0.0001";
-  const digits = p < 0.0995 ? 1 - Math.floor(Math.log10(p)) : 2, scaled = p * 10 ** digits;
-  const whole = Math.abs(scaled % 1 - 0.5) < 1e-9 ? 2 * Math.round(scaled / 2) : Math.round(scaled);
+  const digits = p < 0.0995 ? 1 - Math.floor(Math.log10(p)) : 2, whole = toEven(p * 10 ** digits);
   return p < 0.0995 ? String(Number((whole / 10 ** digits).toFixed(digits))) : (whole / 10 ** digits).toFixed(digits);
 }
 

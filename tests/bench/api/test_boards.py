@@ -28,6 +28,16 @@ def test_boards_can_be_compared_and_are_keys(board: Leaderboard) -> None:
     assert board == board and board != load_board(NAME, LEADERBOARDS) and len({board, board}) == 1
 
 
+def test_a_refused_file_is_a_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / f"{NAME}-v2"
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text("{")
+    for call in (lambda: load_board(NAME, tmp_path), lambda: load_runs(results=tmp_path)):
+        with pytest.warns(UserWarning, match=r"refused: .*x\.json") as said:
+            call()
+        assert said[0].filename == __file__, "it names the line of the caller"
+
+
 def test_a_table_is_the_csv(board: Leaderboard, tmp_path: Path) -> None:
     shutil.copytree(LEADERBOARDS / "runs" / board.name, tmp_path / "runs" / board.name)
     write_board(tmp_path, board.name)

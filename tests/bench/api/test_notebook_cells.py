@@ -62,7 +62,8 @@ def test_the_file_has_what_the_function_needs_and_nothing_else() -> None:
 
 
 def test_a_cell_that_is_timed_is_a_cell() -> None:
-    timed = f"get_ipython().run_cell_magic('time', '', {BLOCK!r})\n"
+    cell = f"%config Application.log_level = 30\n!echo hello\n{BLOCK}"
+    timed = f"get_ipython().run_cell_magic('time', '', {cell!r})\n"
     text = Program([IMPORTS, timed, NET], {}, Path("/nowhere")).file_of("cell_net")
     assert imported(text)["cell_net"](1, 10, 28).conv.kernel_size == (3, 3)
     with pytest.raises(UserError, match="needs 'Block'"):
@@ -104,6 +105,15 @@ def test_what_is_executed_last_counts() -> None:
         ),
         (["S = []", "T = S", "T += [3]", "def Net(): return S"], "Net() needs 'S', which cells change"),
         (["K = 3", "def wider():\n    global K\n    K = 5", "wider()", "def Net(): return K"], "needs 'K', which"),
+        (["W = torch.zeros(2)", "nn.init.ones_(W)", "def Net(): return W"], "Net() needs 'W', which cells change"),
+        (["S = [*range(9)]", "import random", "random.shuffle(S)", "def Net(): return S"], "Net() needs 'S', which"),
+        (["S = dict(k=[3])", "T = S", "T['k'] = 5", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["S = list((1,))", "S = [1]", "S.append(3)", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["if __name__ == '__main__':\n    K = 3", "def Net(): return K"], "Net() needs 'K', which no executed cell"),
+        (
+            ["K = int(3)", "if __name__ == '__main__':\n    K = int(5)", "def Net(): return K"],
+            "Net() needs 'K', which cells change after they set it",
+        ),
         (["def Net(): return missing"], "Net() needs 'missing', which no executed cell sets at its top level"),
         (["def Net(): return missing", "def broken(:"], "Net() needs 'missing', which no executed cell sets"),
     ],
@@ -113,6 +123,33 @@ def test_what_has_no_source_is_said(cells: list[str], says: str) -> None:
     with pytest.raises(UserError) as error:
         program(IMPORTS, *cells, net).file_of("cell_net")
     assert says in str(error.value) and "includes=[…]" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["S = []", "S.append(3)", "S = [3]"],
+        ["S = []\nS.append(3)", "S = []\nS.append(3)", "S = [3]"],
+        ["K = 3", "K += 1", "K = 4", "S = [K]"],
+        ["S = list((1,))", "S.append(3)", "S = list((1, 3))"],
+        ["S = dict(k={8, 0, 24, 16, 32, 40, 368, 184, 96, 328, 144})"],
+        ["S = {368, 8, 184, 0, 168, 96, 328, 144}"],
+        ["import functools\nT = '\f'\n@functools.cache\ndef made(): return 3\n", "S = made()"],
+    ],
+)
+def test_a_value_that_is_set_once_more_after_its_changes_is_not_changed(cells: list[str]) -> None:
+    """The advice says so: set it in one statement."""
+    made = program(IMPORTS, *cells, NET.replace("Block(num_classes)", "S"))
+    assert imported(made.file_of("cell_net"))["cell_net"](1, 10, 28) == made.values["S"]
+
+
+@pytest.mark.parametrize("name", ["cell-net", "n-8"])
+def test_a_function_that_no_decorator_registers_is_refused(name: str) -> None:
+    plain, head = NET.removeprefix(REGISTERED), REGISTERED[1:].strip().replace("'cell-net'", f"{name!r}")
+    loop = f"for w in (8, 9):\n    {REGISTERED}    def cell_net(in_channels, num_classes, image_size): return w"
+    for cells in ([BLOCK, plain, f"{head}(cell_net)"], [loop]):
+        with pytest.raises(UserError, match=r"cell_net\(\) is registered, but not by a decorator directly before"):
+            program(IMPORTS, *cells).file_of("cell_net")
 
 
 def test_the_same_statement_twice_and_settings_of_libraries_are_no_change() -> None:
@@ -131,6 +168,8 @@ def test_a_module_beside_the_notebook_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"my_cell_blocks\.py from the folder of the notebook"):
         program(*cells, home=tmp_path).file_of("cell_net")
     assert "my_cell_blocks" in program(*cells).file_of("cell_net"), "elsewhere it is found by every process"
+    monkeypatch.setattr("equibench.bench.api.notebook_cells.is_installed_editable", {"my_cell_blocks"}.__contains__)
+    assert "my_cell_blocks" in program(*cells, home=tmp_path).file_of("cell_net"), "and here, by pip install -e"
 
 
 def test_each_file_registers_its_own_function_alone() -> None:
@@ -180,6 +219,21 @@ def test_a_cell_is_registered_kept_and_replaced(main: ModuleType, tmp_path: Path
     execute(main, BLOCK.replace("width, 3)", "width, 5)"))
     with pytest.raises(UserError, match="changed by hand"):
         include_cells(tmp_path, ["cell-net+frame-c4"])
+
+
+def test_a_function_that_is_gone_registers_nothing(main: ModuleType, tmp_path: Path) -> None:
+    """Also two functions with one name: after a cell was copied, or its function got another name."""
+    for cell in (IMPORTS, BLOCK, NET):
+        execute(main, cell)
+    include_cells(tmp_path)
+    execute(main, NET.replace("def cell_net", "def other_net"))
+    with pytest.raises(UserError, match=r"cell_net\(\) and other_net\(\) both register 'cell-net'; .*: del cell_net"):
+        include_cells(tmp_path, ["cell-net"])
+    execute(main, "del cell_net")
+    (file,) = include_cells(tmp_path, ["cell-net"])
+    assert file.name.startswith("other-net-")
+    execute(main, NET.replace("def cell_net", "def other_net").replace(REGISTERED, ""))
+    assert include_cells(tmp_path, ["cell-net"]) == [] and "cell-net" not in MODELS.entries()
 
 
 def test_a_data_set_of_a_cell_is_registered_too(main: ModuleType, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Head-to-heads from Python: arguments, results, and what goes on from them."""
 
 import json
+import math
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from equibench.bench.api.boards import load_board
 from equibench.bench.api.models import build_model, check, list_datasets, list_models, list_suites, load_model
 from equibench.bench.api.run import Result, _plain, run
 from equibench.bench.boards.board import load_board as read
+from equibench.bench.boards.notes import refresh_command
 from equibench.bench.records.store import verdict_path
 from equibench.bench.records.verdict import Verdict, passed
 from equibench.bench.runner.head_to_head import Outcome
@@ -96,6 +99,10 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
             "equibench tune --models z2cnn-22 --dataset digits-rot --budget e2 --results ",
         ),
         (
+            {"suite": "quickstart", "models": np.array(["z2cnn-22", "p4cnn"]), "recipe": "tuned"},
+            "equibench tune --models z2cnn-22,p4cnn --dataset digits-rot --budget e2 --results ",
+        ),
+        (
             {"suite": {"dataset": "digits-rot", "models": ["z2cnn-2"], "budget": "e1", "train_images": 100}}
             | {"recipe": "tuned"},
             "equibench tune --models z2cnn-2 --dataset digits-rot --budget e1 --train-images 100 --results ",
@@ -132,6 +139,7 @@ def test_a_wrong_argument_is_one_sentence_and_leaves_nothing(given: dict[str, An
         (lambda: load_model("00", device="tpu"), "device='tpu': use auto, cpu, cuda or cuda:<number>"),
         (lambda: build_model("zzzzzzzzzz"), "see: equibench.list_models()"),
         (lambda: build_model("p4cnn", -1), "equibench.build_model: in_channels should be at least 1, not -1"),
+        (lambda: build_model("p4cnn", seed=-1), "equibench.build_model: seed should be at least 0, not -1"),
         (lambda: check("p4cnn", deadline=0), "deadline=… should be above 0, not 0"),
         (lambda: load_board("b", results="/nowhere/r"), "equibench.run('quickstart', results='/nowhere/r') makes one"),
     ],
@@ -198,8 +206,10 @@ def test_advice_of_a_check_names_arguments(kind: str, monkeypatch: pytest.Monkey
         f"    time.sleep({0 if kind == 'finding' else 60})\n"
         "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))\n"
     )
-    limit = 120.0 if kind == "finding" else 8.0
+    limit, shown = math.inf if kind == "finding" else 8.0, list[str]()
+    monkeypatch.setattr("equibench.bench.api.display.line", lambda: shown.append)
     found = check(f"advice-{kind}", includes=[net], results=tmp_path, deadline=limit)
+    assert shown[0] == "citation …" and len(shown) > 2 and shown[-1] == "", "the checks, while they are made"
     assert "--" not in repr(found).replace("---", "")
     assert ("dataset=…" if kind == "finding" else "use deadline=…") in " ".join(found.table()["do"])
 
@@ -223,12 +233,15 @@ def test_the_title_of_a_suite_is_that_of_its_own_rows(tmp_path: Path) -> None:
 
 def test_a_family_is_one_table(tmp_path: Path) -> None:
     suite = {"dataset": "digits-rot", "models": ["z2cnn-2"], "budget": "e1", "train_images": [200, 400], "seeds": 1}
-    options: dict[str, Any] = {"results": tmp_path, "device": "cpu", "progress": False}
+    data = tmp_path.parent / "data sets"
+    options: dict[str, Any] = {"results": tmp_path, "data_root": data, "device": "cpu", "progress": False}
     with pytest.raises(UserError, match="did you mean"):
         run({**suite, "models": ["p4cn"]}, **options)
     assert not list(tmp_path.iterdir()), "all points are looked at before the first is run"
     done = run(suite, **options)
     assert len(done.ran) == 2 == len(done.boards) and done.table()["train_images"].tolist() == [200, 400]
+    again = refresh_command(done.boards[0].board, ["z2cnn-2"])
+    assert shlex.split(again)[-2:] == ["--data-root", str(data)], "what it prints later names it too"
     assert "200 images" in repr(done) and "200 images" in done._repr_html_()
     with pytest.raises(UserError, match="family of 2 boards"):
         done.board  # noqa: B018
@@ -286,6 +299,12 @@ def test_a_script_registers_its_model_and_its_network_is_loaded_elsewhere(tmp_pa
     images = torch.from_numpy(trained.data.test.images[:4])
     with torch.no_grad():
         assert torch.equal(trained(images), trained.network(trained.normalise(images)))
+        assert torch.equal(trained(images), trained(images.float()))
+        with pytest.warns(
+            UserWarning, match="no intensity of these images is above 1, but full intensity is 255 here"
+        ) as said:
+            trained(images / 255)
+    assert said[0].filename == __file__
     source.write_text(source.read_text().replace("WIDTH = 5", "WIDTH = 6"))
     with pytest.raises(UserError, match="source of 'script-net' has changed"):
         load_model(ident[:6], results=tmp_path / "results")

@@ -94,7 +94,7 @@ def test_the_table_shows_every_model_with_ties(page: SimpleNamespace) -> None:
 
 def test_errors_are_those_of_the_table(page: SimpleNamespace) -> None:
     assert column(page, "rotation error")[:4] == ["0.125"] * 4 and column(page, "C4 error")[0] == "0.500"
-    for value in (0.0, 3.4e-7, 0.00096, 0.0123456, 1.23456):
+    for value in (0.0, 0.0625, 0.1875, 0.0125, 3.4e-7, 0.00096, 0.0123456, 1.23456):
         assert page.evaluate(f"errorText({value!r})") == error_text(value)
 
 

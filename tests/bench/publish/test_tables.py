@@ -114,6 +114,10 @@ def test_latex_has_no_character_left_that_means_something(text: str) -> None:
         ("## x", r"\## x"),
         ("- x", r"\- x"),
         ("> x", r"\> x"),
+        (">90 %", r"\>90 %"),
+        ("---", r"\---"),
+        ("1>0", "1>0"),
+        ("--x", "--x"),
         ("1.5 x", "1.5 x"),
     ],
 )

@@ -103,6 +103,7 @@ def test_weights_of_another_network_are_not_kept_and_other_operations_are_marked
     ]
     said = "the logits also depend on passes, which no file of weights holds"
     assert not [w for w in counts.warnings if said in w] and [w for w in sharpens.warnings if said in w]
+    assert done.stderr.count(said) == 1, "the user is told"
     with pytest.raises(UserError, match=f"do not exist here: .*{said}"):
         load_weights(tmp_path / "results", sharpens, nn.Linear(1, 1))
 

@@ -139,6 +139,8 @@ def test_what_cannot_be_seen_is_never_taken_for_good() -> None:
             judges.judge_alone("", "nobody says", before)
     with pytest.raises(NotApplicable, match="containers"):
         judges.judge_placement("A", [], 2)
+    with pytest.raises(LeftOut, match="the driver does not list the processes on B"):
+        judges.judge_placement("A", ["A"], 2, ["B"])
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_the_bars_say_what_they_are_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stem", ["differences", "accuracy-flops", "accuracy-equivariance", "learning-curves"])
 @pytest.mark.parametrize("length", [32, 100])
 def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: str, length: int) -> None:
-    names = [f"{i}-pdo-econv-p8-with-a-long-name{'-corrected' * 7}"[:length] for i in range(7)]
+    names = [f"{i}-pdo-econv-p8-with-a-long-name{'-corrected' * 7}"[:length] for i in range(6)] + ["p4cnn"]
     for i, name in enumerate(names):
         for seed in range(3):
             record = made.record(70.0 + i + (2 * seed) % 3, model=name, seed=seed)
@@ -115,6 +115,7 @@ def test_long_names_leave_the_note_and_the_labels_whole(tmp_path: Path, stem: st
     ticks = axes.get_yticklabels() if stem == "differences" else []
     for text in (axes._left_title, *ticks, axes.xaxis.label, *legend):
         ends = text.get_window_extent()
+        assert text.get_text() != "p4cnn" or text.get_fontsize() >= 7.5, "a short name stays large"
         assert ends.x0 >= -1 and ends.x1 <= figure.bbox.x1 + 1 and ends.y1 <= figure.bbox.y1 + 1, text.get_text()
 
 
@@ -194,6 +195,17 @@ def test_a_board_without_results_draws_nothing(tmp_path: Path) -> None:
     with house_style():
         assert [p.stem for p in PLOTS if p.draw(drawn) is not None] == []
     assert all(p.needs for p in PLOTS), "its absence is explained"
+
+
+def test_a_network_without_counted_operations_is_not_drawn_against_them(tmp_path: Path) -> None:
+    (record, *_) = [r for r, _ in boards.board(tmp_path / "a", accuracies={"p4cnn": [90.0]}).chosen]
+    assert record.cost is not None
+    cost = record.cost.model_copy(update={"flops_per_image": 0})
+    write_record(tmp_path / "b", record.model_copy(update={"cost": cost}))
+    drawn = PlotData(load_board(tmp_path / "b", BOARD))
+    with house_style():
+        (plot,) = [p for p in PLOTS[:2] if p.draw(drawn) is None]
+    assert plot.stem == "accuracy-flops" and "counted operations" in plot.needs
 
 
 @pytest.mark.parametrize("accuracies", [[91.0], [91.0, 92.0], [91.0, 91.0, 91.0]])
@@ -298,6 +310,21 @@ def test_a_plot_says_that_labels_are_left_out(count: int, said: str) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     finish_plot(axes, {}, "note", points)
     assert re.fullmatch(said or "note", axes.get_title(loc="left"))
+
+
+def test_a_label_without_a_place_comes_first_in_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from equibench.bench.publish.plots import labels
+    from matplotlib.figure import Figure
+
+    places = 0.3 + 0.3 * np.random.RandomState(27).rand(17, 2)
+    points = [(float(x), float(y), f"a-model-{i}") for i, (x, y) in enumerate(places)]
+    counts = []
+    for attempts in (1, labels._ATTEMPTS):
+        monkeypatch.setattr(labels, "_ATTEMPTS", attempts)
+        axes = Figure(figsize=(6, 4), dpi=100).add_axes((0.1, 0.1, 0.8, 0.8))
+        labels.place_labels(axes, points)
+        counts.append(len(axes.texts))
+    assert counts[0] < counts[1] == len(points)
 
 
 def test_points_at_nearly_the_same_place_have_all_their_labels() -> None:
