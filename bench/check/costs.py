@@ -88,6 +88,8 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
         seen.append(all_tensors(model))
     found = {}
     for name, _ in model.named_buffers():
+        if any(name not in s or s[name].shape != seen[-1][name].shape for s in seen):
+            continue  # training registers it, or changes its shape: it is no average
         values = [s[name].double() for s in seen]
         first, second = values[1] - values[0], values[2] - values[1]
         if seen[0][name].is_floating_point() and float(first.norm()) > 0:

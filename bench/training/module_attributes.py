@@ -1,7 +1,7 @@
 """Python attributes of a model's modules (not parameters or buffers) that training may change.
 
 Checkpoints keep plain attributes (`is_plain`). For all others, only changes are detected: their content is hashed
-before the training, and again for each checkpoint. Files of final weights keep no attributes: see `not_in_weights`.
+before the training, and again for each checkpoint. Files of final weights keep no attributes.
 """
 
 from __future__ import annotations
@@ -70,13 +70,9 @@ def changed(before: dict[str, str], model: nn.Module) -> list[str]:
     return [name for name in {**before, **now} if now.get(name) != "" and now.get(name) != before.get(name)]
 
 
-def not_in_weights(before: tuple[Plain, dict[str, str]], model: nn.Module) -> list[str]:
-    """Names of what a file of weights lacks: attributes that changed since `before`, entries that are no tensors.
-
-    Args:
-        before: the results of `plain_attributes` and `contents`.
-    """
-    names = [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]
+def changed_attributes(before: tuple[Plain, dict[str, str]], model: nn.Module) -> list[str]:
+    """Names of all attributes that changed since `before`, the results of `plain_attributes` and `contents`."""
+    names = []
     for path, values in plain_attributes(model).items():
         begun = before[0].get(path, {})
         changes = (k for k, v in values.items() if k != "training" and repr(begun.get(k)) != repr(v))

@@ -107,6 +107,20 @@ def test_weights_of_another_network_are_not_kept_and_other_operations_are_marked
         load_weights(tmp_path / "results", sharpens, nn.Linear(1, 1))
 
 
+def test_kept_weights_give_the_same_logits_in_a_new_network(tmp_path: Path) -> None:
+    from equibench.bench.training.trained_network import trained_model
+
+    names = ["tiny-expands", "tiny-centres-loose", "tiny-centres-late"]
+    assert head_to_head(tmp_path, ",".join(names)).returncode == 0
+    expands, loose, late = (records(tmp_path)[name][0] for name in names)
+    include([TINY])
+    kept = trained_model(tmp_path / "results", expands, "cpu", tmp_path / "data")
+    assert kept.test_accuracy_pct() == expands.results.test_acc_pct
+    assert len(list((tmp_path / "results").rglob("weights/*.pt"))) == 1
+    assert "were not kept: the logits also depend on _extra_state, centre, which" in " ".join(loose.warnings)
+    assert "adds, removes or resizes centre, so a new network cannot load them" in " ".join(late.warnings)
+
+
 def test_the_predictions_of_every_test_image_are_kept_beside_the_record(done: Path) -> None:
     import numpy as np
     from equibench.bench.records.outcomes import outcomes_path, read_predictions
