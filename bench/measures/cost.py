@@ -30,7 +30,7 @@ from .operations import (
 )
 
 #: Number of images whose operations are compared.
-VARIED = 3
+VARIED = 16
 #: Layers whose buffers are normalisation statistics.
 _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm)
 

@@ -70,14 +70,14 @@ def changed(before: dict[str, str], model: nn.Module) -> list[str]:
     return [name for name in {**before, **now} if now.get(name) != "" and now.get(name) != before.get(name)]
 
 
-def changed_attributes(before: tuple[Plain, dict[str, str]], model: nn.Module) -> list[str]:
-    """Names of all attributes that changed since `before`, the results of `plain_attributes` and `contents`."""
-    names = []
-    for path, values in plain_attributes(model).items():
-        begun = before[0].get(path, {})
-        changes = (k for k, v in values.items() if k != "training" and repr(begun.get(k)) != repr(v))
-        names += [f"{path}.{k}".lstrip(".") for k in changes]
-    return names + changed(before[1], model)
+def changed_plain(before: Plain, model: nn.Module) -> list[str]:
+    """Names of the plain attributes, without ``training``, that changed since `plain_attributes` returned `before`."""
+    return [
+        f"{path}.{k}".lstrip(".")
+        for path, values in plain_attributes(model).items()
+        for k, v in values.items()
+        if k != "training" and repr(before.get(path, {}).get(k)) != repr(v)
+    ]
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -32,7 +32,7 @@ from ..spec.seeds import derive
 from ..spec.suite import RunSpec
 from ..tools.files import write_atomically
 from ..tools.text import listed
-from .module_attributes import changed_attributes, contents, plain_attributes
+from .module_attributes import changed_plain, plain_attributes
 from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
@@ -207,7 +207,7 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
         # Each batch size of the estimation once.
         reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
     first = logits(twin, loaded.images[:REHEARSED], loaded.normalise)  # some models expand filters here, and keep them
-    before = _tensors(twin), plain_attributes(twin), contents(twin)
+    tensors, plain = _tensors(twin), plain_attributes(twin)
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
         # Each batch size of the evaluation once.
@@ -216,9 +216,8 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
             seen.add(size)
     # What is changed may be a counter or a cache, on which no logits depend.
     if not same_logits(first, logits(twin, loaded.images[:REHEARSED], loaded.normalise)):
-        then, now = before[0], _tensors(twin)
-        changed = [n for n in now if n not in then or not same_numbers(then[n], now[n])]
-        if changed := changed + changed_attributes(before[1:], twin):
+        changed = [n for n, t in _tensors(twin).items() if n not in tensors or not same_numbers(t, tensors[n])]
+        if changed := changed + changed_plain(plain, twin):
             raise ValueError(f"evaluation changes {listed(changed, 5)}, so a score would depend on earlier images")
     weights_bytes(twin)
 

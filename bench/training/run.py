@@ -39,7 +39,7 @@ from ..tools.text import error_line, listed, location_of
 from .checkpoint import Checkpoints, Facts
 from .job import Events, Job
 from .ledger import Ledger
-from .module_attributes import changed_attributes, contents, plain_attributes
+from .module_attributes import changed, changed_plain, plain_attributes
 from .prepare import (
     Loaded,
     build_from_seed,
@@ -150,8 +150,7 @@ class Run:
             model = build_from_seed(self.spec, data, self.device)
             # On the CPU, because the memory of the device is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
-            self.begun = plain_attributes(model), contents(model)
-            self.begun_entries = outline(model.eval().state_dict())
+            self.begun, self.begun_entries = plain_attributes(model), outline(model.eval().state_dict())
             model.train()
         if not checkpoints.finished:
             # Last, directly before the training: an idle device lowers its clock rate.
@@ -314,7 +313,8 @@ class Run:
             return f"{says} them; register each tensor in its final shape when the network is built"
         names = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
         names += [name for name in (*dict(model.named_parameters()), *self.learned) if name not in state]
-        names += changed_attributes(self.begun, model)
+        assert self.ledger.checkpoints is not None
+        names += changed_plain(self.begun, model) + changed(self.ledger.checkpoints.begun, model)
         if not names:
             return ""
         images = loaded.balanced_test_images(CORE_IMAGES)

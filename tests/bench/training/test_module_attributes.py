@@ -15,7 +15,7 @@ import torch
 from equibench.bench.spec.suite import find_suite
 from equibench.bench.training.module_attributes import (
     changed,
-    changed_attributes,
+    changed_plain,
     contents,
     is_plain,
     plain_attributes,
@@ -220,10 +220,10 @@ def test_our_networks_hold_nothing_that_cannot_be_kept(name: str) -> None:
 
 def test_changed_attributes_are_named() -> None:
     holder = Holder()
-    before = plain_attributes(holder), contents(holder)
+    plain, hashes = plain_attributes(holder), contents(holder)
     holder.eval()
     holder.linear.weight.data.add_(1)
-    assert changed_attributes(before, holder) == []
+    assert changed_plain(plain, holder) == changed(hashes, holder) == []
     holder.number, holder.linear.seen = 5, True
     holder.queue.append(2)
-    assert changed_attributes(before, holder) == ["number", "linear.seen", "queue"]
+    assert changed_plain(plain, holder) == ["number", "linear.seen"] and changed(hashes, holder) == ["queue"]
