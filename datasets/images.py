@@ -184,6 +184,7 @@ def _made(entry: Entry, folder: Path) -> ImageData:
     problem = _problem(data, entry)
     if problem:
         raise UserError(f"the data set {entry.name} ({entry.where}) {problem}")
+    data = replace(data, name=entry.name)  # as it is called when it is read from the cache
     if entry.fields.get("digest"):
         return data
     return replace(data, opened=files_beside([entry.path], opened_by(entry.module, key), [folder]))

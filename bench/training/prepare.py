@@ -121,7 +121,8 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
     """A model with the initial weights of a run's seed, on the CPU. Sets the process's profile again, if it has one.
 
     torch's global generator continues after the draws of the weights. Without `check`, output and settings are left to
-    the caller's judgement. Raises UserError for an unknown name, `WrongShape`, and as `check_tensors`.
+    the caller's judgement. Raises UserError for an unknown name, a `train()` that does not return the model, and as
+    `check_tensors`; and `WrongShape`.
     """
     torch.manual_seed(derive(seed, "weights"))
     with watching(MODELS.find(name).key):  # some models open files in their first call
@@ -131,6 +132,8 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
             with suppress(*() if check else (WrongShape,)):
                 check_output(model, channels, classes, size)
     check_tensors(model)
+    if model.train() is not model:
+        raise UserError(f"train() of {type(model).__name__} does not return the network; end it with `return self`")
     if check:
         renew_profile()
     return model

@@ -121,6 +121,17 @@ def test_weights_without_numbers_of_their_own_are_named(tmp_path: Path, part: st
         initial_model(name, 1, 10, 28)
 
 
+def test_a_train_method_that_returns_nothing_is_named(tmp_path: Path) -> None:
+    name = registered(
+        tmp_path,
+        "nn.Flatten()",
+        "Frozen = type('Frozen', (nn.Sequential,), {'train': lambda self, mode=True: None});"
+        " return Frozen(nn.Flatten(), nn.Linear(784, num_classes))",
+    )
+    with pytest.raises(UserError, match=r"train\(\) of Frozen does not return the network; end it with `return self`"):
+        initial_model(name, 1, 10, 28)
+
+
 def test_a_part_that_torch_scripts_is_no_packed_weight(tmp_path: Path) -> None:
     name = registered(tmp_path, "nn.Flatten(), torch.jit.script(nn.Linear(784, num_classes))")
     assert initial_model(name, 1, 10, 28)[1].weight.shape == (10, 784)

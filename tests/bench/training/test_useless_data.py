@@ -118,6 +118,13 @@ def test_a_data_set_that_was_cached_before_its_images_were_compared_is_refused(
         load("cached-leak", tmp_path)
 
 
+def test_a_data_set_has_its_registered_name_also_before_it_is_cached(tmp_path: Path) -> None:
+    path = made_up(tmp_path, "renamed", SHAPE, 2, (60, 6, 9))
+    path.write_text(path.read_text().replace("ImageData('renamed'", "ImageData('digits-rot'"))
+    include([path])
+    assert [load("renamed", tmp_path).name for _ in range(2)] == ["renamed"] * 2
+
+
 @pytest.mark.parametrize("fit", ["train+val", pytest.param("train", marks=pytest.mark.whole)])
 def test_without_validation_images_there_is_no_validation_accuracy_and_no_tuning(tmp_path: Path, fit: str) -> None:
     file = made_up(tmp_path, "no-val", SHAPE, 4, (80, 0, 20))
