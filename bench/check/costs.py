@@ -50,7 +50,11 @@ def batch_norm(subject: Subject) -> Finding:
         check_statistics(model, subject.images(subject.batch))
     except UnknownStatistics as error:
         return failed(str(error), "or use torch's layer")
-    return _published(subject, min(layer.momentum or 0.0 for layer in layers), len(layers))
+    momenta = [layer.momentum for layer in layers if layer.momentum is not None]
+    if not momenta:
+        says = f"{plural(len(layers), 'layer')}, cumulative averages"
+        return passed(f"{says}; recipe {subject.recipe.name!r} re-estimates the statistics")
+    return _published(subject, min(momenta), len(layers))
 
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:

@@ -203,12 +203,10 @@ def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
 
 
 def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
-    """Try all operations that follow the training with a second model, so that errors occur before the training."""
-    few = loaded.normalise(loaded.images[:REHEARSED])
-    if spec.recipe.batch_norm == "reestimate":
-        check_statistics(twin, few)
-        # Each batch size of the estimation once.
-        reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
+    """Try all operations that follow the training with a second model, so that errors occur before the training.
+
+    Normalisation comes last: if evaluation changes a network, its statistics cannot be compared.
+    """
     first = logits(twin, loaded.images[:REHEARSED], loaded.normalise)  # some models expand filters here, and keep them
     tensors, plain = _tensors(twin), plain_attributes(twin)
     seen = {0}
@@ -223,6 +221,10 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
         if changed := changed + changed_plain(plain, twin):
             raise ValueError(f"evaluation changes {listed(changed, 5)}, so a score would depend on earlier images")
     weights_bytes(twin)
+    if spec.recipe.batch_norm == "reestimate":
+        check_statistics(twin, loaded.normalise(loaded.images[:REHEARSED]))
+        # Each batch size of the estimation once.
+        reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

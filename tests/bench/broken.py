@@ -500,6 +500,14 @@ class Rereads(Sound):
         return super().forward(images) + self.start
 
 
+class Cumulative(Sound):
+    """Averages all batches alike."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.norm.momentum = None
+
+
 class FrozenNorm(Sound):
     """Keeps its normalisation in evaluation mode."""
 
@@ -621,7 +629,8 @@ class Hangs(Sound):
 
 
 NETWORKS = {
-    "olderspectral": OlderSpectral, "rereads": Rereads, "skeleton": Skeleton, "frozennorm": FrozenNorm,
+    "olderspectral": OlderSpectral, "rereads": Rereads, "cumulative": Cumulative,
+    "skeleton": Skeleton, "frozennorm": FrozenNorm,
     "squeezed": Squeezed, "probabilities": Probabilities, "softmax": Shares, "logsoftmax": LogShares,
     "abroad": Abroad, "reader": Reader, "unused": Unused, "detached": Detached, "nan": NotANumber,
     "inalist": InAList, "inaglobal": InAGlobal, "plaintensor": PlainTensor, "forgetful": Forgetful,
