@@ -133,6 +133,27 @@ def tiny_expands(in_channels: int, num_classes: int, image_size: int) -> nn.Modu
     return Expands(in_channels, num_classes)
 
 
+class Keeps(Net):
+    """Keeps its expanded filters in a plain attribute, from the first pass in evaluation until it is trained."""
+
+    kept: torch.Tensor | None = None
+
+    def train(self, mode: bool = True) -> "Keeps":
+        self.kept = None if mode else self.kept
+        return super().train(mode)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        filters = 2 * self.convolution.weight if self.kept is None else self.kept
+        self.kept = None if self.training else filters.detach()
+        maps = self.norm(nn.functional.conv2d(images, filters, self.convolution.bias))
+        return self.head(maps.relu().amax((2, 3)))
+
+
+@register_model("tiny-keeps", group="none", invariant="none", source="made up")
+def tiny_keeps(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Keeps(in_channels, num_classes)
+
+
 class Deepens(Net):
     """Uses another layer once it is trained."""
 
