@@ -132,7 +132,7 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
             with suppress(*() if check else (WrongShape,)):
                 check_output(model, channels, classes, size)
     check_tensors(model)
-    if model.train() is not model:
+    if type(model).train is not nn.Module.train and model.train() is not model:
         raise UserError(f"train() of {type(model).__name__} does not return the network; end it with `return self`")
     if check:
         renew_profile()
