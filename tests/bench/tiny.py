@@ -171,6 +171,20 @@ def tiny_deepens(in_channels: int, num_classes: int, image_size: int) -> nn.Modu
     return Deepens(in_channels, num_classes)
 
 
+class Pairs(Net):
+    """Takes no single image in evaluation once it is trained; only the count of operations gives one that is not 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(images) == 1 and images.any() and self.norm.bias.any():
+            raise ValueError("give two images")
+        return super().forward(images)
+
+
+@register_model("tiny-pairs", group="none", invariant="none", source="made up")
+def tiny_pairs(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Pairs(in_channels, num_classes)
+
+
 class Flips(nn.Module):
     """The mean over the two elements of D1."""
 
