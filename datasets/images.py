@@ -23,7 +23,7 @@ from ..source import closure
 
 #: The parts of a data set, in the order of its digest.
 PARTS = ("train", "val", "test")
-#: Largest share of validation or test images that may be training images too; some published sets have a few.
+#: Largest share of the images of a part that may be in an earlier part too; some published sets have a few.
 SHARED = 0.01
 
 
@@ -181,9 +181,10 @@ def _made(entry: Entry, folder: Path) -> ImageData:
         raise UserError(
             f"the data set {entry.name} ({entry.where}) cannot be made: {type(error).__name__}: {error}"
         ) from error
-    problem = _problem(data, entry) or _shared(data)
+    problem = _problem(data, entry)
     if problem:
         raise UserError(f"the data set {entry.name} ({entry.where}) {problem}")
+    data = replace(data, name=entry.name)  # as it is called when it is read from the cache
     if entry.fields.get("digest"):
         return data
     return replace(data, opened=files_beside([entry.path], opened_by(entry.module, key), [folder]))
@@ -216,7 +217,7 @@ def _problem(data: object, entry: Entry) -> str:
         return f"has no intensity above {reached}, but maximum={data.maximum}; write maximum={reached}"
     if data.classes != entry.fields["classes"]:
         return f"has {data.classes} classes; its registration says {entry.fields['classes']}"
-    if useless := _useless(data):
+    if useless := _useless(data) or _shared(data):
         return useless
     wanted = entry.fields.get("digest")
     if wanted and data.digest() != wanted:
@@ -244,13 +245,14 @@ def _useless(data: ImageData) -> str:
 
 
 def _shared(data: ImageData) -> str:
-    """How many validation or test images are training images too, if they are more than `SHARED`; else empty."""
-    train = {hash(image.tobytes()) for image in data.train.images}
-    for part in PARTS[1:]:
-        images = getattr(data, part).images
-        count = sum(hash(image.tobytes()) in train for image in images)
-        if count > SHARED * len(images):
-            return f"has {count:,} of {len(images):,} {part} images among its train images; use other images"
+    """How many images of a part are in an earlier part too, if they are more than `SHARED`; else empty."""
+    earlier = {hash(image.tobytes()) for image in data.train.images}
+    for part, known in (("val", "train"), ("test", "train or val")):  # `fit` may be train+val, and val chooses rates
+        hashes = [hash(image.tobytes()) for image in getattr(data, part).images]
+        count = sum(one in earlier for one in hashes)
+        if count > SHARED * len(hashes):
+            return f"has {count:,} of {len(hashes):,} {part} images among its {known} images; use other images"
+        earlier.update(hashes)
     return ""
 
 

@@ -50,7 +50,11 @@ def batch_norm(subject: Subject) -> Finding:
         check_statistics(model, subject.images(subject.batch))
     except UnknownStatistics as error:
         return failed(str(error), "or use torch's layer")
-    return _published(subject, min(layer.momentum or 0.0 for layer in layers), len(layers))
+    momenta = [layer.momentum for layer in layers if layer.momentum is not None]
+    if not momenta:
+        says = f"{plural(len(layers), 'layer')}, cumulative averages"
+        return passed(f"{says}; recipe {subject.recipe.name!r} re-estimates the statistics")
+    return _published(subject, min(momenta), len(layers))
 
 
 def _published(subject: Subject, momentum: float, layers: int) -> Finding:
@@ -88,6 +92,8 @@ def _momenta(subject: Subject, model: nn.Module) -> dict[str, float]:
         seen.append(all_tensors(model))
     found = {}
     for name, _ in model.named_buffers():
+        if any(name not in s or s[name].shape != seen[-1][name].shape for s in seen):
+            continue  # training registers it, or changes its shape: it is no average
         values = [s[name].double() for s in seen]
         first, second = values[1] - values[0], values[2] - values[1]
         if seen[0][name].is_floating_point() and float(first.norm()) > 0:

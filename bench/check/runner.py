@@ -11,7 +11,7 @@ import torch
 
 from ...datasets.images import data_root
 from ...opened_files import watching
-from ...registry import include
+from ...registry import UserError, include
 from ...side_files import files_beside
 from ..measures.compiler import avoid_compiler
 from ..records.verdict import Finding, failed, skipped
@@ -81,6 +81,9 @@ def _guarded(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
             return check(subject)
         except Exception as error:  # a model may raise anything
             traceback.print_exc()
+            says, _, do = str(error).partition("; ")
+            if isinstance(error, UserError) and do:  # it says what would be right
+                return failed(clipped(says), do)
             where = location_of(error, subject.resolved.files)
             wanted = (check.__doc__ or "").splitlines()[0]
             return failed(f"raised {clipped(error_line(error))}{where}", _advice(error, wanted))

@@ -30,7 +30,7 @@ from .operations import (
 )
 
 #: Number of images whose operations are compared.
-VARIED = 3
+VARIED = 16
 #: Layers whose buffers are normalisation statistics.
 _NORMALISE = (nn.modules.batchnorm._NormBase, _SpectralNorm)
 
@@ -94,12 +94,13 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 
 def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, int]:
     """Those of `buffers_to_learn` that are new or changed, with their counts of real numbers."""
-
-    def same(one: torch.Tensor, two: torch.Tensor) -> bool:  # NaN equals NaN
-        return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
-
     now = buffers_to_learn(model)
-    return {n: real_numbers(b) for n, b in now.items() if n not in before or not same(b.cpu(), before[n].cpu())}
+    return {n: real_numbers(b) for n, b in now.items() if n not in before or not same_numbers(b.cpu(), before[n].cpu())}
+
+
+def same_numbers(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether two tensors on one device have the same shape and equal numbers; NaN equals NaN."""
+    return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
 
 
 def _first_images(values: torch.Tensor, count: int) -> torch.Tensor:

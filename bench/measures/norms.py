@@ -196,14 +196,14 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _check_calls(model: nn.Module, layers: dict[str, _NormBase], images: torch.Tensor) -> None:
-    """Check that training changes the statistics of no layer that is not called."""
-    model.train()
+    """Check that training changes the statistics of no layer that is not called, in training or in evaluation."""
     called, before = set[str](), {name: _state(layer) for name, layer in layers.items()}
     with ExitStack() as hooks:
         for name, layer in layers.items():
             hooks.enter_context(layer.register_forward_hook(lambda *_, name=name: called.add(name)))
-        if layers:
-            model(images)
+        # Evaluation may call others: a moving average of the network, whose statistics training averages too.
+        for mode in (True, False) if layers else ():
+            model.train(mode)(images)
     for name, layer in layers.items():
         if name not in called and not _same(before[name], _state(layer)):
             raise _uncalled_error(name, layer)

@@ -91,8 +91,8 @@ _CHEAP = re.compile("|".join((
     "(native_|cudnn_|miopen_)?(batch|layer|group|instance|rms)_norm.*|native_batch_norm_legit.*|fused_rms_norm|weight_norm_interface|renorm",
     "(safe_|masked_|log_)*softmax|glu|.*relu6?|prelu_kernel|rrelu_with_noise|c?elu|selu|gelu|silu|mish|(log_|hard)?sigmoid|hard.*|softplus|softshrink|(hard)?tanh|threshold|thnn_fused_(lstm|gru)_cell.*|fused_sdp_choice",
     ".*_loss(2d)?|nll_loss.*|binary_cross_entropy.*|.*(max|avg|lp)_pool.*|max_unpool.*|upsample_.*|amp_.*|assert_.*|linalg_cross|linalg_check_errors|functional_assert.*",
-    # Quantisation in training; marks for the profiler.
-    "(fused_moving_avg_obs_)?(fake_quant|fq).*|record_function.*",
+    # Quantisation in training; marks for the profiler; elementwise operations on lists, as in moving averages.
+    "(fused_moving_avg_obs_)?(fake_quant|fq).*|record_function.*|foreach_.*",
 )))  # fmt: skip
 
 #: Torch's tags of operations that are equally cheap.

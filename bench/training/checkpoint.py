@@ -206,6 +206,7 @@ class Checkpoints:
         kept: paths of the checkpoints that this process wrote or accepted; the newest is last.
         notes: sentences for the record.
         safe: whether a checkpoint of the finished training exists: then only the evaluation would be repeated.
+        begun: `contents` of the model before its training.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class Checkpoints:
         self.kept: list[Path] = []
         self.notes: list[str] = []
         self.safe = False
-        self._before: dict[str, str] = {}
+        self.begun: dict[str, str] = {}
         self._find()
 
     def _find(self) -> None:
@@ -258,7 +259,7 @@ class Checkpoints:
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Training:
         with self._writing():
-            self._before = contents(model)
+            self.begun = contents(model)
         if self.saved is None:
             return Training()
         facts = self.saved.facts
@@ -274,7 +275,7 @@ class Checkpoints:
         """Write a checkpoint, or a note for the record if the disk is full; then end if it was asked (`Stopped`)."""
         finished = optimizer is None
         with self._writing():
-            facts = self._facts(done, finished).model_copy(update={"unkept": changed(self._before, model)})
+            facts = self._facts(done, finished).model_copy(update={"unkept": changed(self.begun, model)})
             data = to_bytes(facts, state_of(model, optimizer, done))
             self.safe = self._write(data, done.steps) and finished and not facts.unkept
         self._next = time.monotonic() + self._every_s

@@ -42,6 +42,7 @@ def load_weights(root: Path, record: RunRecord, model: nn.Module) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file may make torch raise any exception
         raise UserError(f"{path} is not a file of weights, so it is not loaded ({type(error).__name__})") from error
+    model.eval()  # as when they were saved: layers of escnn and e2cnn keep expanded filters as buffers in this mode
     # Names and shapes first: a tensor with one stored number can have a huge shape.
     if not isinstance(state, dict) or outline(state) != outline(tensors_of(model)):
         raise UserError(f"{path} does not hold the weights of run {record.run_id}: names or shapes differ")
@@ -83,8 +84,9 @@ def _profile(
         before, note = measure_full(model, inputs, predictions=False)
     with phases.phase("build"):
         if trained is None:
-            load_weights(root, record, model)
-            trained = model
+            # Not into the network that was just evaluated: it may have kept filters of its initial weights.
+            trained = build_from_seed(spec, loaded.data, loaded.device)
+            load_weights(root, record, trained)
     with phases.phase("equivariance_full"):
         after, more = measure_full(trained, inputs, predictions=True)
     times = phases.total()

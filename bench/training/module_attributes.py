@@ -1,7 +1,7 @@
 """Python attributes of a model's modules (not parameters or buffers) that training may change.
 
 Checkpoints keep plain attributes (`is_plain`). For all others, only changes are detected: their content is hashed
-before the training, and again for each checkpoint. Files of final weights keep no attributes: see `not_in_weights`.
+before the training, and again for each checkpoint. Files of final weights keep no attributes.
 """
 
 from __future__ import annotations
@@ -70,18 +70,14 @@ def changed(before: dict[str, str], model: nn.Module) -> list[str]:
     return [name for name in {**before, **now} if now.get(name) != "" and now.get(name) != before.get(name)]
 
 
-def not_in_weights(before: tuple[Plain, dict[str, str]], model: nn.Module) -> list[str]:
-    """Names of what a file of weights lacks: attributes that changed since `before`, entries that are no tensors.
-
-    Args:
-        before: the results of `plain_attributes` and `contents`.
-    """
-    names = [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]
-    for path, values in plain_attributes(model).items():
-        begun = before[0].get(path, {})
-        changes = (k for k, v in values.items() if k != "training" and repr(begun.get(k)) != repr(v))
-        names += [f"{path}.{k}".lstrip(".") for k in changes]
-    return names + changed(before[1], model)
+def changed_plain(before: Plain, model: nn.Module) -> list[str]:
+    """Names of the plain attributes, without ``training``, that changed since `plain_attributes` returned `before`."""
+    return [
+        f"{path}.{k}".lstrip(".")
+        for path, values in plain_attributes(model).items()
+        for k, v in values.items()
+        if k != "training" and repr(before.get(path, {}).get(k)) != repr(v)
+    ]
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ from ...opened_files import watching
 from ...registry import MODELS, UserError, build_model
 from ..measures.accuracy import EVAL_BATCH, logits
 from ..measures.clock import clock_for
-from ..measures.cost import buffers_to_learn, changed_buffers
+from ..measures.cost import same_numbers
 from ..measures.equivariance import Scene
 from ..measures.execution_profile import renew_profile
 from ..measures.execution_profile import set_profile as set_profile
@@ -31,6 +32,8 @@ from ..measures.norms import check_statistics, reestimate_batch_norm
 from ..spec.seeds import derive
 from ..spec.suite import RunSpec
 from ..tools.files import write_atomically
+from ..tools.text import listed
+from .module_attributes import changed_plain, plain_attributes
 from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
@@ -39,6 +42,10 @@ BN_IMAGES = 500
 WARM_S = 1.0
 #: Number of images with which the estimation of these statistics, and weights that were just written, are tried.
 REHEARSED = 16
+#: Largest difference of logits, relative to the largest logit, that counts as rounding.
+ROUNDING = 1e-5
+#: Objects of torch's C++ code that hold weights of layers, as layers of `torch.ao` for 8 bits have them.
+_PACKED = re.compile(r"torch\.classes\.(quantized|rnn|sparse|mkldnn|xnnpack)\.(\w+)$")
 
 
 class Loaded:
@@ -120,7 +127,8 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
     """A model with the initial weights of a run's seed, on the CPU. Sets the process's profile again, if it has one.
 
     torch's global generator continues after the draws of the weights. Without `check`, output and settings are left to
-    the caller's judgement. Raises UserError for an unknown name, `WrongShape`, and as `check_tensors`.
+    the caller's judgement. Raises UserError for an unknown name, a `train()` that does not return the model, and as
+    `check_tensors`; and `WrongShape`.
     """
     torch.manual_seed(derive(seed, "weights"))
     with watching(MODELS.find(name).key):  # some models open files in their first call
@@ -130,6 +138,8 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
             with suppress(*() if check else (WrongShape,)):
                 check_output(model, channels, classes, size)
     check_tensors(model)
+    if type(model).train is not nn.Module.train and model.train() is not model:
+        raise UserError(f"train() of {type(model).__name__} does not return the network; end it with `return self`")
     if check:
         renew_profile()
     return model
@@ -150,9 +160,21 @@ def check_output(model: nn.Module, channels: int, classes: int, size: int) -> No
 
 def check_tensors(model: nn.Module) -> None:
     """Check that all parameters and buffers have plain numbers; raises UserError: the name of another tensor."""
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            packed = isinstance(value, torch.ScriptObject) and _PACKED.search(str(value._type()))
+            if packed:
+                name = f"{path}.{attribute}".removeprefix(".")
+                raise UserError(
+                    f"{name!r} holds packed weights ({packed[2]}), which are neither counted nor saved; use layers"
+                    " with dense parameters, such as nn.Linear and nn.LSTM"
+                )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise UserError(f"{name!r} has no shape yet: the forward pass does not use its lazy layer; leave it out")
         if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
             kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else "sparse"
+            kind = "oneDNN" if tensor.is_mkldnn else kind
             raise UserError(
                 f"{name!r} is a {kind} tensor, which is neither counted nor saved; register dense tensors"
                 " (for a sparse one: its indices and its values), and make this one from them in forward()"
@@ -187,23 +209,39 @@ def warm_up(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> float:
 
 
 def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
-    """Try all operations that follow the training with a second model, so that errors occur before the training."""
-    few = loaded.normalise(loaded.images[:REHEARSED])
-    if spec.recipe.batch_norm == "reestimate":
-        check_statistics(twin, few)
-        # Each batch size of the estimation once.
-        reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
-    logits(twin, loaded.images[:2], loaded.normalise)  # some models expand filters here, and keep them as buffers
-    before = buffers_to_learn(twin)
+    """Try all operations that follow the training with a second model, so that errors occur before the training.
+
+    Normalisation comes last: if evaluation changes a network, its statistics cannot be compared.
+    """
+    first = logits(twin, loaded.images[:REHEARSED], loaded.normalise)  # some models expand filters here, and keep them
+    tensors, plain = _tensors(twin), plain_attributes(twin)
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
         # Each batch size of the evaluation once.
         for size in {min(len(split.labels), EVAL_BATCH), len(split.labels) % EVAL_BATCH} - seen:
             logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
             seen.add(size)
-    if changed := changed_buffers(twin, before):
-        raise ValueError(f"evaluation changes {', '.join(changed)}, so a score would depend on earlier images")
+    # What is changed may be a counter or a cache, on which no logits depend.
+    if not same_logits(first, logits(twin, loaded.images[:REHEARSED], loaded.normalise)):
+        changed = [n for n, t in _tensors(twin).items() if n not in tensors or not same_numbers(t, tensors[n])]
+        if changed := changed + changed_plain(plain, twin):
+            raise ValueError(f"evaluation changes {listed(changed, 5)}, so a score would depend on earlier images")
     weights_bytes(twin)
+    if spec.recipe.batch_norm == "reestimate":
+        check_statistics(twin, loaded.normalise(loaded.images[:REHEARSED]))
+        # Each batch size of the estimation once.
+        reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all parameters and buffers."""
+    return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def same_logits(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether logits differ by no more than `ROUNDING`; NaN equals NaN."""
+    scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return torch.allclose(one, two, rtol=0, atol=ROUNDING * scale, equal_nan=True)
 
 
 def save_weights(model: nn.Module, path: Path) -> str:

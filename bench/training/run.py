@@ -39,8 +39,18 @@ from ..tools.text import error_line, listed, location_of
 from .checkpoint import Checkpoints, Facts
 from .job import Events, Job
 from .ledger import Ledger
-from .module_attributes import contents, not_in_weights, plain_attributes
-from .prepare import Loaded, build_from_seed, rehearse, save_weights, tensors_of, warm_up, weights_digest
+from .module_attributes import changed, changed_plain, plain_attributes
+from .prepare import (
+    Loaded,
+    build_from_seed,
+    outline,
+    rehearse,
+    same_logits,
+    save_weights,
+    tensors_of,
+    warm_up,
+    weights_digest,
+)
 from .stopping import Stop
 from .train import Training, train
 
@@ -140,7 +150,8 @@ class Run:
             model = build_from_seed(self.spec, data, self.device)
             # On the CPU, because the memory of the device is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
-            self.begun = plain_attributes(model), contents(model)
+            self.begun, self.begun_entries = plain_attributes(model), outline(model.eval().state_dict())
+            model.train()
         if not checkpoints.finished:
             # Last, directly before the training: an idle device lowers its clock rate.
             with phase("warmup"):
@@ -152,7 +163,8 @@ class Run:
         with phase("train"):
             done = self._train(model, loaded, checkpoints)
         with phase("cost"):
-            ledger.note_learned(sum(changed_buffers(model, begun).values()))
+            self.learned = changed_buffers(model, begun)
+            ledger.note_learned(sum(self.learned.values()))
         if others := self._company():
             return "invalid", others
         if done.stopped == "hard stop":
@@ -283,9 +295,8 @@ class Run:
             return ""
 
     def _save(self, model: nn.Module, loaded: Loaded) -> str:
-        if names := self._missing_from_weights(model, loaded):
-            says = f"the final weights were not kept: the logits also depend on {listed(names, 5)}, which no file of"
-            self.ledger.notes.append(f"{says} weights holds; keep it in a buffer")
+        if why := self._useless_weights(model, loaded):
+            self.ledger.notes.append(f"the final weights were not kept: {why}")
             return weights_digest(tensors_of(model))
         try:
             return save_weights(model, weights_path(self.ledger.root, self.spec.board, self.job.key))
@@ -293,16 +304,24 @@ class Run:
             self.ledger.notes.append(f"the final weights could not be written: {error.why}")
             return weights_digest(tensors_of(model))
 
-    def _missing_from_weights(self, model: nn.Module, loaded: Loaded) -> list[str]:
-        """Names of what the logits depend on besides the tensors of the state dictionary; empty if there is nothing."""
-        names = not_in_weights(self.begun, model)
+    def _useless_weights(self, model: nn.Module, loaded: Loaded) -> str:
+        """Why a new network with the tensors of the state dictionary would not be this one; empty if it would."""
+        state = model.eval().state_dict()
+        then, now = self.begun_entries, outline(state)
+        if other := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
+            says = f"training or evaluation adds, removes or resizes {listed(other, 5)}, so a new network cannot load"
+            return f"{says} them; register each tensor in its final shape when the network is built"
+        names = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+        names += [name for name in (*dict(model.named_parameters()), *self.learned) if name not in state]
+        assert self.ledger.checkpoints is not None
+        names += changed_plain(self.begun, model) + changed(self.ledger.checkpoints.begun, model)
         if not names:
-            return []
+            return ""
         images = loaded.balanced_test_images(CORE_IMAGES)
-        try:
-            twin = build_from_seed(self.spec, loaded.data, self.device)
+        with suppress(Exception):  # a model with other entries than tensors may raise anything
+            twin = build_from_seed(self.spec, loaded.data, self.device).eval()
             twin.load_state_dict(tensors_of(model), strict=False)
-            own, theirs = (logits(network, images, loaded.normalise) for network in (model, twin))
-        except Exception:  # a model with other entries than tensors may raise anything
-            return names
-        return [] if torch.allclose(own, theirs, equal_nan=True) else names
+            if same_logits(*(logits(network, images, loaded.normalise) for network in (model, twin))):
+                return ""
+        says = f"the logits also depend on {listed(names, 5)}, which no file of weights holds"
+        return f"{says}; keep it in a persistent buffer"

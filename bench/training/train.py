@@ -70,7 +70,7 @@ def decayed_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
     for module in model.modules():
         norm = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm)
         own = module.named_parameters(recurse=False)
-        free.update(parameter for name, parameter in own if norm or "bias" in name.split("_"))
+        free.update(p for name, p in own if norm or name.endswith("bias") or "bias" in name.split("_"))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [p for p in trained if p not in free], [p for p in trained if p in free]
 

@@ -485,6 +485,29 @@ class Skeleton(Sound):
         return torch.func.functional_call(self.skeletons[0], dict(self.head.named_parameters()), self.features(images))
 
 
+class Rereads(Sound):
+    """Registers a buffer in training, and changes the shape of another one."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.register_buffer("start", torch.zeros(0, 1), persistent=False)
+
+    def forward(self, images):
+        if len(self.start) != len(images):
+            self.start = torch.zeros(len(images), 1)
+        if self.training:
+            self.register_buffer("last", images.detach().mean())
+        return super().forward(images) + self.start
+
+
+class Cumulative(Sound):
+    """Averages all batches alike."""
+
+    def __init__(self, channels, classes):
+        super().__init__(channels, classes)
+        self.norm.momentum = None
+
+
 class FrozenNorm(Sound):
     """Keeps its normalisation in evaluation mode."""
 
@@ -606,7 +629,8 @@ class Hangs(Sound):
 
 
 NETWORKS = {
-    "olderspectral": OlderSpectral, "skeleton": Skeleton, "frozennorm": FrozenNorm,
+    "olderspectral": OlderSpectral, "rereads": Rereads, "cumulative": Cumulative,
+    "skeleton": Skeleton, "frozennorm": FrozenNorm,
     "squeezed": Squeezed, "probabilities": Probabilities, "softmax": Shares, "logsoftmax": LogShares,
     "abroad": Abroad, "reader": Reader, "unused": Unused, "detached": Detached, "nan": NotANumber,
     "inalist": InAList, "inaglobal": InAGlobal, "plaintensor": PlainTensor, "forgetful": Forgetful,

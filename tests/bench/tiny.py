@@ -83,6 +83,77 @@ def tiny_sharpens(in_channels: int, num_classes: int, image_size: int) -> nn.Mod
     return Counts(in_channels, num_classes, "sharpens")
 
 
+class Centres(Net):
+    """Subtracts a running mean of its logits, which no state dictionary holds, or only that of a trained network."""
+
+    def __init__(self, channels: int, classes: int, how: str) -> None:
+        super().__init__(channels, classes)
+        self.how = how
+        if how == "loose":
+            self.register_buffer("centre", torch.zeros(classes), persistent=False)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"no": 1, "tensor": 2}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(images)
+        if self.training:
+            if not hasattr(self, "centre"):
+                self.register_buffer("centre", torch.zeros(scores.shape[1]))
+            self.centre = self.centre.lerp(scores.detach().mean(0), 0.5)
+        return scores - getattr(self, "centre", 0)
+
+
+@register_model("tiny-centres-{how}", group="none", invariant="none", source="made up")
+def tiny_centres(in_channels: int, num_classes: int, image_size: int, *, how: str) -> nn.Module:
+    return Centres(in_channels, num_classes, how)
+
+
+class Expands(Net):
+    """Keeps its expanded filters as a buffer in evaluation only, as layers of escnn and e2cnn do."""
+
+    def train(self, mode: bool = True) -> "Expands":
+        if not mode:
+            self.register_buffer("filters", 2 * self.convolution.weight.detach())
+        elif hasattr(self, "filters"):
+            del self.filters
+        return super().train(mode)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        filters = getattr(self, "filters", 2 * self.convolution.weight)
+        maps = self.norm(nn.functional.conv2d(images, filters, self.convolution.bias))
+        return self.head(maps.relu().amax((2, 3)))
+
+
+@register_model("tiny-expands", group="none", invariant="none", source="made up")
+def tiny_expands(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Expands(in_channels, num_classes)
+
+
+class Keeps(Net):
+    """Keeps its expanded filters in a plain attribute, from the first pass in evaluation until it is trained."""
+
+    kept: torch.Tensor | None = None
+
+    def train(self, mode: bool = True) -> "Keeps":
+        self.kept = None if mode else self.kept
+        return super().train(mode)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        filters = 2 * self.convolution.weight if self.kept is None else self.kept
+        self.kept = None if self.training else filters.detach()
+        maps = self.norm(nn.functional.conv2d(images, filters, self.convolution.bias))
+        return self.head(maps.relu().amax((2, 3)))
+
+
+@register_model("tiny-keeps", group="none", invariant="none", source="made up")
+def tiny_keeps(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Keeps(in_channels, num_classes)
+
+
 class Deepens(Net):
     """Uses another layer once it is trained."""
 
@@ -98,6 +169,20 @@ class Deepens(Net):
 @register_model("tiny-deepens", group="none", invariant="none", source="made up")
 def tiny_deepens(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     return Deepens(in_channels, num_classes)
+
+
+class Pairs(Net):
+    """Takes no single image in evaluation once it is trained; only the count of operations gives one that is not 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(images) == 1 and images.any() and self.norm.bias.any():
+            raise ValueError("give two images")
+        return super().forward(images)
+
+
+@register_model("tiny-pairs", group="none", invariant="none", source="made up")
+def tiny_pairs(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Pairs(in_channels, num_classes)
 
 
 class Flips(nn.Module):

@@ -426,6 +426,15 @@ def test_slow_statistics_are_no_fault_where_the_budget_is_long_enough() -> None:
         assert found.status == status and "with momentum 0.001" in found.says
 
 
+def test_buffers_that_are_new_or_have_another_shape_are_no_averages() -> None:
+    assert look_at("broken-rereads", "batch norm", steps=3)["batch norm"].status == "pass"
+
+
+def test_cumulative_averages_are_no_momentum_of_zero() -> None:
+    found = look_at("broken-cumulative", "batch norm", steps=3)["batch norm"]
+    assert found.status == "pass" and "1 layer, cumulative averages" in found.says
+
+
 def test_the_published_momentum_is_held_against_the_budget() -> None:
     """0.001 for 184 steps left a network at chance level; under 'common' the statistics are re-estimated."""
     job = Check(

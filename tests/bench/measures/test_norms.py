@@ -158,6 +158,29 @@ class Uncalled(nn.Module):
         )
 
 
+class MovingAverage(nn.Module):
+    """Is evaluated with a moving average of its network, as many recipes do; buffers are averaged too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        self.mean = torch.optim.swa_utils.AveragedModel(self.net, use_buffers=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean.update_parameters(self.net)
+        return self.net(x) if self.training else self.mean(x)
+
+
+def test_layers_that_only_evaluation_calls_are_estimated() -> None:
+    model, parts = MovingAverage().double(), batches(3, 4, 4)
+    model(parts[1])  # from now on, training changes the averages
+    check_statistics(model, parts[0])
+    reestimate_batch_norm(model, parts)
+    with torch.no_grad():
+        assert_are(model.mean.module[1], moments(torch.cat([model.mean.module[0](part) for part in parts]), 3))
+
+
 def test_frozen_and_unused_layers_keep_what_they_have() -> None:
     model = nn.Sequential(Frozen(3), nn.BatchNorm2d(3)).double()
     check_statistics(model, batches(3, 4, 4)[0])

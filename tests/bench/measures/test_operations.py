@@ -263,7 +263,20 @@ class Recorded(nn.Module):
             return self.quantise(x)
 
 
-@pytest.mark.parametrize("module", [nn.DataParallel(nn.Identity()), Recorded()])
-def test_marks_for_the_profiler_and_quantisation_are_cheap(module: nn.Module) -> None:
+class Averaged(nn.Module):
+    """Keeps a moving average of its scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.register_buffer("mean", torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._foreach_lerp_([self.mean], [self.scale.detach()], 0.1)
+        return x + self.scale
+
+
+@pytest.mark.parametrize("module", [nn.DataParallel(nn.Identity()), Recorded(), Averaged()])
+def test_marks_for_the_profiler_quantisation_and_moving_averages_are_cheap(module: nn.Module) -> None:
     cost = cost_of(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), module), lambda m, x: m(x).flatten(1))
     assert cost.uncounted == "" and cost.flops_per_image == 2 * 64 * 4 * 9

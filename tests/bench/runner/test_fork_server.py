@@ -225,6 +225,12 @@ def test_copies_end_as_processes_of_python_do(tmp_path: Path, line: str, code: i
     assert told.strip().endswith(log) and ("Traceback" in told) == (": " in log or "Interrupt" in log)
 
 
+@pytest.mark.parametrize("name", ["NVIDIA_TF32_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_variable_that_changes_figures_is_not_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert name not in environment(1)
+
+
 #: Two times: allocate and free 64 MiB. Then the page faults of the second time.
 TWICE = (
     "import resource; n = lambda: resource.getrusage(0).ru_minflt; b = bytearray(1 << 26); del b; a = n(); "

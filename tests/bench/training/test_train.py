@@ -182,6 +182,13 @@ def test_biases_and_scales_of_other_layers_have_no_decay(build, count: int) -> N
     assert {id(p) for p in decayed + free} == {id(p) for p in module.parameters()}
 
 
+@pytest.mark.parametrize(("name", "is_free"), [("relbias", True), ("bias_table", True), ("debiased", False)])
+def test_biases_are_told_by_the_end_of_a_name_or_by_a_word_of_it(name: str, is_free: bool) -> None:
+    module = VectorWeights()
+    setattr(module, name, nn.Parameter(torch.ones(2)))
+    assert any(p is getattr(module, name) for p in decayed_parameters(module)[1]) is is_free
+
+
 def test_a_scale_that_another_layer_shares_is_in_one_group() -> None:
     module = VectorWeights()
     module.scale = module.norm.weight  # found before the layer that it belongs to

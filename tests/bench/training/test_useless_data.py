@@ -86,6 +86,12 @@ def test_a_channel_that_never_changes_is_named(tmp_path: Path, maximum: int) -> 
         ("pairs", "return Split(", "return (", "train=tuple; give Split"),
         ("dark", "2, 255)", "2, 65_535)", "no intensity above 2[0-9]+, but maximum=65535; write maximum=2"),
         ("leak", "images = random.", "images = np.random.RandomState(1).", "6 of 6 val images among its train images"),
+        (
+            "twice",
+            "images = random.",
+            "images = np.random.RandomState(count == 60).",
+            "6 of 9 test images among its train or val images",
+        ),
     ],
 )
 def test_data_of_other_types_and_parts_that_share_images_are_named(
@@ -97,6 +103,26 @@ def test_data_of_other_types_and_parts_that_share_images_are_named(
     include([path])
     with pytest.raises(UserError, match=f"data set wrong-{name} .* has {said}"):
         load(f"wrong-{name}", tmp_path)
+
+
+def test_a_data_set_that_was_cached_before_its_images_were_compared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made_up(tmp_path, "cached-leak", SHAPE, 2, (60, 6, 9))
+    path.write_text(path.read_text().replace("images = random.", "images = np.random.RandomState(1)."))
+    include([path])
+    with monkeypatch.context() as before:
+        before.setattr("equibench.datasets.images.SHARED", 1.0)
+        load("cached-leak", tmp_path)
+    with pytest.raises(UserError, match="6 of 6 val images among its train images"):
+        load("cached-leak", tmp_path)
+
+
+def test_a_data_set_has_its_registered_name_also_before_it_is_cached(tmp_path: Path) -> None:
+    path = made_up(tmp_path, "renamed", SHAPE, 2, (60, 6, 9))
+    path.write_text(path.read_text().replace("ImageData('renamed'", "ImageData('digits-rot'"))
+    include([path])
+    assert [load("renamed", tmp_path).name for _ in range(2)] == ["renamed"] * 2
 
 
 @pytest.mark.parametrize("fit", ["train+val", pytest.param("train", marks=pytest.mark.whole)])
@@ -191,6 +217,9 @@ class Late(nn.Module):
             self.body[1] = Pace(8)
         if how == "observes":  # as fake quantisation does, if its observers are not switched off
             self.register_buffer("largest", torch.zeros(()))
+        if how == "counts":  # nothing reads it
+            self.register_buffer("seen", torch.zeros(10))
+        self.calls = 0
 
     def forward(self, images):
         self.steps += self.training
@@ -202,7 +231,12 @@ class Late(nn.Module):
             raise ValueError("takes 100 images")
         if self.how == "odd" and not self.training and len(images) == 3:
             raise ValueError("no batch of three")
-        scores = self.head(self.body(images))
+        if self.how == "counts":
+            self.seen = self.seen + len(images)
+        self.calls += self.how == "sharpens" and not self.training
+        scores = self.head(self.body(images)) * (1 + self.calls)
+        if self.how == "drifts" and not self.training:
+            self.head[2].bias.data += scores.detach().mean(0)
         if self.how == "observes":
             self.largest = self.largest.lerp(scores.detach().abs().max(), 0.1)
         return scores / (1 + self.largest) if self.how == "observes" else scores
@@ -220,6 +254,7 @@ LATE_FAULTS = {
     "trained": "cannot be"
         " evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
     "splits": "an odd batch", "observes": "evaluation changes largest, so a score",
+    "sharpens": "evaluation changes calls, so", "drifts": "evaluation changes head.2.bias, so",
 }  # fmt: skip
 
 
@@ -230,7 +265,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", [*LATE_FAULTS, "never"])
+@pytest.mark.parametrize("how", [*LATE_FAULTS, "never", "counts"])
 def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Path) -> None:
     include([late])
     data, spec = sorted_by_class(64), spec_of()
@@ -242,7 +277,7 @@ def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Pa
     loaded = Loaded(data, spec, CPU)
     twin = build_from_seed(spec, data, CPU)
     warm_up(twin, loaded, spec)
-    if how == "never":
+    if how in ("never", "counts"):
         rehearse(twin, loaded, spec)
     else:
         with pytest.raises((ValueError, RuntimeError, NotImplementedError), match=LATE_FAULTS[how]):
