@@ -95,11 +95,12 @@ def learned_buffers(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 def changed_buffers(model: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, int]:
     """Those of `buffers_to_learn` that are new or changed, with their counts of real numbers."""
     now = buffers_to_learn(model)
-    return {n: real_numbers(b) for n, b in now.items() if n not in before or not same_numbers(b.cpu(), before[n].cpu())}
+    return {n: real_numbers(b) for n, b in now.items() if n not in before or not same_numbers(b, before[n])}
 
 
 def same_numbers(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Whether two tensors on one device have the same shape and equal numbers; NaN equals NaN."""
+    """Whether two tensors, on any device, have the same shape and equal numbers; NaN equals NaN."""
+    one, two = one.cpu(), two.cpu()
     return one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
 
 

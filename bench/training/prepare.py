@@ -234,12 +234,13 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of all parameters and buffers."""
-    return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}
+    """Copies of all parameters and buffers, on the CPU: they do not count as memory of the device."""
+    return {n: t.detach().to("cpu", copy=True) for n, t in (*model.named_parameters(), *model.named_buffers())}
 
 
 def same_logits(one: torch.Tensor, two: torch.Tensor) -> bool:
     """Whether logits differ by no more than `ROUNDING`; NaN equals NaN."""
+    one, two = one.cpu(), two.cpu()
     scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
     return torch.allclose(one, two, rtol=0, atol=ROUNDING * scale, equal_nan=True)
 

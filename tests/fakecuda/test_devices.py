@@ -53,7 +53,7 @@ def equibench(
     """A command line; every piece of memory is fresh, so that values are zero rather than garbage."""
     (folder / "witness").mkdir(exist_ok=True)
     variables = {
-        "FAKE_CUDA_LOG": str(folder / "log"), "FAKE_CUDA_KERNEL_US": kernel_us, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
+        "FAKE_CUDA_LOG": str(folder / "log"), "FAKE_CUDA_KERNEL_US": kernel_us, "FAKE_CUDA_FRESH": "1",
         "EQUIBENCH_TEST_WITNESS": str(folder / "witness"), **more,
     }  # fmt: skip
     return fake_cuda(
@@ -210,7 +210,7 @@ print(len(found.curve))
 
 
 def test_the_full_profile_is_measured_on_its_device(fake_cuda: Any, tmp_path: Path) -> None:
-    variables = {"FAKE_CUDA_LOG": str(tmp_path / "log"), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    variables = {"FAKE_CUDA_LOG": str(tmp_path / "log"), "FAKE_CUDA_FRESH": "1"}
     done = fake_cuda("-c", FULL, TINY, str(tmp_path), timeout=900, **variables)
     assert done.returncode == 0 and int(done.stdout) == 72, done.stderr
     assert [one.devices for one in lines(tmp_path / "log")] == [{1}]
