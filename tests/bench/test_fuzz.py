@@ -244,6 +244,8 @@ def test_suites_of_any_text(text: str) -> None:
 
 
 @given(name=TEXT, images=st.integers(1, 10**6), batch=st.integers(1, 4096))
+@example(name="e9.12", images=10_000, batch=64)
+@example(name="t30", images=10_000, batch=64)
 @settings(fuzzed)
 def test_budgets(name: str, images: int, batch: int) -> None:
     budget = one_sentence(lambda: find_budget(name))
@@ -273,6 +275,8 @@ def test_the_option_seeds(text: str) -> None:
 @given(name=TEXT)
 @example(name="wrn-16-" + "9" * 5000)
 @example(name="+")
+@example(name="z2cnn-22+rot-aug")
+@example(name="digits-rot")
 @settings(fuzzed)
 def test_names_of_models_and_data_sets(name: str) -> None:
     for registry in (MODELS, DATASETS):
