@@ -36,11 +36,13 @@ _PLAIN = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
     ast.If, ast.Try, ast.With,
 )  # fmt: skip
-#: Methods of lists, dictionaries, sets and arrays that change them.
+#: Methods of lists, dictionaries, sets, collections and arrays that change them.
 _IN_PLACE = {
-    "add", "append", "clear", "discard", "extend", "fill", "insert", "pop", "popitem", "remove", "reverse",
-    "setdefault", "sort", "update",
+    "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert", "pop", "popitem",
+    "popleft", "remove", "reverse", "setdefault", "sort", "subtract", "update",
 }  # fmt: skip
+#: Functions that change their first argument.
+_CHANGE_FIRST = {"copyto", "delattr", "setattr", "shuffle"}
 #: Functions of Python whose value depends on their arguments alone.
 _CALCULATING = {
     "abs", "dict", "float", "frozenset", "int", "len", "list", "max", "min", "range", "round", "set", "sorted", "sum",
@@ -345,7 +347,7 @@ def _changed(node: ast.AST) -> set[str]:
         in_torch = method.endswith("_") and not method.endswith("__")  # fill_
         if owner and (method in _IN_PLACE or in_torch):
             targets.append(node.func)
-        if method in ("setattr", "delattr", "shuffle") or (in_torch and owner[-1:] in ([], ["init"])):
+        if method in _CHANGE_FIRST or (in_torch and owner[-1:] in ([], ["init"])):
             targets += [ast.Attribute(argument, "") for argument in node.args[:1]]
     found: set[str] = set()
     for target in targets:

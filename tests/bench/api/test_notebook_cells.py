@@ -112,6 +112,8 @@ def test_what_is_executed_last_counts() -> None:
         (["W = torch.zeros(2)", "V = W", "U = V", "U[0] = 1", "def Net(): return W"], "Net() needs 'W', which cells"),
         (["S = [8] * 3", "def grow(s): s.append(3)", "grow(S)", "def Net(): return S"], "Net() needs 'S', which cells"),
         (["S = [2**i for i in range(3)]", "T = [S]", "T[0].pop()", "def Net(): return S"], "Net() needs 'S', which"),
+        (["import collections", "S = collections.deque()", "S.appendleft(3)", "def Net(): return S"], "needs 'S'"),
+        (["import numpy as np", "S = np.zeros(2)", "np.copyto(S, 1)", "def Net(): return S"], "Net() needs 'S', which"),
         (["if __name__ == '__main__':\n    K = 3", "def Net(): return K"], "Net() needs 'K', which no executed cell"),
         (
             ["K = int(3)", "if __name__ == '__main__':\n    K = int(5)", "def Net(): return K"],
