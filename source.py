@@ -100,7 +100,7 @@ def _local_imports(path: Path, root: Path) -> list[Path]:
             elif first == package.name:
                 found += _modules(package, rest)
             elif root.name in SITE_FOLDERS:
-                found.append(root / f"{first}.py")
+                found += [root / f"{first}.py", *_editable_files(first, rest)]
             else:
                 # A file given with --include imports files and packages of its folder by plain names.
                 near = [root / f"{first}.py", *_modules(root / first, rest)]
@@ -110,35 +110,35 @@ def _local_imports(path: Path, root: Path) -> list[Path]:
 
 def is_installed_editable(module: str) -> bool:
     """Whether a top-level module belongs to an editable distribution, so that every process finds it."""
-    return _editable(module) is not None and bool(_distributions(module))
+    return bool(_editable(module) and _distributions(module))
 
 
 def _editable_files(module: str, names: list[str]) -> list[Path]:
     """As `_modules`, for a package that is installed with ``pip install -e``; empty for all others."""
-    place = _editable(module)
-    return [] if place is None else _modules(place, names) if place.is_dir() else [place]
+    return [path for place in _editable(module) for path in ([place] if place.is_file() else _modules(place, names))]
 
 
 @cache
-def _editable(module: str) -> Path | None:
-    """Folder or file of a top-level module that is installed in editable form: its version stays when it changes."""
+def _editable(module: str) -> tuple[Path, ...]:
+    """File or folders of a top-level module that is installed in editable form: its version stays when it changes.
+
+    A namespace package has several folders. equibench itself has none.
+    """
     if module in sys.stdlib_module_names or module in COMMON_LIBRARIES:
-        return None
+        return ()
     try:
         spec = importlib.util.find_spec(module)  # this does not import a top-level module
     except (ImportError, ValueError):
-        return None
-    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
-    for place in (Path(p) for p in places if p and not set(SITE_FOLDERS) & set(Path(p).parts)):
-        if any(place.resolve().is_relative_to(root) for root in _editable_roots()):
-            return place.parent if place.name == "__init__.py" else place
-    return None
+        return ()
+    found = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    places = [Path(p).resolve() for p in found if not set(SITE_FOLDERS) & set(Path(p).parts)]
+    return tuple(p for p in places if not p.is_relative_to(PACKAGE) and any(map(p.is_relative_to, _editable_roots())))
 
 
 @cache
 def _editable_roots() -> tuple[Path, ...]:
-    """Folders of the projects that are installed in editable form, without that of equibench itself."""
-    return tuple(root for root in _read_editable_roots() if not PACKAGE.is_relative_to(root))
+    """Folders of the projects that are installed in editable form."""
+    return tuple(_read_editable_roots())
 
 
 def _read_editable_roots() -> Iterator[Path]:

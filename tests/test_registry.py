@@ -345,3 +345,28 @@ def test_the_source_of_an_editable_package_counts_because_its_version_stays(
     monkeypatch.undo()
     source._editable.cache_clear()
     source._editable_roots.cache_clear()
+
+
+def test_editable_packages_are_found_in_the_project_whose_environment_has_equibench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also all parts of a namespace package, and from a plug-in that is installed as a copy."""
+    repo, site = tmp_path / "repo", tmp_path / "repo" / ".venv" / "site-packages"
+    facts = site / "edited_space-0.1.dist-info"
+    parts = [repo / part / "edited_space" / f"{part}.py" for part in ("first", "second")]
+    for folder in (facts, *(part.parent for part in parts)):
+        folder.mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(folder.parent))
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: edited-space\nVersion: 0.1\n")
+    (facts / "direct_url.json").write_text(json.dumps({"url": repo.as_uri(), "dir_info": {"editable": True}}))
+    for part in parts:
+        part.write_text("layer = 3")
+    plugin = site / "plugin_net.py"
+    plugin.write_text("import edited_space.second\nfrom edited_space import first")
+    monkeypatch.setattr(source, "PACKAGE", site / "equibench")
+    source._editable.cache_clear()
+    source._editable_roots.cache_clear()
+    assert sorted(source.closure([plugin])) == sorted([plugin, *parts])
+    monkeypatch.undo()
+    source._editable.cache_clear()
+    source._editable_roots.cache_clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import re
 import symtable
 import sys
@@ -35,13 +36,20 @@ _PLAIN = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign,
     ast.If, ast.Try, ast.With,
 )  # fmt: skip
-#: Methods of lists, dictionaries, sets and arrays that change them.
+#: Methods of lists, dictionaries, sets, collections and arrays that change them.
 _IN_PLACE = {
-    "add", "append", "clear", "discard", "extend", "fill", "insert", "pop", "popitem", "remove", "reverse",
-    "setdefault", "sort", "update",
+    "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert", "pop", "popitem",
+    "popleft", "remove", "reverse", "setdefault", "sort", "subtract", "update",
 }  # fmt: skip
-#: Functions that make a value of built-in types of literals.
-_CONTAINERS = ("dict", "frozenset", "list", "set", "tuple")
+#: Functions that change their first argument.
+_CHANGE_FIRST = {"copyto", "delattr", "setattr", "shuffle"}
+#: Functions of Python whose value depends on their arguments alone.
+_CALCULATING = {
+    "abs", "dict", "float", "frozenset", "int", "len", "list", "max", "min", "range", "round", "set", "sorted", "sum",
+    "tuple",
+}  # fmt: skip
+#: Expressions that may have another value when they are evaluated again, or that change something.
+_NOT_CALCULATING = (ast.Attribute, ast.Lambda, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 #: The present file of each registered function.
 _files: dict[str, Path] = {}
 
@@ -169,6 +177,8 @@ class Program:
     defined: dict[str, list[Statement]] = field(default_factory=dict)
     #: The last place where the value of a name was changed. A new value that is set after that is not changed.
     changed: dict[str, int] = field(default_factory=dict)
+    #: Names for the value of another name (``T = S``): a change of T is a change of S.
+    aliases: dict[str, str] = field(default_factory=dict)
     is_future: bool = False
 
     def __post_init__(self) -> None:
@@ -190,12 +200,18 @@ class Program:
                 text = ast.get_source_segment(cell, node) or text
             statement = Statement(next(self._places), node, text, *_names(node, text, self.is_future))
             changed = _changed(node)
+            for name in list(changed):
+                while name := self.aliases.get(name, ""):
+                    changed.add(name)
             if isinstance(node, ast.If) and "__name__" in statement.now:  # no run executes it
                 changed |= statement.binds
             else:
                 for name in statement.binds:
                     self.defined.setdefault(name, []).append(statement)
             self.changed |= dict.fromkeys(changed, statement.place)
+            self.aliases = {a: b for a, b in self.aliases.items() if not {a, b} & statement.binds}
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+                self.aliases |= dict.fromkeys(statement.binds - {node.value.id}, node.value.id)
 
     def file_of(self, function: str) -> str:
         """The text of a file that defines and registers `function`, with everything that it needs.
@@ -273,13 +289,12 @@ def _body_of_magic(node: ast.stmt) -> str:
 
     The statement after ``%time`` is kept as ``run_line_magic(name, line)``.
     """
-    call = getattr(node, "value", None)
-    magics = ("get_ipython().run_cell_magic", "get_ipython().run_line_magic")
-    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith(magics):
-        return ""
-    name, *_, cell = map(ast.literal_eval, call.args)
-    if name not in ("time", "capture"):
-        return ""
+    match node:
+        case ast.Expr(ast.Call(function, [ast.Constant("time" | "capture"), *_, ast.Constant(str(cell))])):
+            if not ast.unparse(function).endswith(("get_ipython().run_cell_magic", "get_ipython().run_line_magic")):
+                return ""
+        case _:
+            return ""
     from IPython.core.inputtransformer2 import TransformerManager
 
     return TransformerManager().transform_cell(cell)  # it may have further magics
@@ -290,8 +305,9 @@ def _bare(statement: Statement) -> str:
     node = statement.node
     if not (registering := _registering(node)):
         return statement.text
-    node.decorator_list = [d for d in node.decorator_list if d not in registering]  # type: ignore[attr-defined]
-    return ast.unparse(node)
+    bare = copy.copy(node)
+    bare.decorator_list = [d for d in node.decorator_list if d not in registering]  # type: ignore[attr-defined]
+    return ast.unparse(bare)
 
 
 def _registering(node: ast.stmt) -> list[ast.expr]:
@@ -331,7 +347,7 @@ def _changed(node: ast.AST) -> set[str]:
         in_torch = method.endswith("_") and not method.endswith("__")  # fill_
         if owner and (method in _IN_PLACE or in_torch):
             targets.append(node.func)
-        if method in ("setattr", "delattr", "shuffle") or (in_torch and owner[-1:] in ([], ["init"])):
+        if method in _CHANGE_FIRST or (in_torch and owner[-1:] in ([], ["init"])):
             targets += [ast.Attribute(argument, "") for argument in node.args[:1]]
     found: set[str] = set()
     for target in targets:
@@ -346,21 +362,21 @@ def _changed(node: ast.AST) -> set[str]:
 
 
 def _is_another_value(node: ast.stmt, values: dict[str, Any], name: str) -> bool:
-    """Whether a statement gives a name a literal, or containers of literals, but its value is another one now."""
+    """Whether a statement calculates the value of a name from literals, but its value is another one now."""
     value = getattr(node, "value", None)
     targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
     if value is None or name not in values or not all(isinstance(target, ast.Name) for target in targets):
         return False
-    if not _is_literal(value):
+    if not all(_is_calculation(part, values) for part in ast.walk(value)):
         return False
-    # Made by the same code as the cell's value, so that sets have the same order.
-    return repr(eval(compile(ast.Expression(value), "cell", "eval"), {})) != repr(values[name])
-
-
-def _is_literal(node: ast.expr) -> bool:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONTAINERS:
-        return all(map(_is_literal, [*node.args, *(k.value for k in node.keywords)]))
-    with suppress(ValueError):
-        ast.literal_eval(node)
-        return True
+    with suppress(Exception):  # it needs another name, or has an error
+        # Made by the same code as the cell's value, so that sets have the same order.
+        return repr(eval(compile(ast.Expression(value), "cell", "eval"), {})) != repr(values[name])
     return False
+
+
+def _is_calculation(node: ast.AST, values: dict[str, Any]) -> bool:
+    if isinstance(node, ast.Call):
+        called = node.func.id if isinstance(node.func, ast.Name) else ""
+        return called in _CALCULATING and called not in values  # not numpy's function of the same name
+    return not isinstance(node, _NOT_CALCULATING)

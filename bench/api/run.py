@@ -75,7 +75,8 @@ def run(
     """
     suite_keys = [field.alias or name for name, field in Suite.model_fields.items()]
     if unknown := [key for key in keys if key not in suite_keys]:
-        close = nearest(unknown[0], dict.fromkeys([*suite_keys, *run.__annotations__]))
+        own = run.__annotations__.keys() - {"keys", "return"}
+        close = nearest(unknown[0], sorted(own.union(suite_keys)))
         raise UserError(f"equibench.run: unknown key {unknown[0]!r}; {close}")
     given = {"dataset": dataset, "models": models, "budget": budget, "seeds": seeds}
     given = {key: _plain(value) for key, value in (given | keys).items() if value is not None}

@@ -224,9 +224,9 @@ def _kinds_of_peaks(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         if row["peak_kind"]:
             kinds.setdefault(row["peak_kind"], []).append(row["model"])
-    if len(kinds) > 1:
+    if len(kinds) > 1 or any(" and " in kind for kind in kinds):  # of all rows, or of the runs of one
         each = "; ".join(f"{kind}: {listed(names)}" for kind, names in sorted(kinds.items()))
-        yield f"peak MiB: rows of different kinds of memory cannot be compared; {each}"
+        yield f"peak MiB: peaks of different kinds of memory cannot be compared; {each}"
 
 
 def _stale(board: Board, stale: list[str], here: bool) -> Iterator[str]:

@@ -103,6 +103,10 @@ def model_rows(board: Board) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+#: Shorter trainings, in seconds, say nothing about the evenness of a machine.
+_LEAST_COMPARED_S = 1.0
+
+
 def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, Any]:
     runs, sidecars = board.runs[name], board.sidecars
     measured = [r for r in board.averaged[name] if r.status in FINAL]
@@ -164,10 +168,6 @@ def _model_row(name: str, records: list[RunRecord], board: Board) -> dict[str, A
     row["stale"] = ", ".join(sorted({part for _, stale in runs for part in stale.split(", ") if part}))
     row["marks"] = marks_text(row)
     return row
-
-
-#: Shorter trainings, in seconds, say nothing about the evenness of a machine.
-_LEAST_COMPARED_S = 1.0
 
 
 def _checked(record: RunRecord, board: Board) -> str:

@@ -194,10 +194,11 @@ class HeadToHead:
     def _plan(self, specs: list[RunSpec]) -> tuple[Outcome, list[Job]]:
         """The outcome so far, and the runs that are still to be executed."""
         specs = self.trials(specs)
-        if self.shard and not (share := self.shard.of(specs)):
+        if self.shard:
             count = len(specs)
-            raise UserError(f"--shard {self.shard} has no run of {plural(count, 'run')}; use at most {count} shares")
-        specs = share if self.shard else specs
+            if self.shard.count > count:  # some shares have no run
+                raise UserError(f"--shard {self.shard}: use at most {count} shares of {plural(count, 'run')}")
+            specs = self.shard.of(specs)
         agenda = agenda_of(self.suite, self.root, self.machine, specs, self.refresh)
         board = Board(specs[0].board)
         return Outcome(self.suite, board, self.root, skipped=agenda.skipped, stale=agenda.stale), agenda.pending

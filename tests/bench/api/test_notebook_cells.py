@@ -109,6 +109,11 @@ def test_what_is_executed_last_counts() -> None:
         (["S = [*range(9)]", "import random", "random.shuffle(S)", "def Net(): return S"], "Net() needs 'S', which"),
         (["S = dict(k=[3])", "T = S", "T['k'] = 5", "def Net(): return S"], "Net() needs 'S', which cells change"),
         (["S = list((1,))", "S = [1]", "S.append(3)", "def Net(): return S"], "Net() needs 'S', which cells change"),
+        (["W = torch.zeros(2)", "V = W", "U = V", "U[0] = 1", "def Net(): return W"], "Net() needs 'W', which cells"),
+        (["S = [8] * 3", "def grow(s): s.append(3)", "grow(S)", "def Net(): return S"], "Net() needs 'S', which cells"),
+        (["S = [2**i for i in range(3)]", "T = [S]", "T[0].pop()", "def Net(): return S"], "Net() needs 'S', which"),
+        (["import collections", "S = collections.deque()", "S.appendleft(3)", "def Net(): return S"], "needs 'S'"),
+        (["import numpy as np", "S = np.zeros(2)", "np.copyto(S, 1)", "def Net(): return S"], "Net() needs 'S', which"),
         (["if __name__ == '__main__':\n    K = 3", "def Net(): return K"], "Net() needs 'K', which no executed cell"),
         (
             ["K = int(3)", "if __name__ == '__main__':\n    K = int(5)", "def Net(): return K"],
@@ -134,6 +139,10 @@ def test_what_has_no_source_is_said(cells: list[str], says: str) -> None:
         ["S = list((1,))", "S.append(3)", "S = list((1, 3))"],
         ["S = dict(k={8, 0, 24, 16, 32, 40, 368, 184, 96, 328, 144})"],
         ["S = {368, 8, 184, 0, 168, 96, 328, 144}"],
+        ["S = [3]", "T = S", "T = [5]", "T.append(3)"],
+        ["S = [3]", "T = S", "S = [3, 5]", "T.append(3)"],
+        ["S = [8 * k for k in range(3)]", "S = [*S, 5]", "S = {k: [8] * k for k in range(3)}"],
+        ["sum = lambda values: 5", "S = [sum((3, 3))]"],
         ["import functools\nT = '\f'\n@functools.cache\ndef made(): return 3\n", "S = made()"],
     ],
 )
@@ -172,13 +181,20 @@ def test_a_module_beside_the_notebook_is_refused(tmp_path: Path, monkeypatch: py
     assert "my_cell_blocks" in program(*cells, home=tmp_path).file_of("cell_net"), "and here, by pip install -e"
 
 
+def test_a_magic_that_is_called_by_other_values_hides_no_statement() -> None:
+    cell = f"get_ipython().run_line_magic(name, 'x')\nget_ipython().run_line_magic()\n{BLOCK}"
+    assert "class Block" in Program([IMPORTS, cell, NET], {}, Path("/nowhere")).file_of("cell_net")
+
+
 def test_each_file_registers_its_own_function_alone() -> None:
     other = (
         NET.replace("cell-net", "other-net").replace("def cell_net", "def other_net").replace("Block(", "cell_net(1, ")
     )
     other = other.replace("num_classes)\n", "num_classes, 28)\n")
-    text = program(IMPORTS, BLOCK, NET, other).file_of("other_net")
+    made = program(IMPORTS, BLOCK, NET, other)
+    text = made.file_of("other_net")
     assert text.count("@register_model") == 1 and "'other-net'" in text
+    assert "'cell-net'" in made.file_of("cell_net")
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ def test_a_suites_rows_are_changed_by_keywords(tmp_path: Path) -> None:
         ({"suite": "quickstart", "refresh": "no"}, "refresh should be True or False, not 'no'"),
         ({"suite": "quickstart", "includes": [3]}, "includes should be a list of files, as ['my_net.py'], not [3]"),
         ({"suite": "quickstart", "data_rot": "x"}, "unknown key 'data_rot'; did you mean 'data_root'"),
+        ({"suite": "quickstart", "seds": 1}, "unknown key 'seds'; did you mean 'seeds'?"),
         ({"suite": "quickstart", "models": ["z2cnn-22"], "data_root": __file__}, "another folder with data_root=… or"),
         (
             {"suite": "quickstart", "models": ["z2cnn-22"], "recipe": "tuned"},

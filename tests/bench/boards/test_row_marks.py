@@ -201,5 +201,10 @@ def test_memory_of_a_gpu_and_of_a_process_are_told_apart(tmp_path: Path, current
     board = _put(tmp_path, on_gpu.model_copy(update={"results": results}), *resident)
     (note,) = [n for n in board_notes(board, board.frame) if n.startswith("peak MiB")]
     assert "allocated on the device: on-gpu; resident in the process: first, second" in note
+    second = made.record(90.0, model="on-both", seed=1)
+    both = made.record(90.0, model="on-both")
+    mixed = _put(tmp_path / "mixed", both.model_copy(update={"results": results}), second)
+    (note,) = [n for n in board_notes(mixed, mixed.frame) if n.startswith("peak MiB")]
+    assert note.endswith("; allocated on the device and resident in the process: on-both")
     alike = _put(tmp_path / "alike", *resident)
     assert not [n for n in board_notes(alike, alike.frame) if n.startswith("peak MiB")]
