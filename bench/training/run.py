@@ -75,7 +75,8 @@ def execute(job: Job, events: Events, start: float, until_import: float, stop: S
     phases.add("import", time.perf_counter() - until_import)
     # Before that, the process imported the schemas, read the job and took the lock.
     phases.add("startup", until_import - start)
-    include(job.include)
+    with phases.phase("startup"):
+        include(job.include)
     run = Run(job, events, phases, stop or Stop())
     status, reason = outcome_of(run.go, job.spec.model)
     ledger = run.ledger
