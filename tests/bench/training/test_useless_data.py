@@ -219,7 +219,7 @@ class Late(nn.Module):
             self.register_buffer("largest", torch.zeros(()))
         if how == "counts":  # nothing reads it
             self.register_buffer("seen", torch.zeros(10))
-        self.calls = 0
+        self.calls, self.memory = 0, torch.zeros(classes)
 
     def forward(self, images):
         self.steps += self.training
@@ -233,8 +233,13 @@ class Late(nn.Module):
             raise ValueError("no batch of three")
         if self.how == "counts":
             self.seen = self.seen + len(images)
-        self.calls += self.how == "sharpens" and not self.training
-        scores = self.head(self.body(images)) * (1 + self.calls)
+        self.calls += self.how in ("sharpens", "draws") and not self.training
+        scores = self.head(self.body(images)) * (1 + self.calls * (self.how == "sharpens"))
+        if self.how == "draws":
+            scores = nn.functional.dropout(scores, 0.2)
+        if self.how == "remembers" and not self.training:
+            self.memory = self.memory.lerp(scores.detach().mean(0), 0.5)
+            scores = scores - self.memory
         if self.how == "drifts" and not self.training:
             self.head[2].bias.data += scores.detach().mean(0)
         if self.how == "observes":
@@ -255,6 +260,7 @@ LATE_FAULTS = {
         " evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
     "splits": "an odd batch", "observes": "evaluation changes largest, so a score",
     "sharpens": "evaluation changes calls, so", "drifts": "evaluation changes head.2.bias, so",
+    "remembers": "evaluation changes memory, so",
 }  # fmt: skip
 
 
@@ -265,7 +271,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", [*LATE_FAULTS, "never", "counts"])
+@pytest.mark.parametrize("how", [*LATE_FAULTS, "never", "counts", "draws"])
 def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Path) -> None:
     include([late])
     data, spec = sorted_by_class(64), spec_of()
@@ -277,7 +283,7 @@ def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Pa
     loaded = Loaded(data, spec, CPU)
     twin = build_from_seed(spec, data, CPU)
     warm_up(twin, loaded, spec)
-    if how in ("never", "counts"):
+    if how in ("never", "counts", "draws"):
         rehearse(twin, loaded, spec)
     else:
         with pytest.raises((ValueError, RuntimeError, NotImplementedError), match=LATE_FAULTS[how]):
