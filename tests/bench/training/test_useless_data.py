@@ -118,6 +118,14 @@ def test_a_data_set_that_was_cached_before_its_images_were_compared_is_refused(
         load("cached-leak", tmp_path)
 
 
+def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = made_up(tmp_path, "gone", SHAPE, 2, (60, 6, 9))
+    path.write_text(path.read_text().replace("ImageData('gone'", "ImageData(open(root / 'source.bin')"))
+    include([path])
+    with pytest.raises(UserError, match=r"set gone .* cannot be made: FileNotFoundError: .*source\.bin"):
+        load("gone", tmp_path)
+
+
 def test_a_data_set_has_its_registered_name_also_before_it_is_cached(tmp_path: Path) -> None:
     path = made_up(tmp_path, "renamed", SHAPE, 2, (60, 6, 9))
     path.write_text(path.read_text().replace("ImageData('renamed'", "ImageData('digits-rot'"))
