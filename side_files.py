@@ -41,9 +41,10 @@ def files_beside(registering: Iterable[Path], opened: Opened, leave_out: Iterabl
     registering = list(registering)
     roots = _roots(registering)
     outside = [*map(Path, leave_out), *map(Path, {sys.prefix, sys.base_prefix})]
-    skipped = {*closure(registering), *opened.written}
+    # By their real paths: Python opens code by other paths if links lead to it, and a closure has real ones.
+    skipped = set(map(os.path.realpath, (*closure(registering), *opened.written)))
     names: dict[tuple[int, str, str], list[str]] = {}
-    for path in sorted({_source(path) for path in opened.read} - skipped):
+    for path in sorted(p for p in {_source(path) for path in opened.read} if os.path.realpath(p) not in skipped):
         place = _location(path, roots, outside)
         if place is not None and not _is_empty_program(path):
             index, name = place

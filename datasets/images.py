@@ -175,9 +175,10 @@ def _made(entry: Entry, folder: Path) -> ImageData:
     try:
         with watching(key):
             data = entry.load()(folder, **entry.arguments)
-    except (UserError, OSError):
-        raise
     except Exception as error:  # whoever registered it may raise anything
+        # A source that is gone is no fault of the folder.
+        if isinstance(error, UserError | OSError) and not isinstance(error, FileNotFoundError):
+            raise
         raise UserError(
             f"the data set {entry.name} ({entry.where}) cannot be made: {type(error).__name__}: {error}"
         ) from error

@@ -139,7 +139,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> 
 
 
 @contextmanager
-def _one_seed(images: torch.Tensor) -> Iterator[None]:
+def one_seed(images: torch.Tensor) -> Iterator[None]:
     """Inside, torch's random generators have a fixed seed, because a network may be random in evaluation."""
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(0)
@@ -164,10 +164,10 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
         UnknownStatistics: the statistics of a layer follow another rule.
     """
     layers = running_layers(model)
-    with _one_seed(images):
+    with one_seed(images):
         _check_calls(model, layers, images)
     begun = {name: _state(layer) for name, layer in layers.items()}
-    with _one_seed(images):
+    with one_seed(images):
         reestimate_batch_norm(model, [images])
     # Frozen layers keep their values: from other values, the layers after them would get other inputs.
     layers = {name: layer for name, layer in layers.items() if not _same(begun[name], _state(layer))}
@@ -177,7 +177,7 @@ def check_statistics(model: nn.Module, images: torch.Tensor) -> None:
             mean, variance = _tensors(layer)
             mean.fill_(start)
             variance.fill_(1 + start)
-        with _one_seed(images):
+        with one_seed(images):
             reestimate_batch_norm(model, [images])
         for name, layer in layers.items():
             ends[name].append(_state(layer))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ...datasets.batches import Batches, Normalise, as_tensors
 from ...datasets.images import ImageData, Split, balanced_order
@@ -28,12 +29,12 @@ from ..measures.cost import same_numbers
 from ..measures.equivariance import Scene
 from ..measures.execution_profile import renew_profile
 from ..measures.execution_profile import set_profile as set_profile
-from ..measures.norms import check_statistics, reestimate_batch_norm
+from ..measures.norms import check_statistics, one_seed, reestimate_batch_norm
 from ..spec.seeds import derive
 from ..spec.suite import RunSpec
 from ..tools.files import write_atomically
 from ..tools.text import listed
-from .module_attributes import changed_plain, plain_attributes
+from .module_attributes import changed, changed_plain, contents, plain_attributes
 from .train import optimizer_for, train_step
 
 #: Images of the training set that batch-norm statistics are re-estimated on.
@@ -127,19 +128,21 @@ def initial_model(name: str, channels: int, classes: int, size: int, seed: int =
     """A model with the initial weights of a run's seed, on the CPU. Sets the process's profile again, if it has one.
 
     torch's global generator continues after the draws of the weights. Without `check`, output and settings are left to
-    the caller's judgement. Raises UserError for an unknown name, a `train()` that does not return the model, and as
-    `check_tensors`; and `WrongShape`.
+    the caller's judgement. Raises UserError for an unknown name, a `train()` or `eval()` that does not return the
+    model, and as `check_tensors`; and `WrongShape`.
     """
     torch.manual_seed(derive(seed, "weights"))
     with watching(MODELS.find(name).key):  # some models open files in their first call
         model: nn.Module = build_model(name, channels, classes, size)
         # The first call also initialises lazy modules.
-        if check or any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+        if check or any(map(is_lazy, (*model.parameters(), *model.buffers()))):
             with suppress(*() if check else (WrongShape,)):
                 check_output(model, channels, classes, size)
     check_tensors(model)
-    if type(model).train is not nn.Module.train and model.train() is not model:
-        raise UserError(f"train() of {type(model).__name__} does not return the network; end it with `return self`")
+    for mode in ("eval", "train"):  # `train` last
+        if getattr(type(model), mode) is not getattr(nn.Module, mode) and getattr(model, mode)() is not model:
+            says = f"{mode}() of {type(model).__name__} does not return the network"
+            raise UserError(f"{says}; end it with `return self`")
     if check:
         renew_profile()
     return model
@@ -170,7 +173,7 @@ def check_tensors(model: nn.Module) -> None:
                     " with dense parameters, such as nn.Linear and nn.LSTM"
                 )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+        if is_lazy(tensor):
             raise UserError(f"{name!r} has no shape yet: the forward pass does not use its lazy layer; leave it out")
         if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
             kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else "sparse"
@@ -213,8 +216,9 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
 
     Normalisation comes last: if evaluation changes a network, its statistics cannot be compared.
     """
-    first = logits(twin, loaded.images[:REHEARSED], loaded.normalise)  # some models expand filters here, and keep them
-    tensors, plain = _tensors(twin), plain_attributes(twin)
+    few = loaded.images[:REHEARSED]
+    first = seeded_logits(twin, few, loaded.normalise)  # some models expand filters here, and keep them
+    tensors, plain, others = _tensors(twin), plain_attributes(twin), contents(twin)
     seen = {0}
     for split in (loaded.data.test, loaded.data.val):
         # Each batch size of the evaluation once.
@@ -222,13 +226,13 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
             logits(twin, as_tensors(split, loaded.device, np.arange(size))[0], loaded.normalise)
             seen.add(size)
     # What is changed may be a counter or a cache, on which no logits depend.
-    if not same_logits(first, logits(twin, loaded.images[:REHEARSED], loaded.normalise)):
-        changed = [n for n, t in _tensors(twin).items() if n not in tensors or not same_numbers(t, tensors[n])]
-        if changed := changed + changed_plain(plain, twin):
-            raise ValueError(f"evaluation changes {listed(changed, 5)}, so a score would depend on earlier images")
+    if not same_logits(first, seeded_logits(twin, few, loaded.normalise)):
+        names = [n for n, t in _tensors(twin).items() if n not in tensors or not same_numbers(t, tensors[n])]
+        if names := names + changed_plain(plain, twin) + changed(others, twin):
+            raise ValueError(f"evaluation changes {listed(names, 5)}, so a score would depend on earlier images")
     weights_bytes(twin)
     if spec.recipe.batch_norm == "reestimate":
-        check_statistics(twin, loaded.normalise(loaded.images[:REHEARSED]))
+        check_statistics(twin, loaded.normalise(few))
         # Each batch size of the estimation once.
         reestimate_batch_norm(twin, {len(part): part for part in loaded.unaugmented()}.values())
 
@@ -236,6 +240,12 @@ def rehearse(twin: nn.Module, loaded: Loaded, spec: RunSpec) -> None:
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of all parameters and buffers, on the CPU: they do not count as memory of the device."""
     return {n: t.detach().to("cpu", copy=True) for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def seeded_logits(model: nn.Module, images: torch.Tensor, prepare: Normalise) -> torch.Tensor:
+    """As `logits`, with a fixed seed of torch's generators, because a network may be random in evaluation."""
+    with one_seed(images):
+        return logits(model, images, prepare)
 
 
 def same_logits(one: torch.Tensor, two: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,7 @@ from .prepare import (
     rehearse,
     same_logits,
     save_weights,
+    seeded_logits,
     tensors_of,
     warm_up,
     weights_digest,
@@ -151,7 +153,7 @@ class Run:
             model = build_from_seed(self.spec, data, self.device)
             # On the CPU, because the memory of the device is measured.
             begun = {name: buffer.cpu() for name, buffer in buffers_to_learn(model).items()}
-            self.begun, self.begun_entries = plain_attributes(model), outline(model.eval().state_dict())
+            self.begun, self.begun_tensors = plain_attributes(model), _tensors_in(model.eval().state_dict())
             model.train()
         if not checkpoints.finished:
             # Last, directly before the training: an idle device lowers its clock rate.
@@ -308,12 +310,14 @@ class Run:
     def _useless_weights(self, model: nn.Module, loaded: Loaded) -> str:
         """Why a new network with the tensors of the state dictionary would not be this one; empty if it would."""
         state = model.eval().state_dict()
-        then, now = self.begun_entries, outline(state)
+        then, now = self.begun_tensors, _tensors_in(state)
         if other := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
             says = f"training or evaluation adds, removes or resizes {listed(other, 5)}, so a new network cannot load"
             return f"{says} them; register each tensor in its final shape when the network is built"
         names = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-        names += [name for name in (*dict(model.named_parameters()), *self.learned) if name not in state]
+        constant = buffers_to_learn(model).keys() - self.learned.keys()
+        learned = (name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name not in constant)
+        names += [name for name in learned if name not in state]
         assert self.ledger.checkpoints is not None
         names += changed_plain(self.begun, model) + changed(self.ledger.checkpoints.begun, model)
         if not names:
@@ -322,7 +326,12 @@ class Run:
         with suppress(Exception):  # a model with other entries than tensors may raise anything
             twin = build_from_seed(self.spec, loaded.data, self.device).eval()
             twin.load_state_dict(tensors_of(model), strict=False)
-            if same_logits(*(logits(network, images, loaded.normalise) for network in (model, twin))):
+            if same_logits(*(seeded_logits(network, images, loaded.normalise) for network in (model, twin))):
                 return ""
         says = f"the logits also depend on {listed(names, 5)}, which no file of weights holds"
         return f"{says}; keep it in a persistent buffer"
+
+
+def _tensors_in(state: dict[str, Any]) -> dict[str, Any]:
+    """The outline of the tensors of a state dictionary."""
+    return outline({name: value for name, value in state.items() if isinstance(value, torch.Tensor)})

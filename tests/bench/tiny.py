@@ -83,6 +83,31 @@ def tiny_sharpens(in_channels: int, num_classes: int, image_size: int) -> nn.Mod
     return Counts(in_channels, num_classes, "sharpens")
 
 
+class Draws(Counts):
+    """Drops features in evaluation too; its extra state is another object once it is trained."""
+
+    def get_extra_state(self) -> dict[str, int] | None:
+        return {"passes": self.passes} if self.passes else None
+
+    def set_extra_state(self, state: dict[str, int] | None) -> None:
+        pass
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(super().forward(images), 0.2)
+
+
+@register_model("tiny-draws", group="none", invariant="none", source="made up")
+def tiny_draws(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    return Draws(in_channels, num_classes, "draws")
+
+
+@register_model("tiny-loose-statistics", group="none", invariant="none", source="made up")
+def tiny_loose_statistics(in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    model = Net(in_channels, num_classes)
+    model.norm.register_buffer("running_mean", model.norm.running_mean, persistent=False)
+    return model
+
+
 class Centres(Net):
     """Subtracts a running mean of its logits, which no state dictionary holds, or only that of a trained network."""
 

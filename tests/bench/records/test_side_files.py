@@ -192,6 +192,15 @@ def test_what_counts_of_what_was_opened(tmp_path: Path) -> None:
     assert contents([mine], found) != found
 
 
+def test_code_that_is_opened_through_a_link_is_no_side_file(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name, text in (("net.py", "from .part import x\n"), ("part.py", "x = 1\n"), ("sizes.json", "[1]")):
+        (tmp_path / "real" / name).write_text(text)
+    (tmp_path / "link").symlink_to("real")
+    opened = Opened(read={tmp_path / "link" / name for name in ("net.py", "part.py", "sizes.json")})
+    assert list(files_beside([tmp_path / "real" / "net.py"], opened)) == ["sizes.json"]
+
+
 def test_many_files_are_one_entry(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     put(mine, "")

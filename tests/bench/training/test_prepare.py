@@ -66,6 +66,11 @@ def test_lazy_layers_get_the_weights_of_a_run_everywhere(tmp_path: Path) -> None
     assert [row["outcome"] for row in card["equivariance"]["sizes"]] == ["ok"] * 3
 
 
+def test_a_layer_with_lazy_buffers_alone_is_built_for_the_checks(tmp_path: Path) -> None:
+    name = registered(tmp_path, "nn.Flatten(), nn.LazyBatchNorm1d(affine=False), nn.Linear(784, num_classes)")
+    assert subject(name).build()[1].running_mean.shape == (784,)
+
+
 @pytest.mark.parametrize("last", ["nn.Linear(784, num_classes + 1)", "nn.LazyLinear(num_classes + 1)"])
 def test_a_wrong_output_is_refused_with_a_seed_and_found_by_the_checks(tmp_path: Path, last: str) -> None:
     name = registered(tmp_path, f"nn.Flatten(), {last}")
@@ -121,14 +126,17 @@ def test_weights_without_numbers_of_their_own_are_named(tmp_path: Path, part: st
         initial_model(name, 1, 10, 28)
 
 
-def test_a_train_method_that_returns_nothing_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["train", "eval"])
+def test_a_method_for_the_mode_that_returns_nothing_is_named(tmp_path: Path, method: str) -> None:
     name = registered(
         tmp_path,
         "nn.Flatten()",
-        "Frozen = type('Frozen', (nn.Sequential,), {'train': lambda self, mode=True: None});"
+        f"Frozen = type('Frozen', (nn.Sequential,), {{'{method}': lambda self, mode=True: None}});"
         " return Frozen(nn.Flatten(), nn.Linear(784, num_classes))",
     )
-    with pytest.raises(UserError, match=r"train\(\) of Frozen does not return the network; end it with `return self`"):
+    with pytest.raises(
+        UserError, match=rf"{method}\(\) of Frozen does not return the network; end it with `return self`"
+    ):
         initial_model(name, 1, 10, 28)
 
 

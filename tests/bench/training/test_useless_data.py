@@ -118,6 +118,14 @@ def test_a_data_set_that_was_cached_before_its_images_were_compared_is_refused(
         load("cached-leak", tmp_path)
 
 
+def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = made_up(tmp_path, "gone", SHAPE, 2, (60, 6, 9))
+    path.write_text(path.read_text().replace("ImageData('gone'", "ImageData(open(root / 'source.bin')"))
+    include([path])
+    with pytest.raises(UserError, match=r"set gone .* cannot be made: FileNotFoundError: .*source\.bin"):
+        load("gone", tmp_path)
+
+
 def test_a_data_set_has_its_registered_name_also_before_it_is_cached(tmp_path: Path) -> None:
     path = made_up(tmp_path, "renamed", SHAPE, 2, (60, 6, 9))
     path.write_text(path.read_text().replace("ImageData('renamed'", "ImageData('digits-rot'"))
@@ -219,7 +227,7 @@ class Late(nn.Module):
             self.register_buffer("largest", torch.zeros(()))
         if how == "counts":  # nothing reads it
             self.register_buffer("seen", torch.zeros(10))
-        self.calls = 0
+        self.calls, self.memory = 0, torch.zeros(classes)
 
     def forward(self, images):
         self.steps += self.training
@@ -233,8 +241,13 @@ class Late(nn.Module):
             raise ValueError("no batch of three")
         if self.how == "counts":
             self.seen = self.seen + len(images)
-        self.calls += self.how == "sharpens" and not self.training
-        scores = self.head(self.body(images)) * (1 + self.calls)
+        self.calls += self.how in ("sharpens", "draws") and not self.training
+        scores = self.head(self.body(images)) * (1 + self.calls * (self.how == "sharpens"))
+        if self.how == "draws":
+            scores = nn.functional.dropout(scores, 0.2)
+        if self.how == "remembers" and not self.training:
+            self.memory = self.memory.lerp(scores.detach().mean(0), 0.5)
+            scores = scores - self.memory
         if self.how == "drifts" and not self.training:
             self.head[2].bias.data += scores.detach().mean(0)
         if self.how == "observes":
@@ -255,6 +268,7 @@ LATE_FAULTS = {
         " evaluated once", "large": "takes 100 images", "odd": "no batch of three", "pace": "momentum is 1",
     "splits": "an odd batch", "observes": "evaluation changes largest, so a score",
     "sharpens": "evaluation changes calls, so", "drifts": "evaluation changes head.2.bias, so",
+    "remembers": "evaluation changes memory, so",
 }  # fmt: skip
 
 
@@ -265,7 +279,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", [*LATE_FAULTS, "never", "counts"])
+@pytest.mark.parametrize("how", [*LATE_FAULTS, "never", "counts", "draws"])
 def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Path) -> None:
     include([late])
     data, spec = sorted_by_class(64), spec_of()
@@ -277,7 +291,7 @@ def test_what_fails_after_the_training_fails_in_the_rehearsal(how: str, late: Pa
     loaded = Loaded(data, spec, CPU)
     twin = build_from_seed(spec, data, CPU)
     warm_up(twin, loaded, spec)
-    if how in ("never", "counts"):
+    if how in ("never", "counts", "draws"):
         rehearse(twin, loaded, spec)
     else:
         with pytest.raises((ValueError, RuntimeError, NotImplementedError), match=LATE_FAULTS[how]):
