@@ -112,7 +112,8 @@ class ForkServer:
         """
         inner_in, ours_in = os.pipe()
         ours_out, inner_out = os.pipe()
-        request = json.dumps({"folder": os.getcwd(), "environment": late}).encode()
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        request = json.dumps({"folder": os.getcwd(), "environment": late, "cores": cores}).encode()
         copy = ForkedProcess(os.fdopen(ours_in, "w", encoding="utf-8"), os.fdopen(ours_out, encoding="utf-8"))
         with os.fdopen(inner_in), os.fdopen(inner_out, "w"), open(os.devnull, "w") as nowhere, self._lock:
             errors = log or nowhere
@@ -177,8 +178,8 @@ def start_forked(arguments: list[str], environment: Mapping[str, str], log: IO[s
 def serve(control: int) -> None:
     """In a fork server: fork on request. Returns in each fork, and never in the fork server.
 
-    A fork has its own pipes, current folder, late environment variables, and process group. `control` is the descriptor
-    of the socket to the parent.
+    A fork has its own pipes, current folder, late environment variables, cores and process group. `control` is the
+    descriptor of the socket to the parent.
     """
     gc.freeze()  # forks neither collect nor flush what they share with the server
     parent = socket.socket(fileno=control)
@@ -263,3 +264,6 @@ def _become(request: dict[str, Any], handles: list[int]) -> None:
         os.close(handle)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
+    if request["cores"]:  # of the parent now: it may have been limited after the server began
+        with suppress(OSError):  # none of them is left
+            os.sched_setaffinity(0, request["cores"])

@@ -13,6 +13,7 @@ import pytest
 from equibench.bench.runner import fork_server
 from equibench.bench.runner.fork_server import ForkedProcess, start_forked
 from equibench.bench.runner.local import GRACE_S, end, environment
+from equibench.bench.tools.machine import usable_cores
 
 #: The program of a fork server: like the worker, but its forks execute the first line of their input.
 SCRIPT = """
@@ -49,6 +50,18 @@ def said(copy: ForkedProcess) -> str:
     text = copy.stdout.read().strip()
     copy.wait(60)
     return text
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="there is one core")
+def test_a_copy_may_use_the_cores_that_its_parent_may_use_now(tmp_path: Path) -> None:
+    cores, line = os.sched_getaffinity(0), "print(os.getppid(), *sorted(os.sched_getaffinity(0)))"
+    server, *all_of_them = said(start(tmp_path / "log", line)).split()
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert said(start(tmp_path / "log", line)).split() == [server, str(min(cores))]
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert all_of_them == [str(core) for core in sorted(cores)]
 
 
 def test_copies_come_from_one_fork_server_and_have_groups_folders_and_variables_of_their_own(

@@ -244,7 +244,7 @@ def test_time_in_which_another_process_has_the_core_is_counted() -> None:
 @pytest.mark.whole
 def test_a_run_says_how_long_it_waited_for_its_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`test_waiting_before_a_checkpoint_counts_where_its_seconds_do` has the same without a run."""
-    # Steps between checkpoints last longer than a time slice: a process that has just slept is served first.
+    # Steps between two checkpoints last longer than a time slice.
     one = process.job(tmp_path, budget="e500", checkpoint_s=0.2)
     with one_core_for_two():
         assert process.interrupt(one, 1, signal.SIGTERM) == -signal.SIGTERM
